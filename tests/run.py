@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+"""Run the tests, with nothing needed but Python 3.11 or newer::
+
+    python3 tests/run.py [PYTEST ARGUMENTS]
+
+The first run makes a virtual environment in ``.venv`` and installs converge and pytest
+there. Paths among the arguments are relative to the checkout.
+
+Tests that use a database run on each of SQLite, PostgreSQL and MariaDB that answers; the
+output says which did not, why, and how to point the tests at one. To run only the tests that
+use none: ``-m "not database"``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import checkout  # noqa: E402
+
+# Anything that says how many processes, or wants to talk to the terminal, gets no others.
+_ALONE = ("-n", "--numprocesses", "--pdb", "--trace", "-s", "--capture=no", "--collect-only")
+
+
+def main() -> None:
+    """Set up, then hand over to pytest."""
+    try:
+        python = checkout.prepare(["test", "postgresql", "mariadb"])
+    except checkout.SetupError as error:
+        sys.exit(f"tests/run.py: {error}")
+    arguments = sys.argv[1:]
+    if not any(argument.startswith(_ALONE) for argument in arguments):
+        processes = min(os.cpu_count() or 1, 4)
+        arguments = ["-n", str(processes), "--dist", "worksteal", *arguments]
+    os.chdir(ROOT)
+    checkout.run([python, "-m", "pytest", *arguments])
+
+
+if __name__ == "__main__":
+    main()
