@@ -1,0 +1,90 @@
+"""The errors that converge raises.
+
+Everything a caller may want to catch is a :class:`ConvergeError`. Those that a
+person can mend by giving other input are :class:`BadInput`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from difflib import get_close_matches
+
+
+class ConvergeError(Exception):
+    """The base of every error raised by converge."""
+
+
+class BadInput(ConvergeError):
+    """What was asked for cannot be done as asked; the message says what would be right."""
+
+
+class CircularDependency(BadInput):
+    """A graph has a cycle.
+
+    :ivar cycle: the nodes of one actual cycle; each requires the next and the last
+        requires the first.
+    """
+
+    def __init__(self, cycle: Sequence[Hashable]) -> None:
+        self.cycle = tuple(cycle)
+        shown = [str(node) for node in self.cycle]
+        if len(shown) > 12:
+            shown[10:-1] = [f"... {len(shown) - 11} more ..."]
+        walk = " -> ".join((*shown, shown[0]))
+        super().__init__(f"circular dependency: {walk}")
+
+
+class TemplateError(BadInput):
+    """A template is wrong.
+
+    :ivar source: the name of the file (or other source), None where there is none.
+    :ivar line: the line, counted from 1, None where it is not known.
+    """
+
+    def __init__(self, message: str, *, source: str | None = None, line: int | None = None) -> None:
+        self.message = message
+        self.source = source
+        self.line = line
+        place = ":".join(str(part) for part in (source, line) if part is not None)
+        super().__init__(f"{place}: {message}" if place else message)
+
+
+class NotFound(BadInput):
+    """There is no such stack, resource, version or event."""
+
+
+class Conflict(ConvergeError):
+    """Another caller was first: the stack exists, or its traversal is not the expected one."""
+
+
+class StaleLock(ConvergeError):
+    """The work is no longer this engine's: another engine, or a newer epoch, has it."""
+
+
+class SchemaError(ConvergeError):
+    """The database's schema is missing, too old, too new, or not converge's."""
+
+
+class StoreError(ConvergeError):
+    """The database cannot be used: unreachable, read-only, full, or it refused the work."""
+
+
+class UnresolvedReference(ConvergeError):
+    """A reference in a resource's properties has no value when it is needed."""
+
+
+class Replace(Exception):
+    """Raised by a resource type's ``update``: the change needs a new physical resource."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint to append to a message about an unknown word.
+
+    :returns: ``"; did you mean 'x'?"``, or, where nothing is close, the known words.
+    """
+    names = sorted(known)
+    close = get_close_matches(word, names, n=1) if len(word) <= 255 and len(names) <= 5000 else []
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    more = ", ..." if len(names) > 20 else ""
+    return f"; known: {', '.join(names[:20])}{more}" if names else ""

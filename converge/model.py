@@ -1,0 +1,167 @@
+"""The vocabulary: enums, the tables of allowed moves, and the frozen records.
+
+A row's state changes only along the moves declared here. The store's guarded
+updates and the tests both read these tables.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from converge.errors import BadInput
+
+#: A value that can be stored as JSON.
+Json = Any
+
+NAME_LENGTH = 255
+
+
+class Action(StrEnum):
+    """What a traversal is for, or what is being done to a resource."""
+
+    CREATE = "CREATE"
+    UPDATE = "UPDATE"
+    ROLLBACK = "ROLLBACK"
+    DELETE = "DELETE"
+    CHECK = "CHECK"
+
+
+class Status(StrEnum):
+    """How an action stands, of a stack or of a resource."""
+
+    INIT = "INIT"
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETE = "COMPLETE"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+class TraversalStatus(StrEnum):
+    """How a traversal stands or ended."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    SUPERSEDED = "SUPERSEDED"
+
+
+class Kind(StrEnum):
+    """What a node does."""
+
+    UPDATE = "update"
+    CLEANUP = "cleanup"
+    STACK = "stack"
+
+
+class State(StrEnum):
+    """The state of a sync point."""
+
+    WAITING = "WAITING"
+    READY = "READY"
+    RUNNING = "RUNNING"
+    BLOCKED = "BLOCKED"
+    DONE = "DONE"
+    FAILED = "FAILED"
+    SKIPPED = "SKIPPED"
+    SUPERSEDED = "SUPERSEDED"
+
+
+class OnFailure(StrEnum):
+    """What a traversal does when a node has failed for good."""
+
+    STOP = "stop"
+    CONTINUE = "continue"
+    ROLLBACK = "rollback"
+
+
+#: Allowed moves of a sync point. A row that is not in a source state is not moved.
+SYNC_POINT_MOVES: Mapping[State, frozenset[State]] = {
+    # to READY: its last predecessor arrived; to SKIPPED: the traversal was halted
+    State.WAITING: frozenset({State.READY, State.SKIPPED}),
+    State.READY: frozenset({State.RUNNING, State.BLOCKED, State.SKIPPED}),
+    # to READY: a retry, or its engine died; to WAITING: a stack node that found work still running
+    State.RUNNING: frozenset(
+        {State.DONE, State.FAILED, State.SKIPPED, State.READY, State.WAITING, State.SUPERSEDED}
+    ),
+    State.BLOCKED: frozenset({State.READY, State.SKIPPED}),
+    State.DONE: frozenset(),
+    State.FAILED: frozenset(),
+    State.SKIPPED: frozenset(),
+    State.SUPERSEDED: frozenset(),
+}
+
+#: Allowed moves of a traversal.
+TRAVERSAL_MOVES: Mapping[TraversalStatus, frozenset[TraversalStatus]] = {
+    TraversalStatus.RUNNING: frozenset(set(TraversalStatus) - {TraversalStatus.RUNNING}),
+    TraversalStatus.COMPLETE: frozenset(),
+    TraversalStatus.FAILED: frozenset(),
+    TraversalStatus.CANCELLED: frozenset(),
+    TraversalStatus.SUPERSEDED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """The desired state of one resource: parameters filled in, references to others still open.
+
+    :ivar type: the name of its resource type.
+    :ivar properties: JSON value in which ``get_resource``, ``get_attr`` and the functions
+        around them are not evaluated yet.
+    :ivar requires: names of the resources that must come first, sorted.
+    """
+
+    type: str
+    properties: Mapping[str, Json] = field(default_factory=dict)
+    requires: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Physical:
+    """What a resource type made.
+
+    :param id: how the outside world knows it, at most 1,024 characters.
+    :param attributes: a JSON object that other resources can refer to with ``get_attr``.
+    """
+
+    id: str
+    attributes: Mapping[str, Json] = field(default_factory=dict)
+
+
+def check_name(what: str, name: object) -> str:
+    """Check a name of a stack or resource, and give it back.
+
+    :raises BadInput: unless it is a string of 1 to 255 printable characters that neither
+        starts nor ends with a space. (All three databases store such names alike.)
+    """
+    if not isinstance(name, str):
+        raise BadInput(f"the name of a {what} must be a string, not {type(name).__name__}")
+    shown = name if len(name) <= 60 else name[:57] + "..."
+    if not name:
+        raise BadInput(f"the name of a {what} must not be empty")
+    if len(name) > NAME_LENGTH:
+        raise BadInput(
+            f"{what} name {shown!r} has {len(name)} characters; at most {NAME_LENGTH} are allowed"
+        )
+    for character in name:
+        if unicodedata.category(character) in {"Cc", "Cs", "Cn", "Zl", "Zp"}:
+            raise BadInput(
+                f"{what} name {shown!r} has the unprintable character {character!r}; "
+                "use printable characters only"
+            )
+    if name != name.strip():
+        raise BadInput(f"{what} name {shown!r} must not start or end with white space")
+    return name
+
+
+def is_name(name: object) -> bool:
+    """Whether a stack or resource can have this name."""
+    try:
+        check_name("stack", name)
+    except BadInput:
+        return False
+    return True
