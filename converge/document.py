@@ -1,0 +1,339 @@
+"""Plain values with the line of each, and what builds them within limits.
+
+The values are what JSON can express, with text for keys. Where each of them stands is kept
+beside them, in a tree of :class:`Spot` of the same shape. The builder neither recurses nor
+repeats anything without counting it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from converge.errors import TemplateError, did_you_mean
+from converge.model import Json
+
+#: The largest text, in bytes of a file or in characters.
+SIZE_LIMIT = 5 * 1024 * 1024
+#: How deep lists and mappings may be nested.
+DEPTH_LIMIT = 100
+#: Bounds values and characters together: a value weighs 10 and each of its characters 1, again
+#: for every alias of it. An expanded alias costs memory as soon as it is written as JSON.
+WEIGHT_LIMIT = 12_000_000
+#: The numbers that all three databases give back as they were.
+INTEGERS = range(-(2**63), 2**63)
+
+_VALUE_WEIGHT = 10
+#: Characters that some database, or UTF-8, does not have.
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+@dataclass(slots=True)
+class Spot:
+    """Where a value stands.
+
+    :ivar line: its line, from 1; of a value in a mapping the line of its key; None: unknown.
+    :ivar children: the spots of what it holds.
+    :ivar problem: why its key is not a good one, None if it is.
+    """
+
+    line: int | None = None
+    children: dict[str, Spot] | list[Spot] | None = None
+    problem: str | None = None
+
+    def child(self, key: str | int) -> Spot:
+        """The spot of what is held under a key or index; its own where that is not known."""
+        try:
+            return self.children[key]  # type: ignore[index]
+        except (KeyError, IndexError, TypeError):
+            return self
+
+
+@dataclass(slots=True)
+class Document:
+    """A text that was read.
+
+    :ivar name: the name of the file, or what else to call it in messages.
+    :ivar problems: what is wrong but does not keep it from being understood.
+    """
+
+    name: str
+    value: Json
+    spot: Spot
+    problems: list[TemplateError] = field(default_factory=list)
+
+    def error(self, message: str, spot: Spot) -> TemplateError:
+        """An error, to be raised, that says where."""
+        return TemplateError(message, source=self.name, line=spot.line)
+
+    def mapping(
+        self, value: Json, spot: Spot, what: str, known: Iterable[str] = ()
+    ) -> dict[str, Json]:
+        """A value as a mapping whose keys are names; null is an empty one.
+
+        :param known: the keys that it can have, nothing for any.
+        :raises TemplateError: if it is something else.
+        """
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise self.error(f"{what} must be a mapping, not {kind(value)}", spot)
+        known = tuple(known)
+        for key in value:
+            place = spot.child(key)
+            if place is not spot and place.problem:
+                raise self.error(place.problem, place)
+            if known and key not in known:
+                raise self.error(f"unknown key {show(key)} in {what}{hint(key, known)}", place)
+        return value
+
+
+def plain(value: object, name: str, depth: int = DEPTH_LIMIT) -> Json:
+    """A deep copy of a value of the host's, as plain dicts and lists; tuples become lists.
+
+    :param name: what to call it in messages.
+    :raises TemplateError: if it is not a JSON value within the limits of this module.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        if UNSTORABLE.search(value):
+            raise TemplateError(f"{show(value)} has a character that cannot be stored", source=name)
+        return str(value)
+    if isinstance(value, int):
+        if value not in INTEGERS:
+            raise TemplateError("a number has more than 64 bits; make it text", source=name)
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TemplateError(f"{value} is not a number that JSON has", source=name)
+        return float(value)
+    if depth <= 0:
+        raise TemplateError(_TOO_DEEP, source=name)
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TemplateError(f"key {show(key)} must be a string", source=name)
+        return {plain(key, name): plain(held, name, depth - 1) for key, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(held, name, depth - 1) for held in value]
+    raise TemplateError(f"a value is a {type(value).__name__}, which JSON has not", source=name)
+
+
+def kind(value: object) -> str:
+    """What sort of value it is, in words for a message."""
+    if value is None:
+        return "null"
+    kinds: list[tuple[type, str]] = [
+        (bool, "a boolean"),
+        (str, "a string"),
+        (int, "a number"),
+        (float, "a number"),
+        (list, "a list"),
+        (dict, "a mapping"),
+    ]
+    return next((words for type_, words in kinds if isinstance(value, type_)), "no JSON value")
+
+
+def show(value: object) -> str:
+    """A value for a message, cut to a length that leaves it readable."""
+    if isinstance(value, dict | list):
+        return kind(value)
+    text = repr(value[:61] if isinstance(value, str) else value)
+    return text if len(text) <= 63 else text[:57] + "..." + text[0]
+
+
+def hint(word: object, known: Iterable[str]) -> str:
+    """What may have been meant, to be appended to a message about an unknown word."""
+    names = list(known)
+    # Comparing with everything costs; nobody mistypes a name by that much.
+    if not isinstance(word, str) or len(word) > 300:
+        return ""
+    if len(names) > 20:
+        names = [name for name in names if abs(len(name) - len(word)) <= 3][:5000]
+    text = did_you_mean(word, names)
+    return "" if text.startswith("; known") and (len(names) > 20 or len(text) > 600) else text
+
+
+_TOO_DEEP = f"lists and mappings are nested deeper than {DEPTH_LIMIT} levels"
+_TOO_HEAVY = "has too many values (what an alias stands for counts each time); split the template"
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A list or mapping that is not complete yet."""
+
+    value: Any
+    line: int
+    anchor: str | None
+    children: Any
+    key: str | None = None
+    key_line: int = 0
+    key_problem: str | None = None
+    merging: bool = False
+    merged: tuple[Json, Spot] | None = None
+    weight: int = _VALUE_WEIGHT
+    height: int = 1
+
+
+class Builder:
+    """Makes a document of what a syntax finds, one piece after the other.
+
+    All its methods raise :class:`~converge.errors.TemplateError` for what exceeds a limit.
+
+    :param name: what to call the text in messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.stack: list[_Frame] = []
+        # Of each anchor: value, spots of what it holds, weight, height; None while it is open.
+        self.anchors: dict[str, tuple[Json, Any, int, int] | None] = {}
+        self.weight = 0
+        self.problems: list[TemplateError] = []
+        # Shared by all that hold nothing and stand on one line: most values are such.
+        self.last = Spot()
+        self.root: Json = None
+        self.root_spot = Spot()
+
+    def error(self, message: str, line: int) -> TemplateError:
+        """An error, to be raised, that says where."""
+        return TemplateError(message, source=self.name, line=line)
+
+    def open(self, value: dict[str, Json] | list[Json], line: int, anchor: str | None) -> None:
+        """Begin a list or mapping.
+
+        :param value: an empty one.
+        """
+        if len(self.stack) >= DEPTH_LIMIT:
+            raise self.error(_TOO_DEEP, line)
+        if anchor is not None:
+            self.anchors[anchor] = None
+        self._weigh(_VALUE_WEIGHT, line)
+        self.stack.append(_Frame(value, line, anchor, {} if isinstance(value, dict) else []))
+
+    def close(self) -> None:
+        """End the list or mapping that was begun last."""
+        frame = self.stack.pop()
+        if frame.merged is not None:
+            self._merge(frame, *frame.merged)
+        self._add(frame.value, frame.children, frame.line, frame.weight, frame.height, frame.anchor)
+
+    def scalar(self, value: Json, text: str, line: int, anchor: str | None, merge: bool) -> None:
+        """Add anything that holds nothing.
+
+        :param text: as it is written: what it is called if it turns out to be a key.
+        :param merge: whether it brings in other mappings if it turns out to be a key.
+        """
+        weight = _VALUE_WEIGHT + len(text)
+        self._weigh(weight, line)
+        self._add(value, None, line, weight, 0, anchor, text, merge)
+
+    def alias(self, anchor: str, line: int) -> None:
+        """Add once more what has an anchor."""
+        if anchor not in self.anchors:
+            raise self.error(f"alias {show('*' + anchor)} has no anchor before it", line)
+        known = self.anchors[anchor]
+        if known is None:
+            raise self.error(f"alias {show('*' + anchor)} is inside of what it stands for", line)
+        value, children, weight, height = known
+        if len(self.stack) + height > DEPTH_LIMIT:
+            raise self.error(_TOO_DEEP, line)
+        self._weigh(weight, line)
+        self._add(value, children, line, weight, height, None)
+
+    def _weigh(self, weight: int, line: int) -> None:
+        self.weight += weight
+        if self.weight > WEIGHT_LIMIT:
+            raise self.error(_TOO_HEAVY, line)
+
+    def _add(
+        self,
+        value: Json,
+        children: Any,
+        line: int,
+        weight: int,
+        height: int,
+        anchor: str | None,
+        text: str | None = None,
+        merge: bool = False,
+    ) -> None:
+        if anchor is not None:
+            self.anchors[anchor] = (value, children, weight, height)
+        if not self.stack:
+            self.root, self.root_spot = value, Spot(line, children)
+            return
+        frame = self.stack[-1]
+        frame.weight += weight
+        if height >= frame.height:
+            frame.height = height + 1
+        if isinstance(frame.value, list):
+            frame.value.append(value)
+            frame.children.append(self._spot(line, children, None))
+        elif frame.merging:
+            frame.merged = (value, Spot(frame.key_line, children))
+            frame.merging = False
+        elif frame.key is None:
+            self._key(frame, value, text, line, merge)
+        else:
+            frame.value[frame.key] = value
+            frame.children[frame.key] = self._spot(frame.key_line, children, frame.key_problem)
+            frame.key = None
+
+    def _spot(self, line: int, children: Any, problem: str | None) -> Spot:
+        if children is not None or problem is not None:
+            return Spot(line, children, problem)
+        if self.last.line != line:
+            self.last = Spot(line)
+        return self.last
+
+    def _key(self, frame: _Frame, value: Json, text: str | None, line: int, merge: bool) -> None:
+        problem = None
+        if merge:
+            if frame.merged is not None:
+                raise self._twice("<<", frame.merged[1], line)
+            frame.merging, frame.key_line = True, line
+            return
+        if isinstance(value, str):
+            key = value
+        elif text is None:
+            raise self.error(f"a key must be a string, not {kind(value)}", line)
+        else:
+            key = text
+            problem = (
+                f"key {show(text)} is {_meaning(value)} in YAML; to be a name, it must be quoted"
+            )
+            self.problems.append(self.error(problem, line))
+        if key in frame.children:
+            raise self._twice(key, frame.children[key], line)
+        frame.key, frame.key_line, frame.key_problem = key, line, problem
+
+    def _twice(self, key: str, first: Spot, line: int) -> TemplateError:
+        where = f"on line {line}" if first.line == line else f"on lines {first.line} and {line}"
+        return self.error(f"key {show(key)} is given twice, {where}", line)
+
+    def _merge(self, frame: _Frame, value: Json, spot: Spot) -> None:
+        """Add what ``<<`` brings: the mapping's own keys go first, then the list's in order."""
+        several = isinstance(value, list)
+        for index, each in enumerate(value if several else [value]):
+            place = spot.child(index) if several else spot
+            if not isinstance(each, dict):
+                message = f"'<<' merges mappings, not {kind(each)}"
+                raise self.error(message, spot.line or frame.line)
+            for key, held in each.items():
+                if key not in frame.value:
+                    frame.value[key] = held
+                    frame.children[key] = place.child(key)
+
+    def document(self) -> Document:
+        """What was built."""
+        return Document(self.name, self.root, self.root_spot, self.problems)
+
+
+def _meaning(value: Json) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else "a number"

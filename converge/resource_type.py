@@ -1,0 +1,171 @@
+"""What the author of a resource type writes, and what it is handed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from converge.errors import BadInput
+from converge.model import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """The declaration of one property of a resource type.
+
+    :param type: the Python type of its JSON value (``str``, ``int``, ``float``, ``bool``,
+        ``list``, ``dict``), or ``object`` for any.
+    :param required: whether it must be given.
+    """
+
+    type: type = object
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When a failed handler is tried again. The count and the next time are kept in the
+    node's row, so a retry outlives the engine.
+
+    :param attempts: how often the handler is called at most, at least 1.
+    :param first: seconds to wait after the first failure; doubled after each further one.
+    :param most: the longest wait, in seconds.
+    :param exceptions: which exceptions are worth another attempt.
+    :raises BadInput: for numbers out of range.
+    """
+
+    attempts: int = 1
+    first: float = 1.0
+    most: float = 60.0
+    exceptions: tuple[type[BaseException], ...] = (Exception,)
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise BadInput(f"RetryPolicy.attempts must be at least 1, not {self.attempts}")
+        if self.first < 0 or self.most < 0:
+            raise BadInput("RetryPolicy.first and RetryPolicy.most must not be negative")
+
+    def wait(self, attempt: int, error: BaseException) -> float | None:
+        """Seconds to wait after failed attempt number ``attempt`` (from 1); None: give up."""
+        # retrying costs an import that most engines never need
+        from retrying import Retrying
+
+        policy = Retrying(
+            stop_max_attempt_number=self.attempts,
+            # retrying waits 2 ** attempt times the multiplier, in milliseconds
+            wait_exponential_multiplier=self.first * 500,
+            wait_exponential_max=self.most * 1000,
+        )
+        if not isinstance(error, self.exceptions) or policy.stop(attempt, 0):
+            return None
+        # beyond that the power is too large for a float, and the wait the longest anyway
+        return float(policy.wait(min(attempt, 500), 0)) / 1000
+
+
+_LOCK = threading.Lock()
+
+
+class Context:
+    """What a handler is told about its node.
+
+    :ivar stack: the stack's name.
+    :ivar name: the resource's name.
+    :ivar attempt: which attempt of this node this is, from 1.
+    :ivar token: an idempotency token: the same for every attempt of the same piece of work,
+        also by another engine; hand it to outside services.
+    :ivar physical_id: the physical id known so far, None if there is none.
+    :ivar properties: the properties that the resource was last brought to.
+    :ivar attributes: its attributes as last recorded.
+    :ivar cancelled: set when the handler should give up: the traversal was cancelled or ran
+        out of time, the engine is stopping at once, or it is about to lose its lease.
+    :ivar timeout: seconds that this call may take, None for no limit.
+    """
+
+    def __init__(
+        self,
+        stack: str,
+        name: str,
+        *,
+        attempt: int = 1,
+        token: str = "",
+        physical_id: str | None = None,
+        properties: Mapping[str, Json] | None = None,
+        attributes: Mapping[str, Json] | None = None,
+        timeout: float | None = None,
+        record: Callable[[str], None] | None = None,
+    ) -> None:
+        self.stack = stack
+        self.name = name
+        self.attempt = attempt
+        self.token = token
+        self.physical_id = physical_id
+        self.properties: Mapping[str, Json] = properties or {}
+        self.attributes: Mapping[str, Json] = attributes or {}
+        self.timeout = timeout
+        self._record = record
+        self._cancelled: threading.Event | None = None
+
+    @property
+    def cancelled(self) -> threading.Event:
+        """Set when the handler should give up."""
+        # most handlers never look, and an Event is three objects
+        if self._cancelled is None:
+            with _LOCK:
+                if self._cancelled is None:
+                    self._cancelled = threading.Event()
+        return self._cancelled
+
+    def record(self, physical_id: str) -> None:
+        """Store the physical id at once, before ``create`` ends.
+
+        If the engine dies or ``create`` fails afterwards, the next ``create`` finds it in
+        ``physical_id``, and a delete is called with it.
+
+        :raises StaleLock: the work is no longer this engine's; stop at once.
+        """
+        if self._record is not None:
+            self._record(physical_id)
+        self.physical_id = physical_id
+
+
+class ResourceType:
+    """How one kind of resource is brought about. Subclass it; instances must be stateless,
+    as several threads share one.
+
+    ``create`` and ``delete`` are required. ``update``, ``check`` and ``find`` are optional:
+
+    ``update(context, physical_id, properties, previous)``
+        bring it from ``previous`` to ``properties``; return None, or a
+        :class:`~converge.Physical` with new attributes; raise :class:`~converge.Replace` if
+        that needs a new one. A type without it is replaced when a property changes.
+    ``check(context, physical_id, properties)``
+        raise an exception if the real thing is not as it should be.
+    ``find(context)``
+        return what an interrupted ``create`` with ``context.token`` made (a ``Physical``), or
+        None. Called before a delete that knows no physical id.
+    """
+
+    #: Declared properties; None accepts any.
+    schema: ClassVar[Mapping[str, Property] | None] = None
+    #: When a failed call is tried again.
+    retry: ClassVar[RetryPolicy] = RetryPolicy()
+    #: Seconds that one call may take; None for no limit.
+    timeout: ClassVar[float | None] = None
+
+    def create(self, context: Context, properties: Mapping[str, Any]) -> Any:
+        """Make it.
+
+        :returns: a :class:`~converge.Physical`, a physical id, or None (the token is its id).
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define create()")
+
+    def delete(self, context: Context, physical_id: str) -> None:
+        """Remove it. Called again after a failure, so a thing that is gone already is no error."""
+        raise NotImplementedError(f"{type(self).__name__} must define delete()")
+
+
+def supports(resource_type: ResourceType, method: str) -> bool:
+    """Whether the type has the optional ``update``, ``check`` or ``find``."""
+    return callable(getattr(resource_type, method, None))
