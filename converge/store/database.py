@@ -1,0 +1,334 @@
+"""The connection to the database: transactions, their retry, the clock, errors in plain words."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from oslo_db import api as oslo_api
+from oslo_db import exception as oslo_exceptions
+from oslo_db.sqlalchemy import engines as oslo_engines
+from sqlalchemy import Connection, CursorResult, Engine, event, literal, make_url
+from sqlalchemy import exc as sa_exceptions
+from sqlalchemy.engine import URL
+from sqlalchemy.types import Double
+
+from converge.errors import BadInput, ConvergeError, StoreError
+from converge.store.types import clock
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+    from sqlalchemy.sql import Executable
+    from sqlalchemy.sql.elements import ColumnElement
+
+T = TypeVar("T")
+
+#: How often a transaction is tried again after a deadlock or the like.
+RETRIES = 10
+DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb")
+
+_WRITE = "converge_write"
+_SQLITE_BUSY_SECONDS = 30.0
+# lock timeout and serialization failure; oslo.db does not map them
+_POSTGRESQL_AGAIN = {"55P03", "40001", "40P01"}
+_MARIADB_AGAIN = {1205, 1213, 1020}
+
+
+class Transaction:
+    """An open transaction: what every function of the store takes first.
+
+    :ivar connection: the SQLAlchemy connection, for the host's own statements.
+    :ivar dialect: the name of its SQLAlchemy dialect.
+    """
+
+    def __init__(self, connection: Connection, clock: Callable[[], float] | None) -> None:
+        self.connection = connection
+        self.dialect = connection.dialect.name
+        self._clock = clock
+
+    def execute(
+        self,
+        statement: Executable,
+        parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    ) -> CursorResult[Any]:
+        """Execute one statement."""
+        return cast("CursorResult[Any]", self.connection.execute(statement, parameters))
+
+    @property
+    def now(self) -> ColumnElement[float]:
+        """The time, in seconds since 1970, as an SQL expression."""
+        if self._clock is not None:
+            return literal(self._clock(), Double())
+        return cast("ColumnElement[float]", clock())
+
+
+class Database:
+    """One database that converge's tables live in.
+
+    :param url: an SQLAlchemy URL of SQLite, PostgreSQL (psycopg 3) or MariaDB (PyMySQL).
+    :param clock: what tells the time instead of the database, in seconds since 1970; for tests.
+    :raises BadInput: not such a URL.
+    """
+
+    def __init__(self, url: str | URL, *, clock: Callable[[], float] | None = None) -> None:
+        self.url = parse_url(url)
+        self.clock = clock
+        self.dialect = self.url.get_backend_name()
+        if self.dialect in ("mysql", "mariadb") and "charset" not in self.url.query:
+            self.url = self.url.update_query_dict({"charset": "utf8mb4"})
+        try:
+            self.engine: Engine = oslo_engines.create_engine(
+                self.url,
+                max_retries=0,
+                thread_checkin=False,
+                connection_recycle_time=-1,
+                # strict: what does not fit is an error, never cut
+                mysql_sql_mode="TRADITIONAL",
+            )
+        except ImportError as error:
+            extra = "postgresql" if self.dialect == "postgresql" else "mariadb"
+            raise BadInput(
+                f"the driver for {self.url.drivername} is not installed ({error}); "
+                f"install converge[{extra}]"
+            ) from error
+        if self.dialect == "sqlite":
+            _prepare_sqlite(self.engine)
+        else:
+            _prepare_server(self.engine, self.dialect)
+        self._anchor: Connection | None = None
+
+    @property
+    def shown(self) -> str:
+        """The URL without its password."""
+        return self.url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Close all connections."""
+        if self._anchor is not None:
+            self._anchor.close()
+            self._anchor = None
+        self.engine.dispose()
+
+    @contextmanager
+    def transaction(self, *, write: bool = True) -> Iterator[Transaction]:
+        """A transaction that commits at the end and rolls back on an exception. Not retried.
+
+        :param write: on SQLite, take the write lock at the start; a reader never waits.
+        :raises StoreError: the database cannot be used, in plain words.
+        """
+        with translated(self.shown), self._connect(write) as connection, connection.begin():
+            yield Transaction(connection, self.clock)
+
+    @contextmanager
+    def _connect(self, write: bool) -> Iterator[Connection]:
+        if self.dialect == "sqlite" and self._anchor is None:
+            # closing the last connection would checkpoint the WAL after every transaction
+            self._anchor = self.engine.connect()
+        with self.engine.connect() as connection:
+            yield connection.execution_options(**{_WRITE: write})
+
+    def transact(self, function: Callable[[Transaction], T], *, write: bool = True) -> T:
+        """Run a function in a transaction, again when a deadlock or the like undid it.
+
+        :param function: may be called several times, so it must have no effect but its
+            statements.
+        :raises StoreError: the database cannot be used.
+        """
+
+        def once() -> T:
+            with self._connect(write) as connection, connection.begin():
+                return function(Transaction(connection, self.clock))
+
+        with translated(self.shown):
+            return cast(
+                "T",
+                oslo_api.wrap_db_retry(
+                    retry_interval=0.01 + random.random() * 0.02,
+                    max_retries=RETRIES,
+                    inc_retry_interval=True,
+                    max_retry_interval=1,
+                    retry_on_deadlock=True,
+                    exception_checker=is_transient,
+                )(once)(),
+            )
+
+    @contextmanager
+    def join(self, transaction: Transaction | Connection | Session | None) -> Iterator[Transaction]:
+        """The caller's transaction, or one of our own.
+
+        :param transaction: what :meth:`transaction` gave, a SQLAlchemy connection, or a
+            session; its owner commits it.
+        :raises BadInput: it is something else.
+        """
+        if transaction is None:
+            with self.transaction() as own:
+                yield own
+        elif isinstance(transaction, Transaction):
+            yield transaction
+        elif isinstance(transaction, Connection):
+            with translated(self.shown):
+                yield Transaction(_begun(transaction), self.clock)
+        elif callable(connection := getattr(transaction, "connection", None)):
+            with translated(self.shown):
+                yield Transaction(_begun(connection()), self.clock)
+        else:
+            raise BadInput(
+                "transaction must be a converge transaction, a SQLAlchemy Connection or a "
+                f"Session, not {type(transaction).__name__}"
+            )
+
+
+def _begun(connection: Connection) -> Connection:
+    """The host's connection, in a transaction for sure.
+
+    Python's sqlite3 begins none before a SAVEPOINT, whose release would then commit.
+    """
+    if connection.dialect.name == "sqlite":
+        driver: Any = connection.connection.dbapi_connection
+        if not driver.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+    return connection
+
+
+def parse_url(url: str | URL) -> URL:
+    """Read a database URL.
+
+    :raises BadInput: it is none, or of a database that converge does not run on.
+    """
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+    except sa_exceptions.ArgumentError as error:
+        raise BadInput(
+            f"{url!r} is not a database URL; one looks like sqlite:///converge.db or "
+            "postgresql+psycopg://user@host/name"
+        ) from error
+    if backend not in DIALECTS:
+        raise BadInput(
+            f"converge does not run on {backend!r}; use sqlite, postgresql+psycopg or mysql+pymysql"
+        )
+    drivers = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
+    drivers["mariadb"] = "mariadb+pymysql"
+    if parsed.drivername in drivers:
+        parsed = parsed.set(drivername=drivers[parsed.drivername])
+    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise BadInput(
+            "an SQLite database in memory cannot be shared by engines; "
+            "name a file: sqlite:///converge.db"
+        )
+    return parsed
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    """WAL, so that readers never wait; writers take the lock when they begin, since an upgrade
+    from read to write fails at once however long the busy timeout is."""
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: sqlite3.Connection, record: object) -> None:
+        connection.execute(f"PRAGMA busy_timeout = {int(_SQLITE_BUSY_SECONDS * 1000)}")
+        try:
+            mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+            if mode != "wal":
+                connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            # a read-only database can still be read
+            if "readonly" not in str(error):
+                raise
+        connection.execute("PRAGMA synchronous = FULL")
+
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def begin(
+        connection: Connection,
+        cursor: object,
+        statement: str,
+        parameters: object,
+        context: object,
+        executemany: bool,
+    ) -> tuple[str, object]:
+        if statement == "BEGIN" and connection.get_execution_options().get(_WRITE):
+            statement = "BEGIN IMMEDIATE"
+        return statement, parameters
+
+
+def _prepare_server(engine: Engine, dialect: str) -> None:
+    """READ COMMITTED, whatever the server's default: what a waiter waited for must be seen."""
+    statement = (
+        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED"
+        if dialect == "postgresql"
+        else "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
+    )
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, record: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+        connection.commit()
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same transaction may well succeed when it is run again."""
+    if isinstance(error, oslo_exceptions.DBDeadlock):
+        return True
+    original = _driver_error(error)
+    state = getattr(original, "sqlstate", None)
+    if state in _POSTGRESQL_AGAIN:
+        return True
+    if isinstance(original, sqlite3.OperationalError):
+        return "database is locked" in str(original)
+    code = original.args[0] if original is not None and original.args else None
+    return isinstance(code, int) and code in _MARIADB_AGAIN
+
+
+def _driver_error(error: BaseException | None) -> BaseException | None:
+    """The database driver's own exception under those of SQLAlchemy and oslo.db."""
+    while error is not None:
+        inner = getattr(error, "orig", None) or getattr(error, "inner_exception", None)
+        if inner is None:
+            return error
+        error = inner
+    return None
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Turn errors of the database layer into :class:`StoreError` that say what to do.
+
+    Duplicate keys are left alone: they are answers, not trouble.
+    """
+    try:
+        yield
+    except (ConvergeError, oslo_exceptions.DBDuplicateEntry):
+        raise
+    except (oslo_exceptions.DBError, sa_exceptions.SQLAlchemyError) as error:
+        if isinstance(error, sa_exceptions.StatementError) and not isinstance(
+            error, sa_exceptions.DBAPIError
+        ):
+            raise
+        raise StoreError(f"{where}: {explain(error)}") from error
+
+
+def explain(error: BaseException) -> str:
+    """What a database error means to the person who reads it, in one line."""
+    original = _driver_error(error) or error
+    text = " ".join(str(original).split())
+    low = text.lower()
+    hints = (
+        (("readonly", "read-only", "read only"), "the database is read-only"),
+        (("disk is full", "no space left", "disk full"), "the database's disk is full"),
+        (("not a database", "malformed"), "this is not an SQLite database"),
+        (("unable to open database file",), "the database file cannot be opened"),
+        (
+            ("connection refused", "could not connect", "can't connect", "connection failed"),
+            "the database server cannot be reached",
+        ),
+        (("password authentication", "access denied"), "the database refused the user"),
+        (("unknown database", "does not exist", "no such table"), "something is missing"),
+        (("database is locked",), "the database was locked by another process for too long"),
+    )
+    for words, meaning in hints:
+        if any(word in low for word in words):
+            return f"{meaning} ({text[:300]})"
+    return text[:500] or type(original).__name__

@@ -1,0 +1,109 @@
+"""Engines and their leases. The only clock is the database's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import insert, select, update
+
+from converge.store.database import Transaction
+from converge.store.schema import engine
+from converge.store.types import text
+
+ALIVE = "ALIVE"
+STOPPED = "STOPPED"
+DEAD = "DEAD"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRow:
+    """An engine as it is in the database."""
+
+    id: int
+    host: str
+    pid: int
+    process: str
+    state: str
+    lease: float
+    started_at: float
+    expires_at: float
+
+
+_COLUMNS = [engine.c[name] for name in EngineRow.__dataclass_fields__]
+
+
+def _row(row: Any) -> EngineRow:
+    return EngineRow(*row)
+
+
+def insert_engine(tx: Transaction, host: str, pid: int, process: str, lease: float) -> int:
+    """Register an engine and return its id.
+
+    :param lease: seconds for which it counts as alive without a sign of life.
+    """
+    key = tx.execute(
+        insert(engine).values(
+            host=text(host, 255),
+            pid=pid,
+            process=text(process, 255),
+            state=ALIVE,
+            lease=lease,
+            started_at=tx.now,
+            expires_at=tx.now + lease,
+        )
+    ).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def renew_lease(tx: Transaction, engine_id: int) -> bool:
+    """Prolong the lease. False: it has run out, and the engine must take a new id."""
+    done = tx.execute(
+        update(engine)
+        .where(engine.c.id == engine_id, engine.c.state == ALIVE, engine.c.expires_at > tx.now)
+        .values(expires_at=tx.now + engine.c.lease)
+    )
+    return done.rowcount == 1
+
+
+def end_engine(tx: Transaction, engine_id: int, state: str) -> bool:
+    """Note that an engine stopped or died. False if that was noted before."""
+    done = tx.execute(
+        update(engine).where(engine.c.id == engine_id, engine.c.state == ALIVE).values(state=state)
+    )
+    return done.rowcount == 1
+
+
+def list_engines(tx: Transaction, states: Iterable[str] = (ALIVE,)) -> list[EngineRow]:
+    """The engines in these states, by id."""
+    query = select(*_COLUMNS).where(engine.c.state.in_(list(states))).order_by(engine.c.id)
+    return [_row(row) for row in tx.execute(query)]
+
+
+def get_engines(tx: Transaction, ids: Iterable[int]) -> dict[int, EngineRow]:
+    """Engines by id."""
+    query = select(*_COLUMNS).where(engine.c.id.in_(sorted(set(ids))))
+    return {row.id: _row(row) for row in tx.execute(query)}
+
+
+def list_expired(tx: Transaction, limit: int) -> list[int]:
+    """Engines whose lease has run out, locked; another sweeper's are passed over."""
+    query: Any = (
+        select(engine.c.id)
+        .where(engine.c.state == ALIVE, engine.c.expires_at <= tx.now)
+        .order_by(engine.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return list(tx.execute(query).scalars())
+
+
+def expire_lease(tx: Transaction, engine_id: int) -> None:
+    """End the lease of an engine that is known to be dead."""
+    tx.execute(
+        update(engine)
+        .where(engine.c.id == engine_id, engine.c.state == ALIVE)
+        .values(expires_at=tx.now)
+    )

@@ -1,0 +1,223 @@
+"""The tables. ``alembic/versions`` makes them; a test keeps the two equal.
+
+Times are seconds since 1970 UTC as double precision: one arithmetic on three databases.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    UniqueConstraint,
+    false,
+    text,
+)
+
+from converge.store.types import (
+    ID,
+    LONG_BINARY,
+    NAME,
+    PHYSICAL_ID_LENGTH,
+    REASON_LENGTH,
+    JsonText,
+)
+
+PREFIX = "converge_"
+VERSION_TABLE = "converge_alembic_version"
+
+#: What the index of sync points covers; queries say their states as literals to match it.
+LIVE_STATES = "state IN ('READY', 'RUNNING', 'BLOCKED', 'SUPERSEDED')"
+
+metadata = MetaData()
+
+# binary, without padding: names that differ at all are different, as on the others
+_OPTIONS: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_nopad_bin",
+    "sqlite_autoincrement": True,
+}
+_KEYLESS = {key: value for key, value in _OPTIONS.items() if key != "sqlite_autoincrement"}
+
+stack = Table(
+    PREFIX + "stack",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("name", NAME, nullable=False),
+    # 1 while it lives, NULL afterwards: unique keys ignore NULL on every database
+    Column("live", Integer),
+    Column("action", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("reason", String(REASON_LENGTH)),
+    Column("versions", Integer, nullable=False),
+    Column("template_id", ID),
+    Column("completed_template_id", ID),
+    Column("traversal_id", ID),
+    Column("edges", LONG_BINARY),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    UniqueConstraint("name", "live", name="uniq_converge_stack0name0live"),
+    **_OPTIONS,
+)
+
+template = Table(
+    PREFIX + "template",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("stack_id", ID, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("body", JsonText, nullable=False),
+    Column("parameters", JsonText, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("completed_at", Double),
+    UniqueConstraint("stack_id", "version", name="uniq_converge_template0stack_id0version"),
+    **_OPTIONS,
+)
+
+traversal = Table(
+    PREFIX + "traversal",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("stack_id", ID, nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    # set when nothing new may start: what the traversal will end as
+    Column("halted", String(16)),
+    Column("reason", String(REASON_LENGTH)),
+    Column("from_template_id", ID),
+    Column("template_id", ID),
+    Column("from_version", Integer),
+    Column("version", Integer),
+    Column("on_failure", String(16), nullable=False),
+    Column("node_timeout", Double),
+    Column("deadline_at", Double),
+    Column("total", Integer, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("skipped", Integer, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Index("ix_converge_traversal_stack_id", "stack_id"),
+    Index("ix_converge_traversal_status", "status", "deadline_at"),
+    **_OPTIONS,
+)
+
+# one row per engine, so that engines don't queue for one counter
+progress = Table(
+    PREFIX + "progress",
+    metadata,
+    Column("traversal_id", ID, nullable=False),
+    Column("engine_id", ID, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("skipped", Integer, nullable=False),
+    PrimaryKeyConstraint("traversal_id", "engine_id", name="pk_converge_progress"),
+    **_KEYLESS,
+)
+
+resource = Table(
+    PREFIX + "resource",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("stack_id", ID, nullable=False),
+    Column("name", NAME, nullable=False),
+    Column("type", NAME, nullable=False),
+    # the root of its idempotency tokens
+    Column("token", String(36), nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("reason", String(REASON_LENGTH)),
+    Column("template_id", ID),
+    Column("physical_id", String(PHYSICAL_ID_LENGTH)),
+    Column("properties", JsonText, nullable=False),
+    Column("attributes", JsonText, nullable=False),
+    Column("requires", JsonText, nullable=False),
+    Column("replaces", ID),
+    Column("replaced_by", ID),
+    Column("engine_id", ID),
+    Column("epoch", Integer, nullable=False),
+    # whoever releases the lock must wake a node that waits for it
+    Column("blocking", Boolean, nullable=False, server_default=false()),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Index("ix_converge_resource_stack_id", "stack_id", "name"),
+    **_OPTIONS,
+)
+
+sync_point = Table(
+    PREFIX + "sync_point",
+    metadata,
+    Column("traversal_id", ID, nullable=False),
+    Column("node", Integer, nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("resource_id", ID),
+    Column("keep", Boolean, nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("pending", Integer, nullable=False),
+    # a predecessor failed or was skipped, or the traversal was halted
+    Column("tainted", Boolean, nullable=False),
+    # when it may be claimed; in the future for a retry
+    Column("ready_at", Double),
+    Column("claimed_at", Double),
+    Column("attempts", Integer, nullable=False),
+    # how many engines died while they worked on it
+    Column("deaths", Integer, nullable=False),
+    Column("engine_id", ID),
+    Column("epoch", Integer, nullable=False),
+    Column("definition", JsonText),
+    Column("requires", JsonText, nullable=False),
+    Column("successors", JsonText, nullable=False),
+    PrimaryKeyConstraint("traversal_id", "node", name="pk_converge_sync_point"),
+    # the order of claims, so that a claim reads no more than it takes; the many nodes that
+    # wait or are over are not in it where the database can leave them out
+    Index(
+        "ix_converge_sync_point_state",
+        "state",
+        "ready_at",
+        "traversal_id",
+        "node",
+        postgresql_where=text(LIVE_STATES),
+        sqlite_where=text(LIVE_STATES),
+    ),
+    **_KEYLESS,
+)
+
+engine = Table(
+    PREFIX + "engine",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("host", NAME, nullable=False),
+    Column("pid", Integer, nullable=False),
+    # host, boot, process and its start: whether it still runs can be seen on the same host
+    Column("process", NAME, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("lease", Double, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Index("ix_converge_engine_state", "state", "expires_at"),
+    **_OPTIONS,
+)
+
+event = Table(
+    PREFIX + "event",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("stack_id", ID, nullable=False),
+    Column("traversal_id", ID, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("resource", NAME),
+    Column("action", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("reason", String(REASON_LENGTH)),
+    Index("ix_converge_event_stack_id", "stack_id", "id"),
+    **_OPTIONS,
+)

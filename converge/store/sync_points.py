@@ -1,0 +1,544 @@
+"""Sync points: what each node waits for, its state, who works on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Text,
+    and_,
+    delete,
+    func,
+    literal_column,
+    or_,
+    select,
+    type_coerce,
+    update,
+)
+
+from converge.errors import StaleLock
+from converge.model import Json, Kind, State
+from converge.store.bulk import CHUNK, among, insert_rows
+from converge.store.database import Transaction
+from converge.store.schema import resource as resource_table
+from converge.store.schema import sync_point
+from converge.store.types import load
+
+#: (traversal, node)
+Key = tuple[int, int]
+
+LIVE = (State.WAITING, State.READY, State.RUNNING, State.BLOCKED)
+
+
+@dataclass(slots=True)
+class SyncPointRow:
+    """A sync point as it is in the database."""
+
+    traversal_id: int
+    node: int
+    kind: Kind
+    resource_id: int | None
+    keep: bool
+    state: State
+    pending: int
+    tainted: bool
+    attempts: int
+    deaths: int
+    engine_id: int | None
+    epoch: int
+    definition: Json
+    requires: list[int]
+    successors: list[int]
+
+    @property
+    def key(self) -> Key:
+        """Its primary key."""
+        return self.traversal_id, self.node
+
+
+@dataclass(slots=True)
+class NodeState:
+    """What the protocol needs to know of a locked node."""
+
+    traversal_id: int
+    node: int
+    kind: Kind
+    state: State
+    pending: int
+    tainted: bool
+    engine_id: int | None
+    epoch: int
+    successors_text: str
+
+    @property
+    def key(self) -> Key:
+        """Its primary key."""
+        return self.traversal_id, self.node
+
+    @property
+    def successors(self) -> list[int]:
+        """The nodes that wait for it. Parsed when asked for: most rows are looked at only as
+        somebody's successor."""
+        numbers: list[int] = load(self.successors_text)
+        return numbers
+
+
+_COLUMNS = [sync_point.c[name] for name in SyncPointRow.__dataclass_fields__]
+_STATE_COLUMNS = [
+    *(sync_point.c[name] for name in NodeState.__dataclass_fields__ if name in sync_point.c),
+    type_coerce(sync_point.c.successors, Text()),
+]
+# a third of the time of calling the enum
+_KINDS: dict[str, Kind] = {kind.value: kind for kind in Kind}
+_STATES: dict[str, State] = {state.value: state for state in State}
+_ORDER = (sync_point.c.traversal_id, sync_point.c.node)
+
+
+def _row(row: Any) -> SyncPointRow:
+    result = SyncPointRow(*row)
+    result.kind = _KINDS[result.kind]
+    result.state = _STATES[result.state]
+    return result
+
+
+def _is(*states: State) -> ColumnElement[bool]:
+    """The condition for these states, as literals: a partial index is of no use to a parameter."""
+    literals: list[Any] = [literal_column(f"'{state}'") for state in states]
+    return sync_point.c.state.in_(literals)
+
+
+def _was(state: State) -> ColumnElement[bool]:
+    """The condition for a state, in a shape that no index serves: rows that are named by their
+    keys must be found by them, not among the thousands in the same state."""
+    condition: ColumnElement[bool] = func.coalesce(sync_point.c.state, "") == state
+    return condition
+
+
+def _node_state(row: Any) -> NodeState:
+    result = NodeState(*row)
+    result.kind = _KINDS[result.kind]
+    result.state = _STATES[result.state]
+    return result
+
+
+def _among(tx: Transaction, keys: Iterable[Key]) -> Any:
+    """A condition for these primary keys. Row values would keep MariaDB from its index."""
+    by_traversal: dict[int, list[int]] = {}
+    for traversal_id, node in keys:
+        by_traversal.setdefault(traversal_id, []).append(node)
+    return or_(
+        *(
+            and_(sync_point.c.traversal_id == traversal_id, among(tx, sync_point.c.node, nodes))
+            for traversal_id, nodes in sorted(by_traversal.items())
+        )
+    )
+
+
+def insert_sync_points(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert the nodes of a traversal: those without predecessors are READY."""
+    now = tx.now
+    for ready in (True, False):
+        part = [row for row in rows if (row["pending"] == 0) is ready]
+        insert_rows(
+            tx,
+            sync_point,
+            part,
+            state=State.READY if ready else State.WAITING,
+            ready_at=now if ready else None,
+            tainted=False,
+            attempts=0,
+            deaths=0,
+            epoch=0,
+        )
+
+
+def lock_ready(tx: Transaction, limit: int) -> list[SyncPointRow]:
+    """Lock READY nodes whose time has come, in the order in which they became ready.
+
+    Rows that another engine is looking at are passed over, not waited for.
+    """
+    query = (
+        select(*_COLUMNS)
+        .where(_is(State.READY), sync_point.c.ready_at <= tx.now)
+        .order_by(sync_point.c.ready_at, *_ORDER)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return [_row(row) for row in tx.execute(query).all()]
+
+
+def lock_nodes(tx: Transaction, keys: Iterable[Key]) -> dict[Key, NodeState]:
+    """Lock these nodes until the transaction ends, in key order."""
+    wanted = set(keys)
+    if not wanted:
+        return {}
+    query = select(*_STATE_COLUMNS).where(_among(tx, wanted)).order_by(*_ORDER).with_for_update()
+    states = [_node_state(row) for row in tx.execute(query).all()]
+    return {state.key: state for state in states}
+
+
+def lock_traversal_nodes(
+    tx: Transaction, traversal_id: int, states: Sequence[State]
+) -> list[NodeState]:
+    """Lock all nodes of a traversal that are in these states, in key order."""
+    query = (
+        select(*_STATE_COLUMNS)
+        .where(sync_point.c.traversal_id == traversal_id, _is(*states))
+        .order_by(*_ORDER)
+        .with_for_update()
+    )
+    return [_node_state(row) for row in tx.execute(query).all()]
+
+
+def start_nodes(tx: Transaction, engine_id: int, keys: Sequence[Key]) -> None:
+    """READY to RUNNING, for nodes that the transaction has locked."""
+    _move(
+        tx,
+        keys,
+        State.READY,
+        state=State.RUNNING,
+        engine_id=engine_id,
+        epoch=sync_point.c.epoch + 1,
+        attempts=sync_point.c.attempts + 1,
+        claimed_at=tx.now,
+    )
+
+
+def block_nodes(tx: Transaction, keys: Sequence[Key]) -> None:
+    """READY to BLOCKED: an older traversal holds the resource."""
+    _move(tx, keys, State.READY, state=State.BLOCKED, ready_at=None)
+
+
+def end_nodes(tx: Transaction, engine_id: int, nodes: Iterable[NodeState], state: State) -> None:
+    """RUNNING to an end state, for nodes of this engine that the transaction has locked.
+
+    :raises StaleLock: one of them is not this engine's any more.
+    """
+    by_epoch: dict[int, list[Key]] = {}
+    for node in nodes:
+        by_epoch.setdefault(node.epoch, []).append(node.key)
+    for epoch, keys in by_epoch.items():
+        _move(
+            tx,
+            keys,
+            State.RUNNING,
+            sync_point.c.engine_id == engine_id,
+            sync_point.c.epoch == epoch,
+            state=state,
+            engine_id=None,
+        )
+
+
+def requeue_node(
+    tx: Transaction, engine_id: int, node: NodeState, wait: float, *, unstarted: bool = False
+) -> None:
+    """RUNNING back to READY, to be claimed after some seconds.
+
+    :param unstarted: the work was handed back without an attempt.
+    """
+    _move(
+        tx,
+        [node.key],
+        State.RUNNING,
+        sync_point.c.engine_id == engine_id,
+        sync_point.c.epoch == node.epoch,
+        state=State.READY,
+        engine_id=None,
+        claimed_at=None,
+        ready_at=tx.now + wait,
+        attempts=sync_point.c.attempts - (1 if unstarted else 0),
+    )
+
+
+def arrive(tx: Transaction, counts: Mapping[Key, int], waiting: Mapping[Key, NodeState]) -> int:
+    """Take completed predecessors off their successors' counts; those at zero become READY.
+
+    :param counts: how many predecessors of each node completed in this transaction.
+    :param waiting: those nodes, locked by the transaction.
+    :returns: how many became READY.
+    :raises StaleLock: a node does not wait for so many.
+    """
+    ready = [key for key, count in counts.items() if waiting[key].pending == count]
+    if ready:
+        _move(tx, ready, State.WAITING, state=State.READY, pending=0, ready_at=tx.now)
+    rest: dict[int, list[Key]] = {}
+    for key, count in counts.items():
+        if waiting[key].pending != count:
+            rest.setdefault(count, []).append(key)
+    for count, keys in rest.items():
+        _move(
+            tx,
+            keys,
+            State.WAITING,
+            sync_point.c.pending > count,
+            pending=sync_point.c.pending - count,
+        )
+    return len(ready)
+
+
+def taint(tx: Transaction, keys: Sequence[Key]) -> None:
+    """Note that a predecessor of these nodes failed or was skipped."""
+    if keys:
+        tx.execute(update(sync_point).where(_among(tx, keys)).values(tainted=True))
+
+
+def skip_nodes(tx: Transaction, keys: Sequence[Key]) -> None:
+    """End nodes that have not started."""
+    for start in range(0, len(keys), CHUNK):
+        part = keys[start : start + CHUNK]
+        done = tx.execute(
+            update(sync_point)
+            .where(
+                _among(tx, part),
+                _is(State.WAITING, State.READY, State.BLOCKED),
+            )
+            .values(state=State.SKIPPED, ready_at=None)
+        )
+        _expect(done.rowcount, len(part))
+
+
+def lead_to_stack(tx: Transaction, running: Sequence[Key], stack_node: Key) -> None:
+    """Make the stack's node wait for nothing but these running nodes.
+
+    An engine that is about to run the stack's node loses it.
+    """
+    if running:
+        done = tx.execute(
+            update(sync_point)
+            .where(_among(tx, running), _is(State.RUNNING))
+            .values(successors=[stack_node[1]], tainted=True)
+        )
+        _expect(done.rowcount, len(running))
+    state, ready_at = (State.WAITING, None) if running else (State.READY, tx.now)
+    tx.execute(
+        update(sync_point)
+        .where(_among(tx, [stack_node]))
+        .values(state=state, ready_at=ready_at, pending=len(running), engine_id=None)
+    )
+
+
+def point_at(tx: Transaction, engine_id: int, node: NodeState, resource_id: int) -> None:
+    """Make a running node work on another resource: the replacement.
+
+    :raises StaleLock: it is not this engine's any more.
+    """
+    _move(
+        tx,
+        [node.key],
+        State.RUNNING,
+        sync_point.c.engine_id == engine_id,
+        sync_point.c.epoch == node.epoch,
+        resource_id=resource_id,
+    )
+
+
+def unblock(tx: Transaction, resource_ids: Sequence[int]) -> int:
+    """BLOCKED to READY, for the nodes that wait for these resources."""
+    if not resource_ids:
+        return 0
+    done = tx.execute(
+        update(sync_point)
+        .where(_is(State.BLOCKED), among(tx, sync_point.c.resource_id, resource_ids))
+        .values(state=State.READY, ready_at=tx.now)
+    )
+    return int(done.rowcount)
+
+
+def unblock_free(tx: Transaction) -> int:
+    """BLOCKED to READY, where the resource is free or gone: what a lost wake-up left behind."""
+    held = (
+        select(resource_table.c.id)
+        .where(
+            resource_table.c.id == sync_point.c.resource_id,
+            resource_table.c.engine_id.is_not(None),
+        )
+        .exists()
+    )
+    query = select(*_COLUMNS).where(_is(State.BLOCKED), ~held)
+    rows = [_row(row) for row in tx.execute(query.order_by(*_ORDER).limit(1000))]
+    keys = [row.key for row in rows]
+    if not keys:
+        return 0
+    done = tx.execute(
+        update(sync_point)
+        .where(_among(tx, keys), _is(State.BLOCKED))
+        .values(state=State.READY, ready_at=tx.now)
+    )
+    return int(done.rowcount)
+
+
+def supersede_nodes(tx: Transaction, traversal_id: int) -> None:
+    """Take a traversal's nodes out of the way of a newer one.
+
+    Those that run become SUPERSEDED, so that what they do is still recorded; the rest go.
+    The transaction has locked them with :func:`lock_traversal_nodes`.
+    """
+    mine = sync_point.c.traversal_id == traversal_id
+    tx.execute(
+        update(sync_point)
+        .where(mine, _is(State.RUNNING), sync_point.c.kind != Kind.STACK)
+        .values(state=State.SUPERSEDED)
+    )
+    tx.execute(delete(sync_point).where(mine, ~_is(State.SUPERSEDED)))
+
+
+def delete_nodes(tx: Transaction, keys: Sequence[Key]) -> None:
+    """Delete the rows of superseded nodes whose work has been recorded."""
+    if keys:
+        tx.execute(delete(sync_point).where(_among(tx, keys)))
+
+
+def delete_traversal_nodes(tx: Transaction, traversal_id: int) -> None:
+    """Delete the sync points of a traversal that is over."""
+    tx.execute(delete(sync_point).where(sync_point.c.traversal_id == traversal_id))
+
+
+def list_engine_nodes(tx: Transaction, engine_id: int, limit: int) -> list[SyncPointRow]:
+    """Lock the nodes that an engine works on, in key order."""
+    query = (
+        select(*_COLUMNS)
+        .where(
+            _is(State.RUNNING, State.SUPERSEDED),
+            sync_point.c.engine_id == engine_id,
+        )
+        .order_by(*_ORDER)
+        .limit(limit)
+        .with_for_update()
+    )
+    return [_row(row) for row in tx.execute(query).all()]
+
+
+def recover_nodes(
+    tx: Transaction, engine_id: int, nodes: Sequence[SyncPointRow], *, died: bool
+) -> None:
+    """RUNNING back to READY, for the nodes of a dead engine that the transaction has locked."""
+    _move(
+        tx,
+        [node.key for node in nodes],
+        State.RUNNING,
+        sync_point.c.engine_id == engine_id,
+        state=State.READY,
+        engine_id=None,
+        claimed_at=None,
+        ready_at=tx.now,
+        deaths=sync_point.c.deaths + (1 if died else 0),
+    )
+
+
+def count_live(tx: Transaction) -> dict[State, int]:
+    """How many nodes of the whole database may still be worked on, by state."""
+    query = select(sync_point.c.state, func.count()).where(
+        _is(State.READY, State.RUNNING, State.BLOCKED)
+    )
+    rows: Any = tx.execute(query.group_by(sync_point.c.state)).all()
+    return {State(state): int(count) for state, count in rows}
+
+
+def _move(tx: Transaction, keys: Sequence[Key], source: State, *guards: Any, **values: Any) -> None:
+    """One guarded update of locked rows.
+
+    :raises StaleLock: a row was not in the source state, or not this engine's.
+    """
+    if not keys:
+        return
+    done = tx.execute(
+        update(sync_point).where(_among(tx, keys), _was(source), *guards).values(**values)
+    )
+    _expect(done.rowcount, len(keys))
+
+
+def _expect(found: int, wanted: int) -> None:
+    if found != wanted:
+        raise StaleLock(f"{wanted} sync points to move, {found} found as they must be")
+
+
+@dataclass(frozen=True, slots=True)
+class HeldNode:
+    """A live node, as people look at it.
+
+    :ivar since: seconds since its claim.
+    :ivar wait: seconds until it may be claimed.
+    :ivar holder: the engine that has its resource's lock.
+    """
+
+    node: int
+    kind: Kind
+    state: State
+    resource: str | None
+    reason: str | None
+    engine_id: int | None
+    holder: int | None
+    attempts: int
+    since: float
+    wait: float
+
+
+def list_held(
+    tx: Transaction, traversal_id: int, limit: int, resource: str | None = None
+) -> list[HeldNode]:
+    """The nodes of a traversal that somebody could or does work on, longest held first.
+
+    :param resource: only those of this name, and also the ones that still wait.
+    """
+    node, row = sync_point, resource_table
+    states = [State.RUNNING, State.READY, State.BLOCKED]
+    query = (
+        select(
+            node.c.node,
+            node.c.kind,
+            node.c.state,
+            row.c.name,
+            row.c.reason,
+            node.c.engine_id,
+            row.c.engine_id.label("holder"),
+            node.c.attempts,
+            (tx.now - func.coalesce(node.c.claimed_at, tx.now)).label("since"),
+            (func.coalesce(node.c.ready_at, 0) - tx.now).label("wait"),
+        )
+        .outerjoin_from(node, row, row.c.id == node.c.resource_id)
+        .where(node.c.traversal_id == traversal_id)
+        .order_by(node.c.claimed_at.is_(None), node.c.claimed_at, node.c.node)
+        .limit(limit)
+    )
+    if resource is not None:
+        states.append(State.WAITING)
+        query = query.where(row.c.name == resource)
+    rows: Any = tx.execute(query.where(_is(*states))).all()
+    return [HeldNode(one[0], Kind(one[1]), State(one[2]), *one[3:]) for one in rows]
+
+
+def list_outstanding(
+    tx: Transaction, traversal_id: int, node: int, limit: int
+) -> list[tuple[str | None, State]]:
+    """Which predecessors of a node are outstanding, with their states. For people: it looks
+    through the live nodes of the traversal."""
+    query = (
+        select(sync_point.c.state, sync_point.c.successors, resource_table.c.name)
+        .outerjoin_from(sync_point, resource_table, resource_table.c.id == sync_point.c.resource_id)
+        .where(
+            sync_point.c.traversal_id == traversal_id,
+            sync_point.c.node < node,
+            _is(*LIVE),
+        )
+        .order_by(sync_point.c.node)
+    )
+    found = [(row.name, State(row.state)) for row in tx.execute(query) if node in row.successors]
+    return found[:limit]
+
+
+def count_running(tx: Transaction, traversal_id: int) -> int:
+    """How many resources of a traversal are being worked on."""
+    query = select(func.count()).where(
+        sync_point.c.traversal_id == traversal_id,
+        _is(State.RUNNING),
+        sync_point.c.kind != Kind.STACK,
+    )
+    return int(tx.execute(query).scalar_one())
+
+
+def read_clock(tx: Transaction) -> float:
+    """The time, in seconds since 1970."""
+    return float(tx.execute(select(tx.now)).scalar_one())

@@ -1,0 +1,173 @@
+"""Traversals: their intent, their progress, and the summary that stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import and_, delete, func, insert, or_, select, update
+
+from converge.errors import StaleLock
+from converge.model import Action, OnFailure, TraversalStatus
+from converge.store.database import Transaction
+from converge.store.schema import progress, stack, traversal
+
+
+@dataclass(frozen=True, slots=True)
+class TraversalRow:
+    """A traversal with the name of its stack."""
+
+    id: int
+    stack_id: int
+    stack: str
+    action: Action
+    status: TraversalStatus
+    halted: str | None
+    reason: str | None
+    from_template_id: int | None
+    template_id: int | None
+    version: int | None
+    on_failure: OnFailure
+    node_timeout: float | None
+    deadline_at: float | None
+    total: int
+    done: int
+    failed: int
+    skipped: int
+    started_at: float
+    ended_at: float | None
+
+
+_FIELDS = [name for name in TraversalRow.__dataclass_fields__ if name != "stack"]
+_SELECT = select(*(traversal.c[name] for name in _FIELDS), stack.c.name.label("stack")).join_from(
+    traversal, stack, stack.c.id == traversal.c.stack_id
+)
+
+
+def _row(row: Any) -> TraversalRow:
+    values = dict(row._mapping)
+    values["action"] = Action(values["action"])
+    values["status"] = TraversalStatus(values["status"])
+    values["on_failure"] = OnFailure(values["on_failure"])
+    return TraversalRow(**values)
+
+
+def insert_traversal(tx: Transaction, *, timeout: float | None, **values: Any) -> int:
+    """Insert a running traversal and return its id.
+
+    :param timeout: seconds until its deadline, None for none.
+    """
+    values |= {
+        "status": TraversalStatus.RUNNING,
+        "done": 0,
+        "failed": 0,
+        "skipped": 0,
+        "started_at": tx.now,
+        "deadline_at": None if timeout is None else tx.now + timeout,
+    }
+    key = tx.execute(insert(traversal).values(values)).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def get_traversals(tx: Transaction, ids: Iterable[int]) -> dict[int, TraversalRow]:
+    """Traversals by id."""
+    rows = tx.execute(_SELECT.where(traversal.c.id.in_(sorted(set(ids)))))
+    return {row.id: _row(row) for row in rows}
+
+
+def get_traversal(tx: Transaction, traversal_id: int) -> TraversalRow:
+    """One traversal."""
+    return _row(tx.execute(_SELECT.where(traversal.c.id == traversal_id)).one())
+
+
+def list_overdue(tx: Transaction, limit: int) -> list[TraversalRow]:
+    """Running traversals past their deadline, not halted yet."""
+    query = _SELECT.where(
+        traversal.c.status == TraversalStatus.RUNNING,
+        traversal.c.deadline_at <= tx.now,
+        traversal.c.halted.is_(None),
+    )
+    return [_row(row) for row in tx.execute(query.order_by(traversal.c.id).limit(limit))]
+
+
+def list_cancelled(tx: Transaction, ids: Iterable[int]) -> set[int]:
+    """Which of these traversals were cancelled or have run out of time: their handlers are to
+    stop. (After a mere failure, what runs goes on to its end.)"""
+    query = select(traversal.c.id).where(
+        traversal.c.id.in_(sorted(set(ids))),
+        or_(
+            traversal.c.halted == TraversalStatus.CANCELLED,
+            and_(traversal.c.halted.is_not(None), traversal.c.deadline_at <= tx.now),
+        ),
+    )
+    return set(tx.execute(query).scalars())
+
+
+def halt_traversal(
+    tx: Transaction, traversal_id: int, outcome: TraversalStatus, reason: str
+) -> bool:
+    """Note what a running traversal will end as. False if it is halted or over already."""
+    done = tx.execute(
+        update(traversal)
+        .where(
+            traversal.c.id == traversal_id,
+            traversal.c.status == TraversalStatus.RUNNING,
+            traversal.c.halted.is_(None),
+        )
+        .values(halted=outcome, reason=reason)
+    )
+    return done.rowcount == 1
+
+
+def end_traversal(
+    tx: Transaction, traversal_id: int, status: TraversalStatus, reason: str | None
+) -> None:
+    """End a running traversal: fold its progress into the summary.
+
+    :raises StaleLock: it was over already.
+    """
+    counts = sum_progress(tx, traversal_id)
+    done = tx.execute(
+        update(traversal)
+        .where(traversal.c.id == traversal_id, traversal.c.status == TraversalStatus.RUNNING)
+        .values(status=status, reason=reason, ended_at=tx.now, **counts)
+    )
+    if done.rowcount != 1:
+        raise StaleLock(f"traversal {traversal_id} is over already")
+    tx.execute(delete(progress).where(progress.c.traversal_id == traversal_id))
+
+
+def add_progress(
+    tx: Transaction, traversal_id: int, engine_id: int, done: int, failed: int, skipped: int
+) -> None:
+    """Count finished nodes, in a row that only this engine writes."""
+    mine = update(progress).where(
+        progress.c.traversal_id == traversal_id, progress.c.engine_id == engine_id
+    )
+    written = tx.execute(
+        mine.values(
+            done=progress.c.done + done,
+            failed=progress.c.failed + failed,
+            skipped=progress.c.skipped + skipped,
+        )
+    )
+    if written.rowcount == 0:
+        tx.execute(
+            insert(progress).values(
+                traversal_id=traversal_id,
+                engine_id=engine_id,
+                done=done,
+                failed=failed,
+                skipped=skipped,
+            )
+        )
+
+
+def sum_progress(tx: Transaction, traversal_id: int) -> dict[str, int]:
+    """What the engines counted for a running traversal: done, failed, skipped."""
+    names = ("done", "failed", "skipped")
+    query = select(*(func.coalesce(func.sum(progress.c[name]), 0) for name in names))
+    row = tx.execute(query.where(progress.c.traversal_id == traversal_id)).one()
+    return {name: int(value) for name, value in zip(names, row, strict=True)}

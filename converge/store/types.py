@@ -1,0 +1,97 @@
+"""Column types and SQL expressions that mean the same on all three databases."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import BigInteger, Dialect, Double, Integer, LargeBinary, String, Text
+from sqlalchemy.dialects import mysql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.expression import FunctionElement
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from converge.model import NAME_LENGTH
+
+REASON_LENGTH = 2000
+PHYSICAL_ID_LENGTH = 1024
+
+
+# made once: json.dumps() and json.loads() make or look for theirs at every call
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"), sort_keys=True)
+_DECODER = json.JSONDecoder()
+
+
+def dump(value: Any) -> str:
+    """Canonical JSON text: equal values give equal texts, in ASCII.
+
+    :raises ValueError, TypeError: the value is not JSON.
+    """
+    return _ENCODER.encode(value)
+
+
+def load(value: str) -> Any:
+    """What :func:`dump` made a text of."""
+    # most are empty, and there are many
+    if value == "{}":
+        return {}
+    return [] if value == "[]" else _DECODER.raw_decode(value)[0]
+
+
+class JsonText(TypeDecorator[Any]):
+    """JSON kept as canonical ASCII text, so that rows compare as texts, and NUL and every
+    other character is storable on each database."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name in ("mysql", "mariadb"):
+            return dialect.type_descriptor(mysql.LONGTEXT())
+        return super().load_dialect_impl(dialect)
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return None if value is None else dump(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        return None if value is None else load(value)
+
+
+ID = BigInteger().with_variant(Integer(), "sqlite")
+NAME = String(NAME_LENGTH)
+LONG_BINARY = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+
+
+class clock(FunctionElement[float]):  # noqa: N801 - reads as a SQL function
+    """The database's clock at the start of the statement: seconds since 1970 UTC."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(clock)
+def _sqlite_clock(element: clock, compiler: SQLCompiler, **kw: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(clock, "postgresql")
+def _postgresql_clock(element: clock, compiler: SQLCompiler, **kw: Any) -> str:
+    return "CAST(EXTRACT(EPOCH FROM statement_timestamp()) AS DOUBLE PRECISION)"
+
+
+@compiles(clock, "mysql", "mariadb")
+def _mariadb_clock(element: clock, compiler: SQLCompiler, **kw: Any) -> str:
+    # unlike unix_timestamp(now(6)), unambiguous in the hour that summer time repeats
+    return "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6)"
+
+
+def text(value: object, length: int = REASON_LENGTH) -> str:
+    """A text for a person, made to fit its column: too long is cut in the middle, and what
+    some database would refuse (NUL, lone surrogates) is replaced."""
+    clean = str(value).replace("\x00", "\\0").encode("utf-8", "replace").decode("utf-8")
+    if len(clean) <= length:
+        return clean
+    mark = " [...] "
+    head = (length - len(mark)) // 2
+    return clean[:head] + mark + clean[len(clean) - (length - len(mark) - head) :]

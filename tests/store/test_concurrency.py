@@ -1,0 +1,371 @@
+"""What two connections do to one row: locks, guards, and who is told that he was second."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import sqlalchemy
+from sqlalchemy import select, text, update
+
+import converge
+from converge.errors import StaleLock
+from converge.model import SYNC_POINT_MOVES, Kind, State
+from converge.store import resources, schema, sync_points
+from converge.store.database import Transaction
+from converge.testing import FakeClock, FakeWorld, StepEngine
+
+TEMPLATE = converge.Template.parse(
+    "resources: {A: {type: fake}, B: {type: fake}, C: {type: fake, depends_on: [A, B]}}"
+)
+OTHER = converge.Template.parse("resources: {A: {type: fake, properties: {x: 1}}}")
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def store(fresh_store: Callable[..., converge.Store], clock: FakeClock) -> converge.Store:
+    return fresh_store(clock)
+
+
+@pytest.fixture
+def shop(store: converge.Store) -> converge.Stack:
+    return store.create_stack("shop", TEMPLATE)
+
+
+def is_sqlite(store: converge.Store) -> bool:
+    return store.database.dialect == "sqlite"
+
+
+def at_once(*functions: Callable[[], Any]) -> list[Any]:
+    """Call functions in threads, at the same moment; their results, or what they raised."""
+    barrier = threading.Barrier(len(functions))
+
+    def call(function: Callable[[], Any]) -> Any:
+        barrier.wait()
+        try:
+            return function()
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(len(functions)) as pool:
+        return list(pool.map(call, functions))
+
+
+def nodes(store: converge.Store) -> dict[str, Any]:
+    """The nodes of all traversals, by the names of their resources."""
+    table, resource = schema.sync_point, schema.resource
+    query = select(table.c.traversal_id, table.c.node, resource.c.name).outerjoin_from(
+        table, resource, resource.c.id == table.c.resource_id
+    )
+    with store.transaction() as tx:
+        names = {(one.traversal_id, one.node): one.name or "stack" for one in tx.execute(query)}
+        return {names[key]: row for key, row in sync_points.lock_nodes(tx, names).items()}
+
+
+# -- who is second
+
+
+def test_two_creates_at_once(store: converge.Store) -> None:
+    outcomes = at_once(*[lambda: store.create_stack("shop", TEMPLATE)] * 4)
+    conflicts = [one for one in outcomes if isinstance(one, converge.Conflict)]
+    started = [one for one in outcomes if isinstance(one, converge.Stack)]
+    assert (len(started), len(conflicts)) == (1, 3), outcomes
+    assert "exists already" in str(conflicts[0])
+    assert len(store.stacks()) == 1
+
+
+def test_two_updates_at_once_that_expect_the_same(shop: converge.Stack) -> None:
+    store = shop._store
+    outcomes = at_once(*[lambda: store.update_stack("shop", OTHER, expected=shop.traversal)] * 3)
+    started = [one for one in outcomes if isinstance(one, converge.Stack)]
+    assert [one.superseded for one in started] == [shop.traversal]
+    assert [type(one) for one in outcomes if one not in started] == [converge.Conflict] * 2
+
+
+def test_two_updates_at_once_that_expect_nothing(shop: converge.Stack) -> None:
+    store = shop._store
+    outcomes = at_once(*[lambda: store.update_stack("shop", OTHER)] * 3)
+    chain = sorted((one.superseded, one.traversal) for one in outcomes)
+    assert chain[0][0] == shop.traversal
+    assert [left for left, _ in chain[1:]] == [right for _, right in chain[:-1]]
+    assert store.stack("shop").traversal == chain[-1][1]
+
+
+def test_a_create_beside_one_that_is_not_committed(store: converge.Store) -> None:
+    """The second waits for the first, and is told."""
+    created = threading.Event()
+    commit = threading.Event()
+
+    def first() -> None:
+        with store.transaction() as tx:
+            store.create_stack("shop", TEMPLATE, transaction=tx)
+            created.set()
+            commit.wait(5)
+
+    def second() -> converge.Stack:
+        created.wait(5)
+        threading.Timer(0.2, commit.set).start()
+        return store.create_stack("shop", TEMPLATE)
+
+    outcomes = at_once(first, second)
+    assert outcomes[0] is None
+    assert isinstance(outcomes[1], converge.Conflict)
+
+
+def test_a_create_in_the_hosts_transaction_beside_one_that_is_not_committed(
+    store: converge.Store,
+) -> None:
+    """So it is on a connection that converge did not make, and that stays usable."""
+    host = sqlalchemy.create_engine(store.database.url, connect_args=_patience(store))
+    created = threading.Event()
+    commit = threading.Event()
+
+    def first() -> None:
+        with store.transaction() as tx:
+            store.create_stack("shop", TEMPLATE, transaction=tx)
+            created.set()
+            commit.wait(5)
+
+    def second() -> int:
+        created.wait(5)
+        threading.Timer(0.2, commit.set).start()
+        with host.begin() as connection:
+            with pytest.raises(converge.Conflict, match="exists already"):
+                store.create_stack("shop", TEMPLATE, transaction=connection)
+            return int(connection.execute(text("SELECT 1")).scalar_one())
+
+    try:
+        assert at_once(first, second) == [None, 1]
+    finally:
+        host.dispose()
+
+
+def _patience(store: converge.Store) -> Mapping[str, Any]:
+    return {"timeout": 10} if is_sqlite(store) else {}
+
+
+def test_a_start_on_a_host_whose_snapshot_is_old(store: converge.Store) -> None:
+    """A transaction that has read before, under REPEATABLE READ, plans with what is there now."""
+    if is_sqlite(store):
+        # an old snapshot cannot write there; a transaction that has not read is all there is
+        host = sqlalchemy.create_engine(store.database.url)
+    else:
+        host = sqlalchemy.create_engine(store.database.url, isolation_level="REPEATABLE READ")
+    world = FakeWorld()
+    engine = StepEngine(store, world.types())
+    store.create_stack("shop", TEMPLATE)
+    try:
+        with host.connect() as connection:
+            if store.database.dialect == "mysql":
+                connection.execute(text("SELECT COUNT(*) FROM converge_resource"))
+            engine.run()
+            store.delete_stack("shop", transaction=connection)
+            connection.commit()
+    finally:
+        host.dispose()
+    engine.run()
+    assert world.names() == []
+    assert world.log[:2] == ["create A.0", "create B.0"]
+    assert store.stacks() == []
+
+
+# -- claiming
+
+
+def test_two_claims_at_once_take_different_nodes(shop: converge.Stack) -> None:
+    store = shop._store
+    engines = [StepEngine(store, FakeWorld().types()) for _ in range(4)]
+    works = at_once(*[lambda engine=engine: engine.claim() for engine in engines])
+    claimed = [work.row.name for found in works for work in found if work.row is not None]
+    assert len(claimed) == len(set(claimed))
+    # a claim passes over what another one is looking at, so not everyone needs to get one
+    assert set(claimed) <= {"A", "B"}
+    assert claimed
+
+
+def test_ready_rows_that_another_transaction_has_are_passed_over(shop: converge.Stack) -> None:
+    store = shop._store
+    with store.transaction() as tx:
+        (first,) = sync_points.lock_ready(tx, 1)
+        if is_sqlite(store):
+            # one writer at a time there
+            second = sync_points.lock_ready(tx, 10)
+            assert [row.node for row in second] == [0, 1]
+            return
+        with store.transaction() as other:
+            (second_row,) = sync_points.lock_ready(other, 10)
+    assert {first.node, second_row.node} == {0, 1}
+
+
+def test_ready_rows_come_in_the_order_in_which_they_became_ready(
+    store: converge.Store, clock: FakeClock
+) -> None:
+    names = ["third", "first", "second"]
+    for name, seconds in zip(names, (3, 1, 2), strict=True):
+        clock.seconds = seconds
+        store.create_stack(name, OTHER)
+    by_id = {store.stack(name).traversal: name for name in names}
+
+    def ready(seconds: float, limit: int = 10) -> list[str]:
+        clock.seconds = seconds
+        with store.transaction() as tx:
+            return [by_id[row.traversal_id] for row in sync_points.lock_ready(tx, limit)]
+
+    assert ready(0.5) == []
+    assert ready(2) == ["first", "second"]
+    assert ready(5) == ["first", "second", "third"]
+    assert ready(5, limit=2) == ["first", "second"]
+
+
+def test_the_limit_of_a_claim(shop: converge.Stack) -> None:
+    with shop._store.transaction() as tx:
+        assert len(sync_points.lock_ready(tx, 1)) == 1
+
+
+# -- guarded updates
+
+#: A transaction, a node as a claim or a lock shows it, and the id of its engine.
+Claimed = tuple[Transaction, Any, int]
+
+
+@pytest.fixture
+def claimed(shop: converge.Stack) -> Iterator[Claimed]:
+    """A transaction, node A as it is after a claim, and the id of the engine that claimed it."""
+    store = shop._store
+    engine = StepEngine(store, FakeWorld().types())
+    (work,) = engine.claim()
+    with store.transaction() as tx:
+        yield tx, work.node, engine.id
+
+
+def test_a_node_is_moved_by_its_engine_only(claimed: Claimed) -> None:
+    tx, node, engine_id = claimed
+    with pytest.raises(StaleLock):
+        sync_points.end_nodes(tx, engine_id + 1, [node], State.DONE)
+    with pytest.raises(StaleLock):
+        sync_points.requeue_node(tx, engine_id + 1, node, 0)
+    with pytest.raises(StaleLock):
+        sync_points.point_at(tx, engine_id + 1, node, 1)
+    sync_points.end_nodes(tx, engine_id, [node], State.DONE)
+    with pytest.raises(StaleLock):
+        sync_points.end_nodes(tx, engine_id, [node], State.DONE)
+
+
+def test_a_node_is_moved_at_its_epoch_only(claimed: Claimed) -> None:
+    tx, node, engine_id = claimed
+    node.epoch -= 1
+    with pytest.raises(StaleLock):
+        sync_points.end_nodes(tx, engine_id, [node], State.DONE)
+    with pytest.raises(StaleLock):
+        sync_points.requeue_node(tx, engine_id, node, 0)
+    with pytest.raises(StaleLock):
+        sync_points.point_at(tx, engine_id, node, 1)
+
+
+def test_a_node_is_started_and_blocked_once(shop: converge.Stack) -> None:
+    with shop._store.transaction() as tx:
+        (node,) = sync_points.lock_ready(tx, 1)
+        sync_points.start_nodes(tx, 1, [node.key])
+        with pytest.raises(StaleLock):
+            sync_points.start_nodes(tx, 1, [node.key])
+        with pytest.raises(StaleLock):
+            sync_points.block_nodes(tx, [node.key])
+
+
+def test_a_node_waits_for_no_more_than_it_does(shop: converge.Stack) -> None:
+    store = shop._store
+    node = nodes(store)["C"]
+    assert (node.state, node.pending) == (State.WAITING, 2)
+    with store.transaction() as tx:
+        with pytest.raises(StaleLock):
+            sync_points.arrive(tx, {node.key: 3}, {node.key: node})
+        assert sync_points.arrive(tx, {node.key: 2}, {node.key: node}) == 1
+        with pytest.raises(StaleLock):
+            sync_points.arrive(tx, {node.key: 1}, {node.key: node})
+
+
+def test_a_resource_is_locked_once_and_epochs_grow(claimed: Claimed) -> None:
+    tx, node, engine_id = claimed
+    assert node.resource_id is not None
+    row = resources.lock_resources(tx, [node.resource_id])[node.resource_id]
+    assert (row.engine_id, row.epoch) == (engine_id, 1)
+    lock = {
+        "id": row.id,
+        "epoch": row.epoch,
+        "action": row.action,
+        "status": row.status,
+        "type": row.type,
+        "requires": [],
+    }
+    with pytest.raises(StaleLock):
+        resources.take_locks(tx, engine_id, [lock])
+    resources.release(tx, engine_id, [(row.id, row.epoch, {"reason": "x"})])
+    with pytest.raises(StaleLock):
+        resources.release(tx, engine_id, [(row.id, row.epoch, {"reason": "x"})])
+    with pytest.raises(StaleLock):
+        resources.take_locks(tx, engine_id, [lock | {"epoch": 0}])
+    resources.take_locks(tx, engine_id, [lock])
+    assert resources.lock_resources(tx, [row.id])[row.id].epoch == 2
+    resources.free_engine_locks(tx, engine_id, [row.id])
+    freed = resources.lock_resources(tx, [row.id])[row.id]
+    assert (freed.engine_id, freed.epoch) == (None, 3)
+
+
+def test_a_resource_is_written_under_its_lock_only(claimed: Claimed) -> None:
+    tx, node, engine_id = claimed
+    assert node.resource_id is not None
+    row = resources.lock_resources(tx, [node.resource_id])[node.resource_id]
+    for engine, epoch in ((engine_id + 1, row.epoch), (engine_id, row.epoch + 1)):
+        with pytest.raises(StaleLock):
+            resources.write_locked(tx, engine, row.id, epoch, physical_id="x")
+        with pytest.raises(StaleLock):
+            resources.release(tx, engine, [(row.id, epoch, {"physical_id": "x"})])
+    row.epoch += 1
+    with pytest.raises(StaleLock):
+        resources.delete_locked(tx, engine_id, [row])
+    row.epoch -= 1
+    resources.write_locked(tx, engine_id, row.id, row.epoch, physical_id="y")
+    assert resources.lock_resources(tx, [row.id])[row.id].physical_id == "y"
+    resources.delete_locked(tx, engine_id, [row])
+    assert resources.lock_resources(tx, [row.id]) == {}
+
+
+def test_moves_that_are_not_declared_are_refused(shop: converge.Stack) -> None:
+    """Every function that moves a node refuses one that is in no state to be moved so."""
+    store = shop._store
+    node = nodes(store)["A"]
+    assert node.kind is Kind.UPDATE
+
+    def be(tx: Transaction, state: State) -> None:
+        tx.execute(
+            update(schema.sync_point)
+            .where(
+                schema.sync_point.c.traversal_id == node.traversal_id,
+                schema.sync_point.c.node == node.node,
+            )
+            .values(state=state, engine_id=1, epoch=0)
+        )
+
+    moves: dict[State, Callable[[Transaction], object]] = {
+        State.RUNNING: lambda tx: sync_points.start_nodes(tx, 1, [node.key]),
+        State.BLOCKED: lambda tx: sync_points.block_nodes(tx, [node.key]),
+        State.DONE: lambda tx: sync_points.end_nodes(tx, 1, [node], State.DONE),
+        State.FAILED: lambda tx: sync_points.end_nodes(tx, 1, [node], State.FAILED),
+    }
+    with store.transaction() as tx:
+        for target, move in moves.items():
+            for source in State:
+                be(tx, source)
+                if target in SYNC_POINT_MOVES[source]:
+                    move(tx)
+                else:
+                    with pytest.raises(StaleLock):
+                        move(tx)
+        tx.connection.rollback()

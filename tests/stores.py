@@ -1,0 +1,53 @@
+"""Open stores that many tests use one after the other.
+
+A new :class:`converge.Store` compiles every statement again, which takes longer than most
+tests do. So each process keeps one per backend, empties it for the next test, and lets that
+say what time it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import delete, event
+
+import converge
+from converge.store import schema
+from tests.backends import Backend, Sqlite
+
+
+class Stores:
+    """The open stores, by backend."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, converge.Store] = {}
+
+    def fresh(self, backend: Backend, clock: Callable[[], float] | None = None) -> converge.Store:
+        """The backend's store, without rows, on a file or database of its own."""
+        store = self._open.get(backend.name)
+        if store is None:
+            store = self._open[backend.name] = self._connect(backend)
+        store.database.clock = clock
+        with store.transaction() as tx:
+            for table in schema.metadata.sorted_tables:
+                tx.execute(delete(table))
+        return store
+
+    def close(self) -> None:
+        """Close them all."""
+        for store in self._open.values():
+            store.close()
+        self._open.clear()
+
+    def _connect(self, backend: Backend) -> converge.Store:
+        store = converge.connect(backend.migrated())
+        if isinstance(backend, Sqlite):
+            # no test of these pulls the plug
+            store.close()
+            event.listen(store.database.engine, "connect", _hurry)
+        return store
+
+
+def _hurry(connection: Any, record: object) -> None:
+    connection.execute("PRAGMA synchronous = OFF")
