@@ -1,0 +1,436 @@
+"""Completing: what became of the work is written, and arrives at the successors.
+
+Many completions share one transaction. Each is valid only while its node still is this
+engine's, at the epoch of its claim; of a stale one nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from converge.errors import StaleLock
+from converge.model import Action, Kind, OnFailure, State, Status, TraversalStatus
+from converge.start import Intent, start
+from converge.store import events, resources, stacks, sync_points, templates, traversals
+from converge.store.database import Transaction
+from converge.store.resources import ResourceRow
+from converge.store.stacks import StackRow
+from converge.store.sync_points import Key, NodeState
+from converge.store.traversals import TraversalRow
+from converge.store.types import REASON_LENGTH, text
+from converge.work import Outcome, Result, Step, Work
+
+_ENDS = {
+    Result.DONE: State.DONE,
+    Result.FAILED: State.FAILED,
+    Result.SKIPPED: State.SKIPPED,
+}
+
+
+@dataclass(slots=True)
+class Completion:
+    """What a transaction wrote.
+
+    :ivar stale: the outcomes of which nothing was written, as another engine has the work.
+    :ivar readied: how many nodes became READY.
+    """
+
+    stale: list[Outcome] = field(default_factory=list)
+    readied: int = 0
+
+
+def halts(outcome: Outcome) -> bool:
+    """Whether this outcome ends its traversal: it needs :func:`complete_failure`."""
+    return (
+        outcome.result is Result.FAILED
+        and outcome.work.traversal.on_failure is not OnFailure.CONTINUE
+        and outcome.work.traversal.action is not Action.CHECK
+    )
+
+
+def complete(tx: Transaction, engine_id: int, outcomes: Sequence[Outcome]) -> Completion:
+    """Write a group of outcomes, in one transaction.
+
+    Locks are taken in this order: the nodes and their successors by key, the resources by
+    id. The only key that can come later is a stack's own node, which has the highest number
+    of its traversal.
+    """
+    completion = Completion()
+    rows = _lock_with_successors(tx, outcomes)
+    valid = []
+    for outcome in outcomes:
+        node = rows.get(outcome.work.node.key)
+        if node is not None and _is_mine(node, outcome.work, engine_id):
+            valid.append((outcome, node))
+        else:
+            completion.stale.append(outcome)
+    locked = resources.lock_states(tx, (_row(o.work).id for o, _ in valid if o.work.locked))
+    kept = []
+    for outcome, node in valid:
+        row = locked.get(_row(outcome.work).id) if outcome.work.locked else None
+        if outcome.work.locked and (
+            row is None or row.engine_id != engine_id or row.epoch != _row(outcome.work).epoch
+        ):
+            completion.stale.append(outcome)
+        else:
+            kept.append((outcome, node))
+    _write_nodes(tx, engine_id, kept)
+    _write_resources(tx, engine_id, kept)
+    arrived = _arrive(tx, kept, rows)
+    _count(tx, engine_id, kept)
+    events.insert_events(
+        tx, [event for outcome, _ in kept if (event := _event(outcome)) is not None]
+    )
+    waited_for = sorted(row.id for row in locked.values() if row.blocking)
+    completion.readied = arrived + sync_points.unblock(tx, waited_for)
+    return completion
+
+
+def _row(work: Work) -> ResourceRow:
+    assert work.row is not None
+    return work.row
+
+
+def _is_mine(node: NodeState, work: Work, engine_id: int) -> bool:
+    return (
+        node.engine_id == engine_id
+        and node.epoch == work.node.epoch
+        and node.state in (State.RUNNING, State.SUPERSEDED)
+    )
+
+
+def _lock_with_successors(tx: Transaction, outcomes: Sequence[Outcome]) -> dict[Key, NodeState]:
+    keys: set[Key] = set()
+    for outcome in outcomes:
+        node = outcome.work.node
+        keys.add(node.key)
+        if outcome.result in _ENDS:
+            keys.update((node.traversal_id, successor) for successor in node.successors)
+    rows = sync_points.lock_nodes(tx, keys)
+    # a halted traversal's running nodes were led to the stack's node after their claim, and
+    # have no further attempt
+    late = {
+        (key[0], successor)
+        for outcome in outcomes
+        if (key := outcome.work.node.key) in rows and (outcome.result in _ENDS or rows[key].tainted)
+        for successor in rows[key].successors
+    } - rows.keys()
+    if late:
+        rows.update(sync_points.lock_nodes(tx, late))
+    return rows
+
+
+def _write_nodes(
+    tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, NodeState]]
+) -> None:
+    ends: dict[State, list[NodeState]] = {}
+    superseded = []
+    for outcome, node in kept:
+        if node.state is State.SUPERSEDED:
+            superseded.append(node.key)
+            continue
+        if outcome.result in (Result.RETRY, Result.HANDED_BACK):
+            if outcome.result is Result.RETRY and node.tainted:
+                # its traversal was halted meanwhile: no further attempt
+                outcome.result = Result.FAILED
+                outcome.values["status"] = Status.FAILED
+            else:
+                sync_points.requeue_node(
+                    tx,
+                    engine_id,
+                    node,
+                    outcome.wait,
+                    unstarted=outcome.result is Result.HANDED_BACK and not outcome.started,
+                )
+                continue
+        ends.setdefault(_ENDS[outcome.result], []).append(node)
+    for state, nodes in ends.items():
+        sync_points.end_nodes(tx, engine_id, nodes, state)
+    sync_points.delete_nodes(tx, superseded)
+
+
+def _write_resources(
+    tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, NodeState]]
+) -> None:
+    written = []
+    deleted = []
+    for outcome, node in kept:
+        if not outcome.work.locked:
+            continue
+        row = _row(outcome.work)
+        if outcome.deleted:
+            deleted.append(row)
+            continue
+        values = outcome.values
+        if outcome.result is Result.HANDED_BACK and not outcome.started:
+            values = {"action": row.action, "status": row.status, "requires": row.requires}
+        elif outcome.result is Result.RETRY and node.state is State.SUPERSEDED:
+            values = values | {"status": Status.FAILED}
+        written.append((row.id, row.epoch, values))
+    resources.release(tx, engine_id, written)
+    resources.delete_locked(tx, engine_id, deleted)
+
+
+def _arrive(
+    tx: Transaction,
+    kept: Sequence[tuple[Outcome, NodeState]],
+    rows: Mapping[Key, NodeState],
+) -> int:
+    counts: Counter[Key] = Counter()
+    tainted: set[Key] = set()
+    for outcome, node in kept:
+        if node.state is State.SUPERSEDED or outcome.result not in _ENDS:
+            continue
+        taints = outcome.result is not Result.DONE or node.tainted
+        for successor in node.successors:
+            key = (node.traversal_id, successor)
+            counts[key] += 1
+            if taints and not rows[key].tainted:
+                tainted.add(key)
+    sync_points.taint(tx, sorted(tainted))
+    return sync_points.arrive(tx, counts, rows)
+
+
+def _count(tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, NodeState]]) -> None:
+    counts: dict[int, Counter[Result]] = {}
+    for outcome, node in kept:
+        if node.state is not State.SUPERSEDED and outcome.result in _ENDS:
+            counts.setdefault(node.traversal_id, Counter())[outcome.result] += 1
+    for traversal_id, count in sorted(counts.items()):
+        traversals.add_progress(
+            tx,
+            traversal_id,
+            engine_id,
+            count[Result.DONE],
+            count[Result.FAILED],
+            count[Result.SKIPPED],
+        )
+
+
+def _event(outcome: Outcome) -> dict[str, Any] | None:
+    work = outcome.work
+    step = work.decision.step
+    if work.row is None or outcome.result is Result.HANDED_BACK:
+        return None
+    if outcome.result is Result.DONE and step in (Step.NOTHING, Step.DROP):
+        return None
+    status: str = Status.COMPLETE
+    reason = outcome.reason
+    if outcome.result is Result.FAILED:
+        status = Status.FAILED
+    elif outcome.result is Result.SKIPPED:
+        status = "SKIPPED"
+    elif outcome.result is Result.RETRY:
+        status = "RETRY"
+        reason = f"attempt {work.node.attempts}, again in {outcome.wait:g} s: {reason}"
+    return _make_event(work, status, reason)
+
+
+def _make_event(work: Work, status: str, reason: str | None) -> dict[str, Any]:
+    verbs = {
+        Step.CREATE: Action.CREATE,
+        Step.DELETE: Action.DELETE,
+        Step.DROP: Action.DELETE,
+        Step.CHECK: Action.CHECK,
+    }
+    cleanup = Action.DELETE if work.node.kind is Kind.CLEANUP else Action.UPDATE
+    row = _row(work)
+    if work.node.kind is Kind.UPDATE and row.status is Status.INIT:
+        cleanup = Action.CREATE
+    return {
+        "stack_id": work.traversal.stack_id,
+        "traversal_id": work.traversal.id,
+        "resource": row.name,
+        "action": verbs.get(work.decision.step, cleanup),
+        "status": status,
+        "reason": None if reason is None else text(reason),
+    }
+
+
+def unreplaced(work: Work) -> Outcome:
+    """The outcome of a replacement that is not wanted any more: the old version is as before."""
+    row = _row(work)
+    before = {"action": row.action, "status": row.status, "requires": row.requires}
+    return Outcome(work, Result.SKIPPED, before)
+
+
+def replace(tx: Transaction, engine_id: int, work: Work) -> Work | None:
+    """Insert the replacement of a work's resource and point its node at it.
+
+    The old version is healthy again, and is deleted at its own cleanup node.
+
+    :returns: the work on the replacement; None if the traversal was superseded meanwhile,
+        which leaves the old version as it was.
+    :raises StaleLock: the work is not this engine's any more.
+    """
+    node = sync_points.lock_nodes(tx, [work.node.key]).get(work.node.key)
+    if node is None or not _is_mine(node, work, engine_id):
+        raise StaleLock(
+            f"the replacement of {_row(work).name!r} is not this engine's work any more"
+        )
+    if node.state is State.SUPERSEDED or node.tainted:
+        return None
+    old = _row(work)
+    new_id = resources.insert_replacement(tx, old, work.wanted_type, engine_id)
+    before = {
+        "action": old.action,
+        "status": old.status,
+        "requires": old.requires,
+        "replaced_by": new_id,
+    }
+    locked = resources.lock_resources(tx, [old.id, new_id])
+    resources.release(tx, engine_id, [(old.id, old.epoch, before)])
+    sync_points.point_at(tx, engine_id, node, new_id)
+    if locked[old.id].blocking:
+        sync_points.unblock(tx, [old.id])
+    new = locked[new_id]
+    resources.write_locked(tx, engine_id, new_id, new.epoch, requires=work.requires)
+    events.insert_events(tx, [_make_event(work, "REPLACED", f"resource {new_id} takes its place")])
+    work.node.resource_id = new_id
+    new.status = Status.INIT
+    return Work(
+        traversal=work.traversal,
+        node=work.node,
+        row=new,
+        decision=type(work.decision)(Step.CREATE, work.decision.properties),
+        requires=work.requires,
+        locked=True,
+    )
+
+
+def complete_failure(tx: Transaction, engine_id: int, outcome: Outcome) -> Completion:
+    """Write a failure that ends its traversal: nothing new starts, what runs goes on to its end."""
+    work = outcome.work
+    stack = stacks.lock_stack_by_id(tx, work.traversal.stack_id)
+    if stack.traversal_id == work.traversal.id:
+        nodes = sync_points.lock_traversal_nodes(tx, work.traversal.id, sync_points.LIVE)
+        own = next((node for node in nodes if node.node == work.node.node), None)
+        if own is not None and _is_mine(own, work, engine_id):
+            _halt(tx, work.traversal, nodes, TraversalStatus.FAILED, failure_reason(outcome))
+    return complete(tx, engine_id, [outcome])
+
+
+def failure_reason(outcome: Outcome) -> str:
+    """Why a traversal failed: the resource that failed first."""
+    name = outcome.work.row.name if outcome.work.row is not None else "stack"
+    return text(f"resource {name!r}: {outcome.reason}")
+
+
+def _halt(
+    tx: Transaction,
+    traversal: TraversalRow,
+    nodes: Sequence[NodeState],
+    outcome: TraversalStatus,
+    reason: str,
+) -> bool:
+    """Let nothing new start; the stack's node waits for what is running and nothing else.
+
+    :param nodes: the live nodes of the traversal, locked, as is the stack's row.
+    :returns: False if it was halted or over before.
+    """
+    if not traversals.halt_traversal(tx, traversal.id, outcome, reason):
+        return False
+    stack_node = next(node for node in nodes if node.kind is Kind.STACK)
+    others = [node for node in nodes if node.kind is not Kind.STACK]
+    idle = [node.key for node in others if node.state is not State.RUNNING]
+    sync_points.skip_nodes(tx, idle)
+    running = [node.key for node in others if node.state is State.RUNNING]
+    sync_points.lead_to_stack(tx, running, stack_node.key)
+    if idle:
+        # engine 0 stands for whoever is no engine
+        traversals.add_progress(tx, traversal.id, 0, 0, 0, len(idle))
+    return True
+
+
+def halt(tx: Transaction, traversal_id: int, outcome: TraversalStatus, reason: str) -> bool:
+    """Halt a running traversal from outside: a cancel, or its deadline.
+
+    Where nothing is running, the traversal ends at once.
+
+    :returns: False if it was halted or over before.
+    """
+    traversal = traversals.get_traversal(tx, traversal_id)
+    stack = stacks.lock_stack_by_id(tx, traversal.stack_id)
+    if stack.traversal_id != traversal_id:
+        return False
+    nodes = sync_points.lock_traversal_nodes(tx, traversal_id, sync_points.LIVE)
+    if not _halt(tx, traversal, nodes, outcome, reason):
+        return False
+    if not any(node.state is State.RUNNING and node.kind is not Kind.STACK for node in nodes):
+        _end(tx, stack, traversals.get_traversal(tx, traversal_id), tainted=True)
+    return True
+
+
+def finish(tx: Transaction, engine_id: int, work: Work) -> None:
+    """The stack's own node: end the traversal.
+
+    :raises StaleLock: it is not this engine's work any more.
+    """
+    stack = stacks.lock_stack_by_id(tx, work.traversal.stack_id)
+    node = sync_points.lock_nodes(tx, [work.node.key]).get(work.node.key)
+    if node is None or not _is_mine(node, work, engine_id) or node.state is not State.RUNNING:
+        raise StaleLock(f"the end of traversal {work.traversal.id} is not this engine's work")
+    _end(tx, stack, traversals.get_traversal(tx, work.traversal.id), tainted=node.tainted)
+
+
+def _end(tx: Transaction, stack: StackRow, traversal: TraversalRow, *, tainted: bool) -> None:
+    """End the current traversal of a locked stack, and start its rollback if that is its intent."""
+    status, reason = TraversalStatus.COMPLETE, traversal.reason
+    if traversal.halted is not None:
+        status = TraversalStatus(traversal.halted)
+    elif tainted:
+        status = TraversalStatus.FAILED
+        reason = _what_failed(tx, traversal)
+    traversals.end_traversal(tx, traversal.id, status, reason)
+    sync_points.delete_traversal_nodes(tx, traversal.id)
+    events.insert_events(
+        tx,
+        [
+            {
+                "stack_id": stack.id,
+                "traversal_id": traversal.id,
+                "resource": None,
+                "action": traversal.action,
+                "status": status,
+                "reason": reason,
+            }
+        ],
+    )
+    values: dict[str, Any] = {"status": Status(status), "reason": reason}
+    completed = stack.completed_template_id
+    if status is TraversalStatus.COMPLETE and traversal.action is not Action.CHECK:
+        completed = traversal.template_id
+        values["completed_template_id"] = completed
+        if completed is not None:
+            templates.set_completed(tx, completed)
+        if traversal.action is Action.DELETE:
+            values |= {"live": None, "template_id": None, "edges": None}
+    stacks.update_stack(tx, stack.id, **values)
+    gone = status is TraversalStatus.COMPLETE and traversal.action is Action.DELETE
+    templates.delete_unused(
+        tx,
+        stack.id,
+        () if gone else (stack.template_id, completed),
+        keep=0 if gone else templates.KEPT_VERSIONS,
+    )
+    events.prune_events(tx, stack.id)
+    if (
+        status is TraversalStatus.FAILED
+        and traversal.on_failure is OnFailure.ROLLBACK
+        and completed != traversal.template_id
+    ):
+        why = text(f"rolled back: {reason}")
+        start(tx, stack, Action.ROLLBACK, completed, Intent(), reason=why)
+
+
+def _what_failed(tx: Transaction, traversal: TraversalRow) -> str:
+    failures = events.list_failures(tx, traversal.stack_id, traversal.id, limit=1)
+    if not failures:
+        return "a resource failed"
+    name, reason = failures[0]
+    count = traversals.sum_progress(tx, traversal.id)["failed"]
+    more = f" (and {count - 1} more failed)" if count > 1 else ""
+    return text(f"resource {name!r}: {reason}", REASON_LENGTH - len(more)) + more

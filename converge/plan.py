@@ -1,0 +1,226 @@
+"""What a traversal needs: a pure function of the wanted definitions and the existing resources.
+
+Every name in the template has an *update* node, in the order of the template's
+references. Every existing resource has a *cleanup* node, in the reverse order of what it
+really requires. A cleanup follows the update of its own name, so that everything that
+depends on a resource is pointed at its replacement before the old version is deleted.
+Cleanup edges only ever lead to updates or to other cleanups, hence the two halves
+together have no cycle as long as neither has one of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from converge.graph import Graph
+from converge.model import Action, Definition, Kind, Status
+
+#: A node before it has a number: (kind, name or resource id).
+Key = tuple[Kind, str | int]
+
+STACK: Key = (Kind.STACK, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """What the plan needs to know of a resource row."""
+
+    id: int
+    name: str
+    type: str = ""
+    action: Action = Action.CREATE
+    status: Status = Status.COMPLETE
+    template_id: int | None = None
+    requires: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One sync point to insert.
+
+    :ivar number: its place in topological order; the stack's own node has the highest.
+    :ivar name: the resource's name, None for the stack's node.
+    :ivar resource_id: its row, None for the stack's node and for rows yet to be inserted.
+    :ivar keep: of a cleanup: this version stays unless it is replaced on the way.
+    :ivar requires: numbers of the update nodes whose results this node's references read.
+    :ivar pending: how many predecessors it waits for.
+    :ivar successors: numbers of the nodes that wait for it, in order.
+    """
+
+    number: int
+    kind: Kind
+    name: str | None
+    resource_id: int | None
+    keep: bool
+    definition: Definition | None
+    requires: tuple[int, ...]
+    pending: int
+    successors: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """:ivar nodes: in order of their numbers.
+    :ivar new: names for which a resource row must be inserted.
+    :ivar kept: ids of the existing versions that stay.
+    :ivar graph: the same nodes under readable names, for people.
+    """
+
+    nodes: tuple[Node, ...]
+    new: tuple[str, ...]
+    kept: frozenset[int]
+    graph: Graph[str]
+
+
+def best_versions(
+    existing: Iterable[Existing], wanted: int | None, previous: int | None
+) -> dict[str, Existing]:
+    """The version of each name that is kept.
+
+    Healthy before failed; then the one already at the wanted template, then at the
+    previous one, then the newest. A version whose deletion has begun is never kept.
+    """
+
+    def rank(resource: Existing) -> tuple[bool, bool, bool, int]:
+        return (
+            resource.status is not Status.FAILED,
+            wanted is not None and resource.template_id == wanted,
+            previous is not None and resource.template_id == previous,
+            resource.id,
+        )
+
+    best: dict[str, Existing] = {}
+    for resource in existing:
+        if resource.action is Action.DELETE:
+            continue
+        other = best.get(resource.name)
+        if other is None or rank(resource) > rank(other):
+            best[resource.name] = resource
+    return best
+
+
+def plan(
+    definitions: Mapping[str, Definition],
+    existing: Sequence[Existing],
+    *,
+    wanted: int | None = None,
+    previous: int | None = None,
+) -> Plan:
+    """Plan the way from the existing resources to the wanted definitions.
+
+    :param definitions: the wanted resources, each requiring only names among them.
+    :param existing: all the stack's resource rows.
+    :param wanted: id of the wanted template, None where nothing is wanted.
+    :param previous: id of the template wanted before.
+    :raises CircularDependency: the definitions (or the rows' ``requires``) have a cycle.
+    """
+    best = best_versions(existing, wanted, previous)
+    kept = {name: best[name] for name in definitions if name in best}
+    return _number(_edges(definitions, existing, kept), definitions, existing, kept)
+
+
+def plan_check(definitions: Mapping[str, Definition], existing: Sequence[Existing]) -> Plan:
+    """Plan a look at every existing resource: no order, nothing inserted, nothing removed."""
+    best = best_versions(existing, None, None)
+    kept = {
+        name: best[name]
+        for name in definitions
+        if name in best and best[name].status is not Status.INIT
+    }
+    edges: list[tuple[Key, Key | None]] = [((Kind.UPDATE, name), None) for name in kept]
+    return _number(edges, {name: definitions[name] for name in kept}, existing, kept)
+
+
+def _edges(
+    definitions: Mapping[str, Definition],
+    existing: Sequence[Existing],
+    kept: Mapping[str, Existing],
+) -> list[tuple[Key, Key | None]]:
+    """The (requirer, required) pairs of both halves."""
+    edges: list[tuple[Key, Key | None]] = []
+    for name, definition in definitions.items():
+        edges.append(((Kind.UPDATE, name), None))
+        edges.extend(
+            ((Kind.UPDATE, name), (Kind.UPDATE, required)) for required in definition.requires
+        )
+    ids = {resource.id for resource in existing}
+    required_ids = {required for resource in existing for required in resource.requires}
+    for resource in existing:
+        cleanup: Key = (Kind.CLEANUP, resource.id)
+        edges.append((cleanup, None))
+        edges.extend(
+            ((Kind.CLEANUP, required), cleanup) for required in resource.requires if required in ids
+        )
+        if resource.name not in definitions:
+            continue
+        going = resource.action is Action.DELETE
+        if going and resource.name not in kept and resource.id not in required_ids:
+            # it is half gone and may still hold a name or a path that its successor needs
+            edges.append(((Kind.UPDATE, resource.name), cleanup))
+        else:
+            edges.append((cleanup, (Kind.UPDATE, resource.name)))
+    return edges
+
+
+def _number(
+    edges: list[tuple[Key, Key | None]],
+    definitions: Mapping[str, Definition],
+    existing: Sequence[Existing],
+    kept: Mapping[str, Existing],
+) -> Plan:
+    """Number the nodes in topological order and close the graph with the stack's node."""
+    roots = Graph(edges).roots()
+    edges.append((STACK, None))
+    edges.extend((STACK, root) for root in roots)
+    graph = Graph(edges)
+    order = list(graph)
+    numbers = {key: number for number, key in enumerate(order)}
+    by_id = {resource.id: resource for resource in existing}
+    kept_ids = frozenset(resource.id for resource in kept.values())
+
+    nodes = []
+    for number, key in enumerate(order):
+        kind, what = key
+        name: str | None = None
+        resource_id: int | None = None
+        definition = None
+        requires: tuple[int, ...] = ()
+        if kind is Kind.UPDATE:
+            name = str(what)
+            resource_id = kept[name].id if name in kept else None
+            definition = definitions[name]
+            requires = tuple(
+                numbers[required]
+                for other in definition.requires
+                if (required := (Kind.UPDATE, other)) in numbers
+            )
+        elif kind is Kind.CLEANUP:
+            resource_id = int(what)
+            name = by_id[resource_id].name
+        nodes.append(
+            Node(
+                number=number,
+                kind=kind,
+                name=name,
+                resource_id=resource_id,
+                keep=resource_id in kept_ids,
+                definition=definition,
+                requires=requires,
+                pending=len(graph.requires(key)),
+                successors=tuple(sorted(numbers[other] for other in graph.required_by(key))),
+            )
+        )
+
+    def label(key: Key) -> str:
+        kind, what = key
+        if kind is Kind.CLEANUP:
+            return f"cleanup {by_id[int(what)].name} #{what}"
+        return f"update {what}" if kind is Kind.UPDATE else "stack"
+
+    return Plan(
+        nodes=tuple(nodes),
+        new=tuple(name for name in definitions if name not in kept),
+        kept=kept_ids,
+        graph=graph.translate(label),
+    )

@@ -1,0 +1,213 @@
+"""Running a handler: outside any transaction, from a claimed work to its outcome."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from converge.errors import BadInput, Replace
+from converge.model import Action, Json, Kind, Physical, Status
+from converge.resource_type import Context, ResourceType
+from converge.store.types import PHYSICAL_ID_LENGTH, dump, text
+from converge.work import Outcome, Result, Step, Work
+
+#: The largest properties or attributes of one resource, in characters of JSON.
+VALUE_LENGTH = 4 * 1024 * 1024
+
+#: Steps that call a handler; all others are over at once.
+HANDLED = frozenset({Step.CREATE, Step.UPDATE, Step.DELETE, Step.CHECK})
+
+
+def make_context(work: Work, record: Callable[[str], None] | None, limit: float | None) -> Context:
+    """What the handler is told.
+
+    :param record: stores a physical id at once.
+    :param limit: seconds that the type allows for one call.
+    """
+    row = work.row
+    assert row is not None
+    limits = [one for one in (limit, work.traversal.node_timeout) if one is not None]
+    return Context(
+        work.traversal.stack,
+        row.name,
+        attempt=work.node.attempts,
+        token=_token(work),
+        physical_id=row.physical_id,
+        properties=row.properties,
+        attributes=row.attributes,
+        timeout=min(limits) if limits else None,
+        record=record,
+    )
+
+
+def _token(work: Work) -> str:
+    """The same for every attempt: of the create of a row, of one traversal's update of it."""
+    row = work.row
+    assert row is not None
+    if work.decision.step is Step.CREATE:
+        return row.token
+    root = uuid.UUID(row.token)
+    if work.decision.step is Step.DELETE:
+        return str(uuid.uuid5(root, "delete"))
+    return str(uuid.uuid5(root, f"{work.decision.step} {work.traversal.id}"))
+
+
+def run(work: Work, types: Mapping[str, ResourceType], context: Context | None) -> Outcome:
+    """Do what was decided, and say what became of it. Never raises.
+
+    :param context: given for the steps in :data:`HANDLED`.
+    """
+    step = work.decision.step
+    if step in HANDLED:
+        assert work.row is not None
+        assert context is not None
+        try:
+            return _call(work, types, context)
+        except Replace:
+            if step is Step.UPDATE:
+                return Outcome(work, Result.REPLACE)
+            return failure(work, f"Replace cannot be raised by {step}; only update can ask for it")
+        except BaseException as error:
+            # a handler that calls sys.exit() must not take the engine's thread with it
+            wait = types[work.type_name].retry.wait(work.node.attempts - work.node.deaths, error)
+            return failure(work, describe(error), wait)
+    if step is Step.REPLACE:
+        return Outcome(work, Result.REPLACE)
+    if step is Step.SKIP:
+        return Outcome(work, Result.SKIPPED)
+    if step is Step.FAIL:
+        return failure(work, work.decision.reason or "it cannot be done")
+    if step is Step.DROP:
+        return Outcome(work, Result.DONE, deleted=True)
+    values: dict[str, Any] = {}
+    if work.locked and work.traversal.action is not Action.CHECK:
+        template_id = work.traversal.template_id
+        values = {"requires": work.requires, "template_id": template_id, "reason": None}
+    return Outcome(work, Result.DONE, values)
+
+
+def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Outcome:
+    row = work.row
+    assert row is not None
+    handler: Any = types[work.type_name]
+    properties = work.decision.properties
+    step = work.decision.step
+    if step is Step.DELETE:
+        physical_id = row.physical_id
+        if physical_id is None:
+            # it looks for what was made with the token of the create
+            context.token, token = row.token, context.token
+            found = handler.find(context)
+            context.token = token
+            physical_id = None if found is None else _physical(found, None, context).id
+        if physical_id is not None:
+            context.physical_id = physical_id
+            handler.delete(context, physical_id)
+        return Outcome(work, Result.DONE, deleted=True)
+    if step is Step.CHECK:
+        handler.check(context, row.physical_id, properties)
+        values: dict[str, Any] = {"reason": None, "status": Status.COMPLETE}
+        return Outcome(work, Result.DONE, values)
+    if step is Step.CREATE:
+        physical = _physical(handler.create(context, properties), None, context)
+    else:
+        made = handler.update(context, row.physical_id, properties, row.properties)
+        assert row.physical_id is not None
+        physical = _physical(made, Physical(row.physical_id, row.attributes), context)
+    values = {
+        "action": Action.CREATE if step is Step.CREATE else Action.UPDATE,
+        "status": Status.COMPLETE,
+        "reason": None,
+        "physical_id": physical.id,
+        "properties": _storable("properties", dict(properties)),
+        "attributes": _storable("attributes", dict(physical.attributes)),
+        "requires": work.requires,
+        "template_id": work.traversal.template_id,
+    }
+    return Outcome(work, Result.DONE, values)
+
+
+def _physical(made: object, before: Physical | None, context: Context) -> Physical:
+    """What a handler returned, checked.
+
+    :raises BadInput: it cannot be stored.
+    """
+    if made is None:
+        made = before or Physical(context.physical_id or context.token)
+    elif isinstance(made, str):
+        made = Physical(made, before.attributes if before else {})
+    if not isinstance(made, Physical):
+        raise BadInput(
+            "a handler must return converge.Physical, a physical id, or None, "
+            f"not {type(made).__name__}"
+        )
+    check_physical_id(made.id)
+    if not isinstance(made.attributes, Mapping):
+        raise BadInput(f"attributes must be a mapping, not {type(made.attributes).__name__}")
+    return made
+
+
+def check_physical_id(physical_id: object) -> None:
+    """Whether a physical id can be stored on every database.
+
+    :raises BadInput: it cannot.
+    """
+    if not isinstance(physical_id, str):
+        raise BadInput(f"a physical id must be a string, not {type(physical_id).__name__}")
+    if not 0 < len(physical_id) <= PHYSICAL_ID_LENGTH:
+        raise BadInput(
+            f"a physical id must have 1 to {PHYSICAL_ID_LENGTH} characters, not {len(physical_id)}"
+        )
+    if text(physical_id, PHYSICAL_ID_LENGTH) != physical_id:
+        raise BadInput("a physical id must not have NUL or surrogate characters")
+
+
+def _storable(what: str, value: Json) -> Json:
+    try:
+        size = len(dump(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInput(f"the {what} cannot be stored as JSON: {error}") from error
+    if size > VALUE_LENGTH:
+        raise BadInput(
+            f"the {what} have {size} characters as JSON; at most {VALUE_LENGTH} can be stored"
+        )
+    return value
+
+
+def failure(work: Work, reason: str, wait: float | None = None) -> Outcome:
+    """The outcome of a failed attempt.
+
+    :param wait: seconds until the next one, None if there is none.
+    """
+    reason = text(reason)
+    values: dict[str, Any] = {"reason": reason}
+    row = work.row
+    step = work.decision.step
+    if wait is None and row is not None:
+        if step in HANDLED or step is Step.DROP:
+            values |= {"action": Action(_VERBS[step]), "status": Status.FAILED}
+        elif row.status is not Status.COMPLETE and work.node.kind is Kind.UPDATE:
+            # never handed to its type; what is healthy stays so
+            values |= {"status": Status.FAILED}
+    if wait is None:
+        return Outcome(work, Result.FAILED, values, reason=reason)
+    return Outcome(work, Result.RETRY, values, reason=reason, wait=wait)
+
+
+_VERBS = {
+    Step.CREATE: "CREATE",
+    Step.UPDATE: "UPDATE",
+    Step.DELETE: "DELETE",
+    Step.DROP: "DELETE",
+    Step.CHECK: "CHECK",
+}
+
+
+def describe(error: BaseException) -> str:
+    """The text of a handler's exception, for a person."""
+    try:
+        words = str(error).strip()
+    except Exception:
+        words = ""
+    return words or type(error).__name__

@@ -1,0 +1,167 @@
+"""An engine's dealings with the database under one id: write outcomes, claim nodes.
+
+Both the threaded engine and the one that tests step by hand are loops around this.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from converge import complete as completing
+from converge.claim import claim
+from converge.errors import StaleLock, StoreError
+from converge.resource_type import Context, ResourceType
+from converge.run import HANDLED, check_physical_id, failure, make_context, run
+from converge.store import resources
+from converge.store.database import Database, Transaction
+from converge.store.traversals import TraversalRow
+from converge.work import Outcome, Result, Step, Work
+
+LOG = logging.getLogger(__name__)
+
+#: How many traversals' intents are remembered.
+_KNOWN = 1000
+
+
+class Session:
+    """:param engine_id: the engine's id, which fences all it writes.
+    :param types: its resource types by name.
+    """
+
+    def __init__(
+        self, database: Database, engine_id: int, types: Mapping[str, ResourceType]
+    ) -> None:
+        self.database = database
+        self.engine_id = engine_id
+        self.types = types
+        self._known: dict[int, TraversalRow] = {}
+
+    def turn(self, outcomes: Sequence[Outcome], limit: int) -> list[Work]:
+        """Write what became of works, and claim up to ``limit`` new nodes.
+
+        :returns: the works to do, which includes the replacements asked for by outcomes.
+        :raises StoreError: the database cannot be used; the outcomes may be given again.
+        """
+        works: list[Work] = []
+        group: list[Outcome] = []
+        for outcome in outcomes:
+            if outcome.work.decision.step is Step.FINISH:
+                self._finish(outcome.work)
+            elif outcome.result is Result.REPLACE:
+                replacement = self._replace(outcome.work)
+                if isinstance(replacement, Work):
+                    works.append(replacement)
+                elif replacement is not None:
+                    group.append(replacement)
+            elif completing.halts(outcome):
+                self._write_failure(outcome)
+            else:
+                group.append(outcome)
+        works.extend(self._write_and_claim(group, limit - len(works)))
+        return works
+
+    def _write_and_claim(self, group: Sequence[Outcome], limit: int) -> list[Work]:
+        def both(tx: Transaction) -> tuple[completing.Completion, list[Work]]:
+            written = completing.complete(tx, self.engine_id, group)
+            if limit <= 0:
+                return written, []
+            if len(self._known) > _KNOWN:
+                self._known = {}
+            return written, claim(tx, self.engine_id, limit, self.types, self._known)
+
+        if not group and limit <= 0:
+            return []
+        try:
+            written, works = self.database.transact(both)
+        except StaleLock:
+            # rows moved between two statements; everything is read afresh next time
+            if not group:
+                return []
+            self._write_one_by_one(group)
+            return []
+        except StoreError:
+            if len(group) < 2:
+                raise
+            self._write_one_by_one(group)
+            return []
+        self._log_stale(written)
+        return works
+
+    def _write_one_by_one(self, group: Sequence[Outcome]) -> None:
+        """Find the outcome that a group fails for, and write the others."""
+        for outcome in group:
+            try:
+                self._write(outcome)
+            except StaleLock as error:
+                LOG.warning("%s", error)
+
+    def _write(self, outcome: Outcome) -> None:
+        self._log_stale(
+            self.database.transact(lambda tx: completing.complete(tx, self.engine_id, [outcome]))
+        )
+
+    def _write_failure(self, outcome: Outcome) -> None:
+        try:
+            self._log_stale(
+                self.database.transact(
+                    lambda tx: completing.complete_failure(tx, self.engine_id, outcome)
+                )
+            )
+        except StaleLock as error:
+            LOG.warning("%s", error)
+
+    def _finish(self, work: Work) -> None:
+        try:
+            self.database.transact(lambda tx: completing.finish(tx, self.engine_id, work))
+        except StaleLock as error:
+            LOG.info("%s", error)
+
+    def _replace(self, work: Work) -> Work | Outcome | None:
+        try:
+            new = self.database.transact(lambda tx: completing.replace(tx, self.engine_id, work))
+        except StaleLock as error:
+            LOG.warning("%s", error)
+            return None
+        return completing.unreplaced(work) if new is None else new
+
+    def context(self, work: Work) -> Context | None:
+        """The context of a work's handler; None where no handler is called."""
+        if work.decision.step not in HANDLED:
+            return None
+        row = work.row
+        assert row is not None
+
+        def record(physical_id: str) -> None:
+            check_physical_id(physical_id)
+            values = {"physical_id": physical_id}
+            if work.decision.step is Step.CREATE:
+                values["properties"] = dict(work.decision.properties)  # type: ignore[assignment]
+            self.database.transact(
+                lambda tx: resources.write_locked(tx, self.engine_id, row.id, row.epoch, **values)
+            )
+            row.physical_id = physical_id
+
+        return make_context(work, record, self.types[work.type_name].timeout)
+
+    def run(self, work: Work, context: Context | None) -> Outcome:
+        """Call the work's handler, in no transaction."""
+        return run(work, self.types, context)
+
+    def timed_out(self, work: Work, seconds: float) -> Outcome:
+        """The outcome of a handler that did not come back in time."""
+        reason = f"{work.decision.step} timed out after {seconds:g} s"
+        attempt = work.node.attempts - work.node.deaths
+        wait = self.types[work.type_name].retry.wait(attempt, TimeoutError(reason))
+        return failure(work, reason, wait)
+
+    def _log_stale(self, completion: completing.Completion) -> None:
+        for outcome in completion.stale:
+            work = outcome.work
+            LOG.warning(
+                "refused: %s of %r in traversal %s is not engine %s's work any more",
+                work.decision.step,
+                None if work.row is None else work.row.name,
+                work.traversal.id,
+                self.engine_id,
+            )

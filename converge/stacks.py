@@ -1,0 +1,536 @@
+"""The public face: :func:`connect`, :class:`Store` and :class:`Stack`."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from converge import views
+from converge.complete import halt
+from converge.errors import BadInput, Conflict
+from converge.graph import Graph
+from converge.model import Action, OnFailure, Status, TraversalStatus, check_name
+from converge.resource_type import ResourceType
+from converge.start import Intent, Started, choose_template, is_wanted, start
+from converge.store import migrate, stacks, templates, traversals
+from converge.store.database import Database, Transaction
+from converge.store.stacks import StackRow
+from converge.template import Template
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.engine import URL
+    from sqlalchemy.orm import Session as OrmSession
+
+    HostTransaction = Transaction | Connection | OrmSession
+
+DEFAULT_URL = "sqlite:///converge.db"
+
+#: Seconds between two looks at a stack that is waited for, when nothing in this process tells.
+_LOOK = 0.25
+
+
+def connect(
+    url: str | URL | None = None,
+    *,
+    create_schema: bool = False,
+    clock: Callable[[], float] | None = None,
+) -> Store:
+    """Open the database that converge's tables live in.
+
+    :param url: an SQLAlchemy URL; default is the environment's ``CONVERGE_DB``, or
+        ``sqlite:///converge.db``.
+    :param create_schema: make or upgrade converge's tables if need be; otherwise a program
+        runs ``converge db upgrade`` first.
+    :param clock: what tells the time, in seconds since 1970, instead of the database; for tests.
+    :raises BadInput: the URL is wrong or its driver is not installed.
+    :raises SchemaError: the tables are missing, too old, too new, or not converge's.
+    :raises StoreError: the database cannot be reached or used.
+    """
+    database = Database(url or os.environ.get("CONVERGE_DB") or DEFAULT_URL, clock=clock)
+    try:
+        if create_schema:
+            migrate.upgrade_if_needed(database)
+        migrate.check_version(database)
+    except BaseException:
+        database.close()
+        raise
+    return Store(database)
+
+
+class Store:
+    """The stacks of one database. Made by :func:`connect`; safe to share between threads.
+
+    Every method that starts something says what became of it: it returns a :class:`Stack`
+    whose ``outcome`` is ``started``, ``superseded`` or ``resumed``, or raises
+    :class:`~converge.Conflict`. Each takes ``transaction``: the caller's own (from
+    :meth:`transaction`, or a SQLAlchemy connection or session), in which the start happens
+    beside the caller's rows and is committed by the caller.
+
+    The common parameters are: ``parameters``, values for the template's parameters;
+    ``on_failure``, ``"stop"`` (nothing new starts), ``"continue"`` (what does not depend on
+    the failed goes on) or ``"rollback"`` (to the last version that completed); ``timeout``,
+    seconds for the whole; ``node_timeout``, seconds for each handler call; ``expected``, the
+    traversal that the caller believes to be current, so that of two callers one gets
+    :class:`~converge.Conflict`. Without ``expected``, a running traversal is superseded.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._listeners: list[Callable[[], None]] = []
+        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections to the database."""
+        self.database.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """A transaction to start stacks in, with ``.connection`` for other statements."""
+        with self.database.transaction() as tx:
+            yield tx
+        self.notify()
+
+    # -- starting
+
+    def create_stack(
+        self,
+        name: str,
+        template: Template,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        on_failure: OnFailure | str = OnFailure.STOP,
+        timeout: float | None = None,
+        node_timeout: float | None = None,
+        types: Mapping[str, ResourceType] | None = None,
+        transaction: HostTransaction | None = None,
+    ) -> Stack:
+        """Start to create a stack.
+
+        :param types: check the template against these types first; None checks only what
+            does not need them.
+        :raises Conflict: a stack of that name exists.
+        :raises BadInput: the name, the template or a parameter is wrong.
+        """
+        check_name("stack", name)
+        intent = Intent(on_failure, timeout, node_timeout)
+        values = template.resolve_parameters(parameters or {})
+        if types is not None:
+            template.validate(types)
+
+        def begin(tx: Transaction) -> Stack:
+            row = stacks.insert_stack(tx, name)
+            return self._start_wanted(tx, row, Action.CREATE, template, values, intent)
+
+        return self._begin(transaction, begin)
+
+    def update_stack(
+        self,
+        name: str,
+        template: Template,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        on_failure: OnFailure | str = OnFailure.STOP,
+        timeout: float | None = None,
+        node_timeout: float | None = None,
+        types: Mapping[str, ResourceType] | None = None,
+        expected: int | None = None,
+        transaction: HostTransaction | None = None,
+    ) -> Stack:
+        """Start to bring a stack to another template or other parameters.
+
+        :raises NotFound: there is no such stack.
+        :raises Conflict: ``expected`` is not the current traversal.
+        :raises BadInput: the template or a parameter is wrong.
+        """
+        intent = Intent(on_failure, timeout, node_timeout)
+        values = template.resolve_parameters(parameters or {})
+        if types is not None:
+            template.validate(types)
+
+        def begin(tx: Transaction) -> Stack:
+            row = stacks.lock_stack(tx, name)
+            return self._start_wanted(tx, row, Action.UPDATE, template, values, intent, expected)
+
+        return self._begin(transaction, begin)
+
+    def converge_stack(
+        self,
+        name: str,
+        template: Template,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        on_failure: OnFailure | str = OnFailure.STOP,
+        timeout: float | None = None,
+        node_timeout: float | None = None,
+        types: Mapping[str, ResourceType] | None = None,
+        transaction: HostTransaction | None = None,
+    ) -> Stack:
+        """Bring a stack about, whatever there is of it: create it, update it, or, when a
+        traversal to the very same version is running, leave it to go on.
+
+        :raises BadInput: the name, the template or a parameter is wrong.
+        """
+        check_name("stack", name)
+        intent = Intent(on_failure, timeout, node_timeout)
+        values = template.resolve_parameters(parameters or {})
+        if types is not None:
+            template.validate(types)
+
+        def begin(tx: Transaction) -> Stack:
+            if stacks.find_stack(tx, name) is None:
+                row = stacks.insert_stack(tx, name)
+                return self._start_wanted(tx, row, Action.CREATE, template, values, intent)
+            row = stacks.lock_stack(tx, name)
+            if self._is_on_its_way(tx, row, template, values):
+                assert row.traversal_id is not None
+                return self._stack(tx, row.id, "resumed", None)
+            return self._start_wanted(tx, row, Action.UPDATE, template, values, intent)
+
+        return self._begin(transaction, begin)
+
+    def rollback_stack(
+        self,
+        name: str,
+        *,
+        version: int | None = None,
+        on_failure: OnFailure | str = OnFailure.STOP,
+        timeout: float | None = None,
+        node_timeout: float | None = None,
+        expected: int | None = None,
+        transaction: HostTransaction | None = None,
+    ) -> Stack:
+        """Start to bring a stack back to an earlier version.
+
+        :param version: its number; None for the last one that completed and is not the wanted
+            one; if there is none, all resources go.
+        :raises NotFound: there is no such stack or version.
+        :raises Conflict: ``expected`` is not the current traversal.
+        """
+        intent = Intent(on_failure, timeout, node_timeout)
+
+        def begin(tx: Transaction) -> Stack:
+            row = stacks.lock_stack(tx, name)
+            if version is None:
+                target = templates.last_completed(tx, row.id, row.template_id)
+            else:
+                target = templates.find_version(tx, row.id, version)
+            started = start(tx, row, Action.ROLLBACK, target, intent, expected=expected)
+            return self._started(tx, row.id, started)
+
+        return self._begin(transaction, begin)
+
+    def delete_stack(
+        self,
+        name: str,
+        *,
+        on_failure: OnFailure | str = OnFailure.STOP,
+        timeout: float | None = None,
+        node_timeout: float | None = None,
+        expected: int | None = None,
+        transaction: HostTransaction | None = None,
+    ) -> Stack:
+        """Start to delete a stack and all its resources. A delete that runs already goes on.
+
+        :raises NotFound: there is no such stack.
+        :raises Conflict: ``expected`` is not the current traversal.
+        :raises BadInput: a delete cannot be rolled back.
+        """
+        intent = Intent(on_failure, timeout, node_timeout)
+        if intent.on_failure == OnFailure.ROLLBACK:
+            raise BadInput("a delete cannot be rolled back; on_failure must be stop or continue")
+
+        def begin(tx: Transaction) -> Stack:
+            row = stacks.lock_stack(tx, name)
+            if row.action is Action.DELETE and row.status is Status.IN_PROGRESS and not expected:
+                return self._stack(tx, row.id, "resumed", None)
+            started = start(tx, row, Action.DELETE, None, intent, definitions={}, expected=expected)
+            return self._started(tx, row.id, started)
+
+        return self._begin(transaction, begin)
+
+    def check_stack(
+        self,
+        name: str,
+        *,
+        timeout: float | None = None,
+        node_timeout: float | None = None,
+        expected: int | None = None,
+        transaction: HostTransaction | None = None,
+    ) -> Stack:
+        """Start to look at the real things: each resource whose type has a ``check`` and fails
+        it becomes FAILED, so that the next update mends it.
+
+        :raises NotFound: there is no such stack.
+        :raises Conflict: a traversal is running, or ``expected`` is not the current one.
+        """
+        intent = Intent(OnFailure.CONTINUE, timeout, node_timeout)
+
+        def begin(tx: Transaction) -> Stack:
+            row = stacks.lock_stack(tx, name)
+            if row.status is Status.IN_PROGRESS:
+                raise Conflict(
+                    f"stack {name!r} is busy with its {row.action}; check it when that has ended"
+                )
+            started = start(tx, row, Action.CHECK, row.template_id, intent, expected=expected)
+            return self._started(tx, row.id, started)
+
+        return self._begin(transaction, begin)
+
+    def cancel_stack(self, name: str, *, transaction: HostTransaction | None = None) -> Stack:
+        """End the running traversal: nothing new starts, running handlers are told.
+
+        :raises NotFound: there is no such stack.
+        :raises Conflict: nothing is running.
+        """
+
+        def begin(tx: Transaction) -> Stack:
+            row = stacks.lock_stack(tx, name)
+            done = row.traversal_id is not None and halt(
+                tx, row.traversal_id, TraversalStatus.CANCELLED, "cancelled by request"
+            )
+            if not done:
+                raise Conflict(
+                    f"stack {name!r} has nothing to cancel: its {row.action} is {row.status}"
+                    if row.status is not Status.IN_PROGRESS
+                    else f"stack {name!r} is being stopped already"
+                )
+            return self._stack(tx, row.id, "started", None)
+
+        return self._begin(transaction, begin)
+
+    # -- looking
+
+    def stack(self, name: str) -> Stack:
+        """The live stack of that name.
+
+        :raises NotFound: there is none.
+        """
+
+        def read(tx: Transaction) -> Stack:
+            return self._stack(tx, stacks.get_stack(tx, name).id, "", None)
+
+        return self.database.transact(read, write=False)
+
+    def stacks(self) -> list[dict[str, Any]]:
+        """The live stacks, by name: name, action, status, reason, version, created, updated
+        (seconds since 1970)."""
+        return self.database.transact(views.list_stacks, write=False)
+
+    def show(self, name: str) -> dict[str, Any]:
+        """A stack with its progress, resources and outputs.
+
+        :raises NotFound: there is no such stack.
+        """
+        return self.database.transact(lambda tx: views.show(tx, name), write=False)
+
+    def progress(self, name: str) -> dict[str, int]:
+        """How many nodes of the current traversal are total, done, running, failed, skipped.
+
+        :raises NotFound: there is no such stack.
+        """
+        return self.database.transact(lambda tx: views.progress(tx, name), write=False)
+
+    def running(self, name: str) -> list[dict[str, Any]]:
+        """What handlers are at work on: resource, kind, engine, since_seconds; oldest first.
+
+        :raises NotFound: there is no such stack.
+        """
+        return self.database.transact(lambda tx: views.running(tx, name), write=False)
+
+    def events(
+        self, name: str, *, after: int | None = None, limit: int = 1000
+    ) -> list[dict[str, Any]]:
+        """What happened to a stack, oldest first; of the last one of that name if none lives.
+
+        :param after: only events with a higher id.
+        :param limit: at most so many: those after ``after``, or the newest.
+        :raises NotFound: there never was such a stack.
+        """
+        return self.database.transact(lambda tx: views.events(tx, name, after, limit), write=False)
+
+    def why(self, name: str, resource: str | None = None) -> list[dict[str, Any]]:
+        """What a stack, or one of its resources, waits for, who holds that, and what failed.
+
+        :raises NotFound: there is no such stack or resource.
+        """
+        return self.database.transact(lambda tx: views.why(tx, name, resource), write=False)
+
+    def graph(self, name: str) -> Graph[str]:
+        """The graph of the wanted resources.
+
+        :raises NotFound: there is no such stack.
+        """
+        return self.database.transact(lambda tx: views.graph(tx, name), write=False)
+
+    # -- within the process
+
+    def add_listener(self, listener: Callable[[], None]) -> None:
+        """Call a function whenever this process has changed something."""
+        with self._lock:
+            self._listeners.append(listener)
+
+    def remove_listener(self, listener: Callable[[], None]) -> None:
+        """Undo :meth:`add_listener`."""
+        with self._lock:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+    def notify(self) -> None:
+        """Tell the engines of this process to look for work."""
+        with self._lock:
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener()
+
+    def notify_end(self) -> None:
+        """Tell who waits in this process that a traversal has ended."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def wait_for_end(self, timeout: float) -> None:
+        """Wait until a traversal ended in this process, or some seconds have passed."""
+        with self._changed:
+            self._changed.wait(timeout)
+
+    # -- helpers
+
+    def _begin(
+        self, transaction: HostTransaction | None, begin: Callable[[Transaction], Stack]
+    ) -> Stack:
+        if transaction is None:
+            stack = self.database.transact(begin)
+            self.notify()
+            return stack
+        with self.database.join(transaction) as tx:
+            return begin(tx)
+
+    def _start_wanted(
+        self,
+        tx: Transaction,
+        row: StackRow,
+        action: Action,
+        template: Template,
+        values: Mapping[str, Any],
+        intent: Intent,
+        expected: int | None = None,
+    ) -> Stack:
+        definitions = template.definitions(values, row.name)
+        template_id, versions = choose_template(tx, row, template, values)
+        started = start(
+            tx,
+            row,
+            action,
+            template_id,
+            intent,
+            definitions=definitions,
+            expected=expected,
+            versions=versions,
+        )
+        return self._started(tx, row.id, started)
+
+    def _is_on_its_way(
+        self,
+        tx: Transaction,
+        row: StackRow,
+        template: Template,
+        values: Mapping[str, Any],
+    ) -> bool:
+        if row.status is not Status.IN_PROGRESS or row.traversal_id is None:
+            return False
+        current = traversals.get_traversal(tx, row.traversal_id)
+        if current.halted is not None or current.action not in (Action.CREATE, Action.UPDATE):
+            return False
+        return is_wanted(tx, row, template, values)
+
+    def _started(self, tx: Transaction, stack_id: int, started: Started) -> Stack:
+        outcome = "started" if started.superseded is None else "superseded"
+        return self._stack(tx, stack_id, outcome, started.superseded)
+
+    def _stack(self, tx: Transaction, stack_id: int, outcome: str, superseded: int | None) -> Stack:
+        stack = Stack(self, stack_id, outcome, superseded)
+        stack._read(tx)
+        return stack
+
+
+class Stack:
+    """A stack as it was when last looked at; :meth:`refresh` looks again.
+
+    :ivar outcome: what became of the call that gave it: ``started``; ``superseded`` (started,
+        in the place of a running traversal); ``resumed`` (the same is running already); empty
+        if the call started nothing.
+    :ivar superseded: the id of the traversal that this one took the place of.
+    :ivar action: what its current traversal is for.
+    :ivar status: IN_PROGRESS, COMPLETE, FAILED or CANCELLED.
+    :ivar traversal: the id of its current traversal.
+    :ivar version: the number of the wanted template version, None if nothing is wanted.
+    :ivar live: False once it is deleted.
+    """
+
+    def __init__(self, store: Store, stack_id: int, outcome: str, superseded: int | None) -> None:
+        self._store = store
+        self.id = stack_id
+        self.outcome = outcome
+        self.superseded = superseded
+        self.name = ""
+        self.action: str = ""
+        self.status: str = ""
+        self.reason: str | None = None
+        self.traversal: int | None = None
+        self.version: int | None = None
+        self.live = True
+
+    def __repr__(self) -> str:
+        return f"<Stack {self.name!r} {self.action} {self.status}>"
+
+    def _read(self, tx: Transaction) -> None:
+        row = stacks.get_stack_by_id(tx, self.id)
+        self.name = row.name
+        self.action = row.action
+        self.status = row.status
+        self.reason = row.reason
+        self.traversal = row.traversal_id
+        self.version = templates.version_of(tx, row.template_id)
+        self.live = row.live
+
+    def refresh(self) -> Stack:
+        """Read it again.
+
+        :returns: itself.
+        """
+        self._store.database.transact(self._read, write=False)
+        return self
+
+    def wait(self, timeout: float | None = None) -> str:
+        """Wait until nothing is in progress, rollback included.
+
+        :param timeout: seconds to wait at most, None for no limit.
+        :returns: its status.
+        :raises TimeoutError: it is still in progress.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        while self.refresh().status == Status.IN_PROGRESS:
+            left = _LOOK if end is None else min(_LOOK, end - time.monotonic())
+            if left <= 0:
+                raise TimeoutError(
+                    f"the {self.action} of stack {self.name!r} is still in progress "
+                    f"after {timeout:g} s"
+                )
+            self._store.wait_for_end(left)
+        return self.status
+
+    def cancel(self) -> Stack:
+        """End its running traversal; see :meth:`Store.cancel_stack`."""
+        self._store.cancel_stack(self.name)
+        return self.refresh()

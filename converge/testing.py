@@ -1,0 +1,270 @@
+"""Tools for the tests of converge and of resource types: an engine stepped by hand, a world to
+converge that is only a dictionary, and a clock that stands still."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from converge.errors import Replace
+from converge.model import Json, Kind, Physical
+from converge.resource_type import Context, ResourceType, RetryPolicy
+from converge.session import Session
+from converge.store import engines
+from converge.work import Outcome, Result, Step, Work
+
+if TYPE_CHECKING:
+    from converge.stacks import Store
+
+__all__ = ["FakeClock", "FakeType", "FakeWorld", "StepEngine"]
+
+
+class FakeClock:
+    """A clock that only goes when it is told to; pass it to :func:`converge.connect`.
+
+    :param start: seconds since 1970.
+    """
+
+    def __init__(self, start: float = 1_000_000.0) -> None:
+        self.seconds = start
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def advance(self, seconds: float) -> None:
+        """Let some seconds pass."""
+        self.seconds += seconds
+
+
+@dataclass(slots=True)
+class Thing:
+    """Something that exists in a :class:`FakeWorld`."""
+
+    id: str
+    name: str
+    properties: dict[str, Json]
+
+
+@dataclass
+class FakeWorld:
+    """What resource types act on in tests, apart from the algorithm that drives them.
+
+    :ivar things: what exists, by physical id: the resource's name, a dot, and how many of that
+        name were made before.
+    :ivar log: what was done, in order: ``create A.0``, ``update A.0``, ``delete A.0``.
+    """
+
+    things: dict[str, Thing] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+    _made: dict[str, int] = field(default_factory=dict)
+    _tokens: dict[str, str] = field(default_factory=dict)
+    _failures: dict[str, int] = field(default_factory=dict)
+
+    def fail(self, what: str, times: int = 1) -> None:
+        """Let the next calls of, say, ``create A`` fail.
+
+        :param times: how many of them; -1 for all.
+        """
+        self._failures[what] = times
+
+    def names(self) -> list[str]:
+        """The physical ids of what exists, sorted."""
+        return sorted(self.things)
+
+    def properties(self) -> dict[str, dict[str, Json]]:
+        """The properties of what exists, by physical id."""
+        return {key: dict(thing.properties) for key, thing in sorted(self.things.items())}
+
+    def types(self, **retry: Any) -> dict[str, ResourceType]:
+        """Resource types that act on this world: ``fake`` is updated in place, except for its
+        property ``replace``; ``fixed`` has no update.
+
+        :param retry: what :class:`~converge.RetryPolicy` takes.
+        """
+        policy = RetryPolicy(**retry)
+        return {"fake": FakeType(self, policy), "fixed": FixedType(self, policy)}
+
+    def check_failure(self, what: str) -> None:
+        """Raise if :meth:`fail` asked for it."""
+        left = self._failures.get(what, 0)
+        if left:
+            self._failures[what] = left - 1
+            raise RuntimeError(f"{what} failed")
+
+    def create(self, token: str, name: str, properties: Mapping[str, Json]) -> Thing:
+        """Make a thing; the same token makes it once."""
+        self.check_failure(f"create {name}")
+        if token in self._tokens and self._tokens[token] in self.things:
+            thing = self.things[self._tokens[token]]
+            thing.properties = dict(properties)
+            return thing
+        number = self._made.get(name, 0)
+        self._made[name] = number + 1
+        thing = Thing(f"{name}.{number}", name, dict(properties))
+        self.things[thing.id] = thing
+        self._tokens[token] = thing.id
+        self.log.append(f"create {thing.id}")
+        return thing
+
+
+class FixedType(ResourceType):
+    """A resource of a :class:`FakeWorld` that cannot be updated in place."""
+
+    schema = None
+
+    def __init__(self, world: FakeWorld, retry: RetryPolicy) -> None:
+        self.world = world
+        self.retry = retry  # type: ignore[misc]
+
+    def create(self, context: Context, properties: Mapping[str, Any]) -> Physical:
+        """Make it. Its attributes are its properties, and ``made``, its physical id."""
+        thing = self.world.create(context.token, context.name, properties)
+        return Physical(thing.id, {**thing.properties, "made": thing.id})
+
+    def delete(self, context: Context, physical_id: str) -> None:
+        """Remove it; gone already is no error."""
+        self.world.check_failure(f"delete {context.name}")
+        if self.world.things.pop(physical_id, None) is not None:
+            self.world.log.append(f"delete {physical_id}")
+
+    def find(self, context: Context) -> Physical | None:
+        """What an interrupted create made."""
+        thing_id = self.world._tokens.get(context.token)
+        return Physical(thing_id) if thing_id in self.world.things else None
+
+
+class FakeType(FixedType):
+    """A resource of a :class:`FakeWorld` that is updated in place; a change of its property
+    ``replace`` needs a new one."""
+
+    schema = None
+
+    def update(
+        self,
+        context: Context,
+        physical_id: str,
+        properties: Mapping[str, Any],
+        previous: Mapping[str, Any],
+    ) -> Physical:
+        """Change it."""
+        if properties.get("replace") != previous.get("replace"):
+            raise Replace
+        if physical_id not in self.world.things:
+            raise Replace
+        self.world.check_failure(f"update {context.name}")
+        self.world.things[physical_id].properties = dict(properties)
+        self.world.log.append(f"update {physical_id}")
+        return Physical(physical_id, {**properties, "made": physical_id})
+
+    def check(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
+        """Whether it is still there."""
+        if physical_id not in self.world.things:
+            raise RuntimeError(f"{physical_id} is gone")
+
+
+class StepEngine:
+    """An engine that does one node at a time, when told to, in this thread.
+
+    Nodes are served in the order in which they became ready: those of earlier steps first,
+    ties in graph order.
+
+    :param store: what :func:`converge.connect` gave.
+    :param types: its resource types by name.
+    :param clock: a clock to advance by a thousandth of a second at each step, so that the
+        order is the same on every database.
+    :param lease: seconds that its lease lasts; it is renewed only by :meth:`renew`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        types: Mapping[str, ResourceType],
+        *,
+        clock: FakeClock | None = None,
+        lease: float = 3600.0,
+    ) -> None:
+        self.store = store
+        self.types = types
+        self.clock = clock
+        self.lease = lease
+        self.session = self._register()
+
+    def _register(self) -> Session:
+        database = self.store.database
+        engine_id = database.transact(
+            lambda tx: engines.insert_engine(tx, platform.node(), os.getpid(), "?step", self.lease)
+        )
+        return Session(database, engine_id, self.types)
+
+    @property
+    def id(self) -> int:
+        """Its id in the database."""
+        return self.session.engine_id
+
+    def renew(self) -> bool:
+        """Renew the lease. False: it has run out."""
+        return self.store.database.transact(lambda tx: engines.renew_lease(tx, self.id))
+
+    def claim(self, limit: int = 1) -> list[Work]:
+        """Claim nodes and do nothing with them yet."""
+        return self.session.turn([], limit)
+
+    def call(self, work: Work) -> Outcome:
+        """Call the handler of a claimed work, without writing what came of it."""
+        if work.decision.step is Step.FINISH:
+            return Outcome(work, Result.DONE)
+        return self.session.run(work, self.session.context(work))
+
+    def write(self, *outcomes: Outcome) -> None:
+        """Write outcomes; a replacement that one asks for is brought about as well."""
+        todo = list(outcomes)
+        while todo:
+            todo = [self.call(work) for work in self.session.turn(todo, 0)]
+
+    def step(self) -> str | None:
+        """Do one node.
+
+        :returns: what it was, such as ``update A``, ``cleanup A`` or ``stack``; None if none
+            is ready.
+        """
+        if self.clock is not None:
+            self.clock.advance(0.001)
+        works = self.claim()
+        if not works:
+            return None
+        work = works[0]
+        name = label(work)
+        self.write(self.call(work))
+        return name
+
+    def run(
+        self, until: Callable[[str], bool] | str | None = None, most: int = 10_000
+    ) -> list[str]:
+        """Do nodes until none is ready.
+
+        :param until: stop after the node of this label, or the first for which it is true.
+        :param most: so many at most.
+        :returns: what was done.
+        :raises RuntimeError: ``until`` never came, or more than ``most`` nodes were done.
+        """
+        done: list[str] = []
+        while (name := self.step()) is not None:
+            done.append(name)
+            if name == until or (callable(until) and until(name)):
+                return done
+            if len(done) >= most:
+                raise RuntimeError(f"still not idle after {most} nodes")
+        if until is not None:
+            raise RuntimeError(f"idle before {until}; done: {', '.join(done) or 'nothing'}")
+        return done
+
+
+def label(work: Work) -> str:
+    """A claimed node in words."""
+    if work.node.kind is Kind.STACK:
+        return "stack"
+    name = "?" if work.row is None else work.row.name
+    return f"{work.node.kind} {name}"

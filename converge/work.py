@@ -1,0 +1,223 @@
+"""What an engine does for one node: the decision, as a pure function, and its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from converge.errors import BadInput, UnresolvedReference, did_you_mean
+from converge.model import Action, Definition, Json, Kind, Physical, Status
+from converge.resource_type import ResourceType, supports
+from converge.template import check_properties, resolve_properties
+
+if TYPE_CHECKING:
+    from converge.store.resources import Input, ResourceRow
+    from converge.store.sync_points import SyncPointRow
+    from converge.store.traversals import TraversalRow
+
+#: How many engines may die while they work on one node before it counts as failed.
+MAX_DEATHS = 5
+
+
+class Step(StrEnum):
+    """What is to be done for a node."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    REPLACE = "replace"
+    DELETE = "delete"
+    CHECK = "check"
+    #: the row goes, nothing real was ever made
+    DROP = "drop"
+    #: it is as it should be
+    NOTHING = "nothing"
+    #: a predecessor failed, or the traversal was halted
+    SKIP = "skip"
+    FAIL = "fail"
+    #: the stack's own node: the traversal ends
+    FINISH = "finish"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """:ivar properties: the resolved properties, where there are any.
+    :ivar reason: why it fails.
+    """
+
+    step: Step
+    properties: Mapping[str, Json] = field(default_factory=dict)
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class Work:
+    """A claimed node, with all that its handler needs.
+
+    :ivar row: the resource as it was before the claim, with the epoch of the claim.
+    :ivar locked: whether the claim took the resource's lock.
+    :ivar requires: ids of the resources that it will really depend on.
+    """
+
+    traversal: TraversalRow
+    node: SyncPointRow
+    row: ResourceRow | None
+    decision: Decision
+    requires: list[int]
+    locked: bool = False
+
+    @property
+    def wanted_type(self) -> str:
+        """The name of the resource type that an update node wants."""
+        return str(self.node.definition["type"])
+
+    @property
+    def type_name(self) -> str:
+        """The name of the resource type whose handler is called."""
+        if self.decision.step in (Step.CREATE, Step.UPDATE):
+            return self.wanted_type
+        return "" if self.row is None else self.row.type
+
+
+class Result(StrEnum):
+    """What became of the work."""
+
+    DONE = "DONE"
+    FAILED = "FAILED"
+    RETRY = "RETRY"
+    SKIPPED = "SKIPPED"
+    REPLACE = "REPLACE"
+    HANDED_BACK = "HANDED_BACK"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """:ivar values: columns of the resource to write.
+    :ivar deleted: the resource is gone.
+    :ivar started: of a work handed back: its handler was called, and may have done something.
+    :ivar wait: seconds until a retry.
+    """
+
+    work: Work
+    result: Result
+    values: dict[str, Any] = field(default_factory=dict)
+    deleted: bool = False
+    started: bool = False
+    reason: str | None = None
+    wait: float = 0.0
+
+
+def dump_definition(definition: Definition | None) -> Json:
+    """A definition as JSON, for the node's row."""
+    if definition is None:
+        return None
+    return {"type": definition.type, "properties": dict(definition.properties)}
+
+
+def load_definition(value: Json) -> Definition | None:
+    """What :func:`dump_definition` made."""
+    return None if value is None else Definition(value["type"], value["properties"])
+
+
+def decide(
+    traversal: TraversalRow,
+    node: SyncPointRow,
+    row: ResourceRow | None,
+    inputs: Mapping[str, Input],
+    types: Mapping[str, ResourceType],
+) -> Decision:
+    """Decide what is to be done for a node.
+
+    :param row: its resource, None if that is gone.
+    :param inputs: the resources that its references name, brought about already.
+    :param types: the resource types of this engine.
+    """
+    if node.kind is Kind.STACK:
+        return Decision(Step.FINISH)
+    if node.tainted:
+        return Decision(Step.SKIP)
+    if node.deaths >= MAX_DEATHS:
+        return Decision(Step.FAIL, reason=f"{node.deaths} engines died while they worked on it")
+    if node.kind is Kind.CLEANUP:
+        return _decide_cleanup(node, row, types)
+    if row is None:
+        return Decision(Step.FAIL, reason="its row is gone from the database")
+    if traversal.action is Action.CHECK:
+        resource_type = types.get(row.type)
+        if resource_type is None:
+            return Decision(Step.FAIL, reason=unknown_type(row.type, types))
+        if row.status is not Status.COMPLETE and row.action is not Action.CHECK:
+            # what it should be like is not known, and a check must not make it look well
+            return Decision(Step.FAIL, reason=row.reason or f"its {row.action} did not end")
+        step = Step.CHECK if supports(resource_type, "check") else Step.NOTHING
+        return Decision(step, row.properties)
+    return _decide_update(node, row, inputs, types)
+
+
+def _decide_cleanup(
+    node: SyncPointRow, row: ResourceRow | None, types: Mapping[str, ResourceType]
+) -> Decision:
+    if row is None or (node.keep and row.replaced_by is None):
+        return Decision(Step.NOTHING)
+    if row.status is Status.INIT:
+        return Decision(Step.DROP)
+    resource_type = types.get(row.type)
+    if resource_type is None:
+        return Decision(Step.FAIL, reason=unknown_type(row.type, types))
+    if row.physical_id is None and not supports(resource_type, "find"):
+        return Decision(Step.DROP)
+    return Decision(Step.DELETE, row.properties)
+
+
+def _decide_update(
+    node: SyncPointRow,
+    row: ResourceRow,
+    inputs: Mapping[str, Input],
+    types: Mapping[str, ResourceType],
+) -> Decision:
+    definition = load_definition(node.definition)
+    if definition is None:
+        return Decision(Step.FAIL, reason="its row has no definition")
+    resource_type = types.get(definition.type)
+    if resource_type is None:
+        return Decision(Step.FAIL, reason=unknown_type(definition.type, types))
+
+    def lookup(name: str) -> Physical:
+        found = inputs.get(name)
+        if found is None or found.physical_id is None:
+            raise UnresolvedReference(f"resource {name!r} has no physical id yet")
+        return Physical(found.physical_id, found.attributes)
+
+    try:
+        properties = resolve_properties(definition.properties, lookup)
+        check_properties(definition.type, resource_type, properties)
+    except (UnresolvedReference, BadInput) as error:
+        return Decision(Step.FAIL, reason=str(error))
+
+    untouched = row.status is Status.INIT
+    if row.type != definition.type and not untouched:
+        return Decision(Step.REPLACE, properties)
+    if untouched or (row.action is Action.CREATE and row.status is not Status.COMPLETE):
+        return Decision(Step.CREATE, properties)
+    if row.status is Status.COMPLETE and same(row.properties, properties):
+        return Decision(Step.NOTHING, properties)
+    if supports(resource_type, "update"):
+        return Decision(Step.UPDATE, properties)
+    return Decision(Step.REPLACE, properties)
+
+
+def same(one: Json, other: Json) -> bool:
+    """Whether two JSON values are equal, and of equal types: 1, 1.0 and true all differ."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def unknown_type(name: str, types: Mapping[str, ResourceType]) -> str:
+    """The reason for failing on a type that this engine does not have."""
+    return f"this engine has no resource type {name!r}{did_you_mean(name, types)}"

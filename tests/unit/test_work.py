@@ -1,0 +1,298 @@
+"""The decision what to do for a node, as a table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from converge.model import Action, Definition, Kind, OnFailure, State, Status, TraversalStatus
+from converge.resource_type import Property, ResourceType
+from converge.store.resources import Input, ResourceRow
+from converge.store.sync_points import SyncPointRow
+from converge.store.traversals import TraversalRow
+from converge.work import (
+    MAX_DEATHS,
+    Decision,
+    Step,
+    decide,
+    dump_definition,
+    load_definition,
+    same,
+)
+
+
+class Plain(ResourceType):
+    """Cannot be updated, checked or found."""
+
+
+class Supple(ResourceType):
+    def update(self, *_: object) -> None: ...
+
+    def check(self, *_: object) -> None: ...
+
+    def find(self, *_: object) -> None: ...
+
+
+class Strict(Supple):
+    schema = {"size": Property(int, required=True)}  # noqa: RUF012 - never changed
+
+
+TYPES: dict[str, ResourceType] = {"plain": Plain(), "supple": Supple(), "strict": Strict()}
+TRAVERSAL = TraversalRow(
+    id=1,
+    stack_id=1,
+    stack="s",
+    action=Action.UPDATE,
+    status=TraversalStatus.RUNNING,
+    halted=None,
+    reason=None,
+    from_template_id=None,
+    template_id=1,
+    version=1,
+    on_failure=OnFailure.STOP,
+    node_timeout=None,
+    deadline_at=None,
+    total=1,
+    done=0,
+    failed=0,
+    skipped=0,
+    started_at=0.0,
+    ended_at=None,
+)
+
+
+def node(kind: Kind = Kind.UPDATE, **more: Any) -> SyncPointRow:
+    whole = SyncPointRow(
+        traversal_id=1,
+        node=0,
+        kind=kind,
+        resource_id=1,
+        keep=True,
+        state=State.READY,
+        pending=0,
+        tainted=False,
+        attempts=0,
+        deaths=0,
+        engine_id=None,
+        epoch=0,
+        definition={"type": "supple", "properties": {"size": 1}},
+        requires=[],
+        successors=[],
+    )
+    return replace(whole, **more)
+
+
+def row(**more: Any) -> ResourceRow:
+    whole = ResourceRow(
+        id=1,
+        stack_id=1,
+        name="A",
+        type="supple",
+        token="t",
+        action=Action.CREATE,
+        status=Status.COMPLETE,
+        reason=None,
+        template_id=1,
+        physical_id="a-1",
+        properties={"size": 1},
+        attributes={},
+        requires=[],
+        replaces=None,
+        replaced_by=None,
+        engine_id=None,
+        epoch=0,
+        blocking=False,
+    )
+    return replace(whole, **more)
+
+
+def wants(type_: str = "supple", **properties: Any) -> dict[str, Any]:
+    return {"definition": {"type": type_, "properties": properties or {"size": 1}}}
+
+
+NEW: dict[str, Any] = {"status": Status.INIT, "physical_id": None, "properties": {}}
+CREATING: dict[str, Any] = {
+    "action": Action.CREATE,
+    "status": Status.IN_PROGRESS,
+    "physical_id": None,
+}
+UPDATES = [
+    ("unchanged and well", {}, {}, Step.NOTHING),
+    ("not created yet", {}, NEW, Step.CREATE),
+    ("not created yet, of another type", wants("plain"), NEW, Step.CREATE),
+    ("its create failed", {}, CREATING | {"status": Status.FAILED}, Step.CREATE),
+    ("its create was interrupted", {}, CREATING, Step.CREATE),
+    ("its create was interrupted, id known", {}, CREATING | {"physical_id": "a"}, Step.CREATE),
+    ("its create failed, of another type", wants("plain"), CREATING, Step.REPLACE),
+    ("changed", wants(size=2), {}, Step.UPDATE),
+    ("changed type of a value", wants(size=True), {}, Step.UPDATE),
+    ("another type", wants("plain"), {}, Step.REPLACE),
+    ("changed, cannot be updated", wants("plain", size=2), {"type": "plain"}, Step.REPLACE),
+    ("unchanged, cannot be updated", wants("plain"), {"type": "plain"}, Step.NOTHING),
+    ("its update failed", {}, {"action": Action.UPDATE, "status": Status.FAILED}, Step.UPDATE),
+    (
+        "its update was interrupted",
+        {},
+        {"action": Action.UPDATE, "status": Status.IN_PROGRESS},
+        Step.UPDATE,
+    ),
+    ("its check failed", {}, {"action": Action.CHECK, "status": Status.FAILED}, Step.UPDATE),
+    (
+        "its check failed, cannot be updated",
+        wants("plain"),
+        {"type": "plain", "action": Action.CHECK, "status": Status.FAILED},
+        Step.REPLACE,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("of_node", "of_row", "step"), [case[1:] for case in UPDATES], ids=[case[0] for case in UPDATES]
+)
+def test_update_nodes(of_node: dict[str, Any], of_row: dict[str, Any], step: Step) -> None:
+    decision = decide(TRAVERSAL, node(**of_node), row(**of_row), {}, TYPES)
+    assert decision.step is step
+    assert decision.properties == (of_node or wants())["definition"]["properties"]
+
+
+GONE = {"keep": False}
+CLEANUPS = [
+    ("kept", {}, {}, Step.NOTHING),
+    ("kept, but replaced on the way", {}, {"replaced_by": 2}, Step.DELETE),
+    ("not wanted", GONE, {}, Step.DELETE),
+    ("not wanted, its create failed, id known", GONE, {"status": Status.FAILED}, Step.DELETE),
+    ("not wanted, never created", GONE, NEW, Step.DROP),
+    ("not wanted, perhaps created, can be found", GONE, CREATING, Step.DELETE),
+    ("not wanted, perhaps created", GONE, CREATING | {"type": "plain"}, Step.DROP),
+    ("not wanted, half gone", GONE, {"action": Action.DELETE}, Step.DELETE),
+]
+
+
+@pytest.mark.parametrize(
+    ("of_node", "of_row", "step"),
+    [case[1:] for case in CLEANUPS],
+    ids=[case[0] for case in CLEANUPS],
+)
+def test_cleanup_nodes(of_node: dict[str, Any], of_row: dict[str, Any], step: Step) -> None:
+    found = node(Kind.CLEANUP, definition=None, **of_node)
+    assert decide(TRAVERSAL, found, row(**of_row), {}, TYPES).step is step
+
+
+def test_cleanup_of_what_is_gone_already() -> None:
+    assert decide(TRAVERSAL, node(Kind.CLEANUP), None, {}, TYPES).step is Step.NOTHING
+
+
+def test_the_stacks_node_ends_the_traversal_however_tainted() -> None:
+    for tainted in (False, True):
+        found = node(Kind.STACK, resource_id=None, tainted=tainted)
+        assert decide(TRAVERSAL, found, None, {}, TYPES).step is Step.FINISH
+
+
+@pytest.mark.parametrize("kind", [Kind.UPDATE, Kind.CLEANUP])
+def test_a_tainted_node_is_skipped(kind: Kind) -> None:
+    found = node(kind, tainted=True, keep=False, deaths=99)
+    assert decide(TRAVERSAL, found, row(), {}, TYPES).step is Step.SKIP
+
+
+@pytest.mark.parametrize("kind", [Kind.UPDATE, Kind.CLEANUP])
+def test_a_node_that_kills_engines_fails(kind: Kind) -> None:
+    deadly = node(kind, keep=False, deaths=MAX_DEATHS)
+    decision = decide(TRAVERSAL, deadly, row(), {}, TYPES)
+    assert decision.step is Step.FAIL
+    assert f"{MAX_DEATHS} engines died" in str(decision.reason)
+    spared = decide(TRAVERSAL, replace(deadly, deaths=MAX_DEATHS - 1), row(), {}, TYPES)
+    assert spared.step is not Step.FAIL
+
+
+@pytest.mark.parametrize(
+    ("found", "existing", "words"),
+    [
+        (node(**wants("supplee")), row(), "no resource type 'supplee'; did you mean 'supple'"),
+        (node(Kind.CLEANUP, keep=False), row(type="gone"), "no resource type 'gone'"),
+        (node(), None, "row is gone"),
+        (node(definition=None), row(), "no definition"),
+        (node(**wants("strict", size="big")), row(type="strict"), "size"),
+        (node(**wants("strict", other=1)), row(type="strict"), "size|other"),
+        (node(**wants(size={"get_resource": "B"})), row(), "'B' has no physical id"),
+    ],
+)
+def test_what_cannot_be_done_says_why(
+    found: SyncPointRow, existing: ResourceRow | None, words: str
+) -> None:
+    decision = decide(TRAVERSAL, found, existing, {}, TYPES)
+    assert decision.step is Step.FAIL
+    with pytest.raises(RuntimeError, match=words):
+        raise RuntimeError(decision.reason)
+
+
+def test_references_are_resolved_with_the_inputs() -> None:
+    found = node(**wants(b={"get_resource": "B"}, c={"get_attr": ["B", "x", "y"]}))
+    other = Input(2, "B", "b-1", {"x": {"y": [1, 2]}})
+    decision = decide(TRAVERSAL, found, row(), {"B": other}, TYPES)
+    assert decision == Decision(Step.UPDATE, {"b": "b-1", "c": [1, 2]})
+    missing = decide(TRAVERSAL, found, row(), {"B": replace(other, attributes={"z": 1})}, TYPES)
+    assert missing.step is Step.FAIL
+    assert "'B'" in str(missing.reason)
+    assert "'x'" in str(missing.reason)
+    assert "z" in str(missing.reason)
+
+
+def test_an_input_without_a_physical_id_is_none() -> None:
+    found = node(**wants(b={"get_resource": "B"}))
+    decision = decide(TRAVERSAL, found, row(), {"B": Input(2, "B", None, {})}, TYPES)
+    assert decision.step is Step.FAIL
+
+
+CHECK = replace(TRAVERSAL, action=Action.CHECK)
+FAILED = {"status": Status.FAILED, "reason": "it broke"}
+CHECKS = [
+    ("well", {}, Step.CHECK),
+    ("cannot be checked", {"type": "plain"}, Step.NOTHING),
+    ("of a type that is gone", {"type": "gone"}, Step.FAIL),
+    ("its last check failed", {"action": Action.CHECK} | FAILED, Step.CHECK),
+    ("its create failed", FAILED | {"physical_id": None}, Step.FAIL),
+    ("its update failed", {"action": Action.UPDATE} | FAILED, Step.FAIL),
+]
+
+
+@pytest.mark.parametrize(
+    ("of_row", "step"), [case[1:] for case in CHECKS], ids=[case[0] for case in CHECKS]
+)
+def test_check_nodes(of_row: dict[str, Any], step: Step) -> None:
+    # the definition does not matter: what is there is looked at
+    decision = decide(CHECK, node(**wants("strict", bad=1)), row(**of_row), {}, TYPES)
+    assert decision.step is step
+    if step is Step.FAIL and of_row["type" if "type" in of_row else "reason"] == "it broke":
+        assert decision.reason == "it broke"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        (1, 1, True),
+        (1, 1.0, False),
+        (1, True, False),
+        (0, False, False),
+        ("1", 1, False),
+        (None, None, True),
+        (None, False, False),
+        ({"a": 1, "b": [1]}, {"b": [1], "a": 1}, True),
+        ({"a": 1}, {"a": 1, "b": None}, False),
+        ({"a": 1}, {"a": True}, False),
+        ([1, 2], [2, 1], False),
+        ([1, 2], [1, 2, 3], False),
+        ([[1.5]], [[1.5]], True),
+        ({}, [], False),
+    ],
+)
+def test_same(one: Any, other: Any, equal: bool) -> None:
+    assert same(one, other) is equal
+    assert same(other, one) is equal
+
+
+def test_definitions_round_trip_without_what_the_node_has_itself() -> None:
+    definition = Definition("t", {"a": [1, {"get_resource": "B"}]}, ("B",))
+    assert load_definition(dump_definition(definition)) == replace(definition, requires=())
+    assert load_definition(dump_definition(None)) is None
