@@ -1,0 +1,342 @@
+"""The ``command`` resource: shell commands that make, change and remove something."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import glob
+import json
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from typing import IO, Any, ClassVar
+
+from converge.errors import BadInput, ConvergeError, Replace
+from converge.model import Json, Physical
+from converge.resource_type import Context, Property, ResourceType
+
+#: Bytes that a command may write to stdout, as that becomes an attribute.
+STDOUT_LIMIT = 1024 * 1024
+#: Bytes of the end of stderr that are kept.
+STDERR_KEPT = 64 * 1024
+#: Bytes of stderr on the disk after which all but the end is thrown away.
+STDERR_SPILL = 16 * 1024 * 1024
+#: Seconds between the polite and the hard way to end a command.
+GRACE = 5.0
+#: Seconds between two looks at a running command, at first and at most.
+FIRST_POLL, LONGEST_POLL = 0.002, 0.05
+#: What of the output goes into the message of a failure.
+REASON_LINES, REASON_LENGTH = 10, 2000
+#: An escaped NUL in JSON text, as opposed to an escaped backslash before "u0000".
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+class CommandError(ConvergeError):
+    """A command could not be started, failed, or was stopped; the message says which and why."""
+
+
+class Command(ResourceType):
+    """Something that shell commands bring about.
+
+    Properties, all optional (but one of the first three or ``triggers`` must be given):
+
+    ``create``, ``update``, ``delete``
+        run by ``/bin/sh -c``, with an empty stdin and in a session of their own.
+    ``environment``
+        variables to add: strings, numbers, booleans (``true`` or ``false``).
+    ``directory``
+        where they run; default: the engine's current directory. It must exist.
+    ``triggers``
+        any value; a change replaces the resource, whether there is an ``update`` or not.
+
+    A change of any other property, the text of a command included, runs the new ``update`` if
+    there is one, and otherwise replaces the resource. ``delete`` is run as it stood, with its
+    environment and directory, when the resource was last created or updated.
+
+    The commands are also given ``CONVERGE_STACK``, ``CONVERGE_RESOURCE``, ``CONVERGE_TOKEN``,
+    ``CONVERGE_ATTEMPT`` and ``CONVERGE_PHYSICAL_ID``. The physical id is the token of the first
+    ``create``, and known to it already: use it in the name of what is made.
+
+    Attributes, always those of the last ``create`` or ``update`` that ran: ``stdout`` (white space
+    stripped; at most 1 MiB, more is a failure), ``stderr`` (its last 64 KiB), and, where stdout is
+    a JSON object, its keys. Bytes that are not UTF-8 are replaced by U+FFFD.
+
+    A command is over when its shell has ended; what it left running in the background stays. When
+    the engine gives up, or the time is over, the command and all of its process group are
+    terminated, and killed five seconds later.
+    """
+
+    schema: ClassVar[Mapping[str, Property]] = {
+        "create": Property(str),
+        "update": Property(str),
+        "delete": Property(str),
+        "environment": Property(dict),
+        "directory": Property(str),
+        "triggers": Property(object),
+    }
+
+    def create(self, context: Context, properties: Mapping[str, Any]) -> Physical:
+        """Run ``create``, if there is one.
+
+        :raises BadInput: for a bad property.
+        :raises CommandError: if it fails or is stopped.
+        """
+        if not any(name in properties for name in ("create", "update", "delete", "triggers")):
+            raise BadInput("a command needs at least one of: create, update, delete, triggers")
+        physical_id = context.physical_id or context.token
+        # before anything is done, so that what an interrupted command made is deleted
+        context.record(physical_id)
+        return Physical(physical_id, _run("create", context, physical_id, properties))
+
+    def update(
+        self,
+        context: Context,
+        physical_id: str,
+        properties: Mapping[str, Any],
+        previous: Mapping[str, Any],
+    ) -> Physical:
+        """Run ``update``; what it prints takes the place of all attributes.
+
+        :raises Replace: if there is no ``update``, or ``triggers`` changed.
+        :raises BadInput: for a bad property.
+        :raises CommandError: if it fails or is stopped.
+        """
+        if properties.get("triggers") != previous.get("triggers"):
+            raise Replace("triggers changed")
+        if properties.get("update") is None:
+            raise Replace("there is no update command")
+        return Physical(physical_id, _run("update", context, physical_id, properties))
+
+    def delete(self, context: Context, physical_id: str) -> None:
+        """Run ``delete``, if there is one.
+
+        :raises CommandError: if it fails or is stopped.
+        """
+        _run("delete", context, physical_id, context.properties)
+
+
+def _run(
+    which: str, context: Context, physical_id: str, properties: Mapping[str, Any]
+) -> dict[str, Json]:
+    """Run one of the three commands to its end, and give back the attributes."""
+    script = properties.get(which)
+    if script is None:
+        return {"stdout": "", "stderr": ""}
+    if not isinstance(script, str):
+        raise BadInput(f"{which} must be a string, not {type(script).__name__}")
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        # files, not pipes: a daemon that inherits a pipe would keep us waiting for its end, and
+        # would die of SIGPIPE if we went. Appending lets us empty a file that is written to.
+        for file in (stdout, stderr):
+            fcntl.fcntl(file, fcntl.F_SETFL, os.O_APPEND)
+        process = _start(which, script, context, physical_id, properties, stdout, stderr)
+        try:
+            kept = _wait(which, process, context, stdout, stderr)
+        except BaseException:
+            _stop(process)
+            raise
+        errors = _text((kept + _tail(stderr, STDERR_KEPT))[-STDERR_KEPT:])
+        if process.returncode:
+            last = _last_lines(errors)
+            if not last:
+                last = _last_lines(_text(_tail(stdout, STDERR_KEPT)))
+            reason = f"{which} {_ending(process.returncode)}"
+            raise CommandError(f"{reason}: {last}" if last else f"{reason}, and printed nothing")
+        _refuse_long_stdout(which, stdout)
+        output = _text(_tail(stdout, STDOUT_LIMIT))
+    return {**_json_object(output), "stdout": output, "stderr": errors}
+
+
+def _start(
+    which: str,
+    script: str,
+    context: Context,
+    physical_id: str,
+    properties: Mapping[str, Any],
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+) -> subprocess.Popen[bytes]:
+    directory = properties.get("directory")
+    if directory is not None and not os.path.isdir(directory):
+        raise CommandError(
+            f"{which} was not run: the directory {directory!r} does not exist "
+            f"(seen from {os.getcwd()!r})"
+        )
+    environment = {
+        **os.environ,
+        **_environment(properties.get("environment") or {}),
+        "CONVERGE_STACK": context.stack,
+        "CONVERGE_RESOURCE": context.name,
+        "CONVERGE_TOKEN": context.token,
+        "CONVERGE_ATTEMPT": str(context.attempt),
+        "CONVERGE_PHYSICAL_ID": physical_id,
+    }
+    try:
+        return subprocess.Popen(
+            ["/bin/sh", "-c", script],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=directory,
+            env=environment,
+            # a Ctrl-C at the terminal is for the engine, which ends its commands in order
+            start_new_session=True,
+        )
+    except ValueError as error:
+        raise BadInput(f"{which} cannot be run: {error}") from error
+    except OSError as error:
+        hint = "; pass long values in a file" if error.errno == errno.E2BIG else ""
+        raise CommandError(f"{which} cannot be started: {error.strerror}{hint}") from error
+
+
+def _environment(given: object) -> dict[str, str]:
+    if not isinstance(given, Mapping):
+        raise BadInput(f"environment must be a map, not {type(given).__name__}")
+    result = {}
+    for name, value in given.items():
+        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+            raise BadInput(f"environment: {name!r} cannot be the name of a variable")
+        if isinstance(value, bool):
+            value = "true" if value else "false"
+        if not isinstance(value, str | int | float):
+            shown = "null" if value is None else f"a {type(value).__name__}"
+            raise BadInput(
+                f"environment: {name} must be a string, a number or a boolean, not {shown}"
+            )
+        result[name] = str(value)
+        if "\0" in result[name]:
+            raise BadInput(f"environment: the value of {name} contains a NUL character")
+    return result
+
+
+def _wait(
+    which: str,
+    process: subprocess.Popen[bytes],
+    context: Context,
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+) -> bytes:
+    """Wait for the shell to end.
+
+    :returns: the end of that part of stderr that had to be thrown away.
+    """
+    started = time.monotonic()
+    deadline = None if context.timeout is None else started + context.timeout
+    pause = FIRST_POLL
+    kept = b""
+    while not _has_ended(process):
+        if context.cancelled.wait(pause):
+            raise CommandError(f"{which} was stopped after {time.monotonic() - started:.1f} s")
+        if deadline is not None and time.monotonic() >= deadline:
+            raise CommandError(
+                f"{which} was stopped: it took longer than the {context.timeout:g} s allowed"
+            )
+        _refuse_long_stdout(which, stdout)
+        if os.fstat(stderr.fileno()).st_size > STDERR_SPILL:
+            kept = (kept + _tail(stderr, STDERR_KEPT))[-STDERR_KEPT:]
+            os.ftruncate(stderr.fileno(), 0)
+        pause = min(pause * 1.5, LONGEST_POLL)
+    process.wait()
+    return kept
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the shell has ended. It is not reaped, so that its group's id stays taken."""
+    try:
+        state = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        # the host program has children reaped behind our back
+        return True
+    return state is not None
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the whole process group: politely, then for good."""
+    if process.returncode is not None:
+        return
+    never = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        # the shell leads the group, which has its process id, until it is reaped
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        deadline = time.monotonic() + GRACE
+        while _group_lives(process) and time.monotonic() < deadline:
+            never.wait(LONGEST_POLL)
+    process.wait()
+
+
+def _group_lives(process: subprocess.Popen[bytes]) -> bool:
+    """Whether anything in the shell's process group still runs."""
+    if not _has_ended(process):
+        return True
+    # signal 0 would count the dead that nobody has reaped, the shell among them
+    for path in glob.iglob("/proc/[0-9]*/stat"):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            state, _, group = file.read().rpartition(b")")[2].split()[:3]
+            if int(group) == process.pid and state not in (b"Z", b"X"):
+                return True
+    return False
+
+
+def _ending(returncode: int) -> str:
+    if returncode < 0:
+        return f"was killed by {_signal_name(-returncode)}"
+    if returncode > 128 and (name := _signal_name(returncode - 128)):
+        return f"exited with status {returncode} (what it ran was killed by {name})"
+    return f"exited with status {returncode}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}" if number < signal.NSIG else ""
+
+
+def _refuse_long_stdout(which: str, stdout: IO[bytes]) -> None:
+    if os.fstat(stdout.fileno()).st_size > STDOUT_LIMIT:
+        raise CommandError(
+            f"{which} wrote more than {STDOUT_LIMIT:,} bytes to stdout, the limit, as that "
+            "becomes an attribute; send it to a file or to /dev/null"
+        )
+
+
+def _tail(file: IO[bytes], length: int) -> bytes:
+    """The last bytes of a file that others may be writing to."""
+    size = os.fstat(file.fileno()).st_size
+    return os.pread(file.fileno(), length, max(0, size - length))
+
+
+def _text(data: bytes) -> str:
+    # PostgreSQL cannot store NUL characters
+    return data.decode(errors="replace").replace("\0", "\ufffd").strip()
+
+
+def _last_lines(text: str) -> str:
+    last = "\n".join(text.splitlines()[-REASON_LINES:])
+    return last if len(last) <= REASON_LENGTH else "..." + last[-REASON_LENGTH:]
+
+
+def _json_object(output: str) -> dict[str, Json]:
+    """The keys of ``output``, if it is a JSON object that every database can store."""
+    if not output.startswith("{"):
+        return {}
+    try:
+        found = json.loads(output, parse_constant=_refuse_constant)
+        text = json.dumps(found, ensure_ascii=False)
+        if _NUL.search(text):
+            return {}
+        text.encode()
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

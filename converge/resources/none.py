@@ -1,0 +1,29 @@
+"""The ``none`` resource: a place in the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from converge.resource_type import Context, ResourceType
+
+
+class Nothing(ResourceType):
+    """Do nothing, with any properties: to join or order others, and to try a graph out."""
+
+    schema = None
+
+    def create(self, context: Context, properties: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def update(
+        self,
+        context: Context,
+        physical_id: str,
+        properties: Mapping[str, Any],
+        previous: Mapping[str, Any],
+    ) -> None:
+        """Do nothing: every change is in place."""
+
+    def delete(self, context: Context, physical_id: str) -> None:
+        """Do nothing."""

@@ -1,0 +1,36 @@
+"""The ``value`` resource: a value with a name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from converge.model import Physical
+from converge.resource_type import Context, Property, ResourceType
+
+
+class Value(ResourceType):
+    """Hand a value on: what is put in as property ``value`` comes out as attribute ``value``.
+
+    It gives a name to a value that several others need, such as an address that is put
+    together from parameters and attributes.
+    """
+
+    schema: ClassVar[Mapping[str, Property]] = {"value": Property(object, required=True)}
+
+    def create(self, context: Context, properties: Mapping[str, Any]) -> Physical:
+        """Take the value."""
+        return Physical(context.token, {"value": properties["value"]})
+
+    def update(
+        self,
+        context: Context,
+        physical_id: str,
+        properties: Mapping[str, Any],
+        previous: Mapping[str, Any],
+    ) -> Physical:
+        """Take another value, in place."""
+        return Physical(physical_id, {"value": properties["value"]})
+
+    def delete(self, context: Context, physical_id: str) -> None:
+        """Do nothing: there is nothing outside."""

@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from converge.errors import BadInput, Replace
+from converge.model import Physical
+from converge.resource_type import Context
+from converge.resources.file import File, FileError, parse_mode
+
+FILE = File()
+
+
+def make_context(**known: Any) -> Context:
+    return Context("shop", "page", **{"token": "token-1", **known})
+
+
+def create(path: Path | str, content: str = "x", **properties: Any) -> Physical:
+    made = FILE.create(make_context(), {"path": str(path), "content": content, **properties})
+    assert isinstance(made, Physical)
+    return made
+
+
+def delete(made: Physical, properties: dict[str, Any] | None = None) -> None:
+    known = make_context(
+        physical_id=made.id, attributes=made.attributes, properties=properties or {}
+    )
+    FILE.delete(known, made.id)
+
+
+def permissions(path: Path) -> int:
+    return path.stat().st_mode & 0o7777
+
+
+def test_create_writes_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    made = create(path, "é\r\n")
+    assert path.read_bytes() == b"\xc3\xa9\r\n"
+    assert permissions(path) == 0o644
+    assert made.id == str(path)
+    assert made.attributes["path"] == str(path)
+    assert made.attributes["size"] == 4
+    assert made.attributes["sha256"] == hashlib.sha256(b"\xc3\xa9\r\n").hexdigest()
+    assert os.listdir(tmp_path) == ["page.html"]
+
+
+def test_the_content_defaults_to_nothing(tmp_path: Path) -> None:
+    FILE.create(make_context(), {"path": str(tmp_path / "empty")})
+    assert (tmp_path / "empty").read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("mode", "bits"),
+    [
+        (None, 0o644),
+        ("0600", 0o600),
+        ("755", 0o755),
+        ("0o640", 0o640),
+        ("4755", 0o4755),
+        (0o644, 0o644),
+        (0, 0),
+    ],
+)
+def test_modes(mode: object, bits: int) -> None:
+    assert parse_mode(mode) == bits
+
+
+@pytest.mark.parametrize(
+    "mode", ["", "rw-r--r--", "0888", "12", "00644", "-644", "0o", 644, 755, -1, True, 6.0, []]
+)
+def test_nonsense_modes_are_refused(mode: object, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is not a file mode; write octal digits in quotes"):
+        create(tmp_path / "f", mode=mode)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_mode_does_not_depend_on_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o077)
+    try:
+        create(tmp_path / "f", mode="0666")
+    finally:
+        os.umask(old)
+    assert permissions(tmp_path / "f") == 0o666
+
+
+@pytest.mark.parametrize("content", [1, None, True, {"a": 1}, ["x"]])
+def test_content_other_than_a_string_is_refused(content: Any, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="content must be a string, not"):
+        create(tmp_path / "f", content)
+
+
+def test_content_that_is_not_unicode_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="cannot be written as UTF-8"):
+        create(tmp_path / "f", "\ud800")
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "folder/", ".", "..", "a/..", 3, None])
+def test_paths_that_name_no_file_are_refused(path: Any) -> None:
+    with pytest.raises(BadInput, match="path"):
+        FILE.create(make_context(), {"path": path})
+
+
+def test_a_path_too_long_for_a_physical_id_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="at most 1024 are allowed"):
+        create(tmp_path / ("long/" * 300) / "f")
+
+
+def test_a_relative_path_is_made_absolute_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    made = create("sub/f", "1")
+    assert made.id == str(tmp_path / "one/sub/f")
+    monkeypatch.chdir(tmp_path / "two")
+    properties = {"path": "sub/f", "content": "1"}
+    again = FILE.update(make_context(), made.id, {**properties, "content": "2"}, properties)
+    assert again.id == made.id
+    assert (tmp_path / "one/sub/f").read_text() == "2"
+    interrupted = make_context(physical_id=made.id, properties=properties)
+    assert FILE.create(interrupted, properties).id == made.id
+    delete(again)
+    assert os.listdir(tmp_path / "two") == []
+
+
+def test_parent_folders_are_created_and_stay(tmp_path: Path) -> None:
+    made = create(tmp_path / "a/b/f")
+    assert (tmp_path / "a/b/f").exists()
+    delete(made)
+    assert os.listdir(tmp_path / "a/b") == []
+
+
+def test_a_parent_that_is_a_file_fails_clearly(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    with pytest.raises(FileError, match=r"the folder .*a/b' cannot be created"):
+        create(tmp_path / "a/b/f")
+
+
+def test_a_folder_in_its_place_fails_clearly(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    with pytest.raises(FileError, match=r"cannot write .*: Is a directory"):
+        create(tmp_path / "f")
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_the_physical_id_is_recorded_before_the_file_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    seen: list[tuple[str, bool]] = []
+    context = make_context(record=lambda known: seen.append((known, path.exists())))
+    FILE.create(context, {"path": str(path)})
+    assert seen == [(str(path), False)]
+
+
+def test_update_writes_content_and_mode_in_place(tmp_path: Path) -> None:
+    made = create(tmp_path / "f", "1")
+    previous = {"path": made.id, "content": "1"}
+    again = FILE.update(
+        make_context(), made.id, {"path": made.id, "content": "22", "mode": "0600"}, previous
+    )
+    assert again.id == made.id
+    assert again.attributes["size"] == 2
+    assert (tmp_path / "f").read_text() == "22"
+    assert permissions(tmp_path / "f") == 0o600
+    delete(again)
+    assert os.listdir(tmp_path) == []
+
+
+def test_update_with_another_path_replaces(tmp_path: Path) -> None:
+    made = create(tmp_path / "f")
+    with pytest.raises(Replace):
+        FILE.update(make_context(), made.id, {"path": str(tmp_path / "g")}, {"path": made.id})
+    # another way to write the same path is no other path
+    roundabout = str(tmp_path / "sub/../f")
+    assert FILE.update(make_context(), made.id, {"path": roundabout}, {"path": made.id})
+
+
+def test_a_failed_write_leaves_the_old_content_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = create(tmp_path / "f", "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FileError, match=r"cannot write .*: No space left on device"):
+        FILE.update(make_context(), made.id, {"path": made.id, "content": "new"}, {})
+    assert (tmp_path / "f").read_text() == "old"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_a_link_is_replaced_and_its_target_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("precious")
+    (tmp_path / "f").symlink_to("target")
+    made = create(tmp_path / "f", "new")
+    assert not (tmp_path / "f").is_symlink()
+    assert (tmp_path / "f").read_text() == "new"
+    (tmp_path / "f").unlink()
+    (tmp_path / "f").symlink_to("target")
+    delete(made)
+    assert (tmp_path / "target").read_text() == "precious"
+    assert (tmp_path / "f").is_symlink()
+
+
+def test_deleting_what_is_gone_is_no_error(tmp_path: Path) -> None:
+    made = create(tmp_path / "a/f")
+    delete(made)
+    delete(made)
+    (tmp_path / "a").rmdir()
+    delete(made)
+    (tmp_path / "a").write_text("")
+    delete(made)
+
+
+def test_deleting_when_a_folder_took_its_place_fails_clearly(tmp_path: Path) -> None:
+    made = create(tmp_path / "f")
+    (tmp_path / "f").unlink()
+    (tmp_path / "f").mkdir()
+    with pytest.raises(FileError, match=r"cannot delete .*: it is a directory now"):
+        delete(made)
+
+
+def test_a_file_edited_in_place_is_deleted(tmp_path: Path) -> None:
+    made = create(tmp_path / "f")
+    (tmp_path / "f").write_text("edited by hand")
+    delete(made)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_was_moved_to_another_disk_is_deleted(tmp_path: Path) -> None:
+    made = create(tmp_path / "f")
+    modified = (tmp_path / "f").stat().st_mtime_ns
+    (tmp_path / "f").rename(tmp_path / "kept")
+    (tmp_path / "f").write_text("x")
+    os.utime(tmp_path / "f", ns=(modified, modified))
+    delete(made)
+    assert os.listdir(tmp_path) == ["kept"]
+
+
+@pytest.mark.parametrize("content", ["same", "other"])
+def test_a_renamed_resource_keeps_its_file_when_the_old_name_is_deleted(
+    tmp_path: Path, content: str
+) -> None:
+    old = create(tmp_path / "f", "same")
+    new = create(tmp_path / "f", content)
+    delete(old)
+    assert (tmp_path / "f").read_text() == content
+    delete(new)
+    assert os.listdir(tmp_path) == []
+
+
+def test_after_an_interrupted_create_only_what_it_wrote_is_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    properties = {"path": str(path), "content": "mine"}
+    interrupted = make_context(physical_id=str(path), properties=properties)
+    path.write_text("was there before")
+    FILE.delete(interrupted, str(path))
+    assert path.read_text() == "was there before"
+    path.write_text("mine")
+    FILE.delete(interrupted, str(path))
+    assert not path.exists()
+
+
+def test_a_create_with_a_new_definition_removes_what_the_old_one_wrote(tmp_path: Path) -> None:
+    old = {"path": str(tmp_path / "old"), "content": "1"}
+    new = {"path": str(tmp_path / "new"), "content": "1"}
+    create(old["path"], "1")
+    recorded: list[str] = []
+    context = make_context(physical_id=old["path"], properties=old, record=recorded.append)
+    assert FILE.create(context, new).id == new["path"]
+    assert recorded == [new["path"]]
+    assert os.listdir(tmp_path) == ["new"]
+
+
+def test_check_finds_what_is_not_as_it_should_be(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    properties = {"path": str(path), "content": "x"}
+    create(path)
+    FILE.check(make_context(), str(path), properties)
+    path.chmod(0o600)
+    with pytest.raises(FileError, match=r"mode of .* is 0600, not 0644"):
+        FILE.check(make_context(), str(path), properties)
+    path.write_text("y")
+    with pytest.raises(FileError, match=r"content of .* was changed"):
+        FILE.check(make_context(), str(path), properties)
+    path.unlink()
+    with pytest.raises(FileError, match=r"cannot read .*: No such file"):
+        FILE.check(make_context(), str(path), properties)
