@@ -1,0 +1,84 @@
+"""The command ``converge``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+EXIT_COMPLETE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+#: An error inside converge: EX_SOFTWARE of sysexits.h.
+EXIT_INTERNAL = 70
+#: As a shell reports a process that was ended by the signal.
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+EXIT_TERMINATED = 143
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    :param argv: the words after the program's name; None: those of this process.
+    :returns: the exit status: 0 complete, 1 the stack failed, 2 bad usage or input, 70 an
+        error inside converge, 130 interrupted, 141 nobody reads stdout any more, 143 terminated.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            # a name that the terminal's encoding lacks must not end the program
+            reconfigure(errors="backslashreplace")
+    try:
+        status = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Python flushes stdout once more when it ends, and would complain
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+        return EXIT_BROKEN_PIPE
+    except KeyboardInterrupt:
+        print("\nconverge: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        return _report(error)
+
+
+def _run(argv: Sequence[str]) -> int:
+    from converge.cli.parser import parse
+
+    try:
+        arguments = parse(argv)
+    except SystemExit:  # after --help and --version
+        return EXIT_COMPLETE
+    # only now: this imports the database's libraries
+    from converge.cli.commands import run
+
+    return run(arguments)
+
+
+def _report(error: Exception) -> int:
+    from converge.errors import ConvergeError
+
+    if os.environ.get("CONVERGE_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    expected = isinstance(error, ConvergeError | OSError)
+    message = str(error) or type(error).__name__
+    if not expected:
+        message = f"unexpected {type(error).__name__}: {message}"
+    print(f"converge: error: {_printable(message)}", file=sys.stderr)
+    if not expected:
+        print("set CONVERGE_DEBUG=1 to see the traceback", file=sys.stderr)
+    return EXIT_USAGE if expected else EXIT_INTERNAL
+
+
+def _printable(message: str) -> str:
+    from converge.cli.output import escape
+
+    return "\n".join(map(escape, message.split("\n")))

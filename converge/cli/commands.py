@@ -1,0 +1,421 @@
+"""The commands: each takes the parsed arguments and returns the exit status."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converge.cli import EXIT_COMPLETE, EXIT_FAILED
+from converge.cli.output import escape, moment, shown, write_file, write_json, write_table
+from converge.cli.progress import PlainReporter, Reporter, counts, make_reporter, summary
+from converge.errors import BadInput, NotFound
+
+if TYPE_CHECKING:
+    from converge.graph import Graph
+    from converge.stacks import Stack, Store
+
+DEFAULT_FILE = "converge.db"
+DEFAULT_URL = f"sqlite:///{DEFAULT_FILE}"
+_SILENT = logging.NullHandler()
+_TEMPLATE_ENDINGS = {".yaml", ".yml", ".json"}
+
+
+def run(arguments: Namespace) -> int:
+    """Run the command that was parsed."""
+    # else Python prints what libraries log, with tracebacks; it is in the exception, too
+    if not os.environ.get("CONVERGE_DEBUG"):
+        logging.getLogger().addHandler(_SILENT)
+    return COMMANDS[arguments.command](arguments)
+
+
+# The database
+
+
+def database_url(arguments: Namespace) -> str | None:
+    """The URL that was given, None for the default."""
+    return arguments.db or os.environ.get("CONVERGE_DB") or None
+
+
+@contextmanager
+def opened(arguments: Namespace, *, create: bool = False) -> Iterator[Store]:
+    """The store. Only the default's schema is made here, and only if ``create``.
+
+    :raises NotFound: the default is not there, and is not to be created.
+    """
+    import converge
+
+    url = database_url(arguments)
+    if url is None and not create and not has_default():
+        name = arguments.what if arguments.command == "graph" else arguments.name
+        raise NotFound(
+            f"there is no stack {name!r}, as there is no {DEFAULT_FILE} in this folder; "
+            "`converge up FILE` makes it, --db URL or CONVERGE_DB names another database"
+        )
+    store = converge.connect(url or DEFAULT_URL, create_schema=url is None)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def has_default() -> bool:
+    """Whether the default database is there."""
+    return os.path.lexists(DEFAULT_FILE)
+
+
+# Starting and following
+
+
+def up(arguments: Namespace) -> int:
+    """Create or update a stack."""
+    from converge.model import check_name
+    from converge.resources import load_types
+    from converge.template import Template
+
+    # all of it before the database is opened: a mistake must not leave an empty one behind
+    name = arguments.stack if arguments.stack is not None else Path(arguments.file).stem
+    template = Template.load(arguments.file)
+    try:
+        check_name("stack", name)
+    except BadInput as error:
+        hint = "" if arguments.stack is not None else "; give another one with --stack"
+        raise BadInput(f"{error}{hint}") from error
+    parameters = dict(arguments.param)
+    template.validate(load_types())
+    template.resolve_parameters(parameters)
+
+    def begin(store: Store) -> Stack:
+        return store.converge_stack(
+            name,
+            template,
+            parameters=parameters,
+            on_failure=arguments.on_failure,
+            timeout=arguments.timeout,
+        )
+
+    return _converge(arguments, name, begin, create=True)
+
+
+def down(arguments: Namespace) -> int:
+    """Delete a stack."""
+    return _converge(
+        arguments,
+        arguments.name,
+        lambda store: store.delete_stack(
+            arguments.name, on_failure=arguments.on_failure, timeout=arguments.timeout
+        ),
+    )
+
+
+def rollback(arguments: Namespace) -> int:
+    """Take a stack back to an earlier version."""
+    return _converge(
+        arguments,
+        arguments.name,
+        lambda store: store.rollback_stack(
+            arguments.name,
+            version=arguments.to,
+            on_failure=arguments.on_failure,
+            timeout=arguments.timeout,
+        ),
+    )
+
+
+def check(arguments: Namespace) -> int:
+    """Look whether a stack's resources are as they should be."""
+    return _converge(
+        arguments,
+        arguments.name,
+        lambda store: store.check_stack(arguments.name, timeout=arguments.timeout),
+    )
+
+
+def _converge(
+    arguments: Namespace, name: str, begin: Callable[[Store], Stack], *, create: bool = False
+) -> int:
+    from converge.cli.running import Watch, last_event, run_engine
+
+    # a rollback or a check would start anew
+    repeatable = arguments.command in {"up", "down"}
+    again = f"`converge {arguments.command}`" if repeatable else "`converge engine --until-idle`"
+    with opened(arguments, create=create) as store:
+        after = last_event(store, name)
+        stack = begin(store)
+        if arguments.no_wait:
+            _say(arguments, _beginning(stack) + "; `converge engine` does the work")
+            return _finish(arguments, store, stack, EXIT_COMPLETE)
+        reporter = make_reporter(sys.stdout, sys.stderr, json=arguments.json)
+        try:
+            _say(arguments, _beginning(stack))
+            watch = Watch(store, stack, reporter, after)
+            interrupted = run_engine(
+                store,
+                reporter,
+                arguments.workers,
+                ended=watch.look,
+                going_on=f"{again} goes on with stack {escape(repr(name))} from there",
+            )
+        finally:
+            reporter.end()
+        if interrupted is not None:
+            _say(arguments, summary(name, stack.action, stack.status, None) + ", interrupted")
+            return _finish(arguments, store, stack, interrupted)
+        if watch.superseded:
+            reporter.note(
+                f"somebody else started {stack.action} of stack {name!r} meanwhile "
+                f"(traversal {stack.traversal}); see `converge show {name}`"
+            )
+            return _finish(arguments, store, stack, EXIT_FAILED)
+        status = str(stack.status)
+        line = summary(name, stack.action, status, stack.reason, watch.seconds)
+        if watch.failure is not None and status == "COMPLETE":
+            line += f", {escape(watch.failure)}"
+        _say(arguments, line)
+        failed = status != "COMPLETE" or watch.failure is not None
+        return _finish(arguments, store, stack, EXIT_FAILED if failed else EXIT_COMPLETE)
+
+
+def _beginning(stack: Stack) -> str:
+    text = f"stack {escape(repr(stack.name))}: {stack.action} {stack.outcome}"
+    if stack.superseded is not None:
+        text += f" traversal {stack.superseded}"
+    return text
+
+
+def _say(arguments: Namespace, line: str) -> None:
+    if not arguments.json:
+        print(line, flush=True)
+
+
+def _finish(arguments: Namespace, store: Store, stack: Stack, status: int) -> int:
+    """Print the end of it: the document, or the outputs."""
+    if arguments.json:
+        document = store.show(stack.name) if stack.live else _deleted(stack)
+        write_json({**document, "outcome": stack.outcome}, sys.stdout)
+    elif status == EXIT_COMPLETE and not arguments.no_wait and stack.live:
+        _write_outputs(store.show(stack.name)["outputs"])
+    return status
+
+
+def _deleted(stack: Stack) -> dict[str, Any]:
+    return {
+        "name": stack.name,
+        "action": stack.action,
+        "status": stack.status,
+        "reason": stack.reason,
+        "traversal": stack.traversal,
+        "version": None,
+        "progress": {"total": 0, "done": 0, "running": 0, "failed": 0, "skipped": 0},
+        "resources": {},
+        "outputs": {},
+    }
+
+
+def cancel(arguments: Namespace) -> int:
+    """Stop what is being done to a stack."""
+    with opened(arguments) as store:
+        store.cancel_stack(arguments.name)
+        print(f"stack {escape(repr(arguments.name))}: cancelled; what runs is told to stop")
+    return EXIT_COMPLETE
+
+
+# Looking
+
+
+def list_(arguments: Namespace) -> int:
+    """List the stacks."""
+    stacks: list[dict[str, Any]] = []
+    if database_url(arguments) is not None or has_default():
+        with opened(arguments) as store:
+            stacks = store.stacks()
+    if arguments.json:
+        write_json(stacks, sys.stdout)
+    elif not stacks:
+        print("no stacks")
+    else:
+        columns = ("name", "action", "status", "version", "updated", "reason")
+        write_table(
+            columns, ([_cell(one.get(key)) for key in columns] for one in stacks), sys.stdout
+        )
+    return EXIT_COMPLETE
+
+
+def _cell(value: object) -> object:
+    """Times, which are seconds since 1970, in UTC; all else as it is."""
+    return moment(value) if isinstance(value, float) else value
+
+
+def show(arguments: Namespace) -> int:
+    """Show a stack."""
+    with opened(arguments) as store:
+        document = store.show(arguments.name)
+    if arguments.json:
+        write_json(document, sys.stdout)
+        return EXIT_COMPLETE
+    name, reason = document["name"], document["reason"]
+    print(summary(name, document["action"], document["status"], None))
+    if reason:
+        print(f"reason: {escape(reason)}")
+    print(f"traversal {document['traversal']}: {counts(document['progress'])}")
+    if document["resources"]:
+        print()
+        write_table(
+            ("name", "type", "status", "physical id", "requires"),
+            (
+                [
+                    resource,
+                    about["type"],
+                    about["status"],
+                    about["physical_id"],
+                    ", ".join(about["requires"]),
+                ]
+                for resource, about in document["resources"].items()
+            ),
+            sys.stdout,
+        )
+    _write_outputs(document["outputs"], before="\n")
+    return EXIT_COMPLETE
+
+
+def _write_outputs(outputs: Mapping[str, Any], before: str = "") -> None:
+    if outputs:
+        lines = [f"  {escape(name)} = {shown(value)}\n" for name, value in outputs.items()]
+        sys.stdout.write(before + "outputs:\n" + "".join(lines))
+
+
+def graph(arguments: Namespace) -> int:
+    """Draw a graph."""
+    from converge.cli.drawing import ENDINGS, draw
+
+    what, output = arguments.what, arguments.output
+    how = arguments.format or ENDINGS.get(Path(output or "").suffix.lower(), "text")
+    statuses: Mapping[str, str] = {}
+    path = Path(what)
+    if path.suffix.lower() in _TEMPLATE_ENDINGS or (path.exists() and not path.is_dir()):
+        from converge.template import Template
+
+        title, edges = path.stem, Template.load(path).graph()
+    else:
+        title, edges, statuses = _stack_graph(arguments)
+    text = draw(edges, how, title=title, statuses=statuses)
+    if output in (None, "-"):
+        sys.stdout.write(text)
+    else:
+        write_file(output, text)
+    return EXIT_COMPLETE
+
+
+def _stack_graph(arguments: Namespace) -> tuple[str, Graph[str], Mapping[str, str]]:
+    name = arguments.what
+    with opened(arguments) as store:
+        try:
+            edges, resources = store.graph(name), store.show(name)["resources"]
+        except NotFound as error:
+            raise NotFound(f"{error}; neither is there a file of that name") from error
+    return name, edges, {one: str(about["status"]) for one, about in resources.items()}
+
+
+def events(arguments: Namespace) -> int:
+    """Print what happened to a stack."""
+    from converge.cli.running import POLL_MOST, EventReader
+
+    with opened(arguments) as store:
+        reader = EventReader(store, arguments.name, after=0)
+        found = reader.new()
+        if arguments.json:
+            write_json(found, sys.stdout)
+            return EXIT_COMPLETE
+        reporter = PlainReporter(sys.stdout, sys.stderr)
+        reporter.events(found)
+        if not arguments.follow:
+            return EXIT_COMPLETE
+        try:
+            stack = store.stack(arguments.name)
+        except NotFound:  # it was deleted; nothing more will happen to it
+            return EXIT_COMPLETE
+        while stack.status == "IN_PROGRESS":
+            time.sleep(POLL_MOST)
+            stack.refresh()
+            reporter.events(reader.new())
+        reporter.events(reader.rest())
+    return EXIT_COMPLETE
+
+
+def why(arguments: Namespace) -> int:
+    """Say what a stack or resource waits for, or why it failed."""
+    with opened(arguments) as store:
+        found = store.why(arguments.name, arguments.resource)
+    if arguments.json:
+        write_json(found, sys.stdout)
+    elif not found:
+        print("nothing is waited for, nothing failed")
+    else:
+        for one in found:
+            print(escape(one["message"]))
+    return EXIT_COMPLETE
+
+
+# Serving
+
+
+def engine(arguments: Namespace) -> int:
+    """Run an engine."""
+    from converge.cli.running import run_engine
+
+    if database_url(arguments) is None and arguments.until_idle and not has_default():
+        return EXIT_COMPLETE
+    with opened(arguments, create=True) as store:
+        greeting = f"an engine with {arguments.workers} workers is running; Ctrl-C stops it"
+        status = run_engine(
+            store,
+            Reporter(sys.stderr),
+            arguments.workers,
+            until_idle=arguments.until_idle,
+            greeting="" if arguments.until_idle else greeting,
+        )
+    return EXIT_COMPLETE if status is None else status
+
+
+def db(arguments: Namespace) -> int:
+    """Look after the database's schema."""
+    from converge.store import migrate
+
+    url = database_url(arguments) or DEFAULT_URL
+    if arguments.operation == "sql":
+        sys.stdout.write(migrate.sql(url))
+    elif arguments.operation == "current":
+        print(migrate.current(url) or "no tables of converge's")
+    elif arguments.operation == "upgrade":
+        migrate.upgrade(url)
+        print(f"the schema is at version {migrate.current(url)}")
+    elif differences := migrate.check(url):
+        print("the tables differ from what this converge expects:")
+        for difference in differences:
+            print(f"  {escape(difference)}")
+        return EXIT_FAILED
+    else:
+        print("the schema is up to date")
+    return EXIT_COMPLETE
+
+
+COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
+    "up": up,
+    "down": down,
+    "rollback": rollback,
+    "check": check,
+    "cancel": cancel,
+    "list": list_,
+    "show": show,
+    "graph": graph,
+    "events": events,
+    "why": why,
+    "engine": engine,
+    "db": db,
+}

@@ -1,0 +1,281 @@
+"""What can be typed: the commands, their options, and the messages about a mistyped one.
+
+Imports nothing heavy, so that ``converge --help`` and ``--version`` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from converge.errors import BadInput, did_you_mean
+
+WORKERS_MAX = 1000
+#: Seconds: ten years. More would overflow the dates of some databases.
+TIMEOUT_MAX = 315_360_000
+FORMATS = ("text", "dot", "mermaid", "svg")
+POLICIES = ("stop", "continue", "rollback")
+DB_OPERATIONS = ("upgrade", "current", "check", "sql")
+
+EPILOG = """\
+exit status:
+  0    complete
+  1    the stack failed, was cancelled, or was superseded by somebody else
+  2    bad usage or input, or the database cannot be used
+  70   an error inside converge (CONVERGE_DEBUG=1 shows the traceback)
+  130  interrupted by Ctrl-C; `converge up` again goes on from there
+  141  nobody reads the output any more
+  143  ended by SIGTERM, as by Ctrl-C
+
+environment:
+  CONVERGE_DB     the database's URL, as for --db
+  CONVERGE_DEBUG  show the traceback of every error
+  NO_COLOR        no colours
+"""
+
+
+class UsageError(BadInput):
+    """The command line is wrong; the message says what would be right."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises :class:`UsageError` and has hints for mistyped words."""
+
+    def __init__(self, **keywords: Any) -> None:
+        keywords.setdefault("allow_abbrev", False)
+        keywords.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**keywords)
+
+    def error(self, message: str) -> NoReturn:
+        """:raises UsageError: always."""
+        raise UsageError(f"{message}\ntry: {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            raise argparse.ArgumentError(action, f"unknown {value!r}{did_you_mean(value, known)}")
+
+    def options(self) -> list[str]:
+        """Every option that this parser knows, for hints."""
+        return [option for action in self._actions for option in action.option_strings]
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        # only now: reading the metadata costs more than all of the parsing
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            number = version("converge")
+        except PackageNotFoundError:
+            number = "(not installed)"
+        print(f"converge {number}")
+        parser.exit()
+
+
+def _integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        wanted = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+        try:
+            number = int(text)
+        except ValueError:
+            number = minimum - 1
+        if number < minimum or (maximum is not None and number > maximum):
+            raise argparse.ArgumentTypeError(f"must be a whole number {wanted}, not {text!r}")
+        return number
+
+    return convert
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError(
+            f"must be a number of seconds above 0, at most {TIMEOUT_MAX}, not {text!r}"
+        )
+    return number
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, not {text!r}")
+    return name, value
+
+
+def build_parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of the whole command line, and those of the commands by name."""
+    # SUPPRESS, as a default of the subcommand would overwrite what stood before it
+    database = Parser(add_help=False)
+    database.add_argument(
+        "--db",
+        metavar="URL",
+        default=argparse.SUPPRESS,
+        help="the database (default: CONVERGE_DB, else sqlite:///converge.db here)",
+    )
+    json = Parser(add_help=False)
+    json.add_argument("--json", action="store_true", help="print one JSON document")
+    workers = Parser(add_help=False)
+    workers.add_argument(
+        "--workers",
+        metavar="N",
+        type=_integer(1, WORKERS_MAX),
+        default=8,
+        help=f"how many resources at a time, 1 to {WORKERS_MAX} (default: 8)",
+    )
+    run = Parser(add_help=False)
+    run.add_argument(
+        "--timeout",
+        metavar="S",
+        type=_seconds,
+        help="seconds after which the whole of it has failed (default: no limit)",
+    )
+    run.add_argument("--no-wait", action="store_true", help="only start it: an engine does it")
+
+    def policy(choices: Sequence[str], rollback: str = "") -> Parser:
+        parent = Parser(add_help=False)
+        parent.add_argument(
+            "--on-failure",
+            metavar="POLICY",
+            choices=choices,
+            default="stop",
+            help="what to do when a resource has failed: stop (default), "
+            f"continue with what does not depend on it{rollback}",
+        )
+        return parent
+
+    back = ", or rollback to the last version that completed"
+
+    parser = Parser(
+        prog="converge",
+        parents=[database],
+        description="Bring a graph of resources into the state that a template describes.",
+        epilog=EPILOG,
+    )
+    parser.add_argument(
+        "--version",
+        action=_Version,
+        nargs=0,
+        dest=argparse.SUPPRESS,
+        help="print the version",
+    )
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=Parser
+    )
+    by_name: dict[str, Parser] = {}
+
+    def command(name: str, summary: str, *parents: Parser) -> Parser:
+        by_name[name] = commands.add_parser(
+            name, help=summary, description=summary, parents=[database, *parents]
+        )
+        return by_name[name]
+
+    up = command(
+        "up", "Create or update a stack from a template", workers, run, policy(POLICIES, back), json
+    )
+    up.add_argument("file", metavar="FILE", help="the template, YAML or JSON")
+    up.add_argument("--stack", metavar="NAME", help="default: the file's name without its ending")
+    up.add_argument(
+        "--param",
+        metavar="NAME=VALUE",
+        type=_parameter,
+        action="append",
+        default=[],
+        help="a value for a parameter of the template; may be repeated",
+    )
+    stack = Parser(add_help=False)
+    stack.add_argument("name", metavar="NAME", help="the stack")
+
+    command(
+        "down",
+        "Delete a stack and all that it made",
+        stack,
+        workers,
+        run,
+        policy(POLICIES[:2]),
+        json,
+    )
+    rollback = command(
+        "rollback",
+        "Take a stack back to an earlier version",
+        stack,
+        workers,
+        run,
+        policy(POLICIES, back),
+        json,
+    )
+    rollback.add_argument(
+        "--to",
+        metavar="VERSION",
+        type=_integer(1),
+        help="default: the last version that completed and is not the wanted one; "
+        "if there is none, everything goes",
+    )
+    command("check", "Look whether a stack's resources are as they should be", stack, workers, run)
+    by_name["check"].add_argument("--json", action="store_true", help="print one JSON document")
+    command("cancel", "Stop what is being done to a stack", stack)
+    command("list", "List the stacks", json)
+    command("show", "Show a stack: its status, resources and outputs", stack, json)
+    graph = command("graph", "Draw the graph of a stack or of a template")
+    graph.add_argument("what", metavar="NAME|FILE", help="a stack, or a template")
+    graph.add_argument(
+        "--format",
+        choices=FORMATS,
+        metavar="FORMAT",
+        help="text, dot, mermaid or svg (default: by the ending of -o FILE, else text)",
+    )
+    graph.add_argument("-o", "--output", metavar="FILE", help="write it there (default: stdout)")
+    events = command("events", "Print what happened to a stack", stack, json)
+    events.add_argument(
+        "--follow", action="store_true", help="go on until what is being done to it has ended"
+    )
+    why = command("why", "Say what a stack or resource waits for, or why it failed", stack, json)
+    why.add_argument("resource", metavar="RESOURCE", nargs="?", help="default: all that matter")
+    engine = command("engine", "Run an engine: do the work of all stacks", workers)
+    engine.add_argument("--until-idle", action="store_true", help="end when there is no more work")
+    db = command("db", "Look after the database's schema")
+    db.add_argument(
+        "operation",
+        metavar="|".join(DB_OPERATIONS),
+        choices=DB_OPERATIONS,
+        help="upgrade: bring it up to date; current: print its revision; check: is it up to "
+        "date?; sql: print what upgrade would do",
+    )
+    return parser, by_name
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line, without the program's name.
+
+    :returns: its ``command`` and that command's options; ``db`` is None where not given.
+    :raises UsageError: it is wrong.
+    :raises SystemExit: after ``--help`` and ``--version``.
+    """
+    parser, commands = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest:
+        _refuse(rest, parser, commands[arguments.command])
+    arguments.db = getattr(arguments, "db", None)
+    if arguments.command == "up":
+        names = [name for name, _ in arguments.param]
+        for name in names:
+            if names.count(name) > 1:
+                commands["up"].error(f"argument --param: {name!r} is given more than once")
+    if arguments.command == "events" and arguments.follow and arguments.json:
+        commands["events"].error("--follow and --json exclude each other")
+    return arguments
+
+
+def _refuse(rest: Sequence[str], parser: Parser, command: Parser) -> NoReturn:
+    option = next((word.partition("=")[0] for word in rest if word.startswith("-")), None)
+    if option is None:
+        command.error(f"unexpected argument {rest[0]!r}")
+    if option in command.options():
+        command.error(f"{option} belongs after the command")
+    known = {name for name in command.options() + parser.options() if name.startswith("--")}
+    command.error(f"unknown option {option!r}{did_you_mean(option, known)}")

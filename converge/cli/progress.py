@@ -1,0 +1,212 @@
+"""What one sees while a stack converges: a live view on a terminal, else a line per event.
+
+The functions that render are pure; the reporters write what they return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import IO, Any
+
+from converge.cli.output import STYLES, duration, escape, is_terminal, make_console, moment
+
+#: How many running resources the live view names.
+RUNNING_MAX = 8
+_BAR_MAX = 40
+_NAME_MAX = 48
+
+
+def event_line(event: Mapping[str, Any]) -> str:
+    """An event in one line: time, resource, action, status, reason."""
+    resource = event.get("resource")
+    parts = [
+        moment(event["time"]),
+        "(stack)" if resource is None else escape(resource),
+        str(event["action"]),
+        str(event["status"]),
+    ]
+    line = " ".join(parts)
+    reason = event.get("reason")
+    return f"{line}: {escape(reason)}" if reason else line
+
+
+def counts(progress: Mapping[str, int]) -> str:
+    """The numbers that are not 0, in words: ``12 of 17 done, 2 running, 1 failed``."""
+    words = [f"{progress.get('done', 0)} of {progress.get('total', 0)} done"]
+    words += [
+        f"{progress[what]} {what}"
+        for what in ("running", "failed", "skipped")
+        if progress.get(what)
+    ]
+    return ", ".join(words)
+
+
+def summary(
+    name: str, action: str, status: str, reason: str | None, seconds: float | None = None
+) -> str:
+    """The final line: ``stack 'shop': CREATE COMPLETE in 3.2 s``, with the reason of a failure."""
+    text = f"stack {escape(repr(name))}: {action} {status}"
+    if seconds is not None:
+        text += f" in {duration(seconds)}"
+    if reason and status != "COMPLETE":
+        text += f": {escape(reason)}"
+    return text
+
+
+def live_view(
+    name: str,
+    action: str,
+    progress: Mapping[str, int],
+    running: Sequence[Mapping[str, Any]],
+    seconds: float,
+    width: int = 80,
+) -> Any:
+    """The live view, as something that rich prints.
+
+    :param running: ``resource``, ``kind`` and ``since_seconds`` of what runs.
+    :param seconds: since this process began to watch.
+    :param width: of the terminal, in characters.
+    """
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    total = max(progress.get("total", 0), 1)
+    # what failed or is skipped is dealt with, too
+    dealt_with = sum(progress.get(what, 0) for what in ("done", "failed", "skipped"))
+    style = "red" if progress.get("failed") else "green"
+    head = Text(no_wrap=True, overflow="ellipsis")
+    head.append(_cut(name), style="bold")
+    head.append(f"  {action}  {counts(progress)}  {duration(seconds)}")
+    length = max(10, min(_BAR_MAX, width - 2))
+    filled = length * min(dealt_with, total) // total
+    bar = Text("━" * filled, style=style, no_wrap=True, overflow="crop")
+    bar.append("─" * (length - filled), style="dim")
+    lines: list[Any] = [head, bar]
+    longest = sorted(running, key=lambda one: -float(one["since_seconds"]))
+    if longest:
+        table = Table.grid(padding=(0, 0, 0, 2), pad_edge=True)
+        table.add_column(no_wrap=True, overflow="ellipsis")
+        table.add_column(justify="right", no_wrap=True)
+        for one in longest[:RUNNING_MAX]:
+            label = Text(_cut(str(one["resource"])))
+            if one.get("kind") == "cleanup":
+                label.append(" (cleanup)", style="dim")
+            table.add_row(label, duration(float(one["since_seconds"])))
+        lines.append(table)
+    if len(longest) > RUNNING_MAX:
+        lines.append(Text(f"  and {len(longest) - RUNNING_MAX} more", style="dim"))
+    return Group(*lines)
+
+
+def _cut(name: str) -> str:
+    plain = escape(name)
+    return plain if len(plain) <= _NAME_MAX else plain[: _NAME_MAX - 1] + "…"
+
+
+class Reporter:
+    """Tells a person how it goes. This one tells only what cannot wait, on stderr."""
+
+    #: Whether it wants :meth:`events` and :meth:`update`: they cost queries.
+    wants_events = False
+    wants_updates = False
+
+    def __init__(self, errors: IO[str]) -> None:
+        self.stderr = errors
+
+    def events(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """New events, the oldest first."""
+
+    def update(
+        self,
+        name: str,
+        action: str,
+        progress: Mapping[str, int],
+        running: Sequence[Mapping[str, Any]],
+        seconds: float,
+    ) -> None:
+        """How it stands."""
+
+    def note(self, text: str) -> None:
+        """Something that is not part of the result, such as what Ctrl-C does."""
+        print(f"converge: {text}", file=self.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leave the terminal as it was. May be called again."""
+
+
+class PlainReporter(Reporter):
+    """A line per event."""
+
+    wants_events = True
+
+    def __init__(self, stream: IO[str], errors: IO[str]) -> None:
+        super().__init__(errors)
+        self._stream = stream
+
+    def events(self, events: Iterable[Mapping[str, Any]]) -> None:
+        for event in events:
+            self._stream.write(event_line(event) + "\n")
+        self._stream.flush()
+
+
+class LiveReporter(Reporter):
+    """A view that is redrawn in place; failures stay above it."""
+
+    wants_events = True
+    wants_updates = True
+
+    def __init__(self, stream: IO[str], errors: IO[str]) -> None:
+        from rich.live import Live
+
+        super().__init__(errors)
+        self._console = make_console(stream)
+        self._live = Live(
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._ended = False
+        self._live.start()
+
+    def events(self, events: Iterable[Mapping[str, Any]]) -> None:
+        for event in events:
+            # how the stack itself ended is in the summary
+            if event["resource"] is not None and event["status"] in {"FAILED", "RETRY"}:
+                self._print(event_line(event), STYLES[str(event["status"])])
+
+    def update(
+        self,
+        name: str,
+        action: str,
+        progress: Mapping[str, int],
+        running: Sequence[Mapping[str, Any]],
+        seconds: float,
+    ) -> None:
+        view = live_view(name, action, progress, running, seconds, self._console.width)
+        self._live.update(view, refresh=True)
+
+    def note(self, text: str) -> None:
+        if self._ended:
+            super().note(text)
+        else:
+            self._print(f"converge: {text}", "bold")
+
+    def end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._live.stop()
+
+    def _print(self, text: str, style: str) -> None:
+        from rich.text import Text
+
+        self._console.print(Text(text, style=style))
+
+
+def make_reporter(stdout: IO[str], stderr: IO[str], *, json: bool) -> Reporter:
+    """The reporter that fits the streams. With ``json`` stdout is left alone."""
+    if json:
+        return LiveReporter(stderr, stderr) if is_terminal(stderr) else Reporter(stderr)
+    return LiveReporter(stdout, stderr) if is_terminal(stdout) else PlainReporter(stdout, stderr)

@@ -1,0 +1,309 @@
+"""Run an engine in this process until a stack's traversal has ended, and stop it on signals.
+
+The first Ctrl-C (or SIGTERM) lets what runs finish, the second cancels it, the third leaves
+at once. In every case the stack stays as it is in the database, and `converge up` or any
+engine goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from converge.cli import EXIT_INTERRUPTED, EXIT_TERMINATED
+from converge.errors import ConvergeError, NotFound, StoreError
+
+if TYPE_CHECKING:
+    from converge.cli.progress import Reporter
+    from converge.engine import Engine
+    from converge.stacks import Stack, Store
+
+#: Seconds between looks at the database: soon after the start, then less often.
+POLL_FIRST = 0.02
+POLL_MOST = 0.2
+_EVENTS = 1000
+
+
+class Interrupts:
+    """Counts SIGINT and SIGTERM instead of dying of them.
+
+    :ivar count: how many came.
+    :ivar status: the exit status of the first.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.status = EXIT_INTERRUPTED
+
+    # only numbers change here: a lock taken in a signal handler could be held already
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.count == 0 and number == signal.SIGTERM:
+            self.status = EXIT_TERMINATED
+        self.count += 1
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Catch the signals meanwhile; outside the main thread nothing is changed."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {
+            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class EventReader:
+    """New events of a stack, each once.
+
+    :param after: the id of the last event that is known already.
+    """
+
+    def __init__(self, store: Store, name: str, after: int) -> None:
+        self._store = store
+        self._name = name
+        self._start = after
+        self._last = after
+        self._seen: set[int] = set()
+
+    def new(self) -> list[dict[str, Any]]:
+        """What was written since the last call."""
+        found = self._read(self._last)
+        self._last = max((event["id"] for event in found), default=self._last)
+        return found
+
+    def rest(self) -> list[dict[str, Any]]:
+        """All that has not been given yet: ids can become visible out of order."""
+        return sorted(self._read(self._start), key=lambda event: int(event["id"]))
+
+    def _read(self, after: int) -> list[dict[str, Any]]:
+        fresh: list[dict[str, Any]] = []
+        while page := self._store.events(self._name, after=after):
+            fresh += [event for event in page if event["id"] not in self._seen]
+            self._seen.update(event["id"] for event in page)
+            after = page[-1]["id"]
+            if len(page) < _EVENTS:
+                break
+        return fresh
+
+
+class Watch:
+    """Follows one traversal of a stack, and the rollback that its failure starts.
+
+    :ivar stack: the stack, as last seen.
+    :ivar failure: why the traversal failed, if a rollback followed.
+    :ivar superseded: whether somebody else started another traversal.
+    """
+
+    def __init__(self, store: Store, stack: Stack, reporter: Reporter, after: int) -> None:
+        self.stack = stack
+        self.failure: str | None = None
+        self.superseded = False
+        self.seconds = 0.0
+        self._store = store
+        self._reporter = reporter
+        self._events = EventReader(store, stack.name, after)
+        self._traversal = stack.traversal
+        self._started = time.monotonic()
+
+    def look(self) -> bool:
+        """Look, tell the reporter, and say whether it has ended."""
+        self.stack.refresh()
+        self.seconds = time.monotonic() - self._started
+        if self.stack.traversal != self._traversal:
+            # a rollback has a reason only if it was not a person who started it
+            reason = self.stack.reason if self.stack.action == "ROLLBACK" else None
+            self.superseded = reason is None or self.failure is not None
+            self.failure = reason
+            self._traversal = self.stack.traversal
+        ended = self.superseded or self.stack.status != "IN_PROGRESS"
+        if self._reporter.wants_events:
+            # only after the status was read are all events of an ended traversal there
+            self._reporter.events(self._events.rest() if ended else self._events.new())
+        if self._reporter.wants_updates and not ended:
+            self._tell()
+        return ended
+
+    def _tell(self) -> None:
+        name = self.stack.name
+        try:
+            progress, running = self._store.progress(name), self._store.running(name)
+        except NotFound:  # deleted since it was read
+            return
+        self._reporter.update(name, str(self.stack.action), progress, running, self.seconds)
+
+
+def last_event(store: Store, name: str) -> int:
+    """The id of the newest event of a stack, 0 if there is none."""
+    try:
+        return max((int(event["id"]) for event in store.events(name, limit=1)), default=0)
+    except NotFound:
+        return 0
+
+
+def run_engine(
+    store: Store,
+    reporter: Reporter,
+    workers: int,
+    *,
+    until_idle: bool = False,
+    ended: Callable[[], bool] = lambda: False,
+    going_on: str = "other engines go on from there",
+    greeting: str = "",
+) -> int | None:
+    """Run an engine until something has ended, there is no more work, or a signal comes.
+
+    :param ended: looks whether it has ended, and tells the reporter.
+    :param until_idle: whether to end when there is no more work in the whole database.
+    :param going_on: what happens to the rest after a signal.
+    :param greeting: what to tell when it runs and signals are caught.
+    :returns: None, or the exit status if a signal came first.
+    :raises ConvergeError: the engine stopped by itself.
+    """
+    from converge.engine import Engine
+
+    engine = Engine(store, workers=workers)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            engine.run(until_idle=until_idle)
+        except BaseException as error:
+            failures.append(error)
+
+    interrupts = Interrupts()
+    # signals are handled in this thread, so the engine has another
+    thread = threading.Thread(target=work, name="converge-run", daemon=True)
+    look = _patiently(ended, reporter)
+    with interrupts.caught(), _log_to(reporter):
+        thread.start()
+        if greeting:
+            reporter.note(greeting)
+        try:
+            over = wait_until(lambda: look() or not thread.is_alive(), interrupts)
+            if not over:
+                reporter.note(
+                    "stopping: what runs is finished first, Ctrl-C again cancels it; " + going_on
+                )
+            elif not (thread.is_alive() or until_idle or look()):
+                raise _end_of(thread, failures)
+            _stop(engine, thread, interrupts, reporter, (lambda: True) if over else look, going_on)
+        except BaseException:
+            engine.stop(grace=0)
+            raise
+        finally:
+            reporter.end()
+        thread.join()
+    if failures:
+        raise failures[0]
+    return None if over or ended() else interrupts.status
+
+
+def _end_of(thread: threading.Thread, failures: list[BaseException]) -> BaseException:
+    thread.join()
+    return failures[0] if failures else ConvergeError("the engine has stopped by itself")
+
+
+def _patiently(ended: Callable[[], bool], reporter: Reporter) -> Callable[[], bool]:
+    """The same, but while the database cannot be used the answer is no: the engine, too,
+    tries again."""
+    troubled = False
+
+    def look() -> bool:
+        nonlocal troubled
+        try:
+            answer = ended()
+        except StoreError as error:
+            if not troubled:
+                reporter.note(f"{error}; trying again")
+            troubled = True
+            return False
+        troubled = False
+        return answer
+
+    return look
+
+
+class _ToReporter(logging.Handler):
+    """Log records as notes, so that they don't tear a live view apart."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__(logging.WARNING)
+        self._reporter = reporter
+        if os.environ.get("CONVERGE_DEBUG"):
+            self.setLevel(logging.DEBUG)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record) if self.level == logging.DEBUG else record.getMessage()
+        self._reporter.note(text)
+
+
+@contextmanager
+def _log_to(reporter: Reporter) -> Iterator[None]:
+    logger = logging.getLogger("converge")
+    handler = _ToReporter(reporter)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def wait_until(ended: Callable[[], bool], interrupts: Interrupts) -> bool:
+    """Look again and again, until it has ended or a signal came.
+
+    :returns: whether it has ended.
+    """
+    pause = POLL_FIRST
+    while not ended():
+        if interrupts.count:
+            return False
+        # a signal does not end the sleep, but it is short
+        time.sleep(pause)
+        pause = min(POLL_MOST, pause * 1.3)
+    return True
+
+
+def _stop(
+    engine: Engine,
+    running: threading.Thread,
+    interrupts: Interrupts,
+    reporter: Reporter,
+    look: Callable[[], bool],
+    going_on: str,
+) -> None:
+    """Stop an engine as gently as the signals that come meanwhile allow."""
+    stopping: threading.Thread | None = None
+    cancelling: threading.Thread | None = None
+    while running.is_alive():
+        # again, if it was too early: an engine that has not started yet cannot be stopped
+        if stopping is None or not stopping.is_alive():
+            stopping = _in_thread(engine.stop, {"grace": None})
+        if interrupts.count >= 2 and cancelling is None:
+            reporter.note("cancelling what runs; Ctrl-C again leaves at once")
+            cancelling = _in_thread(engine.stop, {"grace": 0})
+        if interrupts.count >= 3:
+            reporter.end()
+            reporter.note(f"left; {going_on}, once this engine counts as dead")
+            sys.stdout.flush()
+            os._exit(interrupts.status)
+        look()
+        time.sleep(POLL_FIRST)
+
+
+def _in_thread(function: Callable[..., None], keywords: Mapping[str, Any]) -> threading.Thread:
+    thread = threading.Thread(target=function, kwargs=dict(keywords), daemon=True)
+    thread.start()
+    return thread

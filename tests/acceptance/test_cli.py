@@ -1,0 +1,564 @@
+"""The command line as its users see it: real processes on an SQLite database."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import converge
+
+#: Seconds after which a process that should have ended is a failure.
+LIMIT = 60
+COMMAND = (sys.executable, "-m", "converge")
+
+SHOP = """\
+heat_template_version: 2018-08-31
+parameters:
+  greeting: {type: string, default: hello, constraints: [{length: {max: 20}}]}
+resources:
+  words:
+    type: value
+    properties: {value: {list_join: [" ", [{get_param: greeting}, world]]}}
+  page:
+    type: file
+    properties: {path: PAGE, content: {get_attr: [words, value]}}
+  log:
+    type: command
+    properties: {create: "echo created >> LOG", update: "echo updated >> LOG", delete: "rm LOG"}
+    depends_on: page
+outputs:
+  words: {value: {get_attr: [words, value]}}
+"""
+
+#: Its second resource tells the fifo "started" that it runs, and waits for the fifo "go".
+SLOW = """\
+resources:
+  first:
+    type: command
+    properties: {create: "echo first >> log", delete: "true"}
+  second:
+    type: command
+    depends_on: first
+    properties: {create: "echo > started; cat go; echo second >> log", delete: "true"}
+  third:
+    type: command
+    depends_on: second
+    properties: {create: "echo third >> log", delete: "true"}
+"""
+
+
+class Shell:
+    """A folder to run commands in.
+
+    :ivar folder: the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("CONVERGE_", "PYTHON", "NO_COLOR", "COLUMNS"))
+        }
+        self.environment["PYTHONPATH"] = str(Path(converge.__file__).parents[1])
+        self._started: list[subprocess.Popen[str]] = []
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def read(self, name: str) -> str:
+        return (self.folder / name).read_text(encoding="utf-8")
+
+    def names(self) -> set[str]:
+        return {path.name for path in self.folder.iterdir()}
+
+    def start(
+        self, *words: str, environment: Mapping[str, str] | None = None, **keywords: Any
+    ) -> subprocess.Popen[str]:
+        """Start a command, in a process group of its own."""
+        keywords = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **keywords}
+        process = subprocess.Popen(
+            [*COMMAND, *words],
+            cwd=self.folder,
+            env={**self.environment, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            encoding="utf-8",
+            start_new_session=True,
+            **keywords,
+        )
+        self._started.append(process)
+        return process
+
+    def run(
+        self, *words: str, status: int = 0, environment: Mapping[str, str] | None = None
+    ) -> tuple[str, str]:
+        """Run a command to its end; what it wrote to stdout and stderr."""
+        process = self.start(*words, environment=environment)
+        out, err = process.communicate(timeout=LIMIT)
+        assert process.returncode == status, (words, process.returncode, out, err)
+        assert "Traceback" not in err
+        return out, err
+
+    def json(self, *words: str, status: int = 0) -> Any:
+        """Run a command with --json; its one document."""
+        out, err = self.run(*words, "--json", status=status)
+        assert err == ""
+        return json.loads(out)
+
+    def end(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    shell = Shell(tmp_path)
+    yield shell
+    shell.end()
+
+
+def statuses(document: Mapping[str, Any]) -> dict[str, str]:
+    return {name: about["status"] for name, about in document["resources"].items()}
+
+
+# The main job
+
+
+def test_a_stack_comes_about_changes_and_goes(shell: Shell) -> None:
+    shop = SHOP.replace("PAGE", str(shell.folder / "page")).replace(
+        "LOG", str(shell.folder / "log")
+    )
+    shell.write("shop.yaml", shop)
+
+    out, err = shell.run("up", "shop.yaml")
+    lines = out.splitlines()
+    assert err == ""
+    assert lines[0] == "stack 'shop': CREATE started"
+    assert re.fullmatch(r"stack 'shop': CREATE COMPLETE in \d+\.\d s", lines[-3])
+    assert lines[-2:] == ["outputs:", "  words = hello world"]
+    done = [line.split()[1:] for line in lines[1:-3] if "(stack)" not in line]
+    assert done == [[name, "CREATE", "COMPLETE"] for name in ("words", "page", "log")]
+    times = [line.split()[0] for line in lines[1:-3]]
+    assert times == sorted(times)
+    assert shell.read("page") == "hello world"
+
+    document = shell.json("up", "shop.yaml", "--param", "greeting=bye")
+    assert (document["action"], document["status"]) == ("UPDATE", "COMPLETE")
+    assert document["outputs"] == {"words": "bye world"}
+    assert document["outcome"] == "started"
+    assert shell.read("page") == "bye world"
+    assert shell.read("log") == "created\n"
+
+    shown = shell.json("show", "shop")
+    assert {**shown, "outcome": "started"} == document
+    assert set(statuses(shown).values()) == {"COMPLETE"}
+    assert shown["resources"]["page"]["requires"] == ["words"]
+    assert shown["progress"]["done"] == shown["progress"]["total"]
+    [listed] = shell.json("list")
+    assert (listed["name"], listed["status"], listed["version"]) == ("shop", "COMPLETE", 2)
+    assert "shop" in shell.run("list")[0].splitlines()[1]
+    assert "page [COMPLETE]  requires words\n" in shell.run("graph", "shop")[0]
+    assert shell.run("why", "shop")[0] == "the UPDATE is COMPLETE\n"
+    happened = shell.json("events", "shop")
+    assert [one["id"] for one in happened] == sorted(one["id"] for one in happened)
+    assert len(shell.run("events", "shop", "--follow")[0].splitlines()) == len(happened)
+
+    assert shell.json("rollback", "shop")["outputs"] == {"words": "hello world"}
+    assert shell.read("page") == "hello world"
+
+    document = shell.json("down", "shop")
+    assert (document["action"], document["status"]) == ("DELETE", "COMPLETE")
+    assert document["resources"] == {}
+    assert shell.run("list")[0] == "no stacks\n"
+    assert not {"page", "log"} & shell.names()
+
+
+def test_a_rollback_can_name_its_version(shell: Shell) -> None:
+    for text in ("one", "two", "three"):
+        shell.write("a.yaml", f"resources: {{f: {{type: value, properties: {{value: {text}}}}}}}")
+        shell.run("up", "a.yaml")
+    document = shell.json("rollback", "a", "--to", "1")
+    assert document["resources"]["f"]["properties"] == {"value": "one"}
+    _, err = shell.run("rollback", "a", "--to", "9", status=2)
+    assert err.startswith("converge: error: ")
+
+
+def test_up_without_waiting_leaves_the_work_to_an_engine(shell: Shell) -> None:
+    shell.write("a.yaml", "resources: {n: {type: none}}")
+    out, _ = shell.run("up", "a.yaml", "--stack", "other name", "--no-wait")
+    assert out == "stack 'other name': CREATE started; `converge engine` does the work\n"
+    assert shell.json("show", "other name")["status"] == "IN_PROGRESS"
+    assert "'n'" in shell.run("why", "other name", "n")[0]
+    assert shell.run("engine", "--until-idle") == ("", "")
+    assert shell.json("show", "other name")["status"] == "COMPLETE"
+
+
+def test_an_idle_engine_makes_no_database(shell: Shell) -> None:
+    shell.run("engine", "--until-idle")
+    assert shell.names() == set()
+
+
+def test_check_finds_what_has_changed(shell: Shell) -> None:
+    path = shell.folder / "page"
+    shell.write(
+        "a.yaml", f"resources: {{f: {{type: file, properties: {{path: {path}, content: x}}}}}}"
+    )
+    shell.run("up", "a.yaml")
+    assert shell.json("check", "a")["status"] == "COMPLETE"
+    path.unlink()
+    document = shell.json("check", "a", status=1)
+    assert statuses(document) == {"f": "FAILED"}
+    shell.run("up", "a.yaml")
+    assert path.read_text() == "x"
+
+
+# Failures
+
+BROKEN = """\
+resources:
+  good: {type: command, properties: {create: "true", delete: "echo gone > gone"}}
+  bad:
+    type: command
+    depends_on: good
+    properties: {create: "echo boom >&2; exit 3", delete: "true"}
+  after: {type: none, depends_on: bad}
+"""
+
+
+def test_a_failure_is_told_and_explained(shell: Shell) -> None:
+    shell.write("a.yaml", BROKEN)
+    out, _ = shell.run("up", "a.yaml", status=1)
+    last = out.splitlines()[-1]
+    assert last.startswith("stack 'a': CREATE FAILED in ")
+    assert "bad" in last
+    assert "boom" in last
+    document = shell.json("show", "a")
+    assert document["status"] == "FAILED"
+    assert (statuses(document)["good"], statuses(document)["bad"]) == ("COMPLETE", "FAILED")
+    assert "boom" in shell.run("why", "a")[0]
+    assert "boom" in shell.json("why", "a", "bad")[0]["message"]
+    assert shell.json("up", "a.yaml", status=1)["status"] == "FAILED"
+
+
+def test_a_failure_can_roll_back(shell: Shell) -> None:
+    shell.write("a.yaml", BROKEN)
+    out, _ = shell.run("up", "a.yaml", "--on-failure", "rollback", status=1)
+    last = out.splitlines()[-1]
+    assert last.startswith("stack 'a': ROLLBACK COMPLETE in ")
+    assert "rolled back: " in last
+    assert "boom" in last
+    assert "gone" in shell.names()
+    assert shell.json("show", "a")["resources"] == {}
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (["up", "missing.yaml"], ["missing.yaml", "No such file"]),
+        (["up", "."], ["error"]),
+        (["up", "empty.yaml"], ["empty.yaml"]),
+        (["up", "unknown.yaml"], ["unknown.yaml:1", "'flie'", "did you mean 'file'"]),
+        (["up", "cycle.yaml"], ["cycle.yaml", "a", "b"]),
+        (["up", "good.yaml", "--param", "nmae=x"], ["nmae", "did you mean 'name'"]),
+        (["up", "good.yaml", "--param", "name=xxxxxxxxxx"], ["name"]),
+        (["up", "good.yaml", "--stack", "a\nb"], ["unprintable character"]),
+        (["up", "good.yaml", "--stack", "x" * 300], ["300 characters"]),
+        (["up", " good.yaml"], ["--stack"]),
+        (["up", "good.yaml", "--db", "nonsense"], ["database URL"]),
+        (["up", "good.yaml", "--db", "sqlite:///nowhere/x.db"], ["nowhere/x.db"]),
+        (["up", "good.yaml", "--db", "sqlite:///good.yaml"], ["good.yaml"]),
+        (["list", "--db", "sqlite:///other.db"], ["other.db", "db upgrade"]),
+        (["list", "--db", "postgresql+psycopg://x@127.0.0.1:1/x"], ["127.0.0.1"]),
+        (["graph", "cycle.yaml"], ["cycle.yaml"]),
+        (["graph", "nothing"], ["'nothing'"]),
+        (["graph", "good.yaml", "-o", "."], ["it is a folder"]),
+        (["graph", "good.yaml", "-o", "nowhere/x.svg"], ["nowhere/x.svg"]),
+        (["shwo"], ["did you mean 'show'"]),
+        (["db", "current"], ["converge.db"]),
+    ],
+    ids=lambda value: " ".join(value)[:40],
+)
+def test_bad_input_gets_one_message_and_writes_nothing(
+    words: list[str], messages: list[str], shell: Shell
+) -> None:
+    good = "parameters: {name: {type: string, default: x, constraints: [{length: {max: 3}}]}}\n"
+    shell.write("good.yaml", good + "resources: {n: {type: none}}\n")
+    shell.write(" good.yaml", good + "resources: {n: {type: none}}\n")
+    shell.write("empty.yaml", "")
+    shell.write("unknown.yaml", "resources: {f: {type: flie}}\n")
+    shell.write(
+        "cycle.yaml",
+        "resources: {a: {type: none, depends_on: b}, b: {type: none, depends_on: a}}\n",
+    )
+    before = shell.names()
+    out, err = shell.run(*words, status=2)
+    assert out == ""
+    assert err.startswith("converge: error: ")
+    assert err.count("converge: error") == 1
+    for message in messages:
+        assert message in err
+    assert shell.names() == before
+
+
+def test_what_does_not_exist_is_named(shell: Shell) -> None:
+    shell.write("shop.yaml", "resources: {page: {type: none}}")
+    shell.run("up", "shop.yaml")
+    for words in (["show", "shpo"], ["down", "shpo"], ["graph", "shpo"], ["events", "shpo"]):
+        out, err = shell.run(*words, status=2)
+        assert out == ""
+        assert "'shpo'; did you mean 'shop'?" in err
+    assert "did you mean 'page'?" in shell.run("why", "shop", "paeg", status=2)[1]
+    assert "nothing to cancel" in shell.run("cancel", "shop", status=2)[1]
+
+
+def test_a_read_only_database_says_so(shell: Shell) -> None:
+    shell.write("a.yaml", "resources: {n: {type: none}}")
+    shell.run("up", "a.yaml")
+    _, err = shell.run(
+        "up", "a.yaml", "--db", "sqlite:///file:converge.db?mode=ro&uri=true", status=2
+    )
+    assert "read-only" in err
+
+
+# Graphs
+
+
+def test_any_heat_template_can_be_drawn(shell: Shell) -> None:
+    shell.write(
+        "heat.yaml",
+        "heat_template_version: rocky\n"
+        "resources:\n"
+        "  net: {type: 'OS::Neutron::Net'}\n"
+        "  vm:\n"
+        "    type: OS::Nova::Server\n"
+        "    properties: {x: {if: [c, {repeat: {template: {get_resource: net}}}, 1]}}\n",
+    )
+    assert "  vm  requires net\n" in shell.run("graph", "heat.yaml")[0]
+    assert '"vm" -> "net";' in shell.run("graph", "heat.yaml", "--format", "dot")[0]
+    assert "n2 --> n1" in shell.run("graph", "heat.yaml", "--format", "mermaid")[0]
+    assert shell.run("graph", "heat.yaml", "-o", "heat.svg") == ("", "")
+    root = ElementTree.fromstring(shell.read("heat.svg"))
+    assert "vm requires net" in "".join(root.itertext())
+    assert shell.names() == {"heat.yaml", "heat.svg"}
+
+
+# The database
+
+
+def test_another_database_must_be_prepared(shell: Shell) -> None:
+    shell.write("a.yaml", "resources: {n: {type: none}}")
+    url = "sqlite:///other.db"
+    assert "db upgrade" in shell.run("up", "a.yaml", "--db", url, status=2)[1]
+    assert "CREATE TABLE" in shell.run("db", "sql", "--db", url)[0]
+    assert "other.db" not in shell.names()
+    assert "version" in shell.run("db", "upgrade", "--db", url)[0]
+    assert shell.run("db", "check", "--db", url)[0] == "the schema is up to date\n"
+    version = shell.run("db", "current", environment={"CONVERGE_DB": url})[0].strip()
+    assert shell.run("db", "upgrade", "--db", url)[0].endswith(f"{version}\n")
+    shell.run("up", "a.yaml", environment={"CONVERGE_DB": url})
+    assert [one["name"] for one in json.loads(shell.run("--db", url, "list", "--json")[0])] == ["a"]
+    assert "converge.db" not in shell.names()
+
+
+# Signals
+
+
+def begin_slow(shell: Shell, *words: str, **keywords: Any) -> subprocess.Popen[str]:
+    """Start ``up`` on SLOW, and return when its second resource runs."""
+    for name in ("started", "go"):
+        path = shell.folder / name
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    shell.write("slow.yaml", SLOW)
+    process = shell.start("up", "slow.yaml", *words, **keywords)
+    wait_for_second(shell, process)
+    return process
+
+
+def wait_for_second(shell: Shell, process: subprocess.Popen[str]) -> None:
+    # not blocking in open(), as the writer may never come
+    reader = os.open(shell.folder / "started", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        while not select.select([reader], [], [], 0.1)[0]:
+            assert process.poll() is None, process.communicate()
+    finally:
+        os.close(reader)
+
+
+def let_second_go(shell: Shell) -> None:
+    with open(shell.folder / "go", "w", encoding="utf-8"):
+        pass
+
+
+def read_until(process: subprocess.Popen[str], word: str) -> str:
+    assert process.stderr is not None
+    text = ""
+    while word not in text:
+        line = process.stderr.readline()
+        assert line, f"no {word!r} in {text!r}"
+        text += line
+    return text
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_what_runs_and_up_goes_on_from_there(
+    number: signal.Signals, status: int, shell: Shell
+) -> None:
+    process = begin_slow(shell)
+    process.send_signal(number)
+    text = read_until(process, "stopping")
+    assert "`converge up` goes on with stack 'slow' from there" in text
+    let_second_go(shell)
+    out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == status, (out, err)
+    assert "Traceback" not in err
+    assert out.splitlines()[-1].endswith("IN_PROGRESS, interrupted")
+    assert shell.read("log") == "first\nsecond\n"
+
+    document = shell.json("show", "slow")
+    assert document["status"] == "IN_PROGRESS"
+    assert statuses(document)["second"] == "COMPLETE"
+    assert shell.run("up", "slow.yaml")[0].startswith("stack 'slow': CREATE resumed\n")
+    assert shell.read("log") == "first\nsecond\nthird\n"
+
+
+def test_a_second_interrupt_cancels_what_runs(shell: Shell) -> None:
+    process = begin_slow(shell)
+    process.send_signal(signal.SIGINT)
+    read_until(process, "stopping")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130, (out, err)
+    assert "Traceback" not in err
+    assert shell.read("log") == "first\n"
+
+    process = begin_slow(shell)
+    let_second_go(shell)
+    out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, (out, err)
+    assert out.startswith("stack 'slow': CREATE resumed\n")
+    assert shell.read("log") == "first\nsecond\nthird\n"
+
+
+def test_an_engine_stops_on_a_signal(shell: Shell) -> None:
+    process = shell.start("engine")
+    read_until(process, "is running")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 143
+    assert "stopping" in err
+
+
+def test_up_says_that_somebody_else_superseded_it(shell: Shell) -> None:
+    process = begin_slow(shell)
+    shell.write("slow.yaml", SLOW + "  fourth: {type: none}\n")
+    out, _ = shell.run("up", "slow.yaml", "--no-wait")
+    assert out.startswith("stack 'slow': UPDATE superseded traversal 1;")
+    let_second_go(shell)
+    out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 1, (out, err)
+    assert "somebody else started UPDATE of stack 'slow'" in err
+    shell.run("engine", "--until-idle")
+    assert shell.json("show", "slow")["status"] == "COMPLETE"
+
+
+def test_up_says_that_it_was_cancelled(shell: Shell) -> None:
+    process = begin_slow(shell, "--json")
+    assert "cancelled" in shell.run("cancel", "slow")[0]
+    out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 1, (out, err)
+    assert json.loads(out)["status"] == "CANCELLED"
+    assert "third" not in shell.read("log")
+
+
+# Terminals and pipes
+
+
+def on_terminal(shell: Shell, environment: Mapping[str, str], *words: str) -> str:
+    """What a command writes to a terminal."""
+    parent, child = pty.openpty()
+    process = shell.start(
+        *words, stdout=child, stderr=child, environment={"TERM": "xterm", **environment}
+    )
+    os.close(child)
+    text = b""
+    while True:
+        try:
+            part = os.read(parent, 65536)
+        except OSError:  # Linux's way to say that nobody writes there any more
+            break
+        if not part:
+            break
+        text += part
+    os.close(parent)
+    assert process.wait(timeout=LIMIT) == 0, text
+    return text.decode()
+
+
+def test_a_terminal_has_live_progress(shell: Shell) -> None:
+    shell.write(
+        "a.yaml",
+        "resources:\n"
+        "  '[red]x': {type: command, properties: {create: 'sleep 0.5', delete: 'true'}}\n"
+        "outputs: {'[b]o': {value: '[i]v'}}\n",
+    )
+    text = on_terminal(shell, {}, "up", "a.yaml")
+    assert "0 of 1 done, 1 running" in text
+    assert "━" in text or "─" in text
+    assert "[red]x" in text
+    assert "[b]o = [i]v" in text
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
+    assert "\x1b[32m" in on_terminal(shell, {}, "list")
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_colours_can_be_unwanted(environment: dict[str, str], shell: Shell) -> None:
+    shell.write("a.yaml", "resources: {n: {type: none}}")
+    text = on_terminal(shell, environment, "up", "a.yaml")
+    text += on_terminal(shell, environment, "list")
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", text)
+    if "TERM" in environment:
+        assert "\x1b" not in text
+        assert "n CREATE COMPLETE" in text
+
+
+def test_a_pipe_that_is_closed_ends_quietly(shell: Shell) -> None:
+    names = ", ".join(f"resource_{number}: {{type: none}}" for number in range(5000))
+    shell.write("many.yaml", f"resources: {{{names}}}")
+    process = shell.start("graph", "many.yaml")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline().startswith("many: 5000 resources")
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=LIMIT) == 141
+
+
+def test_hostile_names_are_harmless(shell: Shell) -> None:
+    shell.write("a.yaml", "resources: {'[bold]é \"q\" <x>': {type: none}}")
+    shell.run("up", "a.yaml", "--stack", "[red]'☃'")
+    assert "☃" in shell.run("list")[0]
+    assert '"[bold]é \\"q\\" <x>"' in shell.run("graph", "[red]'☃'")[0]
+    ascii_only = {"PYTHONIOENCODING": "ascii"}
+    assert "\\u2603" in shell.run("list", environment=ascii_only)[0]
+    listed = json.loads(shell.run("list", "--json", environment=ascii_only)[0])
+    assert listed[0]["name"] == "[red]'☃'"

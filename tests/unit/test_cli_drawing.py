@@ -1,0 +1,145 @@
+"""Drawings of graphs: text, dot, Mermaid, SVG."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
+
+import pytest
+
+from converge.cli.drawing import draw, levels
+from converge.graph import Graph
+
+EXAMPLE = Graph([("C", "A"), ("C", "B"), ("D", "C"), ("E", "C"), ("lone", None)])
+HOSTILE = ['"', "\\", "a\nb", "<script>&", "end", "a b", "]", "é漢🙂", "#1;", "n1", "x" * 300]
+SVG = "{http://www.w3.org/2000/svg}"
+FORMATS = ("text", "dot", "mermaid", "svg")
+
+
+def hostile() -> Graph[str]:
+    return Graph([(one, other) for one, other in pairwise(HOSTILE)])
+
+
+def test_levels_are_longest_paths() -> None:
+    graph = Graph([("c", "b"), ("b", "a"), ("c", "a"), ("d", "a")])
+    assert levels(graph) == {"a": 0, "b": 1, "c": 2, "d": 1}
+
+
+def test_text_has_each_node_once_below_what_it_requires() -> None:
+    graph = Graph([("A", None), ("B", None), ("C", "A"), ("C", "B"), ("D", "C"), ("E x", "C")])
+    assert draw(graph, "text", title="shop", statuses={"A": "COMPLETE"}) == (
+        "shop: 5 resources, 4 dependencies, 3 levels\n"
+        "\n"
+        "level 1\n"
+        "  A [COMPLETE]\n"
+        "  B\n"
+        "\n"
+        "level 2\n"
+        "  C  requires A, B\n"
+        "\n"
+        "level 3\n"
+        "  D  requires C\n"
+        '  "E x"  requires C\n'
+    )
+
+
+@pytest.mark.parametrize("how", FORMATS)
+def test_an_empty_graph_can_be_drawn(how: str) -> None:
+    assert draw(Graph(), how).endswith("\n")
+
+
+def test_dot_has_every_node_and_edge() -> None:
+    text = draw(EXAMPLE, "dot", title='a "shop"', statuses={"A": "FAILED"})
+    assert text.startswith('digraph "a \\"shop\\"" {\n')
+    assert '  "A" [fillcolor="#ffc9c9"];\n' in text
+    assert '  "lone";\n' in text
+    edges = re.findall(r'^  "(\w+)" -> "(\w+)";$', text, re.M)
+    assert set(edges) == {("C", "A"), ("C", "B"), ("D", "C"), ("E", "C")}
+
+
+def test_dot_strings_cannot_be_left() -> None:
+    text = draw(hostile(), "dot")
+    string = r'"(?:[^"\\\n]|\\.)*"'
+    statement = re.compile(rf"  {string}(?: -> {string})?;")
+    body = text.splitlines()[3:-1]
+    assert len(body) == len(HOSTILE) * 2 - 1
+    assert all(statement.fullmatch(line) for line in body)
+
+
+def test_mermaid_has_every_node_and_edge() -> None:
+    text = draw(EXAMPLE, "mermaid", title="shop", statuses={"A": "COMPLETE"})
+    assert text.startswith("flowchart RL\n  %% shop\n")
+    names = dict(re.findall(r'^  (n\d+)\["(\w+)"\]', text, re.M))
+    assert set(names.values()) == set(EXAMPLE)
+    edges = {(names[a], names[b]) for a, b in re.findall(r"^  (n\d+) --> (n\d+)$", text, re.M)}
+    assert edges == {("C", "A"), ("C", "B"), ("D", "C"), ("E", "C")}
+    assert '["A"]:::COMPLETE\n' in text
+    assert text.endswith("  classDef COMPLETE fill:#c9f0cf\n")
+
+
+def test_mermaid_labels_cannot_be_left() -> None:
+    lines = draw(hostile(), "mermaid").splitlines()[1:]
+    labels = [line for line in lines if "-->" not in line]
+    assert len(labels) == len(HOSTILE)
+    assert all(re.fullmatch(r'  n\d+\["[^"<>&`\\\n]+"\]', line) for line in labels)
+
+
+def test_svg_has_every_node_and_edge_as_xml() -> None:
+    root = ElementTree.fromstring(draw(EXAMPLE, "svg", title="<shop>", statuses={"A": "FAILED"}))
+    assert root.findtext(f"{SVG}title") == "<shop>"
+    nodes = root.findall(f"{SVG}g")
+    assert {node.findtext(f"{SVG}text") for node in nodes} == set(EXAMPLE)
+    assert "A FAILED" in {node.findtext(f"{SVG}title") for node in nodes}
+    edges = {path.findtext(f"{SVG}title") for path in root.findall(f"{SVG}path")}
+    assert edges == {"C requires A", "C requires B", "D requires C", "E requires C"}
+
+
+def test_svg_survives_hostile_names() -> None:
+    root = ElementTree.fromstring(draw(hostile(), "svg"))
+    titles = [node.findtext(f"{SVG}title") for node in root.findall(f"{SVG}g")]
+    assert {"<script>&", "a\\nb", "x" * 300} <= set(titles)
+    assert all(len(text.text or "") <= 40 for text in root.iter(f"{SVG}text"))
+
+
+def boxes(text: str) -> dict[str, tuple[float, float, float, float]]:
+    found = {}
+    for node in ElementTree.fromstring(text).findall(f"{SVG}g"):
+        rect = node.find(f"{SVG}rect")
+        assert rect is not None
+        x, y, width, height = (float(rect.attrib[key]) for key in ("x", "y", "width", "height"))
+        found[str(node.findtext(f"{SVG}title"))] = (x, y, x + width, y + height)
+    return found
+
+
+def test_svg_boxes_do_not_overlap_and_lie_right_of_what_they_require() -> None:
+    graph = Graph([(f"n{i}", f"n{i * 7 % 31 * i // 40}") for i in range(3, 60)])
+    text = draw(graph, "svg")
+    placed = boxes(text)
+    for node in graph:
+        assert all(placed[node][0] > placed[required][2] for required in graph.requires(node))
+    for one in placed:
+        for other in placed:
+            a, b = placed[one], placed[other]
+            apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+            assert one == other or apart
+    root = ElementTree.fromstring(text)
+    assert max(box[2] for box in placed.values()) < float(root.attrib["width"])
+    assert max(box[3] for box in placed.values()) < float(root.attrib["height"])
+    assert min(min(box) for box in placed.values()) > 0
+
+
+@pytest.mark.parametrize("how", FORMATS)
+def test_drawings_are_repeatable_and_large_ones_work(how: str) -> None:
+    edges = [(f"n{i}", f"n{i // 3}") for i in range(1, 3000)]
+    edges += [(f"n{i}", f"n{i * 31 % i // 2}") for i in range(2000, 3000)]
+    text = draw(Graph(edges), how)
+    assert text == draw(Graph(edges), how)
+    assert "n2999" in text
+
+
+@pytest.mark.parametrize("how", FORMATS)
+def test_deep_chains_with_long_edges_work(how: str) -> None:
+    edges = [(f"n{i}", f"n{i - 1}") for i in range(1, 3000)]
+    edges += [("n2999", f"n{i}") for i in range(0, 2990, 10)]
+    assert "n2999" in draw(Graph(edges), how)

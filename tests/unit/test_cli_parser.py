@@ -1,0 +1,129 @@
+"""The command line's grammar and its messages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from converge.cli import main
+from converge.cli.parser import UsageError, parse
+
+
+def test_up_has_defaults() -> None:
+    arguments = parse(["up", "shop.yaml"])
+    assert vars(arguments) == {
+        "command": "up",
+        "file": "shop.yaml",
+        "stack": None,
+        "param": [],
+        "workers": 8,
+        "on_failure": "stop",
+        "timeout": None,
+        "no_wait": False,
+        "json": False,
+        "db": None,
+    }
+
+
+def test_up_takes_all_options() -> None:
+    words = "up f.yaml --stack s --param a=1 --param b=x=y --param c= --workers 3 --timeout 2.5"
+    arguments = parse([*words.split(), "--on-failure", "rollback", "--no-wait", "--json"])
+    assert arguments.param == [("a", "1"), ("b", "x=y"), ("c", "")]
+    assert (arguments.stack, arguments.workers, arguments.timeout) == ("s", 3, 2.5)
+    assert (arguments.on_failure, arguments.no_wait, arguments.json) == ("rollback", True, True)
+
+
+@pytest.mark.parametrize(
+    "words", [["--db", "sqlite:///x", "list"], ["list", "--db", "sqlite:///x"]]
+)
+def test_the_database_is_named_before_or_after_the_command(words: list[str]) -> None:
+    assert parse(words).db == "sqlite:///x"
+
+
+def test_the_database_named_last_wins() -> None:
+    assert parse(["--db", "sqlite:///x", "show", "s", "--db", "sqlite:///y"]).db == "sqlite:///y"
+
+
+@pytest.mark.parametrize("command", ["down", "rollback", "check"])
+def test_commands_that_work_take_workers_and_no_wait(command: str) -> None:
+    arguments = parse([command, "s", "--workers", "1000", "--no-wait", "--timeout", "1", "--json"])
+    assert (arguments.name, arguments.workers, arguments.no_wait) == ("s", 1000, True)
+
+
+@pytest.mark.parametrize("command", ["list", "show s", "events s", "why s", "why s r"])
+def test_commands_that_read_have_json(command: str) -> None:
+    assert parse([*command.split(), "--json"]).json
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "COMMAND"),
+        ("upp x", "unknown 'upp'; did you mean 'up'?"),
+        ("qqqq", "known: cancel, check, db, down"),
+        ("up", "FILE"),
+        ("up x --wokers 3", "unknown option '--wokers'; did you mean '--workers'?"),
+        ("up x --workers=", "must be a whole number from 1 to 1000, not ''"),
+        ("up x --workers 0", "from 1 to 1000, not '0'"),
+        ("up x --workers 1001", "from 1 to 1000"),
+        ("up x --workers -1", "from 1 to 1000, not '-1'"),
+        ("up x --timeout 0", "seconds above 0"),
+        ("up x --timeout nan", "seconds above 0"),
+        ("up x --timeout inf", "seconds above 0"),
+        ("up x --timeout soon", "seconds above 0"),
+        ("up x --param a", "must be NAME=VALUE, not 'a'"),
+        ("up x --param =1", "must be NAME=VALUE"),
+        ("up x --param a=1 --param a=2", "'a' is given more than once"),
+        ("up x --on-failure explode", "unknown 'explode'; known: continue, rollback, stop"),
+        ("up x --on-failure rolback", "did you mean 'rollback'?"),
+        ("down x --on-failure rollback", "unknown 'rollback'; known: continue, stop"),
+        ("up x y", "unexpected argument 'y'"),
+        ("--json list", "--json belongs after the command"),
+        ("list --work 3", "unknown option '--work'"),
+        ("rollback s --to 0", "at least 1, not '0'"),
+        ("graph s --format png", "unknown 'png'"),
+        ("db upgrde", "did you mean 'upgrade'?"),
+        ("events s --follow --json", "exclude each other"),
+    ],
+)
+def test_bad_usage_is_explained(words: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(words.split())
+    assert message in str(caught.value)
+    assert "--help" in str(caught.value)
+
+
+def test_bad_usage_is_one_error_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["upp"]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("converge: error: argument COMMAND: unknown 'upp'")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["up", "--help"]])
+def test_help_ends_well(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    assert "usage: converge" in capsys.readouterr().out
+
+
+def test_help_states_every_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    text = capsys.readouterr().out
+    for status in (0, 1, 2, 70, 130, 141, 143):
+        assert f"\n  {status} " in text
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_quick_answers_import_nothing_heavy(option: str) -> None:
+    program = (
+        "import sys\n"
+        "from converge.cli import main\n"
+        f"assert main([{option!r}]) == 0\n"
+        "heavy = {'sqlalchemy', 'rich', 'yaml', 'oslo_db', 'alembic'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "converge" in ran.stdout
