@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from converge.errors import StaleLock
@@ -30,18 +29,6 @@ _ENDS = {
 }
 
 
-@dataclass(slots=True)
-class Completion:
-    """What a transaction wrote.
-
-    :ivar stale: the outcomes of which nothing was written, as another engine has the work.
-    :ivar readied: how many nodes became READY.
-    """
-
-    stale: list[Outcome] = field(default_factory=list)
-    readied: int = 0
-
-
 def halts(outcome: Outcome) -> bool:
     """Whether this outcome ends its traversal: it needs :func:`complete_failure`."""
     return (
@@ -51,14 +38,16 @@ def halts(outcome: Outcome) -> bool:
     )
 
 
-def complete(tx: Transaction, engine_id: int, outcomes: Sequence[Outcome]) -> Completion:
+def complete(tx: Transaction, engine_id: int, outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Write a group of outcomes, in one transaction.
 
     Locks are taken in this order: the nodes and their successors by key, the resources by
     id. The only key that can come later is a stack's own node, which has the highest number
     of its traversal.
+
+    :returns: the stale ones: nothing was written of them, as another engine has the work.
     """
-    completion = Completion()
+    stale: list[Outcome] = []
     rows = _lock_with_successors(tx, outcomes)
     valid = []
     for outcome in outcomes:
@@ -66,7 +55,7 @@ def complete(tx: Transaction, engine_id: int, outcomes: Sequence[Outcome]) -> Co
         if node is not None and _is_mine(node, outcome.work, engine_id):
             valid.append((outcome, node))
         else:
-            completion.stale.append(outcome)
+            stale.append(outcome)
     locked = resources.lock_states(tx, (_row(o.work).id for o, _ in valid if o.work.locked))
     kept = []
     for outcome, node in valid:
@@ -74,19 +63,18 @@ def complete(tx: Transaction, engine_id: int, outcomes: Sequence[Outcome]) -> Co
         if outcome.work.locked and (
             row is None or row.engine_id != engine_id or row.epoch != _row(outcome.work).epoch
         ):
-            completion.stale.append(outcome)
+            stale.append(outcome)
         else:
             kept.append((outcome, node))
     _write_nodes(tx, engine_id, kept)
     _write_resources(tx, engine_id, kept)
-    arrived = _arrive(tx, kept, rows)
+    _arrive(tx, kept, rows)
     _count(tx, engine_id, kept)
     events.insert_events(
         tx, [event for outcome, _ in kept if (event := _event(outcome)) is not None]
     )
-    waited_for = sorted(row.id for row in locked.values() if row.blocking)
-    completion.readied = arrived + sync_points.unblock(tx, waited_for)
-    return completion
+    sync_points.unblock(tx, sorted(row.id for row in locked.values() if row.blocking))
+    return stale
 
 
 def _row(work: Work) -> ResourceRow:
@@ -178,7 +166,7 @@ def _arrive(
     tx: Transaction,
     kept: Sequence[tuple[Outcome, NodeState]],
     rows: Mapping[Key, NodeState],
-) -> int:
+) -> None:
     counts: Counter[Key] = Counter()
     tainted: set[Key] = set()
     for outcome, node in kept:
@@ -191,7 +179,7 @@ def _arrive(
             if taints and not rows[key].tainted:
                 tainted.add(key)
     sync_points.taint(tx, sorted(tainted))
-    return sync_points.arrive(tx, counts, rows)
+    sync_points.arrive(tx, counts, rows)
 
 
 def _count(tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, NodeState]]) -> None:
@@ -301,7 +289,7 @@ def replace(tx: Transaction, engine_id: int, work: Work) -> Work | None:
     )
 
 
-def complete_failure(tx: Transaction, engine_id: int, outcome: Outcome) -> Completion:
+def complete_failure(tx: Transaction, engine_id: int, outcome: Outcome) -> list[Outcome]:
     """Write a failure that ends its traversal: nothing new starts, what runs goes on to its end."""
     work = outcome.work
     stack = stacks.lock_stack_by_id(tx, work.traversal.stack_id)

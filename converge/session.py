@@ -62,7 +62,7 @@ class Session:
         return works
 
     def _write_and_claim(self, group: Sequence[Outcome], limit: int) -> list[Work]:
-        def both(tx: Transaction) -> tuple[completing.Completion, list[Work]]:
+        def both(tx: Transaction) -> tuple[list[Outcome], list[Work]]:
             written = completing.complete(tx, self.engine_id, group)
             if limit <= 0:
                 return written, []
@@ -73,7 +73,7 @@ class Session:
         if not group and limit <= 0:
             return []
         try:
-            written, works = self.database.transact(both)
+            stale, works = self.database.transact(both)
         except StaleLock:
             # rows moved between two statements; everything is read afresh next time
             if not group:
@@ -85,7 +85,7 @@ class Session:
                 raise
             self._write_one_by_one(group)
             return []
-        self._log_stale(written)
+        self._log_stale(stale)
         return works
 
     def _write_one_by_one(self, group: Sequence[Outcome]) -> None:
@@ -155,8 +155,8 @@ class Session:
         wait = self.types[work.type_name].retry.wait(attempt, TimeoutError(reason))
         return failure(work, reason, wait)
 
-    def _log_stale(self, completion: completing.Completion) -> None:
-        for outcome in completion.stale:
+    def _log_stale(self, stale: Sequence[Outcome]) -> None:
+        for outcome in stale:
             work = outcome.work
             LOG.warning(
                 "refused: %s of %r in traversal %s is not engine %s's work any more",

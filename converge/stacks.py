@@ -374,6 +374,14 @@ class Store:
         """
         return self.database.transact(lambda tx: views.graph(tx, name), write=False)
 
+    def traversal_graph(self, name: str) -> Graph[str]:
+        """The graph that the current traversal walks: ``update NAME``, ``cleanup NAME #ID`` and
+        ``stack``, as it was stored when it started.
+
+        :raises NotFound: there is no such stack.
+        """
+        return self.database.transact(lambda tx: views.traversal_graph(tx, name), write=False)
+
     # -- within the process
 
     def add_listener(self, listener: Callable[[], None]) -> None:

@@ -180,6 +180,12 @@ def graph(tx: Transaction, name: str) -> Graph[str]:
     return Template.from_dict(templates.get_template(tx, row.template_id).body).graph()
 
 
+def traversal_graph(tx: Transaction, name: str) -> Graph[str]:
+    """The graph of the current traversal."""
+    edges = stacks.get_edges(tx, stacks.get_stack(tx, name).id)
+    return Graph() if edges is None else Graph.from_bytes(edges)
+
+
 def why(tx: Transaction, name: str, resource: str | None) -> list[dict[str, Any]]:
     """What a stack or a resource waits for.
 

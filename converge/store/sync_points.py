@@ -253,12 +253,11 @@ def requeue_node(
     )
 
 
-def arrive(tx: Transaction, counts: Mapping[Key, int], waiting: Mapping[Key, NodeState]) -> int:
+def arrive(tx: Transaction, counts: Mapping[Key, int], waiting: Mapping[Key, NodeState]) -> None:
     """Take completed predecessors off their successors' counts; those at zero become READY.
 
     :param counts: how many predecessors of each node completed in this transaction.
     :param waiting: those nodes, locked by the transaction.
-    :returns: how many became READY.
     :raises StaleLock: a node does not wait for so many.
     """
     ready = [key for key, count in counts.items() if waiting[key].pending == count]
@@ -276,7 +275,6 @@ def arrive(tx: Transaction, counts: Mapping[Key, int], waiting: Mapping[Key, Nod
             sync_point.c.pending > count,
             pending=sync_point.c.pending - count,
         )
-    return len(ready)
 
 
 def taint(tx: Transaction, keys: Sequence[Key]) -> None:

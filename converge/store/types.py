@@ -28,12 +28,14 @@ def dump(value: Any) -> str:
 
     :raises ValueError, TypeError: the value is not JSON.
     """
+    # most are empty, and there are many
+    if not value and isinstance(value, dict | list):
+        return "[]" if isinstance(value, list) else "{}"
     return _ENCODER.encode(value)
 
 
 def load(value: str) -> Any:
     """What :func:`dump` made a text of."""
-    # most are empty, and there are many
     if value == "{}":
         return {}
     return [] if value == "[]" else _DECODER.raw_decode(value)[0]

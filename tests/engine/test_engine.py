@@ -1,0 +1,269 @@
+"""The threaded engine on real databases: it waits for signals, never for a time to pass."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+import converge
+from converge.errors import BadInput, ConvergeError
+from converge.recovery import is_gone, process_identity
+
+WAIT = 60.0
+
+
+class Gate(converge.ResourceType):
+    """A handler that says when it began, and ends when it is let."""
+
+    def __init__(self) -> None:
+        self.began = threading.Semaphore(0)
+        self.go = threading.Event()
+        self.calls: list[str] = []
+        self.most = 0
+        self.cancelled = False
+        self._now = 0
+        self._lock = threading.Lock()
+
+    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> str:
+        with self._lock:
+            self.calls.append(context.name)
+            self._now += 1
+            self.most = max(self.most, self._now)
+        self.began.release()
+        while not self.go.wait(0.01):
+            if context.cancelled.is_set():
+                self.cancelled = True
+                with self._lock:
+                    self._now -= 1
+                raise RuntimeError("told to stop")
+        with self._lock:
+            self._now -= 1
+        return context.name
+
+    def delete(self, context: converge.Context, physical_id: str) -> None:
+        pass
+
+
+class Deaf(Gate):
+    """A handler that does not listen to being cancelled."""
+
+    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> str:
+        self.calls.append(context.name)
+        self.began.release()
+        assert self.go.wait(WAIT)
+        return context.name
+
+
+class Quick(converge.ResourceType):
+    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
+        return None
+
+    def delete(self, context: converge.Context, physical_id: str) -> None:
+        pass
+
+
+def template(type_: str, count: int, chain: bool = False) -> converge.Template:
+    resources = {
+        f"r{number}": {
+            "type": type_,
+            "properties": {},
+            "depends_on": [f"r{number - 1}"] if chain and number else [],
+        }
+        for number in range(count)
+    }
+    return converge.Template.from_dict({"resources": resources})
+
+
+@pytest.fixture
+def store(fresh_store: Callable[..., converge.Store]) -> converge.Store:
+    return fresh_store()
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.go.set()
+
+
+def test_a_chain_and_a_wide_graph_complete(store: converge.Store) -> None:
+    with converge.Engine(store, {"quick": Quick()}, workers=4):
+        chain = store.create_stack("chain", template("quick", 20, chain=True))
+        wide = store.create_stack("wide", template("quick", 300))
+        assert chain.wait(WAIT) == "COMPLETE"
+        assert wide.wait(WAIT) == "COMPLETE"
+        assert store.show("wide")["progress"]["done"] == 300
+        store.delete_stack("chain")
+        assert store.delete_stack("wide").wait(WAIT) == "COMPLETE"
+
+
+def test_three_engines_share_the_work_and_none_is_done_twice(store: converge.Store) -> None:
+    calls: list[str] = []
+
+    class Counted(Quick):
+        def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
+            calls.append(context.name)
+
+    types = {"counted": Counted()}
+    engines = [converge.Engine(store, types, workers=2) for _ in range(3)]
+    with engines[0], engines[1], engines[2]:
+        stack = store.create_stack("s", template("counted", 200))
+        assert stack.wait(WAIT) == "COMPLETE"
+    assert sorted(calls) == sorted(f"r{number}" for number in range(200))
+
+
+def test_no_more_handlers_run_than_there_are_workers(store: converge.Store, gate: Gate) -> None:
+    with converge.Engine(store, {"gate": gate}, workers=3) as engine:
+        stack = store.create_stack("s", template("gate", 9))
+        for _ in range(3):
+            assert gate.began.acquire(timeout=WAIT)
+        assert len(store.running("s")) >= 3
+        gate.go.set()
+        assert stack.wait(WAIT) == "COMPLETE"
+        assert engine.wait_idle(WAIT)
+    assert gate.most == 3
+
+
+def test_a_stop_lets_running_handlers_finish_and_leaves_the_rest(
+    store: converge.Store, gate: Gate
+) -> None:
+    engine = converge.Engine(store, {"gate": gate}, workers=1)
+    engine.start()
+    stack = store.create_stack("s", template("gate", 3))
+    assert gate.began.acquire(timeout=WAIT)
+    stopper = threading.Thread(target=engine.stop)
+    stopper.start()
+    gate.go.set()
+    stopper.join(WAIT)
+    assert not stopper.is_alive()
+    assert stack.refresh().status == "IN_PROGRESS"
+    done = store.progress("s")["done"]
+    assert done == len(gate.calls)
+    with converge.Engine(store, {"gate": gate}, workers=1):
+        assert stack.wait(WAIT) == "COMPLETE"
+    assert sorted(gate.calls) == ["r0", "r1", "r2"]
+
+
+def test_a_stop_without_grace_cancels_and_hands_back(store: converge.Store, gate: Gate) -> None:
+    engine = converge.Engine(store, {"gate": gate}, workers=2)
+    engine.start()
+    stack = store.create_stack("s", template("gate", 2))
+    for _ in range(2):
+        assert gate.began.acquire(timeout=WAIT)
+    engine.stop(grace=0)
+    assert gate.cancelled
+    resources = store.show("s")["resources"]
+    # begun, so what it may have made must not be forgotten
+    assert {one["status"] for one in resources.values()} == {"IN_PROGRESS"}
+    gate.go.set()
+    with converge.Engine(store, {"gate": gate}, workers=2):
+        assert stack.wait(WAIT) == "COMPLETE"
+
+
+def test_a_node_timeout_ends_a_handler_that_listens(store: converge.Store, gate: Gate) -> None:
+    with converge.Engine(store, {"gate": gate}, workers=1, poll=0.05):
+        stack = store.create_stack("s", template("gate", 1), node_timeout=0.1)
+        assert stack.wait(WAIT) == "FAILED"
+    assert gate.cancelled
+
+
+def test_a_node_timeout_gives_up_a_handler_that_does_not_listen(
+    store: converge.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("converge.engine.GRACE", 0.1)
+    deaf = Deaf()
+    with converge.Engine(store, {"deaf": deaf}, workers=1, poll=0.05):
+        stack = store.create_stack("s", template("deaf", 1), node_timeout=0.1)
+        assert stack.wait(WAIT) == "FAILED"
+        assert "timed out after 0.1 s" in (stack.reason or "")
+        # its late result is refused, and another worker has taken its place
+        deaf.go.set()
+        assert store.update_stack("s", template("deaf", 1)).wait(WAIT) == "COMPLETE"
+
+
+def test_cancel_tells_the_running_handlers(store: converge.Store, gate: Gate) -> None:
+    with converge.Engine(store, {"gate": gate}, workers=1, lease=0.9):
+        stack = store.create_stack("s", template("gate", 2, chain=True))
+        assert gate.began.acquire(timeout=WAIT)
+        stack.cancel()
+        assert stack.wait(WAIT) == "CANCELLED"
+    assert gate.cancelled
+    assert gate.calls == ["r0"]
+
+
+def test_a_deadline_ends_the_traversal(store: converge.Store, gate: Gate) -> None:
+    with converge.Engine(store, {"gate": gate}, workers=1, lease=0.9):
+        stack = store.create_stack("s", template("gate", 2, chain=True), timeout=0.2)
+        assert stack.wait(WAIT) == "FAILED"
+        assert "timed out after 0.2 s" in (stack.reason or "")
+
+
+def test_a_handler_that_exits_fails_and_leaves_the_engine_alive(store: converge.Store) -> None:
+    class Exits(Quick):
+        def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
+            raise SystemExit("bye")
+
+    with converge.Engine(store, {"exits": Exits(), "quick": Quick()}, workers=1):
+        assert store.create_stack("a", template("exits", 1)).wait(WAIT) == "FAILED"
+        assert store.create_stack("b", template("quick", 1)).wait(WAIT) == "COMPLETE"
+
+
+@pytest.mark.parametrize(
+    ("made", "saying"),
+    [
+        (object(), "must return converge.Physical"),
+        ("x" * 1025, "1 to 1024 characters"),
+        ("a\x00b", "NUL"),
+        (converge.Physical("x", {"a": object()}), "cannot be stored as JSON"),
+        (converge.Physical("x", {"a": float("nan")}), "cannot be stored as JSON"),
+    ],
+)
+def test_what_cannot_be_stored_fails_the_resource(
+    store: converge.Store, made: object, saying: str
+) -> None:
+    class Returns(Quick):
+        def create(self, context: converge.Context, properties: Mapping[str, Any]) -> Any:
+            return made
+
+    with converge.Engine(store, {"returns": Returns()}, workers=1):
+        stack = store.create_stack("s", template("returns", 1))
+        assert stack.wait(WAIT) == "FAILED"
+        assert saying in (stack.reason or "")
+
+
+def test_run_until_idle_comes_back(store: converge.Store) -> None:
+    stack = store.create_stack("s", template("quick", 5))
+    engine = converge.Engine(store, {"quick": Quick()})
+    engine.run(until_idle=True)
+    assert stack.refresh().status == "COMPLETE"
+
+
+def test_the_engine_refuses_numbers_out_of_range(store: converge.Store) -> None:
+    for options in ({"workers": 0}, {"workers": 1001}, {"lease": 0}, {"poll": -1}):
+        with pytest.raises(BadInput):
+            converge.Engine(store, **options)  # type: ignore[arg-type]
+
+
+def test_an_engine_starts_only_once_at_a_time(store: converge.Store) -> None:
+    with converge.Engine(store) as engine, pytest.raises(ConvergeError, match="runs already"):
+        engine.start()
+
+
+def test_a_process_is_known_by_its_start() -> None:
+    me = process_identity()
+    assert not is_gone(me)
+    if not me.startswith("?"):
+        host, pid, started = me.rsplit("/", 2)
+        assert is_gone(f"{host}/{pid}/{int(started) + 1}")
+        assert not is_gone(f"elsewhere/{pid}/{started}")
+    assert not is_gone("?host/1")
+
+
+def test_the_stored_graph_of_a_traversal(store: converge.Store) -> None:
+    store.create_stack("s", template("quick", 2, chain=True))
+    edges = set(store.traversal_graph("s").edges())
+    assert edges == {("update r1", "update r0"), ("stack", "update r1")}
+    assert set(store.graph("s").edges()) == {("r1", "r0")}
