@@ -319,9 +319,11 @@ class Engine:
                     continue
                 try:
                     works = session.turn([], limit)
-                except StoreError as error:
+                except Exception as error:
+                    # the turning thread claims again, and meets what is more than a hiccup
                     LOG.warning("%s; trying again", error)
                     self._hungry = False
+                    self.wake()
                     continue
                 self._hungry = len(works) >= limit
                 for work in works:

@@ -14,7 +14,7 @@ from converge.errors import StaleLock, StoreError
 from converge.resource_type import Context, ResourceType
 from converge.run import HANDLED, check_physical_id, failure, make_context, run
 from converge.store import resources
-from converge.store.database import Database, Transaction
+from converge.store.database import Database, Transaction, is_refused
 from converge.store.traversals import TraversalRow
 from converge.work import Outcome, Result, Step, Work
 
@@ -80,8 +80,8 @@ class Session:
                 return []
             self._write_one_by_one(group)
             return []
-        except StoreError:
-            if len(group) < 2:
+        except StoreError as error:
+            if len(group) < 2 and not is_refused(error):
                 raise
             self._write_one_by_one(group)
             return []
@@ -95,6 +95,12 @@ class Session:
                 self._write(outcome)
             except StaleLock as error:
                 LOG.warning("%s", error)
+            except StoreError as error:
+                if not is_refused(error):
+                    raise
+                # a state must never be lost because a value was not taken
+                reason = f"what became of it cannot be stored: {error}"
+                self._write_failure(failure(outcome.work, reason))
 
     def _write(self, outcome: Outcome) -> None:
         self._log_stale(

@@ -83,6 +83,7 @@ class Store:
         self.database = database
         self._listeners: list[Callable[[], None]] = []
         self._changed = threading.Condition()
+        self._ended = 0
         self._lock = threading.Lock()
 
     def __enter__(self) -> Store:
@@ -405,12 +406,23 @@ class Store:
     def notify_end(self) -> None:
         """Tell who waits in this process that a traversal has ended."""
         with self._changed:
+            self._ended += 1
             self._changed.notify_all()
 
-    def wait_for_end(self, timeout: float) -> None:
-        """Wait until a traversal ended in this process, or some seconds have passed."""
+    @property
+    def ended(self) -> int:
+        """How many traversals' ends were told in this process."""
+        return self._ended
+
+    def wait_for_end(self, timeout: float, seen: int | None = None) -> None:
+        """Wait until a traversal ended in this process, or some seconds have passed.
+
+        :param seen: what :attr:`ended` was before the caller looked, so that no end is missed
+            between the look and the wait.
+        """
         with self._changed:
-            self._changed.wait(timeout)
+            start = self._ended if seen is None else seen
+            self._changed.wait_for(lambda: self._ended != start, timeout)
 
     # -- helpers
 
@@ -528,15 +540,17 @@ class Stack:
         :raises TimeoutError: it is still in progress.
         """
         end = None if timeout is None else time.monotonic() + timeout
-        while self.refresh().status == Status.IN_PROGRESS:
+        while True:
+            seen = self._store.ended
+            if self.refresh().status != Status.IN_PROGRESS:
+                return self.status
             left = _LOOK if end is None else min(_LOOK, end - time.monotonic())
             if left <= 0:
                 raise TimeoutError(
                     f"the {self.action} of stack {self.name!r} is still in progress "
                     f"after {timeout:g} s"
                 )
-            self._store.wait_for_end(left)
-        return self.status
+            self._store.wait_for_end(left, seen)
 
     def cancel(self) -> Stack:
         """End its running traversal; see :meth:`Store.cancel_stack`."""

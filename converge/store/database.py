@@ -282,6 +282,14 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(code, int) and code in _MARIADB_AGAIN
 
 
+def is_refused(error: StoreError) -> bool:
+    """Whether the database works, but does not take a value: trying again is of no use."""
+    return isinstance(
+        error.__cause__,
+        oslo_exceptions.DBDataError | oslo_exceptions.DBConstraintError | sa_exceptions.DataError,
+    ) or isinstance(getattr(error.__cause__, "inner_exception", None), sa_exceptions.DataError)
+
+
 def _driver_error(error: BaseException | None) -> BaseException | None:
     """The database driver's own exception under those of SQLAlchemy and oslo.db."""
     while error is not None:

@@ -254,9 +254,18 @@ def delete_locked(tx: Transaction, engine_id: int, rows: Sequence[ResourceRow]) 
     """
     if not rows:
         return
-    parameters = [{"b_id": row.id, "b_engine": engine_id, "b_epoch": row.epoch} for row in rows]
-    done = tx.execute(delete(resource).where(_IS_MINE), parameters)
-    _expect(done.rowcount, len(rows), "resource locks held")
+    by_epoch: dict[int, list[int]] = {}
+    for row in rows:
+        by_epoch.setdefault(row.epoch, []).append(row.id)
+    for epoch, locked in by_epoch.items():
+        done = tx.execute(
+            delete(resource).where(
+                among(tx, resource.c.id, locked),
+                resource.c.engine_id == engine_id,
+                resource.c.epoch == epoch,
+            )
+        )
+        _expect(done.rowcount, len(locked), "resource locks held")
     ids = [row.id for row in rows]
     newer = [row.replaced_by for row in rows if row.replaced_by is not None]
     older = [row.replaces for row in rows if row.replaces is not None]

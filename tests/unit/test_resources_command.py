@@ -89,7 +89,7 @@ def test_invalid_utf8_and_nul_are_replaced() -> None:
 
 def test_the_environment() -> None:
     made = create(
-        'echo "$S/$I/$F/$T/$N/$E"; env | grep ^CONVERGE_ | sort >&2',
+        'echo "$S/$I/$F/$T/$N/$E"; env | grep ^CONVERGE_ | grep -v ^CONVERGE_TEST_ | sort >&2',
         environment={"S": "a b", "I": 3, "F": 1.5, "T": True, "N": False, "E": ""},
         context=make_context(attempt=2),
     )
