@@ -282,6 +282,8 @@ class Engine:
         busy = bool(backlog)
         ends = any(outcome.work.decision.step is Step.FINISH for outcome in backlog)
         try:
+            if session.doubtful:
+                self._reconcile(session, backlog)
             works = session.turn(backlog, limit)
         except StoreError as error:
             LOG.warning("%s; trying again", error)
@@ -303,6 +305,13 @@ class Engine:
         if not busy and idle:
             self._check_idle()
         return False
+
+    def _reconcile(self, session: Session, backlog: list[Outcome]) -> None:
+        with self._claiming:
+            known = {job.work.node.key for job in self._jobs.all()}
+            known.update(outcome.work.node.key for outcome in backlog)
+            if self._finished.empty():
+                session.reconcile(known)
 
     def _claim_loop(self) -> None:
         while not self._stopped.is_set():

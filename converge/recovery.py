@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,13 +73,17 @@ def _recover_one(tx: Transaction) -> int | None:
     return count
 
 
-def release_engine(tx: Transaction, engine_id: int, *, died: bool = True) -> int:
+def release_engine(
+    tx: Transaction, engine_id: int, *, died: bool = True, keep: Collection[sync_points.Key] = ()
+) -> int:
     """Take an engine's work away from it: its nodes are READY again, its locks free.
 
     :param died: count it as a death against each node.
-    :returns: how many nodes that were.
+    :param keep: the nodes that it has in hand and keeps.
+    :returns: how many nodes were released.
     """
-    nodes = sync_points.list_engine_nodes(tx, engine_id, BATCH)
+    held = sync_points.list_engine_nodes(tx, engine_id, BATCH + len(keep))
+    nodes = [node for node in held if node.key not in keep]
     if not nodes:
         return 0
     ids = sorted({node.resource_id for node in nodes if node.resource_id is not None})

@@ -6,15 +6,17 @@ Both the threaded engine and the one that tests step by hand are loops around th
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from converge import complete as completing
 from converge.claim import claim
 from converge.errors import StaleLock, StoreError
+from converge.recovery import release_engine
 from converge.resource_type import Context, ResourceType
 from converge.run import HANDLED, check_physical_id, failure, make_context, run
 from converge.store import resources
 from converge.store.database import Database, Transaction, is_refused
+from converge.store.sync_points import Key
 from converge.store.traversals import TraversalRow
 from converge.work import Outcome, Result, Step, Work
 
@@ -36,6 +38,9 @@ class Session:
         self.engine_id = engine_id
         self.types = types
         self._known: dict[int, TraversalRow] = {}
+        #: A commit may have gone through though its reply was lost: what this engine holds in the
+        #: database and what it has in hand may differ.
+        self.doubtful = False
 
     def turn(self, outcomes: Sequence[Outcome], limit: int) -> list[Work]:
         """Write what became of works, and claim up to ``limit`` new nodes.
@@ -43,6 +48,29 @@ class Session:
         :returns: the works to do, which includes the replacements asked for by outcomes.
         :raises StoreError: the database cannot be used; the outcomes may be given again.
         """
+        try:
+            return self._turn(outcomes, limit)
+        except StoreError:
+            self.doubtful = True
+            raise
+
+    def reconcile(self, in_hand: Collection[Key]) -> None:
+        """Let go of the nodes that this engine holds without knowing it.
+
+        :param in_hand: the nodes that it knows of.
+        """
+        self.doubtful = False
+        try:
+            released = self.database.transact(
+                lambda tx: release_engine(tx, self.engine_id, died=False, keep=in_hand)
+            )
+        except StoreError:
+            self.doubtful = True
+            raise
+        if released:
+            LOG.warning("engine %s let go of %s nodes", self.engine_id, released)
+
+    def _turn(self, outcomes: Sequence[Outcome], limit: int) -> list[Work]:
         works: list[Work] = []
         group: list[Outcome] = []
         for outcome in outcomes:
@@ -128,6 +156,7 @@ class Session:
             new = self.database.transact(lambda tx: completing.replace(tx, self.engine_id, work))
         except StaleLock as error:
             LOG.warning("%s", error)
+            self.doubtful = True
             return None
         return completing.unreplaced(work) if new is None else new
 

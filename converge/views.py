@@ -82,9 +82,12 @@ def _current_versions(found: list[ResourceRow]) -> dict[str, ResourceRow]:
 
 
 def _shown_status(one: ResourceRow, *, over: bool) -> str:
-    """INIT is of the inside: it will still come about, or it never did."""
+    """INIT is of the inside: it will still come about, or it never did. What an engine died on
+    while the traversal was being stopped has failed."""
     if one.status is Status.INIT:
         return Status.CANCELLED if over else Status.IN_PROGRESS
+    if over and one.status is Status.IN_PROGRESS and one.engine_id is None:
+        return Status.FAILED
     return one.status
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converge.cli import EXIT_COMPLETE, EXIT_FAILED
-from converge.cli.output import escape, moment, shown, write_file, write_json, write_table
+from converge.cli.output import escape, moment, prose, shown, write_file, write_json, write_table
 from converge.cli.progress import PlainReporter, Reporter, counts, make_reporter, summary
 from converge.errors import BadInput, NotFound
 
@@ -176,7 +176,7 @@ def _converge(
         status = str(stack.status)
         line = summary(name, stack.action, status, stack.reason, watch.seconds)
         if watch.failure is not None and status == "COMPLETE":
-            line += f", {escape(watch.failure)}"
+            line += f", {prose(watch.failure)}"
         _say(arguments, line)
         failed = status != "COMPLETE" or watch.failure is not None
         return _finish(arguments, store, stack, EXIT_FAILED if failed else EXIT_COMPLETE)
@@ -262,7 +262,7 @@ def show(arguments: Namespace) -> int:
     name, reason = document["name"], document["reason"]
     print(summary(name, document["action"], document["status"], None))
     if reason:
-        print(f"reason: {escape(reason)}")
+        print(f"reason: {prose(reason)}")
     print(f"traversal {document['traversal']}: {counts(document['progress'])}")
     if document["resources"]:
         print()
@@ -358,7 +358,7 @@ def why(arguments: Namespace) -> int:
         print("nothing is waited for, nothing failed")
     else:
         for one in found:
-            print(escape(one["message"]))
+            print(prose(one["message"]))
     return EXIT_COMPLETE
 
 

@@ -45,6 +45,12 @@ def escape(text: object) -> str:
     )
 
 
+def prose(text: object) -> str:
+    """A reason or message, which may have several lines, in one."""
+    lines = (line.strip() for line in str(text).split("\n"))
+    return escape(" | ".join(line for line in lines if line))
+
+
 def quoted(name: str) -> str:
     """A name as part of a list: in double quotes if it could be misread there."""
     plain = escape(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
-from converge.cli.output import STYLES, duration, escape, is_terminal, make_console, moment
+from converge.cli.output import STYLES, duration, escape, is_terminal, make_console, moment, prose
 
 #: How many running resources the live view names.
 RUNNING_MAX = 8
@@ -27,7 +27,7 @@ def event_line(event: Mapping[str, Any]) -> str:
     ]
     line = " ".join(parts)
     reason = event.get("reason")
-    return f"{line}: {escape(reason)}" if reason else line
+    return f"{line}: {prose(reason)}" if reason else line
 
 
 def counts(progress: Mapping[str, int]) -> str:
@@ -49,7 +49,7 @@ def summary(
     if seconds is not None:
         text += f" in {duration(seconds)}"
     if reason and status != "COMPLETE":
-        text += f": {escape(reason)}"
+        text += f": {prose(reason)}"
     return text
 
 

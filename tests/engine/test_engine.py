@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 
 import converge
-from converge.errors import BadInput, ConvergeError
+from converge.errors import BadInput, ConvergeError, StoreError
 from converge.recovery import is_gone, process_identity
+from converge.session import Session
+from converge.testing import FakeWorld
+from converge.work import Outcome, Work
 
 WAIT = 60.0
 
@@ -267,3 +270,38 @@ def test_the_stored_graph_of_a_traversal(store: converge.Store) -> None:
     edges = set(store.traversal_graph("s").edges())
     assert edges == {("update r1", "update r0"), ("stack", "update r1")}
     assert set(store.graph("s").edges()) == {("r1", "r0")}
+
+
+@pytest.mark.parametrize("kind", ["quick", "fixed"])
+@pytest.mark.parametrize("every", [2, 3, 5])
+def test_lost_replies_of_commits_lose_no_node(
+    store: converge.Store, monkeypatch: pytest.MonkeyPatch, every: int, kind: str
+) -> None:
+    """The commit went through, but the connection broke before the engine was told."""
+    world = FakeWorld()
+    types = {"quick": Quick(), "fixed": world.types()["fixed"]}
+    turns = 0
+
+    class Flaky(Session):
+        def turn(self, outcomes: Sequence[Outcome], limit: int) -> list[Work]:
+            nonlocal turns
+            works = super().turn(outcomes, limit)
+            turns += 1
+            if turns % every == 0 and (works or outcomes):
+                self.doubtful = True
+                raise StoreError("the connection was lost")
+            return works
+
+    monkeypatch.setattr("converge.engine.Session", Flaky)
+    with converge.Engine(store, types, workers=2, poll=0.02):
+        stack = store.create_stack("s", template(kind, 12, chain=True))
+        assert stack.wait(WAIT) == "COMPLETE"
+        bodies = template(kind, 12, chain=True).to_dict()
+        for one in bodies["resources"].values():
+            one["properties"] = {"new": 1}
+        changed = store.update_stack("s", converge.Template.from_dict(bodies))
+        assert changed.wait(WAIT) == "COMPLETE"
+        assert set(store.show("s")["resources"]) == {f"r{number}" for number in range(12)}
+        assert len(world.things) == (12 if kind == "fixed" else 0)
+        assert store.delete_stack("s").wait(WAIT) == "COMPLETE"
+    assert world.things == {}

@@ -51,7 +51,7 @@ def render(*arguments: Any, width: int = 80) -> str:
 
 def test_an_event_is_one_line() -> None:
     assert event_line(FAILURE) == (
-        "2026-11-22T03:00:00Z [red]web[/] CREATE FAILED: exit status 1\\n\\x1b[2Jgone"
+        "2026-11-22T03:00:00Z [red]web[/] CREATE FAILED: exit status 1 | \\x1b[2Jgone"
     )
 
 
@@ -72,7 +72,7 @@ def test_the_summary_has_a_reason_only_for_failures() -> None:
         "stack 'shop': CREATE COMPLETE in 3.2 s"
     )
     assert summary("a'b", "UPDATE", "FAILED", "web: no\nroom") == (
-        'stack "a\'b": UPDATE FAILED: web: no\\nroom'
+        'stack "a\'b": UPDATE FAILED: web: no | room'
     )
 
 
@@ -135,7 +135,7 @@ def test_the_live_reporter_keeps_failures_and_restores_the_cursor() -> None:
     reporter.end()
     reporter.end()
     text = out.getvalue()
-    assert "[red]web[/] CREATE FAILED: exit status 1\\n\\x1b[2Jgone" in text.replace("\r\n", "")
+    assert "[red]web[/] CREATE FAILED: exit status 1 | \\x1b[2Jgone" in text.replace("\r\n", "")
     assert "quiet" not in text
     assert "stopping [b]now[/b]" in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
