@@ -53,7 +53,8 @@ from sqlalchemy.engine import URL
 
 import converge
 from converge.engine import Engine
-from converge.stacks import Stack, Store
+from converge.stack import Stack
+from converge.stacks import Store
 from converge.store.database import parse_url
 from converge.store.schema import metadata
 from converge.template import Template

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from converge.graph import Graph
     from converge.model import Physical
     from converge.resource_type import Context, Property, ResourceType, RetryPolicy
-    from converge.stacks import Stack, Store, connect
+    from converge.stack import Stack
+    from converge.stacks import Store, connect
     from converge.template import Template
 
 __version__ = "0.1.0"
@@ -50,7 +51,7 @@ _HOMES = {
     "Property": "resource_type",
     "ResourceType": "resource_type",
     "RetryPolicy": "resource_type",
-    "Stack": "stacks",
+    "Stack": "stack",
     "Store": "stacks",
     "connect": "stacks",
     "Engine": "engine",

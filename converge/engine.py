@@ -14,18 +14,18 @@ import queue
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from converge.errors import BadInput, ConvergeError, StoreError
+from converge.jobs import Finished, Job, Jobs
 from converge.recovery import (
     process_identity,
     recover_dead_neighbours,
     release_engine,
     sweep,
 )
-from converge.resource_type import Context, ResourceType
+from converge.resource_type import ResourceType
 from converge.resources import load_types
 from converge.session import Session
 from converge.store import engines, sync_points, traversals
@@ -46,63 +46,6 @@ WINDOW = 1000
 AHEAD = 0.25
 #: Seconds that a handler has to obey ``context.cancelled`` before it is given up.
 GRACE = 5.0
-
-
-@dataclass(slots=True)
-class _Job:
-    """A work that a handler is to be called for."""
-
-    work: Work
-    context: Context
-    session: Session
-    started: float | None = None
-    cancelled_at: float | None = None
-    abandoned: bool = False
-
-
-@dataclass(slots=True)
-class _Finished:
-    """What came back from a worker, or needed none (then there is no job)."""
-
-    job: _Job | None
-    outcome: Outcome
-    seconds: float = 0.0
-
-
-class _Jobs:
-    """The works in hand: those that wait for a worker, and those whose handler runs."""
-
-    def __init__(self) -> None:
-        self.queued: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._held: dict[int, _Job] = {}
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def add(self, job: _Job) -> None:
-        with self._lock:
-            self._held[id(job)] = job
-
-    def discard(self, job: _Job) -> None:
-        with self._lock:
-            self._held.pop(id(job), None)
-
-    def all(self) -> list[_Job]:
-        with self._lock:
-            return list(self._held.values())
-
-    def take_queued(self) -> list[_Job]:
-        """Remove the works that no worker has begun."""
-        taken: list[_Job] = []
-        while True:
-            try:
-                job = self.queued.get_nowait()
-            except queue.Empty:
-                return taken
-            if job is not None:
-                self.discard(job)
-                taken.append(job)
 
 
 class Engine:
@@ -141,8 +84,8 @@ class Engine:
         self.error: BaseException | None = None
         self._database = store.database
         self._session: Session | None = None
-        self._jobs = _Jobs()
-        self._finished: queue.SimpleQueue[_Finished | None] = queue.SimpleQueue()
+        self._jobs = Jobs()
+        self._finished: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._worker_count = 0
         self._stopping = threading.Event()
@@ -378,13 +321,13 @@ class Engine:
     def _take_on(self, session: Session, work: Work) -> None:
         """Give a work to the workers, or settle it here if it needs no handler."""
         if work.decision.step is Step.FINISH:
-            self._finished.put(_Finished(None, Outcome(work, Result.DONE)))
+            self._finished.put(Finished(None, Outcome(work, Result.DONE)))
             return
         context = session.context(work)
         if context is None:
-            self._finished.put(_Finished(None, session.run(work, None)))
+            self._finished.put(Finished(None, session.run(work, None)))
             return
-        job = _Job(work, context, session)
+        job = Job(work, context, session)
         self._jobs.add(job)
         if self._worker_count < min(self.workers, len(self._jobs)):
             self._add_worker()
@@ -398,7 +341,7 @@ class Engine:
         while (job := self._jobs.queued.get()) is not None:
             job.started = time.monotonic()
             outcome = job.session.run(job.work, job.context)
-            self._finished.put(_Finished(job, outcome, time.monotonic() - job.started))
+            self._finished.put(Finished(job, outcome, time.monotonic() - job.started))
             if job.abandoned:
                 return
 
@@ -424,7 +367,7 @@ class Engine:
             if len(self._jobs) > self.workers:
                 backlog.extend(self._take_back())
 
-    def _abandon(self, job: _Job) -> None:
+    def _abandon(self, job: Job) -> None:
         """Expect nothing more of a handler. Its thread ends when it comes back, if ever."""
         job.abandoned = True
         self._jobs.discard(job)

@@ -1,10 +1,9 @@
-"""The public face: :func:`connect`, :class:`Store` and :class:`Stack`."""
+"""The public face: :func:`connect` and :class:`Store`."""
 
 from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from converge.errors import BadInput, Conflict
 from converge.graph import Graph
 from converge.model import Action, OnFailure, Status, TraversalStatus, check_name
 from converge.resource_type import ResourceType
+from converge.stack import Stack
 from converge.start import Intent, Started, choose_template, is_wanted, start
 from converge.store import migrate, stacks, templates, traversals
 from converge.store.database import Database, Transaction
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     HostTransaction = Transaction | Connection | OrmSession
 
 DEFAULT_URL = "sqlite:///converge.db"
-
-#: Seconds between two looks at a stack that is waited for, when nothing in this process tells.
-_LOOK = 0.25
 
 
 def connect(
@@ -482,77 +479,3 @@ class Store:
         stack = Stack(self, stack_id, outcome, superseded)
         stack._read(tx)
         return stack
-
-
-class Stack:
-    """A stack as it was when last looked at; :meth:`refresh` looks again.
-
-    :ivar outcome: what became of the call that gave it: ``started``; ``superseded`` (started,
-        in the place of a running traversal); ``resumed`` (the same is running already); empty
-        if the call started nothing.
-    :ivar superseded: the id of the traversal that this one took the place of.
-    :ivar action: what its current traversal is for.
-    :ivar status: IN_PROGRESS, COMPLETE, FAILED or CANCELLED.
-    :ivar traversal: the id of its current traversal.
-    :ivar version: the number of the wanted template version, None if nothing is wanted.
-    :ivar live: False once it is deleted.
-    """
-
-    def __init__(self, store: Store, stack_id: int, outcome: str, superseded: int | None) -> None:
-        self._store = store
-        self.id = stack_id
-        self.outcome = outcome
-        self.superseded = superseded
-        self.name = ""
-        self.action: str = ""
-        self.status: str = ""
-        self.reason: str | None = None
-        self.traversal: int | None = None
-        self.version: int | None = None
-        self.live = True
-
-    def __repr__(self) -> str:
-        return f"<Stack {self.name!r} {self.action} {self.status}>"
-
-    def _read(self, tx: Transaction) -> None:
-        row = stacks.get_stack_by_id(tx, self.id)
-        self.name = row.name
-        self.action = row.action
-        self.status = row.status
-        self.reason = row.reason
-        self.traversal = row.traversal_id
-        self.version = templates.version_of(tx, row.template_id)
-        self.live = row.live
-
-    def refresh(self) -> Stack:
-        """Read it again.
-
-        :returns: itself.
-        """
-        self._store.database.transact(self._read, write=False)
-        return self
-
-    def wait(self, timeout: float | None = None) -> str:
-        """Wait until nothing is in progress, rollback included.
-
-        :param timeout: seconds to wait at most, None for no limit.
-        :returns: its status.
-        :raises TimeoutError: it is still in progress.
-        """
-        end = None if timeout is None else time.monotonic() + timeout
-        while True:
-            seen = self._store.ended
-            if self.refresh().status != Status.IN_PROGRESS:
-                return self.status
-            left = _LOOK if end is None else min(_LOOK, end - time.monotonic())
-            if left <= 0:
-                raise TimeoutError(
-                    f"the {self.action} of stack {self.name!r} is still in progress "
-                    f"after {timeout:g} s"
-                )
-            self._store.wait_for_end(left, seen)
-
-    def cancel(self) -> Stack:
-        """End its running traversal; see :meth:`Store.cancel_stack`."""
-        self._store.cancel_stack(self.name)
-        return self.refresh()

@@ -8,8 +8,9 @@ from typing import Any
 from converge.errors import BadInput, NotFound, UnresolvedReference, did_you_mean
 from converge.graph import Graph
 from converge.model import Json, Kind, Physical, State, Status, TraversalStatus
-from converge.store import engines, resources, stacks, sync_points, templates, traversals
+from converge.store import engines, resources, stacks, templates, traversals
 from converge.store import events as event_rows
+from converge.store import held as held_nodes
 from converge.store.database import Transaction
 from converge.store.resources import ResourceRow
 from converge.store.stacks import StackRow
@@ -125,7 +126,7 @@ def _progress(tx: Transaction, row: StackRow) -> dict[str, int]:
     traversal = traversals.get_traversal(tx, row.traversal_id)
     if traversal.status is TraversalStatus.RUNNING:
         counts = traversals.sum_progress(tx, traversal.id)
-        running = sync_points.count_running(tx, traversal.id)
+        running = held_nodes.count_running(tx, traversal.id)
     else:
         counts = {name: getattr(traversal, name) for name in ("done", "failed", "skipped")}
         running = 0
@@ -150,7 +151,7 @@ def running(tx: Transaction, name: str) -> list[dict[str, Any]]:
             "engine": one.engine_id,
             "since_seconds": max(0.0, one.since),
         }
-        for one in sync_points.list_held(tx, row.traversal_id, limit=1000)
+        for one in held_nodes.list_held(tx, row.traversal_id, limit=1000)
         if one.state is State.RUNNING and one.resource is not None
     ]
 
@@ -218,9 +219,9 @@ def _wanted_names(tx: Transaction, row: StackRow) -> set[str]:
 
 
 def _why_waiting(tx: Transaction, traversal_id: int, resource: str | None) -> list[dict[str, Any]]:
-    held = sync_points.list_held(tx, traversal_id, limit=100, resource=resource)
+    held = held_nodes.list_held(tx, traversal_id, limit=100, resource=resource)
     alive = engines.get_engines(tx, {one.engine_id for one in held if one.engine_id is not None})
-    now = sync_points.read_clock(tx)
+    now = held_nodes.read_clock(tx)
     answers = []
     for one in held:
         if one.resource is None and resource is None and one.state is State.WAITING:
@@ -258,7 +259,7 @@ def _why_waiting(tx: Transaction, traversal_id: int, resource: str | None) -> li
             )
             answer["engine"] = one.holder
         else:
-            waits_for = sync_points.list_outstanding(tx, traversal_id, one.node, limit=20)
+            waits_for = held_nodes.list_outstanding(tx, traversal_id, one.node, limit=20)
             answer["waits_for"] = [name for name, _ in waits_for]
             listed = ", ".join(f"{name or 'the stack'} ({state})" for name, state in waits_for)
             message = f"{what} waits for {listed}"

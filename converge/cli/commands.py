@@ -19,7 +19,8 @@ from converge.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
     from converge.graph import Graph
-    from converge.stacks import Stack, Store
+    from converge.stack import Stack
+    from converge.stacks import Store
 
 DEFAULT_FILE = "converge.db"
 DEFAULT_URL = f"sqlite:///{DEFAULT_FILE}"

@@ -25,7 +25,8 @@ from converge.errors import ConvergeError, NotFound, StoreError
 if TYPE_CHECKING:
     from converge.cli.progress import Reporter
     from converge.engine import Engine
-    from converge.stacks import Stack, Store
+    from converge.stack import Stack
+    from converge.stacks import Store
 
 #: Seconds between looks at the database: soon after the start, then less often.
 POLL_FIRST = 0.02

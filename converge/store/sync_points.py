@@ -104,7 +104,7 @@ def _row(row: Any) -> SyncPointRow:
     return result
 
 
-def _is(*states: State) -> ColumnElement[bool]:
+def is_in(*states: State) -> ColumnElement[bool]:
     """The condition for these states, as literals: a partial index is of no use to a parameter."""
     literals: list[Any] = [literal_column(f"'{state}'") for state in states]
     return sync_point.c.state.in_(literals)
@@ -162,7 +162,7 @@ def lock_ready(tx: Transaction, limit: int) -> list[SyncPointRow]:
     """
     query = (
         select(*_COLUMNS)
-        .where(_is(State.READY), sync_point.c.ready_at <= tx.now)
+        .where(is_in(State.READY), sync_point.c.ready_at <= tx.now)
         .order_by(sync_point.c.ready_at, *_ORDER)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -186,7 +186,7 @@ def lock_traversal_nodes(
     """Lock all nodes of a traversal that are in these states, in key order."""
     query = (
         select(*_STATE_COLUMNS)
-        .where(sync_point.c.traversal_id == traversal_id, _is(*states))
+        .where(sync_point.c.traversal_id == traversal_id, is_in(*states))
         .order_by(*_ORDER)
         .with_for_update()
     )
@@ -291,7 +291,7 @@ def skip_nodes(tx: Transaction, keys: Sequence[Key]) -> None:
             update(sync_point)
             .where(
                 _among(tx, part),
-                _is(State.WAITING, State.READY, State.BLOCKED),
+                is_in(State.WAITING, State.READY, State.BLOCKED),
             )
             .values(state=State.SKIPPED, ready_at=None)
         )
@@ -306,7 +306,7 @@ def lead_to_stack(tx: Transaction, running: Sequence[Key], stack_node: Key) -> N
     if running:
         done = tx.execute(
             update(sync_point)
-            .where(_among(tx, running), _is(State.RUNNING))
+            .where(_among(tx, running), is_in(State.RUNNING))
             .values(successors=[stack_node[1]], tainted=True)
         )
         _expect(done.rowcount, len(running))
@@ -339,7 +339,7 @@ def unblock(tx: Transaction, resource_ids: Sequence[int]) -> int:
         return 0
     done = tx.execute(
         update(sync_point)
-        .where(_is(State.BLOCKED), among(tx, sync_point.c.resource_id, resource_ids))
+        .where(is_in(State.BLOCKED), among(tx, sync_point.c.resource_id, resource_ids))
         .values(state=State.READY, ready_at=tx.now)
     )
     return int(done.rowcount)
@@ -355,14 +355,14 @@ def unblock_free(tx: Transaction) -> int:
         )
         .exists()
     )
-    query = select(*_COLUMNS).where(_is(State.BLOCKED), ~held)
+    query = select(*_COLUMNS).where(is_in(State.BLOCKED), ~held)
     rows = [_row(row) for row in tx.execute(query.order_by(*_ORDER).limit(1000))]
     keys = [row.key for row in rows]
     if not keys:
         return 0
     done = tx.execute(
         update(sync_point)
-        .where(_among(tx, keys), _is(State.BLOCKED))
+        .where(_among(tx, keys), is_in(State.BLOCKED))
         .values(state=State.READY, ready_at=tx.now)
     )
     return int(done.rowcount)
@@ -377,10 +377,10 @@ def supersede_nodes(tx: Transaction, traversal_id: int) -> None:
     mine = sync_point.c.traversal_id == traversal_id
     tx.execute(
         update(sync_point)
-        .where(mine, _is(State.RUNNING), sync_point.c.kind != Kind.STACK)
+        .where(mine, is_in(State.RUNNING), sync_point.c.kind != Kind.STACK)
         .values(state=State.SUPERSEDED)
     )
-    tx.execute(delete(sync_point).where(mine, ~_is(State.SUPERSEDED)))
+    tx.execute(delete(sync_point).where(mine, ~is_in(State.SUPERSEDED)))
 
 
 def delete_nodes(tx: Transaction, keys: Sequence[Key]) -> None:
@@ -399,7 +399,7 @@ def list_engine_nodes(tx: Transaction, engine_id: int, limit: int) -> list[SyncP
     query = (
         select(*_COLUMNS)
         .where(
-            _is(State.RUNNING, State.SUPERSEDED),
+            is_in(State.RUNNING, State.SUPERSEDED),
             sync_point.c.engine_id == engine_id,
         )
         .order_by(*_ORDER)
@@ -429,7 +429,7 @@ def recover_nodes(
 def count_live(tx: Transaction) -> dict[State, int]:
     """How many nodes of the whole database may still be worked on, by state."""
     query = select(sync_point.c.state, func.count()).where(
-        _is(State.READY, State.RUNNING, State.BLOCKED)
+        is_in(State.READY, State.RUNNING, State.BLOCKED)
     )
     rows: Any = tx.execute(query.group_by(sync_point.c.state)).all()
     return {State(state): int(count) for state, count in rows}
@@ -451,92 +451,3 @@ def _move(tx: Transaction, keys: Sequence[Key], source: State, *guards: Any, **v
 def _expect(found: int, wanted: int) -> None:
     if found != wanted:
         raise StaleLock(f"{wanted} sync points to move, {found} found as they must be")
-
-
-@dataclass(frozen=True, slots=True)
-class HeldNode:
-    """A live node, as people look at it.
-
-    :ivar since: seconds since its claim.
-    :ivar wait: seconds until it may be claimed.
-    :ivar holder: the engine that has its resource's lock.
-    """
-
-    node: int
-    kind: Kind
-    state: State
-    resource: str | None
-    reason: str | None
-    engine_id: int | None
-    holder: int | None
-    attempts: int
-    since: float
-    wait: float
-
-
-def list_held(
-    tx: Transaction, traversal_id: int, limit: int, resource: str | None = None
-) -> list[HeldNode]:
-    """The nodes of a traversal that somebody could or does work on, longest held first.
-
-    :param resource: only those of this name, and also the ones that still wait.
-    """
-    node, row = sync_point, resource_table
-    states = [State.RUNNING, State.READY, State.BLOCKED]
-    query = (
-        select(
-            node.c.node,
-            node.c.kind,
-            node.c.state,
-            row.c.name,
-            row.c.reason,
-            node.c.engine_id,
-            row.c.engine_id.label("holder"),
-            node.c.attempts,
-            (tx.now - func.coalesce(node.c.claimed_at, tx.now)).label("since"),
-            (func.coalesce(node.c.ready_at, 0) - tx.now).label("wait"),
-        )
-        .outerjoin_from(node, row, row.c.id == node.c.resource_id)
-        .where(node.c.traversal_id == traversal_id)
-        .order_by(node.c.claimed_at.is_(None), node.c.claimed_at, node.c.node)
-        .limit(limit)
-    )
-    if resource is not None:
-        states.append(State.WAITING)
-        query = query.where(row.c.name == resource)
-    rows: Any = tx.execute(query.where(_is(*states))).all()
-    return [HeldNode(one[0], Kind(one[1]), State(one[2]), *one[3:]) for one in rows]
-
-
-def list_outstanding(
-    tx: Transaction, traversal_id: int, node: int, limit: int
-) -> list[tuple[str | None, State]]:
-    """Which predecessors of a node are outstanding, with their states. For people: it looks
-    through the live nodes of the traversal."""
-    query = (
-        select(sync_point.c.state, sync_point.c.successors, resource_table.c.name)
-        .outerjoin_from(sync_point, resource_table, resource_table.c.id == sync_point.c.resource_id)
-        .where(
-            sync_point.c.traversal_id == traversal_id,
-            sync_point.c.node < node,
-            _is(*LIVE),
-        )
-        .order_by(sync_point.c.node)
-    )
-    found = [(row.name, State(row.state)) for row in tx.execute(query) if node in row.successors]
-    return found[:limit]
-
-
-def count_running(tx: Transaction, traversal_id: int) -> int:
-    """How many resources of a traversal are being worked on."""
-    query = select(func.count()).where(
-        sync_point.c.traversal_id == traversal_id,
-        _is(State.RUNNING),
-        sync_point.c.kind != Kind.STACK,
-    )
-    return int(tx.execute(query).scalar_one())
-
-
-def read_clock(tx: Transaction) -> float:
-    """The time, in seconds since 1970."""
-    return float(tx.execute(select(tx.now)).scalar_one())
