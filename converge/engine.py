@@ -133,6 +133,7 @@ class Engine:
         self._hungry = False
         self.error = None
         recover_dead_neighbours(self._database)
+        self._database.transact(engines.delete_old_engines)
         self._session = self._register()
         self.store.add_listener(self.wake)
         loops = (self._turn_loop, self._claim_loop, self._lease_loop)

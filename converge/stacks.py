@@ -123,9 +123,7 @@ class Store:
         """
         check_name("stack", name)
         intent = Intent(on_failure, timeout, node_timeout)
-        values = template.resolve_parameters(parameters or {})
-        if types is not None:
-            template.validate(types)
+        values = _checked(template, parameters, types)
 
         def begin(tx: Transaction) -> Stack:
             row = stacks.insert_stack(tx, name)
@@ -153,9 +151,7 @@ class Store:
         :raises BadInput: the template or a parameter is wrong.
         """
         intent = Intent(on_failure, timeout, node_timeout)
-        values = template.resolve_parameters(parameters or {})
-        if types is not None:
-            template.validate(types)
+        values = _checked(template, parameters, types)
 
         def begin(tx: Transaction) -> Stack:
             row = stacks.lock_stack(tx, name)
@@ -182,9 +178,7 @@ class Store:
         """
         check_name("stack", name)
         intent = Intent(on_failure, timeout, node_timeout)
-        values = template.resolve_parameters(parameters or {})
-        if types is not None:
-            template.validate(types)
+        values = _checked(template, parameters, types)
 
         def begin(tx: Transaction) -> Stack:
             if stacks.find_stack(tx, name) is None:
@@ -479,3 +473,18 @@ class Store:
         stack = Stack(self, stack_id, outcome, superseded)
         stack._read(tx)
         return stack
+
+
+def _checked(
+    template: Template,
+    parameters: Mapping[str, Any] | None,
+    types: Mapping[str, ResourceType] | None,
+) -> dict[str, Any]:
+    """The parameters' values, of a template that these types can bring about.
+
+    :raises TemplateError: the template or a parameter is wrong.
+    """
+    values = template.resolve_parameters(parameters or {})
+    if types is not None:
+        template.validate(types)
+    return values

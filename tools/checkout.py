@@ -94,7 +94,7 @@ def _prepare(extras: frozenset[str]) -> None:
     # the folder's own name may have a bracket in it, so pip is given "."
     target = "." + (f"[{','.join(sorted(extras))}]" if extras else "")
     say(f"Installing converge into {ENVIRONMENT} ...")
-    pip = [str(PYTHON), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    pip = [str(PYTHON), "-m", "pip", "-qq", "--disable-pip-version-check"]
     command = [*pip, "install", "--editable", target]
     if subprocess.run(command, cwd=ROOT, stdout=sys.stderr).returncode:
         raise SetupError(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from converge.store.database import Transaction
 from converge.store.schema import engine
@@ -15,6 +15,9 @@ from converge.store.types import text
 ALIVE = "ALIVE"
 STOPPED = "STOPPED"
 DEAD = "DEAD"
+
+#: Seconds for which the row of an engine that is no more can be looked at.
+KEPT = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +110,17 @@ def expire_lease(tx: Transaction, engine_id: int) -> None:
         .where(engine.c.id == engine_id, engine.c.state == ALIVE)
         .values(expires_at=tx.now)
     )
+
+
+def delete_old_engines(tx: Transaction, age: float = KEPT) -> int:
+    """Delete the rows of engines that stopped or died some time ago.
+
+    :param age: seconds since the end of the lease.
+    :returns: how many there were.
+    """
+    done = tx.execute(
+        delete(engine).where(
+            engine.c.state.in_((STOPPED, DEAD)), engine.c.expires_at < tx.now - age
+        )
+    )
+    return int(done.rowcount)

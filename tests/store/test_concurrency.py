@@ -14,7 +14,7 @@ from sqlalchemy import select, text, update
 import converge
 from converge.errors import StaleLock
 from converge.model import SYNC_POINT_MOVES, Kind, State
-from converge.store import resources, schema, sync_points
+from converge.store import engines, resources, schema, sync_points
 from converge.store.database import Transaction
 from converge.testing import FakeClock, FakeWorld, StepEngine
 
@@ -369,3 +369,20 @@ def test_moves_that_are_not_declared_are_refused(shop: converge.Stack) -> None:
                     with pytest.raises(StaleLock):
                         move(tx)
         tx.connection.rollback()
+
+
+def test_engines_that_are_no_more_are_forgotten_after_a_day(
+    fresh_store: Callable[..., converge.Store],
+) -> None:
+    clock = FakeClock()
+    store = fresh_store(clock)
+    with store.transaction() as tx:
+        gone = engines.insert_engine(tx, "host", 1, "?gone", 10)
+        engines.end_engine(tx, gone, engines.STOPPED)
+        alive = engines.insert_engine(tx, "host", 2, "?alive", 10)
+    clock.advance(10 + engines.KEPT)
+    with store.transaction() as tx:
+        assert engines.delete_old_engines(tx) == 0
+        clock.advance(1)
+        assert engines.delete_old_engines(tx) == 1
+        assert set(engines.get_engines(tx, [gone, alive])) == {alive}
