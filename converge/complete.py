@@ -20,7 +20,7 @@ from converge.store.stacks import StackRow
 from converge.store.sync_points import Key, NodeState
 from converge.store.traversals import TraversalRow
 from converge.store.types import REASON_LENGTH, text
-from converge.work import Outcome, Result, Step, Work
+from converge.work import Decision, Outcome, Result, Step, Work
 
 _ENDS = {
     Result.DONE: State.DONE,
@@ -154,7 +154,7 @@ def _write_resources(
             continue
         values = outcome.values
         if outcome.result is Result.HANDED_BACK and not outcome.started:
-            values = {"action": row.action, "status": row.status, "requires": row.requires}
+            values = _as_before(row)
         elif outcome.result is Result.RETRY and node.state is State.SUPERSEDED:
             values = values | {"status": Status.FAILED}
         written.append((row.id, row.epoch, values))
@@ -238,52 +238,43 @@ def _make_event(work: Work, status: str, reason: str | None) -> dict[str, Any]:
     }
 
 
-def unreplaced(work: Work) -> Outcome:
-    """The outcome of a replacement that is not wanted any more: the old version is as before."""
-    row = _row(work)
-    before = {"action": row.action, "status": row.status, "requires": row.requires}
-    return Outcome(work, Result.SKIPPED, before)
+def _as_before(row: ResourceRow) -> dict[str, Any]:
+    """The columns that a claim changed, as they were."""
+    return {"action": row.action, "status": row.status, "requires": row.requires}
 
 
-def replace(tx: Transaction, engine_id: int, work: Work) -> Work | None:
+def replace(tx: Transaction, engine_id: int, work: Work) -> Work | Outcome:
     """Insert the replacement of a work's resource and point its node at it.
 
     The old version is healthy again, and is deleted at its own cleanup node.
 
-    :returns: the work on the replacement; None if the traversal was superseded meanwhile,
-        which leaves the old version as it was.
+    :returns: the work on the replacement; or, if the traversal was superseded or halted
+        meanwhile, the outcome to write, which leaves the old version as it was.
     :raises StaleLock: the work is not this engine's any more.
     """
     node = sync_points.lock_nodes(tx, [work.node.key]).get(work.node.key)
-    if node is None or not _is_mine(node, work, engine_id):
-        raise StaleLock(
-            f"the replacement of {_row(work).name!r} is not this engine's work any more"
-        )
-    if node.state is State.SUPERSEDED or node.tainted:
-        return None
     old = _row(work)
-    new_id = resources.insert_replacement(tx, old, work.wanted_type, engine_id)
-    before = {
-        "action": old.action,
-        "status": old.status,
-        "requires": old.requires,
-        "replaced_by": new_id,
-    }
+    if node is None or not _is_mine(node, work, engine_id):
+        raise StaleLock(f"the replacement of {old.name!r} is not this engine's work any more")
+    if node.state is State.SUPERSEDED or node.tainted:
+        return Outcome(work, Result.SKIPPED, _as_before(old))
+    new_id = resources.insert_replacement(tx, old, work.wanted_type, engine_id, work.requires)
     locked = resources.lock_resources(tx, [old.id, new_id])
-    resources.release(tx, engine_id, [(old.id, old.epoch, before)])
+    resources.release(
+        tx, engine_id, [(old.id, old.epoch, _as_before(old) | {"replaced_by": new_id})]
+    )
     sync_points.point_at(tx, engine_id, node, new_id)
     if locked[old.id].blocking:
         sync_points.unblock(tx, [old.id])
-    new = locked[new_id]
-    resources.write_locked(tx, engine_id, new_id, new.epoch, requires=work.requires)
     events.insert_events(tx, [_make_event(work, "REPLACED", f"resource {new_id} takes its place")])
     work.node.resource_id = new_id
+    new = locked[new_id]
     new.status = Status.INIT
     return Work(
         traversal=work.traversal,
         node=work.node,
         row=new,
-        decision=type(work.decision)(Step.CREATE, work.decision.properties),
+        decision=Decision(Step.CREATE, work.decision.properties),
         requires=work.requires,
         locked=True,
     )

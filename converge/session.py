@@ -6,7 +6,8 @@ Both the threaded engine and the one that tests step by hand are loops around th
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 from converge import complete as completing
 from converge.claim import claim
@@ -19,6 +20,8 @@ from converge.store.database import Database, Transaction, is_refused
 from converge.store.sync_points import Key
 from converge.store.traversals import TraversalRow
 from converge.work import Outcome, Result, Step, Work
+
+T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
 
@@ -83,7 +86,7 @@ class Session:
                 elif replacement is not None:
                     group.append(replacement)
             elif completing.halts(outcome):
-                self._write_failure(outcome)
+                self._write(outcome)
             else:
                 group.append(outcome)
         works.extend(self._write_and_claim(group, limit - len(works)))
@@ -121,44 +124,33 @@ class Session:
         for outcome in group:
             try:
                 self._write(outcome)
-            except StaleLock as error:
-                LOG.warning("%s", error)
             except StoreError as error:
                 if not is_refused(error):
                     raise
                 # a state must never be lost because a value was not taken
                 reason = f"what became of it cannot be stored: {error}"
-                self._write_failure(failure(outcome.work, reason))
+                self._write(failure(outcome.work, reason))
 
     def _write(self, outcome: Outcome) -> None:
-        self._log_stale(
-            self.database.transact(lambda tx: completing.complete(tx, self.engine_id, [outcome]))
-        )
-
-    def _write_failure(self, outcome: Outcome) -> None:
-        try:
-            self._log_stale(
-                self.database.transact(
-                    lambda tx: completing.complete_failure(tx, self.engine_id, outcome)
-                )
-            )
-        except StaleLock as error:
-            LOG.warning("%s", error)
+        write = completing.complete_failure if completing.halts(outcome) else _complete_one
+        stale = self._guarded(lambda tx: write(tx, self.engine_id, outcome))
+        self._log_stale(stale or ())
 
     def _finish(self, work: Work) -> None:
-        try:
-            self.database.transact(lambda tx: completing.finish(tx, self.engine_id, work))
-        except StaleLock as error:
-            LOG.info("%s", error)
+        self._guarded(lambda tx: completing.finish(tx, self.engine_id, work))
 
     def _replace(self, work: Work) -> Work | Outcome | None:
+        return self._guarded(lambda tx: completing.replace(tx, self.engine_id, work))
+
+    def _guarded(self, function: Callable[[Transaction], T]) -> T | None:
+        """Run a transaction about one work; None if that is not this engine's any more."""
         try:
-            new = self.database.transact(lambda tx: completing.replace(tx, self.engine_id, work))
+            return self.database.transact(function)
         except StaleLock as error:
             LOG.warning("%s", error)
+            # of what is dropped here, something may still be held
             self.doubtful = True
             return None
-        return completing.unreplaced(work) if new is None else new
 
     def context(self, work: Work) -> Context | None:
         """The context of a work's handler; None where no handler is called."""
@@ -200,3 +192,7 @@ class Session:
                 work.traversal.id,
                 self.engine_id,
             )
+
+
+def _complete_one(tx: Transaction, engine_id: int, outcome: Outcome) -> list[Outcome]:
+    return completing.complete(tx, engine_id, [outcome])

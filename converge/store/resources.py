@@ -83,7 +83,9 @@ def insert_resources(
     return {row.name: row.id for row in done}
 
 
-def insert_replacement(tx: Transaction, old: ResourceRow, type_: str, engine_id: int) -> int:
+def insert_replacement(
+    tx: Transaction, old: ResourceRow, type_: str, engine_id: int, requires: Sequence[int]
+) -> int:
     """Insert the resource that takes the place of another, locked by the engine."""
     key = tx.execute(
         insert(resource).values(
@@ -95,7 +97,7 @@ def insert_replacement(tx: Transaction, old: ResourceRow, type_: str, engine_id:
             status=Status.IN_PROGRESS,
             properties={},
             attributes={},
-            requires=[],
+            requires=list(requires),
             replaces=old.id,
             engine_id=engine_id,
             epoch=1,

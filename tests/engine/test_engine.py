@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
+from oslo_db.exception import DBDataError
 
 import converge
+from converge import complete as completing
 from converge.errors import BadInput, ConvergeError, StoreError
 from converge.recovery import is_gone, process_identity
 from converge.session import Session
-from converge.testing import FakeWorld
-from converge.work import Outcome, Work
+from converge.testing import FakeWorld, StepEngine
+from converge.work import Outcome, Result, Work
 
 WAIT = 60.0
 
@@ -305,3 +307,31 @@ def test_lost_replies_of_commits_lose_no_node(
         assert len(world.things) == (12 if kind == "fixed" else 0)
         assert store.delete_stack("s").wait(WAIT) == "COMPLETE"
     assert world.things == {}
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "others"), [("continue", "COMPLETE"), ("stop", "CANCELLED")]
+)
+def test_a_value_that_the_database_refuses_fails_its_resource_only(
+    store: converge.Store, monkeypatch: pytest.MonkeyPatch, on_failure: str, others: str
+) -> None:
+    complete = completing.complete
+
+    def picky(tx: Any, engine_id: int, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        for outcome in outcomes:
+            row = outcome.work.row
+            if row is not None and row.name == "r0" and outcome.result is Result.DONE:
+                raise StoreError("refused") from DBDataError()
+        return complete(tx, engine_id, outcomes)
+
+    monkeypatch.setattr(completing, "complete", picky)
+    store.create_stack("s", template("fake", 3), on_failure=on_failure)
+    StepEngine(store, FakeWorld().types()).run()
+    shown = store.show("s")
+    assert shown["status"] == "FAILED"
+    assert {name: one["status"] for name, one in shown["resources"].items()} == {
+        "r0": "FAILED",
+        "r1": others,
+        "r2": others,
+    }
+    assert "cannot be stored" in shown["resources"]["r0"]["reason"]
