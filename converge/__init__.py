@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from converge.errors import (
         BadInput,
         CircularDependency,
+        CommitUnknown,
         Conflict,
         ConvergeError,
         NotFound,
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "BadInput": "errors",
     "CircularDependency": "errors",
+    "CommitUnknown": "errors",
     "Conflict": "errors",
     "ConvergeError": "errors",
     "NotFound": "errors",
@@ -61,6 +63,7 @@ _HOMES = {
 __all__ = [
     "BadInput",
     "CircularDependency",
+    "CommitUnknown",
     "Conflict",
     "Context",
     "ConvergeError",

@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING
 
 from converge.errors import BadInput, ConvergeError, StoreError
 from converge.jobs import Finished, Job, Jobs
+from converge.points import Commit
 from converge.recovery import (
+    leave,
     process_identity,
     recover_dead_neighbours,
-    release_engine,
     sweep,
 )
 from converge.resource_type import ResourceType
 from converge.resources import load_types
 from converge.session import Session
 from converge.store import engines, sync_points, traversals
+from converge.store.database import repeatable
 from converge.work import Outcome, Result, Step, Work
 
 if TYPE_CHECKING:
@@ -133,7 +135,7 @@ class Engine:
         self._hungry = False
         self.error = None
         recover_dead_neighbours(self._database)
-        self._database.transact(engines.delete_old_engines)
+        self._database.transact(engines.delete_old_engines, Commit.FORGET)
         self._session = self._register()
         self.store.add_listener(self.wake)
         loops = (self._turn_loop, self._claim_loop, self._lease_loop)
@@ -405,7 +407,7 @@ class Engine:
         if self._idle.is_set():
             return
         try:
-            if not self._database.transact(sync_points.count_live, write=False):
+            if not self._database.read(sync_points.count_live):
                 self._idle.set()
         except StoreError as error:
             LOG.warning("%s", error)
@@ -417,7 +419,8 @@ class Engine:
         engine_id = self._database.transact(
             lambda tx: engines.insert_engine(
                 tx, platform.node(), os.getpid(), process_identity(), self.lease
-            )
+            ),
+            Commit.REGISTER,
         )
         self._renewed = before
         LOG.info("engine %s registered", engine_id)
@@ -426,9 +429,10 @@ class Engine:
     def _deregister(self, session: Session) -> None:
         """Leave at once what another engine can take."""
         try:
-            self._database.transact(lambda tx: release_engine(tx, session.engine_id, died=False))
             self._database.transact(
-                lambda tx: engines.end_engine(tx, session.engine_id, engines.STOPPED)
+                lambda tx: leave(tx, session.engine_id),
+                Commit.LEAVE,
+                happened=repeatable,
             )
         except StoreError as error:
             LOG.warning("engine %s: %s; its lease will run out", session.engine_id, error)
@@ -454,7 +458,9 @@ class Engine:
                 self._lose()
 
     def _renew(self, session: Session, now: float) -> None:
-        if self._database.transact(lambda tx: engines.renew_lease(tx, session.engine_id)):
+        if self._database.transact(
+            lambda tx: engines.renew_lease(tx, session.engine_id), Commit.RENEW, happened=repeatable
+        ):
             self._renewed = now
         elif not self._stopping.is_set():
             self._lose()
@@ -494,7 +500,7 @@ class Engine:
         ids = {job.work.traversal.id for job in jobs}
         if not ids:
             return
-        halted = self._database.transact(lambda tx: traversals.list_cancelled(tx, ids), write=False)
+        halted = self._database.read(lambda tx: traversals.list_cancelled(tx, ids))
         for job in jobs:
             if job.work.traversal.id in halted:
                 job.context.cancelled.set()

@@ -69,6 +69,10 @@ class StoreError(ConvergeError):
     """The database cannot be used: unreachable, read-only, full, or it refused the work."""
 
 
+class CommitUnknown(StoreError):
+    """The connection was lost during a commit: what was asked for is done, or it is not."""
+
+
 class UnresolvedReference(ConvergeError):
     """A reference in a resource's properties has no value when it is needed."""
 

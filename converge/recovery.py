@@ -13,6 +13,7 @@ from pathlib import Path
 
 from converge.complete import halt
 from converge.model import State, TraversalStatus
+from converge.points import Commit
 from converge.store import engines, resources, sync_points, traversals
 from converge.store.database import Database, Transaction
 
@@ -43,20 +44,21 @@ def sweep(database: Database) -> Sweep:
     """One round of recovery."""
     dead = nodes = 0
     while True:
-        found = database.transact(_recover_one)
+        found = database.transact(_recover_one, Commit.RECOVER)
         if found is None:
             break
         dead += 1
         nodes += found
     unblocked = 0
     overdue = 0
-    if database.transact(_needs_attention, write=False):
-        unblocked = database.transact(sync_points.unblock_free)
-        for traversal_id, reason in database.transact(_list_overdue, write=False):
+    if database.read(_needs_attention):
+        unblocked = database.transact(sync_points.unblock_free, Commit.UNBLOCK)
+        for traversal_id, reason in database.read(_list_overdue):
             overdue += database.transact(
                 lambda tx, which=traversal_id, why=reason: halt(  # type: ignore[misc]
                     tx, which, TraversalStatus.FAILED, why
-                )
+                ),
+                Commit.OVERDUE,
             )
     return Sweep(dead, nodes, unblocked, overdue)
 
@@ -96,6 +98,13 @@ def release_engine(
     return len(nodes)
 
 
+def leave(tx: Transaction, engine_id: int) -> None:
+    """Let an engine go that stops: hand back what it holds, for any other to take at once."""
+    while release_engine(tx, engine_id, died=False) >= BATCH:
+        pass
+    engines.end_engine(tx, engine_id, engines.STOPPED)
+
+
 def _needs_attention(tx: Transaction) -> bool:
     counts = sync_points.count_live(tx)
     return State.BLOCKED in counts or bool(traversals.list_overdue(tx, 1))
@@ -114,10 +123,13 @@ def recover_dead_neighbours(database: Database) -> int:
 
     :returns: how many there were.
     """
-    alive = database.transact(engines.list_engines, write=False)
+    alive = database.read(engines.list_engines)
     gone = [row.id for row in alive if is_gone(row.process)]
     for engine_id in gone:
-        database.transact(lambda tx, which=engine_id: engines.expire_lease(tx, which))  # type: ignore[misc]
+        database.transact(
+            lambda tx, which=engine_id: engines.expire_lease(tx, which),  # type: ignore[misc]
+            Commit.EXPIRE,
+        )
     if gone:
         sweep(database)
     return len(gone)

@@ -10,13 +10,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from converge import complete as completing
+from converge import points
 from converge.claim import claim
 from converge.errors import StaleLock, StoreError
+from converge.points import Commit
 from converge.recovery import release_engine
 from converge.resource_type import Context, ResourceType
 from converge.run import HANDLED, check_physical_id, failure, make_context, run
 from converge.store import resources
-from converge.store.database import Database, Transaction, is_refused
+from converge.store.database import Database, Transaction, is_refused, repeatable
 from converge.store.sync_points import Key
 from converge.store.traversals import TraversalRow
 from converge.work import Outcome, Result, Step, Work
@@ -65,7 +67,8 @@ class Session:
         self.doubtful = False
         try:
             released = self.database.transact(
-                lambda tx: release_engine(tx, self.engine_id, died=False, keep=in_hand)
+                lambda tx: release_engine(tx, self.engine_id, died=False, keep=in_hand),
+                Commit.RECONCILE,
             )
         except StoreError:
             self.doubtful = True
@@ -104,7 +107,7 @@ class Session:
         if not group and limit <= 0:
             return []
         try:
-            stale, works = self.database.transact(both)
+            stale, works = self.database.transact(both, Commit.COMPLETE if group else Commit.CLAIM)
         except StaleLock:
             # rows moved between two statements; everything is read afresh next time
             if not group:
@@ -132,20 +135,25 @@ class Session:
                 self._write(failure(outcome.work, reason))
 
     def _write(self, outcome: Outcome) -> None:
-        write = completing.complete_failure if completing.halts(outcome) else _complete_one
-        stale = self._guarded(lambda tx: write(tx, self.engine_id, outcome))
+        if completing.halts(outcome):
+            write, commit = completing.complete_failure, Commit.FAIL
+        else:
+            write, commit = _complete_one, Commit.COMPLETE
+        stale = self._guarded(lambda tx: write(tx, self.engine_id, outcome), commit)
         self._log_stale(stale or ())
 
     def _finish(self, work: Work) -> None:
-        self._guarded(lambda tx: completing.finish(tx, self.engine_id, work))
+        self._guarded(lambda tx: completing.finish(tx, self.engine_id, work), Commit.FINISH)
 
     def _replace(self, work: Work) -> Work | Outcome | None:
-        return self._guarded(lambda tx: completing.replace(tx, self.engine_id, work))
+        return self._guarded(
+            lambda tx: completing.replace(tx, self.engine_id, work), Commit.REPLACE
+        )
 
-    def _guarded(self, function: Callable[[Transaction], T]) -> T | None:
+    def _guarded(self, function: Callable[[Transaction], T], commit: Commit) -> T | None:
         """Run a transaction about one work; None if that is not this engine's any more."""
         try:
-            return self.database.transact(function)
+            return self.database.transact(function, commit)
         except StaleLock as error:
             LOG.warning("%s", error)
             # of what is dropped here, something may still be held
@@ -165,7 +173,9 @@ class Session:
             if work.decision.step is Step.CREATE:
                 values["properties"] = dict(work.decision.properties)  # type: ignore[assignment]
             self.database.transact(
-                lambda tx: resources.write_locked(tx, self.engine_id, row.id, row.epoch, **values)
+                lambda tx: resources.write_locked(tx, self.engine_id, row.id, row.epoch, **values),
+                Commit.RECORD,
+                happened=repeatable,
             )
             row.physical_id = physical_id
 
@@ -173,7 +183,12 @@ class Session:
 
     def run(self, work: Work, context: Context | None) -> Outcome:
         """Call the work's handler, in no transaction."""
-        return run(work, self.types, context)
+        if context is None:
+            return run(work, self.types, None)
+        points.hit(points.BEFORE_CALL)
+        outcome = run(work, self.types, context)
+        points.hit(points.AFTER_CALL)
+        return outcome
 
     def timed_out(self, work: Work, seconds: float) -> Outcome:
         """The outcome of a handler that did not come back in time."""

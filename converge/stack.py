@@ -61,7 +61,7 @@ class Stack:
 
         :returns: itself.
         """
-        self._store.database.transact(self._read, write=False)
+        self._store.database.read(self._read)
         return self
 
     def wait(self, timeout: float | None = None) -> str:

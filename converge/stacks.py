@@ -13,6 +13,7 @@ from converge.complete import halt
 from converge.errors import BadInput, Conflict
 from converge.graph import Graph
 from converge.model import Action, OnFailure, Status, TraversalStatus, check_name
+from converge.points import Commit
 from converge.resource_type import ResourceType
 from converge.stack import Stack
 from converge.start import Intent, Started, choose_template, is_wanted, start
@@ -300,7 +301,7 @@ class Store:
                 )
             return self._stack(tx, row.id, "started", None)
 
-        return self._begin(transaction, begin)
+        return self._begin(transaction, begin, Commit.CANCEL)
 
     # -- looking
 
@@ -313,33 +314,33 @@ class Store:
         def read(tx: Transaction) -> Stack:
             return self._stack(tx, stacks.get_stack(tx, name).id, "", None)
 
-        return self.database.transact(read, write=False)
+        return self.database.read(read)
 
     def stacks(self) -> list[dict[str, Any]]:
         """The live stacks, by name: name, action, status, reason, version, created, updated
         (seconds since 1970)."""
-        return self.database.transact(views.list_stacks, write=False)
+        return self.database.read(views.list_stacks)
 
     def show(self, name: str) -> dict[str, Any]:
         """A stack with its progress, resources and outputs.
 
         :raises NotFound: there is no such stack.
         """
-        return self.database.transact(lambda tx: views.show(tx, name), write=False)
+        return self.database.read(lambda tx: views.show(tx, name))
 
     def progress(self, name: str) -> dict[str, int]:
         """How many nodes of the current traversal are total, done, running, failed, skipped.
 
         :raises NotFound: there is no such stack.
         """
-        return self.database.transact(lambda tx: views.progress(tx, name), write=False)
+        return self.database.read(lambda tx: views.progress(tx, name))
 
     def running(self, name: str) -> list[dict[str, Any]]:
         """What handlers are at work on: resource, kind, engine, since_seconds; oldest first.
 
         :raises NotFound: there is no such stack.
         """
-        return self.database.transact(lambda tx: views.running(tx, name), write=False)
+        return self.database.read(lambda tx: views.running(tx, name))
 
     def events(
         self, name: str, *, after: int | None = None, limit: int = 1000
@@ -350,21 +351,21 @@ class Store:
         :param limit: at most so many: those after ``after``, or the newest.
         :raises NotFound: there never was such a stack.
         """
-        return self.database.transact(lambda tx: views.events(tx, name, after, limit), write=False)
+        return self.database.read(lambda tx: views.events(tx, name, after, limit))
 
     def why(self, name: str, resource: str | None = None) -> list[dict[str, Any]]:
         """What a stack, or one of its resources, waits for, who holds that, and what failed.
 
         :raises NotFound: there is no such stack or resource.
         """
-        return self.database.transact(lambda tx: views.why(tx, name, resource), write=False)
+        return self.database.read(lambda tx: views.why(tx, name, resource))
 
     def graph(self, name: str) -> Graph[str]:
         """The graph of the wanted resources.
 
         :raises NotFound: there is no such stack.
         """
-        return self.database.transact(lambda tx: views.graph(tx, name), write=False)
+        return self.database.read(lambda tx: views.graph(tx, name))
 
     def traversal_graph(self, name: str) -> Graph[str]:
         """The graph that the current traversal walks: ``update NAME``, ``cleanup NAME #ID`` and
@@ -372,7 +373,7 @@ class Store:
 
         :raises NotFound: there is no such stack.
         """
-        return self.database.transact(lambda tx: views.traversal_graph(tx, name), write=False)
+        return self.database.read(lambda tx: views.traversal_graph(tx, name))
 
     # -- within the process
 
@@ -418,10 +419,14 @@ class Store:
     # -- helpers
 
     def _begin(
-        self, transaction: HostTransaction | None, begin: Callable[[Transaction], Stack]
+        self,
+        transaction: HostTransaction | None,
+        begin: Callable[[Transaction], Stack],
+        commit: Commit = Commit.START,
     ) -> Stack:
         if transaction is None:
-            stack = self.database.transact(begin)
+            happened = _was_cancelled if commit is Commit.CANCEL else _was_started
+            stack = self.database.transact(begin, commit, happened=happened)
             self.notify()
             return stack
         with self.database.join(transaction) as tx:
@@ -473,6 +478,17 @@ class Store:
         stack = Stack(self, stack_id, outcome, superseded)
         stack._read(tx)
         return stack
+
+
+def _was_started(tx: Transaction, stack: Stack) -> bool:
+    """Whether the start that gave this stack was committed."""
+    found = traversals.get_traversals(tx, [stack.traversal or 0])
+    return any(row.stack_id == stack.id for row in found.values())
+
+
+def _was_cancelled(tx: Transaction, stack: Stack) -> bool:
+    found = traversals.get_traversals(tx, [stack.traversal or 0])
+    return any(row.halted == TraversalStatus.CANCELLED for row in found.values())
 
 
 def _checked(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from converge.errors import Replace
 from converge.model import Json, Kind, Physical
+from converge.points import Commit
 from converge.resource_type import Context, ResourceType, RetryPolicy
 from converge.session import Session
 from converge.store import engines
@@ -195,7 +196,8 @@ class StepEngine:
     def _register(self) -> Session:
         database = self.store.database
         engine_id = database.transact(
-            lambda tx: engines.insert_engine(tx, platform.node(), os.getpid(), "?step", self.lease)
+            lambda tx: engines.insert_engine(tx, platform.node(), os.getpid(), "?step", self.lease),
+            Commit.REGISTER,
         )
         return Session(database, engine_id, self.types)
 
@@ -206,7 +208,9 @@ class StepEngine:
 
     def renew(self) -> bool:
         """Renew the lease. False: it has run out."""
-        return self.store.database.transact(lambda tx: engines.renew_lease(tx, self.id))
+        return self.store.database.transact(
+            lambda tx: engines.renew_lease(tx, self.id), Commit.RENEW
+        )
 
     def claim(self, limit: int = 1) -> list[Work]:
         """Claim nodes and do nothing with them yet."""

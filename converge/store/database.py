@@ -16,7 +16,9 @@ from sqlalchemy import exc as sa_exceptions
 from sqlalchemy.engine import URL
 from sqlalchemy.types import Double
 
-from converge.errors import BadInput, ConvergeError, StoreError
+from converge import points
+from converge.errors import BadInput, CommitUnknown, ConvergeError, StoreError
+from converge.points import Commit
 from converge.store.types import clock
 
 if TYPE_CHECKING:
@@ -30,11 +32,17 @@ T = TypeVar("T")
 RETRIES = 10
 DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb")
 
+READ_ONLY = "the database is read-only"
+
 _WRITE = "converge_write"
 _SQLITE_BUSY_SECONDS = 30.0
 # lock timeout and serialization failure; oslo.db does not map them
 _POSTGRESQL_AGAIN = {"55P03", "40001", "40P01"}
 _MARIADB_AGAIN = {1205, 1213, 1020}
+
+
+class _Away(StoreError):
+    """A database that answered before does not let anybody in; it is taken to come back."""
 
 
 class Transaction:
@@ -99,6 +107,8 @@ class Database:
         else:
             _prepare_server(self.engine, self.dialect)
         self._anchor: Connection | None = None
+        # whether it ever answered
+        self._reached = False
 
     @property
     def shown(self) -> str:
@@ -119,41 +129,94 @@ class Database:
         :param write: on SQLite, take the write lock at the start; a reader never waits.
         :raises StoreError: the database cannot be used, in plain words.
         """
-        with translated(self.shown), self._connect(write) as connection, connection.begin():
-            yield Transaction(connection, self.clock)
+        with translated(self.shown):
+            with self._connect(write) as connection, connection.begin():
+                yield Transaction(connection, self.clock)
+                if write:
+                    points.hit(Commit.HOST.before)
+            if write:
+                points.hit(Commit.HOST.after)
 
     @contextmanager
     def _connect(self, write: bool) -> Iterator[Connection]:
         if self.dialect == "sqlite" and self._anchor is None:
             # closing the last connection would checkpoint the WAL after every transaction
             self._anchor = self.engine.connect()
-        with self.engine.connect() as connection:
+        try:
+            connection = self.engine.connect()
+        except (oslo_exceptions.DBError, sa_exceptions.SQLAlchemyError) as error:
+            if self._reached:
+                raise _Away(f"{self.shown}: {explain(error)}") from error
+            raise
+        self._reached = True
+        with connection:
             yield connection.execution_options(**{_WRITE: write})
 
-    def transact(self, function: Callable[[Transaction], T], *, write: bool = True) -> T:
-        """Run a function in a transaction, again when a deadlock or the like undid it.
+    def read(self, function: Callable[[Transaction], T]) -> T:
+        """Run a function that only reads, in a transaction; again when the connection was lost.
 
-        :param function: may be called several times, so it must have no effect but its
-            statements.
         :raises StoreError: the database cannot be used.
         """
 
         def once() -> T:
-            with self._connect(write) as connection, connection.begin():
+            with self._connect(False) as connection, connection.begin():
                 return function(Transaction(connection, self.clock))
 
         with translated(self.shown):
-            return cast(
-                "T",
-                oslo_api.wrap_db_retry(
-                    retry_interval=0.01 + random.random() * 0.02,
-                    max_retries=RETRIES,
-                    inc_retry_interval=True,
-                    max_retry_interval=1,
-                    retry_on_deadlock=True,
-                    exception_checker=is_transient,
-                )(once)(),
-            )
+            return _again(once, lambda error: is_transient(error) or is_lost(error))
+
+    def transact(
+        self,
+        function: Callable[[Transaction], T],
+        commit: Commit,
+        *,
+        happened: Callable[[Transaction, T], bool] | None = None,
+    ) -> T:
+        """Run a function in a transaction, again when a deadlock or the like undid it, or when
+        the connection was lost before the commit.
+
+        :param function: may be called several times, so it must have no effect but its
+            statements.
+        :param commit: what the transaction is for: its crash points.
+        :param happened: looks whether an attempt with this result was committed. It is asked
+            when the connection was lost during the commit; without it that is an error.
+        :raises CommitUnknown: the connection was lost during the commit.
+        :raises StoreError: the database cannot be used.
+        """
+        # the results of attempts of whose commit nothing was heard
+        doubtful: list[T] = []
+
+        def once() -> T:
+            if doubtful and happened is not None:
+                with self._connect(False) as connection, connection.begin():
+                    if happened(Transaction(connection, self.clock), doubtful[-1]):
+                        return doubtful[-1]
+            doubtful.clear()
+            with self._connect(True) as connection, connection.begin():
+                result = function(Transaction(connection, self.clock))
+                points.hit(commit.before)
+                doubtful.append(result)
+            points.hit(commit.after)
+            return result
+
+        def is_safe(error: BaseException) -> bool:
+            if is_lost(error):
+                return not doubtful or happened is not None
+            return is_transient(error)
+
+        with translated(self.shown):
+            try:
+                return _again(once, is_safe)
+            except Exception as error:
+                if doubtful and is_lost(error):
+                    raise CommitUnknown(
+                        f"{self.shown}: the connection was lost during a commit; look whether "
+                        f"it went through ({explain(error)})"
+                    ) from error
+                if is_read_only(error):
+                    # after a failover, new connections may lead to the new primary
+                    self.engine.dispose()
+                raise
 
     @contextmanager
     def join(self, transaction: Transaction | Connection | Session | None) -> Iterator[Transaction]:
@@ -282,12 +345,45 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(code, int) and code in _MARIADB_AGAIN
 
 
+def repeatable(tx: Transaction, result: object) -> bool:
+    """For :meth:`Database.transact`: to do it twice is no harm, so there is nothing to look for."""
+    return False
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the connection to a database that had answered is gone."""
+    if isinstance(error, oslo_exceptions.DBConnectionError):
+        return True
+    inner = getattr(error, "inner_exception", None) or error
+    return isinstance(error, _Away) or bool(getattr(inner, "connection_invalidated", False))
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Whether the database does not take writes at all, as after a failover."""
+    return explain(error).startswith(READ_ONLY)
+
+
 def is_refused(error: StoreError) -> bool:
     """Whether the database works, but does not take a value: trying again is of no use."""
     return isinstance(
         error.__cause__,
         oslo_exceptions.DBDataError | oslo_exceptions.DBConstraintError | sa_exceptions.DataError,
     ) or isinstance(getattr(error.__cause__, "inner_exception", None), sa_exceptions.DataError)
+
+
+def _again(once: Callable[[], T], is_safe: Callable[[BaseException], bool]) -> T:
+    """Call a function until it succeeds, at most RETRIES times more, for about 5 s in all."""
+    return cast(
+        "T",
+        oslo_api.wrap_db_retry(
+            retry_interval=0.01 + random.random() * 0.02,
+            max_retries=RETRIES,
+            inc_retry_interval=True,
+            max_retry_interval=1,
+            retry_on_deadlock=False,
+            exception_checker=is_safe,
+        )(once)(),
+    )
 
 
 def _driver_error(error: BaseException | None) -> BaseException | None:
@@ -324,7 +420,7 @@ def explain(error: BaseException) -> str:
     text = " ".join(str(original).split())
     low = text.lower()
     hints = (
-        (("readonly", "read-only", "read only"), "the database is read-only"),
+        (("readonly", "read-only", "read only"), READ_ONLY),
         (("disk is full", "no space left", "disk full"), "the database's disk is full"),
         (("not a database", "malformed"), "this is not an SQLite database"),
         (("unable to open database file",), "the database file cannot be opened"),

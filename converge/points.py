@@ -1,0 +1,80 @@
+"""Crash points: the named places at which a test ends the process.
+
+Every commit edge of the code has two, one on each side of the commit, and so has the call of
+a handler. In production they do nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+
+
+class Commit(StrEnum):
+    """The transactions that write, by what they are for."""
+
+    #: a traversal starts: create, update, rollback, delete, check
+    START = "start"
+    #: the host's own transaction
+    HOST = "host"
+    CANCEL = "cancel"
+    #: READY nodes become an engine's
+    CLAIM = "claim"
+    #: what became of a group of nodes; in the same transaction others are claimed
+    COMPLETE = "complete"
+    #: a failure that halts its traversal
+    FAIL = "fail"
+    REPLACE = "replace"
+    #: the traversal ends
+    FINISH = "finish"
+    #: a physical id, in the middle of a handler
+    RECORD = "record"
+    REGISTER = "register"
+    RENEW = "renew"
+    #: an engine that stops hands back what it holds
+    LEAVE = "leave"
+    #: what an engine holds without knowing it
+    RECONCILE = "reconcile"
+    #: the lease of a process that is known to be gone
+    EXPIRE = "expire"
+    #: what a dead engine held
+    RECOVER = "recover"
+    #: what engines hold that were dead before
+    RELEASE = "release"
+    UNBLOCK = "unblock"
+    #: a traversal past its deadline
+    OVERDUE = "overdue"
+    #: sync points of traversals that are over
+    SWEEP = "sweep"
+    #: rows of engines that ended long ago
+    FORGET = "forget"
+
+    @property
+    def before(self) -> str:
+        """The point before the commit: nothing of the transaction is left."""
+        return f"{self}.before_commit"
+
+    @property
+    def after(self) -> str:
+        """The point after the commit: all of it is there, and nobody was told."""
+        return f"{self}.after_commit"
+
+
+BEFORE_CALL = "handler.before_call"
+AFTER_CALL = "handler.after_call"
+
+#: All crash points.
+NAMES: tuple[str, ...] = (
+    *(name for commit in Commit for name in (commit.before, commit.after)),
+    BEFORE_CALL,
+    AFTER_CALL,
+)
+
+#: What a test sets: called with the name of each point that is reached, in any thread.
+hook: Callable[[str], None] | None = None
+
+
+def hit(name: str) -> None:
+    """Tell the hook, if there is one, that a point is reached."""
+    if hook is not None:
+        hook(name)
