@@ -7,8 +7,9 @@ Revises: ${down_revision | comma,n}
 from __future__ import annotations
 
 import sqlalchemy as sa
-
 from alembic import op
+
+from converge.store.migrate import commits_each_statement
 ${imports if imports else ""}
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
@@ -17,6 +18,8 @@ depends_on = ${repr(depends_on)}
 
 
 def upgrade() -> None:
+    # an interrupted upgrade is run again: give if_not_exists or if_exists to all of these
+    again = commits_each_statement()
     ${upgrades if upgrades else "pass"}
 
 

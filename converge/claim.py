@@ -16,6 +16,9 @@ from converge.work import Decision, Step, Work, decide
 
 #: Steps for which the lock on the resource is taken.
 _LOCKING = frozenset({Step.CREATE, Step.UPDATE, Step.REPLACE, Step.DELETE, Step.CHECK, Step.DROP})
+#: After so many deaths of engines a node is claimed with no other such node.
+CAREFUL = 2
+
 _MARKS = {
     Step.CREATE: (Action.CREATE, Status.IN_PROGRESS),
     Step.UPDATE: (Action.UPDATE, Status.IN_PROGRESS),
@@ -30,16 +33,20 @@ def claim(
     limit: int,
     types: Mapping[str, ResourceType],
     known: dict[int, TraversalRow],
+    *,
+    suspect: bool = True,
 ) -> list[Work]:
     """Claim up to ``limit`` nodes in the order in which they became ready.
 
     A node whose resource an older traversal still holds becomes BLOCKED; it is readied when
-    that lock is released.
+    that lock is released. A node on which several engines died is a suspect, and claimed alone:
+    else what was in hand beside it each time would be held to kill engines, too.
 
+    :param suspect: whether a suspect may be among them; at most one is.
     :param types: the resource types of this engine.
     :param known: traversals seen before, whose intent never changes; filled up.
     """
-    free, rows = _lock_free(tx, limit)
+    free, rows = _lock_free(tx, engine_id, limit, suspect=suspect)
     if not free:
         return []
     unknown = {node.traversal_id for node in free} - known.keys()
@@ -84,13 +91,36 @@ def claim(
     return works
 
 
-def _lock_free(tx: Transaction, limit: int) -> tuple[list[SyncPointRow], dict[int, ResourceRow]]:
+def is_suspect(node: SyncPointRow) -> bool:
+    """Whether a node may be what kills its engines."""
+    return node.deaths >= CAREFUL
+
+
+def _lock_ready(
+    tx: Transaction, engine_id: int, limit: int, *, suspect: bool
+) -> list[SyncPointRow]:
+    """READY nodes, locked, of which at most one is a suspect."""
+    nodes = sync_points.lock_ready(tx, engine_id, limit)
+    suspects = [node for node in nodes if is_suspect(node)]
+    put_off = {node.key for node in suspects[1 if suspect else 0 :]}
+    left = [node for node in nodes if node.key not in put_off]
+    if put_off and len(left) < limit:
+        # those that were put off must not keep the others from their turn
+        seen = {node.key for node in left}
+        others = sync_points.lock_ready(tx, engine_id, limit, most_deaths=CAREFUL - 1)
+        left += [node for node in others if node.key not in seen][: limit - len(left)]
+    return left
+
+
+def _lock_free(
+    tx: Transaction, engine_id: int, limit: int, *, suspect: bool
+) -> tuple[list[SyncPointRow], dict[int, ResourceRow]]:
     """Lock the oldest READY nodes whose resources are free, and those resources.
 
     The others become BLOCKED, and younger ones take their turn.
     """
     while True:
-        nodes = sync_points.lock_ready(tx, limit)
+        nodes = _lock_ready(tx, engine_id, limit, suspect=suspect)
         rows = resources.lock_resources(
             tx, (node.resource_id for node in nodes if node.resource_id is not None)
         )

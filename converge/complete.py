@@ -131,6 +131,7 @@ def _write_nodes(
                     engine_id,
                     node,
                     outcome.wait,
+                    max_attempts=outcome.max_attempts,
                     unstarted=outcome.result is Result.HANDED_BACK and not outcome.started,
                 )
                 continue
@@ -213,7 +214,8 @@ def _event(outcome: Outcome) -> dict[str, Any] | None:
         status = "SKIPPED"
     elif outcome.result is Result.RETRY:
         status = "RETRY"
-        reason = f"attempt {work.node.attempts}, again in {outcome.wait:g} s: {reason}"
+        attempt = f"attempt {work.node.attempts} of {outcome.max_attempts}"
+        reason = f"{attempt}, again in {outcome.wait:g} s: {reason}"
     return _make_event(work, status, reason)
 
 

@@ -8,8 +8,6 @@ Worker threads call handlers. One more keeps the lease and sweeps.
 from __future__ import annotations
 
 import logging
-import os
-import platform
 import queue
 import threading
 import time
@@ -19,13 +17,10 @@ from typing import TYPE_CHECKING
 
 from converge.errors import BadInput, ConvergeError, StoreError
 from converge.jobs import Finished, Job, Jobs
+from converge.lease import LEASE, LEAST, Lease, now
+from converge.model import check_seconds
 from converge.points import Commit
-from converge.recovery import (
-    leave,
-    process_identity,
-    recover_dead_neighbours,
-    sweep,
-)
+from converge.recovery import Sweeper, leave
 from converge.resource_type import ResourceType
 from converge.resources import load_types
 from converge.session import Session
@@ -40,8 +35,6 @@ LOG = logging.getLogger(__name__)
 
 #: Seconds between two looks for work, when nothing else wakes the engine.
 POLL = 0.5
-#: Seconds that a lease lasts; it is renewed at a third of that.
-LEASE = 15.0
 #: At most so many nodes are held at a time.
 WINDOW = 1000
 #: Nodes are claimed ahead for so many seconds of the workers' time.
@@ -75,13 +68,11 @@ class Engine:
     ) -> None:
         if not 1 <= workers <= 1000:
             raise BadInput(f"workers must be 1 to 1000, not {workers}")
-        if not lease > 0 or not poll > 0:
-            raise BadInput("lease and poll must be positive numbers of seconds")
         self.store = store
         self.types = {**load_types(), **(types or {})}
         self.workers = workers
-        self.lease = lease
-        self.poll = poll
+        self.lease = check_seconds("lease", lease, LEAST)
+        self.poll = check_seconds("poll", poll)
         #: What ended it, if that was neither a stop nor the end of its block.
         self.error: BaseException | None = None
         self._database = store.database
@@ -93,14 +84,13 @@ class Engine:
         self._stopping = threading.Event()
         self._stopped = threading.Event()
         self._idle = threading.Event()
-        self._lost = threading.Event()
+        self._lease = Lease(store.database, self.lease, self._stop_work)
         # more nodes are ready than the turning thread claimed: the other one claims
         self._hungry = False
         self._more = threading.Event()
         self._claiming = threading.Lock()
         self._hand_back = threading.Event()
         self._seconds = AHEAD
-        self._renewed = 0.0
 
     @property
     def id(self) -> int | None:
@@ -131,15 +121,21 @@ class Engine:
         self._stopped.clear()
         self._idle.clear()
         self._hand_back.clear()
-        self._lost.clear()
         self._hungry = False
         self.error = None
-        recover_dead_neighbours(self._database)
-        self._database.transact(engines.delete_old_engines, Commit.FORGET)
-        self._session = self._register()
+        # what engines of this host left that are gone need not wait for the end of their leases
+        Sweeper(self._database).sweep()
+        self._database.transact(engines.delete_old_engines, Commit.FORGET, happened=repeatable)
+        self._session = Session(self._database, self._lease.take(), self.types)
         self.store.add_listener(self.wake)
-        loops = (self._turn_loop, self._claim_loop, self._lease_loop)
-        for name, target in zip(("turn", "claim", "lease"), loops, strict=True):
+        loops = {
+            "turn": self._turn_loop,
+            "claim": self._claim_loop,
+            "lease": lambda: self._lease.keep(self._stopped),
+            "watch": self._watch_loop,
+            "sweep": self._sweep_loop,
+        }
+        for name, target in loops.items():
             thread = threading.Thread(target=target, name=f"converge-{name}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -158,13 +154,16 @@ class Engine:
         if not self._stopped.wait(grace):
             self._hand_back.set()
             self.wake()
-            self._stopped.wait()
+            if not self._stopped.wait(3 * GRACE):
+                LOG.warning("engine %s: the database does not answer; its lease runs out", self.id)
+                self._stopped.set()
         self.store.remove_listener(self.wake)
         for _ in range(self._worker_count):
             self._jobs.queued.put(None)
         self._worker_count = 0
         for thread in self._threads:
-            thread.join()
+            # one that the database does not answer ends by itself
+            thread.join(GRACE)
         self._threads.clear()
 
     def run(self, *, until_idle: bool = False) -> None:
@@ -211,10 +210,10 @@ class Engine:
         """One round. True: the engine has stopped."""
         session = self._session
         assert session is not None
-        if self._lost.is_set():
+        if self._lease.lost.is_set():
             backlog.clear()
             self._start_anew()
-            return False
+            return self._stopping.is_set()
         self._collect(backlog, wait=not backlog)
         self._look_at_running(backlog)
         stopping = self._stopping.is_set()
@@ -236,6 +235,8 @@ class Engine:
             self._stopping.wait(min(1.0, self.poll))
             return stopping and self._hand_back.is_set()
         backlog.clear()
+        if self._lease.lost.is_set():
+            return False
         for work in works:
             self._take_on(session, work)
         if ends:
@@ -266,7 +267,7 @@ class Engine:
             with self._claiming:
                 session = self._session
                 limit = self._room(0)
-                if session is None or not self._hungry or self._lost.is_set():
+                if session is None or not self._hungry or self._lease.lost.is_set():
                     continue
                 window = self._window()
                 # a few of many are not worth a transaction; the turning thread calls again
@@ -332,6 +333,8 @@ class Engine:
             return
         job = Job(work, context, session)
         self._jobs.add(job)
+        if self._lease.lost.is_set():
+            job.context.cancelled.set()
         if self._worker_count < min(self.workers, len(self._jobs)):
             self._add_worker()
         self._jobs.queued.put(job)
@@ -349,22 +352,20 @@ class Engine:
                 return
 
     def _look_at_running(self, backlog: list[Outcome]) -> None:
-        """Tell handlers that run out of time; give up those that don't listen."""
-        now = time.monotonic()
+        """Give up handlers that don't obey a cancel; see whether handlers have become slow."""
+        at = time.monotonic()
         slow = False
         for job in self._jobs.all():
             if job.started is None:
                 continue
-            slow = slow or now - job.started > AHEAD
-            limit = job.context.timeout
-            if limit is None:
-                continue
-            if now - job.started > limit and job.cancelled_at is None:
-                job.cancelled_at = now
-                job.context.cancelled.set()
-            if job.cancelled_at is not None and now - job.cancelled_at > GRACE:
+            slow = slow or at - job.started > AHEAD
+            if job.cancelled_at is not None and at - job.cancelled_at > GRACE:
                 self._abandon(job)
-                backlog.append(job.session.timed_out(job.work, limit))
+                limit = job.context.timeout
+                if limit is not None and at - job.started > limit:
+                    backlog.append(job.session.timed_out(job.work, limit))
+                else:
+                    backlog.append(job.session.given_up(job.work, GRACE))
         if slow:
             self._seconds = max(self._seconds, AHEAD)
             if len(self._jobs) > self.workers:
@@ -412,65 +413,20 @@ class Engine:
         except StoreError as error:
             LOG.warning("%s", error)
 
-    # -- the lease
-
-    def _register(self) -> Session:
-        before = time.monotonic()
-        engine_id = self._database.transact(
-            lambda tx: engines.insert_engine(
-                tx, platform.node(), os.getpid(), process_identity(), self.lease
-            ),
-            Commit.REGISTER,
-        )
-        self._renewed = before
-        LOG.info("engine %s registered", engine_id)
-        return Session(self._database, engine_id, self.types)
+    # -- beginning, ending, and beginning anew
 
     def _deregister(self, session: Session) -> None:
         """Leave at once what another engine can take."""
         try:
             self._database.transact(
-                lambda tx: leave(tx, session.engine_id),
-                Commit.LEAVE,
-                happened=repeatable,
+                lambda tx: leave(tx, session.engine_id), Commit.LEAVE, happened=repeatable
             )
         except StoreError as error:
             LOG.warning("engine %s: %s; its lease will run out", session.engine_id, error)
 
-    def _lease_loop(self) -> None:
-        tick = min(1.0, self.lease / 3)
-        last_sweep = 0.0
-        while not self._stopped.wait(tick):
-            now = time.monotonic()
-            session = self._session
-            assert session is not None
-            try:
-                if now - self._renewed >= self.lease / 3:
-                    self._renew(session, now)
-                self._tell_halted()
-                if now - last_sweep >= self.lease / 3:
-                    last_sweep = now
-                    if sweep(self._database):
-                        self.wake()
-            except StoreError as error:
-                LOG.warning("engine %s: %s", session.engine_id, error)
-            if time.monotonic() - self._renewed > self.lease * 0.8:
-                self._lose()
-
-    def _renew(self, session: Session, now: float) -> None:
-        if self._database.transact(
-            lambda tx: engines.renew_lease(tx, session.engine_id), Commit.RENEW, happened=repeatable
-        ):
-            self._renewed = now
-        elif not self._stopping.is_set():
-            self._lose()
-
-    def _lose(self) -> None:
+    def _stop_work(self) -> None:
         """The lease is gone or about to go: stop what runs, before another engine starts it."""
-        if self._lost.is_set():
-            return
-        LOG.warning("engine %s lost its lease; it goes on under a new id", self.id)
-        self._lost.set()
+        self._jobs.take_queued()
         for job in self._jobs.all():
             job.context.cancelled.set()
         self.wake()
@@ -484,15 +440,40 @@ class Engine:
                 self._abandon(job)
             while not self._finished.empty():
                 self._finished.get_nowait()
+        if self._stopping.is_set():
+            return
         try:
-            self._session = self._register()
+            self._session = Session(self._database, self._lease.take(), self.types)
         except StoreError as error:
             LOG.warning("%s; trying again", error)
             self._stopping.wait(min(1.0, self.poll))
-            if self._stopping.is_set():
-                raise
-            return
-        self._lost.clear()
+
+    # -- the threads that look after the others
+
+    def _watch_loop(self) -> None:
+        """What must be seen in time, however long the database takes."""
+        while not self._stopped.wait(min(0.25, self.lease / 20)):
+            self._lease.check()
+            now = time.monotonic()
+            for job in self._jobs.all():
+                limit = job.context.timeout
+                if job.started is not None and limit is not None and now - job.started > limit:
+                    job.cancel(now)
+
+    def _sweep_loop(self) -> None:
+        """Recover what others left, and tell handlers of cancelled traversals."""
+        sweeper = Sweeper(self._database)
+        last_sweep = now()
+        while not self._stopped.wait(min(1.0, self.lease / 3)):
+            try:
+                self._tell_halted()
+                if now() - last_sweep >= self.lease / 3:
+                    last_sweep = now()
+                    found = sweeper.sweep()
+                    if found or found.ready:
+                        self.wake()
+            except StoreError as error:
+                LOG.warning("engine %s: %s", self.id, error)
 
     def _tell_halted(self) -> None:
         """Set ``context.cancelled`` of works whose traversal was cancelled or ran out of time."""
@@ -503,4 +484,4 @@ class Engine:
         halted = self._database.read(lambda tx: traversals.list_cancelled(tx, ids))
         for job in jobs:
             if job.work.traversal.id in halted:
-                job.context.cancelled.set()
+                job.cancel(time.monotonic())

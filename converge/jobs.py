@@ -24,6 +24,15 @@ class Job:
     cancelled_at: float | None = None
     abandoned: bool = False
 
+    def cancel(self, now: float) -> None:
+        """Tell the handler to stop.
+
+        :param now: on the monotonic clock, in seconds.
+        """
+        if self.cancelled_at is None:
+            self.cancelled_at = now
+            self.context.cancelled.set()
+
 
 @dataclass(slots=True)
 class Finished:

@@ -158,6 +158,23 @@ def check_name(what: str, name: object) -> str:
     return name
 
 
+def check_seconds(what: str, seconds: object, least: float = 0.0) -> float:
+    """Check a length of time, and give it back.
+
+    :param least: the least that makes sense; 0 itself never does.
+    :raises BadInput: unless it is a finite number of seconds, positive and at least that.
+    """
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, int | float)
+        or not 0 < seconds < float("inf")
+        or seconds < least
+    ):
+        bound = f" of at least {least:g}" if least else ""
+        raise BadInput(f"{what} must be a positive number{bound} of seconds, not {seconds!r}")
+    return float(seconds)
+
+
 def is_name(name: object) -> bool:
     """Whether a stack or resource can have this name."""
     try:

@@ -5,17 +5,19 @@ Every engine sweeps; row locks let one of them win. Each sweep is idempotent and
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, TypeVar
 
 from converge.complete import halt
 from converge.model import State, TraversalStatus
 from converge.points import Commit
-from converge.store import engines, resources, sync_points, traversals
-from converge.store.database import Database, Transaction
+from converge.process import is_gone
+from converge.store import engines, lost, resources, sync_points, traversals
+from converge.store.database import Database, Transaction, repeatable
+from converge.store.traversals import TraversalRow
+
+T = TypeVar("T")
 
 #: How many rows of each sort one sweep looks at.
 BATCH = 1000
@@ -29,54 +31,152 @@ class Sweep:
     :ivar nodes: nodes made READY again, or their locks released.
     :ivar unblocked: BLOCKED nodes whose resource was free.
     :ivar overdue: traversals past their deadline.
+    :ivar leftovers: sync points of traversals that are over.
+    :ivar ready: READY nodes that wait for an engine; at most the size of a batch is counted.
     """
 
     engines: int = 0
     nodes: int = 0
     unblocked: int = 0
     overdue: int = 0
+    leftovers: int = 0
+    ready: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.engines or self.nodes or self.unblocked or self.overdue)
+        """Whether there is something new for an engine to do, or anything was put right."""
+        return any((self.engines, self.nodes, self.unblocked, self.overdue, self.leftovers))
+
+    def __add__(self, later: Sweep) -> Sweep:
+        """What two sweeps did, and what was ready at the later one."""
+        return Sweep(
+            self.engines + later.engines,
+            self.nodes + later.nodes,
+            self.unblocked + later.unblocked,
+            self.overdue + later.overdue,
+            self.leftovers + later.leftovers,
+            later.ready,
+        )
+
+
+@dataclass(slots=True)
+class _Survey:
+    """What there is to do, read in one transaction, of each sort at most a batch."""
+
+    expired: bool
+    gone: list[int]
+    strays: list[int]
+    blocked: list[sync_points.Key]
+    overdue: list[TraversalRow]
+    ended: list[int]
+    ready: int
+
+
+class Sweeper:
+    """Sweeps a database, again and again.
+
+    :param database: where.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        # a sweep looks for leftovers of so many traversals only; the next one goes on from there
+        self._after = 0
+
+    def sweep(self) -> Sweep:
+        """One round of recovery.
+
+        :raises StoreError: the database cannot be used.
+        """
+        found = self.database.read(self._survey)
+        for engine_id in found.gone:
+            self._transact(engines.expire_lease, engine_id, commit=Commit.EXPIRE)
+        dead, nodes = self._recover() if found.expired or found.gone else (0, 0)
+        for engine_id in found.strays:
+            nodes += self._release(engine_id)
+        unblocked = 0
+        if found.blocked:
+            unblocked = self._transact(
+                sync_points.unblock_nodes, found.blocked, commit=Commit.UNBLOCK
+            )
+        overdue = sum(
+            self._transact(_time_out, row, commit=Commit.OVERDUE) for row in found.overdue
+        )
+        leftovers = 0
+        if found.ended:
+            leftovers = self._transact(_delete_leftovers, found.ended, commit=Commit.SWEEP)
+        return Sweep(dead, nodes, unblocked, overdue, leftovers, found.ready)
+
+    def _survey(self, tx: Transaction) -> _Survey:
+        alive = engines.list_engines(tx)
+        ended, self._after = lost.list_leftover_traversals(tx, self._after, BATCH)
+        return _Survey(
+            expired=engines.is_any_expired(tx),
+            gone=[row.id for row in alive if is_gone(row.process)],
+            strays=lost.list_stray_holders(tx, BATCH),
+            blocked=lost.list_free_blocked(tx, BATCH),
+            overdue=traversals.list_overdue(tx, BATCH),
+            ended=ended,
+            ready=lost.count_due(tx, BATCH),
+        )
+
+    def _recover(self) -> tuple[int, int]:
+        dead = nodes = 0
+        while True:
+            found = self.database.transact(_recover_one, Commit.RECOVER, happened=repeatable)
+            if found is None:
+                return dead, nodes
+            died, count = found
+            dead += died
+            nodes += count
+
+    def _release(self, engine_id: int) -> int:
+        nodes = 0
+        while True:
+            count = self._transact(release_engine, engine_id, commit=Commit.RELEASE)
+            nodes += count
+            if count < BATCH:
+                return nodes
+
+    def _transact(self, function: Callable[..., T], *arguments: Any, commit: Commit) -> T:
+        return self.database.transact(
+            lambda tx: function(tx, *arguments), commit, happened=repeatable
+        )
 
 
 def sweep(database: Database) -> Sweep:
-    """One round of recovery."""
-    dead = nodes = 0
-    while True:
-        found = database.transact(_recover_one, Commit.RECOVER)
-        if found is None:
-            break
-        dead += 1
-        nodes += found
-    unblocked = 0
-    overdue = 0
-    if database.read(_needs_attention):
-        unblocked = database.transact(sync_points.unblock_free, Commit.UNBLOCK)
-        for traversal_id, reason in database.read(_list_overdue):
-            overdue += database.transact(
-                lambda tx, which=traversal_id, why=reason: halt(  # type: ignore[misc]
-                    tx, which, TraversalStatus.FAILED, why
-                ),
-                Commit.OVERDUE,
-            )
-    return Sweep(dead, nodes, unblocked, overdue)
+    """One round of recovery that looks for leftovers in all traversals.
+
+    :raises StoreError: the database cannot be used.
+    """
+    sweeper = Sweeper(database)
+    found = sweeper.sweep()
+    while sweeper._after:
+        found += sweeper.sweep()
+    return found
 
 
-def _recover_one(tx: Transaction) -> int | None:
-    """Recover up to a batch of one dead engine's nodes; None if no engine is dead."""
+def _recover_one(tx: Transaction) -> tuple[bool, int] | None:
+    """Recover up to a batch of one dead engine's nodes; None if no engine is dead.
+
+    :returns: whether these were the last of them, and how many nodes.
+    """
     expired = engines.list_expired(tx, 1)
     if not expired:
         return None
     engine_id = expired[0]
-    count = release_engine(tx, engine_id)
-    if count < BATCH:
+    count = release_engine(tx, engine_id, died=True)
+    last = count < BATCH
+    if last:
         engines.end_engine(tx, engine_id, engines.DEAD)
-    return count
+    return last, count
 
 
 def release_engine(
-    tx: Transaction, engine_id: int, *, died: bool = True, keep: Collection[sync_points.Key] = ()
+    tx: Transaction,
+    engine_id: int,
+    *,
+    died: bool = False,
+    keep: Collection[sync_points.Key] = (),
 ) -> int:
     """Take an engine's work away from it: its nodes are READY again, its locks free.
 
@@ -100,78 +200,17 @@ def release_engine(
 
 def leave(tx: Transaction, engine_id: int) -> None:
     """Let an engine go that stops: hand back what it holds, for any other to take at once."""
-    while release_engine(tx, engine_id, died=False) >= BATCH:
+    while release_engine(tx, engine_id) >= BATCH:
         pass
     engines.end_engine(tx, engine_id, engines.STOPPED)
 
 
-def _needs_attention(tx: Transaction) -> bool:
-    counts = sync_points.count_live(tx)
-    return State.BLOCKED in counts or bool(traversals.list_overdue(tx, 1))
+def _time_out(tx: Transaction, row: TraversalRow) -> bool:
+    reason = f"timed out after {(row.deadline_at or 0) - row.started_at:g} s"
+    return halt(tx, row.id, TraversalStatus.FAILED, reason)
 
 
-def _list_overdue(tx: Transaction) -> list[tuple[int, str]]:
-    return [
-        (row.id, f"timed out after {(row.deadline_at or 0) - row.started_at:g} s")
-        for row in traversals.list_overdue(tx, BATCH)
-    ]
-
-
-def recover_dead_neighbours(database: Database) -> int:
-    """Recover at once the engines of this host whose process is gone, without waiting for the
-    end of their leases.
-
-    :returns: how many there were.
-    """
-    alive = database.read(engines.list_engines)
-    gone = [row.id for row in alive if is_gone(row.process)]
-    for engine_id in gone:
-        database.transact(
-            lambda tx, which=engine_id: engines.expire_lease(tx, which),  # type: ignore[misc]
-            Commit.EXPIRE,
-        )
-    if gone:
-        sweep(database)
-    return len(gone)
-
-
-def process_identity(pid: int | None = None) -> str:
-    """What tells this process from every other: host, boot, process namespace, pid and start.
-
-    Where the system does not tell, it is the host's name and the pid only, and a leading
-    ``?`` says that nothing can be concluded from it.
-    """
-    pid = os.getpid() if pid is None else pid
-    host = _host()
-    started = _started(pid)
-    if host is None or started is None:
-        return f"?{platform.node()}/{pid}"
-    return f"{host}/{pid}/{started}"
-
-
-def is_gone(process: str) -> bool:
-    """Whether a process, given by its identity, is known to have ended on this host."""
-    host = _host()
-    if host is None or process.startswith("?"):
-        return False
-    theirs, pid, started = process.rsplit("/", 2)
-    return theirs == host and _started(int(pid)) != started
-
-
-def _host() -> str | None:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return None
-    return f"{platform.node()[:64]}/{boot}/{namespace}"
-
-
-def _started(pid: int) -> str | None:
-    """The process's start in ticks since boot; None if there is no such process."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    after_name = fields.rpartition(")")[2].split()
-    return None if after_name[0] in ("Z", "X") else after_name[19]
+def _delete_leftovers(tx: Transaction, traversal_ids: Sequence[int]) -> int:
+    keys = lost.list_leftovers(tx, traversal_ids, BATCH)
+    sync_points.delete_nodes(tx, keys)
+    return len(keys)

@@ -33,6 +33,8 @@ class RetryPolicy:
     :param first: seconds to wait after the first failure; doubled after each further one.
     :param most: the longest wait, in seconds.
     :param exceptions: which exceptions are worth another attempt.
+    :param deaths: how many engines may die (or lose their lease) at work on one node before it
+        has failed, at least 1: the handler itself may be what kills them.
     :raises BadInput: for numbers out of range.
     """
 
@@ -40,10 +42,13 @@ class RetryPolicy:
     first: float = 1.0
     most: float = 60.0
     exceptions: tuple[type[BaseException], ...] = (Exception,)
+    deaths: int = 5
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise BadInput(f"RetryPolicy.attempts must be at least 1, not {self.attempts}")
+        if self.deaths < 1:
+            raise BadInput(f"RetryPolicy.deaths must be at least 1, not {self.deaths}")
         if self.first < 0 or self.most < 0:
             raise BadInput("RetryPolicy.first and RetryPolicy.most must not be negative")
 

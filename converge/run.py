@@ -8,7 +8,7 @@ from typing import Any
 
 from converge.errors import BadInput, Replace
 from converge.model import Action, Json, Kind, Physical, Status
-from converge.resource_type import Context, ResourceType
+from converge.resource_type import Context, ResourceType, RetryPolicy
 from converge.store.types import PHYSICAL_ID_LENGTH, dump, text
 from converge.work import Outcome, Result, Step, Work
 
@@ -70,8 +70,7 @@ def run(work: Work, types: Mapping[str, ResourceType], context: Context | None) 
             return failure(work, f"Replace cannot be raised by {step}; only update can ask for it")
         except BaseException as error:
             # a handler that calls sys.exit() must not take the engine's thread with it
-            wait = types[work.type_name].retry.wait(work.node.attempts - work.node.deaths, error)
-            return failure(work, describe(error), wait)
+            return failed_attempt(work, types[work.type_name].retry, describe(error), error)
     if step is Step.REPLACE:
         return Outcome(work, Result.REPLACE)
     if step is Step.SKIP:
@@ -173,6 +172,15 @@ def _storable(what: str, value: Json) -> Json:
             f"the {what} have {size} characters as JSON; at most {VALUE_LENGTH} can be stored"
         )
     return value
+
+
+def failed_attempt(work: Work, policy: RetryPolicy, reason: str, error: BaseException) -> Outcome:
+    """The outcome of a handler call that failed: another attempt, if the policy has one."""
+    wait = policy.wait(work.node.attempts - work.node.deaths, error)
+    outcome = failure(work, reason, wait)
+    # attempts that an engine died in are not counted against it
+    outcome.max_attempts = policy.attempts + work.node.deaths
+    return outcome
 
 
 def failure(work: Work, reason: str, wait: float | None = None) -> Outcome:

@@ -11,12 +11,12 @@ from typing import TypeVar
 
 from converge import complete as completing
 from converge import points
-from converge.claim import claim
+from converge.claim import claim, is_suspect
 from converge.errors import StaleLock, StoreError
 from converge.points import Commit
 from converge.recovery import release_engine
 from converge.resource_type import Context, ResourceType
-from converge.run import HANDLED, check_physical_id, failure, make_context, run
+from converge.run import HANDLED, check_physical_id, failed_attempt, failure, make_context, run
 from converge.store import resources
 from converge.store.database import Database, Transaction, is_refused, repeatable
 from converge.store.sync_points import Key
@@ -43,6 +43,8 @@ class Session:
         self.engine_id = engine_id
         self.types = types
         self._known: dict[int, TraversalRow] = {}
+        # the nodes in hand that may be what kills engines
+        self._suspects: set[Key] = set()
         #: A commit may have gone through though its reply was lost: what this engine holds in the
         #: database and what it has in hand may differ.
         self.doubtful = False
@@ -65,9 +67,10 @@ class Session:
         :param in_hand: the nodes that it knows of.
         """
         self.doubtful = False
+        self._suspects.intersection_update(in_hand)
         try:
             released = self.database.transact(
-                lambda tx: release_engine(tx, self.engine_id, died=False, keep=in_hand),
+                lambda tx: release_engine(tx, self.engine_id, keep=in_hand),
                 Commit.RECONCILE,
             )
         except StoreError:
@@ -80,12 +83,14 @@ class Session:
         works: list[Work] = []
         group: list[Outcome] = []
         for outcome in outcomes:
+            self._suspects.discard(outcome.work.node.key)
             if outcome.work.decision.step is Step.FINISH:
                 self._finish(outcome.work)
             elif outcome.result is Result.REPLACE:
                 replacement = self._replace(outcome.work)
                 if isinstance(replacement, Work):
                     works.append(replacement)
+                    self._note_suspects([replacement])
                 elif replacement is not None:
                     group.append(replacement)
             elif completing.halts(outcome):
@@ -102,7 +107,15 @@ class Session:
                 return written, []
             if len(self._known) > _KNOWN:
                 self._known = {}
-            return written, claim(tx, self.engine_id, limit, self.types, self._known)
+            works = claim(
+                tx,
+                self.engine_id,
+                limit,
+                self.types,
+                self._known,
+                suspect=not self._suspects,
+            )
+            return written, works
 
         if not group and limit <= 0:
             return []
@@ -120,7 +133,11 @@ class Session:
             self._write_one_by_one(group)
             return []
         self._log_stale(stale)
+        self._note_suspects(works)
         return works
+
+    def _note_suspects(self, works: Sequence[Work]) -> None:
+        self._suspects.update(work.node.key for work in works if is_suspect(work.node))
 
     def _write_one_by_one(self, group: Sequence[Outcome]) -> None:
         """Find the outcome that a group fails for, and write the others."""
@@ -193,9 +210,13 @@ class Session:
     def timed_out(self, work: Work, seconds: float) -> Outcome:
         """The outcome of a handler that did not come back in time."""
         reason = f"{work.decision.step} timed out after {seconds:g} s"
-        attempt = work.node.attempts - work.node.deaths
-        wait = self.types[work.type_name].retry.wait(attempt, TimeoutError(reason))
-        return failure(work, reason, wait)
+        policy = self.types[work.type_name].retry
+        return failed_attempt(work, policy, reason, TimeoutError(reason))
+
+    def given_up(self, work: Work, seconds: float) -> Outcome:
+        """The outcome of a handler that did not obey a cancel."""
+        reason = f"{work.decision.step} did not stop within {seconds:g} s of being cancelled"
+        return failure(work, reason)
 
     def _log_stale(self, stale: Sequence[Outcome]) -> None:
         for outcome in stale:

@@ -18,6 +18,7 @@ from converge.model import (
     OnFailure,
     Status,
     TraversalStatus,
+    check_seconds,
 )
 from converge.plan import Existing, Node, Plan, plan, plan_check
 from converge.store import events, resources, stacks, sync_points, templates, traversals
@@ -50,12 +51,8 @@ class Intent:
             )
         for name in ("timeout", "node_timeout"):
             value = getattr(self, name)
-            if value is not None and not (
-                isinstance(value, int | float)
-                and not isinstance(value, bool)
-                and 0 < value < float("inf")
-            ):
-                raise BadInput(f"{name} must be a positive number of seconds, not {value!r}")
+            if value is not None:
+                check_seconds(name, value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from converge.errors import BadInput, UnresolvedReference, did_you_mean
 from converge.model import Action, Definition, Json, Kind, Physical, Status
-from converge.resource_type import ResourceType, supports
+from converge.resource_type import ResourceType, RetryPolicy, supports
 from converge.template import check_properties, resolve_properties
 
 if TYPE_CHECKING:
     from converge.store.resources import Input, ResourceRow
     from converge.store.sync_points import SyncPointRow
     from converge.store.traversals import TraversalRow
-
-#: How many engines may die while they work on one node before it counts as failed.
-MAX_DEATHS = 5
 
 
 class Step(StrEnum):
@@ -97,6 +94,7 @@ class Outcome:
     :ivar deleted: the resource is gone.
     :ivar started: of a work handed back: its handler was called, and may have done something.
     :ivar wait: seconds until a retry.
+    :ivar max_attempts: of a retry: after how many attempts it is given up.
     """
 
     work: Work
@@ -106,6 +104,7 @@ class Outcome:
     started: bool = False
     reason: str | None = None
     wait: float = 0.0
+    max_attempts: int | None = None
 
 
 def dump_definition(definition: Definition | None) -> Json:
@@ -137,7 +136,7 @@ def decide(
         return Decision(Step.FINISH)
     if node.tainted:
         return Decision(Step.SKIP)
-    if node.deaths >= MAX_DEATHS:
+    if node.deaths >= _deaths_allowed(traversal, node, row, types):
         return Decision(Step.FAIL, reason=f"{node.deaths} engines died while they worked on it")
     if node.kind is Kind.CLEANUP:
         return _decide_cleanup(node, row, types)
@@ -153,6 +152,19 @@ def decide(
         step = Step.CHECK if supports(resource_type, "check") else Step.NOTHING
         return Decision(step, row.properties)
     return _decide_update(node, row, inputs, types)
+
+
+def _deaths_allowed(
+    traversal: TraversalRow,
+    node: SyncPointRow,
+    row: ResourceRow | None,
+    types: Mapping[str, ResourceType],
+) -> int:
+    name = "" if row is None else row.type
+    if node.kind is Kind.UPDATE and traversal.action is not Action.CHECK and node.definition:
+        name = node.definition["type"]
+    resource_type = types.get(name)
+    return (RetryPolicy() if resource_type is None else resource_type.retry).deaths
 
 
 def _decide_cleanup(

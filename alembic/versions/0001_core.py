@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
+from converge.store.migrate import commits_each_statement
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -29,6 +31,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def upgrade() -> None:
+    again = commits_each_statement()
     op.create_table(
         "converge_stack",
         sa.Column("id", ID, autoincrement=True, nullable=False),
@@ -47,6 +50,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("name", "live", name="uniq_converge_stack0name0live"),
         sqlite_autoincrement=True,
+        if_not_exists=again,
         **OPTIONS,
     )
     op.create_table(
@@ -61,6 +65,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("stack_id", "version", name="uniq_converge_template0stack_id0version"),
         sqlite_autoincrement=True,
+        if_not_exists=again,
         **OPTIONS,
     )
     op.create_table(
@@ -86,10 +91,18 @@ def upgrade() -> None:
         sa.Column("ended_at", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sqlite_autoincrement=True,
+        if_not_exists=again,
         **OPTIONS,
     )
-    op.create_index("ix_converge_traversal_status", "converge_traversal", ["status", "deadline_at"])
-    op.create_index("ix_converge_traversal_stack_id", "converge_traversal", ["stack_id"])
+    op.create_index(
+        "ix_converge_traversal_status",
+        "converge_traversal",
+        ["status", "deadline_at"],
+        if_not_exists=again,
+    )
+    op.create_index(
+        "ix_converge_traversal_stack_id", "converge_traversal", ["stack_id"], if_not_exists=again
+    )
     op.create_table(
         "converge_progress",
         sa.Column("traversal_id", ID, nullable=False),
@@ -98,6 +111,7 @@ def upgrade() -> None:
         sa.Column("failed", sa.Integer(), nullable=False),
         sa.Column("skipped", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("traversal_id", "engine_id", name="pk_converge_progress"),
+        if_not_exists=again,
         **OPTIONS,
     )
     op.create_table(
@@ -124,9 +138,15 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sqlite_autoincrement=True,
+        if_not_exists=again,
         **OPTIONS,
     )
-    op.create_index("ix_converge_resource_stack_id", "converge_resource", ["stack_id", "name"])
+    op.create_index(
+        "ix_converge_resource_stack_id",
+        "converge_resource",
+        ["stack_id", "name"],
+        if_not_exists=again,
+    )
     op.create_table(
         "converge_sync_point",
         sa.Column("traversal_id", ID, nullable=False),
@@ -147,6 +167,7 @@ def upgrade() -> None:
         sa.Column("requires", TEXT, nullable=False),
         sa.Column("successors", TEXT, nullable=False),
         sa.PrimaryKeyConstraint("traversal_id", "node", name="pk_converge_sync_point"),
+        if_not_exists=again,
         **OPTIONS,
     )
     op.create_index(
@@ -155,6 +176,7 @@ def upgrade() -> None:
         ["state", "ready_at", "traversal_id", "node"],
         postgresql_where=sa.text(LIVE_STATES),
         sqlite_where=sa.text(LIVE_STATES),
+        if_not_exists=again,
     )
     op.create_table(
         "converge_engine",
@@ -168,9 +190,12 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sqlite_autoincrement=True,
+        if_not_exists=again,
         **OPTIONS,
     )
-    op.create_index("ix_converge_engine_state", "converge_engine", ["state", "expires_at"])
+    op.create_index(
+        "ix_converge_engine_state", "converge_engine", ["state", "expires_at"], if_not_exists=again
+    )
     op.create_table(
         "converge_event",
         sa.Column("id", ID, autoincrement=True, nullable=False),
@@ -183,9 +208,12 @@ def upgrade() -> None:
         sa.Column("reason", sa.String(2000), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sqlite_autoincrement=True,
+        if_not_exists=again,
         **OPTIONS,
     )
-    op.create_index("ix_converge_event_stack_id", "converge_event", ["stack_id", "id"])
+    op.create_index(
+        "ix_converge_event_stack_id", "converge_event", ["stack_id", "id"], if_not_exists=again
+    )
 
 
 def downgrade() -> None:
@@ -199,4 +227,4 @@ def downgrade() -> None:
         "converge_template",
         "converge_stack",
     ):
-        op.drop_table(table)
+        op.drop_table(table, if_exists=commits_each_statement())

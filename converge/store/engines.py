@@ -61,11 +61,20 @@ def insert_engine(tx: Transaction, host: str, pid: int, process: str, lease: flo
     return int(key[0])
 
 
-def renew_lease(tx: Transaction, engine_id: int) -> bool:
-    """Prolong the lease. False: it has run out, and the engine must take a new id."""
+def renew_lease(tx: Transaction, engine_id: int, process: str) -> bool:
+    """Prolong the lease. False: it has run out, and the engine must take a new id.
+
+    :param process: the identity of its process. After the database was brought back from an
+        older copy, the same id can be another's.
+    """
     done = tx.execute(
         update(engine)
-        .where(engine.c.id == engine_id, engine.c.state == ALIVE, engine.c.expires_at > tx.now)
+        .where(
+            engine.c.id == engine_id,
+            engine.c.process == text(process, 255),
+            engine.c.state == ALIVE,
+            engine.c.expires_at > tx.now,
+        )
         .values(expires_at=tx.now + engine.c.lease)
     )
     return done.rowcount == 1
@@ -89,6 +98,12 @@ def get_engines(tx: Transaction, ids: Iterable[int]) -> dict[int, EngineRow]:
     """Engines by id."""
     query = select(*_COLUMNS).where(engine.c.id.in_(sorted(set(ids))))
     return {row.id: _row(row) for row in tx.execute(query)}
+
+
+def is_any_expired(tx: Transaction) -> bool:
+    """Whether there is an engine whose lease has run out."""
+    query = select(engine.c.id).where(engine.c.state == ALIVE, engine.c.expires_at <= tx.now)
+    return tx.execute(query.limit(1)).first() is not None
 
 
 def list_expired(tx: Transaction, limit: int) -> list[int]:

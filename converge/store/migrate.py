@@ -6,15 +6,16 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alembic import command
+from alembic import command, op
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, exists, inspect, select, text
 from sqlalchemy.engine import URL
 
 from converge.errors import SchemaError, StoreError
@@ -26,6 +27,8 @@ _LOCK_NUMBER = 0x636F6E7665726765 & (2**63 - 1)
 _LOCK_NAME = "converge.migrate"
 #: Seconds to wait for another process that upgrades the same database.
 _LOCK_TIMEOUT = 300
+#: Databases where statements that change the schema commit, themselves and what came before.
+_PIECEMEAL = ("mysql", "mariadb")
 
 
 def include_name(name: str | None, type_: str, parent_names: object) -> bool:
@@ -42,6 +45,17 @@ def exclude_converge(name: str | None, type_: str, parent_names: Any) -> bool:
     :returns: False for converge's tables, True for everything else.
     """
     return not (type_ == "table" and name is not None and name.startswith(PREFIX))
+
+
+def commits_each_statement() -> bool:
+    """For a migration: whether one that is interrupted leaves what it did so far.
+
+    It then starts again from its beginning when the upgrade is repeated, so it passes this as
+    ``if_not_exists`` or ``if_exists`` to whatever it makes or drops. On the other databases an
+    upgrade is one transaction, and SQLite knows no such thing for columns.
+    """
+    context = op.get_context()
+    return context.dialect.name in _PIECEMEAL and not context.as_sql
 
 
 def _config(url: URL | None = None, connection: Connection | None = None) -> Config:
@@ -69,7 +83,8 @@ def upgrade(url: str | URL) -> None:
     :raises SchemaError: it is newer than this converge, or not converge's.
     :raises StoreError: it cannot be reached or written.
     """
-    database = Database(url)
+    # to change a large table takes a while
+    database = Database(url, patient=True)
     try:
         upgrade_database(database)
     finally:
@@ -87,9 +102,9 @@ def upgrade_database(database: Database) -> None:
 def upgrade_if_needed(database: Database) -> None:
     """Upgrade unless it is at the newest version already."""
     with database.transaction(write=False) as tx:
-        version, _ = _state(tx.connection)
-    if version != head():
-        upgrade_database(database)
+        state = _state(tx.connection)
+    if state.version != head():
+        upgrade(database.url)
 
 
 def current(url: str | URL) -> str | None:
@@ -108,7 +123,7 @@ def current_version(database: Database) -> str | None:
     """Like :func:`current`, on an open database."""
     _refuse_missing_file(database)
     with database.transaction(write=False) as tx:
-        return _state(tx.connection)[0]
+        return _state(tx.connection).version
 
 
 def check(url: str | URL) -> list[str]:
@@ -154,17 +169,15 @@ def check_version(database: Database) -> None:
     with database.transaction(write=False) as tx:
         state = _state(tx.connection)
     _refuse_foreign(database, state)
-    version, _ = state
-    if version is None:
-        raise SchemaError(
-            f"{database.shown} has no tables of converge's; run: "
-            f"converge --db {database.shown} db upgrade"
-        )
-    if version != head():
-        raise SchemaError(
-            f"{database.shown} is at version {version}, this converge needs {head()}; run: "
-            f"converge --db {database.shown} db upgrade"
-        )
+    if state.version == head():
+        return
+    if state.version is not None:
+        found = f"is at version {state.version}, this converge needs {head()}"
+    elif state.begun:
+        found = "has only some of converge's tables, as its upgrade was interrupted"
+    else:
+        found = "has no tables of converge's"
+    raise SchemaError(f"{database.shown} {found}; run: converge --db {database.shown} db upgrade")
 
 
 def _refuse_missing_file(database: Database) -> None:
@@ -179,25 +192,54 @@ def _refuse_missing_file(database: Database) -> None:
         )
 
 
-def _state(connection: Connection) -> tuple[str | None, set[str]]:
-    """The recorded version, and which tables with our prefix there are."""
+@dataclass(frozen=True, slots=True)
+class _State:
+    """:ivar version: the recorded version.
+    :ivar tables: the tables with our prefix, but for that of the version.
+    :ivar begun: there is no version, but these are what an interrupted first upgrade left.
+    """
+
+    version: str | None
+    tables: set[str]
+    begun: bool = False
+
+
+def _state(connection: Connection) -> _State:
     tables = {name for name in inspect(connection).get_table_names() if name.startswith(PREFIX)}
     if VERSION_TABLE not in tables:
-        return None, tables
+        return _State(None, tables)
+    tables.remove(VERSION_TABLE)
     rows = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalars().all()
-    return (rows[0] if rows else None), tables
+    if rows:
+        return _State(rows[0], tables)
+    return _State(None, tables, bool(tables) and _is_begun(connection, tables))
 
 
-def _refuse_foreign(database: Database, state: tuple[str | None, set[str]]) -> None:
-    version, tables = state
-    if version is None:
-        strange = sorted(tables - {VERSION_TABLE})
-        if strange:
+def _is_begun(connection: Connection, tables: set[str]) -> bool:
+    """Whether an upgrade that did not come to record its version made these tables.
+
+    It can be so only where statements are committed one by one. Each is then there as it was
+    made, and empty, as nobody works with a database that has no version.
+    """
+    if connection.dialect.name not in _PIECEMEAL or tables - set(metadata.tables):
+        return False
+    return all(
+        {one["name"] for one in inspect(connection).get_columns(name)}
+        <= set(metadata.tables[name].columns.keys())
+        and connection.execute(select(exists(select(metadata.tables[name])))).scalar_one() == 0
+        for name in tables
+    )
+
+
+def _refuse_foreign(database: Database, state: _State) -> None:
+    if state.version is None:
+        if state.tables and not state.begun:
             raise SchemaError(
                 f"{database.shown} has tables with converge's prefix that are not converge's "
-                f"({', '.join(strange[:3])}); use another database or schema"
+                f"({', '.join(sorted(state.tables)[:3])}); use another database or schema"
             )
         return
+    version = state.version
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
     if version not in known:
         raise SchemaError(

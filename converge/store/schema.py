@@ -169,6 +169,8 @@ sync_point = Table(
     Column("ready_at", Double),
     Column("claimed_at", Double),
     Column("attempts", Integer, nullable=False),
+    # of a retry: after how many attempts it is given up
+    Column("max_attempts", Integer),
     # how many engines died while they worked on it
     Column("deaths", Integer, nullable=False),
     Column("engine_id", ID),

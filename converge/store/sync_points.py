@@ -23,7 +23,8 @@ from converge.errors import StaleLock
 from converge.model import Json, Kind, State
 from converge.store.bulk import CHUNK, among, insert_rows
 from converge.store.database import Transaction
-from converge.store.schema import resource as resource_table
+from converge.store.engines import ALIVE
+from converge.store.schema import engine as engine_table
 from converge.store.schema import sync_point
 from converge.store.types import load
 
@@ -46,6 +47,7 @@ class SyncPointRow:
     pending: int
     tainted: bool
     attempts: int
+    max_attempts: int | None
     deaths: int
     engine_id: int | None
     epoch: int
@@ -155,18 +157,34 @@ def insert_sync_points(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> No
         )
 
 
-def lock_ready(tx: Transaction, limit: int) -> list[SyncPointRow]:
+def lock_ready(
+    tx: Transaction, engine_id: int, limit: int, most_deaths: int | None = None
+) -> list[SyncPointRow]:
     """Lock READY nodes whose time has come, in the order in which they became ready.
 
     Rows that another engine is looking at are passed over, not waited for.
+
+    :param engine_id: who asks; there is nothing for an engine whose lease has ended.
+    :param most_deaths: only nodes on which no more engines died.
     """
+    lives = (
+        select(engine_table.c.id)
+        .where(
+            engine_table.c.id == engine_id,
+            engine_table.c.state == ALIVE,
+            engine_table.c.expires_at > tx.now,
+        )
+        .exists()
+    )
     query = (
         select(*_COLUMNS)
-        .where(is_in(State.READY), sync_point.c.ready_at <= tx.now)
+        .where(is_in(State.READY), sync_point.c.ready_at <= tx.now, lives)
         .order_by(sync_point.c.ready_at, *_ORDER)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
+    if most_deaths is not None:
+        query = query.where(sync_point.c.deaths <= most_deaths)
     return [_row(row) for row in tx.execute(query).all()]
 
 
@@ -233,10 +251,17 @@ def end_nodes(tx: Transaction, engine_id: int, nodes: Iterable[NodeState], state
 
 
 def requeue_node(
-    tx: Transaction, engine_id: int, node: NodeState, wait: float, *, unstarted: bool = False
+    tx: Transaction,
+    engine_id: int,
+    node: NodeState,
+    wait: float,
+    *,
+    max_attempts: int | None = None,
+    unstarted: bool = False,
 ) -> None:
     """RUNNING back to READY, to be claimed after some seconds.
 
+    :param max_attempts: after how many attempts it is given up, for who looks.
     :param unstarted: the work was handed back without an attempt.
     """
     _move(
@@ -250,6 +275,7 @@ def requeue_node(
         claimed_at=None,
         ready_at=tx.now + wait,
         attempts=sync_point.c.attempts - (1 if unstarted else 0),
+        max_attempts=max_attempts,
     )
 
 
@@ -345,19 +371,8 @@ def unblock(tx: Transaction, resource_ids: Sequence[int]) -> int:
     return int(done.rowcount)
 
 
-def unblock_free(tx: Transaction) -> int:
-    """BLOCKED to READY, where the resource is free or gone: what a lost wake-up left behind."""
-    held = (
-        select(resource_table.c.id)
-        .where(
-            resource_table.c.id == sync_point.c.resource_id,
-            resource_table.c.engine_id.is_not(None),
-        )
-        .exists()
-    )
-    query = select(*_COLUMNS).where(is_in(State.BLOCKED), ~held)
-    rows = [_row(row) for row in tx.execute(query.order_by(*_ORDER).limit(1000))]
-    keys = [row.key for row in rows]
+def unblock_nodes(tx: Transaction, keys: Sequence[Key]) -> int:
+    """BLOCKED to READY, for those of these nodes that still are."""
     if not keys:
         return 0
     done = tx.execute(

@@ -12,7 +12,7 @@ from oslo_db.exception import DBDataError
 import converge
 from converge import complete as completing
 from converge.errors import BadInput, ConvergeError, StoreError
-from converge.recovery import is_gone, process_identity
+from converge.process import is_gone, process_identity
 from converge.session import Session
 from converge.testing import FakeWorld, StepEngine
 from converge.work import Outcome, Result, Work
@@ -190,7 +190,7 @@ def test_a_node_timeout_gives_up_a_handler_that_does_not_listen(
 
 
 def test_cancel_tells_the_running_handlers(store: converge.Store, gate: Gate) -> None:
-    with converge.Engine(store, {"gate": gate}, workers=1, lease=0.9):
+    with converge.Engine(store, {"gate": gate}, workers=1, lease=1.0):
         stack = store.create_stack("s", template("gate", 2, chain=True))
         assert gate.began.acquire(timeout=WAIT)
         stack.cancel()
@@ -200,7 +200,7 @@ def test_cancel_tells_the_running_handlers(store: converge.Store, gate: Gate) ->
 
 
 def test_a_deadline_ends_the_traversal(store: converge.Store, gate: Gate) -> None:
-    with converge.Engine(store, {"gate": gate}, workers=1, lease=0.9):
+    with converge.Engine(store, {"gate": gate}, workers=1, lease=1.0):
         stack = store.create_stack("s", template("gate", 2, chain=True), timeout=0.2)
         assert stack.wait(WAIT) == "FAILED"
         assert "timed out after 0.2 s" in (stack.reason or "")

@@ -19,6 +19,7 @@ from converge.testing import FakeWorld, StepEngine
 
 TEMPLATE = converge.Template.parse("resources: {A: {type: fake}, B: {type: fake, depends_on: A}}")
 AT_ONCE = 12
+ROW_OF_PROGRESS = {"traversal_id": 1, "engine_id": 1, "done": 0, "failed": 0, "skipped": 0}
 
 
 @pytest.fixture
@@ -219,9 +220,12 @@ def test_tables_of_somebody_else_are_left_alone(
 
 
 def test_tables_without_a_version_are_not_taken_for_converges(
-    empty_database_url: str, version: Callable[[str | None], None]
+    empty_database_url: str, version: Callable[[str | None], None], engine: sqlalchemy.Engine
 ) -> None:
     version(None)
+    with engine.begin() as connection:
+        # an upgrade that was interrupted leaves tables, but empty ones
+        connection.execute(schema.progress.insert().values(ROW_OF_PROGRESS))
     with pytest.raises(converge.SchemaError, match="use another database or schema"):
         converge.connect(empty_database_url)
 

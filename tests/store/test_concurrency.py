@@ -39,6 +39,26 @@ def shop(store: converge.Store) -> converge.Stack:
     return store.create_stack("shop", TEMPLATE)
 
 
+@pytest.fixture
+def asker(store: converge.Store) -> int:
+    """The id of an engine that lives."""
+    return StepEngine(store, {}).id
+
+
+def test_there_is_nothing_to_claim_for_an_engine_whose_lease_has_ended(
+    shop: converge.Stack, clock: FakeClock
+) -> None:
+    engine = StepEngine(shop._store, FakeWorld().types(), lease=10)
+    clock.advance(10)
+    assert engine.claim() == []
+    assert StepEngine(shop._store, FakeWorld().types()).claim()
+    # neither for one that others took for dead, nor for one that is unknown
+    with shop._store.transaction() as tx:
+        engines.end_engine(tx, engine.id, engines.DEAD)
+        assert sync_points.lock_ready(tx, engine.id, 1) == []
+        assert sync_points.lock_ready(tx, engine.id + 1000, 1) == []
+
+
 def is_sqlite(store: converge.Store) -> bool:
     return store.database.dialect == "sqlite"
 
@@ -190,22 +210,24 @@ def test_two_claims_at_once_take_different_nodes(shop: converge.Stack) -> None:
     assert claimed
 
 
-def test_ready_rows_that_another_transaction_has_are_passed_over(shop: converge.Stack) -> None:
+def test_ready_rows_that_another_transaction_has_are_passed_over(
+    shop: converge.Stack, asker: int
+) -> None:
     store = shop._store
     with store.transaction() as tx:
-        (first,) = sync_points.lock_ready(tx, 1)
+        (first,) = sync_points.lock_ready(tx, asker, 1)
         if is_sqlite(store):
             # one writer at a time there
-            second = sync_points.lock_ready(tx, 10)
+            second = sync_points.lock_ready(tx, asker, 10)
             assert [row.node for row in second] == [0, 1]
             return
         with store.transaction() as other:
-            (second_row,) = sync_points.lock_ready(other, 10)
+            (second_row,) = sync_points.lock_ready(other, asker, 10)
     assert {first.node, second_row.node} == {0, 1}
 
 
 def test_ready_rows_come_in_the_order_in_which_they_became_ready(
-    store: converge.Store, clock: FakeClock
+    asker: int, store: converge.Store, clock: FakeClock
 ) -> None:
     names = ["third", "first", "second"]
     for name, seconds in zip(names, (3, 1, 2), strict=True):
@@ -216,7 +238,7 @@ def test_ready_rows_come_in_the_order_in_which_they_became_ready(
     def ready(seconds: float, limit: int = 10) -> list[str]:
         clock.seconds = seconds
         with store.transaction() as tx:
-            return [by_id[row.traversal_id] for row in sync_points.lock_ready(tx, limit)]
+            return [by_id[row.traversal_id] for row in sync_points.lock_ready(tx, asker, limit)]
 
     assert ready(0.5) == []
     assert ready(2) == ["first", "second"]
@@ -224,9 +246,9 @@ def test_ready_rows_come_in_the_order_in_which_they_became_ready(
     assert ready(5, limit=2) == ["first", "second"]
 
 
-def test_the_limit_of_a_claim(shop: converge.Stack) -> None:
+def test_the_limit_of_a_claim(shop: converge.Stack, asker: int) -> None:
     with shop._store.transaction() as tx:
-        assert len(sync_points.lock_ready(tx, 1)) == 1
+        assert len(sync_points.lock_ready(tx, asker, 1)) == 1
 
 
 # -- guarded updates
@@ -269,9 +291,9 @@ def test_a_node_is_moved_at_its_epoch_only(claimed: Claimed) -> None:
         sync_points.point_at(tx, engine_id, node, 1)
 
 
-def test_a_node_is_started_and_blocked_once(shop: converge.Stack) -> None:
+def test_a_node_is_started_and_blocked_once(shop: converge.Stack, asker: int) -> None:
     with shop._store.transaction() as tx:
-        (node,) = sync_points.lock_ready(tx, 1)
+        (node,) = sync_points.lock_ready(tx, asker, 1)
         sync_points.start_nodes(tx, 1, [node.key])
         with pytest.raises(StaleLock):
             sync_points.start_nodes(tx, 1, [node.key])

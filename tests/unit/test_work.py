@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 
 from converge.model import Action, Definition, Kind, OnFailure, State, Status, TraversalStatus
-from converge.resource_type import Property, ResourceType
+from converge.resource_type import Property, ResourceType, RetryPolicy
 from converge.store.resources import Input, ResourceRow
 from converge.store.sync_points import SyncPointRow
 from converge.store.traversals import TraversalRow
 from converge.work import (
-    MAX_DEATHS,
     Decision,
     Step,
     decide,
@@ -74,6 +73,7 @@ def node(kind: Kind = Kind.UPDATE, **more: Any) -> SyncPointRow:
         pending=0,
         tainted=False,
         attempts=0,
+        max_attempts=None,
         deaths=0,
         engine_id=None,
         epoch=0,
@@ -198,11 +198,11 @@ def test_a_tainted_node_is_skipped(kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", [Kind.UPDATE, Kind.CLEANUP])
 def test_a_node_that_kills_engines_fails(kind: Kind) -> None:
-    deadly = node(kind, keep=False, deaths=MAX_DEATHS)
+    deadly = node(kind, keep=False, deaths=RetryPolicy().deaths)
     decision = decide(TRAVERSAL, deadly, row(), {}, TYPES)
     assert decision.step is Step.FAIL
-    assert f"{MAX_DEATHS} engines died" in str(decision.reason)
-    spared = decide(TRAVERSAL, replace(deadly, deaths=MAX_DEATHS - 1), row(), {}, TYPES)
+    assert f"{RetryPolicy().deaths} engines died" in str(decision.reason)
+    spared = decide(TRAVERSAL, replace(deadly, deaths=RetryPolicy().deaths - 1), row(), {}, TYPES)
     assert spared.step is not Step.FAIL
 
 

@@ -1,0 +1,99 @@
+"""What deaths and lost wake-ups leave behind, found through indexes.
+
+The queries that find nothing read a few pages, however many nodes wait: every engine asks
+them all the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import func, literal, or_, select
+
+from converge.model import State, TraversalStatus
+from converge.store.bulk import among
+from converge.store.database import Transaction
+from converge.store.engines import ALIVE
+from converge.store.schema import engine, resource, sync_point, traversal
+from converge.store.sync_points import Key, is_in
+
+
+def list_stray_holders(tx: Transaction, limit: int) -> list[int]:
+    """Engines that are no more, by id, and yet hold nodes: they claimed them with their last
+    breath."""
+    lives = (
+        select(engine.c.id)
+        .where(engine.c.id == sync_point.c.engine_id, engine.c.state == ALIVE)
+        .exists()
+    )
+    query = select(sync_point.c.engine_id).where(
+        is_in(State.RUNNING, State.SUPERSEDED), sync_point.c.engine_id.is_not(None), ~lives
+    )
+    return list(tx.execute(query.distinct().limit(limit)).scalars())
+
+
+def list_free_blocked(tx: Transaction, limit: int) -> list[Key]:
+    """BLOCKED nodes whose resource is free or gone."""
+    held = (
+        select(resource.c.id)
+        .where(resource.c.id == sync_point.c.resource_id, resource.c.engine_id.is_not(None))
+        .exists()
+    )
+    order = (sync_point.c.traversal_id, sync_point.c.node)
+    query = select(*order).where(is_in(State.BLOCKED), ~held).order_by(*order).limit(limit)
+    return [(row.traversal_id, row.node) for row in tx.execute(query)]
+
+
+def count_due(tx: Transaction, limit: int) -> int:
+    """How many READY nodes could be claimed now; at most the limit."""
+    due = (
+        select(sync_point.c.node)
+        .where(is_in(State.READY), sync_point.c.ready_at <= tx.now)
+        .limit(limit)
+        .subquery()
+    )
+    return int(tx.execute(select(func.count()).select_from(due)).scalar_one())
+
+
+def list_leftover_traversals(tx: Transaction, after: int, limit: int) -> tuple[list[int], int]:
+    """Traversals that are over, and whose nodes are still there.
+
+    It steps from one traversal to the next in the primary key, past all their nodes.
+
+    :param after: look from this id on.
+    :param limit: look at so many traversals at most.
+    :returns: their ids, and where to go on; 0 when all were looked at.
+    """
+    seed: Any = select(
+        func.min(sync_point.c.traversal_id).label("id"), literal(1).label("number")
+    ).where(sync_point.c.traversal_id > after)
+    step = seed.cte("step", recursive=True)
+    further = (
+        select(func.min(sync_point.c.traversal_id))
+        .where(sync_point.c.traversal_id > step.c.id)
+        .scalar_subquery()
+    )
+    step = step.union_all(
+        select(further, step.c.number + 1).where(step.c.id.is_not(None), step.c.number < limit)
+    )
+    query = (
+        select(step.c.id, traversal.c.status)
+        .outerjoin_from(step, traversal, traversal.c.id == step.c.id)
+        .where(step.c.id.is_not(None))
+    )
+    found: Any = tx.execute(query).all()
+    over = sorted(row[0] for row in found if row[1] != TraversalStatus.RUNNING)
+    last = max((row[0] for row in found), default=0) if len(found) >= limit else 0
+    return over, last
+
+
+def list_leftovers(tx: Transaction, traversal_ids: Sequence[int], limit: int) -> list[Key]:
+    """The nodes of traversals that are over, but for those that somebody works on."""
+    order = (sync_point.c.traversal_id, sync_point.c.node)
+    query = select(*order).where(
+        among(tx, sync_point.c.traversal_id, traversal_ids),
+        or_(~is_in(State.RUNNING, State.SUPERSEDED), sync_point.c.engine_id.is_(None)),
+    )
+    rows = tx.execute(query.order_by(*order).limit(limit))
+    return [(row.traversal_id, row.node) for row in rows]
