@@ -61,6 +61,38 @@ class StaleLock(ConvergeError):
     """The work is no longer this engine's: another engine, or a newer epoch, has it."""
 
 
+class Busy(ConvergeError):
+    """Somebody else who lives has it."""
+
+
+class JournalMismatch(ConvergeError):
+    """A program asks for other steps than those that are recorded.
+
+    :ivar recorded: what is recorded there, None for nothing.
+    :ivar asked: what was asked for, None for nothing.
+    """
+
+    def __init__(self, message: str, *, recorded: str | None, asked: str | None) -> None:
+        super().__init__(message)
+        self.recorded = recorded
+        self.asked = asked
+
+
+class StepFailed(ConvergeError):
+    """A step failed for good, now or in an earlier run.
+
+    :ivar step: its name.
+    :ivar kind: the name of the exception's type.
+    :ivar reason: the exception's message.
+    """
+
+    def __init__(self, message: str, *, step: str, kind: str, reason: str) -> None:
+        super().__init__(message)
+        self.step = step
+        self.kind = kind
+        self.reason = reason
+
+
 class SchemaError(ConvergeError):
     """The database's schema is missing, too old, too new, or not converge's."""
 

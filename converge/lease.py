@@ -42,14 +42,22 @@ class Lease:
 
     :param seconds: how long it lasts without being renewed.
     :param on_loss: called, in any thread, once per loss.
+    :param role: what its holder does.
     """
 
-    def __init__(self, database: Database, seconds: float, on_loss: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        seconds: float,
+        on_loss: Callable[[], None],
+        role: str = engines.ENGINE,
+    ) -> None:
         self.seconds = seconds
         #: Set while there is no lease.
         self.lost = threading.Event()
         self._database = database
         self._on_loss = on_loss
+        self._role = role
         self._process = process_identity()
         self._engine_id = 0
         self._renewed = 0.0
@@ -63,7 +71,7 @@ class Lease:
         before = now()
         engine_id = self._database.transact(
             lambda tx: engines.insert_engine(
-                tx, platform.node(), os.getpid(), self._process, self.seconds
+                tx, platform.node(), os.getpid(), self._process, self.seconds, self._role
             ),
             Commit.REGISTER,
             # one that nobody knows of does nothing, and its lease runs out

@@ -48,6 +48,16 @@ class Commit(StrEnum):
     SWEEP = "sweep"
     #: rows of engines that ended long ago
     FORGET = "forget"
+    #: somebody takes a scope of the journal
+    TAKE = "take"
+    #: a step of a scope is recorded
+    STEP = "step"
+    #: an item of a scope's each is recorded
+    ITEM = "item"
+    #: a scope is let go of
+    LET_GO = "let_go"
+    #: scopes are deleted
+    PRUNE = "prune"
 
     @property
     def before(self) -> str:

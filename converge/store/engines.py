@@ -12,6 +12,10 @@ from converge.store.database import Transaction
 from converge.store.schema import engine
 from converge.store.types import text
 
+#: Roles: what works on nodes, and what only holds scopes of the journal.
+ENGINE = "engine"
+JOURNAL = "journal"
+
 ALIVE = "ALIVE"
 STOPPED = "STOPPED"
 DEAD = "DEAD"
@@ -28,6 +32,7 @@ class EngineRow:
     host: str
     pid: int
     process: str
+    role: str
     state: str
     lease: float
     started_at: float
@@ -41,9 +46,12 @@ def _row(row: Any) -> EngineRow:
     return EngineRow(*row)
 
 
-def insert_engine(tx: Transaction, host: str, pid: int, process: str, lease: float) -> int:
+def insert_engine(
+    tx: Transaction, host: str, pid: int, process: str, lease: float, role: str = ENGINE
+) -> int:
     """Register an engine and return its id.
 
+    :param role: what it does.
     :param lease: seconds for which it counts as alive without a sign of life.
     """
     key = tx.execute(
@@ -51,6 +59,7 @@ def insert_engine(tx: Transaction, host: str, pid: int, process: str, lease: flo
             host=text(host, 255),
             pid=pid,
             process=text(process, 255),
+            role=role,
             state=ALIVE,
             lease=lease,
             started_at=tx.now,

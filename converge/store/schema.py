@@ -25,6 +25,7 @@ from sqlalchemy import (
 from converge.store.types import (
     ID,
     LONG_BINARY,
+    LONG_TEXT,
     NAME,
     PHYSICAL_ID_LENGTH,
     REASON_LENGTH,
@@ -201,12 +202,47 @@ engine = Table(
     Column("pid", Integer, nullable=False),
     # host, boot, process and its start: whether it still runs can be seen on the same host
     Column("process", NAME, nullable=False),
+    Column("role", String(16), nullable=False, server_default="engine"),
     Column("state", String(16), nullable=False),
     Column("lease", Double, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("expires_at", Double, nullable=False),
     Index("ix_converge_engine_state", "state", "expires_at"),
     **_OPTIONS,
+)
+
+# a piece of work whose steps are recorded; who holds it, as of resources
+scope = Table(
+    PREFIX + "scope",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("name", NAME, nullable=False),
+    Column("engine_id", ID),
+    Column("epoch", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("finished_at", Double),
+    UniqueConstraint("name", name="uniq_converge_scope0name"),
+    Index("ix_converge_scope_finished_at", "finished_at"),
+    **_OPTIONS,
+)
+
+step = Table(
+    PREFIX + "step",
+    metadata,
+    Column("scope_id", ID, nullable=False),
+    Column("name", NAME, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("status", String(8), nullable=False),
+    Column("value", LONG_TEXT, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", Double),
+    # of an each: how many items are done
+    Column("position", Integer, nullable=False),
+    Column("at", Double, nullable=False),
+    PrimaryKeyConstraint("scope_id", "name", name="pk_converge_step"),
+    **_KEYLESS,
 )
 
 event = Table(

@@ -62,6 +62,7 @@ class JsonText(TypeDecorator[Any]):
 
 ID = BigInteger().with_variant(Integer(), "sqlite")
 NAME = String(NAME_LENGTH)
+LONG_TEXT = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 LONG_BINARY = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
 
 

@@ -1,0 +1,175 @@
+"""The journal: a ten-step job that failed at step four resumes at step four.
+
+Usable alone, in any program with a database; inside a resource type's handler it is there as
+``context.step``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from converge.errors import BadInput, Busy, did_you_mean
+from converge.journal.backend import Backend, Record, ScopeInfo
+from converge.journal.scope import Item, Scope, Step, _Ledger
+from converge.lease import LEASE
+from converge.model import check_name, check_seconds
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session as OrmSession
+
+    from converge.stacks import Store
+    from converge.store.database import Transaction as StoreTransaction
+
+    Transaction = StoreTransaction | Connection | OrmSession
+
+__all__ = ["Backend", "Item", "Journal", "Record", "Scope", "ScopeInfo", "Step"]
+
+#: Where backends are looked for: entry points by the scheme of their URLs.
+ENTRY_POINTS = "converge.journals"
+#: Seconds between two tries of a scope that somebody else holds.
+POLL = 0.2
+#: Scopes deleted in one transaction.
+BATCH = 1000
+
+
+class Journal:
+    """Scopes of steps that were done already, kept in a database.
+
+    :param where: a :class:`~converge.Store`; or a URL: of a database with converge's tables,
+        ``memory://`` (gone with the process, for tests), ``redis://…``, or of a scheme that an
+        installed backend has; or a :class:`Backend`.
+    :param lease: seconds without a sign of life after which others take a scope over.
+    :param sleep: what waits for so many seconds; for tests.
+    :raises BadInput: there is no such backend.
+    :raises StoreError: it cannot be reached.
+    :raises SchemaError: the database lacks converge's tables.
+    """
+
+    def __init__(
+        self,
+        where: Store | str | Backend,
+        *,
+        lease: float = LEASE,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        check_seconds("lease", lease)
+        self._sleep = sleep
+        self.backend = where if isinstance(where, Backend) else _open(where, lease)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of everything; scopes that are still open are free at once."""
+        self.backend.close()
+
+    @contextmanager
+    def scope(self, name: str, *, wait: float = 0.0) -> Iterator[Scope]:
+        """Take a scope; it is finished when its block ends without an exception.
+
+        :param name: what the work is, such as ``order-17``; it has one scope for ever, or until
+            that is forgotten.
+        :param wait: seconds to wait for somebody else who holds it.
+        :raises Busy: somebody else still holds it.
+        :raises JournalMismatch: the block came to its end without asking for all that is
+            recorded.
+        :raises BadInput: the name cannot be one.
+        """
+        check_name("scope", name)
+        taken = self._take(name, wait)
+        scope = Scope(_Ledger(self.backend, name, taken, self._sleep))
+        finished = False
+        try:
+            yield scope
+            scope._check_end()
+            finished = True
+        finally:
+            self.backend.release(taken.hold, finished=finished)
+
+    def _take(self, name: str, wait: float) -> Any:
+        if wait:
+            check_seconds("wait", wait)
+        end = time.monotonic() + wait
+        while True:
+            try:
+                return self.backend.take(name)
+            except Busy:
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise
+                self._sleep(min(POLL, left))
+
+    def scopes(self, *, after: str = "", limit: int = 1000) -> list[ScopeInfo]:
+        """The scopes by name.
+
+        :param after: from the one after this name on.
+        :param limit: at most so many.
+        """
+        return self.backend.list_scopes(after=after, limit=limit)
+
+    def show(self, name: str) -> tuple[ScopeInfo, list[Record]]:
+        """A scope and what is recorded of it, in the order of the steps.
+
+        :raises NotFound: there is none.
+        """
+        return self.backend.show(name)
+
+    def forget(self, name: str) -> None:
+        """Delete a scope with all that is recorded: the work would be done anew.
+
+        :raises NotFound: there is none.
+        :raises Busy: somebody works on it.
+        """
+        self.backend.forget(name)
+
+    def prune(self, *, age: float | None = None, keep: int | None = None) -> int:
+        """Delete scopes that are finished.
+
+        :param age: those that finished over so many seconds ago.
+        :param keep: all but so many that finished last. With ``age``, both must be so.
+        :returns: how many were deleted.
+        :raises BadInput: neither is given, or is negative.
+        """
+        if age is None and keep is None:
+            raise BadInput("prune needs an age in seconds, or how many scopes to keep")
+        for what, value in (("age", age), ("keep", keep)):
+            if value is not None and not 0 <= value < float("inf"):
+                raise BadInput(f"{what} must not be negative, nor without end: {value!r}")
+        deleted = 0
+        while True:
+            count = self.backend.prune(age=age, keep=keep, limit=BATCH)
+            deleted += count
+            if count < BATCH:
+                return deleted
+
+
+def _open(where: Store | str, lease: float) -> Backend:
+    if not isinstance(where, str):
+        from converge.journal.sql import SqlBackend
+
+        return SqlBackend(where.database, lease)
+    scheme = where.split(":", 1)[0].split("+", 1)[0]
+    backends = _backends()
+    if "://" not in where or scheme not in backends:
+        raise BadInput(
+            f"{where!r} is not the URL of a journal{did_you_mean(scheme, backends)}"
+        )
+    backend: Backend = backends[scheme](where, lease)
+    return backend
+
+
+@cache
+def _backends() -> Mapping[str, Callable[[str, float], Backend]]:
+    """The installed backends by the scheme of their URLs."""
+    from stevedore import ExtensionManager
+
+    manager: Any = ExtensionManager(ENTRY_POINTS)
+    return {extension.name: extension.plugin for extension in manager}

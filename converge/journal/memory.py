@@ -1,0 +1,185 @@
+"""A journal in memory: for tests, and as the plainest statement of what a backend does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from converge.errors import BadInput, Busy, NotFound, StaleLock
+from converge.journal.backend import Backend, Hold, Record, ScopeInfo, StepStatus, Taken
+
+
+@dataclass(slots=True)
+class _Scope:
+    epoch: int = 0
+    owner: int | None = None
+    created: float = 0.0
+    updated: float = 0.0
+    finished: float | None = None
+    records: dict[str, Record] = field(default_factory=dict)
+
+
+class Memory:
+    """What several backends share, as the members of a group share a database.
+
+    :param clock: tells the time in seconds since 1970.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self.clock = clock
+        self.lock = threading.RLock()
+        self.scopes: dict[str, _Scope] = {}
+        #: owner → when its lease ends
+        self.owners: dict[int, float] = {}
+        self.last_owner = 0
+
+
+class MemoryBackend(Backend):
+    """One owner's view of a :class:`Memory`.
+
+    :param lease: seconds; every call is a sign of life.
+    """
+
+    def __init__(self, memory: Memory, lease: float) -> None:
+        self._memory = memory
+        self._lease = lease
+        with memory.lock:
+            memory.last_owner += 1
+            self._owner = memory.last_owner
+            self._renew()
+
+    @classmethod
+    def open(cls, url: str, lease: float) -> MemoryBackend:
+        """One that nobody else can see.
+
+        :raises BadInput: the URL has more than the scheme.
+        """
+        if url != "memory://":
+            raise BadInput(f"a journal in memory has the URL memory://, not {url!r}")
+        return cls(Memory(), lease)
+
+    def _renew(self) -> float:
+        now = self._memory.clock()
+        self._memory.owners[self._owner] = now + self._lease
+        return now
+
+    def _alive(self, owner: int | None) -> bool:
+        ends = self._memory.owners.get(owner or 0, 0.0)
+        return owner is not None and ends > self._memory.clock()
+
+    def _held(self, hold: Hold) -> _Scope:
+        scope = self._memory.scopes.get(hold.scope)
+        if scope is None or (scope.owner, scope.epoch) != (hold.owner, hold.epoch):
+            raise StaleLock(f"scope {hold.scope!r} is not held by this caller any more")
+        return scope
+
+    def take(self, name: str) -> Taken:
+        with self._memory.lock:
+            now = self._renew()
+            scope = self._memory.scopes.setdefault(name, _Scope(created=now))
+            if self._alive(scope.owner):
+                raise Busy(f"scope {name!r} is being worked on by {scope.owner}")
+            scope.epoch += 1
+            scope.owner = self._owner
+            scope.updated = now
+            records = sorted(scope.records.values(), key=lambda record: record.number)
+            return Taken(
+                Hold(name, self._owner, scope.epoch),
+                scope.finished is not None,
+                [_as_read(record, now) for record in records],
+            )
+
+    def write(
+        self, hold: Hold, record: Record, transaction: Any = None, *, replaces: bool = False
+    ) -> None:
+        _refuse(transaction)
+        with self._memory.lock:
+            now = self._renew()
+            scope = self._held(hold)
+            scope.records[record.name] = replace(record, at=now)
+            scope.updated = now
+
+    def advance(self, hold: Hold, name: str, position: int, transaction: Any = None) -> None:
+        _refuse(transaction)
+        with self._memory.lock:
+            now = self._renew()
+            scope = self._held(hold)
+            record = scope.records[name]
+            if record.status is not StepStatus.OPEN or record.position >= position:
+                raise StaleLock(f"each {name!r} is at {record.position} already")
+            scope.records[name] = replace(record, position=position, at=now)
+            scope.updated = now
+
+    def release(self, hold: Hold, *, finished: bool) -> None:
+        with self._memory.lock:
+            now = self._renew()
+            try:
+                scope = self._held(hold)
+            except StaleLock:
+                return
+            scope.owner = None
+            scope.updated = now
+            scope.finished = now if finished else None
+
+    def list_scopes(self, *, after: str = "", limit: int = 1000) -> list[ScopeInfo]:
+        with self._memory.lock:
+            names = sorted(name for name in self._memory.scopes if name > after)
+            return [self._info(name) for name in names[:limit]]
+
+    def _info(self, name: str) -> ScopeInfo:
+        scope = self._memory.scopes[name]
+        owner = str(scope.owner) if self._alive(scope.owner) else None
+        return ScopeInfo(
+            name, len(scope.records), owner, scope.created, scope.updated, scope.finished
+        )
+
+    def show(self, name: str) -> tuple[ScopeInfo, list[Record]]:
+        with self._memory.lock:
+            if name not in self._memory.scopes:
+                raise NotFound(f"there is no scope {name!r}")
+            now = self._memory.clock()
+            records = sorted(
+                self._memory.scopes[name].records.values(), key=lambda one: (one.number, one.name)
+            )
+            return self._info(name), [_as_read(record, now) for record in records]
+
+    def forget(self, name: str) -> None:
+        with self._memory.lock:
+            if name not in self._memory.scopes:
+                raise NotFound(f"there is no scope {name!r}")
+            if self._alive(self._memory.scopes[name].owner):
+                raise Busy(f"scope {name!r} is being worked on")
+            del self._memory.scopes[name]
+
+    def prune(self, *, age: float | None, keep: int | None, limit: int) -> int:
+        with self._memory.lock:
+            finished = sorted(
+                (scope.finished, name)
+                for name, scope in self._memory.scopes.items()
+                if scope.finished is not None and not self._alive(scope.owner)
+            )
+            if keep is not None:
+                finished = finished[: max(0, len(finished) - keep)]
+            if age is not None:
+                before = self._memory.clock() - age
+                finished = [one for one in finished if one[0] <= before]
+            for _, name in finished[:limit]:
+                del self._memory.scopes[name]
+            return len(finished[:limit])
+
+    def close(self) -> None:
+        with self._memory.lock:
+            self._memory.owners.pop(self._owner, None)
+
+
+def _as_read(record: Record, now: float) -> Record:
+    """With what is left of the wait for a retry."""
+    return replace(record, wait=max(0.0, record.at + record.wait - now))
+
+
+def _refuse(transaction: object) -> None:
+    if transaction is not None:
+        raise BadInput("a journal in memory has no transactions")

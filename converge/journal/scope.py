@@ -1,0 +1,520 @@
+"""A scope: a piece of work whose steps are done once each, however often it is begun."""
+
+from __future__ import annotations
+
+import inspect
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache, wraps
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from converge.errors import BadInput, JournalMismatch, StaleLock, StepFailed, StoreError
+from converge.journal.backend import Backend, Record, StepStatus, Taken
+from converge.journal.values import check_returns, dumps, loads
+from converge.model import NAME_LENGTH, check_name
+from converge.resource_type import RetryPolicy
+
+if TYPE_CHECKING:
+    from converge.journal import Transaction
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: The name space of idempotency keys.
+KEYS = uuid.UUID("6b0fb1a5-7d0c-5c1c-9c5e-2f8f4b7a4a01")
+_SEPARATOR = "/"
+_KEY_PARAMETER = "idempotency_key"
+
+
+class _Ledger:
+    """What a taken scope and its nested ones share: the hold, and what is recorded."""
+
+    def __init__(
+        self, backend: Backend, name: str, taken: Taken, pause: Callable[[float], None]
+    ) -> None:
+        self.backend = backend
+        self.name = name
+        self.taken = taken
+        self.pause = pause
+        self.records = {record.name: record for record in taken.records}
+        self.asked: set[str] = set()
+        # what was recorded before, by the scopes around it and its number
+        self.recorded: dict[str, dict[int, Record]] = {}
+        for record in taken.records:
+            prefix = record.name[: record.name.rfind(_SEPARATOR) + 1]
+            self.recorded.setdefault(prefix, {})[record.number] = record
+
+    def write(self, record: Record, transaction: Transaction | None) -> None:
+        replaces = record.name in self.records
+        self.backend.write(self.taken.hold, record, transaction, replaces=replaces)
+        self.records[record.name] = record
+
+
+class Scope:
+    """A piece of work, taken by this caller and nobody else. From :meth:`Journal.scope`.
+
+    Its steps are asked for in the same order each time. Not to be shared by threads; give
+    each a nested scope of its own.
+
+    :ivar name: its name.
+    :ivar finished: whether it had come to its end before; all its steps are recorded then.
+    """
+
+    def __init__(self, ledger: _Ledger, prefix: str = "") -> None:
+        self.name = ledger.name if not prefix else f"{ledger.name}{_SEPARATOR}{prefix[:-1]}"
+        self.finished = ledger.taken.finished
+        self._ledger = ledger
+        self._prefix = prefix
+        self._count = 0
+        self._recorded = ledger.recorded.get(prefix, {})
+
+    # -- steps
+
+    @overload
+    def step(
+        self,
+        name: str,
+        function: None = None,
+        /,
+        *,
+        version: int = 1,
+        retry: RetryPolicy | None = None,
+        transaction: Transaction | None = None,
+    ) -> Step: ...
+
+    @overload
+    def step(
+        self,
+        name: str,
+        function: Callable[..., T],
+        /,
+        *args: Any,
+        version: int = 1,
+        retry: RetryPolicy | None = None,
+        transaction: Transaction | None = None,
+        **kwargs: Any,
+    ) -> T: ...
+
+    def step(
+        self,
+        name: str,
+        function: Callable[..., Any] | None = None,
+        /,
+        *args: Any,
+        version: int = 1,
+        retry: RetryPolicy | None = None,
+        transaction: Transaction | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Do a step, unless it is recorded; then give what is.
+
+        Between the effect of the function and its record there is one edge: a process that
+        dies there does the step again. With ``transaction``, in which the function has its
+        effect, too, there is none, and it happens exactly once. Otherwise hand the step's
+        idempotency key to the outside: a function with a parameter ``idempotency_key`` is
+        given it.
+
+        :param name: unique in the scope.
+        :param function: called with ``args`` and ``kwargs`` (use :func:`functools.partial` for
+            one that itself takes ``version``, ``retry`` or ``transaction``). Without it a
+            :class:`Step` is returned, a context manager and decorator.
+        :param version: a higher one than the recorded does the step again.
+        :param retry: when a failure is tried again; the count and the time are recorded. When
+            it gives up, the failure is recorded, and the function is not called again. Without
+            it, nothing is recorded of a failure.
+        :param transaction: the caller's own, in which the step is recorded; the caller commits.
+        :returns: what the function returned, as its record gives it back.
+        :raises StepFailed: it failed for good, now or earlier.
+        :raises JournalMismatch: other steps are recorded than the program asks for.
+        :raises BadInput: the name was used before, or the value cannot be stored.
+        :raises StaleLock: the scope was lost to another caller.
+        """
+        step = Step(self, name, version, retry, transaction)
+        return step if function is None else step.call(function, *args, **kwargs)
+
+    def each(
+        self, name: str, items: Iterable[T] | Callable[[int], Iterable[T]], *, every: int = 1
+    ) -> Iterator[Item[T]]:
+        """Go through items; one is done when the next is asked for. A scope that is begun again
+        goes on after the last one done.
+
+        :param name: unique in the scope.
+        :param items: the same ones in the same order each time: those that are done are passed
+            over. Or a function that is given how many are done, and returns the rest.
+        :param every: record after so many items, and at the end.
+        :returns: items with ``value``, ``index`` and a repeatable unique ``key``. Their
+            ``done(transaction=…)`` records one in the caller's transaction, beside its effect.
+        :raises JournalMismatch: there are fewer items than are done; or as in :meth:`step`.
+        """
+        if type(every) is not int or every < 1:
+            raise BadInput(f"each {name!r}: every must be a whole number of at least 1, not {every!r}")
+        path, number, record = self._ask(name, 1)
+        start = 0 if record is None else record.position
+        if record is not None and record.status is StepStatus.END:
+            return
+        if record is not None and record.status is not StepStatus.OPEN:
+            raise JournalMismatch(
+                f"scope {self.name!r}: {name!r} was a step, and is an each() now",
+                recorded=f"step {name}",
+                asked=f"each {name}",
+            )
+        if record is None:
+            self._ledger.write(Record(path, number, status=StepStatus.OPEN), None)
+        position = _Position(self._ledger, path, start, every)
+        index = start
+        rest = items(start) if callable(items) else self._pass_over(path, items, start)
+        for value in rest:
+            item = Item(value, index, self.key(name, index), position)
+            yield item
+            index += 1
+            position.reach(index)
+        self._ledger.write(Record(path, number, status=StepStatus.END, position=index), None)
+
+    def _pass_over(self, path: str, items: Iterable[T], count: int) -> Iterator[T]:
+        rest = iter(items)
+        for passed in range(count):
+            try:
+                next(rest)
+            except StopIteration:
+                raise JournalMismatch(
+                    f"scope {self.name!r}: {count} items of each {path!r} are done, "
+                    f"but there are only {passed} now",
+                    recorded=str(count),
+                    asked=str(passed),
+                ) from None
+        return rest
+
+    def key(self, name: str, index: int | None = None) -> str:
+        """The idempotency key of a step or item: the same each time, and no other's.
+
+        :returns: a UUID (version 5, RFC 9562) of scope, step and index.
+        """
+        parts = [self._ledger.name, self._prefix + name]
+        if index is not None:
+            parts.append(str(index))
+        # a separator that no name has keeps ("a", "b/c") and ("a/b", "c") apart
+        return str(uuid.uuid5(KEYS, "\n".join(parts)))
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[Scope]:
+        """A nested scope: its steps have their own names and order. It shares the lock."""
+        _check_step_name(name)
+        path = self._prefix + name + _SEPARATOR
+        if path in self._ledger.asked:
+            raise BadInput(f"scope {self.name!r} has a nested scope {name!r} already")
+        self._ledger.asked.add(path)
+        nested = Scope(self._ledger, path)
+        yield nested
+        nested._check_end()
+
+    # -- helpers
+
+    def _ask(self, name: str, version: int) -> tuple[str, int, Record | None]:
+        """Note that a step is asked for.
+
+        :returns: its name with those of the scopes around it, its number, and its record.
+        """
+        _check_step_name(name)
+        if type(version) is not int or version < 1:
+            raise BadInput(f"step {name!r}: version must be a whole number from 1, not {version!r}")
+        path = self._prefix + name
+        if len(path) > NAME_LENGTH:
+            raise BadInput(f"step {path!r} has a name of over {NAME_LENGTH} characters")
+        if path in self._ledger.asked:
+            raise BadInput(
+                f"scope {self.name!r} has a step {name!r} already; "
+                "number the names, or use each() or a nested scope"
+            )
+        self._ledger.asked.add(path)
+        self._count += 1
+        here = self._recorded.get(self._count)
+        record = self._ledger.records.get(path)
+        if record is not here:
+            raise self._mismatch(name, here, record)
+        if record is not None and version < record.version:
+            raise JournalMismatch(
+                f"scope {self.name!r}: version {record.version} of step {name!r} is recorded, "
+                f"version {version} was asked for",
+                recorded=f"{name} version {record.version}",
+                asked=f"{name} version {version}",
+            )
+        return path, self._count, record
+
+    def _mismatch(self, name: str, here: Record | None, record: Record | None) -> JournalMismatch:
+        if here is None:
+            assert record is not None
+            found = f"as number {record.number}"
+        else:
+            found = f"step {here.name[len(self._prefix) :]!r} there"
+            if record is not None:
+                found += f", and {name!r} as number {record.number}"
+        return JournalMismatch(
+            f"scope {self.name!r}: the program asked for step {name!r} as number {self._count}; "
+            f"recorded is {found}. It has changed since; to begin afresh, forget the scope",
+            recorded=None if here is None else here.name,
+            asked=name,
+        )
+
+    def _check_end(self) -> None:
+        """At the end, all that is recorded must have been asked for."""
+        ledger = self._ledger
+        recorded = self._recorded.values() if self._prefix else ledger.taken.records
+        left = sorted(record.name for record in recorded if record.name not in ledger.asked)
+        if left:
+            shown = ", ".join(repr(name) for name in left[:5])
+            raise JournalMismatch(
+                f"scope {self.name!r}: the program came to its end without asking for recorded "
+                f"steps: {shown}. It has changed since; to begin afresh, forget the scope",
+                recorded=left[0],
+                asked=None,
+            )
+
+
+class Step:
+    """One step, from :meth:`Scope.step` without a function.
+
+    As a context manager, whose body is for the program to pass over::
+
+        with scope.step("charge") as step:
+            if not step.done:
+                step.value = charge(step.key)
+
+    As a decorator, of a function that is called once::
+
+        @scope.step("charge")
+        def charge(amount: int) -> str: ...
+
+    :ivar done: whether it is recorded; the body must then do nothing.
+    :ivar key: its idempotency key.
+    """
+
+    def __init__(
+        self,
+        scope: Scope,
+        name: str,
+        version: int,
+        retry: RetryPolicy | None,
+        transaction: Transaction | None,
+    ) -> None:
+        self.name = name
+        self.key = scope.key(name)
+        self.done = False
+        self._scope = scope
+        self._version = version
+        self._retry = retry
+        self._transaction = transaction
+        self._value: Any = None
+        self._path = ""
+        self._number = 0
+        self._attempts = 0
+
+    def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def journaled(*args: P.args, **kwargs: P.kwargs) -> T:
+            return self.call(function, *args, **kwargs)
+
+        return journaled
+
+    def __enter__(self) -> Step:
+        self._begin()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            if not self.done:
+                self._end(self._value)
+        elif not self.done and isinstance(error, Exception):
+            self._fail(error)
+
+    @property
+    def value(self) -> Any:
+        """What the step came to. To be set in the body of a ``with``, unless it is None."""
+        return self._value
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        if self.done:
+            raise BadInput(f"step {self.name!r} is done; look at step.done before doing it")
+        self._encode(value)
+        self._value = value
+
+    def call(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """Do it with a function, unless it is recorded."""
+        if not callable(function):
+            raise BadInput(f"step {self.name!r}: {function!r} is not a function")
+        try:
+            check_returns(function)
+        except BadInput as error:
+            raise BadInput(f"step {self.name!r}: {error}") from None
+        self._begin()
+        if self.done:
+            return self._value  # type: ignore[no-any-return]
+        if _takes_key(function):
+            kwargs.setdefault(_KEY_PARAMETER, self.key)
+        while True:
+            try:
+                value = function(*args, **kwargs)
+            except Exception as error:
+                wait = self._fail(error)
+                if wait is None:
+                    raise
+                self._scope._ledger.pause(wait)
+                continue
+            return self._end(value)  # type: ignore[no-any-return]
+
+    def _begin(self) -> None:
+        self._path, self._number, record = self._scope._ask(self.name, self._version)
+        if record is None or self._version > record.version:
+            return
+        if record.status is StepStatus.DONE:
+            self.done = True
+            self._value = loads(record.value)
+        elif record.status is StepStatus.FAILED:
+            raise self._failed(record)
+        elif record.status is StepStatus.RETRY:
+            self._attempts = record.attempts
+            if record.wait > 0:
+                self._scope._ledger.pause(record.wait)
+        else:
+            raise JournalMismatch(
+                f"scope {self._scope.name!r}: {self.name!r} was an each(), and is a step now",
+                recorded=f"each {self.name}",
+                asked=f"step {self.name}",
+            )
+
+    def _end(self, value: Any) -> Any:
+        text = self._encode(value)
+        self._write(StepStatus.DONE, text, self._transaction)
+        self.done = True
+        self._value = loads(text)
+        return self._value
+
+    def _encode(self, value: Any) -> str:
+        try:
+            return dumps(value)
+        except BadInput as error:
+            raise BadInput(
+                f"step {self.name!r} of scope {self._scope.name!r} has a value that cannot be "
+                f"recorded: {error}"
+            ) from None
+
+    def _fail(self, error: Exception) -> float | None:
+        """Record a failure as its policy says.
+
+        :returns: seconds until the next attempt, None if there is no policy.
+        :raises StepFailed: there is no further attempt.
+        """
+        if self._retry is None or isinstance(error, StaleLock | StoreError):
+            return None
+        self._attempts += 1
+        wait = self._retry.wait(self._attempts, error)
+        about = dumps({"type": type(error).__name__, "message": _message(error)})
+        status = StepStatus.FAILED if wait is None else StepStatus.RETRY
+        self._write(status, about, None, wait or 0.0)
+        if wait is None:
+            record = self._scope._ledger.records[self._path]
+            raise self._failed(record) from error
+        return wait
+
+    def _failed(self, record: Record) -> StepFailed:
+        kind, reason = (loads(record.value)[part] for part in ("type", "message"))
+        return StepFailed(
+            f"step {self.name!r} of scope {self._scope.name!r} failed for good: {kind}: {reason}",
+            step=self.name,
+            kind=kind,
+            reason=reason,
+        )
+
+    def _write(
+        self,
+        status: StepStatus,
+        value: str,
+        transaction: Transaction | None,
+        wait: float = 0.0,
+    ) -> None:
+        attempts = self._attempts + (status is StepStatus.DONE)
+        record = Record(self._path, self._number, self._version, status, value, attempts, wait)
+        self._scope._ledger.write(record, transaction)
+
+
+class Item(Generic[T]):
+    """One of the items of :meth:`Scope.each`.
+
+    :ivar value: the item itself.
+    :ivar index: its number, from 0.
+    :ivar key: its idempotency key.
+    """
+
+    __slots__ = ("_position", "index", "key", "value")
+
+    def __init__(self, value: T, index: int, key: str, position: _Position) -> None:
+        self.value = value
+        self.index = index
+        self.key = key
+        self._position = position
+
+    def done(self, transaction: Transaction | None = None) -> None:
+        """Record that it, and all before it, are done.
+
+        :param transaction: the caller's own, in which the item has its effect.
+        """
+        self._position.record(self.index + 1, transaction)
+
+
+class _Position:
+    """How far an ``each`` has come, and how far that is recorded."""
+
+    def __init__(self, ledger: _Ledger, path: str, start: int, every: int) -> None:
+        self._ledger = ledger
+        self._path = path
+        self._recorded = start
+        self._every = every
+
+    def reach(self, position: int) -> None:
+        if position - self._recorded >= self._every:
+            self.record(position, None)
+
+    def record(self, position: int, transaction: Transaction | None) -> None:
+        if position <= self._recorded:
+            return
+        ledger = self._ledger
+        ledger.backend.advance(ledger.taken.hold, self._path, position, transaction)
+        ledger.records[self._path] = replace(ledger.records[self._path], position=position)
+        self._recorded = position
+
+
+def _check_step_name(name: object) -> None:
+    check_name("step", name)
+    if _SEPARATOR in str(name):
+        raise BadInput(f"the name of a step must not have a {_SEPARATOR!r}: {name!r}")
+
+
+@lru_cache(maxsize=1000)
+def _has_key_parameter(function: Any) -> bool:
+    try:
+        return _KEY_PARAMETER in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _takes_key(function: Any) -> bool:
+    try:
+        return _has_key_parameter(function)
+    except TypeError:  # not hashable
+        return False
+
+
+def _message(error: BaseException) -> str:
+    try:
+        words = str(error)
+    except Exception:
+        words = ""
+    return words[:2000]

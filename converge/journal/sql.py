@@ -1,0 +1,233 @@
+"""The journal in a database with converge's tables: scopes are locked as resources are, by the
+id of an engine that lives, and an epoch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from oslo_db.exception import DBDuplicateEntry
+
+from converge.errors import Busy, NotFound
+from converge.journal.backend import Backend, Hold, Record, ScopeInfo, StepStatus, Taken
+from converge.lease import Lease
+from converge.points import Commit
+from converge.recovery import leave
+from converge.store import engines, scopes
+from converge.store.database import Database, Transaction, repeatable
+from converge.store.scopes import ScopeRow, StepRow
+
+T = TypeVar("T")
+
+
+class SqlBackend(Backend):
+    """:param database: with converge's tables.
+    :param lease: seconds without a sign of life after which others take scopes over.
+    """
+
+    def __init__(self, database: Database, lease: float, *, owned: bool = False) -> None:
+        self._database = database
+        self._lease = Lease(database, lease, lambda: None, engines.JOURNAL)
+        self._owned = owned
+        self._owner: int | None = None
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+
+    def owner(self) -> int:
+        """The id that it holds scopes with; registered when it is first needed, and anew when
+        the lease was lost."""
+        with self._lock:
+            if self._owner is None or self._lease.lost.is_set():
+                self._owner = self._lease.take()
+            if self._thread is None:
+                self._stopped.clear()
+                self._thread = threading.Thread(
+                    target=self._lease.keep,
+                    args=(self._stopped,),
+                    name="converge-journal",
+                    daemon=True,
+                )
+                self._thread.start()
+            return self._owner
+
+    def close(self) -> None:
+        with self._lock:
+            self._stopped.set()
+            if self._thread is not None:
+                self._thread.join()
+                self._thread = None
+            if self._owner is not None:
+                owner, self._owner = self._owner, None
+                self._transact(leave, owner, commit=Commit.LEAVE)
+        if self._owned:
+            self._database.close()
+
+    def take(self, name: str) -> Taken:
+        owner = self.owner()
+        while True:
+            try:
+                return self._transact(_take, name, owner, commit=Commit.TAKE)
+            except DBDuplicateEntry:
+                # somebody else made it at the same moment
+                continue
+
+    def write(
+        self, hold: Hold, record: Record, transaction: Any = None, *, replaces: bool = False
+    ) -> None:
+        function = _rewrite if replaces else _write
+        if transaction is not None:
+            with self._database.join(transaction) as tx:
+                function(tx, hold, record)
+            return
+        self._database.transact(
+            lambda tx: function(tx, hold, record),
+            Commit.STEP,
+            happened=lambda tx, result: _is_written(tx, hold, record),
+        )
+
+    def advance(self, hold: Hold, name: str, position: int, transaction: Any = None) -> None:
+        if transaction is not None:
+            with self._database.join(transaction) as tx:
+                _advance(tx, hold, name, position)
+            return
+        self._database.transact(
+            lambda tx: _advance(tx, hold, name, position),
+            Commit.ITEM,
+            happened=lambda tx, result: _is_at(tx, hold, name, position),
+        )
+
+    def release(self, hold: Hold, *, finished: bool) -> None:
+        self._database.transact(
+            lambda tx: scopes.release_scope(
+                tx, hold.scope, int(hold.owner), hold.epoch, finished=finished
+            ),
+            Commit.LET_GO,
+            happened=repeatable,
+        )
+
+    def list_scopes(self, *, after: str = "", limit: int = 1000) -> list[ScopeInfo]:
+        found = self._database.read(lambda tx: scopes.list_scopes(tx, after, limit))
+        return [_info(row, steps) for row, steps in found]
+
+    def show(self, name: str) -> tuple[ScopeInfo, list[Record]]:
+        def read(tx: Transaction) -> tuple[ScopeInfo, list[Record]]:
+            row = _existing(scopes.get_scope(tx, name), name)
+            steps = scopes.list_steps(tx, row.id)
+            return _info(row, len(steps)), [_record(one) for one in steps]
+
+        return self._database.read(read)
+
+    def forget(self, name: str) -> None:
+        def forget(tx: Transaction) -> None:
+            row = _existing(scopes.get_scope(tx, name, lock=True), name)
+            if row.holder is not None:
+                raise Busy(f"scope {name!r} is being worked on by engine {row.holder}")
+            scopes.delete_scopes(tx, [row.id])
+
+        self._transact(forget, commit=Commit.PRUNE)
+
+    def prune(self, *, age: float | None, keep: int | None, limit: int) -> int:
+        def prune(tx: Transaction) -> int:
+            ids = scopes.list_finished(tx, age, keep, limit)
+            scopes.delete_scopes(tx, ids)
+            return len(ids)
+
+        return self._transact(prune, commit=Commit.PRUNE)
+
+    def _transact(self, function: Callable[..., T], *arguments: Any, commit: Commit) -> T:
+        return self._database.transact(
+            lambda tx: function(tx, *arguments), commit, happened=repeatable
+        )
+
+
+def open_url(url: str, lease: float) -> SqlBackend:
+    """The journal in the database of a URL.
+
+    :raises SchemaError: it lacks converge's tables.
+    """
+    from converge.stacks import connect
+
+    return SqlBackend(connect(url).database, lease, owned=True)
+
+
+def _take(tx: Transaction, name: str, owner: int) -> Taken:
+    row = scopes.get_scope(tx, name, lock=True)
+    if row is None:
+        return Taken(Hold(scopes.insert_scope(tx, name, owner), owner, 1))
+    if row.holder is not None:
+        raise Busy(f"scope {name!r} is being worked on by engine {row.holder}")
+    epoch = scopes.take_scope(tx, row, owner)
+    records = [_record(one) for one in scopes.list_steps(tx, row.id)]
+    return Taken(Hold(row.id, owner, epoch), row.finished_at is not None, records)
+
+
+def _write(tx: Transaction, hold: Hold, record: Record) -> None:
+    scopes.insert_step(
+        tx, hold.scope, int(hold.owner), hold.epoch, record.name, wait=record.wait, **_values(record)
+    )
+
+
+def _rewrite(tx: Transaction, hold: Hold, record: Record) -> None:
+    scopes.lock_hold(tx, hold.scope, int(hold.owner), hold.epoch)
+    scopes.update_step(tx, hold.scope, record.name, record.wait, **_values(record))
+
+
+def _values(record: Record) -> dict[str, Any]:
+    return {
+        "number": record.number,
+        "version": record.version,
+        "status": record.status,
+        "value": record.value,
+        "attempts": record.attempts,
+        "position": record.position,
+    }
+
+
+def _is_written(tx: Transaction, hold: Hold, record: Record) -> bool:
+    found = scopes.find_step(tx, hold.scope, record.name)
+    return found is not None and {
+        name: getattr(found, name) for name in _values(record)
+    } == _values(record)
+
+
+def _advance(tx: Transaction, hold: Hold, name: str, position: int) -> None:
+    scopes.lock_hold(tx, hold.scope, int(hold.owner), hold.epoch)
+    scopes.advance_step(tx, hold.scope, name, StepStatus.OPEN, position)
+
+
+def _is_at(tx: Transaction, hold: Hold, name: str, position: int) -> bool:
+    found = scopes.find_step(tx, hold.scope, name)
+    return found is not None and found.position == position
+
+
+def _existing(row: ScopeRow | None, name: str) -> ScopeRow:
+    if row is None:
+        raise NotFound(f"there is no scope {name!r}")
+    return row
+
+
+def _record(row: StepRow) -> Record:
+    return Record(
+        name=row.name,
+        number=row.number,
+        version=row.version,
+        status=StepStatus(row.status),
+        value=row.value,
+        attempts=row.attempts,
+        wait=max(0.0, row.wait),
+        position=row.position,
+        at=row.at,
+    )
+
+
+def _info(row: ScopeRow, steps: int) -> ScopeInfo:
+    return ScopeInfo(
+        name=row.name,
+        steps=steps,
+        owner=None if row.holder is None else f"engine {row.holder}",
+        created=row.created_at,
+        updated=row.updated_at,
+        finished=row.finished_at,
+    )

@@ -1,0 +1,167 @@
+"""Values as JSON: what a step returns, so that its record gives the same back.
+
+JSON's own types are kept as they are; a tuple comes back as a list. These besides, as an
+object with the one key ``$`` and their name: ``datetime`` (with or without time zone),
+``date``, ``time``, ``timedelta``, ``UUID``, ``Decimal``, ``bytes``, ``set``, ``frozenset``,
+and the floats that JSON lacks.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from converge.errors import BadInput
+
+#: The longest value, in characters of JSON.
+LENGTH = 4 * 1024 * 1024
+
+_TAG = "$"
+# made once: json.dumps() makes one at every call
+_TO_TEXT = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+_PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
+
+#: name → (type, to JSON, from JSON); a subclass of a type comes before it
+_TAGGED: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "datetime": (datetime, datetime.isoformat, datetime.fromisoformat),
+    "date": (date, date.isoformat, date.fromisoformat),
+    "time": (time, time.isoformat, time.fromisoformat),
+    "timedelta": (
+        timedelta,
+        lambda value: [value.days, value.seconds, value.microseconds],
+        lambda parts: timedelta(*parts),
+    ),
+    "UUID": (UUID, str, UUID),
+    "Decimal": (Decimal, str, Decimal),
+    "bytes": (
+        bytes,
+        lambda value: base64.b64encode(value).decode("ascii"),
+        lambda text: base64.b64decode(text, validate=True),
+    ),
+    "set": (set, lambda value: _in_order(value), lambda items: {_decode(one) for one in items}),
+    "frozenset": (
+        frozenset,
+        lambda value: _in_order(value),
+        lambda items: frozenset(_decode(one) for one in items),
+    ),
+    "float": (float, repr, float),
+    # an object that itself has the key $
+    "dict": (dict, lambda value: _encode_items(value), lambda items: _decode_items(items)),
+}
+
+
+def dumps(value: object) -> str:
+    """A value as a text of JSON, in ASCII.
+
+    :raises BadInput: it has a part that cannot be stored, and the message says which, and where;
+        or it is too long.
+    """
+    try:
+        text = _TO_TEXT(_encode(value))
+    except RecursionError:
+        raise BadInput("it contains itself, or is nested too deeply") from None
+    if len(text) > LENGTH:
+        raise BadInput(f"it has {len(text)} characters as JSON; at most {LENGTH} can be stored")
+    return text
+
+
+def loads(text: str) -> Any:
+    """The value that :func:`dumps` was given."""
+    return _decode(json.loads(text))
+
+
+def _encode(value: Any, where: str = "") -> Any:
+    kind = type(value)
+    if kind in (str, bool, int) or value is None:
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else {_TAG: "float", "value": repr(value)}
+    if kind in (list, tuple):
+        return [_encode(one, f"{where}[{number}]") for number, one in enumerate(value)]
+    if kind is dict:
+        return {_TAG: "dict", "value": _encode_items(value)} if _TAG in value else _encode_items(
+            value, where
+        )
+    for name, (known, to_json, _) in _TAGGED.items():
+        if kind is known:
+            return {_TAG: name, "value": to_json(value)}
+    at = f" at {where}" if where else ""
+    raise BadInput(f"a {kind.__name__}{at} cannot be stored; {_ALLOWED} can")
+
+
+def _encode_items(value: Mapping[Any, Any], where: str = "") -> dict[str, Any]:
+    encoded = {}
+    for key, one in value.items():
+        if type(key) is not str:
+            at = f" at {where}" if where else ""
+            raise BadInput(f"the key {key!r}{at} is a {type(key).__name__}; keys must be strings")
+        encoded[key] = _encode(one, f"{where}[{key!r}]")
+    return encoded
+
+
+def _in_order(items: Any) -> list[Any]:
+    # the same set must give the same text
+    return sorted((_encode(one) for one in items), key=lambda one: json.dumps(one, sort_keys=True))
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decode(one) for one in value]
+    if isinstance(value, dict):
+        if _TAG in value:
+            return _TAGGED[value[_TAG]][2](value["value"])
+        return _decode_items(value)
+    return value
+
+
+def _decode_items(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _decode(one) for key, one in value.items()}
+
+
+_ALLOWED = ", ".join(
+    ["None", "bool", "int", "float", "str", "list", "tuple", "dict"]
+    + [name for name in _TAGGED if name not in ("float", "dict")]
+)
+
+
+@lru_cache(maxsize=1000)
+def _returns(function: Any) -> Any:
+    try:
+        return typing.get_type_hints(function).get("return", Any)
+    except Exception:
+        return Any
+
+
+def check_returns(function: Callable[..., object]) -> None:
+    """Whether a function says itself that it returns what cannot be stored.
+
+    :raises BadInput: so it does.
+    """
+    try:
+        said = _returns(function)
+    except TypeError:  # not hashable
+        return
+    if not _may_be_stored(said):
+        name = getattr(said, "__name__", str(said))
+        raise BadInput(f"it is declared to return {name}, which cannot be stored; {_ALLOWED} can")
+
+
+def _may_be_stored(said: Any) -> bool:
+    origin = typing.get_origin(said)
+    if origin in (typing.Union, types.UnionType):
+        return any(_may_be_stored(one) for one in typing.get_args(said))
+    kind = origin or said
+    if not isinstance(kind, type) or kind is object or typing.is_typeddict(kind):
+        return True
+    known = (*_PLAIN, *(one for one, _, _ in _TAGGED.values()))
+    # an abstract type, such as Mapping, may well be one of ours at run time
+    return kind in known or any(issubclass(one, kind) for one in known)

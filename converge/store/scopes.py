@@ -1,0 +1,282 @@
+"""Scopes of the journal, and their steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Double,
+    Insert,
+    Integer,
+    String,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from converge.errors import StaleLock
+from converge.store.bulk import among
+from converge.store.database import Transaction
+from converge.store.engines import ALIVE
+from converge.store.schema import engine, scope, step
+from converge.store.types import ID, LONG_TEXT, clock
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeRow:
+    """A scope as it is in the database.
+
+    :ivar holder: the engine that holds it and lives.
+    """
+
+    id: int
+    name: str
+    epoch: int
+    holder: int | None
+    created_at: float
+    updated_at: float
+    finished_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """A step as it is in the database.
+
+    :ivar wait: seconds until it may be tried again.
+    """
+
+    name: str
+    number: int
+    version: int
+    status: str
+    value: str
+    attempts: int
+    wait: float
+    position: int
+    at: float
+
+
+def _select(tx: Transaction) -> Any:
+    holder = (
+        select(engine.c.id)
+        .where(
+            engine.c.id == scope.c.engine_id, engine.c.state == ALIVE, engine.c.expires_at > tx.now
+        )
+        .scalar_subquery()
+    )
+    return select(
+        scope.c.id,
+        scope.c.name,
+        scope.c.epoch,
+        holder.label("holder"),
+        scope.c.created_at,
+        scope.c.updated_at,
+        scope.c.finished_at,
+    )
+
+
+def get_scope(tx: Transaction, name: str, *, lock: bool = False) -> ScopeRow | None:
+    """A scope by name."""
+    query = _select(tx).where(scope.c.name == name)
+    row = tx.execute(query.with_for_update() if lock else query).first()
+    return None if row is None else ScopeRow(*row)
+
+
+def insert_scope(tx: Transaction, name: str, engine_id: int) -> int:
+    """Insert a scope that an engine holds, and return its id.
+
+    :raises oslo_db.exception.DBDuplicateEntry: there is one of that name.
+    """
+    key = tx.execute(
+        insert(scope).values(
+            name=name, engine_id=engine_id, epoch=1, created_at=tx.now, updated_at=tx.now
+        )
+    ).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def take_scope(tx: Transaction, row: ScopeRow, engine_id: int) -> int:
+    """Make a scope that the transaction has locked an engine's own, and return its new epoch."""
+    tx.execute(
+        update(scope)
+        .where(scope.c.id == row.id)
+        .values(engine_id=engine_id, epoch=row.epoch + 1, updated_at=tx.now)
+    )
+    return row.epoch + 1
+
+
+def list_steps(tx: Transaction, scope_id: int, name: str | None = None) -> list[StepRow]:
+    """The steps of a scope, by number; or the one of that name."""
+    query = select(
+        step.c.name,
+        step.c.number,
+        step.c.version,
+        step.c.status,
+        step.c.value,
+        step.c.attempts,
+        (func.coalesce(step.c.next_at, 0) - tx.now).label("wait"),
+        step.c.position,
+        step.c.at,
+    ).where(step.c.scope_id == scope_id)
+    if name is not None:
+        query = query.where(step.c.name == name)
+    return [StepRow(*row) for row in tx.execute(query.order_by(step.c.number, step.c.name))]
+
+
+_VALUES = {
+    "number": Integer(),
+    "version": Integer(),
+    "status": String(),
+    "value": LONG_TEXT,
+    "attempts": Integer(),
+    "position": Integer(),
+}
+
+
+def _is_held() -> list[ColumnElement[bool]]:
+    return [
+        scope.c.id == bindparam("scope_id", type_=ID),
+        scope.c.engine_id == bindparam("owner", type_=ID),
+        scope.c.epoch == bindparam("epoch", type_=Integer()),
+    ]
+
+
+def _make_insert(now: ColumnElement[float]) -> Insert:
+    values = {name: bindparam(name, type_=kind) for name, kind in _VALUES.items()}
+    source = select(
+        scope.c.id,
+        bindparam("name", type_=String()),
+        now,
+        now + bindparam("wait", type_=Double()),
+        *values.values(),
+    ).where(*_is_held())
+    columns = ["scope_id", "name", "at", "next_at", *values]
+    # whoever takes the scope over waits until this is committed
+    return insert(step).from_select(columns, source.with_for_update(read=True)).inline()
+
+
+@cache
+def _made_insert() -> Insert:
+    # to build it takes longer than the rest of what we do for a step
+    return _make_insert(clock())
+
+
+def insert_step(
+    tx: Transaction, scope_id: int, engine_id: int, epoch: int, name: str, **values: Any
+) -> None:
+    """Record a step of a scope that an engine holds.
+
+    :param values: number, version, status, value, attempts, position, and wait: seconds until
+        the next attempt.
+    :raises StaleLock: it does not hold it any more.
+    """
+    now = tx.now
+    statement = _made_insert() if isinstance(now, clock) else _make_insert(now)
+    held = {"scope_id": scope_id, "owner": engine_id, "epoch": epoch}
+    done = tx.execute(statement, {**held, "name": name, **values})
+    if done.rowcount != 1:
+        raise StaleLock(f"step {name!r}: the scope is not held by this caller any more")
+
+
+def lock_hold(tx: Transaction, scope_id: int, engine_id: int, epoch: int) -> None:
+    """Keep others from taking a scope over until the transaction ends.
+
+    :raises StaleLock: the engine does not hold it any more.
+    """
+    query = select(scope.c.id).where(*_is_held()).with_for_update(read=True)
+    held = {"scope_id": scope_id, "owner": engine_id, "epoch": epoch}
+    if tx.execute(query, held).first() is None:
+        raise StaleLock("the scope is not held by this caller any more")
+
+
+def update_step(tx: Transaction, scope_id: int, name: str, wait: float, **values: Any) -> None:
+    """Record a step in place of what was recorded of it; the hold is locked.
+
+    :param wait: seconds until the next attempt.
+    """
+    tx.execute(
+        update(step)
+        .where(step.c.scope_id == scope_id, step.c.name == name)
+        .values(at=tx.now, next_at=tx.now + wait, **values)
+    )
+
+
+def advance_step(tx: Transaction, scope_id: int, name: str, status: str, position: int) -> None:
+    """Note how far an each has come; the hold is locked.
+
+    :param status: the one that it must have.
+    :raises StaleLock: it was there already.
+    """
+    done = tx.execute(
+        update(step)
+        .where(
+            step.c.scope_id == scope_id,
+            step.c.name == name,
+            step.c.status == status,
+            step.c.position < position,
+        )
+        .values(position=position, at=tx.now)
+    )
+    if done.rowcount != 1:
+        raise StaleLock(f"each {name!r} is at item {position} already, or beyond it")
+
+
+def find_step(tx: Transaction, scope_id: int, name: str) -> StepRow | None:
+    """One step, None if it is not recorded."""
+    return next((row for row in list_steps(tx, scope_id, name)), None)
+
+
+def release_scope(
+    tx: Transaction, scope_id: int, engine_id: int, epoch: int, *, finished: bool
+) -> bool:
+    """Let go of a scope. False: it was lost before.
+
+    :param finished: it has come to its end.
+    """
+    done = tx.execute(
+        update(scope)
+        .where(scope.c.id == scope_id, scope.c.engine_id == engine_id, scope.c.epoch == epoch)
+        .values(engine_id=None, updated_at=tx.now, finished_at=tx.now if finished else None)
+    )
+    return done.rowcount == 1
+
+
+def list_scopes(tx: Transaction, after: str, limit: int) -> list[tuple[ScopeRow, int]]:
+    """Scopes by name, each with the number of its steps."""
+    steps = (
+        select(func.count()).where(step.c.scope_id == scope.c.id).scalar_subquery().label("steps")
+    )
+    query = _select(tx).add_columns(steps).where(scope.c.name > after)
+    rows = tx.execute(query.order_by(scope.c.name).limit(limit))
+    return [(ScopeRow(*row[:-1]), int(row[-1])) for row in rows]
+
+
+def list_finished(tx: Transaction, age: float | None, keep: int | None, limit: int) -> list[int]:
+    """Ids of finished scopes, locked; those that somebody is looking at are passed over.
+
+    :param age: seconds for which they are finished at least.
+    :param keep: how many that finished last are left out.
+    """
+    query = select(scope.c.id).where(scope.c.finished_at.is_not(None))
+    if keep:
+        newest = query.order_by(scope.c.finished_at.desc(), scope.c.id.desc()).limit(keep)
+        query = query.where(scope.c.id.not_in(select(newest.subquery().c.id)))
+    if age is not None:
+        query = query.where(scope.c.finished_at <= tx.now - age)
+    query = query.order_by(scope.c.finished_at, scope.c.id).limit(limit)
+    return list(tx.execute(query.with_for_update(skip_locked=True)).scalars())
+
+
+def delete_scopes(tx: Transaction, ids: Sequence[int]) -> None:
+    """Delete scopes with their steps."""
+    if ids:
+        tx.execute(delete(step).where(among(tx, step.c.scope_id, ids)))
+        tx.execute(delete(scope).where(among(tx, scope.c.id, ids)))
