@@ -351,6 +351,7 @@ class Engine:
             job.started = time.monotonic()
             # the time itself: after a pause, this thread may be the first to go on
             if not self._lease.check():
+                job.started = None
                 continue
             outcome = job.session.run(job.work, job.context)
             self._finished.put(Finished(job, outcome, time.monotonic() - job.started))
