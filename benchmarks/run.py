@@ -1,10 +1,11 @@
 """All benchmarks with one command: python3 benchmarks/run.py [--smaller] [--url URL]
 
-Runs ``graph.py`` (nothing but Python) and ``engine.py`` (PostgreSQL with durable commits) one
-after the other, in the environment whose Python runs this, and prints what they measure: ratios
-to a limit that is measured in the same run, each beside its target. ``--smaller`` is for a quick
-look whether they still run: its figures are not meant for the targets. Each of the two says
-more about itself, and about its other options, in its docstring and under ``--help``.
+Runs ``graph.py`` (nothing but Python), and ``engine.py`` and ``recovery.py`` (PostgreSQL with
+durable commits) one after the other, in the environment whose Python runs this, and prints what
+they measure: ratios to a limit that is measured in the same run, each beside its target.
+``--smaller`` is for a quick look whether they still run: its figures are not meant for the
+targets. Each of them says more about itself, and about its other options, in its docstring and
+under ``--help``. What a change did to the speed is told by ``compare.py``.
 
 The status is 0 whatever the figures are; 2 if there is no such PostgreSQL server.
 """
@@ -37,7 +38,11 @@ def main() -> int:
     arguments = parser.parse_args()
     smaller = ["--smaller"] if arguments.smaller else []
     server = ["--url", arguments.url] if arguments.url else []
-    statuses = [run("graph", *smaller), run("engine", *smaller, *server)]
+    statuses = [
+        run("graph", *smaller),
+        run("engine", *smaller, *server),
+        run("recovery", *smaller, *server),
+    ]
     return max(statuses, key=abs)
 
 

@@ -215,6 +215,9 @@ class Engine:
             self._start_anew()
             return self._stopping.is_set()
         self._collect(backlog, wait=not backlog)
+        if self._lease.lost.is_set():
+            # what a handler came to because of that is no failure of its own
+            return False
         self._look_at_running(backlog)
         stopping = self._stopping.is_set()
         if stopping:
@@ -346,6 +349,10 @@ class Engine:
     def _work_loop(self) -> None:
         while (job := self._jobs.queued.get()) is not None:
             job.started = time.monotonic()
+            # the time itself: after a pause, this thread may be the first to go on
+            if not self._lease.check():
+                job.started = None
+                continue
             outcome = job.session.run(job.work, job.context)
             self._finished.put(Finished(job, outcome, time.monotonic() - job.started))
             if job.abandoned:

@@ -126,9 +126,13 @@ class Lease:
                 pause /= 5
                 LOG.warning("engine %s cannot renew its lease: %s", self._engine_id, error)
 
-    def check(self) -> None:
-        """Give it up for lost if it is about to end."""
+    def check(self) -> bool:
+        """Give it up for lost if it is about to end.
+
+        :returns: whether there is one.
+        """
         with self._lock:
-            late = not self.lost.is_set() and now() - self._renewed > self.seconds * LOSE
+            late = now() - self._renewed > self.seconds * LOSE
         if late:
             self.lose()
+        return not self.lost.is_set()

@@ -69,6 +69,7 @@ class Session:
         self.doubtful = False
         self._suspects.intersection_update(in_hand)
         try:
+            self.database.settle()
             released = self.database.transact(
                 lambda tx: release_engine(tx, self.engine_id, keep=in_hand),
                 Commit.RECONCILE,
@@ -128,6 +129,8 @@ class Session:
             self._write_one_by_one(group)
             return []
         except StoreError as error:
+            # the commit may have gone through, with nodes claimed that nobody knows of
+            self.doubtful = True
             if len(group) < 2 and not is_refused(error):
                 raise
             self._write_one_by_one(group)

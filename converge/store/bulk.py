@@ -80,7 +80,7 @@ def update_rows(
 ) -> int:
     """Update rows, each to values of its own.
 
-    :param keys: the columns that must be as given.
+    :param keys: the columns that must be as given; the first one is an integer with an index.
     :param rows: of each, the keys and the columns to write; all of the same columns.
     :param guards: further conditions.
     :param common: columns to write that are the same for all.
@@ -92,8 +92,11 @@ def update_rows(
         names = [name for name in part[0] if name not in keys]
         if tx.dialect == "postgresql":
             given = _recordset(table, list(part[0]), part)
+            # while a table has no statistics, only the array leads the server to the index
+            first = table.c[keys[0]]
             statement = (
                 update(table)
+                .where(among(tx, first, [row[keys[0]] for row in part]))
                 .where(*(table.c[key] == given.c[key] for key in keys), *guards)
                 .values(**{name: given.c[name] for name in names}, **common)
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -11,9 +12,18 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from oslo_db import api as oslo_api
 from oslo_db import exception as oslo_exceptions
 from oslo_db.sqlalchemy import engines as oslo_engines
-from sqlalchemy import Connection, CursorResult, Engine, event, literal, make_url
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    Engine,
+    bindparam,
+    event,
+    literal,
+    make_url,
+    text,
+)
 from sqlalchemy import exc as sa_exceptions
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.types import Double
 
 from converge import points
@@ -33,6 +43,38 @@ RETRIES = 10
 DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb")
 
 READ_ONLY = "the database is read-only"
+
+# How long to wait for a server that is gone without a word, unless the URL says otherwise:
+# the drivers' defaults are minutes, hours, or for ever. PostgreSQL's kernel probes a silent
+# server; a server that answers the probes may take its time (tcp_user_timeout is in ms).
+# PyMySQL can only limit the wait for an answer, which must be longer than that for a lock
+# (50 s by default), and is no limit for changes of the schema.
+_CONNECTION: dict[str, dict[str, str]] = {
+    "postgresql": {
+        "connect_timeout": "10",
+        "keepalives_idle": "10",
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "30000",
+    },
+    "mysql": {
+        "charset": "utf8mb4",
+        "connect_timeout": "10",
+        "read_timeout": "90",
+        "write_timeout": "90",
+    },
+}
+_CONNECTION["mariadb"] = _CONNECTION["mysql"]
+_ANSWER = ("read_timeout", "write_timeout")
+
+# those of the sessions that still do something; an idle one does not know yet that it is alone
+_SESSIONS = {
+    "postgresql": "SELECT pid FROM pg_stat_activity WHERE state = 'active' AND pid IN :ids",
+    "mysql": "SELECT id FROM information_schema.processlist"
+    " WHERE command <> 'Sleep' AND id IN :ids",
+}
+_SESSIONS["mariadb"] = _SESSIONS["mysql"]
+_SETTLE_SECONDS = 10.0
 
 _WRITE = "converge_write"
 _SQLITE_BUSY_SECONDS = 30.0
@@ -78,18 +120,26 @@ class Database:
 
     :param url: an SQLAlchemy URL of SQLite, PostgreSQL (psycopg 3) or MariaDB (PyMySQL).
     :param clock: what tells the time instead of the database, in seconds since 1970; for tests.
+    :param patient: wait for the answer to a statement for as long as it takes.
     :raises BadInput: not such a URL.
     """
 
-    def __init__(self, url: str | URL, *, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        url: str | URL,
+        *,
+        clock: Callable[[], float] | None = None,
+        patient: bool = False,
+    ) -> None:
         self.url = parse_url(url)
         self.clock = clock
         self.dialect = self.url.get_backend_name()
-        if self.dialect in ("mysql", "mariadb") and "charset" not in self.url.query:
-            self.url = self.url.update_query_dict({"charset": "utf8mb4"})
+        defaults = _CONNECTION.get(self.dialect, {})
+        if patient:
+            defaults = {name: value for name, value in defaults.items() if name not in _ANSWER}
         try:
             self.engine: Engine = oslo_engines.create_engine(
-                self.url,
+                self.url.set(query={**defaults, **self.url.query}),
                 max_retries=0,
                 thread_checkin=False,
                 connection_recycle_time=-1,
@@ -106,6 +156,8 @@ class Database:
             _prepare_sqlite(self.engine)
         else:
             _prepare_server(self.engine, self.dialect)
+        # the server's sessions whose connection was lost during a commit
+        self._unsettled: set[int] = set()
         self._anchor: Connection | None = None
         # whether it ever answered
         self._reached = False
@@ -127,13 +179,21 @@ class Database:
         """A transaction that commits at the end and rolls back on an exception. Not retried.
 
         :param write: on SQLite, take the write lock at the start; a reader never waits.
+        :raises CommitUnknown: the connection was lost during the commit.
         :raises StoreError: the database cannot be used, in plain words.
         """
+        committing: int | None = None
         with translated(self.shown):
-            with self._connect(write) as connection, connection.begin():
-                yield Transaction(connection, self.clock)
-                if write:
-                    points.hit(Commit.HOST.before)
+            try:
+                with self._connect(write) as connection, connection.begin():
+                    yield Transaction(connection, self.clock)
+                    if write:
+                        points.hit(Commit.HOST.before)
+                        committing = self._session(connection)
+            except Exception as error:
+                if committing is not None and is_lost(error):
+                    raise self._unknown(error) from error
+                raise
             if write:
                 points.hit(Commit.HOST.after)
 
@@ -185,9 +245,12 @@ class Database:
         """
         # the results of attempts of whose commit nothing was heard
         doubtful: list[T] = []
+        session = 0
 
         def once() -> T:
+            nonlocal session
             if doubtful and happened is not None:
+                self._settle()
                 with self._connect(False) as connection, connection.begin():
                     if happened(Transaction(connection, self.clock), doubtful[-1]):
                         return doubtful[-1]
@@ -195,12 +258,15 @@ class Database:
             with self._connect(True) as connection, connection.begin():
                 result = function(Transaction(connection, self.clock))
                 points.hit(commit.before)
+                session = self._session(connection)
                 doubtful.append(result)
             points.hit(commit.after)
             return result
 
         def is_safe(error: BaseException) -> bool:
             if is_lost(error):
+                if doubtful and session:
+                    self._unsettled.add(session)
                 return not doubtful or happened is not None
             return is_transient(error)
 
@@ -209,14 +275,52 @@ class Database:
                 return _again(once, is_safe)
             except Exception as error:
                 if doubtful and is_lost(error):
-                    raise CommitUnknown(
-                        f"{self.shown}: the connection was lost during a commit; look whether "
-                        f"it went through ({explain(error)})"
-                    ) from error
+                    raise self._unknown(error) from error
                 if is_read_only(error):
                     # after a failover, new connections may lead to the new primary
                     self.engine.dispose()
                 raise
+
+    def settle(self) -> None:
+        """Wait until the server is done with what it was doing for connections that were lost
+        during a commit. Before that, a look for what was committed may come too early.
+
+        :raises CommitUnknown: it is still at it after some seconds.
+        :raises StoreError: it cannot be reached.
+        """
+        with translated(self.shown):
+            self._settle()
+
+    def _settle(self) -> None:
+        end = time.monotonic() + _SETTLE_SECONDS
+        while lost := list(self._unsettled):
+            with self._connect(False) as connection, connection.begin():
+                found = connection.execute(
+                    text(_SESSIONS[self.dialect]).bindparams(bindparam("ids", expanding=True)),
+                    {"ids": lost},
+                )
+                busy = set(found.scalars())
+            self._unsettled.difference_update(set(lost) - busy)
+            if not busy:
+                return
+            if time.monotonic() > end:
+                # it is asked once: after a failover the numbers may be those of others
+                self._unsettled.difference_update(lost)
+                raise CommitUnknown(f"{self.shown}: the server is still busy with a lost commit")
+            time.sleep(0.05)
+
+    def _session(self, connection: Connection) -> int:
+        """The number of a connection's session in the server; 0 where there is no server."""
+        driver: Any = connection.connection.dbapi_connection
+        if self.dialect == "postgresql":
+            return int(driver.info.backend_pid)
+        return 0 if self.dialect == "sqlite" else int(driver.thread_id())
+
+    def _unknown(self, error: BaseException) -> CommitUnknown:
+        return CommitUnknown(
+            f"{self.shown}: the connection was lost during a commit; look whether it went "
+            f"through ({explain(error)})"
+        )
 
     @contextmanager
     def join(self, transaction: Transaction | Connection | Session | None) -> Iterator[Transaction]:
@@ -315,6 +419,13 @@ def _prepare_sqlite(engine: Engine) -> None:
             statement = "BEGIN IMMEDIATE"
         return statement, parameters
 
+    @event.listens_for(engine, "handle_error")
+    def interrupt(context: ExceptionContext) -> None:
+        # a Ctrl-C must come out as such: SQLAlchemy would give the connection up, which leaves
+        # no socket in disorder here, and oslo.db would fail when it then rolls back
+        if not isinstance(context.original_exception, Exception):
+            context.is_disconnect = False
+
 
 def _prepare_server(engine: Engine, dialect: str) -> None:
     """READ COMMITTED, whatever the server's default: what a waiter waited for must be seen."""
@@ -373,15 +484,23 @@ def is_refused(error: StoreError) -> bool:
 
 def _again(once: Callable[[], T], is_safe: Callable[[BaseException], bool]) -> T:
     """Call a function until it succeeds, at most RETRIES times more, for about 5 s in all."""
+    left = RETRIES
+
+    def goes_on(error: BaseException) -> bool:
+        # counted here, as oslo.db would log a traceback where it gives up
+        nonlocal left
+        left -= 1
+        return left >= 0 and is_safe(error)
+
     return cast(
         "T",
         oslo_api.wrap_db_retry(
             retry_interval=0.01 + random.random() * 0.02,
-            max_retries=RETRIES,
+            max_retries=RETRIES + 1,
             inc_retry_interval=True,
             max_retry_interval=1,
             retry_on_deadlock=False,
-            exception_checker=is_safe,
+            exception_checker=goes_on,
         )(once)(),
     )
 
@@ -421,7 +540,7 @@ def explain(error: BaseException) -> str:
     low = text.lower()
     hints = (
         (("readonly", "read-only", "read only"), READ_ONLY),
-        (("disk is full", "no space left", "disk full"), "the database's disk is full"),
+        (("is full", "no space left", "disk full"), "the database's disk is full"),
         (("not a database", "malformed"), "this is not an SQLite database"),
         (("unable to open database file",), "the database file cannot be opened"),
         (

@@ -34,14 +34,18 @@ def list_stray_holders(tx: Transaction, limit: int) -> list[int]:
 
 
 def list_free_blocked(tx: Transaction, limit: int) -> list[Key]:
-    """BLOCKED nodes whose resource is free or gone."""
+    """BLOCKED nodes whose resource is free or gone; in no order, which could keep the database
+    from the right index."""
     held = (
         select(resource.c.id)
         .where(resource.c.id == sync_point.c.resource_id, resource.c.engine_id.is_not(None))
         .exists()
     )
-    order = (sync_point.c.traversal_id, sync_point.c.node)
-    query = select(*order).where(is_in(State.BLOCKED), ~held).order_by(*order).limit(limit)
+    query = (
+        select(sync_point.c.traversal_id, sync_point.c.node)
+        .where(is_in(State.BLOCKED), ~held)
+        .limit(limit)
+    )
     return [(row.traversal_id, row.node) for row in tx.execute(query)]
 
 
@@ -65,18 +69,7 @@ def list_leftover_traversals(tx: Transaction, after: int, limit: int) -> tuple[l
     :param limit: look at so many traversals at most.
     :returns: their ids, and where to go on; 0 when all were looked at.
     """
-    seed: Any = select(
-        func.min(sync_point.c.traversal_id).label("id"), literal(1).label("number")
-    ).where(sync_point.c.traversal_id > after)
-    step = seed.cte("step", recursive=True)
-    further = (
-        select(func.min(sync_point.c.traversal_id))
-        .where(sync_point.c.traversal_id > step.c.id)
-        .scalar_subquery()
-    )
-    step = step.union_all(
-        select(further, step.c.number + 1).where(step.c.id.is_not(None), step.c.number < limit)
-    )
+    step = _distinct(after, limit) if tx.dialect in ("mysql", "mariadb") else _steps(after, limit)
     query = (
         select(step.c.id, traversal.c.status)
         .outerjoin_from(step, traversal, traversal.c.id == step.c.id)
@@ -86,6 +79,29 @@ def list_leftover_traversals(tx: Transaction, after: int, limit: int) -> tuple[l
     over = sorted(row[0] for row in found if row[1] != TraversalStatus.RUNNING)
     last = max((row[0] for row in found), default=0) if len(found) >= limit else 0
     return over, last
+
+
+def _steps(after: int, limit: int) -> Any:
+    """The traversals that have nodes: one look into the primary key for each."""
+    first: Any = select(
+        func.min(sync_point.c.traversal_id).label("id"), literal(1).label("number")
+    ).where(sync_point.c.traversal_id > after)
+    step = first.cte("step", recursive=True)
+    further = (
+        select(func.min(sync_point.c.traversal_id))
+        .where(sync_point.c.traversal_id > step.c.id)
+        .scalar_subquery()
+    )
+    return step.union_all(
+        select(further, step.c.number + 1).where(step.c.id.is_not(None), step.c.number < limit)
+    )
+
+
+def _distinct(after: int, limit: int) -> Any:
+    """The same for MariaDB, which would read the whole index for each step, but by itself steps
+    through it for a DISTINCT. PostgreSQL does not."""
+    query = select(sync_point.c.traversal_id.label("id")).where(sync_point.c.traversal_id > after)
+    return query.distinct().order_by(sync_point.c.traversal_id).limit(limit).subquery("step")
 
 
 def list_leftovers(tx: Transaction, traversal_ids: Sequence[int], limit: int) -> list[Key]:

@@ -226,7 +226,8 @@ def _is_begun(connection: Connection, tables: set[str]) -> bool:
     return all(
         {one["name"] for one in inspect(connection).get_columns(name)}
         <= set(metadata.tables[name].columns.keys())
-        and connection.execute(select(exists(select(metadata.tables[name])))).scalar_one() == 0
+        and connection.execute(select(exists().select_from(metadata.tables[name]))).scalar_one()
+        == 0
         for name in tables
     )
 

@@ -18,14 +18,16 @@ from sqlalchemy import (
     type_coerce,
     update,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.types import NullType
 
 from converge.errors import StaleLock
 from converge.model import Json, Kind, State
 from converge.store.bulk import CHUNK, among, insert_rows
 from converge.store.database import Transaction
 from converge.store.engines import ALIVE
+from converge.store.schema import LIVE_STATES, sync_point
 from converge.store.schema import engine as engine_table
-from converge.store.schema import sync_point
 from converge.store.types import load
 
 #: (traversal, node)
@@ -106,10 +108,35 @@ def _row(row: Any) -> SyncPointRow:
     return result
 
 
+class _Indexed(ColumnElement[bool]):
+    """True of every state that the partial index covers.
+
+    SQLite uses a partial index only for a query that has the index's condition word by word.
+    """
+
+    inherit_cache = True
+    # as Boolean it would be rendered as "… = 1" where there are none
+    type = NullType()  # type: ignore[assignment]
+
+
+@compiles(_Indexed)
+def _true(element: _Indexed, compiler: Any, **kw: Any) -> str:
+    return "1 = 1"
+
+
+@compiles(_Indexed, "sqlite")
+def _index_condition(element: _Indexed, compiler: Any, **kw: Any) -> str:
+    return f"{sync_point.name}.{LIVE_STATES}"
+
+
+_INDEXED = {State.READY, State.RUNNING, State.BLOCKED, State.SUPERSEDED}
+
+
 def is_in(*states: State) -> ColumnElement[bool]:
     """The condition for these states, as literals: a partial index is of no use to a parameter."""
     literals: list[Any] = [literal_column(f"'{state}'") for state in states]
-    return sync_point.c.state.in_(literals)
+    condition = sync_point.c.state.in_(literals)
+    return and_(condition, _Indexed()) if _INDEXED.issuperset(states) else condition
 
 
 def _was(state: State) -> ColumnElement[bool]:
@@ -417,7 +444,8 @@ def list_engine_nodes(tx: Transaction, engine_id: int, limit: int) -> list[SyncP
             is_in(State.RUNNING, State.SUPERSEDED),
             sync_point.c.engine_id == engine_id,
         )
-        .order_by(*_ORDER)
+        # in an order that the primary key does not serve: without statistics it would be walked
+        .order_by(sync_point.c.traversal_id + 0, sync_point.c.node)
         .limit(limit)
         .with_for_update()
     )

@@ -83,13 +83,16 @@ def get_traversal(tx: Transaction, traversal_id: int) -> TraversalRow:
 
 
 def list_overdue(tx: Transaction, limit: int) -> list[TraversalRow]:
-    """Running traversals past their deadline, not halted yet."""
+    """Running traversals past their deadline, not halted yet; the longest overdue first."""
     query = _SELECT.where(
         traversal.c.status == TraversalStatus.RUNNING,
         traversal.c.deadline_at <= tx.now,
         traversal.c.halted.is_(None),
     )
-    return [_row(row) for row in tx.execute(query.order_by(traversal.c.id).limit(limit))]
+    return [
+        _row(row)
+        for row in tx.execute(query.order_by(traversal.c.deadline_at, traversal.c.id).limit(limit))
+    ]
 
 
 def list_cancelled(tx: Transaction, ids: Iterable[int]) -> set[int]:

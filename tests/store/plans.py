@@ -1,0 +1,258 @@
+"""How the database executes each statement: what it reads from end to end, and how much in all.
+
+A statement is explained right before it is executed, in the same transaction, so that what is
+said of it is what happens.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg import sql
+from sqlalchemy import Engine, event
+
+from converge.store.schema import metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """:ivar shown: as the database shows it.
+    :ivar scanned: the tables that are read from one end to the other, by an index or without.
+    :ivar looked_at: how many rows or pages it read in fact; 0 if the plan does not say.
+    """
+
+    shown: str
+    scanned: frozenset[str]
+    looked_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A statement that was executed.
+
+    :ivar times: with how many sets of parameters.
+    :ivar looked_at: rows or pages that were read, whichever are more.
+    """
+
+    statement: str
+    plans: list[Plan]
+    times: int
+    looked_at: int
+
+    @property
+    def scanned(self) -> frozenset[str]:
+        """The tables that are read from one end to the other."""
+        return frozenset().union(*(plan.scanned for plan in self.plans))
+
+    def __str__(self) -> str:
+        shown = "\n".join(plan.shown for plan in self.plans)
+        return f"{self.looked_at} rows looked at\n{self.statement}\n{shown}"
+
+
+class Explainer(ABC):
+    """One kind of database. The connections and cursors are the driver's own."""
+
+    @abstractmethod
+    def before(self, connection: Any, statement: str, parameters: Any) -> list[Plan]:
+        """Explain a statement that is about to be executed."""
+
+    def after(self, connection: Any, plans: Sequence[Plan]) -> int:
+        """How many rows it looked at."""
+        return max(plan.looked_at for plan in plans)
+
+
+class PostgreSQL(Explainer):
+    """Both as it is planned for its parameters, and for any, as it is after some executions."""
+
+    def before(self, connection: Any, statement: str, parameters: Any) -> list[Plan]:
+        text, values = _numbered(statement, parameters)
+        arguments = sql.SQL(", ").join(map(sql.Literal, values))
+        call = sql.SQL("EXECUTE plan({})" if values else "EXECUTE plan").format(arguments)
+        explain = sql.SQL("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) ") + call
+        plans = []
+        with connection.cursor() as cursor:
+            for mode in ("force_custom_plan", "force_generic_plan"):
+                cursor.execute("SAVEPOINT plan")
+                cursor.execute(f"SET LOCAL plan_cache_mode = {mode}")
+                cursor.execute("PREPARE plan AS " + text)
+                cursor.execute(explain)
+                plans.append(self._read(cursor.fetchone()[0][0]["Plan"]))
+                cursor.execute("DEALLOCATE plan")
+                cursor.execute("ROLLBACK TO SAVEPOINT plan")
+        return plans
+
+    def _read(self, root: Mapping[str, Any]) -> Plan:
+        scanned = set()
+        rows = 0
+        lines = []
+        for node, depth in self._nodes(root, 0):
+            table = node.get("Relation Name")
+            kind = node["Node Type"]
+            condition = node.get("Index Cond") or node.get("Recheck Cond")
+            loops = node["Actual Loops"]
+            lines.append(
+                f"{'  ' * depth}{kind} {table or ''} {node.get('Index Name', '')}"
+                f" {condition or ''} rows {node['Actual Rows']} x {loops}"
+            )
+            if table is None or "Scan" not in kind:
+                continue
+            removed = ("Rows Removed by Filter", "Rows Removed by Index Recheck")
+            rows += loops * (node["Actual Rows"] + sum(node.get(name, 0) for name in removed))
+            if condition is None:
+                scanned.add(table)
+        pages = root["Shared Hit Blocks"] + root["Shared Read Blocks"]
+        return Plan("\n".join(lines), frozenset(scanned), max(rows, pages))
+
+    def _nodes(
+        self, node: Mapping[str, Any], depth: int
+    ) -> Iterator[tuple[Mapping[str, Any], int]]:
+        yield node, depth
+        for child in node.get("Plans", ()):
+            yield from self._nodes(child, depth + 1)
+
+
+def _numbered(statement: str, parameters: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """A statement with $1 in place of %(name)s, and the values in that order."""
+    names: dict[str, int] = {}
+
+    def number(match: re.Match[str]) -> str:
+        return f"${names.setdefault(match[1], len(names) + 1)}"
+
+    text = re.sub(r"%\((\w+)\)s", number, statement).replace("%%", "%")
+    # an enum as the driver would pass it
+    values = (parameters[name] for name in names)
+    return text, [str(value) if isinstance(value, str) else value for value in values]
+
+
+class MariaDB(Explainer):
+    """The server counts the rows that the connection reads."""
+
+    def __init__(self) -> None:
+        self._read = 0
+
+    def before(self, connection: Any, statement: str, parameters: Any) -> list[Plan]:
+        with connection.cursor() as cursor:
+            cursor.execute("EXPLAIN FORMAT=JSON " + statement, parameters)
+            shown = cursor.fetchone()[0]
+        self._read = self._count(connection)
+        # "index" is all of an index
+        scanned = {
+            table["table_name"]
+            for table in _tables(json.loads(shown))
+            if table.get("access_type") in ("ALL", "index")
+        }
+        return [Plan(shown, frozenset(scanned))]
+
+    def after(self, connection: Any, plans: Sequence[Plan]) -> int:
+        return self._count(connection) - self._read
+
+    def _count(self, connection: Any) -> int:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SHOW SESSION STATUS WHERE variable_name IN ('Rows_read', 'Handler_icp_attempts')"
+            )
+            return sum(int(value) for _, value in cursor.fetchall())
+
+
+def _tables(plan: Any) -> Iterator[Mapping[str, Any]]:
+    """The tables of a plan, however deep they are."""
+    if isinstance(plan, dict):
+        if "table_name" in plan:
+            yield plan
+        for part in plan.values():
+            yield from _tables(part)
+    elif isinstance(plan, list):
+        for part in plan:
+            yield from _tables(part)
+
+
+class SQLite(Explainer):
+    """The steps of its virtual machine are counted; a row that is looked at takes ten or so."""
+
+    STEPS = 10
+
+    def __init__(self) -> None:
+        self._rows = 0
+
+    def before(self, connection: Any, statement: str, parameters: Any) -> list[Plan]:
+        lines = [
+            row[3] for row in connection.execute("EXPLAIN QUERY PLAN " + statement, parameters)
+        ]
+        scanned = {line.split()[1] for line in lines if line.startswith("SCAN ")}
+        self._rows = 0
+        connection.set_progress_handler(self._step, self.STEPS)
+        return [Plan("\n".join(lines), frozenset(scanned))]
+
+    def _step(self) -> int:
+        self._rows += 1
+        return 0
+
+    def after(self, connection: Any, plans: Sequence[Plan]) -> int:
+        connection.set_progress_handler(None, 0)
+        return self._rows
+
+
+_EXPLAINERS: dict[str, Callable[[], Explainer]] = {
+    "postgresql": PostgreSQL,
+    "mysql": MariaDB,
+    "sqlite": SQLite,
+}
+_EXPLAINED = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
+
+
+@dataclass
+class Watch:
+    """A context manager: what is executed meanwhile, by all connections of an engine."""
+
+    engine: Engine
+    seen: list[Seen] = field(default_factory=list)
+
+    def __enter__(self) -> Watch:
+        self._explainer: Explainer = _EXPLAINERS[self.engine.dialect.name]()
+        event.listen(self.engine, "before_cursor_execute", self._before)
+        event.listen(self.engine, "after_cursor_execute", self._after)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        event.remove(self.engine, "before_cursor_execute", self._before)
+        event.remove(self.engine, "after_cursor_execute", self._after)
+
+    def of(self, *words: str) -> list[Seen]:
+        """The statements with all of these words in them."""
+        return [seen for seen in self.seen if all(word in seen.statement for word in words)]
+
+    def _before(
+        self, _: object, cursor: Any, statement: str, parameters: Any, __: object, many: bool
+    ) -> None:
+        self._plans: list[Plan] = []
+        if _EXPLAINED.match(statement):
+            self._plans = self._explainer.before(
+                cursor.connection, statement, parameters[0] if many else parameters
+            )
+
+    def _after(
+        self, _: object, cursor: Any, statement: str, parameters: Any, __: object, many: bool
+    ) -> None:
+        if self._plans:
+            looked_at = self._explainer.after(cursor.connection, self._plans)
+            times = len(parameters) if many else 1
+            self.seen.append(Seen(statement, self._plans, times, looked_at))
+
+
+def analyze(engine: Engine) -> None:
+    """Bring the planner's statistics up to date."""
+    tables = ", ".join(metadata.tables)
+    statement = {
+        "postgresql": f"VACUUM ANALYZE {tables}",
+        "mysql": f"ANALYZE TABLE {tables}",
+        "sqlite": "ANALYZE",
+    }[engine.dialect.name]
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        result = connection.exec_driver_sql(statement)
+        if result.returns_rows:
+            result.all()

@@ -1,0 +1,225 @@
+"""What engines ask for all the time is found by index, and costs the same however much waits.
+
+The databases hold 20,000 nodes that wait, in five traversals, and the summaries of as many
+traversals that are over. All statements that are executed are explained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import sqlalchemy
+from sqlalchemy import ColumnElement, String, case, cast, func, insert, literal, null, select
+
+import converge
+from converge.points import Commit
+from converge.recovery import BATCH, Sweeper, release_engine
+from converge.store import engines, sync_points, traversals
+from converge.store.database import Transaction
+from converge.store.schema import resource, stack, sync_point, traversal
+from converge.testing import FakeWorld, StepEngine
+from tests.store.plans import Seen, Watch, analyze
+
+TRAVERSALS = 5
+#: nodes of each traversal that wait, and that are over
+WAITING = 4_000
+DONE = 1_000
+#: traversals that are over
+ENDED = 20_000
+LONG_AGO, LATER = 1e9, 4e9
+#: ids from here on: those before it are for what the test itself starts
+FIRST = 1_000_000
+
+#: nodes of one more traversal that are ready, and in hand; of these, so many are written
+READY = 2_000
+RUNNING = 1_000
+WRITTEN = 100
+
+BIG = {sync_point.name, resource.name, traversal.name}
+#: rows, or pages, that a statement may look at where there is nothing to do
+FEW = 100
+
+
+def numbers(count: int) -> tuple[Any, ColumnElement[int]]:
+    """A table of the numbers below a count, and its column."""
+    ten = [
+        sqlalchemy.union_all(*(select(literal(i).label("n")) for i in range(10))).subquery()
+        for _ in range(len(str(count - 1)))
+    ]
+    total: Any = sum((part.c.n * 10**i for i, part in enumerate(ten)), literal(0))
+    # each with each: the condition is always true
+    joined: Any = ten[0]
+    for part in ten[1:]:
+        joined = joined.join(part, part.c.n >= -ten[0].c.n)
+    table = select(total.label("n")).select_from(joined).subquery()
+    few = select(table.c.n).where(table.c.n < count).subquery()
+    return few, few.c.n
+
+
+def put(tx: Transaction, table: sqlalchemy.Table, source: Any, **values: Any) -> None:
+    """Insert a row for each of a table of numbers."""
+    columns = [
+        value if isinstance(value, ColumnElement) else literal(value, table.c[name].type)
+        for name, value in values.items()
+    ]
+    tx.execute(insert(table).from_select(list(values), select(*columns).select_from(source)))
+
+
+def fill(tx: Transaction) -> None:
+    """Running traversals in which nothing is ready, and many that are over."""
+    source, n = numbers(TRAVERSALS)
+    name = literal("s").concat(cast(n, String(20)))
+    times: dict[str, Any] = {"created_at": LONG_AGO, "updated_at": LONG_AGO}
+    begun: dict[str, Any] = {"action": "CREATE", "status": "IN_PROGRESS"}
+    current = n + FIRST + ENDED
+    put(tx, stack, source, name=name, live=1, versions=1, traversal_id=current, **begun, **times)
+    stack_ids = select(func.min(stack.c.id)).scalar_subquery()
+
+    source, n = numbers(ENDED + TRAVERSALS)
+    over = n < ENDED
+    counts = dict.fromkeys(("total", "done", "failed", "skipped"), 0)
+    put(
+        tx,
+        traversal,
+        source,
+        id=n + FIRST,
+        stack_id=stack_ids + n % TRAVERSALS,
+        action="CREATE",
+        status=case((over, "COMPLETE"), else_="RUNNING"),
+        on_failure="stop",
+        deadline_at=case((over, LONG_AGO), else_=LATER),
+        started_at=LONG_AGO,
+        **counts,
+    )
+
+    source, n = numbers(TRAVERSALS * (WAITING + DONE))
+    put(
+        tx,
+        resource,
+        source,
+        id=n + FIRST,
+        stack_id=stack_ids + n % TRAVERSALS,
+        name=literal("r").concat(cast(n, String(20))),
+        type="fake",
+        token="",
+        epoch=0,
+        properties={},
+        attributes={},
+        requires=[],
+        **begun,
+        **times,
+    )
+    node = n.op("/" if tx.dialect != "mysql" else "DIV")(TRAVERSALS)
+    put(
+        tx,
+        sync_point,
+        source,
+        traversal_id=n % TRAVERSALS + FIRST + ENDED,
+        node=node,
+        kind="update",
+        resource_id=n + FIRST,
+        keep=False,
+        state=case((node < DONE, "DONE"), else_="WAITING"),
+        pending=2,
+        tainted=False,
+        ready_at=null(),
+        **dict.fromkeys(("attempts", "deaths", "epoch"), 0),
+        requires=[],
+        successors=[1, 2, 3],
+    )
+
+
+@pytest.fixture
+def store(empty_database_url: str) -> Iterator[converge.Store]:
+    """A store of its own: what is deleted from one that others use would slow them down."""
+    with converge.connect(empty_database_url, create_schema=True) as store:
+        with store.transaction() as tx:
+            if tx.dialect == "postgresql":
+                # whether there are statistics is for the tests to say
+                for name in BIG:
+                    tx.connection.exec_driver_sql(
+                        f"ALTER TABLE {name} SET (autovacuum_enabled = off)"
+                    )
+            fill(tx)
+        yield store
+
+
+def check(seen: Sequence[Seen], most: int) -> None:
+    """No statement reads a big table from end to end, or more rows than that."""
+    bad = [str(one) for one in seen if one.scanned & BIG or one.looked_at > most * one.times]
+    assert not bad, "\n\n".join(bad)
+
+
+def without_guess(watch: Watch, has_statistics: bool) -> list[Seen]:
+    """What was seen; but MariaDB only steps through the primary key when it knows how few
+    traversals there are, which it finds out by itself in some seconds."""
+    guessed = [] if has_statistics else watch.of("DISTINCT", "traversal_id AS id")
+    return [one for one in watch.seen if one not in guessed]
+
+
+def test_looking_for_work_costs_the_same_however_much_waits(store: converge.Store) -> None:
+    database = store.database
+    running = range(FIRST + ENDED, FIRST + ENDED + TRAVERSALS)
+    engine = StepEngine(store, {})
+    # as they are after a large start, and as they become
+    for has_statistics in (False, True):
+        if has_statistics:
+            analyze(database.engine)
+        with Watch(database.engine) as watch:
+            assert not Sweeper(database).sweep()
+            assert engine.claim(8) == []
+            assert engine.renew()
+            database.transact(engines.delete_old_engines, Commit.FORGET)
+            assert database.read(sync_points.count_live) == {}
+            assert not database.read(lambda tx: traversals.list_cancelled(tx, running))
+        assert len(watch.of(sync_point.name)) >= 6
+        check(without_guess(watch, has_statistics), FEW)
+
+    # what these tests look for would be found
+    with Watch(database.engine) as watch, store.transaction() as tx:
+        tx.execute(select(func.count()).where(sync_point.c.pending == 7))
+    assert [one.scanned for one in watch.seen] == [{sync_point.name}]
+    assert watch.seen[0].looked_at > FEW
+
+
+def test_nodes_that_are_worked_on_are_found_by_index(store: converge.Store) -> None:
+    names = [f"n{i}" for i in range(READY + RUNNING)]
+    nodes: dict[str, Any] = {name: {"type": "fake"} for name in names}
+    nodes["root"] = {"type": "fake", "depends_on": names}
+    types = FakeWorld().types()
+    store.create_stack("star", converge.Template.from_dict({"resources": nodes}))
+    database = store.database
+    sweeper = Sweeper(database)
+    other = StepEngine(store, types)
+    for has_statistics in (False, True):
+        dying = StepEngine(store, types)
+        works = dying.claim(RUNNING)
+        assert len(works) == RUNNING
+        if has_statistics:
+            analyze(database.engine)
+
+        with Watch(database.engine) as watch:
+            assert sweeper.sweep().ready == BATCH
+        # whose the running nodes are, and what is ready; of those that wait, none
+        check(without_guess(watch, has_statistics), 2 * RUNNING + BATCH)
+
+        with Watch(database.engine) as watch:
+            assert len(other.claim(8)) == 8
+        check(watch.seen, FEW)
+
+        with Watch(database.engine) as watch:
+            dying.write(*(dying.call(work) for work in works[:WRITTEN]))
+        # a row that is written takes some pages of indexes
+        check(watch.seen, 20 * WRITTEN)
+
+        with store.transaction() as tx:
+            engines.expire_lease(tx, dying.id)
+        with Watch(database.engine) as watch:
+            assert sweeper.sweep().nodes == RUNNING - WRITTEN
+        check(without_guess(watch, has_statistics), 20 * RUNNING)
+
+        with Watch(database.engine) as watch, store.transaction() as tx:
+            release_engine(tx, other.id)
+        check(watch.seen, FEW)
