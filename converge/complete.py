@@ -13,7 +13,7 @@ from typing import Any
 from converge.errors import StaleLock
 from converge.model import Action, Kind, OnFailure, State, Status, TraversalStatus
 from converge.start import Intent, start
-from converge.store import events, resources, stacks, sync_points, templates, traversals
+from converge.store import events, resources, scopes, stacks, sync_points, templates, traversals
 from converge.store.database import Transaction
 from converge.store.resources import ResourceRow
 from converge.store.stacks import StackRow
@@ -161,6 +161,17 @@ def _write_resources(
         written.append((row.id, row.epoch, values))
     resources.release(tx, engine_id, written)
     resources.delete_locked(tx, engine_id, deleted)
+    done = [name for outcome, _ in kept if outcome.scope and (name := _spent(outcome))]
+    done += [f"resource {row.id} {Step.CREATE}" for row in deleted]
+    scopes.delete_scopes(tx, scopes.find_scopes(tx, done))
+
+
+def _spent(outcome: Outcome) -> str | None:
+    """The scope of a work's steps, if nobody will ask for them again."""
+    ends = outcome.result is Result.DONE or (
+        outcome.result is Result.FAILED and outcome.work.decision.step is not Step.CREATE
+    )
+    return outcome.scope if ends else None
 
 
 def _arrive(

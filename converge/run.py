@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converge.errors import BadInput, Replace
 from converge.model import Action, Json, Kind, Physical, Status
 from converge.resource_type import Context, ResourceType, RetryPolicy
 from converge.store.types import PHYSICAL_ID_LENGTH, dump, text
 from converge.work import Outcome, Result, Step, Work
+
+if TYPE_CHECKING:
+    from converge.journal import Scope
 
 #: The largest properties or attributes of one resource, in characters of JSON.
 VALUE_LENGTH = 4 * 1024 * 1024
@@ -19,10 +22,16 @@ VALUE_LENGTH = 4 * 1024 * 1024
 HANDLED = frozenset({Step.CREATE, Step.UPDATE, Step.DELETE, Step.CHECK})
 
 
-def make_context(work: Work, record: Callable[[str], None] | None, limit: float | None) -> Context:
+def make_context(
+    work: Work,
+    record: Callable[[str], None] | None,
+    limit: float | None,
+    journal: Callable[[], Scope] | None = None,
+) -> Context:
     """What the handler is told.
 
     :param record: stores a physical id at once.
+    :param journal: opens the scope of the work.
     :param limit: seconds that the type allows for one call.
     """
     row = work.row
@@ -38,7 +47,16 @@ def make_context(work: Work, record: Callable[[str], None] | None, limit: float 
         attributes=row.attributes,
         timeout=min(limits) if limits else None,
         record=record,
+        journal=journal,
     )
+
+
+def scope_name(work: Work) -> str:
+    """The name of the journal's scope of this piece of work."""
+    row = work.row
+    assert row is not None
+    name = f"resource {row.id} {work.decision.step}"
+    return name if work.decision.step is Step.CREATE else f"{name} {work.traversal.id}"
 
 
 def _token(work: Work) -> str:

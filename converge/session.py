@@ -13,10 +13,19 @@ from converge import complete as completing
 from converge import points
 from converge.claim import claim, is_suspect
 from converge.errors import StaleLock, StoreError
+from converge.journal import Scope, node_scope
 from converge.points import Commit
 from converge.recovery import release_engine
 from converge.resource_type import Context, ResourceType
-from converge.run import HANDLED, check_physical_id, failed_attempt, failure, make_context, run
+from converge.run import (
+    HANDLED,
+    check_physical_id,
+    failed_attempt,
+    failure,
+    make_context,
+    run,
+    scope_name,
+)
 from converge.store import resources
 from converge.store.database import Database, Transaction, is_refused, repeatable
 from converge.store.sync_points import Key
@@ -199,7 +208,16 @@ class Session:
             )
             row.physical_id = physical_id
 
-        return make_context(work, record, self.types[work.type_name].timeout)
+        def journal() -> Scope:
+            return node_scope(
+                self.database, scope_name(work), self.engine_id, row.id, row.epoch, wait
+            )
+
+        def wait(seconds: float) -> None:
+            context.cancelled.wait(seconds)
+
+        context = make_context(work, record, self.types[work.type_name].timeout, journal)
+        return context
 
     def run(self, work: Work, context: Context | None) -> Outcome:
         """Call the work's handler, in no transaction."""
@@ -207,6 +225,8 @@ class Session:
             return run(work, self.types, None)
         points.hit(points.BEFORE_CALL)
         outcome = run(work, self.types, context)
+        if context.has_journal:
+            outcome.scope = scope_name(work)
         points.hit(points.AFTER_CALL)
         return outcome
 

@@ -94,6 +94,7 @@ class Outcome:
     :ivar deleted: the resource is gone.
     :ivar started: of a work handed back: its handler was called, and may have done something.
     :ivar wait: seconds until a retry.
+    :ivar scope: the name of the journal's scope, if the handler recorded steps.
     :ivar max_attempts: of a retry: after how many attempts it is given up.
     """
 
@@ -105,6 +106,7 @@ class Outcome:
     reason: str | None = None
     wait: float = 0.0
     max_attempts: int | None = None
+    scope: str | None = None
 
 
 def dump_definition(definition: Definition | None) -> Json:

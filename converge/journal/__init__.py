@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session as OrmSession
 
     from converge.stacks import Store
+    from converge.store.database import Database
     from converge.store.database import Transaction as StoreTransaction
 
     Transaction = StoreTransaction | Connection | OrmSession
@@ -151,6 +152,24 @@ class Journal:
                 return deleted
 
 
+def node_scope(
+    database: Database,
+    name: str,
+    engine_id: int,
+    resource_id: int,
+    epoch: int,
+    sleep: Callable[[float], None],
+) -> Scope:
+    """The scope of a node's work on a resource that an engine has locked.
+
+    :raises StaleLock: it has not, any more.
+    """
+    from converge.journal.sql import NodeBackend
+
+    backend = NodeBackend(database, engine_id, resource_id, epoch)
+    return Scope(_Ledger(backend, name, backend.take(name), sleep))
+
+
 def _open(where: Store | str, lease: float) -> Backend:
     if not isinstance(where, str):
         from converge.journal.sql import SqlBackend
@@ -159,9 +178,7 @@ def _open(where: Store | str, lease: float) -> Backend:
     scheme = where.split(":", 1)[0].split("+", 1)[0]
     backends = _backends()
     if "://" not in where or scheme not in backends:
-        raise BadInput(
-            f"{where!r} is not the URL of a journal{did_you_mean(scheme, backends)}"
-        )
+        raise BadInput(f"{where!r} is not the URL of a journal{did_you_mean(scheme, backends)}")
     backend: Backend = backends[scheme](where, lease)
     return backend
 

@@ -150,7 +150,9 @@ class Scope:
         :raises JournalMismatch: there are fewer items than are done; or as in :meth:`step`.
         """
         if type(every) is not int or every < 1:
-            raise BadInput(f"each {name!r}: every must be a whole number of at least 1, not {every!r}")
+            raise BadInput(
+                f"each {name!r}: every must be a whole number of at least 1, not {every!r}"
+            )
         path, number, record = self._ask(name, 1)
         start = 0 if record is None else record.position
         if record is not None and record.status is StepStatus.END:

@@ -7,71 +7,26 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from oslo_db.exception import DBDuplicateEntry
-
-from converge.errors import Busy, NotFound
+from converge.errors import Busy, Conflict, NotFound
 from converge.journal.backend import Backend, Hold, Record, ScopeInfo, StepStatus, Taken
 from converge.lease import Lease
 from converge.points import Commit
 from converge.recovery import leave
-from converge.store import engines, scopes
+from converge.store import engines, resources, scopes
 from converge.store.database import Database, Transaction, repeatable
 from converge.store.scopes import ScopeRow, StepRow
 
 T = TypeVar("T")
 
 
-class SqlBackend(Backend):
-    """:param database: with converge's tables.
-    :param lease: seconds without a sign of life after which others take scopes over.
+class _Sql(Backend):
+    """What scopes of callers and of nodes have in common.
+
+    :param database: with converge's tables.
     """
 
-    def __init__(self, database: Database, lease: float, *, owned: bool = False) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._lease = Lease(database, lease, lambda: None, engines.JOURNAL)
-        self._owned = owned
-        self._owner: int | None = None
-        self._thread: threading.Thread | None = None
-        self._stopped = threading.Event()
-        self._lock = threading.Lock()
-
-    def owner(self) -> int:
-        """The id that it holds scopes with; registered when it is first needed, and anew when
-        the lease was lost."""
-        with self._lock:
-            if self._owner is None or self._lease.lost.is_set():
-                self._owner = self._lease.take()
-            if self._thread is None:
-                self._stopped.clear()
-                self._thread = threading.Thread(
-                    target=self._lease.keep,
-                    args=(self._stopped,),
-                    name="converge-journal",
-                    daemon=True,
-                )
-                self._thread.start()
-            return self._owner
-
-    def close(self) -> None:
-        with self._lock:
-            self._stopped.set()
-            if self._thread is not None:
-                self._thread.join()
-                self._thread = None
-            if self._owner is not None:
-                owner, self._owner = self._owner, None
-                self._transact(leave, owner, commit=Commit.LEAVE)
-        if self._owned:
-            self._database.close()
-
-    def take(self, name: str) -> Taken:
-        owner = self.owner()
-        while True:
-            try:
-                return self._transact(_take, name, owner, commit=Commit.TAKE)
-            except DBDuplicateEntry:
-                # somebody else made it at the same moment
-                continue
 
     def write(
         self, hold: Hold, record: Record, transaction: Any = None, *, replaces: bool = False
@@ -142,6 +97,91 @@ class SqlBackend(Backend):
         )
 
 
+class SqlBackend(_Sql):
+    """The scopes of callers, each held by the id of a lease of its own.
+
+    :param lease: seconds without a sign of life after which others take scopes over.
+    :param owned: whether to close the database, too.
+    """
+
+    def __init__(self, database: Database, lease: float, *, owned: bool = False) -> None:
+        super().__init__(database)
+        self._lease = Lease(database, lease, lambda: None, engines.JOURNAL)
+        self._owned = owned
+        self._owner: int | None = None
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+
+    def owner(self) -> int:
+        """The id that it holds scopes with; registered when it is first needed, and anew when
+        the lease was lost."""
+        with self._lock:
+            if self._owner is None or not self._lease.check():
+                self._owner = self._lease.take()
+            if self._thread is None:
+                self._stopped.clear()
+                self._thread = threading.Thread(
+                    target=self._lease.keep,
+                    args=(self._stopped,),
+                    name="converge-journal",
+                    daemon=True,
+                )
+                self._thread.start()
+            return self._owner
+
+    def take(self, name: str) -> Taken:
+        owner = self.owner()
+        while True:
+            try:
+                return self._transact(_take, name, owner, commit=Commit.TAKE)
+            except Conflict:
+                continue
+
+    def close(self) -> None:
+        with self._lock:
+            self._stopped.set()
+            if self._thread is not None:
+                self._thread.join()
+                self._thread = None
+            if self._owner is not None:
+                owner, self._owner = self._owner, None
+                self._transact(leave, owner, commit=Commit.LEAVE)
+        if self._owned:
+            self._database.close()
+
+
+class NodeBackend(_Sql):
+    """The scope of a node's work on a resource: whoever has the lock on the resource has it, and
+    takes it from whoever had that before.
+
+    :param engine_id: of the engine that has the lock on the resource.
+    :param epoch: the epoch of that lock.
+    """
+
+    def __init__(self, database: Database, engine_id: int, resource_id: int, epoch: int) -> None:
+        super().__init__(database)
+        self._engine_id = engine_id
+        self._resource_id = resource_id
+        self._epoch = epoch
+
+    def take(self, name: str) -> Taken:
+        while True:
+            try:
+                return self._transact(self._take, name, commit=Commit.TAKE)
+            except Conflict:
+                continue
+
+    def _take(self, tx: Transaction, name: str) -> Taken:
+        resources.hold_lock(tx, self._engine_id, self._resource_id, self._epoch)
+        scope_id, epoch = scopes.insert_or_take(tx, name, self._engine_id)
+        records = [_record(one) for one in scopes.list_steps(tx, scope_id)]
+        return Taken(Hold(scope_id, self._engine_id, epoch), False, records)
+
+    def close(self) -> None:
+        """The engine's lock goes by other ways."""
+
+
 def open_url(url: str, lease: float) -> SqlBackend:
     """The journal in the database of a URL.
 
@@ -165,7 +205,13 @@ def _take(tx: Transaction, name: str, owner: int) -> Taken:
 
 def _write(tx: Transaction, hold: Hold, record: Record) -> None:
     scopes.insert_step(
-        tx, hold.scope, int(hold.owner), hold.epoch, record.name, wait=record.wait, **_values(record)
+        tx,
+        hold.scope,
+        int(hold.owner),
+        hold.epoch,
+        record.name,
+        wait=record.wait,
+        **_values(record),
     )
 
 

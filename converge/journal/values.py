@@ -88,8 +88,10 @@ def _encode(value: Any, where: str = "") -> Any:
     if kind in (list, tuple):
         return [_encode(one, f"{where}[{number}]") for number, one in enumerate(value)]
     if kind is dict:
-        return {_TAG: "dict", "value": _encode_items(value)} if _TAG in value else _encode_items(
-            value, where
+        return (
+            {_TAG: "dict", "value": _encode_items(value)}
+            if _TAG in value
+            else _encode_items(value, where)
         )
     for name, (known, to_json, _) in _TAGGED.items():
         if kind is known:
@@ -156,12 +158,14 @@ def check_returns(function: Callable[..., object]) -> None:
 
 
 def _may_be_stored(said: Any) -> bool:
+    if said is Any:  # a class since Python 3.11
+        return True
     origin = typing.get_origin(said)
     if origin in (typing.Union, types.UnionType):
         return any(_may_be_stored(one) for one in typing.get_args(said))
     kind = origin or said
     if not isinstance(kind, type) or kind is object or typing.is_typeddict(kind):
         return True
-    known = (*_PLAIN, *(one for one, _, _ in _TAGGED.values()))
+    known: tuple[type, ...] = (*_PLAIN, *(one for one, _, _ in _TAGGED.values()))
     # an abstract type, such as Mapping, may well be one of ours at run time
     return kind in known or any(issubclass(one, kind) for one in known)

@@ -237,6 +237,24 @@ def release(
         _expect(found, len(alike), "resource locks to release")
 
 
+def hold_lock(tx: Transaction, engine_id: int, resource_id: int, epoch: int) -> None:
+    """Keep the lock on a resource from being taken away until the transaction ends.
+
+    :raises StaleLock: the engine does not have it any more.
+    """
+    query = (
+        select(resource.c.id)
+        .where(
+            resource.c.id == resource_id,
+            resource.c.engine_id == engine_id,
+            resource.c.epoch == epoch,
+        )
+        .with_for_update(read=True)
+    )
+    if tx.execute(query).first() is None:
+        raise StaleLock(f"resource {resource_id} is not locked by engine {engine_id} any more")
+
+
 def write_locked(
     tx: Transaction, engine_id: int, resource_id: int, epoch: int, **values: Any
 ) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from oslo_db.exception import DBDuplicateEntry
 from sqlalchemy import (
     ColumnElement,
     Double,
@@ -21,7 +22,7 @@ from sqlalchemy import (
     update,
 )
 
-from converge.errors import StaleLock
+from converge.errors import Conflict, StaleLock
 from converge.store.bulk import among
 from converge.store.database import Transaction
 from converge.store.engines import ALIVE
@@ -85,22 +86,33 @@ def _select(tx: Transaction) -> Any:
 def get_scope(tx: Transaction, name: str, *, lock: bool = False) -> ScopeRow | None:
     """A scope by name."""
     query = _select(tx).where(scope.c.name == name)
-    row = tx.execute(query.with_for_update() if lock else query).first()
+    row: Any = tx.execute(query.with_for_update() if lock else query).first()
     return None if row is None else ScopeRow(*row)
 
 
 def insert_scope(tx: Transaction, name: str, engine_id: int) -> int:
     """Insert a scope that an engine holds, and return its id.
 
-    :raises oslo_db.exception.DBDuplicateEntry: there is one of that name.
+    :raises Conflict: there is one of that name, made at the same moment.
     """
-    key = tx.execute(
-        insert(scope).values(
-            name=name, engine_id=engine_id, epoch=1, created_at=tx.now, updated_at=tx.now
-        )
-    ).inserted_primary_key
-    assert key is not None
-    return int(key[0])
+    values = {"name": name, "engine_id": engine_id, "epoch": 1}
+    try:
+        done = tx.execute(insert(scope).values(**values, created_at=tx.now, updated_at=tx.now))
+    except DBDuplicateEntry as error:
+        raise Conflict(f"scope {name!r} was made by somebody else") from error
+    assert done.inserted_primary_key is not None
+    return int(done.inserted_primary_key[0])
+
+
+def insert_or_take(tx: Transaction, name: str, engine_id: int) -> tuple[int, int]:
+    """Take a scope, whoever holds it; make it if it is not there.
+
+    :returns: its id and its new epoch.
+    """
+    row = get_scope(tx, name, lock=True)
+    if row is None:
+        return insert_scope(tx, name, engine_id), 1
+    return row.id, take_scope(tx, row, engine_id)
 
 
 def take_scope(tx: Transaction, row: ScopeRow, engine_id: int) -> int:
@@ -128,10 +140,11 @@ def list_steps(tx: Transaction, scope_id: int, name: str | None = None) -> list[
     ).where(step.c.scope_id == scope_id)
     if name is not None:
         query = query.where(step.c.name == name)
-    return [StepRow(*row) for row in tx.execute(query.order_by(step.c.number, step.c.name))]
+    rows: Any = tx.execute(query.order_by(step.c.number, step.c.name))
+    return [StepRow(*row) for row in rows]
 
 
-_VALUES = {
+_VALUES: dict[str, Any] = {
     "number": Integer(),
     "version": Integer(),
     "status": String(),
@@ -150,7 +163,7 @@ def _is_held() -> list[ColumnElement[bool]]:
 
 
 def _make_insert(now: ColumnElement[float]) -> Insert:
-    values = {name: bindparam(name, type_=kind) for name, kind in _VALUES.items()}
+    values: dict[str, Any] = {name: bindparam(name, type_=kind) for name, kind in _VALUES.items()}
     source = select(
         scope.c.id,
         bindparam("name", type_=String()),
@@ -160,7 +173,8 @@ def _make_insert(now: ColumnElement[float]) -> Insert:
     ).where(*_is_held())
     columns = ["scope_id", "name", "at", "next_at", *values]
     # whoever takes the scope over waits until this is committed
-    return insert(step).from_select(columns, source.with_for_update(read=True)).inline()
+    made = insert(step).from_select(columns, source.with_for_update(read=True)).inline()
+    return made.execution_options(preserve_rowcount=True)
 
 
 @cache
@@ -255,7 +269,7 @@ def list_scopes(tx: Transaction, after: str, limit: int) -> list[tuple[ScopeRow,
         select(func.count()).where(step.c.scope_id == scope.c.id).scalar_subquery().label("steps")
     )
     query = _select(tx).add_columns(steps).where(scope.c.name > after)
-    rows = tx.execute(query.order_by(scope.c.name).limit(limit))
+    rows: Any = tx.execute(query.order_by(scope.c.name).limit(limit))
     return [(ScopeRow(*row[:-1]), int(row[-1])) for row in rows]
 
 
@@ -273,6 +287,14 @@ def list_finished(tx: Transaction, age: float | None, keep: int | None, limit: i
         query = query.where(scope.c.finished_at <= tx.now - age)
     query = query.order_by(scope.c.finished_at, scope.c.id).limit(limit)
     return list(tx.execute(query.with_for_update(skip_locked=True)).scalars())
+
+
+def find_scopes(tx: Transaction, names: Sequence[str]) -> list[int]:
+    """The ids of those of these scopes that there are."""
+    if not names:
+        return []
+    query = select(scope.c.id).where(scope.c.name.in_(list(names)))
+    return list(tx.execute(query).scalars())
 
 
 def delete_scopes(tx: Transaction, ids: Sequence[int]) -> None:
