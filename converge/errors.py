@@ -93,6 +93,17 @@ class StepFailed(ConvergeError):
         self.reason = reason
 
 
+class IllegalEvent(ConvergeError):
+    """An event does nothing in a state, or no guard allows it.
+
+    :ivar legal: the events that do something there.
+    """
+
+    def __init__(self, message: str, *, legal: Sequence[str]) -> None:
+        super().__init__(message)
+        self.legal = tuple(legal)
+
+
 class SchemaError(ConvergeError):
     """The database's schema is missing, too old, too new, or not converge's."""
 

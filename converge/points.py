@@ -58,6 +58,14 @@ class Commit(StrEnum):
     LET_GO = "let_go"
     #: scopes are deleted
     PRUNE = "prune"
+    #: instances of a machine are made or deleted
+    INSTANCE = "instance"
+    #: events fire
+    FIRE = "fire"
+    #: timeouts fire
+    TIMEOUT = "timeout"
+    #: an action of a machine is over, or is to be tried again
+    ACTION = "action"
 
     @property
     def before(self) -> str:

@@ -85,7 +85,7 @@ class MemoryBackend(Backend):
             scope.epoch += 1
             scope.owner = self._owner
             scope.updated = now
-            records = sorted(scope.records.values(), key=lambda record: record.number)
+            records = sorted(scope.records.values(), key=lambda one: (one.number, one.name))
             return Taken(
                 Hold(name, self._owner, scope.epoch),
                 scope.finished is not None,
@@ -107,9 +107,13 @@ class MemoryBackend(Backend):
         with self._memory.lock:
             now = self._renew()
             scope = self._held(hold)
-            record = scope.records[name]
-            if record.status is not StepStatus.OPEN or record.position >= position:
-                raise StaleLock(f"each {name!r} is at {record.position} already")
+            record = scope.records.get(name)
+            if (
+                record is None
+                or record.status is not StepStatus.OPEN
+                or record.position >= position
+            ):
+                raise StaleLock(f"each {name!r} is at item {position} already, or beyond it")
             scope.records[name] = replace(record, position=position, at=now)
             scope.updated = now
 

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
@@ -124,8 +124,9 @@ class Scope:
         :param version: a higher one than the recorded does the step again.
         :param retry: when a failure is tried again; the count and the time are recorded. When
             it gives up, the failure is recorded, and the function is not called again. Without
-            it, nothing is recorded of a failure.
-        :param transaction: the caller's own, in which the step is recorded; the caller commits.
+            it, nothing is recorded of a failure. Not with ``transaction``.
+        :param transaction: the caller's own, in which the step is recorded; the caller commits,
+            and takes the scope again after a rollback.
         :returns: what the function returned, as its record gives it back.
         :raises StepFailed: it failed for good, now or earlier.
         :raises JournalMismatch: other steps are recorded than the program asks for.
@@ -169,8 +170,7 @@ class Scope:
         index = start
         rest = items(start) if callable(items) else self._pass_over(path, items, start)
         for value in rest:
-            item = Item(value, index, self.key(name, index), position)
-            yield item
+            yield Item(value, index, partial(self.key, name, index), position)
             index += 1
             position.reach(index)
         self._ledger.write(Record(path, number, status=StepStatus.END, position=index), None)
@@ -189,14 +189,18 @@ class Scope:
                 ) from None
         return rest
 
-    def key(self, name: str, index: int | None = None) -> str:
+    def key(self, name: str, index: int | None = None, *, version: int = 1) -> str:
         """The idempotency key of a step or item: the same each time, and no other's.
 
+        :param version: of the step; what is done again on purpose must not be taken for what
+            was done before.
         :returns: a UUID (version 5, RFC 9562) of scope, step and index.
         """
-        parts = [self._ledger.name, self._prefix + name]
+        parts = [self._ledger.name, f"{self._prefix}{name}"]
         if index is not None:
             parts.append(str(index))
+        if version != 1:
+            parts.append(f"version {version}")
         # a separator that no name has keeps ("a", "b/c") and ("a/b", "c") apart
         return str(uuid.uuid5(KEYS, "\n".join(parts)))
 
@@ -290,7 +294,6 @@ class Step:
         def charge(amount: int) -> str: ...
 
     :ivar done: whether it is recorded; the body must then do nothing.
-    :ivar key: its idempotency key.
     """
 
     def __init__(
@@ -301,8 +304,12 @@ class Step:
         retry: RetryPolicy | None,
         transaction: Transaction | None,
     ) -> None:
+        if retry is not None and transaction is not None:
+            raise BadInput(
+                f"step {name!r}: retry and transaction exclude each other: what failed in a "
+                "transaction is tried again in another one, by whoever begins it"
+            )
         self.name = name
-        self.key = scope.key(name)
         self.done = False
         self._scope = scope
         self._version = version
@@ -312,6 +319,11 @@ class Step:
         self._path = ""
         self._number = 0
         self._attempts = 0
+
+    @property
+    def key(self) -> str:
+        """Its idempotency key."""
+        return self._scope.key(self.name, version=self._version)
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
         @wraps(function)
@@ -452,16 +464,22 @@ class Item(Generic[T]):
 
     :ivar value: the item itself.
     :ivar index: its number, from 0.
-    :ivar key: its idempotency key.
     """
 
-    __slots__ = ("_position", "index", "key", "value")
+    __slots__ = ("_key", "_position", "index", "value")
 
-    def __init__(self, value: T, index: int, key: str, position: _Position) -> None:
+    def __init__(
+        self, value: T, index: int, key: Callable[[], str], position: _Position
+    ) -> None:
         self.value = value
         self.index = index
-        self.key = key
+        self._key = key
         self._position = position
+
+    @property
+    def key(self) -> str:
+        """Its idempotency key."""
+        return self._key()
 
     def done(self, transaction: Transaction | None = None) -> None:
         """Record that it, and all before it, are done.
@@ -485,7 +503,8 @@ class _Position:
             self.record(position, None)
 
     def record(self, position: int, transaction: Transaction | None) -> None:
-        if position <= self._recorded:
+        # one that was recorded in a transaction may have been rolled back, and be done in another
+        if position < self._recorded or (position == self._recorded and transaction is None):
             return
         ledger = self._ledger
         ledger.backend.advance(ledger.taken.hold, self._path, position, transaction)

@@ -11,9 +11,11 @@ from converge.errors import Busy, Conflict, NotFound
 from converge.journal.backend import Backend, Hold, Record, ScopeInfo, StepStatus, Taken
 from converge.lease import Lease
 from converge.points import Commit
+from converge.process import is_gone
 from converge.recovery import leave
 from converge.store import engines, resources, scopes
 from converge.store.database import Database, Transaction, repeatable
+from converge.store.engines import EngineRow
 from converge.store.scopes import ScopeRow, StepRow
 
 T = TypeVar("T")
@@ -137,6 +139,28 @@ class SqlBackend(_Sql):
                 return self._transact(_take, name, owner, commit=Commit.TAKE)
             except Conflict:
                 continue
+            except Busy:
+                if not self._bury_holder(name):
+                    raise
+
+    def _bury_holder(self, name: str) -> bool:
+        """End the lease of who holds a scope, if that was a process of this host that is gone.
+
+        :returns: whether it was, so that nobody has to wait.
+        """
+
+        def find(tx: Transaction) -> EngineRow | None:
+            row = scopes.get_scope(tx, name)
+            holder = None if row is None else row.holder
+            return None if holder is None else engines.get_engines(tx, [holder]).get(holder)
+
+        holder = self._database.read(find)
+        if holder is None:
+            return True  # it let go meanwhile
+        if not is_gone(holder.process):
+            return False
+        self._transact(engines.expire_lease, holder.id, commit=Commit.EXPIRE)
+        return True
 
     def close(self) -> None:
         with self._lock:

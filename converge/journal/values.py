@@ -1,6 +1,6 @@
 """Values as JSON: what a step returns, so that its record gives the same back.
 
-JSON's own types are kept as they are; a tuple comes back as a list. These besides, as an
+JSON's own types are kept as they are; a tuple comes back as a list (in a set, as it was). These besides, as an
 object with the one key ``$`` and their name: ``datetime`` (with or without time zone),
 ``date``, ``time``, ``timedelta``, ``UUID``, ``Decimal``, ``bytes``, ``set``, ``frozenset``,
 and the floats that JSON lacks.
@@ -13,7 +13,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -47,11 +47,11 @@ _TAGGED: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
         lambda value: base64.b64encode(value).decode("ascii"),
         lambda text: base64.b64decode(text, validate=True),
     ),
-    "set": (set, lambda value: _in_order(value), lambda items: {_decode(one) for one in items}),
+    "set": (set, lambda value: _in_order(value), lambda items: set(_decode_members(items))),
     "frozenset": (
         frozenset,
         lambda value: _in_order(value),
-        lambda items: frozenset(_decode(one) for one in items),
+        lambda items: frozenset(_decode_members(items)),
     ),
     "float": (float, repr, float),
     # an object that itself has the key $
@@ -69,6 +69,8 @@ def dumps(value: object) -> str:
         text = _TO_TEXT(_encode(value))
     except RecursionError:
         raise BadInput("it contains itself, or is nested too deeply") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise BadInput(str(error)) from None
     if len(text) > LENGTH:
         raise BadInput(f"it has {len(text)} characters as JSON; at most {LENGTH} can be stored")
     return text
@@ -125,6 +127,15 @@ def _decode(value: Any) -> Any:
     return value
 
 
+def _decode_members(items: Any) -> Iterator[Any]:
+    """Those of a set: what is a list now was a tuple."""
+    return (_hashable(_decode(one)) for one in items)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
 def _decode_items(value: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _decode(one) for key, one in value.items()}
 
@@ -167,5 +178,12 @@ def _may_be_stored(said: Any) -> bool:
     if not isinstance(kind, type) or kind is object or typing.is_typeddict(kind):
         return True
     known: tuple[type, ...] = (*_PLAIN, *(one for one, _, _ in _TAGGED.values()))
-    # an abstract type, such as Mapping, may well be one of ours at run time
-    return kind in known or any(issubclass(one, kind) for one in known)
+    try:
+        # an abstract type, such as Mapping, may well be one of ours at run time
+        if kind not in known and not any(issubclass(one, kind) for one in known):
+            return False
+    except TypeError:  # a protocol
+        return True
+    # an empty one could be, but nobody declares what is always empty
+    parts = typing.get_args(said) if origin is not None else ()
+    return all(part is ... or _may_be_stored(part) for part in parts)

@@ -245,6 +245,60 @@ step = Table(
     **_KEYLESS,
 )
 
+instance = Table(
+    PREFIX + "instance",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("machine", NAME, nullable=False),
+    Column("key", NAME, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("state", NAME, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    # the last payload of each event
+    Column("payloads", LONG_TEXT, nullable=False),
+    Column("deadline_at", Double),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    UniqueConstraint("machine", "key", name="uniq_converge_instance0machine0key"),
+    Index(
+        "ix_converge_instance_deadline_at",
+        "machine",
+        "deadline_at",
+        postgresql_where=text("deadline_at IS NOT NULL"),
+        sqlite_where=text("deadline_at IS NOT NULL"),
+    ),
+    **_OPTIONS,
+)
+
+move = Table(
+    PREFIX + "move",
+    metadata,
+    Column("instance_id", ID, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("machine", NAME, nullable=False),
+    Column("event", NAME, nullable=False),
+    Column("source", NAME, nullable=False),
+    Column("target", NAME, nullable=False),
+    Column("payload", LONG_TEXT, nullable=False),
+    # as they were at the move, for its action
+    Column("payloads", LONG_TEXT, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("status", String(8), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    # when its action may be tried; NULL when it is over, or there is none
+    Column("next_at", Double),
+    Column("reason", String(REASON_LENGTH)),
+    PrimaryKeyConstraint("instance_id", "number", name="pk_converge_move"),
+    Index(
+        "ix_converge_move_next_at",
+        "machine",
+        "next_at",
+        postgresql_where=text("next_at IS NOT NULL"),
+        sqlite_where=text("next_at IS NOT NULL"),
+    ),
+    **_KEYLESS,
+)
+
 event = Table(
     PREFIX + "event",
     metadata,

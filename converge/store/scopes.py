@@ -64,14 +64,15 @@ class StepRow:
     at: float
 
 
-def _select(tx: Transaction) -> Any:
-    holder = (
-        select(engine.c.id)
-        .where(
-            engine.c.id == scope.c.engine_id, engine.c.state == ALIVE, engine.c.expires_at > tx.now
-        )
-        .scalar_subquery()
+def _holder(tx: Transaction) -> Any:
+    """The engine that holds a scope and lives."""
+    return select(engine.c.id).where(
+        engine.c.id == scope.c.engine_id, engine.c.state == ALIVE, engine.c.expires_at > tx.now
     )
+
+
+def _select(tx: Transaction) -> Any:
+    holder = _holder(tx).scalar_subquery()
     return select(
         scope.c.id,
         scope.c.name,
@@ -274,12 +275,12 @@ def list_scopes(tx: Transaction, after: str, limit: int) -> list[tuple[ScopeRow,
 
 
 def list_finished(tx: Transaction, age: float | None, keep: int | None, limit: int) -> list[int]:
-    """Ids of finished scopes, locked; those that somebody is looking at are passed over.
+    """Ids of finished scopes, locked; those that somebody holds, or looks at, are passed over.
 
     :param age: seconds for which they are finished at least.
     :param keep: how many that finished last are left out.
     """
-    query = select(scope.c.id).where(scope.c.finished_at.is_not(None))
+    query = select(scope.c.id).where(scope.c.finished_at.is_not(None), ~_holder(tx).exists())
     if keep:
         newest = query.order_by(scope.c.finished_at.desc(), scope.c.id.desc()).limit(keep)
         query = query.where(scope.c.id.not_in(select(newest.subquery().c.id)))

@@ -1,0 +1,303 @@
+"""What a machine is: states, transitions, timeouts; declared as data, checked, drawn. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from converge.errors import BadInput, did_you_mean
+from converge.model import check_name, check_seconds
+from converge.resource_type import RetryPolicy
+
+if TYPE_CHECKING:
+    from converge.machine import Action
+
+#: What a guard is given: the last payload of each earlier event, and this one's.
+Guard = Callable[[Mapping[str, Any], Any], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A state of a machine.
+
+    :ivar timeout: seconds after which, if nothing happened, an event fires; None for no limit.
+    :ivar on_timeout: that event.
+    :ivar terminal: nothing leaves it.
+    """
+
+    timeout: float | None = None
+    on_timeout: str = "timeout"
+    terminal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What an event does in a state.
+
+    Of several for one event in one state the first is taken whose guard allows it.
+
+    :ivar source: the state, or several.
+    :ivar guard: whether it may be taken; given the last payload of each earlier event, by
+        event, and the payload of this one. It must depend on nothing else.
+    :ivar action: called when the move is committed, with an :class:`~converge.machine.Action`.
+    :ivar retry: when a failed action is tried again.
+    """
+
+    event: str
+    source: str | Sequence[str]
+    target: str
+    guard: Guard | None = None
+    action: Callable[[Action], object] | None = None
+    retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(attempts=10))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The states that it leaves."""
+        return (self.source,) if isinstance(self.source, str) else tuple(self.source)
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A machine, checked when it is made.
+
+    :ivar name: which instances are of it, for ever.
+    :ivar version: to be raised when states or transitions change.
+    :ivar initial: the state of a new instance.
+    :ivar migrations: of each older version, where its instances go: old state → new state;
+        a state that is not named keeps its name.
+    :raises BadInput: it is no machine: the message says what is wrong, and where.
+    """
+
+    name: str
+    initial: str
+    states: Mapping[str, State]
+    transitions: Sequence[Transition]
+    version: int = 1
+    migrations: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_name("machine", self.name)
+        if type(self.version) is not int or self.version < 1:
+            raise self._wrong(f"version must be a whole number from 1, not {self.version!r}")
+        if not self.states:
+            raise self._wrong("it has no states")
+        for name, state in self.states.items():
+            check_name("state", name)
+            if state.timeout is not None:
+                check_seconds(f"machine {self.name!r}, state {name!r}: timeout", state.timeout)
+        self._check_state("initial", self.initial)
+        for number, transition in enumerate(self.transitions):
+            where = f"transition {number + 1} ({transition.event!r})"
+            check_name("event", transition.event)
+            if not transition.sources:
+                raise self._wrong(f"{where} has no source")
+            for source in transition.sources:
+                self._check_state(f"{where}: source", source)
+                if self.states[source].terminal:
+                    raise self._wrong(f"{where} leaves {source!r}, which is terminal")
+            self._check_state(f"{where}: target", transition.target)
+        object.__setattr__(self, "_by_event", self._index())
+        self._check_guards()
+        self._check_timeouts()
+        self._check_ways()
+        self._check_migrations()
+
+    # -- reading
+
+    @classmethod
+    def of(cls, what: object) -> Definition:
+        """Read a definition: one made already, a mapping, or a class with these attributes.
+
+        :raises BadInput: it is none of these, or wrong.
+        """
+        if isinstance(what, Definition):
+            return what
+        known = [one.name for one in fields(cls)]
+        if isinstance(what, Mapping):
+            given = dict(what)
+            for key in given:
+                if key not in known:
+                    raise BadInput(f"a machine has no {key!r}{did_you_mean(str(key), known)}")
+        elif isinstance(what, type):
+            given = {name: getattr(what, name) for name in known if hasattr(what, name)}
+            given.setdefault("name", what.__name__.lower())
+        else:
+            raise BadInput(
+                f"a machine is a Definition, a mapping or a class, not {type(what).__name__}"
+            )
+        for key in ("name", "initial", "states", "transitions"):
+            if key not in given:
+                raise BadInput(f"machine {given.get('name', '')!r} has no {key}")
+        given["states"] = {
+            name: _make(State, f"state {name!r}", state or {})
+            for name, state in _mapping("states", given["states"]).items()
+        }
+        given["transitions"] = tuple(
+            _make(Transition, f"transition {number + 1}", one)
+            for number, one in enumerate(given["transitions"])
+        )
+        return cls(**given)
+
+    def events(self, state: str) -> list[str]:
+        """The events that do something in a state."""
+        return sorted(event for source, event in self._by_event if source == state)
+
+    def choose(
+        self, state: str, event: str, payloads: Mapping[str, Any], payload: Any
+    ) -> Transition | None:
+        """The transition that an event takes; None if it is not legal, or no guard allows it."""
+        for transition in self._by_event.get((state, event), ()):
+            if transition.guard is None or transition.guard(payloads, payload):
+                return transition
+        return None
+
+    def migrate(self, version: int, state: str) -> str:
+        """The state here of an instance of another version.
+
+        :raises BadInput: there is no way from there.
+        """
+        if version == self.version:
+            return state
+        if version > self.version:
+            raise self._wrong(
+                f"an instance is of version {version}, which is newer than this program's "
+                f"{self.version}"
+            )
+        if version not in self.migrations:
+            raise self._wrong(
+                f"an instance is of version {version}, and migrations has no way from there to "
+                f"version {self.version}"
+            )
+        new = self.migrations[version].get(state, state)
+        if new not in self.states:
+            raise self._wrong(
+                f"an instance of version {version} is in state {state!r}, and its migration "
+                f"names no state of version {self.version} for it"
+            )
+        return new
+
+    def moves(self) -> list[tuple[str, str, str]]:
+        """All moves, for drawing: source, target, and event with its guard's name."""
+        return [
+            (
+                source,
+                one.target,
+                one.event + ("" if one.guard is None else f" [{_name(one.guard)}]"),
+            )
+            for one in self.transitions
+            for source in one.sources
+        ]
+
+    # -- checks
+
+    _by_event: Mapping[tuple[str, str], list[Transition]] = field(init=False, repr=False)
+
+    def _index(self) -> dict[tuple[str, str], list[Transition]]:
+        found: dict[tuple[str, str], list[Transition]] = {}
+        for transition in self.transitions:
+            for source in transition.sources:
+                found.setdefault((source, transition.event), []).append(transition)
+        return found
+
+    def _wrong(self, what: str) -> BadInput:
+        return BadInput(f"machine {self.name!r}: {what}")
+
+    def _check_state(self, where: str, name: object) -> None:
+        if name not in self.states:
+            raise self._wrong(
+                f"{where} names no state: {name!r}{did_you_mean(str(name), self.states)}"
+            )
+
+    def _check_guards(self) -> None:
+        for (source, event), choices in self._by_event.items():
+            guards = [one.guard for one in choices]
+            if None in guards[:-1]:
+                raise self._wrong(
+                    f"{event!r} in state {source!r} is ambiguous: a transition without a guard "
+                    "comes before another, which could never be taken"
+                )
+            named = [guard for guard in guards if guard is not None]
+            if len(set(map(id, named))) != len(named):
+                raise self._wrong(
+                    f"{event!r} in state {source!r} is ambiguous: two transitions have the same guard"
+                )
+
+    def _check_timeouts(self) -> None:
+        for name, state in self.states.items():
+            if state.timeout is None:
+                continue
+            if state.terminal:
+                raise self._wrong(f"state {name!r} is terminal, and can have no timeout")
+            if (name, state.on_timeout) not in self._by_event:
+                raise self._wrong(
+                    f"state {name!r} has a timeout, but no transition for {state.on_timeout!r}"
+                )
+            if all(one.guard is not None for one in self._by_event[name, state.on_timeout]):
+                raise self._wrong(
+                    f"state {name!r}: its timeout must have a transition without a guard"
+                )
+
+    def _check_ways(self) -> None:
+        onward: dict[str, set[str]] = {name: set() for name in self.states}
+        back: dict[str, set[str]] = {name: set() for name in self.states}
+        for source, target, _ in self.moves():
+            onward[source].add(target)
+            back[target].add(source)
+        unreachable = self.states.keys() - _closure([self.initial], onward)
+        if unreachable:
+            raise self._wrong(f"nothing leads to state {_listed(unreachable)}")
+        for name, state in self.states.items():
+            if not state.terminal and not onward[name]:
+                raise self._wrong(f"nothing leads out of state {name!r}, which is not terminal")
+        terminal = [name for name, state in self.states.items() if state.terminal]
+        caught = self.states.keys() - _closure(terminal, back)
+        if terminal and caught:
+            raise self._wrong(f"no terminal state can be reached from state {_listed(caught)}")
+
+    def _check_migrations(self) -> None:
+        for version, names in self.migrations.items():
+            if type(version) is not int or not 1 <= version < self.version:
+                raise self._wrong(
+                    f"migrations are from versions 1 to {self.version - 1}, not from {version!r}"
+                )
+            for old, new in names.items():
+                self._check_state(f"migrations[{version}][{old!r}]", new)
+
+
+def _closure(start: Iterable[str], ways: Mapping[str, set[str]]) -> set[str]:
+    seen = set(start)
+    todo = list(seen)
+    while todo:
+        for further in ways[todo.pop()] - seen:
+            seen.add(further)
+            todo.append(further)
+    return seen
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in sorted(names))
+
+
+def _name(function: object) -> str:
+    return str(getattr(function, "__name__", function))
+
+
+def _mapping(what: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise BadInput(f"{what} must be a mapping, not {type(value).__name__}")
+    return value
+
+
+def _make(kind: type[Any], where: str, value: object) -> Any:
+    if isinstance(value, kind):
+        return value
+    given = _mapping(where, value)
+    known = [one.name for one in fields(kind)]
+    for key in given:
+        if key not in known:
+            raise BadInput(f"{where} has no {key!r}{did_you_mean(str(key), known)}")
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise BadInput(f"{where}: {error}") from None

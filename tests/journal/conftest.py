@@ -1,0 +1,49 @@
+"""Fixtures: a place for journals, of each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests import backends
+from tests.journal.places import InDatabase, InMemory, Place
+
+MEMORY = "memory"
+DATABASES = [
+    pytest.param(name, marks=[pytest.mark.database, getattr(pytest.mark, name)])
+    for name in backends.NAMES
+]
+
+
+def _place(request: pytest.FixtureRequest, databases: dict[str, Any], stores: Any) -> Place:
+    if request.param == MEMORY:
+        return InMemory()
+    database = databases[request.param]
+    return InDatabase(lambda clock: stores.fresh(database, clock))
+
+
+@pytest.fixture(params=[MEMORY, *DATABASES])
+def place(request: pytest.FixtureRequest, _databases: Any, _stores: Any) -> Iterator[Place]:
+    """An empty place for journals: memory, and each database that answers."""
+    found = _place(request, _databases, _stores)
+    yield found
+    found.close()
+
+
+@pytest.fixture(params=DATABASES)
+def sql(request: pytest.FixtureRequest, _databases: Any, _stores: Any) -> Iterator[InDatabase]:
+    """The journal in an empty database, on each that answers."""
+    found = _place(request, _databases, _stores)
+    assert isinstance(found, InDatabase)
+    yield found
+    found.close()
+
+
+@pytest.fixture(params=[MEMORY, *DATABASES])
+def anywhere(request: pytest.FixtureRequest, _databases: Any, _stores: Any) -> Iterator[Place]:
+    """An empty place for journals, of each kind that answers."""
+    found = _place(request, _databases, _stores)
+    yield found
+    found.close()
