@@ -220,7 +220,8 @@ class Definition:
             named = [guard for guard in guards if guard is not None]
             if len(set(map(id, named))) != len(named):
                 raise self._wrong(
-                    f"{event!r} in state {source!r} is ambiguous: two transitions have the same guard"
+                    f"{event!r} in state {source!r} is ambiguous: "
+                    "two transitions have the same guard"
                 )
 
     def _check_timeouts(self) -> None:
