@@ -13,19 +13,25 @@ if TYPE_CHECKING:
     from converge.engine import Engine
     from converge.errors import (
         BadInput,
+        Busy,
         CircularDependency,
         CommitUnknown,
         Conflict,
         ConvergeError,
+        IllegalEvent,
+        JournalMismatch,
         NotFound,
         Replace,
         SchemaError,
         StaleLock,
+        StepFailed,
         StoreError,
         TemplateError,
         UnresolvedReference,
     )
     from converge.graph import Graph
+    from converge.journal import Journal, Scope
+    from converge.machine import Machine, State, Transition
     from converge.model import Physical
     from converge.resource_type import Context, Property, ResourceType, RetryPolicy
     from converge.stack import Stack
@@ -36,18 +42,27 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BadInput": "errors",
+    "Busy": "errors",
     "CircularDependency": "errors",
     "CommitUnknown": "errors",
     "Conflict": "errors",
     "ConvergeError": "errors",
+    "IllegalEvent": "errors",
+    "JournalMismatch": "errors",
     "NotFound": "errors",
     "Replace": "errors",
     "SchemaError": "errors",
     "StaleLock": "errors",
+    "StepFailed": "errors",
     "StoreError": "errors",
     "TemplateError": "errors",
     "UnresolvedReference": "errors",
     "Graph": "graph",
+    "Journal": "journal",
+    "Scope": "journal",
+    "Machine": "machine",
+    "State": "machine",
+    "Transition": "machine",
     "Physical": "model",
     "Context": "resource_type",
     "Property": "resource_type",
@@ -62,6 +77,7 @@ _HOMES = {
 
 __all__ = [
     "BadInput",
+    "Busy",
     "CircularDependency",
     "CommitUnknown",
     "Conflict",
@@ -69,6 +85,10 @@ __all__ = [
     "ConvergeError",
     "Engine",
     "Graph",
+    "IllegalEvent",
+    "Journal",
+    "JournalMismatch",
+    "Machine",
     "NotFound",
     "Physical",
     "Property",
@@ -76,12 +96,16 @@ __all__ = [
     "ResourceType",
     "RetryPolicy",
     "SchemaError",
+    "Scope",
     "Stack",
     "StaleLock",
+    "State",
+    "StepFailed",
     "Store",
     "StoreError",
     "Template",
     "TemplateError",
+    "Transition",
     "UnresolvedReference",
     "connect",
 ]

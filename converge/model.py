@@ -10,12 +10,14 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from converge.errors import BadInput
 
 #: A value that can be stored as JSON.
 Json = Any
+
+S = TypeVar("S", bound=str)
 
 NAME_LENGTH = 255
 
@@ -48,6 +50,14 @@ class TraversalStatus(StrEnum):
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
     SUPERSEDED = "SUPERSEDED"
+
+
+class EngineState(StrEnum):
+    """How an engine stands."""
+
+    ALIVE = "ALIVE"
+    STOPPED = "STOPPED"
+    DEAD = "DEAD"
 
 
 class Kind(StrEnum):
@@ -103,6 +113,48 @@ TRAVERSAL_MOVES: Mapping[TraversalStatus, frozenset[TraversalStatus]] = {
     TraversalStatus.CANCELLED: frozenset(),
     TraversalStatus.SUPERSEDED: frozenset(),
 }
+
+
+#: Allowed moves of a stack's status.
+STACK_MOVES: Mapping[Status, frozenset[Status]] = {
+    # to itself: a newer traversal takes the place of the running one
+    Status.IN_PROGRESS: frozenset(
+        {Status.IN_PROGRESS, Status.COMPLETE, Status.FAILED, Status.CANCELLED}
+    ),
+    Status.COMPLETE: frozenset({Status.IN_PROGRESS}),
+    Status.FAILED: frozenset({Status.IN_PROGRESS}),
+    Status.CANCELLED: frozenset({Status.IN_PROGRESS}),
+}
+
+#: Allowed moves of an engine; one that lost its lease goes on as another.
+ENGINE_MOVES: Mapping[EngineState, frozenset[EngineState]] = {
+    EngineState.ALIVE: frozenset({EngineState.STOPPED, EngineState.DEAD}),
+    EngineState.STOPPED: frozenset(),
+    EngineState.DEAD: frozenset(),
+}
+
+
+def sources_of(moves: Mapping[S, frozenset[S]], target: S) -> list[S]:
+    """The states from which a table of moves leads to this one: what the guard of an update asks
+    for.
+
+    :raises ValueError: none does.
+    """
+    found = [source for source, targets in moves.items() if target in targets]
+    if not found:
+        raise ValueError(f"nothing may become {target}")
+    return found
+
+
+def check_move(moves: Mapping[S, frozenset[S]], target: S, *sources: S) -> S:
+    """Give a state back that rows in these states are moved to.
+
+    :raises ValueError: the table of moves does not allow it.
+    """
+    for source in sources:
+        if target not in moves[source]:
+            raise ValueError(f"what is {source} may not become {target}")
+    return target
 
 
 @dataclass(frozen=True, slots=True)

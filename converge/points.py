@@ -64,6 +64,8 @@ class Commit(StrEnum):
     FIRE = "fire"
     #: timeouts fire
     TIMEOUT = "timeout"
+    #: a process takes actions of a machine
+    ACTION_CLAIM = "action_claim"
     #: an action of a machine is over, or is to be tried again
     ACTION = "action"
 

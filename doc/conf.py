@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version as version_of
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tools"))
+
+import states  # noqa: E402
+
+# the diagrams are made from the code before anything is read
+states.write(HERE / "_generated")
 
 project = "converge"
 author = "the converge authors"
@@ -10,7 +20,7 @@ copyright = author
 version = release = version_of("converge")
 
 extensions = ["sphinx.ext.autodoc"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_generated"]
 nitpicky = False
 
 html_theme = "alabaster"

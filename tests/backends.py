@@ -1,4 +1,5 @@
-"""The databases that the tests run on: which answer, and a fresh one for whoever asks.
+"""The databases that the tests run on: which answer, and a fresh one for whoever asks; and
+Redis, which can keep journals.
 
 A server is found at its conventional local address, or where ``CONVERGE_TEST_POSTGRESQL`` or
 ``CONVERGE_TEST_MARIADB`` says: the SQLAlchemy URL of somebody who may create databases. What
@@ -15,7 +16,7 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import sqlalchemy
 from sqlalchemy.engine import URL, Engine, make_url
@@ -306,7 +307,68 @@ class MariaDB(Server):
             connection.exec_driver_sql(f"DELETE FROM {name}")
 
 
+class Redis(Backend):
+    """A prefix of keys per test, on a server with any settings; other keys are left alone."""
+
+    name = "redis"
+    default = "redis://127.0.0.1:6379/0"
+    variable = "CONVERGE_TEST_REDIS"
+    needs = f"a server at {default}, or {variable}=URL of one; and the package redis"
+
+    def __init__(self) -> None:
+        self._text = os.environ.get(self.variable) or self.default
+        self._prefixes: list[str] = []
+
+    def probe(self) -> str:
+        """Ask for its version."""
+        if not self._text.startswith(("redis://", "rediss://")) or "?" in self._text:
+            # the text is not shown: there may be a password in it
+            raise UnavailableError(
+                f"{self.variable} must be a URL that starts with redis:// and has no options"
+            )
+        try:
+            import redis
+
+            with self._client() as client:
+                return str(client.info("server")["redis_version"])
+        except ImportError:
+            raise UnavailableError("its client, the package redis, is not installed") from None
+        except (redis.RedisError, OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UnavailableError(f"{reason} (set {self.variable} for another)") from None
+
+    def empty(self) -> str:
+        """The URL of a journal with nothing in it."""
+        self._prefixes.append(f"converge_test_{os.getpid()}_{secrets.token_hex(4)}")
+        return f"{self._text}?prefix={self._prefixes[-1]}"
+
+    def migrated(self) -> str:
+        """The same: there is no schema."""
+        return self.empty()
+
+    def discard(self, url: str) -> None:
+        """Delete the keys of one prefix."""
+        prefix = url.rpartition("=")[2]
+        self._prefixes.remove(prefix)
+        with self._client() as client:
+            for key in client.scan_iter(match=f"{{{prefix}}}:*", count=1000):
+                client.delete(key)
+
+    def close(self) -> None:
+        """Delete all that was made."""
+        for prefix in self._prefixes.copy():
+            self.discard(f"?prefix={prefix}")
+
+    def _client(self) -> Any:
+        import redis
+
+        return redis.Redis.from_url(self._text, socket_connect_timeout=5)
+
+
+#: The databases, on each of which every test of one runs.
 NAMES = (Sqlite.name, PostgreSQL.name, MariaDB.name)
+#: What only keeps journals.
+OTHERS = (Redis.name,)
 
 
 def backends(folder: Path) -> dict[str, Backend]:
@@ -314,7 +376,7 @@ def backends(folder: Path) -> dict[str, Backend]:
 
     :param folder: where SQLite's files go; made when needed.
     """
-    return {one.name: one for one in (Sqlite(folder), PostgreSQL(), MariaDB())}
+    return {one.name: one for one in (Sqlite(folder), PostgreSQL(), MariaDB(), Redis())}
 
 
 def survey(known: Mapping[str, Backend]) -> dict[str, tuple[str | None, str]]:
@@ -334,9 +396,10 @@ def required() -> list[str]:
     :raises ValueError: it names one that does not exist.
     """
     names = [name.strip() for name in os.environ.get(REQUIRE, "").split(",") if name.strip()]
+    known = (*NAMES, *OTHERS)
     for name in names:
-        if name not in NAMES:
-            raise ValueError(f"{REQUIRE} names {name!r}; there are {', '.join(NAMES)}")
+        if name not in known:
+            raise ValueError(f"{REQUIRE} names {name!r}; there are {', '.join(known)}")
     return names
 
 

@@ -7,7 +7,8 @@ The first run makes a virtual environment in ``.venv`` and installs converge and
 there. Paths among the arguments are relative to the checkout.
 
 Tests that use a database run on each of SQLite, PostgreSQL and MariaDB that answers; the
-output says which did not, why, and how to point the tests at one. To run only the tests that
+output says which did not, why, and how to point the tests at one; so do those of the journal
+on Redis. To run only the tests that
 use none: ``-m "not database"``.
 """
 
@@ -29,7 +30,7 @@ _ALONE = ("-n", "--numprocesses", "--pdb", "--trace", "-s", "--capture=no", "--c
 def main() -> None:
     """Set up, then hand over to pytest."""
     try:
-        python = checkout.prepare(["test", "postgresql", "mariadb"])
+        python = checkout.prepare(["test", "postgresql", "mariadb", "redis"])
     except checkout.SetupError as error:
         sys.exit(f"tests/run.py: {error}")
     arguments = sys.argv[1:]

@@ -384,6 +384,13 @@ def engine(arguments: Namespace) -> int:
     return EXIT_COMPLETE if status is None else status
 
 
+def journal(arguments: Namespace) -> int:
+    """Look after the journal."""
+    from converge.cli.journal import run
+
+    return run(arguments, database_url(arguments), DEFAULT_URL if has_default() else None)
+
+
 def db(arguments: Namespace) -> int:
     """Look after the database's schema."""
     from converge.store import migrate
@@ -418,5 +425,6 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "events": events,
     "why": why,
     "engine": engine,
+    "journal": journal,
     "db": db,
 }

@@ -17,6 +17,7 @@ WORKERS_MAX = 1000
 TIMEOUT_MAX = 315_360_000
 FORMATS = ("text", "dot", "mermaid", "svg")
 POLICIES = ("stop", "continue", "rollback")
+JOURNAL_OPERATIONS = ("list", "show", "forget", "prune")
 DB_OPERATIONS = ("upgrade", "current", "check", "sql")
 
 EPILOG = """\
@@ -99,6 +100,10 @@ def _seconds(text: str) -> float:
             f"must be a number of seconds above 0, at most {TIMEOUT_MAX}, not {text!r}"
         )
     return number
+
+
+def _age(text: str) -> float:
+    return 0.0 if text == "0" else _seconds(text)
 
 
 def _parameter(text: str) -> tuple[str, str]:
@@ -238,6 +243,8 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     why.add_argument("resource", metavar="RESOURCE", nargs="?", help="default: all that matter")
     engine = command("engine", "Run an engine: do the work of all stacks", workers)
     engine.add_argument("--until-idle", action="store_true", help="end when there is no more work")
+    journal = command("journal", "Look after the journal: the steps of work that were done", json)
+    add_journal(journal)
     db = command("db", "Look after the database's schema")
     db.add_argument(
         "operation",
@@ -247,6 +254,39 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         "date?; sql: print what upgrade would do",
     )
     return parser, by_name
+
+
+def add_journal(parser: Parser) -> None:
+    """The options of the command ``journal``."""
+    parser.add_argument(
+        "operation",
+        metavar="|".join(JOURNAL_OPERATIONS),
+        choices=JOURNAL_OPERATIONS,
+        help="list: the scopes; show SCOPE: its steps; forget SCOPE: delete it, so that its work "
+        "would be done anew; prune: delete finished scopes",
+    )
+    parser.add_argument("scope", metavar="SCOPE", nargs="?", help="of show and forget")
+    parser.add_argument(
+        "--age", metavar="SECONDS", type=_age, help="prune: those that finished so long ago"
+    )
+    parser.add_argument(
+        "--keep", metavar="N", type=_integer(0), help="prune: all but the N that finished last"
+    )
+
+
+def _check_journal(arguments: argparse.Namespace, parser: Parser) -> None:
+    names = arguments.operation in ("show", "forget")
+    if names and arguments.scope is None:
+        parser.error(
+            f"{arguments.operation} needs the name of a SCOPE; see `converge journal list`"
+        )
+    if not names and arguments.scope is not None:
+        parser.error(f"unexpected argument {arguments.scope!r}")
+    limits = [name for name in ("age", "keep") if getattr(arguments, name) is not None]
+    if arguments.operation == "prune" and not limits:
+        parser.error("prune needs --age SECONDS or --keep N; with both, both must be so")
+    if arguments.operation != "prune" and limits:
+        parser.error(f"--{limits[0]} is an option of prune")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -266,6 +306,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         for name in names:
             if names.count(name) > 1:
                 commands["up"].error(f"argument --param: {name!r} is given more than once")
+    if arguments.command == "journal":
+        _check_journal(arguments, commands["journal"])
     if arguments.command == "events" and arguments.follow and arguments.json:
         commands["events"].error("--follow and --json exclude each other")
     return arguments

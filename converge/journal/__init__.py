@@ -164,9 +164,32 @@ def node_scope(
 
     :raises StaleLock: it has not, any more.
     """
-    from converge.journal.sql import NodeBackend
+    from converge.store import resources
 
-    backend = NodeBackend(database, engine_id, resource_id, epoch)
+    return held_scope(
+        database,
+        name,
+        engine_id,
+        lambda tx: resources.hold_lock(tx, engine_id, resource_id, epoch),
+        sleep,
+    )
+
+
+def held_scope(
+    database: Database,
+    name: str,
+    engine_id: int,
+    hold: Callable[[StoreTransaction], object],
+    sleep: Callable[[float], None] = time.sleep,
+) -> Scope:
+    """The scope of work that an engine has locked otherwise.
+
+    :param hold: keeps others from that lock until the transaction ends.
+    :raises StaleLock: it has not, any more.
+    """
+    from converge.journal.sql import HeldBackend
+
+    backend = HeldBackend(database, engine_id, hold)
     return Scope(_Ledger(backend, name, backend.take(name), sleep))
 
 

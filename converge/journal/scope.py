@@ -223,12 +223,14 @@ class Scope:
 
         :returns: its name with those of the scopes around it, its number, and its record.
         """
-        _check_step_name(name)
         if type(version) is not int or version < 1:
             raise BadInput(f"step {name!r}: version must be a whole number from 1, not {version!r}")
-        path = self._prefix + name
-        if len(path) > NAME_LENGTH:
-            raise BadInput(f"step {path!r} has a name of over {NAME_LENGTH} characters")
+        path = f"{self._prefix}{name}"
+        record = self._ledger.records.get(path)
+        if record is None or type(name) is not str:
+            _check_step_name(name)
+            if len(path) > NAME_LENGTH:
+                raise BadInput(f"step {path!r} has a name of over {NAME_LENGTH} characters")
         if path in self._ledger.asked:
             raise BadInput(
                 f"scope {self.name!r} has a step {name!r} already; "
@@ -237,7 +239,6 @@ class Scope:
         self._ledger.asked.add(path)
         self._count += 1
         here = self._recorded.get(self._count)
-        record = self._ledger.records.get(path)
         if record is not here:
             raise self._mismatch(name, here, record)
         if record is not None and version < record.version:
@@ -364,13 +365,13 @@ class Step:
         """Do it with a function, unless it is recorded."""
         if not callable(function):
             raise BadInput(f"step {self.name!r}: {function!r} is not a function")
+        self._begin()
+        if self.done:
+            return self._value  # type: ignore[no-any-return]
         try:
             check_returns(function)
         except BadInput as error:
             raise BadInput(f"step {self.name!r}: {error}") from None
-        self._begin()
-        if self.done:
-            return self._value  # type: ignore[no-any-return]
         if _takes_key(function):
             kwargs.setdefault(_KEY_PARAMETER, self.key)
         while True:
@@ -468,9 +469,7 @@ class Item(Generic[T]):
 
     __slots__ = ("_key", "_position", "index", "value")
 
-    def __init__(
-        self, value: T, index: int, key: Callable[[], str], position: _Position
-    ) -> None:
+    def __init__(self, value: T, index: int, key: Callable[[], str], position: _Position) -> None:
         self.value = value
         self.index = index
         self._key = key

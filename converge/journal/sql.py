@@ -13,7 +13,7 @@ from converge.lease import Lease
 from converge.points import Commit
 from converge.process import is_gone
 from converge.recovery import leave
-from converge.store import engines, resources, scopes
+from converge.store import engines, scopes
 from converge.store.database import Database, Transaction, repeatable
 from converge.store.engines import EngineRow
 from converge.store.scopes import ScopeRow, StepRow
@@ -132,6 +132,10 @@ class SqlBackend(_Sql):
                 self._thread.start()
             return self._owner
 
+    def give_up(self) -> None:
+        """Let the lease run out, with all that is held by it; the next owner is another."""
+        self._lease.lose()
+
     def take(self, name: str) -> Taken:
         owner = self.owner()
         while True:
@@ -175,19 +179,21 @@ class SqlBackend(_Sql):
             self._database.close()
 
 
-class NodeBackend(_Sql):
-    """The scope of a node's work on a resource: whoever has the lock on the resource has it, and
-    takes it from whoever had that before.
+class HeldBackend(_Sql):
+    """The scope of work that is locked otherwise: whoever has that lock has the scope, and takes
+    it from whoever had that before.
 
-    :param engine_id: of the engine that has the lock on the resource.
-    :param epoch: the epoch of that lock.
+    :param engine_id: of the engine that has the lock.
+    :param hold: keeps others from the lock until the transaction ends; raises
+        :class:`~converge.StaleLock` if the engine has it no more.
     """
 
-    def __init__(self, database: Database, engine_id: int, resource_id: int, epoch: int) -> None:
+    def __init__(
+        self, database: Database, engine_id: int, hold: Callable[[Transaction], object]
+    ) -> None:
         super().__init__(database)
         self._engine_id = engine_id
-        self._resource_id = resource_id
-        self._epoch = epoch
+        self._hold = hold
 
     def take(self, name: str) -> Taken:
         while True:
@@ -197,13 +203,13 @@ class NodeBackend(_Sql):
                 continue
 
     def _take(self, tx: Transaction, name: str) -> Taken:
-        resources.hold_lock(tx, self._engine_id, self._resource_id, self._epoch)
+        self._hold(tx)
         scope_id, epoch = scopes.insert_or_take(tx, name, self._engine_id)
         records = [_record(one) for one in scopes.list_steps(tx, scope_id)]
         return Taken(Hold(scope_id, self._engine_id, epoch), False, records)
 
     def close(self) -> None:
-        """The engine's lock goes by other ways."""
+        """The lock goes by other ways."""
 
 
 def open_url(url: str, lease: float) -> SqlBackend:
@@ -248,7 +254,8 @@ def _values(record: Record) -> dict[str, Any]:
     return {
         "number": record.number,
         "version": record.version,
-        "status": record.status,
+        # as a plain string, which drivers take without a second look
+        "status": record.status.value,
         "value": record.value,
         "attempts": record.attempts,
         "position": record.position,
@@ -263,8 +270,9 @@ def _is_written(tx: Transaction, hold: Hold, record: Record) -> bool:
 
 
 def _advance(tx: Transaction, hold: Hold, name: str, position: int) -> None:
-    scopes.lock_hold(tx, hold.scope, int(hold.owner), hold.epoch)
-    scopes.advance_step(tx, hold.scope, name, StepStatus.OPEN, position)
+    scopes.advance_step(
+        tx, hold.scope, int(hold.owner), hold.epoch, name, StepStatus.OPEN, position
+    )
 
 
 def _is_at(tx: Transaction, hold: Hold, name: str, position: int) -> bool:
@@ -278,18 +286,14 @@ def _existing(row: ScopeRow | None, name: str) -> ScopeRow:
     return row
 
 
+_STATUSES = {str(status): status for status in StepStatus}
+
+
 def _record(row: StepRow) -> Record:
-    return Record(
-        name=row.name,
-        number=row.number,
-        version=row.version,
-        status=StepStatus(row.status),
-        value=row.value,
-        attempts=row.attempts,
-        wait=max(0.0, row.wait),
-        position=row.position,
-        at=row.at,
-    )
+    # there may be many of them: this is half as long as by names
+    name, number, version, status, value, attempts, wait, position, at = row
+    left = wait if wait > 0 else 0.0
+    return Record(name, number, version, _STATUSES[status], value, attempts, left, position, at)
 
 
 def _info(row: ScopeRow, steps: int) -> ScopeInfo:

@@ -1,8 +1,8 @@
 """Values as JSON: what a step returns, so that its record gives the same back.
 
-JSON's own types are kept as they are; a tuple comes back as a list (in a set, as it was). These besides, as an
-object with the one key ``$`` and their name: ``datetime`` (with or without time zone),
-``date``, ``time``, ``timedelta``, ``UUID``, ``Decimal``, ``bytes``, ``set``, ``frozenset``,
+JSON's own types are kept as they are; a tuple comes back as a list, in a set as it was. These
+besides, as an object with the one key ``$`` and their name: ``datetime`` (with or without time
+zone), ``date``, ``time``, ``timedelta``, ``UUID``, ``Decimal``, ``bytes``, ``set``, ``frozenset``,
 and the floats that JSON lacks.
 """
 
@@ -26,8 +26,9 @@ from converge.errors import BadInput
 LENGTH = 4 * 1024 * 1024
 
 _TAG = "$"
-# made once: json.dumps() makes one at every call
+# made once: json.dumps() makes one at every call, and json.loads() looks for what is not there
 _TO_TEXT = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+_FROM_TEXT = json.JSONDecoder().raw_decode
 _PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
 
 #: name → (type, to JSON, from JSON); a subclass of a type comes before it
@@ -78,7 +79,7 @@ def dumps(value: object) -> str:
 
 def loads(text: str) -> Any:
     """The value that :func:`dumps` was given."""
-    return _decode(json.loads(text))
+    return _decode(_FROM_TEXT(text)[0])
 
 
 def _encode(value: Any, where: str = "") -> Any:
@@ -147,11 +148,13 @@ _ALLOWED = ", ".join(
 
 
 @lru_cache(maxsize=1000)
-def _returns(function: Any) -> Any:
+def _refused(function: Any) -> str | None:
+    """The name of the type that a function says it returns, if that cannot be stored."""
     try:
-        return typing.get_type_hints(function).get("return", Any)
+        said = typing.get_type_hints(function).get("return", Any)
     except Exception:
-        return Any
+        return None
+    return None if _may_be_stored(said) else getattr(said, "__name__", str(said))
 
 
 def check_returns(function: Callable[..., object]) -> None:
@@ -160,11 +163,10 @@ def check_returns(function: Callable[..., object]) -> None:
     :raises BadInput: so it does.
     """
     try:
-        said = _returns(function)
+        name = _refused(function)
     except TypeError:  # not hashable
         return
-    if not _may_be_stored(said):
-        name = getattr(said, "__name__", str(said))
+    if name is not None:
         raise BadInput(f"it is declared to return {name}, which cannot be stored; {_ALLOWED} can")
 
 

@@ -2,7 +2,7 @@
 
 Usable alone, in any program with a database. An instance is a row; the moves of all that was
 ever fired at it are its history. The action of a move is called when the move is committed,
-and if the process dies, by whoever sweeps; what it has done is in the journal.
+and if the process dies, by whoever sweeps; what it has done is in its journal.
 """
 
 from __future__ import annotations
@@ -10,27 +10,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from converge.errors import (
-    BadInput,
-    Busy,
-    Conflict,
-    ConvergeError,
-    IllegalEvent,
-    NotFound,
-    StaleLock,
-    StoreError,
-)
-from converge.journal import Item, Journal, Scope
-from converge.journal.values import dumps, loads
-from converge.lease import LEASE
+from converge.errors import BadInput, ConvergeError, NotFound, StaleLock, StoreError, did_you_mean
+from converge.journal.values import loads
+from converge.lease import LEASE, LEAST
+from converge.machine.actions import Action, Actions, Called, scope_name
 from converge.machine.definition import Definition, State, Transition
 from converge.machine.drawing import draw
+from converge.machine.moving import BATCH, Event, Fired, Held, Move, Mover, is_committed
 from converge.model import check_name, check_seconds
 from converge.points import Commit
-from converge.store import machines
+from converge.store import machines, scopes
 from converge.store.database import Transaction, repeatable
 from converge.store.machines import InstanceRow, MoveRow
 
@@ -50,11 +42,11 @@ T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
 
-#: Rows of one sort in one transaction.
-BATCH = 1000
 #: Seconds between two sweeps.
 SWEEP = 1.0
-#: How often a lone event is fired again when somebody else moved the instance meanwhile.
+#: How many actions a sweep takes at a time; others may take the rest meanwhile.
+CLAIM = 20
+#: How often events are fired again when somebody else moved an instance meanwhile.
 _TRIES = 100
 
 
@@ -62,6 +54,7 @@ _TRIES = 100
 class Instance:
     """An instance, as it was when it was read.
 
+    :ivar version: of the definition that last moved it; ``state`` is one of that version.
     :ivar payloads: the last payload of each event, by event.
     :ivar moves: how many there were.
     :ivar timeout: seconds until its timeout, None if it has none.
@@ -75,71 +68,15 @@ class Instance:
     timeout: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
-    """What an event did.
-
-    :ivar number: as which move of its instance, from 1.
-    :ivar at: when, in seconds since 1970; None of one just made.
-    :ivar action: ``NONE``, ``PENDING``, ``DONE`` or ``FAILED``.
-    :ivar reason: why the last attempt of the action failed.
-    """
-
-    key: str
-    number: int
-    event: str
-    source: str
-    target: str
-    payload: Any
-    action: str
-    at: float | None = None
-    reason: str | None = None
-
-
-@dataclass(slots=True)
-class Action:
-    """What the action of a move is given.
-
-    :ivar payloads: the last payload of each event up to this one.
-    :ivar attempt: which attempt this is, from 1.
-    :ivar journal: the scope of this move: what is a step in it is not done again.
-    """
-
-    machine: str
-    key: str
-    event: str
-    source: str
-    target: str
-    payload: Any
-    payloads: Mapping[str, Any]
-    attempt: int
-    journal: Scope
-
-    def step(self, name: str, function: Any = None, /, *args: Any, **kwargs: Any) -> Any:
-        """Do a step unless it is done; see :meth:`converge.journal.Scope.step`."""
-        return self.journal.step(name, function, *args, **kwargs)
-
-    def each(self, name: str, items: Any, *, every: int = 1) -> Iterable[Item[Any]]:
-        """Go through items that are not done; see :meth:`converge.journal.Scope.each`."""
-        return self.journal.each(name, items, every=every)
-
-
-@dataclass(frozen=True, slots=True)
-class _Event:
-    key: str
-    name: str
-    payload: Any = None
-
-
 class Machine:
-    """All instances of one definition in one database.
+    """All instances of one definition in one database. Safe to share between threads.
 
     As a context manager it sweeps in the background: timeouts fire, and actions that a dead
     process left are called.
 
     :param definition: a :class:`Definition`, or a mapping or class with its attributes.
-    :param lease: seconds after which an action of a process without a sign of life is called by
-        another one.
+    :param lease: seconds, at least 1, after which an action of a process without a sign of life
+        is called by another one. (Of a process that is gone from this host, at once.)
     :raises BadInput: the definition is wrong.
     """
 
@@ -147,10 +84,13 @@ class Machine:
         self.definition = Definition.of(definition)
         self.name = self.definition.name
         self._database = store.database
-        self._journal = Journal(store, lease=lease)
+        self._mover = Mover(self.definition)
+        check_seconds("lease", lease, LEAST)
+        self._actions = Actions(store.database, self.definition, lease)
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._every = SWEEP
+        self._warned: set[int] = set()
 
     def __enter__(self) -> Machine:
         self.start()
@@ -178,18 +118,19 @@ class Machine:
             self._thread.start()
 
     def close(self) -> None:
-        """End the sweeping, and let go of everything."""
+        """End the sweeping after the action that is being called, and let go of all others."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        self._journal.close()
+        self._actions.close()
 
     def _loop(self) -> None:
         while not self._stopped.wait(self._every):
             try:
-                self.sweep()
-            except StoreError as error:
+                self._sweep(self._stopped.is_set)
+            except Exception as error:
+                # it must not end, whatever is wrong this time
                 LOG.warning("machine %s: %s; trying again", self.name, error)
 
     # -- firing
@@ -197,11 +138,15 @@ class Machine:
     def create(self, *keys: str, transaction: HostTransaction | None = None) -> None:
         """Make instances, in the initial state.
 
-        :raises Conflict: one of them is there already.
+        :raises Conflict: one of them is there already; then none is made.
+        :raises CommitUnknown: the connection was lost during the commit.
         """
         for key in keys:
             check_name("instance", key)
-        self._run(transaction, lambda tx: self._insert(tx, keys), Commit.INSTANCE)
+        if len(set(keys)) != len(keys):
+            raise BadInput(f"machine {self.name!r}: one of the keys is there twice")
+        if keys:
+            self._run(transaction, lambda tx: self._mover.insert(tx, sorted(keys)), Commit.INSTANCE)
 
     def fire(
         self,
@@ -222,10 +167,15 @@ class Machine:
         :param create: make the instance if it is not there.
         :raises IllegalEvent: it does nothing in the instance's state; the legal ones are named.
         :raises NotFound: there is no such instance.
+        :raises BadInput: the key or event cannot be one, the payload cannot be stored, or the
+            instance is of a version that this one has no migration for.
         """
-        (result,) = self.fire_many([(key, event, payload)], create=create, transaction=transaction)
-        if isinstance(result, ConvergeError):
+        given = [Event.of(key, event, payload)]
+        (result,), errors = self._fire(given, create=create, transaction=transaction)
+        if isinstance(result, Exception):
             raise result
+        for error in errors:
+            raise error
         return result
 
     def fire_many(
@@ -234,160 +184,116 @@ class Machine:
         *,
         create: bool = False,
         transaction: HostTransaction | None = None,
-    ) -> list[Move | ConvergeError]:
-        """Fire events at many instances, in a few statements for a thousand.
+    ) -> list[Move | Exception]:
+        """Fire events at many instances, in a few statements for a thousand. Each thousand is a
+        transaction of its own, but for the caller's; the actions are called after all of them.
 
         :param events: key, event and, if there is one, payload.
-        :returns: for each, in order, the move, or the error that :meth:`fire` would raise.
+        :returns: for each, in order, the move, which also says how its action went; or what
+            :meth:`fire` would raise, also of a guard.
+        :raises BadInput: a key or event cannot be one, or a payload cannot be stored; nothing
+            was fired then.
         """
-        given = [self._event(*one) for one in events]
-        results: list[Move | ConvergeError] = []
-        for start in range(0, len(given), BATCH):
-            part = given[start : start + BATCH]
-            fired = self._run(
-                transaction,
-                lambda tx, part=part: self._fire(tx, part, create=create),  # type: ignore[misc]
-                Commit.FIRE,
-            )
-            results += fired
-        if transaction is None:
-            errors = []
-            for result in results:
-                if isinstance(result, Move) and result.action == "PENDING":
-                    error = self._act_on(result)
-                    if error is not None:
-                        errors.append(error)
-            if errors and len(given) == 1:
-                raise errors[0]
-        return results
+        given = []
+        for number, one in enumerate(events, start=1):
+            if not isinstance(one, tuple | list) or len(one) not in (2, 3):
+                raise BadInput(
+                    f"event {number} must be (key, event) or (key, event, payload), not {one!r}"
+                )
+            given.append(Event.of(*one))
+        return self._fire(given, create=create, transaction=transaction)[0]
 
-    def _event(self, key: str, name: str, payload: Any = None) -> _Event:
-        check_name("instance", key)
-        check_name("event", name)
-        return _Event(key, name, payload)
+    def _fire(
+        self, given: Sequence[Event], *, create: bool, transaction: HostTransaction | None
+    ) -> tuple[list[Move | Exception], list[Exception]]:
+        """:returns: what became of the events, and what the actions raised."""
+        owner = None
+        if given and transaction is None and self.definition.has_actions:
+            owner = self._actions.owner()
+        results: list[Move | Exception] = []
+        held: list[Held] = []
+        try:
+            for start in range(0, len(given), BATCH):
+                before = len(held)
+
+                def fire(tx: Transaction, start: int = start, before: int = before) -> Fired:
+                    part = given[start : start + BATCH]
+                    fired = self._mover.fire(tx, part, create=create, owner=owner)
+                    # known also if this is interrupted right after the commit
+                    held[before:] = [replace(one, index=start + one.index) for one in fired.held]
+                    return fired
+
+                results += self._run(transaction, fire, Commit.FIRE, is_committed).results
+            try:
+                errors = self._call(held, results)
+            except StoreError as error:
+                # the moves are made; the rest is for the sweep
+                errors = [error]
+            return results, errors
+        finally:
+            self._actions.release(held)
+
+    def _call(
+        self,
+        held: list[Held],
+        results: list[Move | Exception] | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> list[Exception]:
+        """Call actions one after the other, each taken off the list when it was.
+
+        :param results: where to note how they went.
+        :returns: what they raised.
+        :raises StoreError: how one went could not be noted.
+        """
+        errors: list[Exception] = []
+        claimed: list[Held] = []
+        done = 0
+
+        def note(one: Held, called: Called) -> None:
+            if results is not None:
+                move = results[one.index]
+                assert isinstance(move, Move)
+                results[one.index] = replace(move, action=called.status, reason=called.reason)
+            if called.error is not None:
+                where = f"machine {self.name}, {one.key}"
+                LOG.warning("%s: action of %s: %s", where, one.event, called.reason)
+                errors.append(called.error)
+
+        try:
+            for one in held:
+                if stopped():
+                    break
+                called = self._actions.call(one)
+                done += 1
+                note(one, called)
+                if called.claimed:
+                    claimed.append(one)
+            for one in self._actions.check(claimed):
+                error = ConvergeError("the transaction of its done() was rolled back")
+                note(one, self._actions.fail(one, error))
+            claimed.clear()
+        finally:
+            # what was not called, or may not be over, is to be let go of
+            held[:] = claimed + held[done:]
+        return errors
 
     def _run(
         self,
         transaction: HostTransaction | None,
         function: Callable[[Transaction], T],
         commit: Commit,
+        happened: Callable[[Transaction, T], bool] | None = None,
     ) -> T:
         if transaction is not None:
             with self._database.join(transaction) as tx:
                 return function(tx)
         for _ in range(_TRIES):
             try:
-                return self._database.transact(function, commit)
-            except (Conflict, StaleLock) as error:
-                # somebody else made or moved one of them at the same moment
-                if commit is Commit.INSTANCE:
-                    raise
+                return self._database.transact(function, commit, happened=happened)
+            except StaleLock as error:
+                # somebody else moved one of them at the same moment
                 again = error
         raise again
-
-    def _insert(self, tx: Transaction, keys: Sequence[str]) -> None:
-        state = self.definition.states[self.definition.initial]
-        machines.insert_instances(
-            tx,
-            self.name,
-            keys,
-            version=self.definition.version,
-            state=self.definition.initial,
-            timeout=state.timeout,
-        )
-
-    def _fire(
-        self, tx: Transaction, events: Sequence[_Event], *, create: bool
-    ) -> list[Move | ConvergeError]:
-        rows = machines.get_instances(tx, self.name, (event.key for event in events), lock=True)
-        missing = sorted({event.key for event in events} - rows.keys())
-        if missing and create:
-            self._insert(tx, missing)
-            rows |= machines.get_instances(tx, self.name, missing, lock=True)
-        results: list[Move | ConvergeError | None] = [None] * len(events)
-        todo = list(enumerate(events))
-        # in one round each instance moves once
-        while todo:
-            later = []
-            now = {}
-            for number, event in todo:
-                if event.key in now:
-                    later.append((number, event))
-                else:
-                    now[event.key] = (number, event)
-            self._move(tx, list(now.values()), rows, results)
-            todo = later
-        return [one for one in results if one is not None]
-
-    def _move(
-        self,
-        tx: Transaction,
-        events: Sequence[tuple[int, _Event]],
-        rows: Mapping[str, InstanceRow],
-        results: list[Move | ConvergeError | None],
-    ) -> None:
-        updates = []
-        moves = []
-        for number, event in events:
-            row = rows.get(event.key)
-            if row is None:
-                results[number] = NotFound(f"machine {self.name!r} has no instance {event.key!r}")
-                continue
-            try:
-                transition, state = self._choose(row, event)
-            except ConvergeError as error:
-                results[number] = error
-                continue
-            payloads = loads(row.payloads) | {event.name: event.payload}
-            status = "NONE" if transition.action is None else "PENDING"
-            text = dumps(payloads)
-            updates.append(
-                {
-                    "id": row.id,
-                    "epoch": row.epoch,
-                    "state": transition.target,
-                    "payloads": text,
-                    "timeout": self.definition.states[transition.target].timeout,
-                }
-            )
-            moves.append(
-                {
-                    "instance_id": row.id,
-                    "number": row.epoch + 1,
-                    "event": event.name,
-                    "source": state,
-                    "target": transition.target,
-                    "payload": dumps(event.payload),
-                    "payloads": text,
-                    "status": status,
-                }
-            )
-            row.epoch += 1
-            row.state = transition.target
-            row.version = self.definition.version
-            row.payloads = text
-            results[number] = Move(
-                event.key, row.epoch, event.name, state, transition.target, event.payload, status
-            )
-        machines.move_instances(tx, updates, self.definition.version)
-        machines.insert_moves(tx, self.name, moves)
-
-    def _choose(self, row: InstanceRow, event: _Event) -> tuple[Transition, str]:
-        definition = self.definition
-        state = definition.migrate(row.version, row.state)
-        transition = definition.choose(state, event.name, loads(row.payloads), event.payload)
-        if transition is None:
-            legal = definition.events(state)
-            shown = ", ".join(legal) if legal else "none: it is terminal"
-            if event.name in legal:
-                why = f"no guard of event {event.name!r} allows it"
-            else:
-                why = f"event {event.name!r} does nothing"
-            raise IllegalEvent(
-                f"machine {self.name!r}, {row.key!r}: in state {state!r} {why}; legal: {shown}",
-                legal=legal,
-            )
-        return transition, state
 
     # -- the sweep
 
@@ -397,108 +303,75 @@ class Machine:
         Any number of processes may sweep: each timeout fires once, each action is called by one
         of them at a time.
 
-        :returns: how many timeouts fired and actions were over.
+        :returns: how many timeouts fired and actions were called without an error.
+        :raises StoreError: the database cannot be used.
         """
+        return self._sweep(lambda: False)
+
+    def _sweep(self, stopped: Callable[[], bool]) -> int:
+        # nearly always there is nothing to do, and a reader is in nobody's way
+        overdue, (due, gone) = self._database.read(
+            lambda tx: (machines.list_overdue_versions(tx, self.name), self._actions.look(tx))
+        )
+        known = set(self.definition.versions)
+        for version in {*overdue, *due} - known - self._warned:
+            self._warned.add(version)
+            LOG.warning(
+                "machine %s: there are instances of version %s, which version %s has no "
+                "migration for; their timeouts and actions are left alone",
+                self.name,
+                version,
+                self.definition.version,
+            )
         count = 0
-        while True:
-            fired = self._run(None, self._time_out, Commit.TIMEOUT)
-            count += fired
-            if fired < BATCH:
-                break
-        pending = self._database.read(lambda tx: machines.list_pending(tx, self.name, BATCH))
-        for row in pending:
-            try:
-                count += self._act(row.instance_id, row.number)
-            except StoreError:
-                raise
-            except Exception as error:
-                LOG.warning("machine %s, %s: %s: %s", self.name, row.key, row.event, error)
+        if not known.isdisjoint(overdue):
+            count += self._time_out()
+        if gone:
+            self._actions.bury(gone)
+        if self.definition.has_actions and (count or gone or not known.isdisjoint(due)):
+            count += self._act(stopped)
         return count
 
-    def _time_out(self, tx: Transaction) -> int:
-        rows = machines.lock_overdue(tx, self.name, BATCH)
-        definition = self.definition
-        events = []
-        for row in rows:
-            state = definition.states[definition.migrate(row.version, row.state)]
-            events.append(_Event(row.key, state.on_timeout))
-        results: list[Move | ConvergeError | None] = [None] * len(events)
-        self._move(tx, list(enumerate(events)), {row.key: row for row in rows}, results)
-        return sum(isinstance(one, Move) for one in results)
+    def _time_out(self) -> int:
+        count = 0
+        while True:
+            fired = self._run(None, self._mover.time_out, Commit.TIMEOUT, is_committed)
+            count += fired.moves
+            if fired.seen < BATCH:
+                return count
 
-    def _act_on(self, move: Move) -> Exception | None:
-        found = self._database.read(lambda tx: machines.get_instances(tx, self.name, [move.key]))
-        if move.key not in found:
-            return None
-        try:
-            self._act(found[move.key].id, move.number)
-        except StoreError:
-            raise
-        except Exception as error:
-            return error
-        return None
+    def _act(self, stopped: Callable[[], bool]) -> int:
+        count = 0
+        while not stopped():
+            held = self._actions.claim(CLAIM)
+            taken = len(held)
+            try:
+                errors = self._call(held, stopped=stopped)
+                count += taken - len(held) - len(errors)
+            finally:
+                self._actions.release(held)
+            if taken < CLAIM:
+                break
+        return count
 
-    def _act(self, instance_id: int, number: int) -> bool:
-        """Call the action of a move, unless it is over or somebody else is at it."""
-        try:
-            with self._journal.scope(f"machine {self.name} {instance_id} {number}") as scope:
-                row = self._database.read(lambda tx: machines.get_move(tx, instance_id, number))
-                if row is None or row.status != "PENDING":
-                    return False
-                self._call(row, scope)
-                return True
-        except Busy:
-            return False
+    def migrate(self) -> int:
+        """Bring all instances of older versions to this one; without it, each goes at its next
+        event. Timeouts are counted from now on.
 
-    def _call(self, row: MoveRow, scope: Scope) -> None:
-        payloads = loads(row.payloads)
-        payload = loads(row.payload)
-        transition = next(
-            (
-                one
-                for one in self.definition.transitions
-                if one.event == row.event
-                and row.source in one.sources
-                and one.target == row.target
-                and one.action is not None
-            ),
-            None,
-        )
-        if transition is None or transition.action is None:
-            self._end(row, "FAILED", reason="this program has no such transition with an action")
-            return
-        action = Action(
-            self.name,
-            row.key,
-            row.event,
-            row.source,
-            row.target,
-            payload,
-            payloads,
-            row.attempts + 1,
-            scope,
-        )
-        try:
-            transition.action(action)
-        except StaleLock:
-            raise
-        except Exception as error:
-            wait = transition.retry.wait(row.attempts + 1, error)
-            reason = f"{type(error).__name__}: {error}"
-            self._end(row, "FAILED" if wait is None else "PENDING", wait=wait, reason=reason)
-            raise
-        self._end(row, "DONE")
-
-    def _end(
-        self, row: MoveRow, status: str, *, wait: float | None = None, reason: str | None = None
-    ) -> None:
-        self._database.transact(
-            lambda tx: machines.end_action(
-                tx, row.instance_id, row.number, status, wait=wait, reason=reason
-            ),
-            Commit.ACTION,
-            happened=repeatable,
-        )
+        :returns: how many there were.
+        :raises BadInput: there is no way for one of them.
+        """
+        count = 0
+        after: str | None = ""
+        while after is not None:
+            moved, after = self._run(
+                None,
+                lambda tx, after=after: self._mover.migrate(tx, after),  # type: ignore[misc]
+                Commit.INSTANCE,
+                repeatable,
+            )
+            count += moved
+        return count
 
     # -- looking
 
@@ -507,6 +380,7 @@ class Machine:
 
         :raises NotFound: there is none.
         """
+        check_name("instance", key)
         found = self._database.read(lambda tx: machines.get_instances(tx, self.name, [key]))
         if key not in found:
             raise NotFound(f"machine {self.name!r} has no instance {key!r}")
@@ -521,7 +395,10 @@ class Machine:
         :param after: from the one after this key on.
         """
         if state is not None and state not in self.definition.states:
-            raise BadInput(f"machine {self.name!r} has no state {state!r}")
+            raise BadInput(
+                f"machine {self.name!r} has no state {state!r}"
+                f"{did_you_mean(str(state), self.definition.states)}"
+            )
         rows = self._database.read(
             lambda tx: machines.list_instances(tx, self.name, state, after, limit)
         )
@@ -533,6 +410,7 @@ class Machine:
         :param after: only those with a higher number.
         :raises NotFound: there is no such instance.
         """
+        check_name("instance", key)
 
         def read(tx: Transaction) -> list[MoveRow]:
             found = machines.get_instances(tx, self.name, [key])
@@ -543,17 +421,26 @@ class Machine:
         return [_moved(row) for row in self._database.read(read)]
 
     def delete(self, *keys: str, transaction: HostTransaction | None = None) -> int:
-        """Delete instances with their history.
+        """Delete instances with their history; actions of theirs that are pending are not called.
 
         :returns: how many there were.
         """
 
-        def remove(tx: Transaction) -> int:
+        def remove(tx: Transaction) -> list[int]:
             found = machines.get_instances(tx, self.name, keys, lock=True)
-            machines.delete_instances(tx, [row.id for row in found.values()])
-            return len(found)
+            by_id = {row.id: row.key for row in found.values()}
+            begun = machines.list_begun(tx, list(by_id))
+            names = [scope_name(self.name, by_id[one], one, number) for one, number in begun]
+            scopes.delete_scopes(tx, scopes.find_scopes(tx, names))
+            machines.delete_instances(tx, list(by_id))
+            return list(by_id)
 
-        return self._run(transaction, remove, Commit.INSTANCE)
+        def removed(tx: Transaction, ids: list[int]) -> bool:
+            return not machines.has_instances(tx, ids)
+
+        for key in keys:
+            check_name("instance", key)
+        return len(self._run(transaction, remove, Commit.INSTANCE, removed))
 
     def draw(self, how: str = "mermaid") -> str:
         """The machine as a picture; ``mermaid`` or ``dot``."""

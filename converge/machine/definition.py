@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from converge.errors import BadInput, did_you_mean
@@ -54,7 +55,9 @@ class Transition:
     @property
     def sources(self) -> tuple[str, ...]:
         """The states that it leaves."""
-        return (self.source,) if isinstance(self.source, str) else tuple(self.source)
+        if isinstance(self.source, str):
+            return (self.source,)
+        return tuple(_sequence("source", self.source))
 
 
 @dataclass(frozen=True)
@@ -80,23 +83,17 @@ class Definition:
         check_name("machine", self.name)
         if type(self.version) is not int or self.version < 1:
             raise self._wrong(f"version must be a whole number from 1, not {self.version!r}")
+        # copies, as they are not looked at again
+        object.__setattr__(self, "states", dict(_mapping("states", self.states)))
+        object.__setattr__(self, "transitions", tuple(self.transitions))
         if not self.states:
             raise self._wrong("it has no states")
         for name, state in self.states.items():
             check_name("state", name)
-            if state.timeout is not None:
-                check_seconds(f"machine {self.name!r}, state {name!r}: timeout", state.timeout)
+            self._check_own(f"state {name!r}", state)
         self._check_state("initial", self.initial)
         for number, transition in enumerate(self.transitions):
-            where = f"transition {number + 1} ({transition.event!r})"
-            check_name("event", transition.event)
-            if not transition.sources:
-                raise self._wrong(f"{where} has no source")
-            for source in transition.sources:
-                self._check_state(f"{where}: source", source)
-                if self.states[source].terminal:
-                    raise self._wrong(f"{where} leaves {source!r}, which is terminal")
-            self._check_state(f"{where}: target", transition.target)
+            self._check_transition(number + 1, transition)
         object.__setattr__(self, "_by_event", self._index())
         self._check_guards()
         self._check_timeouts()
@@ -113,7 +110,7 @@ class Definition:
         """
         if isinstance(what, Definition):
             return what
-        known = [one.name for one in fields(cls)]
+        known = [one.name for one in fields(cls) if one.init]
         if isinstance(what, Mapping):
             given = dict(what)
             for key in given:
@@ -122,6 +119,10 @@ class Definition:
         elif isinstance(what, type):
             given = {name: getattr(what, name) for name in known if hasattr(what, name)}
             given.setdefault("name", what.__name__.lower())
+            for key, value in vars(what).items():
+                # a class may well have guards and constants besides
+                if not callable(value) and key not in known and get_close_matches(key, known, n=1):
+                    raise BadInput(f"a machine has no {key!r}{did_you_mean(key, known)}")
         else:
             raise BadInput(
                 f"a machine is a Definition, a mapping or a class, not {type(what).__name__}"
@@ -130,18 +131,42 @@ class Definition:
             if key not in given:
                 raise BadInput(f"machine {given.get('name', '')!r} has no {key}")
         given["states"] = {
-            name: _make(State, f"state {name!r}", state or {})
+            name: _make(State, f"state {name!r}", {} if state is None else state)
             for name, state in _mapping("states", given["states"]).items()
         }
         given["transitions"] = tuple(
             _make(Transition, f"transition {number + 1}", one)
-            for number, one in enumerate(given["transitions"])
+            for number, one in enumerate(_sequence("transitions", given["transitions"]))
         )
         return cls(**given)
 
     def events(self, state: str) -> list[str]:
         """The events that do something in a state."""
         return sorted(event for source, event in self._by_event if source == state)
+
+    @property
+    def all_events(self) -> list[str]:
+        """The events that do something in any state."""
+        return sorted({event for _, event in self._by_event})
+
+    @property
+    def has_actions(self) -> bool:
+        """Whether any transition has one."""
+        return any(one.action is not None for one in self.transitions)
+
+    @property
+    def versions(self) -> list[int]:
+        """The versions whose instances can be dealt with: this one, and those with a migration."""
+        return sorted({self.version, *self.migrations})
+
+    def find(self, version: int, source: str, event: str, target: str) -> Transition | None:
+        """The transition with an action by which a move was made, also of an older version."""
+        names = self.migrations.get(version, {}) if version != self.version else {}
+        source, target = names.get(source, source), names.get(target, target)
+        for transition in self._by_event.get((source, event), ()):
+            if transition.target == target and transition.action is not None:
+                return transition
+        return None
 
     def choose(
         self, state: str, event: str, payloads: Mapping[str, Any], payload: Any
@@ -191,7 +216,9 @@ class Definition:
 
     # -- checks
 
-    _by_event: Mapping[tuple[str, str], list[Transition]] = field(init=False, repr=False)
+    _by_event: Mapping[tuple[str, str], list[Transition]] = field(
+        init=False, repr=False, compare=False
+    )
 
     def _index(self) -> dict[tuple[str, str], list[Transition]]:
         found: dict[tuple[str, str], list[Transition]] = {}
@@ -209,6 +236,34 @@ class Definition:
                 f"{where} names no state: {name!r}{did_you_mean(str(name), self.states)}"
             )
 
+    def _check_own(self, where: str, state: object) -> None:
+        if not isinstance(state, State):
+            raise self._wrong(f"{where} must be a State, not {type(state).__name__}")
+        if type(state.terminal) is not bool:
+            raise self._wrong(f"{where}: terminal must be True or False, not {state.terminal!r}")
+        check_name("event", state.on_timeout)
+        if state.timeout is not None:
+            check_seconds(f"machine {self.name!r}, {where}: timeout", state.timeout)
+
+    def _check_transition(self, number: int, transition: object) -> None:
+        where = f"transition {number}"
+        if not isinstance(transition, Transition):
+            raise self._wrong(f"{where} must be a Transition, not {type(transition).__name__}")
+        check_name("event", transition.event)
+        where += f" ({transition.event!r})"
+        if not transition.sources:
+            raise self._wrong(f"{where} has no source")
+        for source in transition.sources:
+            self._check_state(f"{where}: source", source)
+            if self.states[source].terminal:
+                raise self._wrong(f"{where} leaves {source!r}, which is terminal")
+        self._check_state(f"{where}: target", transition.target)
+        for name, function in (("guard", transition.guard), ("action", transition.action)):
+            if function is not None and not callable(function):
+                raise self._wrong(f"{where}: its {name} is not a function: {function!r}")
+        if not isinstance(transition.retry, RetryPolicy):
+            raise self._wrong(f"{where}: retry must be a RetryPolicy, not {transition.retry!r}")
+
     def _check_guards(self) -> None:
         for (source, event), choices in self._by_event.items():
             guards = [one.guard for one in choices]
@@ -223,6 +278,15 @@ class Definition:
                     f"{event!r} in state {source!r} is ambiguous: "
                     "two transitions have the same guard"
                 )
+            actions: dict[str, Transition] = {}
+            for one in choices:
+                first = actions.setdefault(one.target, one)
+                if (first.action, first.retry) != (one.action, one.retry):
+                    # which of them a move was made by is not recorded
+                    raise self._wrong(
+                        f"{event!r} in state {source!r} is ambiguous: two transitions lead to "
+                        f"{one.target!r}, with different actions or retries"
+                    )
 
     def _check_timeouts(self) -> None:
         for name, state in self.states.items():
@@ -257,12 +321,12 @@ class Definition:
             raise self._wrong(f"no terminal state can be reached from state {_listed(caught)}")
 
     def _check_migrations(self) -> None:
-        for version, names in self.migrations.items():
-            if type(version) is not int or not 1 <= version < self.version:
+        for version, names in _mapping("migrations", self.migrations).items():
+            if not isinstance(version, int) or not 1 <= version < self.version:
                 raise self._wrong(
                     f"migrations are from versions 1 to {self.version - 1}, not from {version!r}"
                 )
-            for old, new in names.items():
+            for old, new in _mapping(f"migrations[{version}]", names).items():
                 self._check_state(f"migrations[{version}][{old!r}]", new)
 
 
@@ -287,6 +351,12 @@ def _name(function: object) -> str:
 def _mapping(what: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise BadInput(f"{what} must be a mapping, not {type(value).__name__}")
+    return value
+
+
+def _sequence(what: str, value: object) -> Iterable[Any]:
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        raise BadInput(f"{what} must be a list, not {type(value).__name__}")
     return value
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from converge.errors import BadInput, did_you_mean
 from converge.machine.definition import Definition
+
+S = TypeVar("S", bound=str)
 
 #: source, target, what the arrow says
 Move = tuple[str, str, str]
@@ -29,7 +32,7 @@ def draw(definition: Definition, how: str = "mermaid") -> str:
 
 
 def draw_table(
-    table: Mapping[str, Iterable[str]], initial: str, how: str = "mermaid", *, name: str = "moves"
+    table: Mapping[S, Iterable[S]], initial: str, how: str = "mermaid", *, name: str = "moves"
 ) -> str:
     """A table of allowed moves as a picture.
 
@@ -57,25 +60,49 @@ def draw_moves(
     return ways[how](initial, list(terminal), list(moves), name)
 
 
+# what mermaid would read as its own, as the entities that it knows
+_MERMAID = str.maketrans({sign: f"#{ord(sign)};" for sign in '"#;:<>`\\'})
+_PLAIN = re.compile(r"[A-Za-z]\w*", re.ASCII)
+_WORDS = {"as", "choice", "class", "classdef", "click", "default", "direction", "end", "fork"}
+_WORDS |= {"hide", "href", "join", "note", "scale", "state", "style"}
+
+
 def _mermaid(initial: str, terminal: list[str], moves: list[Move], name: str) -> str:
-    names = sorted({initial, *terminal, *(one for move in moves for one in move[:2])})
-    # names may have spaces and signs of mermaid's own
-    ids = {one: f"s{number}" for number, one in enumerate(names)}
+    ids: dict[str, str] = {}
     lines = ["stateDiagram-v2"]
-    lines += [f"    state {json.dumps(one)} as {ids[one]}" for one in names]
+    for number, one in enumerate(_states(initial, terminal, moves)):
+        ids[one] = one
+        if not _PLAIN.fullmatch(one) or one.lower() in _WORDS:
+            # a name that is none there; as no other is
+            ids[one] = f"{number}_"
+            lines.append(f'    state "{one.translate(_MERMAID)}" as {ids[one]}')
     lines.append(f"    [*] --> {ids[initial]}")
     for source, target, words in moves:
-        label = f" : {words.replace(':', ';')}" if words else ""
+        label = f" : {words.translate(_MERMAID)}" if words else ""
         lines.append(f"    {ids[source]} --> {ids[target]}{label}")
     lines += [f"    {ids[one]} --> [*]" for one in terminal]
     return "\n".join(lines) + "\n"
 
 
 def _dot(initial: str, terminal: list[str], moves: list[Move], name: str) -> str:
-    lines = [f"digraph {json.dumps(name)} {{", "    node [shape=box, style=rounded];"]
-    lines += ["    begin [shape=point];", f"    begin -> {json.dumps(initial)};"]
-    lines += [f"    {json.dumps(one)} [peripheries=2];" for one in terminal]
+    # no name starts with a space
+    begin = _quoted(" begin")
+    lines = [f"digraph {_quoted(name)} {{", "    node [shape=box, style=rounded];"]
+    lines += [f'    {begin} [shape=point, label=""];']
+    for one in _states(initial, terminal, moves):
+        lines.append(f"    {_quoted(one)}" + (" [peripheries=2];" if one in terminal else ";"))
+    lines.append(f"    {begin} -> {_quoted(initial)};")
     for source, target, words in moves:
-        label = f" [label={json.dumps(words)}]" if words else ""
-        lines.append(f"    {json.dumps(source)} -> {json.dumps(target)}{label};")
+        label = f" [label={_quoted(words)}]" if words else ""
+        lines.append(f"    {_quoted(source)} -> {_quoted(target)}{label};")
     return "\n".join([*lines, "}"]) + "\n"
+
+
+def _quoted(text: str) -> str:
+    plain = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{plain}"'
+
+
+def _states(initial: str, terminal: list[str], moves: list[Move]) -> list[str]:
+    """All states, in the order in which they come up."""
+    return list(dict.fromkeys([initial, *(one for move in moves for one in move[:2]), *terminal]))

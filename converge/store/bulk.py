@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Insert,
     Table,
     Text,
     any_,
@@ -21,9 +22,11 @@ from sqlalchemy import (
     column,
     func,
     insert,
+    literal_column,
     select,
     update,
 )
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
 
 from converge.store.database import Transaction
@@ -31,6 +34,7 @@ from converge.store.types import JsonText, dump
 
 #: Rows in one statement at most.
 CHUNK = 5000
+MARIADB = ("mysql", "mariadb")
 
 
 def among(tx: Transaction, what: ColumnElement[Any], values: Iterable[int]) -> ColumnElement[bool]:
@@ -49,25 +53,48 @@ def among(tx: Transaction, what: ColumnElement[Any], values: Iterable[int]) -> C
 
 
 def insert_rows(
-    tx: Transaction, table: Table, rows: Sequence[Mapping[str, Any]], **common: Any
+    tx: Transaction,
+    table: Table,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    pass_over: bool = False,
+    by_json: bool = False,
+    **common: Any,
 ) -> None:
     """Insert rows that all have the same columns.
 
+    :param pass_over: leave rows alone whose unique key is there already.
+    :param by_json: one statement on MariaDB, too, whose driver sends one for each row otherwise.
     :param common: columns that are the same for all of them; values or SQL expressions.
     """
     for start in range(0, len(rows), CHUNK):
         part = rows[start : start + CHUNK]
-        if tx.dialect != "postgresql":
-            tx.execute(insert(table).values(**common), list(part))
-            continue
+        statement = _passing_insert(tx, table) if pass_over else insert(table)
         names = list(part[0])
-        given = _recordset(table, names, part)
+        if tx.dialect == "postgresql":
+            given = _recordset(table, names, part)
+        elif by_json and tx.dialect in MARIADB:
+            given = _json_table(tx, table, names, part)
+        else:
+            tx.execute(statement.values(**common), list(part))
+            continue
         typed = [
             bindparam(None, v, type_=table.c[k].type) if not isinstance(v, ColumnElement) else v
             for k, v in common.items()
         ]
         query = select(*(given.c[name] for name in names), *typed)
-        tx.execute(insert(table).from_select([*names, *common], query))
+        tx.execute(statement.from_select([*names, *common], query))
+
+
+def _passing_insert(tx: Transaction, table: Table) -> Insert:
+    """An INSERT that passes rows over whose unique key is there."""
+    if tx.dialect == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    if tx.dialect == "sqlite":
+        return sqlite.insert(table).on_conflict_do_nothing()
+    # not IGNORE, which lets everything else that is wrong pass, too
+    (first,) = table.primary_key.columns
+    return mysql.insert(table).on_duplicate_key_update({first.name: first})
 
 
 def update_rows(
@@ -76,6 +103,7 @@ def update_rows(
     keys: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
     *guards: ColumnElement[bool],
+    by_json: bool = False,
     **common: Any,
 ) -> int:
     """Update rows, each to values of its own.
@@ -83,6 +111,7 @@ def update_rows(
     :param keys: the columns that must be as given; the first one is an integer with an index.
     :param rows: of each, the keys and the columns to write; all of the same columns.
     :param guards: further conditions.
+    :param by_json: one statement on MariaDB, too, whose driver sends one for each row otherwise.
     :param common: columns to write that are the same for all.
     :returns: how many rows were found.
     """
@@ -102,6 +131,15 @@ def update_rows(
             )
             found += tx.execute(statement).rowcount
             continue
+        if by_json and tx.dialect in MARIADB:
+            given = _json_table(tx, table, list(part[0]), part)
+            statement = (
+                update(table)
+                .where(*(table.c[key] == given.c[key] for key in keys), *guards)
+                .values({**{name: given.c[name] for name in names}, **common})
+            )
+            found += tx.execute(statement).rowcount
+            continue
         statement = (
             update(table)
             .where(*(table.c[key] == bindparam(f"b_{key}") for key in keys), *guards)
@@ -115,17 +153,37 @@ def update_rows(
     return found
 
 
-def _recordset(table: Table, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Any:
-    """The rows as a table that PostgreSQL reads from one JSON text."""
+def _json_table(
+    tx: Transaction, table: Table, names: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> Any:
+    """The rows as a table that MariaDB reads from one JSON text."""
+    dialect = tx.connection.dialect
+    # the names are those of our own columns
+    columns = ", ".join(
+        f"`{name}` {table.c[name].type.compile(dialect)} PATH '$.{name}'" for name in names
+    )
+    shape: ColumnElement[Any] = literal_column(f"'$[*]' COLUMNS ({columns})")
+    text = bindparam(None, dump(_plain(table, names, rows)), type_=Text(), unique=True)
+    return func.json_table(text, shape).table_valued(*names).alias("given")
+
+
+def _plain(
+    table: Table, names: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     json_names = {name for name in names if isinstance(table.c[name].type, JsonText)}
-    plain = [
+    return [
         {
             name: dump(value) if name in json_names and value is not None else value
             for name, value in row.items()
         }
         for row in rows
     ]
+
+
+def _recordset(table: Table, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Any:
+    """The rows as a table that PostgreSQL reads from one JSON text."""
+    json_names = {name for name in names if isinstance(table.c[name].type, JsonText)}
     columns = [column(name, Text() if name in json_names else table.c[name].type) for name in names]
-    text = bindparam(None, dump(plain), type_=Text(), unique=True)
+    text = bindparam(None, dump(_plain(table, names, rows)), type_=Text(), unique=True)
     function = func.json_to_recordset(cast(text, JSON))
     return function.table_valued(*columns).render_derived(with_types=True)

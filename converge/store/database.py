@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from oslo_db import api as oslo_api
@@ -75,8 +76,13 @@ _SESSIONS = {
 }
 _SESSIONS["mariadb"] = _SESSIONS["mysql"]
 _SETTLE_SECONDS = 10.0
+# A connection that was used within so many seconds is taken to be alive: to ask costs as much as
+# a short statement does, and a transaction whose connection is lost is run again anyway.
+_FRESH = 1.0
 
 _WRITE = "converge_write"
+# made once: every statement that records a step has it
+_NOW = cast("ColumnElement[float]", clock())
 _SQLITE_BUSY_SECONDS = 30.0
 # lock timeout and serialization failure; oslo.db does not map them
 _POSTGRESQL_AGAIN = {"55P03", "40001", "40P01"}
@@ -112,7 +118,7 @@ class Transaction:
         """The time, in seconds since 1970, as an SQL expression."""
         if self._clock is not None:
             return literal(self._clock(), Double())
-        return cast("ColumnElement[float]", clock())
+        return _NOW
 
 
 class Database:
@@ -156,13 +162,14 @@ class Database:
             _prepare_sqlite(self.engine)
         else:
             _prepare_server(self.engine, self.dialect)
+            _ping_the_idle(self.engine)
         # the server's sessions whose connection was lost during a commit
         self._unsettled: set[int] = set()
         self._anchor: Connection | None = None
         # whether it ever answered
         self._reached = False
 
-    @property
+    @cached_property
     def shown(self) -> str:
         """The URL without its password."""
         return self.url.render_as_string(hide_password=True)
@@ -210,7 +217,9 @@ class Database:
             raise
         self._reached = True
         with connection:
-            yield connection.execution_options(**{_WRITE: write})
+            if self.dialect == "sqlite":
+                connection = connection.execution_options(**{_WRITE: write})
+            yield connection
 
     def read(self, function: Callable[[Transaction], T]) -> T:
         """Run a function that only reads, in a transaction; again when the connection was lost.
@@ -440,6 +449,30 @@ def _prepare_server(engine: Engine, dialect: str) -> None:
         with connection.cursor() as cursor:
             cursor.execute(statement)
         connection.commit()
+
+
+def _ping_the_idle(engine: Engine) -> None:
+    """Ask whether a pooled connection is alive before it is used, as oslo.db has the pool do, but
+    only where it was idle."""
+    pool: Any = engine.pool
+    pool._pre_ping = False
+
+    @event.listens_for(engine, "checkin")
+    def checkin(connection: Any, record: Any) -> None:
+        record.info["used"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def checkout(connection: Any, record: Any, proxy: object) -> None:
+        used = record.info.get("used")
+        if used is None or time.monotonic() - used < _FRESH:
+            return
+        try:
+            alive = engine.dialect.do_ping(connection)
+        except Exception:
+            alive = False
+        if not alive:
+            # the others of the pool are as old
+            raise sa_exceptions.InvalidatePoolError
 
 
 def is_transient(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 
+from converge.model import ENGINE_MOVES, EngineState, sources_of
 from converge.store.database import Transaction
 from converge.store.schema import engine
 from converge.store.types import text
@@ -16,9 +17,9 @@ from converge.store.types import text
 ENGINE = "engine"
 JOURNAL = "journal"
 
-ALIVE = "ALIVE"
-STOPPED = "STOPPED"
-DEAD = "DEAD"
+ALIVE = EngineState.ALIVE
+STOPPED = EngineState.STOPPED
+DEAD = EngineState.DEAD
 
 #: Seconds for which the row of an engine that is no more can be looked at.
 KEPT = 86_400.0
@@ -89,10 +90,13 @@ def renew_lease(tx: Transaction, engine_id: int, process: str) -> bool:
     return done.rowcount == 1
 
 
-def end_engine(tx: Transaction, engine_id: int, state: str) -> bool:
+def end_engine(tx: Transaction, engine_id: int, state: EngineState) -> bool:
     """Note that an engine stopped or died. False if that was noted before."""
+    sources = sources_of(ENGINE_MOVES, state)
     done = tx.execute(
-        update(engine).where(engine.c.id == engine_id, engine.c.state == ALIVE).values(state=state)
+        update(engine)
+        .where(engine.c.id == engine_id, engine.c.state.in_(sources))
+        .values(state=state)
     )
     return done.rowcount == 1
 

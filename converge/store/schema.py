@@ -276,17 +276,24 @@ move = Table(
     Column("instance_id", ID, nullable=False),
     Column("number", Integer, nullable=False),
     Column("machine", NAME, nullable=False),
+    # of the definition that it was made by
+    Column("version", Integer, nullable=False),
     Column("event", NAME, nullable=False),
     Column("source", NAME, nullable=False),
     Column("target", NAME, nullable=False),
     Column("payload", LONG_TEXT, nullable=False),
-    # as they were at the move, for its action
+    # as they were at the move, for its action; empty if there is none
     Column("payloads", LONG_TEXT, nullable=False),
+    # of the transaction that made it
+    Column("token", String(32), nullable=False),
     Column("at", Double, nullable=False),
     Column("status", String(8), nullable=False),
     Column("attempts", Integer, nullable=False),
     # when its action may be tried; NULL when it is over, or there is none
     Column("next_at", Double),
+    # who works on its action, and how often it was taken
+    Column("engine_id", ID),
+    Column("epoch", Integer, nullable=False),
     Column("reason", String(REASON_LENGTH)),
     PrimaryKeyConstraint("instance_id", "number", name="pk_converge_move"),
     Index(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from oslo_db.exception import DBDuplicateEntry
 from sqlalchemy import (
@@ -14,6 +14,7 @@ from sqlalchemy import (
     Insert,
     Integer,
     String,
+    Update,
     bindparam,
     delete,
     func,
@@ -46,8 +47,7 @@ class ScopeRow:
     finished_at: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class StepRow:
+class StepRow(NamedTuple):
     """A step as it is in the database.
 
     :ivar wait: seconds until it may be tried again.
@@ -142,7 +142,7 @@ def list_steps(tx: Transaction, scope_id: int, name: str | None = None) -> list[
     if name is not None:
         query = query.where(step.c.name == name)
     rows: Any = tx.execute(query.order_by(step.c.number, step.c.name))
-    return [StepRow(*row) for row in rows]
+    return [StepRow._make(row) for row in rows]
 
 
 _VALUES: dict[str, Any] = {
@@ -157,7 +157,7 @@ _VALUES: dict[str, Any] = {
 
 def _is_held() -> list[ColumnElement[bool]]:
     return [
-        scope.c.id == bindparam("scope_id", type_=ID),
+        scope.c.id == bindparam("held_scope", type_=ID),
         scope.c.engine_id == bindparam("owner", type_=ID),
         scope.c.epoch == bindparam("epoch", type_=Integer()),
     ]
@@ -195,7 +195,7 @@ def insert_step(
     """
     now = tx.now
     statement = _made_insert() if isinstance(now, clock) else _make_insert(now)
-    held = {"scope_id": scope_id, "owner": engine_id, "epoch": epoch}
+    held = {"held_scope": scope_id, "owner": engine_id, "epoch": epoch}
     done = tx.execute(statement, {**held, "name": name, **values})
     if done.rowcount != 1:
         raise StaleLock(f"step {name!r}: the scope is not held by this caller any more")
@@ -207,7 +207,7 @@ def lock_hold(tx: Transaction, scope_id: int, engine_id: int, epoch: int) -> Non
     :raises StaleLock: the engine does not hold it any more.
     """
     query = select(scope.c.id).where(*_is_held()).with_for_update(read=True)
-    held = {"scope_id": scope_id, "owner": engine_id, "epoch": epoch}
+    held = {"held_scope": scope_id, "owner": engine_id, "epoch": epoch}
     if tx.execute(query, held).first() is None:
         raise StaleLock("the scope is not held by this caller any more")
 
@@ -224,24 +224,58 @@ def update_step(tx: Transaction, scope_id: int, name: str, wait: float, **values
     )
 
 
-def advance_step(tx: Transaction, scope_id: int, name: str, status: str, position: int) -> None:
-    """Note how far an each has come; the hold is locked.
-
-    :param status: the one that it must have.
-    :raises StaleLock: it was there already.
-    """
-    done = tx.execute(
+def _make_advance(now: ColumnElement[float], *, locks: bool) -> Update:
+    held = select(scope.c.id).where(*_is_held())
+    if locks:
+        # PostgreSQL locks the hold and moves on in one statement
+        cte = held.with_for_update(read=True).cte("held")
+        own = step.c.scope_id == cte.c.id
+    else:
+        own = step.c.scope_id == bindparam("held_scope", type_=ID)
+    return (
         update(step)
         .where(
-            step.c.scope_id == scope_id,
-            step.c.name == name,
-            step.c.status == status,
-            step.c.position < position,
+            own,
+            step.c.name == bindparam("step_name", type_=String()),
+            step.c.status == bindparam("step_status", type_=String()),
+            step.c.position < bindparam("reached", type_=Integer()),
         )
-        .values(position=position, at=tx.now)
+        .values(position=bindparam("reached", type_=Integer()), at=now)
     )
+
+
+@cache
+def _made_advance(locks: bool) -> Update:
+    return _make_advance(clock(), locks=locks)
+
+
+def advance_step(
+    tx: Transaction,
+    scope_id: int,
+    engine_id: int,
+    epoch: int,
+    name: str,
+    status: str,
+    position: int,
+) -> None:
+    """Note how far an each has come, of a scope that an engine holds.
+
+    :param status: the one that it must have.
+    :raises StaleLock: the engine does not hold the scope any more, or it was there already.
+    """
+    locks = tx.dialect == "postgresql"
+    if not locks:
+        lock_hold(tx, scope_id, engine_id, epoch)
+    now = tx.now
+    statement = _made_advance(locks) if isinstance(now, clock) else _make_advance(now, locks=locks)
+    values = {"step_name": name, "step_status": status, "reached": position}
+    held = {"owner": engine_id, "epoch": epoch} if locks else {}
+    done = tx.execute(statement, {**values, **held, "held_scope": scope_id})
     if done.rowcount != 1:
-        raise StaleLock(f"each {name!r} is at item {position} already, or beyond it")
+        raise StaleLock(
+            f"each {name!r}: the scope is not held by this caller any more, or it is at item "
+            f"{position} already, or beyond it"
+        )
 
 
 def find_step(tx: Transaction, scope_id: int, name: str) -> StepRow | None:

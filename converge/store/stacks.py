@@ -9,8 +9,8 @@ from oslo_db import exception as oslo_exceptions
 from sqlalchemy import Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from converge.errors import Conflict, NotFound, did_you_mean
-from converge.model import Action, Status, is_name
+from converge.errors import Conflict, NotFound, StaleLock, did_you_mean
+from converge.model import STACK_MOVES, Action, Status, is_name, sources_of
 from converge.store.database import Transaction
 from converge.store.schema import stack, template
 
@@ -141,12 +141,17 @@ def list_stacks(tx: Transaction) -> list[tuple[StackRow, int | None]]:
 
 
 def update_stack(tx: Transaction, stack_id: int, **values: Any) -> None:
-    """Write columns of a stack that the transaction has locked."""
-    done = tx.execute(
-        update(stack).where(stack.c.id == stack_id).values(updated_at=tx.now, **values)
-    )
+    """Write columns of a stack that the transaction has locked.
+
+    :raises StaleLock: it may not have that status after the one it has.
+    """
+    query = update(stack).where(stack.c.id == stack_id)
+    if "status" in values:
+        query = query.where(stack.c.status.in_(sources_of(STACK_MOVES, values["status"])))
+    done = tx.execute(query.values(updated_at=tx.now, **values))
     if done.rowcount != 1:
-        raise NotFound(f"there is no stack with id {stack_id}")
+        found = get_stack_by_id(tx, stack_id)
+        raise StaleLock(f"stack {found.name!r} is {found.status}, not to be {values['status']}")
 
 
 def get_edges(tx: Transaction, stack_id: int) -> bytes | None:

@@ -22,7 +22,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import NullType
 
 from converge.errors import StaleLock
-from converge.model import Json, Kind, State
+from converge.model import SYNC_POINT_MOVES, Json, Kind, State, check_move
 from converge.store.bulk import CHUNK, among, insert_rows
 from converge.store.database import Transaction
 from converge.store.engines import ALIVE
@@ -338,15 +338,16 @@ def taint(tx: Transaction, keys: Sequence[Key]) -> None:
 
 def skip_nodes(tx: Transaction, keys: Sequence[Key]) -> None:
     """End nodes that have not started."""
+    unstarted = (State.WAITING, State.READY, State.BLOCKED)
     for start in range(0, len(keys), CHUNK):
         part = keys[start : start + CHUNK]
         done = tx.execute(
             update(sync_point)
             .where(
                 _among(tx, part),
-                is_in(State.WAITING, State.READY, State.BLOCKED),
+                is_in(*unstarted),
             )
-            .values(state=State.SKIPPED, ready_at=None)
+            .values(state=_into(State.SKIPPED, *unstarted), ready_at=None)
         )
         _expect(done.rowcount, len(part))
 
@@ -393,7 +394,7 @@ def unblock(tx: Transaction, resource_ids: Sequence[int]) -> int:
     done = tx.execute(
         update(sync_point)
         .where(is_in(State.BLOCKED), among(tx, sync_point.c.resource_id, resource_ids))
-        .values(state=State.READY, ready_at=tx.now)
+        .values(state=_into(State.READY, State.BLOCKED), ready_at=tx.now)
     )
     return int(done.rowcount)
 
@@ -405,7 +406,7 @@ def unblock_nodes(tx: Transaction, keys: Sequence[Key]) -> int:
     done = tx.execute(
         update(sync_point)
         .where(_among(tx, keys), is_in(State.BLOCKED))
-        .values(state=State.READY, ready_at=tx.now)
+        .values(state=_into(State.READY, State.BLOCKED), ready_at=tx.now)
     )
     return int(done.rowcount)
 
@@ -420,7 +421,7 @@ def supersede_nodes(tx: Transaction, traversal_id: int) -> None:
     tx.execute(
         update(sync_point)
         .where(mine, is_in(State.RUNNING), sync_point.c.kind != Kind.STACK)
-        .values(state=State.SUPERSEDED)
+        .values(state=_into(State.SUPERSEDED, State.RUNNING))
     )
     tx.execute(delete(sync_point).where(mine, ~is_in(State.SUPERSEDED)))
 
@@ -485,10 +486,17 @@ def _move(tx: Transaction, keys: Sequence[Key], source: State, *guards: Any, **v
     """
     if not keys:
         return
+    if "state" in values:
+        _into(values["state"], source)
     done = tx.execute(
         update(sync_point).where(_among(tx, keys), _was(source), *guards).values(**values)
     )
     _expect(done.rowcount, len(keys))
+
+
+def _into(target: State, *sources: State) -> State:
+    """The state that rows in these states are moved to, if the table of moves allows it."""
+    return check_move(SYNC_POINT_MOVES, target, *sources)
 
 
 def _expect(found: int, wanted: int) -> None:

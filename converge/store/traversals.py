@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import and_, delete, func, insert, or_, select, update
 
 from converge.errors import StaleLock
-from converge.model import TRAVERSAL_MOVES, Action, OnFailure, TraversalStatus
+from converge.model import TRAVERSAL_MOVES, Action, OnFailure, TraversalStatus, check_move
 from converge.store.database import Transaction
 from converge.store.schema import progress, stack, traversal
 
@@ -131,8 +131,7 @@ def end_traversal(
 
     :raises StaleLock: it was over already.
     """
-    if status not in TRAVERSAL_MOVES[TraversalStatus.RUNNING]:
-        raise ValueError(f"a traversal does not end as {status}")
+    check_move(TRAVERSAL_MOVES, status, TraversalStatus.RUNNING)
     counts = sum_progress(tx, traversal_id)
     done = tx.execute(
         update(traversal)

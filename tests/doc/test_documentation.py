@@ -42,6 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 TUTORIAL = ROOT / "doc" / "tutorial.rst"
 EMBEDDING = ROOT / "doc" / "embedding.rst"
+JOURNAL = ROOT / "doc" / "journal.rst"
 #: Where the documents say that they are.
 FOLDER = "/home/me/converge"
 PORT = "18423"
@@ -304,7 +305,7 @@ def test_tutorial_commands(tmp_path: Path) -> None:
     assert left == ["examples"], "the tutorial ends with everything deleted"
 
 
-@pytest.mark.parametrize("path", [README, EMBEDDING], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [README, EMBEDDING, JOURNAL], ids=lambda path: path.name)
 def test_python_blocks(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CONVERGE_DB", raising=False)

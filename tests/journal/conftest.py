@@ -8,18 +8,21 @@ from typing import Any
 import pytest
 
 from tests import backends
-from tests.journal.places import InDatabase, InMemory, Place
+from tests.journal.places import InDatabase, InMemory, InRedis, Place
 
 MEMORY = "memory"
 DATABASES = [
     pytest.param(name, marks=[pytest.mark.database, getattr(pytest.mark, name)])
     for name in backends.NAMES
 ]
+REDIS = pytest.param("redis", marks=pytest.mark.redis)
 
 
 def _place(request: pytest.FixtureRequest, databases: dict[str, Any], stores: Any) -> Place:
     if request.param == MEMORY:
         return InMemory()
+    if request.param == "redis":
+        return InRedis(databases[request.param].empty())
     database = databases[request.param]
     return InDatabase(lambda clock: stores.fresh(database, clock))
 
@@ -41,7 +44,7 @@ def sql(request: pytest.FixtureRequest, _databases: Any, _stores: Any) -> Iterat
     found.close()
 
 
-@pytest.fixture(params=[MEMORY, *DATABASES])
+@pytest.fixture(params=[MEMORY, *DATABASES, REDIS])
 def anywhere(request: pytest.FixtureRequest, _databases: Any, _stores: Any) -> Iterator[Place]:
     """An empty place for journals, of each kind that answers."""
     found = _place(request, _databases, _stores)

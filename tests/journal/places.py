@@ -12,6 +12,7 @@ from sqlalchemy import update
 from converge import Store
 from converge.journal import Backend, Journal
 from converge.journal.memory import Memory, MemoryBackend
+from converge.journal.redis import PREFIX, RedisBackend
 from converge.journal.sql import SqlBackend
 from converge.store import schema
 from converge.testing import FakeClock
@@ -110,3 +111,42 @@ class InDatabase(Place):
     def pass_time(self, seconds: float) -> None:
         """The clock goes on."""
         self._clock.advance(seconds)
+
+
+class InRedis(Place):
+    """A prefix of keys in a Redis, whose clock cannot be set: what is there is made older.
+
+    :param url: with the prefix.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+        self._prefix = f"{{{url.rpartition('=')[2] or PREFIX}}}:"
+
+    def _make(self) -> Backend:
+        return RedisBackend.open(self._url, LEASE)
+
+    @property
+    def _client(self) -> Any:
+        return self._open[0]._client  # type: ignore[attr-defined]
+
+    def kill(self, backend: Any) -> None:
+        """Its key is gone, as it is when the lease has ended."""
+        assert self._client.delete(f"{self._prefix}owner:{backend.owner()}") == 1
+
+    def pass_time(self, seconds: float) -> None:
+        """All that was written is older, and due sooner."""
+        client = self._client
+        for name in client.zrange(f"{self._prefix}scopes", 0, -1):
+            scope, steps = f"{self._prefix}scope:{name}", f"{self._prefix}steps:{name}"
+            for field in ("created", "updated", "finished"):
+                if client.hexists(scope, field):
+                    client.hincrbyfloat(scope, field, -seconds)
+            for field, text in client.hgetall(steps).items():
+                if field[0] == "@":
+                    parts = text.split(" ")
+                    parts[5:7] = [f"{float(one) - seconds:.6f}" for one in parts[5:7]]
+                    client.hset(steps, field, " ".join(parts))
+        for name in client.zrange(f"{self._prefix}finished", 0, -1):
+            client.zincrby(f"{self._prefix}finished", -seconds, name)

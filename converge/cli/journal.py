@@ -1,0 +1,121 @@
+"""The command ``journal``: what is recorded of work whose steps are done once each."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from converge.cli import EXIT_COMPLETE
+from converge.cli.output import escape, moment, shown, write_json, write_table
+
+if TYPE_CHECKING:
+    from converge.journal import Journal, Record, ScopeInfo
+
+#: Scopes that are read at a time.
+BATCH = 1000
+
+
+def run(arguments: Namespace, url: str | None, default: str | None) -> int:
+    """Do what was asked for.
+
+    :param url: of the journal; None for the default's.
+    :param default: the URL of the default database, None if it is not there.
+    """
+    with _opened(url, default) as journal:
+        return _OPERATIONS[arguments.operation](journal, arguments)
+
+
+@contextmanager
+def _opened(url: str | None, default: str | None) -> Iterator[Journal]:
+    from converge.journal import Journal
+
+    # without a database there is nothing recorded
+    with Journal(url or default or "memory://") as journal:
+        yield journal
+
+
+def _list(journal: Journal, arguments: Namespace) -> int:
+    scopes = list(_all(journal))
+    if arguments.json:
+        write_json([asdict(scope) for scope in scopes], sys.stdout)
+    elif not scopes:
+        print("nothing is recorded")
+    else:
+        columns = ("scope", "steps", "state", "owner", "updated")
+        write_table(
+            columns,
+            ([one.name, one.steps, _state(one), one.owner, moment(one.updated)] for one in scopes),
+            sys.stdout,
+        )
+    return EXIT_COMPLETE
+
+
+def _all(journal: Journal) -> Iterator[ScopeInfo]:
+    after = ""
+    while part := journal.scopes(after=after, limit=BATCH):
+        yield from part
+        after = part[-1].name
+
+
+def _state(scope: ScopeInfo) -> str:
+    if scope.owner is not None:
+        return "held"
+    return "open" if scope.finished is None else "finished"
+
+
+def _show(journal: Journal, arguments: Namespace) -> int:
+    scope, records = journal.show(arguments.scope)
+    if arguments.json:
+        steps = [asdict(one) | {"value": _value(one)} for one in records]
+        write_json(asdict(scope) | {"records": steps}, sys.stdout)
+        return EXIT_COMPLETE
+    holder = "" if scope.owner is None else f" by {scope.owner}"
+    print(f"scope {escape(repr(scope.name))}: {_state(scope)}{holder}, {scope.steps} steps")
+    if records:
+        print()
+        columns = ("step", "number", "status", "attempts", "at", "value")
+        write_table(columns, (_row(one) for one in records), sys.stdout)
+    return EXIT_COMPLETE
+
+
+def _row(record: Record) -> list[object]:
+    name = record.name if record.version == 1 else f"{record.name} (version {record.version})"
+    value = shown(_value(record))
+    if record.status in ("OPEN", "END"):
+        value = f"{record.position} items"
+    elif record.wait > 0:
+        value += f" (again in {record.wait:.0f} s)"
+    short = value if len(value) <= 60 else value[:57] + "..."
+    return [name, record.number, record.status, record.attempts, moment(record.at), short]
+
+
+def _value(record: Record) -> Any:
+    """As it is stored, with the names of the types that JSON lacks."""
+    import json
+
+    return json.loads(record.value)
+
+
+def _forget(journal: Journal, arguments: Namespace) -> int:
+    journal.forget(arguments.scope)
+    if arguments.json:
+        write_json({"forgotten": arguments.scope}, sys.stdout)
+    else:
+        print(f"scope {escape(repr(arguments.scope))}: forgotten; its work would be done anew")
+    return EXIT_COMPLETE
+
+
+def _prune(journal: Journal, arguments: Namespace) -> int:
+    count = journal.prune(age=arguments.age, keep=arguments.keep)
+    if arguments.json:
+        write_json({"deleted": count}, sys.stdout)
+    else:
+        print(f"{count} finished {'scope' if count == 1 else 'scopes'} deleted")
+    return EXIT_COMPLETE
+
+
+_OPERATIONS = {"list": _list, "show": _show, "forget": _forget, "prune": _prune}

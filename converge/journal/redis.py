@@ -1,0 +1,442 @@
+"""The journal in Redis: each method is one script, which Redis runs as a whole.
+
+The keys of a journal begin with its prefix in braces, so that a cluster keeps them in one slot, as
+scripts need it; several prefixes spread over several slots. They are, after ``{converge}:``:
+
+- ``owners``: the last owner's number; ``owner:N``: the process of one that lives, until its lease
+  ends;
+- ``scopes``: the names of all scopes; ``finished``: those that are, by time;
+- ``scope:NAME``: epoch, owner, times; ``steps:NAME``: of each step ``=STEP``, its value, and
+  ``@STEP``, all else of it.
+
+Times are those of the server's clock. What a record is worth when the server dies is its
+operator's choice: ``appendonly yes`` with ``appendfsync always`` keeps all that was recorded.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from converge.errors import BadInput, Busy, NotFound, StaleLock, StoreError
+from converge.journal.backend import Backend, Hold, Record, ScopeInfo, StepStatus, Taken
+from converge.lease import LOSE, RENEW, now
+from converge.process import is_gone, process_identity
+
+LOG = logging.getLogger(__name__)
+
+PREFIX = "converge"
+#: How often a call is tried again when the connection was lost.
+RETRIES = 5
+_STATUSES = {str(status): status for status in StepStatus}
+
+# what all scripts begin with; KEYS[1] is the prefix of all keys
+_COMMON = """
+local p = KEYS[1]
+local t = redis.call('TIME')
+local now = tonumber(t[1]) + tonumber(t[2]) / 1000000
+local function seconds(value) return string.format('%.6f', value) end
+local function alive(owner)
+  return owner and owner ~= '' and redis.call('EXISTS', p .. 'owner:' .. owner) == 1
+end
+local function held(name, owner, epoch)
+  local found = redis.call('HMGET', p .. 'scope:' .. name, 'owner', 'epoch')
+  return found[1] == owner and found[2] == epoch
+end
+local function touch(name)
+  redis.call('HSET', p .. 'scope:' .. name, 'updated', seconds(now))
+end
+local function info(name)
+  local key = p .. 'scope:' .. name
+  local f = redis.call('HMGET', key, 'owner', 'created', 'updated', 'finished', 'epoch')
+  local owner = ''
+  if alive(f[1]) then owner = f[1] end
+  local steps = redis.call('HLEN', p .. 'steps:' .. name) / 2
+  return {name, steps, owner, f[2] or '', f[3] or '', f[4] or '', f[5] or ''}
+end
+local function drop(name)
+  redis.call('DEL', p .. 'scope:' .. name, p .. 'steps:' .. name)
+  redis.call('ZREM', p .. 'scopes', name)
+  redis.call('ZREM', p .. 'finished', name)
+end
+"""
+
+_SCRIPTS = {
+    # the process, its lease in ms
+    "register": """
+local id = redis.call('INCR', p .. 'owners')
+redis.call('SET', p .. 'owner:' .. id, ARGV[1], 'PX', ARGV[2])
+return id
+""",
+    # one that is gone never comes back under its number
+    "renew": """
+if redis.call('GET', p .. 'owner:' .. ARGV[1]) ~= ARGV[2] then return 0 end
+return redis.call('PEXPIRE', p .. 'owner:' .. ARGV[1], ARGV[3])
+""",
+    # the call's own mark makes it repeatable: whose answer was lost asks again
+    "take": """
+local name, owner, mark = ARGV[1], ARGV[2], ARGV[3]
+local key = p .. 'scope:' .. name
+if not alive(owner) then return {'lost'} end
+local f = redis.call('HMGET', key, 'owner', 'epoch', 'mark', 'finished')
+if alive(f[1]) and f[3] ~= mark then
+  return {'busy', f[1], redis.call('GET', p .. 'owner:' .. f[1])}
+end
+if f[3] ~= mark then
+  if not f[2] then
+    redis.call('HSET', key, 'created', seconds(now))
+    redis.call('ZADD', p .. 'scopes', 0, name)
+  end
+  redis.call('HINCRBY', key, 'epoch', 1)
+  redis.call('HSET', key, 'owner', owner, 'mark', mark, 'updated', seconds(now))
+end
+local epoch = redis.call('HGET', key, 'epoch')
+return {'taken', epoch, f[4] or '', seconds(now), redis.call('HGETALL', p .. 'steps:' .. name)}
+""",
+    # scope, owner, epoch, step, value, number, version, status, attempts, wait, position
+    "write": """
+local name = ARGV[1]
+if not held(name, ARGV[2], ARGV[3]) then return 0 end
+local rest = {ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[11]}
+rest[6] = seconds(now)
+rest[7] = seconds(now + tonumber(ARGV[10]))
+rest[8] = ''
+local steps = p .. 'steps:' .. name
+redis.call('HSET', steps, '=' .. ARGV[4], ARGV[5], '@' .. ARGV[4], table.concat(rest, ' '))
+touch(name)
+return 1
+""",
+    # scope, owner, epoch, step, position, the call's own mark
+    "advance": """
+local name, field = ARGV[1], '@' .. ARGV[4]
+if not held(name, ARGV[2], ARGV[3]) then return 0 end
+local text = redis.call('HGET', p .. 'steps:' .. name, field)
+if not text then return 0 end
+local pattern = '^(%d+ %d+) (%u+) (%d+) (%d+) (%S+) (%S+) (.*)$'
+local head, status, attempts, position, at, next, mark = string.match(text, pattern)
+if mark == ARGV[6] then return 1 end
+if status ~= 'OPEN' or tonumber(position) >= tonumber(ARGV[5]) then return 0 end
+local rest = {head, status, attempts, ARGV[5], seconds(now), next, ARGV[6]}
+redis.call('HSET', p .. 'steps:' .. name, field, table.concat(rest, ' '))
+touch(name)
+return 1
+""",
+    "release": """
+local name = ARGV[1]
+local key = p .. 'scope:' .. name
+if not held(name, ARGV[2], ARGV[3]) then return 0 end
+redis.call('HDEL', key, 'owner', 'mark')
+touch(name)
+if ARGV[4] == '1' then
+  redis.call('HSET', key, 'finished', seconds(now))
+  redis.call('ZADD', p .. 'finished', seconds(now), name)
+else
+  redis.call('HDEL', key, 'finished')
+  redis.call('ZREM', p .. 'finished', name)
+end
+return 1
+""",
+    "list": """
+local first = '-'
+if ARGV[1] ~= '' then first = '(' .. ARGV[1] end
+local found = redis.call('ZRANGEBYLEX', p .. 'scopes', first, '+', 'LIMIT', 0, ARGV[2])
+local infos = {}
+for i, name in ipairs(found) do infos[i] = info(name) end
+return infos
+""",
+    "show": """
+return {info(ARGV[1]), seconds(now), redis.call('HGETALL', p .. 'steps:' .. ARGV[1])}
+""",
+    "forget": """
+local owner = redis.call('HGET', p .. 'scope:' .. ARGV[1], 'owner')
+if redis.call('EXISTS', p .. 'scope:' .. ARGV[1]) == 0 then return {'missing'} end
+if alive(owner) then return {'busy', owner} end
+drop(ARGV[1])
+return {'done'}
+""",
+    # age, or nothing; how many to keep, or nothing; limit
+    "prune": """
+local key = p .. 'finished'
+local keep, limit = tonumber(ARGV[2]) or 0, tonumber(ARGV[3])
+local function free(name) return not alive(redis.call('HGET', p .. 'scope:' .. name, 'owner')) end
+local kept, left, place = {}, keep, 0
+while left > 0 do
+  local part = redis.call('ZREVRANGE', key, place, place + 999)
+  if #part == 0 then break end
+  for _, name in ipairs(part) do
+    if left > 0 and free(name) then
+      kept[name] = true
+      left = left - 1
+    end
+  end
+  place = place + 1000
+end
+local count, passed = 0, 0
+while count < limit do
+  local name, at = unpack(redis.call('ZRANGE', key, passed, passed, 'WITHSCORES'))
+  if not name or kept[name] then break end
+  if ARGV[1] ~= '' and tonumber(at) > now - tonumber(ARGV[1]) then break end
+  if free(name) then
+    drop(name)
+    count = count + 1
+  else
+    passed = passed + 1
+  end
+end
+return count
+""",
+    "leave": "return redis.call('DEL', p .. 'owner:' .. ARGV[1])",
+}
+
+
+class RedisBackend(Backend):
+    """The scopes of one owner.
+
+    :param client: of the package ``redis``, which decodes what it reads.
+    :param lease: seconds without a sign of life after which others take scopes over.
+    :param prefix: what its keys begin with; another one is another journal.
+    """
+
+    def __init__(self, client: Any, lease: float, *, prefix: str = PREFIX) -> None:
+        self._client = client
+        self._lease = lease
+        self._prefix = f"{{{prefix}}}:"
+        self._scripts = {
+            name: client.register_script(_COMMON + script) for name, script in _SCRIPTS.items()
+        }
+        self._process = process_identity()
+        self._owner: str | None = None
+        self._renewed = 0.0
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, url: str, lease: float) -> RedisBackend:
+        """The journal of a URL, such as ``redis://HOST:6379/0?prefix=converge``.
+
+        :raises BadInput: it cannot be one, or the package ``redis`` is missing.
+        :raises StoreError: it cannot be reached.
+        """
+        try:
+            import redis
+            from redis.backoff import ExponentialBackoff
+            from redis.retry import Retry
+        except ImportError as error:
+            raise BadInput(
+                "the client for Redis is not installed; install converge[redis]"
+            ) from error
+        from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
+
+        parts = urlsplit(url)
+        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        prefix = query.pop("prefix", PREFIX)
+        if not prefix or not set(prefix).isdisjoint("{}"):
+            raise BadInput(f"a prefix of keys must not be empty, nor have braces: {prefix!r}")
+        # a server that is gone without a word must not hang its callers
+        query = {"socket_timeout": "30", "socket_connect_timeout": "10", **query}
+        plain = urlunsplit(parts._replace(query=urlencode(query)))
+        try:
+            client = redis.Redis.from_url(
+                plain,
+                decode_responses=True,
+                # each script may be run again when its answer was lost
+                retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), RETRIES),
+                retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+            )
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"this is not the URL of a Redis: {error}") from error
+        backend = cls(client, lease, prefix=prefix)
+        backend._asking(client.ping)
+        return backend
+
+    # -- the owner
+
+    def owner(self) -> str:
+        """The number that it holds scopes with; another one when the lease was lost."""
+        with self._lock:
+            late = now() - self._renewed > self._lease * LOSE
+            if self._owner is None or late:
+                before = now()
+                self._owner = str(self._call("register", self._process, self._milliseconds))
+                self._renewed = before
+            if self._thread is None:
+                self._stopped.clear()
+                self._thread = threading.Thread(
+                    target=self._keep, name="converge-journal", daemon=True
+                )
+                self._thread.start()
+            return self._owner
+
+    @property
+    def _milliseconds(self) -> int:
+        return max(1, round(self._lease * 1000))
+
+    def _keep(self) -> None:
+        """Renew the lease again and again."""
+        pause = self._lease * RENEW
+        while not self._stopped.wait(pause):
+            pause = self._lease * RENEW
+            owner, before = self._owner, now()
+            if owner is None:
+                continue
+            try:
+                renewed = self._call("renew", owner, self._process, self._milliseconds)
+            except StoreError as error:
+                pause /= 5
+                LOG.warning("owner %s cannot renew its lease: %s", owner, error)
+                continue
+            with self._lock:
+                if self._owner != owner:
+                    continue
+                if renewed:
+                    self._renewed = before
+                else:
+                    LOG.warning("owner %s lost its lease; it goes on under a new number", owner)
+                    self._owner = None
+
+    def close(self) -> None:
+        with self._lock:
+            self._stopped.set()
+            owner, self._owner = self._owner, None
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if owner is not None:
+            self._call("leave", owner)
+        self._client.close()
+
+    # -- scopes
+
+    def take(self, name: str) -> Taken:
+        mark = uuid.uuid4().hex
+        while True:
+            owner = self.owner()
+            what, *found = self._call("take", name, owner, mark)
+            if what == "lost":
+                with self._lock:
+                    if self._owner == owner:
+                        self._owner = None
+            elif what == "busy":
+                holder, process = found
+                if not is_gone(process):
+                    raise Busy(f"scope {name!r} is being worked on by owner {holder}")
+                # nobody has to wait for the lease of a process of this host that is gone
+                self._call("leave", holder)
+            else:
+                epoch, finished, time, steps = found
+                hold = Hold(name, owner, int(epoch))
+                return Taken(hold, finished != "", _records(steps, float(time)))
+
+    def write(
+        self, hold: Hold, record: Record, transaction: Any = None, *, replaces: bool = False
+    ) -> None:
+        _refuse(transaction)
+        done = self._call(
+            "write",
+            *self._held(hold),
+            record.name,
+            record.value,
+            record.number,
+            record.version,
+            str(record.status),
+            record.attempts,
+            record.wait,
+            record.position,
+        )
+        if not done:
+            raise StaleLock(f"step {record.name!r}: the scope is not held by this caller any more")
+
+    def advance(self, hold: Hold, name: str, position: int, transaction: Any = None) -> None:
+        _refuse(transaction)
+        if not self._call("advance", *self._held(hold), name, position, uuid.uuid4().hex):
+            raise StaleLock(
+                f"each {name!r}: the scope is not held by this caller any more, or it is at item "
+                f"{position} already, or beyond it"
+            )
+
+    def release(self, hold: Hold, *, finished: bool) -> None:
+        self._call("release", *self._held(hold), int(finished))
+
+    def _held(self, hold: Hold) -> tuple[Any, ...]:
+        return hold.scope, hold.owner, hold.epoch
+
+    def list_scopes(self, *, after: str = "", limit: int = 1000) -> list[ScopeInfo]:
+        return [_info(one) for one in self._call("list", after, limit)]
+
+    def show(self, name: str) -> tuple[ScopeInfo, list[Record]]:
+        info, time, steps = self._call("show", name)
+        if info[-1] == "":
+            raise NotFound(f"there is no scope {name!r}")
+        return _info(info), _records(steps, float(time))
+
+    def forget(self, name: str) -> None:
+        what, *holder = self._call("forget", name)
+        if what == "missing":
+            raise NotFound(f"there is no scope {name!r}")
+        if what == "busy":
+            raise Busy(f"scope {name!r} is being worked on by owner {holder[0]}")
+
+    def prune(self, *, age: float | None, keep: int | None, limit: int) -> int:
+        limits = ("" if value is None else value for value in (age, keep))
+        return int(self._call("prune", *limits, limit))
+
+    # -- calling
+
+    def _call(self, script: str, *arguments: Any) -> Any:
+        return self._asking(lambda: self._scripts[script](keys=[self._prefix], args=arguments))
+
+    def _asking(self, function: Callable[[], Any]) -> Any:
+        import redis
+
+        try:
+            return function()
+        except (redis.RedisError, OSError) as error:
+            words = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
+                words = f"the Redis server cannot be reached ({words})"
+            raise StoreError(words[:500]) from error
+
+
+def _refuse(transaction: object) -> None:
+    if transaction is not None:
+        raise BadInput("a journal in Redis cannot join a transaction of the caller's")
+
+
+def _records(fields: list[str], time: float) -> list[Record]:
+    """From the fields of a hash, one after the other with their values."""
+    by_field = dict(zip(fields[::2], fields[1::2], strict=True))
+    records = []
+    for field, text in by_field.items():
+        if field[0] != "@":
+            continue
+        number, version, status, attempts, position, at, due, _ = text.split(" ")
+        records.append(
+            Record(
+                name=field[1:],
+                number=int(number),
+                version=int(version),
+                status=_STATUSES[status],
+                value=by_field["=" + field[1:]],
+                attempts=int(attempts),
+                wait=max(0.0, float(due) - time),
+                position=int(position),
+                at=float(at),
+            )
+        )
+    return sorted(records, key=lambda one: (one.number, one.name))
+
+
+def _info(found: list[Any]) -> ScopeInfo:
+    name, steps, owner, created, updated, finished, _ = found
+    return ScopeInfo(
+        name=name,
+        steps=int(steps),
+        owner=f"owner {owner}" if owner else None,
+        created=float(created),
+        updated=float(updated),
+        finished=float(finished) if finished else None,
+    )

@@ -1,0 +1,348 @@
+"""Actions: what is called when a move is committed, by one process at a time, until it is over."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from converge.errors import ConvergeError, StaleLock
+from converge.journal import Item, Scope, held_scope
+from converge.journal.scope import KEYS
+from converge.journal.sql import SqlBackend
+from converge.journal.values import loads
+from converge.machine.definition import Definition
+from converge.machine.moving import Held
+from converge.points import Commit
+from converge.process import is_gone
+from converge.store import engines, machines, scopes
+from converge.store.database import Database, Transaction, repeatable
+from converge.store.machines import MoveRow
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session as OrmSession
+
+    HostTransaction = Transaction | Connection | OrmSession
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Action:
+    """What the action of a move is given.
+
+    :ivar payload: of the event.
+    :ivar payloads: the last payload of each event up to this one.
+    :ivar attempt: which attempt this is, from 1.
+    :ivar id: of this action and no other, the same at each attempt; to hand to the outside.
+    """
+
+    machine: str
+    key: str
+    event: str
+    source: str
+    target: str
+    payload: Any = None
+    payloads: Mapping[str, Any] = field(default_factory=dict)
+    attempt: int = 1
+    id: str = ""
+    _open: Callable[[], Scope] | None = field(default=None, repr=False)
+    _over: Callable[[HostTransaction], None] | None = field(default=None, repr=False)
+    _scope: Scope | None = field(default=None, repr=False)
+
+    @property
+    def journal(self) -> Scope:
+        """The scope of this action: a step that is done is not done again when the action is
+        called again. It is forgotten when the action is over.
+
+        :raises StaleLock: the action is no longer this process's; stop at once.
+        :raises ConvergeError: this is the action of no machine.
+        """
+        if self._scope is None:
+            if self._open is None:
+                raise ConvergeError("this is the action of no machine, and has no journal")
+            self._scope = self._open()
+        return self._scope
+
+    def step(self, name: str, function: Any = None, /, *args: Any, **kwargs: Any) -> Any:
+        """Do a step unless it is done; see :meth:`converge.journal.Scope.step`."""
+        return self.journal.step(name, function, *args, **kwargs)
+
+    def each(self, name: str, items: Any, *, every: int = 1) -> Iterable[Item[Any]]:
+        """Go through items that are not done; see :meth:`converge.journal.Scope.each`."""
+        return self.journal.each(name, items, every=every)
+
+    def done(self, transaction: HostTransaction) -> None:
+        """Record in the caller's transaction that the action is over: beside its effect there,
+        which then happens exactly once.
+
+        :raises StaleLock: the action is no longer this process's; roll back.
+        """
+        if self._over is not None:
+            self._over(transaction)
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """How an action stands after it was called.
+
+    :ivar status: ``DONE``, ``FAILED``, ``PENDING`` for another attempt, or of another process.
+    :ivar error: what it raised.
+    :ivar claimed: it says that it ended in a transaction of its own; see :meth:`Actions.check`.
+    """
+
+    status: str
+    error: Exception | None = None
+    reason: str | None = None
+    claimed: bool = False
+
+
+class Actions:
+    """The actions of a machine's moves, held under a lease.
+
+    :param lease: in seconds.
+    """
+
+    def __init__(self, database: Database, definition: Definition, lease: float) -> None:
+        self._database = database
+        self._definition = definition
+        self._name = definition.name
+        self._backend = SqlBackend(database, lease)
+
+    def owner(self) -> int:
+        """The id that actions are held with."""
+        return self._backend.owner()
+
+    def close(self) -> None:
+        """Let go of all."""
+        self._backend.close()
+
+    def look(self, tx: Transaction) -> tuple[list[int], list[int]]:
+        """The versions of moves whose action nobody is at, and owners of this host that are
+        gone."""
+        alive = engines.list_engines(tx)
+        gone = [row.id for row in alive if row.role == engines.JOURNAL and is_gone(row.process)]
+        return machines.list_due_versions(tx, self._name), gone
+
+    def bury(self, ids: Iterable[int]) -> None:
+        """End the leases of processes that are gone, so that nobody waits for them."""
+        for engine_id in ids:
+            self._database.transact(
+                lambda tx, one=engine_id: engines.expire_lease(tx, one),  # type: ignore[misc]
+                Commit.EXPIRE,
+                happened=repeatable,
+            )
+
+    def claim(self, limit: int) -> list[Held]:
+        """Take actions that nobody is at."""
+        owner = self.owner()
+        versions = self._definition.versions
+        try:
+            rows = self._database.transact(
+                lambda tx: machines.claim_actions(tx, self._name, versions, owner, limit),
+                Commit.ACTION_CLAIM,
+                happened=lambda tx, rows: bool(rows) and _is_taken(tx, rows[0], owner),
+            )
+        except BaseException:
+            # some may be held, and nobody knows which
+            self._backend.give_up()
+            raise
+        held = []
+        for row in rows:
+            transition = self._definition.find(row.version, row.source, row.event, row.target)
+            if transition is None:
+                self._end(
+                    _Hold(row.instance_id, row.key, row.number, owner, row.epoch),
+                    "FAILED",
+                    reason="this program has no such transition with an action",
+                )
+                LOG.error("machine %s, %s: %s: no such action", self._name, row.key, row.event)
+                continue
+            held.append(
+                Held(
+                    instance_id=row.instance_id,
+                    key=row.key,
+                    number=row.number,
+                    epoch=row.epoch,
+                    owner=owner,
+                    event=row.event,
+                    source=row.source,
+                    target=row.target,
+                    payload=loads(row.payload),
+                    payloads=row.payloads,
+                    attempts=row.attempts,
+                    transition=transition,
+                )
+            )
+        return held
+
+    def release(self, held: Sequence[Held]) -> None:
+        """Let go of actions that were not called, whatever happens."""
+        if not held:
+            return
+        keys = [(one.instance_id, one.number, one.epoch) for one in held]
+        try:
+            self._database.transact(
+                lambda tx: machines.release_actions(tx, held[0].owner, keys),
+                Commit.ACTION,
+                happened=repeatable,
+            )
+        except ConvergeError as error:
+            LOG.warning("machine %s: %s; its lease is given up", self._name, error)
+            self._backend.give_up()
+
+    def call(self, held: Held) -> Called:
+        """Call an action, and note what became of it.
+
+        :raises StoreError: that could not be noted.
+        """
+        hold = _hold(held)
+        if self.owner() != held.owner:
+            return Called("PENDING", StaleLock("the lease was lost"), "the lease was lost")
+        ends: list[bool] = []
+
+        def spent() -> bool:
+            """Whether something may be recorded in its journal."""
+            return action._scope is not None or held.epoch > 1
+
+        action = Action(
+            machine=self._name,
+            key=held.key,
+            event=held.event,
+            source=held.source,
+            target=held.target,
+            payload=held.payload,
+            payloads=loads(held.payloads),
+            attempt=held.attempts + 1,
+            id=action_id(self._name, held.key, held.instance_id, held.number),
+            _open=lambda: self._open(hold),
+            _over=lambda transaction: ends.append(self._end_in(hold, transaction, spent())),
+        )
+        try:
+            held.transition.action(action)  # type: ignore[misc]
+        except Exception as error:
+            if ends and not self.check([held]):
+                return Called("DONE", error, _reason(error))
+            return self.fail(held, error)
+        if ends:
+            return Called("DONE", claimed=True)
+        self._end(hold, "DONE", spent=spent())
+        return Called("DONE")
+
+    def check(self, held: Sequence[Held]) -> list[Held]:
+        """Which of the actions that say that they ended in a transaction did not: it was rolled
+        back."""
+        ids = sorted({one.instance_id for one in held})
+        if not ids:
+            return []
+        left = set(self._database.read(lambda tx: machines.list_held(tx, ids, held[0].owner)))
+        return [one for one in held if (one.instance_id, one.number, one.epoch) in left]
+
+    def fail(self, held: Held, error: Exception) -> Called:
+        """Note that an action failed.
+
+        :raises StoreError: that could not be noted.
+        """
+        wait = held.transition.retry.wait(held.attempts + 1, error)
+        status = "FAILED" if wait is None else "PENDING"
+        reason = _reason(error)
+        self._end(_hold(held), status, wait=wait, reason=reason)
+        return Called(status, error, reason)
+
+    def _open(self, hold: _Hold) -> Scope:
+        return held_scope(
+            self._database,
+            hold.scope(self._name),
+            hold.owner,
+            lambda tx: machines.hold_action(
+                tx, hold.instance_id, hold.number, hold.owner, hold.epoch
+            ),
+        )
+
+    def _end_in(self, hold: _Hold, transaction: HostTransaction, spent: bool) -> bool:
+        with self._database.join(transaction) as tx:
+            if not self._write_end(tx, hold, "DONE", None, None, spent):
+                raise StaleLock(f"the action of {hold.key!r} is not this caller's any more")
+        return True
+
+    def _end(
+        self,
+        hold: _Hold,
+        status: str,
+        *,
+        wait: float | None = None,
+        reason: str | None = None,
+        spent: bool = True,
+    ) -> None:
+        self._database.transact(
+            lambda tx: self._write_end(tx, hold, status, wait, reason, spent),
+            Commit.ACTION,
+            happened=repeatable,
+        )
+
+    def _write_end(
+        self,
+        tx: Transaction,
+        hold: _Hold,
+        status: str,
+        wait: float | None,
+        reason: str | None,
+        spent: bool,
+    ) -> bool:
+        ended = machines.end_action(
+            tx,
+            hold.instance_id,
+            hold.number,
+            hold.owner,
+            hold.epoch,
+            status,
+            wait=wait,
+            reason=reason,
+        )
+        if ended and spent and wait is None:
+            scopes.delete_scopes(tx, scopes.find_scopes(tx, [hold.scope(self._name)]))
+        return ended
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """The lock on an action."""
+
+    instance_id: int
+    key: str
+    number: int
+    owner: int
+    epoch: int
+
+    def scope(self, machine: str) -> str:
+        return scope_name(machine, self.key, self.instance_id, self.number)
+
+
+def _hold(held: Held) -> _Hold:
+    return _Hold(held.instance_id, held.key, held.number, held.owner, held.epoch)
+
+
+def _is_taken(tx: Transaction, row: MoveRow, owner: int) -> bool:
+    found = machines.get_move(tx, row.instance_id, row.number)
+    return found is not None and (found.engine_id, found.epoch) == (owner, row.epoch)
+
+
+def action_id(machine: str, key: str, instance_id: int, number: int) -> str:
+    """The id of an action: a UUID (version 5, RFC 9562)."""
+    # no name has a line break
+    return str(uuid.uuid5(KEYS, f"{machine}\n{key}\n{instance_id}\n{number}"))
+
+
+def scope_name(machine: str, key: str, instance_id: int, number: int) -> str:
+    """The name of the journal's scope of an action."""
+    return f"action {action_id(machine, key, instance_id, number)}"
+
+
+def _reason(error: Exception) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__

@@ -1,0 +1,102 @@
+"""The life cycles in the documentation are those that the store's updates go by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import states
+from sqlalchemy import update
+
+import converge
+from converge.errors import StaleLock
+from converge.model import (
+    ENGINE_MOVES,
+    STACK_MOVES,
+    SYNC_POINT_MOVES,
+    EngineState,
+    State,
+    Status,
+    check_move,
+    sources_of,
+)
+from converge.store import engines, schema, stacks
+
+DOC = Path(__file__).resolve().parents[2] / "doc"
+
+
+def test_every_diagram_has_the_moves_of_its_table(tmp_path: Path) -> None:
+    states.write(tmp_path)
+    for name, cycle in states.CYCLES.items():
+        text = (tmp_path / f"{name}.mmd").read_text(encoding="utf-8")
+        arrows = set(re.findall(r"^    (\S+) --> (\S+)$", text, re.MULTILINE))
+        moves = {(str(one), str(to)) for one, targets in cycle.moves.items() for to in targets}
+        ends = {(str(one), "[*]") for one, targets in cycle.moves.items() if not targets}
+        assert arrows == moves | ends | {("[*]", str(cycle.initial))}
+        shown = (tmp_path / f"{name}.inc").read_text(encoding="utf-8")
+        assert f"{name}.svg" in shown or all(line in shown for line in text.splitlines())
+
+
+def test_the_documentation_shows_every_diagram() -> None:
+    text = (DOC / "machine.rst").read_text(encoding="utf-8")
+    assert re.findall(r"^\.\. include:: _generated/(\w+)\.inc$", text, re.MULTILINE) == list(
+        states.CYCLES
+    )
+
+
+def test_the_concepts_say_when_each_move_of_a_node_is_made() -> None:
+    text = (DOC / "concepts.rst").read_text(encoding="utf-8")
+    text = text.partition("States of a node\n")[2].partition("\nDONE, FAILED")[0]
+    source = ""
+    told = set()
+    for one, target in re.findall(r"^   \* - ?(\w*)\n     - (\w+)\n", text, re.MULTILINE):
+        source = one or source
+        told.add((source, target))
+    moves = {(str(one), str(to)) for one, targets in SYNC_POINT_MOVES.items() for to in targets}
+    assert told - {("from", "to")} == moves
+
+
+def test_a_stack_has_a_status_only_after_those_that_it_may_follow(
+    fresh_store: Callable[..., converge.Store],
+) -> None:
+    store = fresh_store()
+    store.create_stack("s", converge.Template.from_dict({"resources": {}}))
+    with store.transaction() as tx:
+        row = stacks.find_stack(tx, "s")
+        assert row is not None
+        for source in STACK_MOVES:
+            for target in STACK_MOVES:
+                tx.execute(
+                    update(schema.stack).where(schema.stack.c.id == row.id).values(status=source)
+                )
+                if target in STACK_MOVES[source]:
+                    stacks.update_stack(tx, row.id, status=target)
+                    continue
+                with pytest.raises(StaleLock, match=f"'s' is {source}, not to be {target}"):
+                    stacks.update_stack(tx, row.id, status=target)
+        tx.connection.rollback()
+
+
+def test_an_engine_ends_once(fresh_store: Callable[..., converge.Store]) -> None:
+    store = fresh_store()
+    with store.transaction() as tx:
+        for target in (EngineState.STOPPED, EngineState.DEAD):
+            engine_id = engines.insert_engine(tx, "host", 1, "process", 60.0)
+            assert engines.end_engine(tx, engine_id, target)
+            for further in ENGINE_MOVES[EngineState.ALIVE]:
+                assert not engines.end_engine(tx, engine_id, further)
+            assert engines.get_engines(tx, [engine_id])[engine_id].state == target
+
+
+def test_a_move_that_no_table_has_is_an_error_of_the_program() -> None:
+    with pytest.raises(ValueError, match="nothing may become INIT"):
+        sources_of(STACK_MOVES, Status.INIT)
+    with pytest.raises(ValueError, match="what is DONE may not become READY"):
+        check_move(SYNC_POINT_MOVES, State.READY, State.RUNNING, State.DONE)
+    assert set(sources_of(SYNC_POINT_MOVES, State.READY)) == {
+        State.WAITING,
+        State.RUNNING,
+        State.BLOCKED,
+    }

@@ -1,0 +1,257 @@
+"""The journal in a resource type's handler: ``context.step``, on another engine, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pytest
+
+import converge
+from converge import points, recovery
+from converge.errors import ConvergeError, StaleLock
+from converge.journal import Journal
+from converge.points import Commit
+from converge.resource_type import Context, RetryPolicy
+from converge.testing import FakeClock, StepEngine
+from converge.work import Outcome, Result, Work
+
+OpenStore = Callable[..., converge.Store]
+STEPS = [f"step {number}" for number in range(1, 11)]
+LEASE = 60.0
+TEMPLATE = converge.Template.from_dict({"resources": {"job": {"type": "job", "properties": {}}}})
+CHANGED = converge.Template.from_dict(
+    {"resources": {"job": {"type": "job", "properties": {"size": 2}}}}
+)
+
+
+class Died(BaseException):
+    """The engine dies here."""
+
+
+@dataclass
+class Job(converge.ResourceType):
+    """A resource of ten steps, which can fail and kill.
+
+    :ivar calls: the verb and step of each call, and its key.
+    """
+
+    retry: ClassVar[RetryPolicy] = RetryPolicy(attempts=3, first=5.0)
+    calls: list[tuple[str, str, str]] = field(default_factory=list)
+    failing: str = ""
+
+    def create(self, context: Context, properties: Mapping[str, Any]) -> converge.Physical:
+        """All ten."""
+        made = [
+            context.step(name, self._act, "create", name, number)
+            for number, name in enumerate(STEPS, 1)
+        ]
+        return converge.Physical("made", {"sum": sum(made)})
+
+    def update(
+        self, context: Context, physical_id: str, properties: Mapping[str, Any], previous: object
+    ) -> None:
+        """Some."""
+        for item in context.each("parts", STEPS[:3]):
+            self._act("update", item.value, 0, item.key)
+
+    def delete(self, context: Context, physical_id: str) -> None:
+        """One."""
+        context.step("delete", self._act, "delete", "all", 0)
+
+    def _act(self, verb: str, name: str, value: int, idempotency_key: str) -> int:
+        self.calls.append((verb, name, idempotency_key))
+        if name == self.failing:
+            self.failing = ""
+            raise RuntimeError(f"{name} failed")
+        return value
+
+    def names(self) -> list[str]:
+        """The steps that were called."""
+        return [name for _, name, _ in self.calls]
+
+
+class Stage:
+    """A store, its clock, and a resource type."""
+
+    def __init__(self, open_store: OpenStore) -> None:
+        self.clock = FakeClock()
+        self.store = open_store(self.clock)
+        self.job = Job()
+
+    def engine(self) -> StepEngine:
+        """A new engine."""
+        return StepEngine(self.store, {"job": self.job}, clock=self.clock, lease=LEASE)
+
+    def scopes(self) -> list[str]:
+        """The scopes that are recorded."""
+        with Journal(self.store) as journal:
+            return [info.name for info in journal.scopes()]
+
+    def die(self) -> None:
+        """The leases of all engines end, and what they held is free."""
+        self.clock.advance(LEASE + 1)
+        recovery.sweep(self.store.database)
+
+
+@pytest.fixture
+def stage(fresh_store: OpenStore) -> Stage:
+    return Stage(fresh_store)
+
+
+@contextmanager
+def deadly(point: str, hit: int) -> Iterator[None]:
+    """Whoever reaches a point for the time of that number dies, and does nothing more."""
+    left = hit
+
+    def kill(name: str) -> None:
+        nonlocal left
+        left -= name == point
+        if left <= 0:
+            raise Died
+
+    points.hook = kill
+    try:
+        yield
+    finally:
+        points.hook = None
+
+
+def call_and_die(engine: StepEngine, work: Work) -> None:
+    """Call a handler in which the engine dies."""
+    with pytest.raises(Died):
+        engine.call(work)
+
+
+def test_a_node_that_failed_at_step_four_goes_on_there_also_on_another_engine(
+    stage: Stage,
+) -> None:
+    stage.store.create_stack("shop", TEMPLATE)
+    first = stage.engine()
+    stage.job.failing = "step 4"
+    first.step()
+    assert stage.job.names() == STEPS[:4]
+    assert len(stage.scopes()) == 1
+
+    # its second attempt goes on at step 4, and the engine dies when that is done, unrecorded
+    stage.clock.advance(5)
+    (work,) = first.claim()
+    with deadly(Commit.STEP.before, 1):
+        call_and_die(first, work)
+    assert stage.job.names()[4:] == ["step 4"]
+
+    stage.die()
+    second = stage.engine()
+    assert second.run() == ["update job", "stack"]
+    assert stage.job.names()[5:] == STEPS[3:]
+    # whatever was called more than once was called with the same key
+    assert len(set(stage.job.calls)) == len(STEPS)
+    shown = stage.store.show("shop")
+    assert shown["status"] == "COMPLETE"
+    assert stage.scopes() == []
+
+
+def test_steps_that_a_dead_engine_recorded_are_not_done_again(stage: Stage) -> None:
+    stage.store.create_stack("shop", TEMPLATE)
+    first = stage.engine()
+    (work,) = first.claim()
+    with deadly(Commit.STEP.after, 4):
+        call_and_die(first, work)
+    stage.die()
+    stage.engine().run()
+    assert stage.job.names() == STEPS
+    assert stage.scopes() == []
+
+
+def test_a_handler_that_has_lost_its_node_records_nothing_more(stage: Stage) -> None:
+    stage.store.create_stack("shop", TEMPLATE)
+    first = stage.engine()
+    (work,) = first.claim()
+    context = first.session.context(work)
+    assert context is not None
+    context.step("step 1", int)
+    stage.die()
+    # nobody has taken it yet, but it is no longer this engine's
+    with pytest.raises(StaleLock):
+        stage_context(first, work).step("step 2", int)
+    second = stage.engine()
+    (again,) = second.claim()
+    taken = second.session.context(again)
+    assert taken is not None
+    assert taken.step("step 1", pytest.fail) == 0
+    with pytest.raises(StaleLock):
+        context.step("step 2", int)
+    taken.step("step 2", int)
+
+
+def stage_context(engine: StepEngine, work: Work) -> Context:
+    """A context of a work that opens its journal only now."""
+    context = engine.session.context(work)
+    assert context is not None
+    return context
+
+
+def test_an_update_and_a_delete_have_scopes_of_their_own(stage: Stage) -> None:
+    stage.store.create_stack("shop", TEMPLATE)
+    engine = stage.engine()
+    engine.run()
+    stage.job.calls.clear()
+    stage.job.failing = "step 2"
+    stage.store.update_stack("shop", CHANGED)
+    engine.step()
+    stage.clock.advance(5)
+    engine.run()
+    assert stage.job.names() == ["step 1", "step 2", "step 2", "step 3"]
+    assert len(set(stage.job.calls)) == 3
+    stage.store.delete_stack("shop")
+    engine.run()
+    assert stage.job.names()[-1] == "all"
+    assert stage.scopes() == []
+
+
+def test_a_second_update_does_its_steps_again_with_other_keys(stage: Stage) -> None:
+    stage.store.create_stack("shop", TEMPLATE)
+    engine = stage.engine()
+    engine.run()
+    stage.job.calls.clear()
+    for template in (CHANGED, TEMPLATE):
+        stage.store.update_stack("shop", template)
+        engine.run()
+    assert stage.job.names() == STEPS[:3] * 2
+    assert len(set(stage.job.calls)) == 6
+
+
+def test_the_scope_of_a_create_that_failed_for_good_is_gone_with_the_resource(
+    stage: Stage,
+) -> None:
+    stage.store.create_stack("shop", TEMPLATE)
+    engine = stage.engine()
+    for _ in range(3):
+        stage.job.failing = "step 4"
+        engine.step()
+        stage.clock.advance(60)
+        assert engine.renew() is False
+        engine = stage.engine()
+    engine.run()
+    assert stage.store.stack("shop").status == "FAILED"
+    # the next create goes on at step 4
+    assert len(stage.scopes()) == 1
+    stage.store.delete_stack("shop")
+    engine.run()
+    assert stage.scopes() == []
+
+
+def test_a_handler_without_steps_has_no_scope(stage: Stage) -> None:
+    stage.store.create_stack("shop", TEMPLATE)
+    engine = stage.engine()
+    (work,) = engine.claim()
+    assert stage.scopes() == []
+    engine.write(Outcome(work, Result.HANDED_BACK))
+    assert stage.scopes() == []
+
+
+def test_a_context_of_no_engine_has_no_journal() -> None:
+    with pytest.raises(ConvergeError, match="has no journal"):
+        Context("shop", "job").step("a", int)

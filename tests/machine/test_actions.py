@@ -1,0 +1,619 @@
+"""Actions are called when their move is committed, and again until they are over."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select, update
+
+from converge import Machine, RetryPolicy
+from converge.errors import ConvergeError, StaleLock, StepFailed, StoreError
+from converge.lease import LEASE
+from converge.machine import Action, Move
+from converge.machine.actions import scope_name
+from converge.points import Commit
+from converge.process import process_identity
+from converge.store import engines, schema
+from converge.store.database import Database, Transaction
+from tests.machine.conftest import Crash, Place
+
+# what a host keeps beside converge's tables
+HOST = MetaData()
+EFFECT = Table("effect", HOST, Column("key", String(255)), Column("attempt", Integer))
+
+
+@dataclass
+class World:
+    """What actions act on, and what they do there.
+
+    :ivar done: what was done, in order.
+    :ivar behaviour: what the next actions do besides, by key.
+    """
+
+    done: list[str] = field(default_factory=list)
+    behaviour: dict[str, list[Callable[[Action], object]]] = field(default_factory=dict)
+
+    def act(self, action: Action) -> None:
+        """The action of all moves."""
+        self.done.append(f"{action.key} {action.event} {action.attempt}")
+        waiting = self.behaviour.get(action.key, [])
+        if waiting:
+            waiting.pop(0)(action)
+
+    def step(self, what: str) -> str:
+        self.done.append(what)
+        return what.upper()
+
+    def definition(self, attempts: int = 3, **changes: Any) -> dict[str, Any]:
+        retry = RetryPolicy(attempts=attempts, first=5.0)
+        return {
+            "name": "lamp",
+            "initial": "off",
+            "states": {"off": {}, "on": {"timeout": 60.0, "on_timeout": "dim"}},
+            "transitions": [
+                {
+                    "event": "press",
+                    "source": "off",
+                    "target": "on",
+                    "action": self.act,
+                    "retry": retry,
+                },
+                {"event": "press", "source": "on", "target": "off"},
+                {
+                    "event": "dim",
+                    "source": "on",
+                    "target": "off",
+                    "action": self.act,
+                    "retry": retry,
+                },
+            ],
+            **changes,
+        }
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def effects(place: Place) -> Iterator[Callable[[], list[tuple[str, int]]]]:
+    """The rows of the host's own table."""
+    database = place.store.database
+    HOST.create_all(database.engine)
+
+    def read(tx: Transaction) -> list[tuple[str, int]]:
+        return [(row.key, row.attempt) for row in tx.execute(select(EFFECT).order_by(EFFECT.c.key))]
+
+    yield lambda: database.read(read)
+    HOST.drop_all(database.engine)
+
+
+def fail(action: Action) -> None:
+    raise RuntimeError(f"no {action.event}")
+
+
+def crash(action: Action) -> None:
+    raise Crash
+
+
+def status(machine: Machine, key: str = "k") -> str:
+    return machine.history(key)[-1].action
+
+
+def count(place: Place, table: Any) -> int:
+    query = select(func.count()).select_from(table)
+    return place.store.database.read(lambda tx: int(tx.execute(query).scalar_one()))
+
+
+# -- once --------------------------------------------------------------------
+
+
+def test_an_action_is_told_what_moved(place: Place) -> None:
+    seen: list[Action] = []
+    machine = place.machine(
+        {
+            "name": "door",
+            "initial": "open",
+            "states": {"open": {}, "shut": {"terminal": True}},
+            "transitions": [
+                {"event": "paint", "source": "open", "target": "open"},
+                {"event": "shut", "source": "open", "target": "shut", "action": seen.append},
+            ],
+        }
+    )
+    machine.fire("k", "paint", ("red", 3), create=True)
+    move = machine.fire("k", "shut", {"by": b"me"})
+    assert (move.action, move.number) == ("DONE", 2)
+    (action,) = seen
+    assert (action.machine, action.key, action.event) == ("door", "k", "shut")
+    assert (action.source, action.target, action.attempt) == ("open", "shut", 1)
+    assert action.payload == {"by": b"me"}
+    assert action.payloads == {"paint": ["red", 3], "shut": {"by": b"me"}}
+    assert machine.sweep() == 0
+    assert len(seen) == 1
+    assert [one.action for one in machine.history("k")] == ["NONE", "DONE"]
+
+
+def test_the_action_of_a_timeout_is_called_by_the_sweep(place: Place, world: World) -> None:
+    machine = place.machine(world.definition())
+    machine.fire("k", "press", create=True)
+    place.clock.advance(60)
+    assert machine.sweep() == 2
+    assert machine.sweep() == 0
+    assert world.done == ["k press 1", "k dim 1"]
+
+
+def test_in_a_transaction_of_the_callers_the_action_is_left_to_the_sweep(
+    place: Place, world: World
+) -> None:
+    machine = place.machine(world.definition())
+    with place.store.transaction() as tx:
+        assert machine.fire("k", "press", create=True, transaction=tx).action == "PENDING"
+    assert world.done == []
+    assert machine.sweep() == 1
+    assert world.done == ["k press 1"]
+    assert status(machine) == "DONE"
+
+
+def test_of_many_sweepers_at_once_one_calls_each_action(place: Place, world: World) -> None:
+    machine = place.machine(world.definition())
+    keys = [f"{number:02}" for number in range(60)]
+    with place.store.transaction() as tx:
+        machine.fire_many([(key, "press") for key in keys], create=True, transaction=tx)
+    sweepers = 4
+    gate = threading.Barrier(sweepers)
+
+    def sweep(machine: Machine) -> int:
+        gate.wait()
+        return machine.sweep()
+
+    with ThreadPoolExecutor(sweepers) as pool:
+        counts = list(pool.map(sweep, [place.machine(world.definition()) for _ in range(sweepers)]))
+    assert sum(counts) == len(keys)
+    assert sorted(world.done) == [f"{key} press 1" for key in keys]
+
+
+# -- failures ----------------------------------------------------------------
+
+
+def test_a_failed_action_is_tried_again_by_its_policy_and_then_given_up(
+    place: Place, world: World
+) -> None:
+    machine = place.machine(world.definition(attempts=3))
+    world.behaviour["k"] = [fail, fail, fail]
+    with pytest.raises(RuntimeError, match="no press"):
+        machine.fire("k", "press", create=True)
+    assert (machine.get("k").state, status(machine)) == ("on", "PENDING")
+    assert machine.history("k")[0].reason == "RuntimeError: no press"
+    for wait in (5, 10):
+        place.clock.advance(wait - 1)
+        machine.sweep()
+        before = len(world.done)
+        place.clock.advance(1)
+        assert machine.sweep() == 0
+        assert len(world.done) == before + 1
+    assert status(machine) == "FAILED"
+    place.clock.advance(40)
+    assert machine.sweep() == 0
+    assert world.done == ["k press 1", "k press 2", "k press 3"]
+
+
+def test_an_action_that_fails_does_not_keep_others_from_being_called(
+    place: Place, world: World
+) -> None:
+    machine = place.machine(world.definition())
+    world.behaviour["b"] = [fail, fail]
+    results = machine.fire_many([(key, "press") for key in "abc"], create=True)
+    assert [(one.action, one.reason) for one in results if isinstance(one, Move)] == [
+        ("DONE", None),
+        ("PENDING", "RuntimeError: no press"),
+        ("DONE", None),
+    ]
+    assert world.done == ["a press 1", "b press 1", "c press 1"]
+    # nor in the sweep
+    with place.store.transaction() as tx:
+        machine.fire_many([("d", "press"), ("e", "press")], create=True, transaction=tx)
+    place.clock.advance(5)
+    assert machine.sweep() == 2
+    assert sorted(world.done[3:]) == ["b press 2", "d press 1", "e press 1"]
+
+
+def test_an_error_that_cannot_be_printed_is_an_error(place: Place, world: World) -> None:
+    class Unspeakable(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    def fail_oddly(action: Action) -> None:
+        raise Unspeakable
+
+    machine = place.machine(world.definition())
+    world.behaviour["k"] = [fail_oddly]
+    with pytest.raises(Unspeakable):
+        machine.fire("k", "press", create=True)
+    assert machine.history("k")[0].reason == "Unspeakable"
+
+
+# -- deaths ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", [Commit.FIRE.after, Commit.ACTION.before])
+def test_who_dies_after_the_move_leaves_its_action_to_the_sweep(
+    place: Place, world: World, point: str
+) -> None:
+    machine, other = place.machine(world.definition()), place.machine(world.definition())
+    other.create("k")
+    place.die(point, machine.fire, "k", "press")
+    assert other.get("k").state == "on"
+    before = len(world.done)
+    assert other.sweep() == 1
+    assert len(world.done) == before + 1
+    assert other.sweep() == 0
+    assert status(other) == "DONE"
+
+
+def test_who_dies_before_the_move_leaves_nothing(place: Place, world: World) -> None:
+    machine, other = place.machine(world.definition()), place.machine(world.definition())
+    other.create("k")
+    place.die(Commit.FIRE.before, machine.fire, "k", "press")
+    assert (other.get("k").state, other.history("k"), world.done) == ("off", [], [])
+    assert other.sweep() == 0
+
+
+@pytest.mark.parametrize("point", [Commit.ACTION_CLAIM.before, Commit.ACTION_CLAIM.after])
+def test_who_dies_as_it_takes_actions_leaves_them_to_others(
+    place: Place, world: World, point: str
+) -> None:
+    machine, other = place.machine(world.definition()), place.machine(world.definition())
+    with place.store.transaction() as tx:
+        machine.fire("k", "press", create=True, transaction=tx)
+    place.die(point, machine.sweep)
+    assert other.sweep() == 1
+    assert world.done == ["k press 1"]
+
+
+def test_nobody_else_calls_an_action_while_who_has_it_lives(place: Place, world: World) -> None:
+    machine, other = place.machine(world.definition()), place.machine(world.definition())
+    seen: list[int] = []
+    world.behaviour["k"] = [lambda action: seen.append(other.sweep())]
+    machine.fire("k", "press", create=True)
+    assert (seen, world.done) == ([0], ["k press 1"])
+
+
+def test_a_dead_process_of_this_host_is_not_waited_for(place: Place, world: World) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    identity = process_identity(child.pid)
+    child.communicate(b"\n")
+    machine, other = place.machine(world.definition()), place.machine(world.definition())
+    place.patch.setattr("converge.lease.process_identity", lambda: identity)
+    dead = place.machine(world.definition(), lease=3600.0)
+    place.patch.undo()
+    machine.create("k")
+    place.die(Commit.FIRE.after, dead.fire, "k", "press")
+    assert other.sweep() == 1
+    assert world.done == ["k press 1"]
+
+
+def test_an_interrupt_leaves_what_was_not_called_to_others_at_once(
+    place: Place, world: World
+) -> None:
+    def interrupt(action: Action) -> None:
+        raise KeyboardInterrupt
+
+    machine, other = place.machine(world.definition()), place.machine(world.definition())
+    world.behaviour["a"] = [interrupt]
+    with pytest.raises(KeyboardInterrupt):
+        machine.fire_many([("a", "press"), ("b", "press")], create=True)
+    assert other.sweep() == 2
+    assert sorted(world.done) == ["a press 1", "a press 1", "b press 1"]
+
+
+# -- steps -------------------------------------------------------------------
+
+
+def test_a_step_that_is_done_is_not_done_again_when_the_action_is(
+    place: Place, world: World
+) -> None:
+    def first(action: Action) -> None:
+        assert action.step("one", world.step, "one") == "ONE"
+        raise Crash
+
+    def second(action: Action) -> None:
+        assert action.step("one", world.step, "one") == "ONE"
+        assert action.step("two", world.step, "two") == "TWO"
+        items = [item.value for item in action.each("items", [1, 2])]
+        assert items == [1, 2]
+
+    machine, other = place.machine(world.definition()), place.machine(world.definition())
+    machine.create("k")
+    world.behaviour["k"] = [first, second]
+    place.die(Commit.ACTION.before, machine.fire, "k", "press")
+    assert count(place, schema.step) == 1
+    assert other.sweep() == 1
+    assert world.done == ["k press 1", "one", "k press 1", "two"]
+    # what is over is forgotten
+    assert (count(place, schema.scope), count(place, schema.step)) == (0, 0)
+
+
+def test_a_step_is_not_done_again_after_a_failure_and_is_forgotten_when_all_failed(
+    place: Place, world: World
+) -> None:
+    def half(action: Action) -> None:
+        action.step("one", world.step, "one")
+        fail(action)
+
+    machine = place.machine(world.definition(attempts=2))
+    world.behaviour["k"] = [half, half]
+    with pytest.raises(RuntimeError):
+        machine.fire("k", "press", create=True)
+    place.clock.advance(5)
+    machine.sweep()
+    assert world.done == ["k press 1", "one", "k press 2"]
+    assert status(machine) == "FAILED"
+    assert count(place, schema.scope) == 0
+
+
+def test_a_step_that_failed_for_good_fails_the_action(place: Place, world: World) -> None:
+    def never(action: Action) -> None:
+        action.step("one", fail, action, retry=RetryPolicy(attempts=1))
+
+    machine = place.machine(world.definition(attempts=2))
+    world.behaviour["k"] = [never, never]
+    with pytest.raises(StepFailed):
+        machine.fire("k", "press", create=True)
+    place.clock.advance(5)
+    machine.sweep()
+    assert status(machine) == "FAILED"
+
+
+def test_each_action_has_an_id_of_its_own_that_stays(place: Place, world: World) -> None:
+    ids: list[str] = []
+
+    def note(action: Action) -> None:
+        ids.append(action.id)
+        if action.key == "a" and action.attempt == 1:
+            fail(action)
+
+    machine = place.machine(world.definition())
+    world.behaviour = {"a": [note, note, note], "b": [note]}
+    machine.fire_many([("a", "press"), ("b", "press")], create=True)
+    place.clock.advance(5)
+    machine.sweep()
+    machine.fire_many([("a", "press"), ("a", "press")])
+    assert ids[0] == ids[2]
+    assert len(set(ids)) == 3
+
+
+def test_who_was_given_up_records_nothing_more(place: Place, world: World, effects: Any) -> None:
+    machine, other = place.machine(world.definition()), place.machine(world.definition())
+
+    def linger(action: Action) -> None:
+        action.step("one", world.step, "one")
+        place.clock.advance(LEASE)
+        assert other.sweep() == 1
+        with pytest.raises(StaleLock):
+            action.step("two", world.step, "two")
+        with pytest.raises(StaleLock):
+            record(place, action, lambda tx: None)
+        fail(action)
+
+    world.behaviour["k"] = [linger, lambda action: action.step("one", world.step, "one")]
+    with pytest.raises(RuntimeError):
+        machine.fire("k", "press", create=True)
+    assert world.done == ["k press 1", "one", "k press 1", "two"]
+    assert effects() == []
+    assert (status(machine), machine.history("k")[0].reason) == ("DONE", None)
+
+
+def test_an_action_without_a_machine_has_no_journal() -> None:
+    action = Action("lamp", "k", "press", "off", "on")
+    with pytest.raises(ConvergeError, match="has no journal"):
+        action.step("one", str)
+
+
+# -- in one transaction with its effect --------------------------------------
+
+
+def record(place: Place, action: Action, end: Callable[[Transaction], None]) -> None:
+    with place.store.transaction() as tx:
+        tx.execute(insert(EFFECT).values(key=action.key, attempt=action.attempt))
+        action.done(tx)
+        end(tx)
+
+
+def test_an_action_that_is_over_in_the_transaction_of_its_effect_happens_once(
+    place: Place, world: World, effects: Any
+) -> None:
+    machine, other = place.machine(world.definition()), place.machine(world.definition())
+    machine.create("k")
+    world.behaviour["k"] = [lambda action: record(place, action, lambda tx: None)] * 5
+    place.die(Commit.HOST.before, machine.fire, "k", "press")
+    assert effects() == []
+    place.die(Commit.HOST.after, other.sweep)
+    assert effects() == [("k", 1)]
+    assert status(other) == "DONE"
+    last = place.machine(world.definition())
+    assert last.sweep() == 0
+    assert effects() == [("k", 1)]
+
+
+def test_an_end_that_was_rolled_back_is_none(place: Place, world: World, effects: Any) -> None:
+    def fail_in(tx: Transaction) -> None:
+        raise ZeroDivisionError
+
+    def undo(action: Action) -> None:
+        with pytest.raises(ZeroDivisionError):
+            record(place, action, fail_in)
+
+    machine = place.machine(world.definition())
+    world.behaviour["k"] = [undo, lambda action: record(place, action, lambda tx: None)]
+    with pytest.raises(ConvergeError, match="rolled back"):
+        machine.fire("k", "press", create=True)
+    assert (effects(), status(machine)) == ([], "PENDING")
+    place.clock.advance(5)
+    assert machine.sweep() == 1
+    assert (effects(), status(machine)) == ([("k", 2)], "DONE")
+
+
+def test_an_action_that_fails_after_its_end_is_over_all_the_same(
+    place: Place, world: World, effects: Any
+) -> None:
+    def fail_late(action: Action) -> None:
+        record(place, action, lambda tx: None)
+        fail(action)
+
+    machine = place.machine(world.definition())
+    world.behaviour["k"] = [fail_late]
+    (move,) = machine.fire_many([("k", "press")], create=True)
+    assert isinstance(move, Move)
+    assert (move.action, status(machine)) == ("DONE", "DONE")
+    assert effects() == [("k", 1)]
+
+
+# -- programs that change, and other trouble ---------------------------------
+
+
+def test_an_action_that_the_program_has_no_more_fails_with_a_reason(
+    place: Place, world: World
+) -> None:
+    machine = place.machine(world.definition())
+    with place.store.transaction() as tx:
+        machine.fire("k", "press", create=True, transaction=tx)
+    transitions = [
+        {**one, "action": world.act if one["event"] == "dim" else None}
+        for one in world.definition()["transitions"]
+    ]
+    newer = place.machine(world.definition(version=2, migrations={1: {}}, transitions=transitions))
+    newer.sweep()
+    assert status(newer) == "FAILED"
+    assert newer.history("k")[0].reason == "this program has no such transition with an action"
+    assert world.done == []
+
+
+def test_an_action_of_a_newer_program_is_left_to_it(place: Place, world: World) -> None:
+    newer = place.machine(world.definition(version=2, migrations={1: {}}))
+    with place.store.transaction() as tx:
+        newer.fire("k", "press", create=True, transaction=tx)
+    assert place.machine(world.definition()).sweep() == 0
+    assert newer.sweep() == 1
+
+
+def test_the_action_of_an_older_version_is_found_under_its_new_name(
+    place: Place, world: World
+) -> None:
+    machine = place.machine(world.definition())
+    with place.store.transaction() as tx:
+        machine.fire("k", "press", create=True, transaction=tx)
+    names = {"off": "dark", "on": "bright"}
+    transitions = [
+        {**one, "source": names[one["source"]], "target": names[one["target"]]}
+        for one in world.definition()["transitions"]
+    ]
+    newer = place.machine(
+        world.definition(
+            version=2,
+            initial="dark",
+            states={"dark": {}, "bright": {"timeout": 60.0, "on_timeout": "dim"}},
+            transitions=transitions,
+            migrations={1: names},
+        )
+    )
+    assert newer.sweep() == 1
+    assert world.done == ["k press 1"]
+
+
+def test_deleting_an_instance_deletes_what_its_action_has_recorded(
+    place: Place, world: World
+) -> None:
+    def half(action: Action) -> None:
+        action.step("one", world.step, "one")
+        fail(action)
+
+    machine = place.machine(world.definition())
+    world.behaviour["k"] = [half]
+    with pytest.raises(RuntimeError):
+        machine.fire("k", "press", create=True)
+    assert count(place, schema.scope) == 1
+    assert machine.delete("k") == 1
+    assert (count(place, schema.scope), count(place, schema.move)) == (0, 0)
+    place.clock.advance(5)
+    assert machine.sweep() == 0
+
+
+def test_an_action_whose_instance_is_deleted_meanwhile_ends_in_peace(
+    place: Place, world: World
+) -> None:
+    machine = place.machine(world.definition())
+    world.behaviour["k"] = [lambda action: machine.delete("k")]
+    machine.fire("k", "press", create=True)
+    assert count(place, schema.move) == 0
+
+
+def test_when_an_end_cannot_be_noted_the_moves_are_told_and_the_rest_is_for_the_sweep(
+    place: Place, world: World
+) -> None:
+    def break_down(action: Action) -> None:
+        def transact(self: Database, function: Any, commit: Commit, **more: Any) -> Any:
+            if commit is Commit.ACTION:
+                raise StoreError("gone")
+            return real(self, function, commit, **more)
+
+        real = Database.transact
+        place.patch.setattr(Database, "transact", transact)
+
+    machine, other = place.machine(world.definition()), place.machine(world.definition())
+    world.behaviour["a"] = [break_down]
+    results = machine.fire_many([("a", "press"), ("b", "press")], create=True)
+    assert [one.action for one in results if isinstance(one, Move)] == ["PENDING", "PENDING"]
+    place.patch.undo()
+    assert other.sweep() == 0
+    # it could not let go of them, either, so it has given its lease up
+    place.clock.advance(LEASE)
+    assert other.sweep() == 2
+    assert sorted(world.done) == ["a press 1", "a press 1", "b press 1"]
+
+
+def test_a_lost_lease_is_taken_anew_and_its_actions_are_left_to_the_sweep(
+    place: Place, world: World
+) -> None:
+    machine = place.machine(world.definition())
+
+    def expire(action: Action) -> None:
+        machine._actions._backend.give_up()
+
+    world.behaviour["a"] = [expire]
+    results = machine.fire_many([("a", "press"), ("b", "press")], create=True)
+    assert [one.action for one in results if isinstance(one, Move)] == ["DONE", "PENDING"]
+    assert world.done == ["a press 1"]
+    place.clock.advance(LEASE)
+    assert machine.sweep() == 1
+    assert world.done == ["a press 1", "b press 1"]
+
+
+def test_a_machine_that_is_closed_lets_go_of_what_it_has(place: Place, world: World) -> None:
+    machine, other = place.machine(world.definition()), place.machine(world.definition())
+    world.behaviour["k"] = [lambda action: machine.close()]
+    machine.fire("k", "press", create=True)
+    found = place.store.database.read(lambda tx: engines.list_engines(tx))
+    assert [row.state for row in found] in ([], ["ALIVE"])
+    assert other.sweep() == 0
+
+
+def test_scopes_of_actions_have_names_of_any_instance(place: Place) -> None:
+    assert len(scope_name("m" * 255, "k" * 255, 2**62, 2**31)) < 100
+
+
+def test_an_unknown_holder_counts_as_dead(place: Place, world: World) -> None:
+    machine = place.machine(world.definition())
+    with place.store.transaction() as tx:
+        machine.fire("k", "press", create=True, transaction=tx)
+        tx.execute(update(schema.move).values(engine_id=123456, epoch=1))
+    assert machine.sweep() == 1
+    assert world.done == ["k press 1"]

@@ -1,0 +1,626 @@
+"""Instances move, one atomic move at a time, whoever fires, and however many at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+from oslo_db.exception import DBConnectionError
+from sqlalchemy import create_engine, event, func, select
+from sqlalchemy.orm import Session
+
+from converge import Machine, State, Transition, connect, points
+from converge.errors import BadInput, Conflict, IllegalEvent, NotFound
+from converge.machine import Instance, Move
+from converge.machine.definition import Definition
+from converge.points import Commit
+from converge.store import machines, schema
+from tests.doc.test_documentation import ROOT, blocks
+from tests.machine.conftest import Place
+
+
+def is_large(payloads: Mapping[str, Any], payload: Any) -> bool:
+    return bool(payload["amount"] > payloads.get("limit", 100))
+
+
+ORDER: dict[str, Any] = {
+    "name": "order",
+    "initial": "new",
+    "states": {
+        "new": {},
+        "paid": {"timeout": 60.0, "on_timeout": "remind"},
+        "late": {},
+        "shipped": {"terminal": True},
+    },
+    "transitions": [
+        {"event": "limit", "source": "new", "target": "new"},
+        {"event": "pay", "source": "new", "target": "late", "guard": is_large},
+        {"event": "pay", "source": "new", "target": "paid"},
+        {"event": "remind", "source": "paid", "target": "late"},
+        {"event": "ship", "source": ["paid", "late"], "target": "shipped"},
+    ],
+}
+SMALL = {"amount": 7}
+
+
+def state(machine: Machine, key: str = "k") -> str:
+    return machine.get(key).state
+
+
+def rows(place: Place, *tables: Any) -> list[int]:
+    """How many rows tables have."""
+    return place.store.database.read(
+        lambda tx: [
+            tx.execute(select(func.count()).select_from(one)).scalar_one() for one in tables
+        ]
+    )
+
+
+# -- events ------------------------------------------------------------------
+
+
+def test_an_event_moves_an_instance_and_the_move_is_its_history(place: Place) -> None:
+    machine = place.machine(ORDER)
+    machine.create("k")
+    assert machine.get("k") == Instance("k", "new", 1, 0, {}, None)
+    place.clock.advance(3)
+    move = machine.fire("k", "pay", SMALL)
+    assert move == Move("k", 1, "pay", "new", "paid", SMALL, "NONE")
+    assert machine.get("k") == Instance("k", "paid", 1, 1, {"pay": SMALL}, 60.0)
+    machine.fire("k", "ship")
+    assert machine.history("k") == [
+        Move("k", 1, "pay", "new", "paid", SMALL, "NONE", at=1_000_003.0),
+        Move("k", 2, "ship", "paid", "shipped", None, "NONE", at=1_000_003.0),
+    ]
+    assert machine.history("k", after=1)[0].event == "ship"
+    assert machine.get("k").timeout is None
+
+
+def test_an_illegal_event_changes_nothing_and_names_the_legal_ones(place: Place) -> None:
+    machine = place.machine(ORDER)
+    machine.create("k")
+    with pytest.raises(IllegalEvent) as caught:
+        machine.fire("k", "ship")
+    assert caught.value.legal == ("limit", "pay")
+    assert str(caught.value) == (
+        "machine 'order', 'k': in state 'new' event 'ship' does nothing; legal: limit, pay"
+    )
+    with pytest.raises(IllegalEvent, match="legal: limit, pay; did you mean 'ship'"):
+        machine.fire("k", "shipp")
+    assert machine.history("k") == []
+    machine.fire("k", "pay", SMALL)
+    machine.fire("k", "ship")
+    with pytest.raises(IllegalEvent, match="legal: none: it is terminal"):
+        machine.fire("k", "pay", SMALL)
+
+
+def test_a_guard_decides_by_this_payload_and_earlier_ones(place: Place) -> None:
+    machine = place.machine(ORDER)
+    machine.create("a", "b")
+    machine.fire("a", "limit", 5)
+    assert machine.fire("a", "pay", SMALL).target == "late"
+    assert machine.fire("b", "pay", SMALL).target == "paid"
+
+
+def test_an_event_that_no_guard_allows_says_so(place: Place) -> None:
+    transitions = [*ORDER["transitions"][:2], Transition("ship", "late", "shipped")]
+    states = {name: ORDER["states"][name] for name in ("new", "late", "shipped")}
+    machine = place.machine({**ORDER, "states": states, "transitions": transitions})
+    machine.create("k")
+    with pytest.raises(IllegalEvent, match="no guard of event 'pay' allows it; legal: limit, pay"):
+        machine.fire("k", "pay", SMALL)
+
+
+def test_an_instance_is_made_once(place: Place) -> None:
+    machine = place.machine(ORDER)
+    with pytest.raises(NotFound, match="machine 'order' has no instance 'k'"):
+        machine.fire("k", "pay", SMALL)
+    machine.create("k")
+    with pytest.raises(Conflict):
+        machine.create("a", "k")
+    with pytest.raises(NotFound):
+        machine.get("a")
+    machine.fire("k", "pay", SMALL, create=True)
+    assert machine.fire("a", "pay", SMALL, create=True).number == 1
+    assert [one.key for one in machine.instances()] == ["a", "k"]
+    assert [one.key for one in machine.instances(state="paid", after="a")] == ["k"]
+    # another machine's instances are others
+    assert place.machine({**ORDER, "name": "other"}).instances() == []
+
+
+def test_what_cannot_be_a_key_an_event_or_a_payload_is_refused_before_anything_is_written(
+    place: Place,
+) -> None:
+    machine = place.machine(ORDER)
+    fine = ("a", "pay", SMALL)
+    wrong: list[tuple[Any, str]] = [
+        (("", "pay"), "the name of a instance must not be empty"),
+        ((3, "pay"), "must be a string, not int"),
+        (("k" * 256, "pay"), "has 256 characters; at most 255"),
+        (("k", "pay\n"), "unprintable"),
+        (("k",), "event 2 must be"),
+        ("kp", "event 2 must be"),
+        (
+            ("k", "pay", object()),
+            "event 'pay' of 'k' has a payload that cannot be stored: a object",
+        ),
+        (
+            ("k", "pay", {"a": [{3}, {"b": len}]}),
+            r"builtin_function_or_method at \['a'\]\[1\]\['b'\]",
+        ),
+    ]
+    for one, message in wrong:
+        with pytest.raises(BadInput, match=message):
+            machine.fire_many([fine, one], create=True)
+    for function in (machine.get, machine.history, machine.create, machine.delete):
+        with pytest.raises(BadInput):
+            function(" k")
+    with pytest.raises(BadInput, match="one of the keys is there twice"):
+        machine.create("k", "k")
+    with pytest.raises(BadInput, match="has no state 'pad'; did you mean 'paid'"):
+        machine.instances(state="pad")
+    assert rows(place, schema.instance, schema.move) == [0, 0]
+
+
+def test_what_is_deleted_leaves_nothing(place: Place) -> None:
+    machine = place.machine(ORDER)
+    machine.fire_many([("a", "pay", SMALL), ("b", "pay", SMALL)], create=True)
+    assert machine.delete("a", "b", "c") == 2
+    assert rows(place, schema.instance, schema.move) == [0, 0]
+
+
+# -- many at once ------------------------------------------------------------
+
+
+def test_of_many_events_each_has_its_own_result_in_order(place: Place) -> None:
+    machine = place.machine(ORDER)
+    machine.create("a", "b", "c")
+    results = machine.fire_many(
+        [
+            ("b", "pay", SMALL),
+            ("a", "ship"),
+            ("b", "ship"),
+            ("missing", "pay"),
+            ("c", "pay", {}),  # its guard raises
+            ("a", "pay", SMALL),
+            ("b", "pay", SMALL),
+        ]
+    )
+    shown = [(one.number, one.target) if isinstance(one, Move) else type(one) for one in results]
+    assert shown == [
+        (1, "paid"),
+        IllegalEvent,
+        (2, "shipped"),
+        NotFound,
+        KeyError,
+        (1, "paid"),
+        IllegalEvent,
+    ]
+    assert [state(machine, key) for key in "abc"] == ["paid", "shipped", "new"]
+    with pytest.raises(KeyError, match="amount"):
+        machine.fire("c", "pay", {})
+
+
+def test_a_thousand_events_take_few_statements_of_the_server(place: Place) -> None:
+    machine = place.machine(ORDER)
+    database = place.store.database
+    statements = sent = 0
+
+    def count(*arguments: Any) -> None:
+        nonlocal statements
+        statements += 1
+
+    def send(connection: Any, *arguments: Any, **more: Any) -> Any:
+        """MariaDB's driver may make many statements of one that SQLAlchemy knows of."""
+        nonlocal sent
+        sent += 1
+        return query(connection, *arguments, **more)
+
+    query = pymysql.connections.Connection.query
+    place.patch.setattr(pymysql.connections.Connection, "query", send)
+    keys = [f"key {number}" for number in range(1000)]
+    event.listen(database.engine, "before_cursor_execute", count)
+    try:
+        made = machine.fire_many(
+            [(key, "limit", number) for number, key in enumerate(keys)], create=True
+        )
+        assert 0 < statements <= 10
+        statements = 0
+        moved = machine.fire_many([(key, "pay", SMALL) for key in keys])
+        assert 0 < statements <= 10
+    finally:
+        event.remove(database.engine, "before_cursor_execute", count)
+    # those of SQLAlchemy, BEGIN and COMMIT of each connection, and what a new one asks
+    assert (0 if database.dialect not in ("mysql", "mariadb") else 5) <= sent <= 60
+    assert all(isinstance(one, Move) for one in [*made, *moved])
+    assert machine.get("key 500").payloads == {"limit": 500, "pay": SMALL}
+    assert {len(machine.history(key)) for key in keys[::100]} == {2}
+
+
+def test_more_than_a_batch_is_fired_in_several(place: Place) -> None:
+    machine = place.machine(ORDER)
+    results = machine.fire_many(
+        [(f"{number % 1500}", "limit", number) for number in range(2500)], create=True
+    )
+    assert sum(isinstance(one, Move) for one in results) == 2500
+    assert [machine.get(key).moves for key in ("0", "999", "1000", "1499")] == [2, 2, 1, 1]
+    assert machine.get("999").payloads == {"limit": 2499}
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_of_many_who_fire_the_same_event_at_once_one_moves_it(place: Place, create: bool) -> None:
+    machine = place.machine(ORDER)
+    keys = [f"{number}" for number in range(20)]
+    if not create:
+        machine.create(*keys)
+    others = 4
+    gate = threading.Barrier(others)
+
+    def fire(number: int) -> list[Move | Exception]:
+        gate.wait()
+        return machine.fire_many([(key, "pay", {"amount": number}) for key in keys], create=create)
+
+    with ThreadPoolExecutor(others) as pool:
+        results = list(pool.map(fire, range(others)))
+    for column in zip(*results, strict=True):
+        won = [one for one in column if isinstance(one, Move)]
+        assert len(won) == 1
+        assert sum(isinstance(one, IllegalEvent) for one in column) == others - 1
+        assert machine.get(won[0].key).payloads == {"pay": won[0].payload}
+
+
+# -- commits that nothing was heard of ---------------------------------------
+
+
+def lose(place: Place, *, before: bool, times: int = 1) -> Callable[[], None]:
+    """Lose the connection in the next commit of events, before the server has it or after."""
+    left = times
+    armed = False
+
+    def hook(name: str) -> None:
+        nonlocal left, armed
+        if name == Commit.FIRE.before:
+            armed = before
+        elif name == Commit.FIRE.after and not before and left:
+            left -= 1
+            raise DBConnectionError
+
+    def commit(connection: Any) -> None:
+        nonlocal left, armed
+        if armed and left:
+            armed = False
+            left -= 1
+            raise DBConnectionError
+
+    place.patch.setattr(points, "hook", hook)
+    event.listen(place.store.database.engine, "commit", commit)
+    return lambda: event.remove(place.store.database.engine, "commit", commit)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_an_event_whose_commit_was_lost_moves_once(place: Place, before: bool) -> None:
+    machine = place.machine(ORDER)
+    machine.create("k")
+    mend = lose(place, before=before)
+    try:
+        # it could well be fired a second time
+        assert machine.fire("k", "limit", 3).number == 1
+    finally:
+        mend()
+    assert len(machine.history("k")) == 1
+
+
+def test_an_equal_move_of_somebody_else_is_not_taken_for_a_lost_one(place: Place) -> None:
+    machine, other = place.machine(ORDER), place.machine(ORDER)
+    machine.create("k")
+    settle = place.store.database._settle
+
+    def fire_as_well() -> None:
+        settle()
+        place.patch.undo()
+        assert other.fire("k", "limit", 3).number == 1
+
+    place.patch.setattr(place.store.database, "_settle", fire_as_well)
+    mend = lose(place, before=True)
+    try:
+        assert machine.fire("k", "limit", 3).number == 2
+    finally:
+        mend()
+    assert len(machine.history("k")) == 2
+
+
+# -- in the caller's transaction ---------------------------------------------
+
+
+def test_what_is_rolled_back_with_its_host_leaves_nothing(place: Place) -> None:
+    machine = place.machine(ORDER)
+
+    def fire() -> None:
+        with place.store.transaction() as tx:
+            machine.create("a", transaction=tx)
+            machine.fire("a", "pay", SMALL, transaction=tx)
+            machine.fire_many([("b", "pay", SMALL)], create=True, transaction=tx)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fire()
+    assert rows(place, schema.instance, schema.move) == [0, 0]
+
+
+def test_a_hosts_own_connection_and_session_serve_as_well(place: Place) -> None:
+    machine = place.machine(ORDER)
+    machine.create("k")
+    engine = create_engine(place.store.database.url)
+    try:
+        with engine.begin() as connection:
+            machine.fire("k", "limit", 1, transaction=connection)
+            with pytest.raises(Conflict):
+                machine.create("k", transaction=connection)
+            # which is usable after that
+            machine.fire("k", "pay", SMALL, transaction=connection)
+            with pytest.raises(IllegalEvent):
+                machine.fire("k", "pay", SMALL, transaction=connection)
+        with Session(engine) as session:
+            machine.fire("k", "ship", transaction=session)
+            machine.fire("new", "pay", SMALL, create=True, transaction=session)
+            session.commit()
+    finally:
+        engine.dispose()
+    assert [one.event for one in machine.history("k")] == ["limit", "pay", "ship"]
+    assert state(machine, "new") == "paid"
+
+
+# -- timeouts ----------------------------------------------------------------
+
+
+def test_a_timeout_fires_when_its_time_has_come_and_nothing_happened(place: Place) -> None:
+    machine = place.machine(ORDER)
+    machine.fire_many([("a", "pay", SMALL), ("b", "pay", SMALL)], create=True)
+    place.clock.advance(59)
+    assert machine.sweep() == 0
+    machine.fire("b", "ship")
+    place.clock.advance(1)
+    assert machine.sweep() == 1
+    assert machine.sweep() == 0
+    assert [state(machine, key) for key in "ab"] == ["late", "shipped"]
+    assert machine.history("a")[-1].event == "remind"
+
+
+def test_a_state_that_is_entered_again_has_its_whole_time_again(place: Place) -> None:
+    machine = place.machine(
+        {
+            "name": "lease",
+            "initial": "held",
+            "states": {"held": {"timeout": 10.0}, "free": {"terminal": True}},
+            "transitions": [
+                {"event": "renew", "source": "held", "target": "held"},
+                {"event": "timeout", "source": "held", "target": "free"},
+            ],
+        }
+    )
+    machine.create("k")
+    place.clock.advance(9)
+    machine.fire("k", "renew")
+    place.clock.advance(9)
+    assert machine.sweep() == 0
+    assert machine.get("k").timeout == 1.0
+    place.clock.advance(1)
+    assert machine.sweep() == 1
+    assert state(machine) == "free"
+
+
+def test_of_many_sweepers_at_once_one_fires_each_timeout(place: Place) -> None:
+    machine = place.machine(ORDER)
+    machine.fire_many([(f"{number}", "pay", SMALL) for number in range(200)], create=True)
+    place.clock.advance(60)
+    sweepers = 4
+    gate = threading.Barrier(sweepers)
+
+    def sweep(machine: Machine) -> int:
+        gate.wait()
+        return machine.sweep()
+
+    with ThreadPoolExecutor(sweepers) as pool:
+        counts = list(pool.map(sweep, [place.machine(ORDER) for _ in range(sweepers)]))
+    # who comes while another has locked them all finds nothing, and the other does it
+    assert sum(counts) == 200
+    assert {one.moves for one in machine.instances()} == {2}
+    assert {one.state for one in machine.instances()} == {"late"}
+
+
+def test_timeouts_fire_in_the_background_without_any_traffic(database_url: str) -> None:
+    fired = threading.Event()
+    definition = {
+        "name": "bomb",
+        "initial": "set",
+        "states": {"set": {"timeout": 0.01}, "off": {"terminal": True}},
+        "transitions": [
+            {
+                "event": "timeout",
+                "source": "set",
+                "target": "off",
+                "action": lambda action: fired.set(),
+            }
+        ],
+    }
+    with connect(database_url) as store, Machine(store, definition) as machine:
+        machine.start()  # it has begun already
+        machine.create("k")
+        assert fired.wait(60)
+        machine.close()
+        assert machine.get("k").state == "off"
+        assert machine.history("k")[0].action == "DONE"
+
+
+def test_what_cannot_time_out_does_not_keep_others_from_it(
+    place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("converge.machine.moving.BATCH", 2)
+    monkeypatch.setattr("converge.machine.BATCH", 2)
+
+    def refuse(payloads: Any, payload: Any) -> bool:
+        if payloads["pay"]["amount"] == 1:
+            raise RuntimeError("no")
+        return False
+
+    old = place.machine(
+        {
+            **ORDER,
+            "states": {**ORDER["states"], "lost": {"timeout": 1.0, "on_timeout": "remind"}},
+            "transitions": [
+                *ORDER["transitions"],
+                Transition("lose", "new", "lost"),
+                Transition("remind", "lost", "late"),
+            ],
+        }
+    )
+    old.fire_many([("lost 1", "lose"), ("lost 2", "lose")], create=True)
+    new = place.machine(
+        {
+            **ORDER,
+            "version": 2,
+            "migrations": {1: {}},
+            "transitions": [
+                Transition("remind", "paid", "shipped", guard=refuse),
+                *ORDER["transitions"],
+            ],
+        }
+    )
+    new.fire_many([(f"bad {one}", "pay", {"amount": 1}) for one in range(2)], create=True)
+    place.clock.advance(1)
+    new.fire_many([(f"good {one}", "pay", SMALL) for one in range(5)], create=True)
+    place.clock.advance(60)
+    assert new.sweep() == 5
+    assert (
+        "lost 1: its timeout cannot fire: machine 'order': an instance of version 1" in caplog.text
+    )
+    assert "bad 1: its timeout cannot fire: no" in caplog.text
+    caplog.clear()
+    assert new.sweep() == 0
+    assert caplog.text == ""
+    # they are tried again, and the older program can still deal with its own
+    place.clock.advance(60)
+    assert old.sweep() == 2
+    assert new.sweep() == 0
+    assert "bad 0" in caplog.text
+
+
+# -- versions ----------------------------------------------------------------
+
+
+def renamed(**changes: Any) -> dict[str, Any]:
+    """The order with its state "new" called "open"."""
+    return {
+        **ORDER,
+        "version": 2,
+        "initial": "open",
+        "states": {"open": {"timeout": 5.0, "on_timeout": "ship"}, "shipped": {"terminal": True}},
+        "transitions": [{"event": "ship", "source": "open", "target": "shipped"}],
+        "migrations": {1: {"new": "open", "late": "open"}},
+        **changes,
+    }
+
+
+def test_an_instance_of_an_older_version_goes_where_the_map_says(place: Place) -> None:
+    old = place.machine(ORDER)
+    old.create("k")
+    new = place.machine(renamed())
+    assert new.get("k").version == 1
+    move = new.fire("k", "ship")
+    assert (move.source, move.target) == ("open", "shipped")
+    assert new.get("k").version == 2
+
+
+def test_an_instance_without_a_way_is_refused_clearly_and_stays_as_it_is(place: Place) -> None:
+    old = place.machine(ORDER)
+    old.fire_many([("a", "pay", SMALL), ("b", "limit", 1)], create=True)
+    new = place.machine(renamed())
+    message = (
+        "machine 'order': an instance of version 1 is in state 'paid', and its migration names "
+        "no state of version 2 for it"
+    )
+    results = new.fire_many([("a", "ship"), ("b", "ship")])
+    assert str(results[0]) == message
+    assert isinstance(results[1], Move)
+    assert state(old, "a") == "paid"
+    newest = place.machine(renamed(version=3, migrations={2: {}}))
+    with pytest.raises(BadInput, match="is of version 1, and migrations has no way from there"):
+        newest.fire("a", "ship")
+    with pytest.raises(BadInput, match="is of version 2, which is newer than this program's 1"):
+        old.fire("b", "ship")
+
+
+def test_instances_can_be_migrated_all_at_once(place: Place) -> None:
+    old = place.machine(ORDER)
+    old.create("a", "b")
+    new = place.machine(renamed())
+    new.create("c")
+    assert new.migrate() == 2
+    assert new.migrate() == 0
+    assert {(one.version, one.state, one.timeout) for one in new.instances()} == {(2, "open", 5.0)}
+    assert new.history("a") == []
+    place.clock.advance(5)
+    assert new.sweep() == 3
+
+
+def test_a_program_leaves_timeouts_of_a_version_that_it_does_not_know_to_others(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    new = place.machine(renamed())
+    new.create("k")
+    place.clock.advance(5)
+    old = place.machine(ORDER)
+    assert old.sweep() == 0
+    assert "instances of version 2, which version 1 has no migration for" in caplog.text
+    caplog.clear()
+    assert old.sweep() == 0
+    assert caplog.text == ""
+    assert new.sweep() == 1
+
+
+def test_a_timeout_that_the_newer_version_does_not_have_is_dropped(place: Place) -> None:
+    old = place.machine(ORDER)
+    old.fire("k", "pay", SMALL, create=True)
+    new = place.machine(
+        renamed(
+            initial="paid",
+            states={"paid": State(), "shipped": State(terminal=True)},
+            transitions=[Transition("ship", "paid", "shipped")],
+            migrations={1: {}},
+        )
+    )
+    place.clock.advance(60)
+    assert new.sweep() == 0
+    assert (new.get("k").timeout, new.get("k").moves) == (None, 1)
+
+
+def test_a_definition_is_taken_as_it_is(place: Place) -> None:
+    definition = Definition.of(ORDER)
+    assert place.machine(definition).definition is definition
+    assert place.machine(definition).draw("dot").startswith('digraph "order"')
+
+
+def test_no_query_of_a_sweep_reads_what_does_not_wait(place: Place) -> None:
+    machine = place.machine(ORDER)
+    machine.fire("k", "pay", SMALL, create=True)
+    found = place.store.database.read(
+        lambda tx: (
+            machines.list_overdue_versions(tx, "order"),
+            machines.list_due_versions(tx, "order"),
+        )
+    )
+    assert found == ([], [])
+
+
+def test_what_the_documentation_shows_is_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = (one for one in blocks(ROOT / "doc" / "machine.rst") if one.language == "python")
+    exec(compile(block.text, "machine.rst", "exec"), {"__name__": "orders"})
+    assert capsys.readouterr().out == "parcel for order-17 is on its way\n"
