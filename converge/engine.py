@@ -202,6 +202,8 @@ class Engine:
             LOG.exception("engine %s stops", self.id)
             self.error = error
         finally:
+            # nobody looks after what still runs, so it must not go on
+            self._stop_work()
             self._stopped.set()
             self._more.set()
             self._idle.set()

@@ -78,6 +78,8 @@ _SETTLE_SECONDS = 10.0
 
 _WRITE = "converge_write"
 _SQLITE_BUSY_SECONDS = 30.0
+# after so long without a statement the server ends a transaction
+_IDLE_SECONDS = 15
 # lock timeout and serialization failure; oslo.db does not map them
 _POSTGRESQL_AGAIN = {"55P03", "40001", "40P01"}
 _MARIADB_AGAIN = {1205, 1213, 1020}
@@ -185,7 +187,11 @@ class Database:
         committing: int | None = None
         with translated(self.shown):
             try:
-                with self._connect(write) as connection, connection.begin():
+                with (
+                    self._connect(write) as connection,
+                    _allowed_to_idle(connection),
+                    connection.begin(),
+                ):
                     yield Transaction(connection, self.clock)
                     if write:
                         points.hit(Commit.HOST.before)
@@ -428,18 +434,55 @@ def _prepare_sqlite(engine: Engine) -> None:
 
 
 def _prepare_server(engine: Engine, dialect: str) -> None:
-    """READ COMMITTED, whatever the server's default: what a waiter waited for must be seen."""
-    statement = (
-        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED"
+    """READ COMMITTED, whatever the server's default: what a waiter waited for must be seen. And
+    a transaction of a process that was stopped in its middle must not keep its locks: ours never
+    idle."""
+    statements = (
+        (
+            "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED",
+            f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'",
+        )
         if dialect == "postgresql"
-        else "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
+        else (
+            "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+            f"SET SESSION idle_transaction_timeout = {_IDLE_SECONDS}",
+        )
     )
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, record: object) -> None:
         with connection.cursor() as cursor:
-            cursor.execute(statement)
+            for statement in statements:
+                cursor.execute(statement)
         connection.commit()
+
+
+@contextmanager
+def _allowed_to_idle(connection: Connection) -> Iterator[None]:
+    """What a host does in its transaction takes its own time."""
+    dialect = connection.dialect.name
+    if dialect == "sqlite":
+        yield
+        return
+    name = "idle_in_transaction_session" if dialect == "postgresql" else "idle_transaction"
+    driver: Any = connection.connection.dbapi_connection
+
+    def set_limit(seconds: int) -> None:
+        with driver.cursor() as cursor:
+            unit = 1000 if dialect == "postgresql" else 1
+            cursor.execute(f"SET SESSION {name}_timeout = {seconds * unit}")
+        driver.commit()
+
+    set_limit(0)
+    try:
+        yield
+    finally:
+        if not connection.invalidated and not connection.closed:
+            try:
+                set_limit(_IDLE_SECONDS)
+            except Exception:
+                # it goes on without the limit no further than this
+                connection.invalidate()
 
 
 def is_transient(error: BaseException) -> bool:
