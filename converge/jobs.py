@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,23 @@ class Jobs:
     def all(self) -> list[Job]:
         with self._lock:
             return list(self._held.values())
+
+    def begin(self, job: Job) -> bool:
+        """Note that a worker calls the handler now. False: nothing is expected of it any more."""
+        with self._lock:
+            if not job.abandoned:
+                job.started = time.monotonic()
+            return not job.abandoned
+
+    def abandon(self, job: Job) -> bool:
+        """Expect nothing more of a job.
+
+        :returns: whether a worker is at it.
+        """
+        with self._lock:
+            job.abandoned = True
+            self._held.pop(id(job), None)
+            return job.started is not None
 
     def take_queued(self) -> list[Job]:
         """Remove the works that no worker has begun."""
