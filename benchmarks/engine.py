@@ -55,7 +55,7 @@ import converge
 from converge.engine import Engine
 from converge.stack import Stack
 from converge.stacks import Store
-from converge.store.database import parse_url
+from converge.store.connecting import parse_url
 from converge.store.schema import metadata
 from converge.template import Template
 

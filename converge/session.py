@@ -18,9 +18,10 @@ from converge.recovery import release_engine
 from converge.resource_type import Context, ResourceType
 from converge.run import HANDLED, check_physical_id, failed_attempt, failure, make_context, run
 from converge.store import resources
-from converge.store.database import Database, Transaction, is_refused, repeatable
+from converge.store.database import Database, Transaction, repeatable
 from converge.store.sync_points import Key
 from converge.store.traversals import TraversalRow
+from converge.store.trouble import is_refused
 from converge.work import Outcome, Result, Step, Work
 
 T = TypeVar("T")
