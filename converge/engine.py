@@ -67,8 +67,8 @@ class Engine:
         lease: float = LEASE,
         poll: float = POLL,
     ) -> None:
-        if not 1 <= workers <= 1000:
-            raise BadInput(f"workers must be 1 to 1000, not {workers}")
+        if type(workers) is not int or not 1 <= workers <= 1000:
+            raise BadInput(f"workers must be a whole number from 1 to 1000, not {workers!r}")
         self.store = store
         self.types = {**load_types(), **(types or {})}
         check_types(self.types)
@@ -362,7 +362,7 @@ class Engine:
                 LOG.exception("engine %s: a handler got out of hand", self.id)
                 outcome = failure(job.work, f"got out of hand: {type(error).__name__}")
             self._finished.put(Finished(job, outcome, time.monotonic() - job.started))
-            if job.abandoned:
+            if self._jobs.end(job):
                 return
 
     def _look_at_running(self, backlog: list[Outcome]) -> None:

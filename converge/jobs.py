@@ -24,6 +24,7 @@ class Job:
     started: float | None = None
     cancelled_at: float | None = None
     abandoned: bool = False
+    ended: bool = False
 
     def cancel(self, now: float) -> None:
         """Tell the handler to stop.
@@ -74,6 +75,15 @@ class Jobs:
                 job.started = time.monotonic()
             return not job.abandoned
 
+    def end(self, job: Job) -> bool:
+        """Note that the handler came back.
+
+        :returns: whether the job was abandoned, and its worker is not counted any more.
+        """
+        with self._lock:
+            job.ended = True
+            return job.abandoned
+
     def abandon(self, job: Job) -> bool:
         """Expect nothing more of a job.
 
@@ -82,7 +92,7 @@ class Jobs:
         with self._lock:
             job.abandoned = True
             self._held.pop(id(job), None)
-            return job.started is not None
+            return job.started is not None and not job.ended
 
     def take_queued(self) -> list[Job]:
         """Remove the works that no worker has begun."""
