@@ -429,6 +429,7 @@ class Engine:
 
     def _deregister(self, session: Session) -> None:
         """Leave at once what another engine can take."""
+        self._lease.end()
         try:
             self._database.transact(
                 lambda tx: leave(tx, session.engine_id), Commit.LEAVE, happened=repeatable

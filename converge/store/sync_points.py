@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -115,6 +115,8 @@ class _Indexed(ColumnElement[bool]):
     """
 
     inherit_cache = True
+    # without it there is no cache key, and each statement is compiled anew
+    _traverse_internals: ClassVar[list[Any]] = []
     # as Boolean it would be rendered as "… = 1" where there are none
     type = NullType()  # type: ignore[assignment]
 
