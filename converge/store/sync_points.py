@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -116,7 +116,7 @@ class _Indexed(ColumnElement[bool]):
 
     inherit_cache = True
     # without it there is no cache key, and each statement is compiled anew
-    _traverse_internals: ClassVar[list[Any]] = []
+    _traverse_internals = []  # noqa: RUF012
     # as Boolean it would be rendered as "… = 1" where there are none
     type = NullType()  # type: ignore[assignment]
 
