@@ -99,9 +99,12 @@ def test_nobody_waits_for_ready_nodes_or_dead_engines_that_another_one_looks_at(
         taken = sync_points.lock_ready(tx, asker.id, 1)
         left = sync_points.lock_ready(second, asker.id, 10)
         assert [len(taken), len(left)] == [1, 1]
-        assert engines.list_expired(tx, 1) == dead[:1]
-        # MariaDB locks both before it takes the first
-        assert dead[0] not in engines.list_expired(second, 10)
+        assert engines.list_expired(tx, 10) == dead
+        assert engines.lock_expired(tx, dead[0])
+        assert not engines.lock_expired(second, dead[0])
+        assert engines.lock_expired(second, dead[1])
+        # and one that lives is locked by neither
+        assert not engines.lock_expired(second, asker.id)
     other.close()
 
 
