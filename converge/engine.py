@@ -262,8 +262,8 @@ class Engine:
 
     def _reconcile(self, session: Session, backlog: list[Outcome]) -> None:
         with self._claiming:
-            known = {job.work.node.key for job in self._jobs.all()}
-            known.update(outcome.work.node.key for outcome in backlog)
+            known = [job.work for job in self._jobs.all()]
+            known += [outcome.work for outcome in backlog]
             if self._finished.empty():
                 session.reconcile(known)
 

@@ -5,7 +5,7 @@ Every engine sweeps; row locks let one of them win. Each sweep is idempotent and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -178,16 +178,17 @@ def release_engine(
     engine_id: int,
     *,
     died: bool = False,
-    keep: Collection[sync_points.Key] = (),
+    keep: Mapping[sync_points.Key, int] | None = None,
 ) -> int:
     """Take an engine's work away from it: its nodes are READY again, its locks free.
 
     :param died: count it as a death against each node.
-    :param keep: the nodes that it has in hand and keeps.
+    :param keep: the nodes that it has in hand and keeps, each with the epoch of its claim.
     :returns: how many nodes were released.
     """
+    keep = keep or {}
     held = sync_points.list_engine_nodes(tx, engine_id, BATCH + len(keep), skip_locked=died)
-    nodes = [node for node in held if node.key not in keep]
+    nodes = [node for node in held if keep.get(node.key) != node.epoch]
     if not nodes:
         return 0
     ids = sorted({node.resource_id for node in nodes if node.resource_id is not None})

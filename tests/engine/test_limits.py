@@ -338,7 +338,7 @@ def test_of_two_engines_with_one_id_the_loser_writes_nothing(
     outcomes = [old.call(work) for work in first]
 
     # the new one finds works under its id of which it does not know, and lets them go
-    new.reconcile([work.node.key for work in second])
+    new.reconcile(second)
     before = rows_of(store)
     old.write(*outcomes)
     assert rows_of(store) == before

@@ -198,8 +198,21 @@ def test_who_reconciles_keeps_what_is_in_hand(
     store.create_stack("s", template(a=[], b=[]))
     one = engine()
     kept, let_go = one.claim(2)
-    one.session.reconcile({kept.node.key})
+    one.session.reconcile([kept])
     assert (state(store, kept), state(store, let_go)) == (State.RUNNING, State.READY)
+
+
+def test_who_reconciles_lets_go_of_a_later_claim_that_was_lost(
+    store: converge.Store, engine: Callable[..., StepEngine]
+) -> None:
+    store.create_stack("s", template(a=[]))
+    one = engine()
+    (known,) = one.claim()
+    # handed back and claimed again, in a commit of which nothing was heard
+    again = one.session.turn([Outcome(known, Result.HANDED_BACK)], 1)
+    assert [work.node.key for work in again] == [known.node.key]
+    one.session.reconcile([known])
+    assert state(store, known) == State.READY
 
 
 def test_a_group_that_cannot_be_written_is_written_one_by_one(

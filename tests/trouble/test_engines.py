@@ -135,7 +135,7 @@ def test_what_a_lost_commit_of_several_outcomes_claimed_is_not_held_for_ever(
         # as the threaded engine does
         works = engine.session.turn(outcomes, 0)
     if engine.session.doubtful:
-        engine.session.reconcile({work.node.key for work in works})
+        engine.session.reconcile(works)
     engine.write(*(engine.call(work) for work in works))
     engine.run()
     assert troubled.store.stack("s").status == "COMPLETE"
