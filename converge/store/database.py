@@ -184,6 +184,10 @@ class Database:
             if self._reached:
                 raise Away(f"{self.shown}: {explain(error)}") from error
             raise
+        except NotImplementedError as error:
+            # lost in SQLAlchemy's first look at a server, on a connection it cannot invalidate
+            cause = error.__context__ or error
+            raise Away(f"{self.shown}: {explain(cause)}") from cause
         self._reached = True
         with connection:
             yield connection.execution_options(**{WRITE: write})

@@ -40,7 +40,7 @@ def shop(store: converge.Store) -> converge.Stack:
 
 
 def test_the_condition_for_states_is_compiled_once() -> None:
-    query = select(sync_points.sync_point.c.node).where(sync_points.is_in(State.READY))
+    query = select(schema.sync_point.c.node).where(sync_points.is_in(State.READY))
     assert query._generate_cache_key() is not None
 
 
