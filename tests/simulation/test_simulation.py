@@ -23,7 +23,7 @@ from tests.simulation.play import EVERYTHING, Tally, new_arena, play, play_all
 from tests.simulation.scheduler import Simulation
 from tests.simulation.templates import Entry, parse
 
-SEEDS = int(os.environ.get("CONVERGE_TEST_SEEDS", "800"))
+SEEDS = int(os.environ.get("CONVERGE_TEST_SEEDS", "2000"))
 CHUNKS = 8
 #: Seeds of those tests that are not about the many, far from theirs.
 OTHERS = 10_000_000
