@@ -48,14 +48,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psycopg
 import sqlalchemy
-from sqlalchemy import event
+from sqlalchemy import event, make_url
 from sqlalchemy.engine import URL
 
 import converge
 from converge.engine import Engine
 from converge.stack import Stack
 from converge.stacks import Store
-from converge.store.database import parse_url
 from converge.store.schema import metadata
 from converge.template import Template
 
@@ -130,8 +129,8 @@ def fail(message: str) -> NoReturn:
 def read_url(text: str) -> URL:
     """The URL of a database of the server, with the driver that is measured."""
     try:
-        url = parse_url(text)
-    except converge.BadInput as error:
+        url = make_url(text)
+    except sqlalchemy.exc.ArgumentError as error:
         fail(str(error))
     if url.drivername != "postgresql+psycopg":
         fail(f"{url.render_as_string()} is not PostgreSQL with psycopg, which is measured")

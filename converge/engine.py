@@ -21,8 +21,9 @@ from converge.lease import LEASE, LEAST, Lease, now
 from converge.model import check_seconds
 from converge.points import Commit
 from converge.recovery import Sweeper, leave
-from converge.resource_type import ResourceType
+from converge.resource_type import ResourceType, check_types
 from converge.resources import load_types
+from converge.run import failure
 from converge.session import Session
 from converge.store import engines, sync_points, traversals
 from converge.store.database import repeatable
@@ -66,10 +67,11 @@ class Engine:
         lease: float = LEASE,
         poll: float = POLL,
     ) -> None:
-        if not 1 <= workers <= 1000:
-            raise BadInput(f"workers must be 1 to 1000, not {workers}")
+        if type(workers) is not int or not 1 <= workers <= 1000:
+            raise BadInput(f"workers must be a whole number from 1 to 1000, not {workers!r}")
         self.store = store
         self.types = {**load_types(), **(types or {})}
+        check_types(self.types)
         self.workers = workers
         self.lease = check_seconds("lease", lease, LEAST)
         self.poll = check_seconds("poll", poll)
@@ -202,6 +204,8 @@ class Engine:
             LOG.exception("engine %s stops", self.id)
             self.error = error
         finally:
+            # nobody looks after what still runs, so it must not go on
+            self._stop_work()
             self._stopped.set()
             self._more.set()
             self._idle.set()
@@ -258,8 +262,8 @@ class Engine:
 
     def _reconcile(self, session: Session, backlog: list[Outcome]) -> None:
         with self._claiming:
-            known = {job.work.node.key for job in self._jobs.all()}
-            known.update(outcome.work.node.key for outcome in backlog)
+            known = [job.work for job in self._jobs.all()]
+            known += [outcome.work for outcome in backlog]
             if self._finished.empty():
                 session.reconcile(known)
 
@@ -348,14 +352,17 @@ class Engine:
 
     def _work_loop(self) -> None:
         while (job := self._jobs.queued.get()) is not None:
-            job.started = time.monotonic()
             # the time itself: after a pause, this thread may be the first to go on
-            if not self._lease.check():
-                job.started = None
+            if not self._lease.check() or not self._jobs.begin(job):
                 continue
-            outcome = job.session.run(job.work, job.context)
+            assert job.started is not None
+            try:
+                outcome = job.session.run(job.work, job.context)
+            except BaseException as error:
+                LOG.exception("engine %s: a handler got out of hand", self.id)
+                outcome = failure(job.work, f"got out of hand: {type(error).__name__}")
             self._finished.put(Finished(job, outcome, time.monotonic() - job.started))
-            if job.abandoned:
+            if self._jobs.end(job):
                 return
 
     def _look_at_running(self, backlog: list[Outcome]) -> None:
@@ -380,9 +387,7 @@ class Engine:
 
     def _abandon(self, job: Job) -> None:
         """Expect nothing more of a handler. Its thread ends when it comes back, if ever."""
-        job.abandoned = True
-        self._jobs.discard(job)
-        if job.started is not None:
+        if self._jobs.abandon(job):
             self._worker_count -= 1
 
     def _take_back(self) -> list[Outcome]:
@@ -424,6 +429,7 @@ class Engine:
 
     def _deregister(self, session: Session) -> None:
         """Leave at once what another engine can take."""
+        self._lease.end()
         try:
             self._database.transact(
                 lambda tx: leave(tx, session.engine_id), Commit.LEAVE, happened=repeatable

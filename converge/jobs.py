@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ class Job:
     started: float | None = None
     cancelled_at: float | None = None
     abandoned: bool = False
+    ended: bool = False
 
     def cancel(self, now: float) -> None:
         """Tell the handler to stop.
@@ -65,6 +67,32 @@ class Jobs:
     def all(self) -> list[Job]:
         with self._lock:
             return list(self._held.values())
+
+    def begin(self, job: Job) -> bool:
+        """Note that a worker calls the handler now. False: nothing is expected of it any more."""
+        with self._lock:
+            if not job.abandoned:
+                job.started = time.monotonic()
+            return not job.abandoned
+
+    def end(self, job: Job) -> bool:
+        """Note that the handler came back.
+
+        :returns: whether the job was abandoned, and its worker is not counted any more.
+        """
+        with self._lock:
+            job.ended = True
+            return job.abandoned
+
+    def abandon(self, job: Job) -> bool:
+        """Expect nothing more of a job.
+
+        :returns: whether a worker is at it.
+        """
+        with self._lock:
+            job.abandoned = True
+            self._held.pop(id(job), None)
+            return job.started is not None and not job.ended
 
     def take_queued(self) -> list[Job]:
         """Remove the works that no worker has begun."""

@@ -61,6 +61,7 @@ class Lease:
         self._process = process_identity()
         self._engine_id = 0
         self._renewed = 0.0
+        self._ended = False
         self._lock = threading.Lock()
 
     def take(self) -> int:
@@ -80,6 +81,7 @@ class Lease:
         with self._lock:
             self._engine_id = engine_id
             self._renewed = before
+            self._ended = False
             self.lost.clear()
         LOG.info("engine %s registered", engine_id)
         return engine_id
@@ -104,10 +106,15 @@ class Lease:
                 return
         self.lose()
 
+    def end(self) -> None:
+        """It is given back: from now on it can neither be renewed nor be lost."""
+        with self._lock:
+            self._ended = True
+
     def lose(self) -> None:
         """Give it up for lost."""
         with self._lock:
-            if self.lost.is_set():
+            if self._ended or self.lost.is_set():
                 return
             self.lost.set()
         LOG.warning("engine %s lost its lease; it goes on under a new id", self._engine_id)

@@ -5,7 +5,7 @@ Every engine sweeps; row locks let one of them win. Each sweep is idempotent and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -62,7 +62,7 @@ class Sweep:
 class _Survey:
     """What there is to do, read in one transaction, of each sort at most a batch."""
 
-    expired: bool
+    expired: list[int]
     gone: list[int]
     strays: list[int]
     blocked: list[sync_points.Key]
@@ -90,7 +90,7 @@ class Sweeper:
         found = self.database.read(self._survey)
         for engine_id in found.gone:
             self._transact(engines.expire_lease, engine_id, commit=Commit.EXPIRE)
-        dead, nodes = self._recover() if found.expired or found.gone else (0, 0)
+        dead, nodes = self._recover({*found.expired, *found.gone})
         for engine_id in found.strays:
             nodes += self._release(engine_id)
         unblocked = 0
@@ -110,7 +110,7 @@ class Sweeper:
         alive = engines.list_engines(tx)
         ended, self._after = lost.list_leftover_traversals(tx, self._after, BATCH)
         return _Survey(
-            expired=engines.is_any_expired(tx),
+            expired=engines.list_expired(tx, BATCH),
             gone=[row.id for row in alive if is_gone(row.process)],
             strays=lost.list_stray_holders(tx, BATCH),
             blocked=lost.list_free_blocked(tx, BATCH),
@@ -119,15 +119,16 @@ class Sweeper:
             ready=lost.count_due(tx, BATCH),
         )
 
-    def _recover(self) -> tuple[int, int]:
+    def _recover(self, engine_ids: Collection[int]) -> tuple[int, int]:
         dead = nodes = 0
-        while True:
-            found = self.database.transact(_recover_one, Commit.RECOVER, happened=repeatable)
-            if found is None:
-                return dead, nodes
-            died, count = found
-            dead += died
-            nodes += count
+        for engine_id in sorted(engine_ids):
+            while True:
+                died, count = self._transact(_recover_one, engine_id, commit=Commit.RECOVER)
+                dead += died
+                nodes += count
+                if died or count < BATCH:
+                    break
+        return dead, nodes
 
     def _release(self, engine_id: int) -> int:
         nodes = 0
@@ -155,17 +156,18 @@ def sweep(database: Database) -> Sweep:
     return found
 
 
-def _recover_one(tx: Transaction) -> tuple[bool, int] | None:
-    """Recover up to a batch of one dead engine's nodes; None if no engine is dead.
+def _recover_one(tx: Transaction, engine_id: int) -> tuple[bool, int]:
+    """Recover up to a batch of one dead engine's nodes.
+
+    What somebody has locked, which can be the engine itself if it is not quite dead, is left
+    to a later sweep.
 
     :returns: whether these were the last of them, and how many nodes.
     """
-    expired = engines.list_expired(tx, 1)
-    if not expired:
-        return None
-    engine_id = expired[0]
+    if not engines.lock_expired(tx, engine_id):
+        return False, 0
     count = release_engine(tx, engine_id, died=True)
-    last = count < BATCH
+    last = not sync_points.holds_nodes(tx, engine_id)
     if last:
         engines.end_engine(tx, engine_id, engines.DEAD)
     return last, count
@@ -176,16 +178,17 @@ def release_engine(
     engine_id: int,
     *,
     died: bool = False,
-    keep: Collection[sync_points.Key] = (),
+    keep: Mapping[sync_points.Key, int] | None = None,
 ) -> int:
     """Take an engine's work away from it: its nodes are READY again, its locks free.
 
     :param died: count it as a death against each node.
-    :param keep: the nodes that it has in hand and keeps.
+    :param keep: the nodes that it has in hand and keeps, each with the epoch of its claim.
     :returns: how many nodes were released.
     """
-    held = sync_points.list_engine_nodes(tx, engine_id, BATCH + len(keep))
-    nodes = [node for node in held if node.key not in keep]
+    keep = keep or {}
+    held = sync_points.list_engine_nodes(tx, engine_id, BATCH + len(keep), skip_locked=died)
+    nodes = [node for node in held if keep.get(node.key) != node.epoch]
     if not nodes:
         return 0
     ids = sorted({node.resource_id for node in nodes if node.resource_id is not None})

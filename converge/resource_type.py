@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from converge.errors import BadInput, ConvergeError
-from converge.model import Json
+from converge.model import Json, check_seconds
 
 if TYPE_CHECKING:
     from converge.journal import Item, Scope
@@ -48,12 +48,16 @@ class RetryPolicy:
     deaths: int = 5
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise BadInput(f"RetryPolicy.attempts must be at least 1, not {self.attempts}")
-        if self.deaths < 1:
-            raise BadInput(f"RetryPolicy.deaths must be at least 1, not {self.deaths}")
-        if self.first < 0 or self.most < 0:
-            raise BadInput("RetryPolicy.first and RetryPolicy.most must not be negative")
+        for name in ("attempts", "deaths"):
+            count = getattr(self, name)
+            if type(count) is not int or count < 1:
+                raise BadInput(f"RetryPolicy.{name} must be a whole number from 1, not {count!r}")
+        for name in ("first", "most"):
+            if (seconds := getattr(self, name)) != 0:
+                check_seconds(f"RetryPolicy.{name}", seconds)
+        kinds = self.exceptions if isinstance(self.exceptions, tuple) else (self.exceptions,)
+        if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+            raise BadInput(f"RetryPolicy.exceptions must be exception types, not {kinds!r}")
 
     def wait(self, attempt: int, error: BaseException) -> float | None:
         """Seconds to wait after failed attempt number ``attempt`` (from 1); None: give up."""
@@ -207,3 +211,21 @@ class ResourceType:
 def supports(resource_type: ResourceType, method: str) -> bool:
     """Whether the type has the optional ``update``, ``check`` or ``find``."""
     return callable(getattr(resource_type, method, None))
+
+
+def check_types(types: Mapping[str, ResourceType]) -> None:
+    """Whether an engine can work with these resource types.
+
+    :raises BadInput: one of them is none, or its ``retry`` or ``timeout`` is wrong.
+    """
+    for name, one in types.items():
+        if not isinstance(one, ResourceType):
+            raise BadInput(
+                f"resource type {name!r} must be an instance of ResourceType, not {one!r}"
+            )
+        if not isinstance(one.retry, RetryPolicy):
+            raise BadInput(
+                f"resource type {name!r}: retry must be a RetryPolicy, not {one.retry!r}"
+            )
+        if one.timeout is not None:
+            check_seconds(f"resource type {name!r}: timeout", one.timeout)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from converge.errors import BadInput, Replace
 from converge.model import Action, Json, Kind, Physical, Status
 from converge.resource_type import Context, ResourceType, RetryPolicy
-from converge.store.types import PHYSICAL_ID_LENGTH, dump, text
+from converge.store.types import PHYSICAL_ID_LENGTH, dump, load, text
 from converge.work import Outcome, Result, Step, Work
 
 if TYPE_CHECKING:
@@ -126,6 +126,8 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
         handler.check(context, row.physical_id, properties)
         values: dict[str, Any] = {"reason": None, "status": Status.COMPLETE}
         return Outcome(work, Result.DONE, values)
+    # before the call, which may change what it is given
+    reached = _storable("properties", dict(properties))
     if step is Step.CREATE:
         physical = _physical(handler.create(context, properties), None, context)
     else:
@@ -137,7 +139,7 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
         "status": Status.COMPLETE,
         "reason": None,
         "physical_id": physical.id,
-        "properties": _storable("properties", dict(properties)),
+        "properties": reached,
         "attributes": _storable("attributes", dict(physical.attributes)),
         "requires": work.requires,
         "template_id": work.traversal.template_id,
@@ -182,14 +184,16 @@ def check_physical_id(physical_id: object) -> None:
 
 def _storable(what: str, value: Json) -> Json:
     try:
-        size = len(dump(value))
+        stored = dump(value)
+        size = len(stored)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(f"the {what} cannot be stored as JSON: {error}") from error
     if size > VALUE_LENGTH:
         raise BadInput(
             f"the {what} have {size} characters as JSON; at most {VALUE_LENGTH} can be stored"
         )
-    return value
+    # a copy: the handler, or a thread that it left behind, may go on with its own
+    return load(stored)
 
 
 def failed_attempt(work: Work, policy: RetryPolicy, reason: str, error: BaseException) -> Outcome:
@@ -234,6 +238,6 @@ def describe(error: BaseException) -> str:
     """The text of a handler's exception, for a person."""
     try:
         words = str(error).strip()
-    except Exception:
+    except BaseException:
         words = ""
     return words or type(error).__name__

@@ -6,7 +6,7 @@ Both the threaded engine and the one that tests step by hand are loops around th
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from converge import complete as completing
@@ -27,9 +27,10 @@ from converge.run import (
     scope_name,
 )
 from converge.store import resources
-from converge.store.database import Database, Transaction, is_refused, repeatable
+from converge.store.database import Database, Transaction, repeatable
 from converge.store.sync_points import Key
 from converge.store.traversals import TraversalRow
+from converge.store.trouble import is_refused
 from converge.work import Outcome, Result, Step, Work
 
 T = TypeVar("T")
@@ -70,17 +71,19 @@ class Session:
             self.doubtful = True
             raise
 
-    def reconcile(self, in_hand: Collection[Key]) -> None:
-        """Let go of the nodes that this engine holds without knowing it.
+    def reconcile(self, in_hand: Iterable[Work]) -> None:
+        """Let go of the nodes that this engine holds without knowing it: also of one that it
+        knows from an earlier claim only.
 
-        :param in_hand: the nodes that it knows of.
+        :param in_hand: the works that it knows of.
         """
         self.doubtful = False
-        self._suspects.intersection_update(in_hand)
+        kept = {work.node.key: work.node.epoch for work in in_hand}
+        self._suspects.intersection_update(kept)
         try:
             self.database.settle()
             released = self.database.transact(
-                lambda tx: release_engine(tx, self.engine_id, keep=in_hand),
+                lambda tx: release_engine(tx, self.engine_id, keep=kept),
                 Commit.RECONCILE,
             )
         except StoreError:

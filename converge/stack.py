@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
+from converge.errors import StoreError
 from converge.model import Status
 from converge.store import stacks, templates
 from converge.store.database import Transaction
 
 if TYPE_CHECKING:
     from converge.stacks import Store
+
+LOG = logging.getLogger(__name__)
 
 #: Seconds between two looks at a stack that is waited for, when nothing in this process tells.
 _LOOK = 0.25
@@ -65,23 +69,37 @@ class Stack:
         return self
 
     def wait(self, timeout: float | None = None) -> str:
-        """Wait until nothing is in progress, rollback included.
+        """Wait until nothing is in progress, rollback included. An outage of the database is
+        waited out.
 
-        :param timeout: seconds to wait at most, None for no limit.
+        :param timeout: seconds to wait at most, None for no limit. A look at a database that is
+            away takes some seconds itself.
         :returns: its status.
         :raises TimeoutError: it is still in progress.
         """
         end = None if timeout is None else time.monotonic() + timeout
+        trouble: StoreError | None = None
         while True:
             seen = self._store.ended
-            if self.refresh().status != Status.IN_PROGRESS:
-                return self.status
-            left = _LOOK if end is None else min(_LOOK, end - time.monotonic())
-            if left <= 0:
-                raise TimeoutError(
-                    f"the {self.action} of stack {self.name!r} is still in progress "
-                    f"after {timeout:g} s"
-                )
+            try:
+                self.refresh()
+            except StoreError as error:
+                # it was read before, so the database is taken to come back
+                if trouble is None:
+                    LOG.warning("%s; waiting for stack %r all the same", error, self.name)
+                trouble = error
+            else:
+                trouble = None
+                if self.status != Status.IN_PROGRESS:
+                    return self.status
+            left = _LOOK
+            if end is not None:
+                left = min(left, end - time.monotonic())
+                if left <= 0:
+                    raise TimeoutError(
+                        f"the {self.action} of stack {self.name!r} is still in progress "
+                        f"after {timeout:g} s"
+                    ) from trouble
             self._store.wait_for_end(left, seen)
 
     def cancel(self) -> Stack:

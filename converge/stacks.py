@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from converge import views
 from converge.complete import halt
 from converge.errors import BadInput, Conflict
-from converge.graph import Graph
+from converge.looking import Looking
 from converge.model import Action, OnFailure, Status, TraversalStatus, check_name
 from converge.points import Commit
+from converge.recovery import Sweep, sweep
 from converge.resource_type import ResourceType
 from converge.stack import Stack
 from converge.start import Intent, Started, choose_template, is_wanted, start
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     HostTransaction = Transaction | Connection | OrmSession
 
 DEFAULT_URL = "sqlite:///converge.db"
+
+#: Rounds of recovery by hand at most: each is bounded, and meanwhile more can be left behind.
+_ROUNDS = 100
 
 
 def connect(
@@ -60,7 +63,7 @@ def connect(
     return Store(database)
 
 
-class Store:
+class Store(Looking):
     """The stacks of one database. Made by :func:`connect`; safe to share between threads.
 
     Every method that starts something says what became of it: it returns a :class:`Stack`
@@ -78,7 +81,7 @@ class Store:
     """
 
     def __init__(self, database: Database) -> None:
-        self.database = database
+        super().__init__(database)
         self._listeners: list[Callable[[], None]] = []
         self._changed = threading.Condition()
         self._ended = 0
@@ -303,7 +306,7 @@ class Store:
 
         return self._begin(transaction, begin, Commit.CANCEL)
 
-    # -- looking
+    # -- looking after
 
     def stack(self, name: str) -> Stack:
         """The live stack of that name.
@@ -316,64 +319,21 @@ class Store:
 
         return self.database.read(read)
 
-    def stacks(self) -> list[dict[str, Any]]:
-        """The live stacks, by name: name, action, status, reason, version, created, updated
-        (seconds since 1970)."""
-        return self.database.read(views.list_stacks)
+    def recover(self) -> Sweep:
+        """Recover by hand what dead engines, lost wake-ups and passed deadlines left behind, as
+        every engine does from time to time.
 
-    def show(self, name: str) -> dict[str, Any]:
-        """A stack with its progress, resources and outputs.
-
-        :raises NotFound: there is no such stack.
+        :returns: what was done; false if there was nothing to do.
+        :raises StoreError: the database cannot be used.
         """
-        return self.database.read(lambda tx: views.show(tx, name))
-
-    def progress(self, name: str) -> dict[str, int]:
-        """How many nodes of the current traversal are total, done, running, failed, skipped.
-
-        :raises NotFound: there is no such stack.
-        """
-        return self.database.read(lambda tx: views.progress(tx, name))
-
-    def running(self, name: str) -> list[dict[str, Any]]:
-        """What handlers are at work on: resource, kind, engine, since_seconds; oldest first.
-
-        :raises NotFound: there is no such stack.
-        """
-        return self.database.read(lambda tx: views.running(tx, name))
-
-    def events(
-        self, name: str, *, after: int | None = None, limit: int = 1000
-    ) -> list[dict[str, Any]]:
-        """What happened to a stack, oldest first; of the last one of that name if none lives.
-
-        :param after: only events with a higher id.
-        :param limit: at most so many: those after ``after``, or the newest.
-        :raises NotFound: there never was such a stack.
-        """
-        return self.database.read(lambda tx: views.events(tx, name, after, limit))
-
-    def why(self, name: str, resource: str | None = None) -> list[dict[str, Any]]:
-        """What a stack, or one of its resources, waits for, who holds that, and what failed.
-
-        :raises NotFound: there is no such stack or resource.
-        """
-        return self.database.read(lambda tx: views.why(tx, name, resource))
-
-    def graph(self, name: str) -> Graph[str]:
-        """The graph of the wanted resources.
-
-        :raises NotFound: there is no such stack.
-        """
-        return self.database.read(lambda tx: views.graph(tx, name))
-
-    def traversal_graph(self, name: str) -> Graph[str]:
-        """The graph that the current traversal walks: ``update NAME``, ``cleanup NAME #ID`` and
-        ``stack``, as it was stored when it started.
-
-        :raises NotFound: there is no such stack.
-        """
-        return self.database.read(lambda tx: views.traversal_graph(tx, name))
+        found = done = sweep(self.database)
+        for _ in range(_ROUNDS):
+            if not found:
+                break
+            found = sweep(self.database)
+            done += found
+        self.notify()
+        return done
 
     # -- within the process
 

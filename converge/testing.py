@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from converge.errors import Replace
 from converge.model import Json, Kind, Physical
 from converge.points import Commit
-from converge.resource_type import Context, ResourceType, RetryPolicy
+from converge.resource_type import Context, ResourceType, RetryPolicy, check_types
 from converge.session import Session
 from converge.store import engines
 from converge.work import Outcome, Result, Step, Work
@@ -187,6 +187,7 @@ class StepEngine:
         clock: FakeClock | None = None,
         lease: float = 3600.0,
     ) -> None:
+        check_types(types)
         self.store = store
         self.types = types
         self.clock = clock

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from converge.errors import BadInput, NotFound, UnresolvedReference, did_you_mean
+from converge.errors import BadInput, NotFound, UnresolvedReference
 from converge.graph import Graph
-from converge.model import Json, Kind, Physical, State, Status, TraversalStatus
+from converge.model import Json, Physical, State, Status, TraversalStatus
 from converge.store import engines, resources, stacks, templates, traversals
 from converge.store import events as event_rows
 from converge.store import held as held_nodes
@@ -37,7 +37,7 @@ def show(tx: Transaction, name: str) -> dict[str, Any]:
     """A stack with its progress, resources and outputs."""
     row = stacks.get_stack(tx, name)
     found = resources.list_resources(tx, row.id)
-    best = _current_versions(found)
+    best = current_versions(found)
     names = {one.id: one.name for one in found}
     over = row.status is not Status.IN_PROGRESS
     return {
@@ -51,7 +51,7 @@ def show(tx: Transaction, name: str) -> dict[str, Any]:
         "resources": {
             one.name: {
                 "type": one.type,
-                "status": _shown_status(one, over=over),
+                "status": shown_status(one, over=over),
                 "action": one.action,
                 "reason": one.reason,
                 "physical_id": one.physical_id,
@@ -65,7 +65,7 @@ def show(tx: Transaction, name: str) -> dict[str, Any]:
     }
 
 
-def _current_versions(found: list[ResourceRow]) -> dict[str, ResourceRow]:
+def current_versions(found: list[ResourceRow]) -> dict[str, ResourceRow]:
     """Of each name the version that stands for it: not one that has been replaced, nor a
     replacement that is not wanted any more."""
     replaced_by = {one.id: one.replaced_by for one in found}
@@ -82,7 +82,7 @@ def _current_versions(found: list[ResourceRow]) -> dict[str, ResourceRow]:
     return best
 
 
-def _shown_status(one: ResourceRow, *, over: bool) -> str:
+def shown_status(one: ResourceRow, *, over: bool) -> str:
     """INIT is of the inside: it will still come about, or it never did. What an engine died on
     while the traversal was being stopped has failed."""
     if one.status is Status.INIT:
@@ -151,7 +151,7 @@ def running(tx: Transaction, name: str) -> list[dict[str, Any]]:
             "engine": one.engine_id,
             "since_seconds": max(0.0, one.since),
         }
-        for one in held_nodes.list_held(tx, row.traversal_id, limit=1000)
+        for one in held_nodes.list_held(tx, row.traversal_id, limit=1000)[0]
         if one.state is State.RUNNING and one.resource is not None
     ]
 
@@ -190,108 +190,38 @@ def traversal_graph(tx: Transaction, name: str) -> Graph[str]:
     return Graph() if edges is None else Graph.from_bytes(edges)
 
 
-def why(tx: Transaction, name: str, resource: str | None) -> list[dict[str, Any]]:
-    """What a stack or a resource waits for.
-
-    Each answer has ``resource``, ``kind``, ``state``, ``message``, and where they apply
-    ``waits_for`` (names), ``engine``, ``host``, ``since_seconds``, ``lease_seconds`` and
-    ``reason``.
-    """
-    row = stacks.get_stack(tx, name)
-    best = _current_versions(resources.list_resources(tx, row.id)) if resource else {}
-    if resource is not None and resource not in best:
-        known = _wanted_names(tx, row) | best.keys()
-        if resource not in known:
-            hint = did_you_mean(resource, known)
-            raise NotFound(f"stack {name!r} has no resource {resource!r}{hint}")
-    answers: list[dict[str, Any]] = []
-    if row.status is Status.IN_PROGRESS and row.traversal_id is not None:
-        answers += _why_waiting(tx, row.traversal_id, resource)
-    else:
-        answers += _why_ended(tx, row, resource, best)
-    return answers
-
-
-def _wanted_names(tx: Transaction, row: StackRow) -> set[str]:
-    if row.template_id is None:
-        return set()
-    return set(templates.get_template(tx, row.template_id).body.get("resources") or {})
-
-
-def _why_waiting(tx: Transaction, traversal_id: int, resource: str | None) -> list[dict[str, Any]]:
-    held = held_nodes.list_held(tx, traversal_id, limit=100, resource=resource)
-    alive = engines.get_engines(tx, {one.engine_id for one in held if one.engine_id is not None})
+def list_engines(tx: Transaction, *, ended: bool, limit: int) -> list[dict[str, Any]]:
+    """The engines, by id; see :meth:`converge.Store.engines`."""
+    held = held_nodes.list_in_hand(tx, limit)
+    states = (engines.ALIVE, engines.STOPPED, engines.DEAD) if ended else (engines.ALIVE,)
+    rows = {row.id: row for row in engines.list_engines(tx, states)}
+    # one that is no more and yet holds something is what a person must see
+    rows.update(engines.get_engines(tx, held.keys() - rows.keys()))
     now = held_nodes.read_clock(tx)
     answers = []
-    for one in held:
-        if one.resource is None and resource is None and one.state is State.WAITING:
-            continue
-        what = {
-            Kind.UPDATE: f"resource {one.resource!r}",
-            Kind.CLEANUP: f"the cleanup of resource {one.resource!r}",
-            Kind.STACK: "the end of the traversal",
-        }[one.kind]
-        answer: dict[str, Any] = {
-            "resource": one.resource,
-            "kind": one.kind,
-            "state": one.state,
-            "reason": one.reason,
-        }
-        if one.state is State.RUNNING:
-            engine = alive.get(one.engine_id or 0)
-            message = f"{what} is held by engine {one.engine_id}"
-            answer |= {"engine": one.engine_id, "since_seconds": one.since}
-            if engine is not None:
-                left = engine.expires_at - now
-                answer |= {"host": engine.host, "lease_seconds": left}
-                ends = f"ends in {left:.0f} s" if left > 0 else f"ended {-left:.0f} s ago"
-                message += f" on {engine.host}, whose lease {ends},"
-            message += f" since {one.since:.0f} s, attempt {one.attempts}"
-        elif one.state is State.READY and one.wait > 0:
-            message = f"{what} is tried again in {one.wait:.0f} s, after attempt {one.attempts}"
-            if one.reason:
-                message += f" failed: {one.reason}"
-        elif one.state is State.READY:
-            message = f"{what} is ready and waits for a free engine"
-        elif one.state is State.BLOCKED:
-            message = (
-                f"{what} is blocked: engine {one.holder} still works on it for an older traversal"
-            )
-            answer["engine"] = one.holder
-        else:
-            waits_for = held_nodes.list_outstanding(tx, traversal_id, one.node, limit=20)
-            answer["waits_for"] = [name for name, _ in waits_for]
-            listed = ", ".join(f"{name or 'the stack'} ({state})" for name, state in waits_for)
-            message = f"{what} waits for {listed}"
-        answers.append(answer | {"message": message})
-    return answers
-
-
-def _why_ended(
-    tx: Transaction, row: StackRow, resource: str | None, best: Mapping[str, ResourceRow]
-) -> list[dict[str, Any]]:
-    if resource is not None:
-        one = best.get(resource)
-        status = Status.CANCELLED if one is None else _shown_status(one, over=True)
-        message = f"resource {resource!r} is {status}"
-        if one is not None and one.reason:
-            message += f": {one.reason}"
-        elif status is Status.CANCELLED:
-            message = f"resource {resource!r} was not created: the {row.action} is {row.status}"
-        reason = None if one is None else one.reason
-        return [{"resource": resource, "state": status, "reason": reason, "message": message}]
-    message = f"the {row.action} is {row.status}"
-    if row.reason:
-        message += f": {row.reason}"
-    answers = [{"resource": None, "state": row.status, "reason": row.reason, "message": message}]
-    if row.traversal_id is not None and row.status is Status.FAILED:
-        for name, reason in event_rows.list_failures(tx, row.id, row.traversal_id, limit=100):
-            answers.append(
-                {
-                    "resource": name,
-                    "state": Status.FAILED,
-                    "reason": reason,
-                    "message": f"resource {name!r} failed: {reason}",
-                }
-            )
+    for _, row in sorted(rows.items()):
+        count, nodes = held.get(row.id, (0, []))
+        left = row.expires_at - now
+        answers.append(
+            {
+                "id": row.id,
+                "host": row.host,
+                "pid": row.pid,
+                "state": "EXPIRED" if row.state == engines.ALIVE and left <= 0 else row.state,
+                "started": row.started_at,
+                "lease": row.lease,
+                "lease_seconds": left,
+                "nodes": count,
+                "holds": [
+                    {
+                        "stack": one.stack,
+                        "traversal": one.traversal_id,
+                        "resource": one.resource,
+                        "kind": one.kind,
+                        "since_seconds": max(0.0, one.since),
+                    }
+                    for one in nodes
+                ],
+            }
+        )
     return answers

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from converge.cli import EXIT_COMPLETE, EXIT_FAILED
 from converge.cli.output import escape, moment, prose, shown, write_file, write_json, write_table
 from converge.cli.progress import PlainReporter, Reporter, counts, make_reporter, summary
+from converge.cli.words import holds, lease, recovered
 from converge.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
@@ -69,6 +70,11 @@ def opened(arguments: Namespace, *, create: bool = False) -> Iterator[Store]:
 def has_default() -> bool:
     """Whether the default database is there."""
     return os.path.lexists(DEFAULT_FILE)
+
+
+def _is_there(arguments: Namespace) -> bool:
+    """Whether there is a database to look into; without one there is nothing in it."""
+    return database_url(arguments) is not None or has_default()
 
 
 # Starting and following
@@ -141,7 +147,7 @@ def check(arguments: Namespace) -> int:
 def _converge(
     arguments: Namespace, name: str, begin: Callable[[Store], Stack], *, create: bool = False
 ) -> int:
-    from converge.cli.running import Watch, last_event, run_engine
+    from converge.cli.running import Trouble, Watch, last_event, run_engine
 
     # a rollback or a check would start anew
     repeatable = arguments.command in {"up", "down"}
@@ -153,13 +159,16 @@ def _converge(
             _say(arguments, _beginning(stack) + "; `converge engine` does the work")
             return _finish(arguments, store, stack, EXIT_COMPLETE)
         reporter = make_reporter(sys.stdout, sys.stderr, json=arguments.json)
+        trouble = Trouble(reporter)
         try:
             _say(arguments, _beginning(stack))
             watch = Watch(store, stack, reporter, after)
             interrupted = run_engine(
                 store,
-                reporter,
-                arguments.workers,
+                trouble,
+                workers=arguments.workers,
+                grace=arguments.grace,
+                begun=True,
                 ended=watch.look,
                 going_on=f"{again} goes on with stack {escape(repr(name))} from there",
             )
@@ -173,14 +182,15 @@ def _converge(
                 f"somebody else started {stack.action} of stack {name!r} meanwhile "
                 f"(traversal {stack.traversal}); see `converge show {name}`"
             )
-            return _finish(arguments, store, stack, EXIT_FAILED)
+            return trouble.wait_out(lambda: _finish(arguments, store, stack, EXIT_FAILED))
         status = str(stack.status)
         line = summary(name, stack.action, status, stack.reason, watch.seconds)
         if watch.failure is not None and status == "COMPLETE":
             line += f", {prose(watch.failure)}"
         _say(arguments, line)
         failed = status != "COMPLETE" or watch.failure is not None
-        return _finish(arguments, store, stack, EXIT_FAILED if failed else EXIT_COMPLETE)
+        end = EXIT_FAILED if failed else EXIT_COMPLETE
+        return trouble.wait_out(lambda: _finish(arguments, store, stack, end))
 
 
 def _beginning(stack: Stack) -> str:
@@ -233,7 +243,7 @@ def cancel(arguments: Namespace) -> int:
 def list_(arguments: Namespace) -> int:
     """List the stacks."""
     stacks: list[dict[str, Any]] = []
-    if database_url(arguments) is not None or has_default():
+    if _is_there(arguments):
         with opened(arguments) as store:
             stacks = store.stacks()
     if arguments.json:
@@ -325,7 +335,7 @@ def _stack_graph(arguments: Namespace) -> tuple[str, Graph[str], Mapping[str, st
 
 def events(arguments: Namespace) -> int:
     """Print what happened to a stack."""
-    from converge.cli.running import POLL_MOST, EventReader
+    from converge.cli.running import POLL_MOST, EventReader, Trouble, patiently
 
     with opened(arguments) as store:
         reader = EventReader(store, arguments.name, after=0)
@@ -337,29 +347,71 @@ def events(arguments: Namespace) -> int:
         reporter.events(found)
         if not arguments.follow:
             return EXIT_COMPLETE
+        trouble = Trouble(reporter)
         try:
-            stack = store.stack(arguments.name)
+            stack = trouble.wait_out(lambda: store.stack(arguments.name))
         except NotFound:  # it was deleted; nothing more will happen to it
             return EXIT_COMPLETE
-        while stack.status == "IN_PROGRESS":
+
+        def look() -> bool:
+            ended = stack.refresh().status != "IN_PROGRESS"
+            reporter.events(reader.rest() if ended else reader.new())
+            return ended
+
+        ended = patiently(look, trouble)
+        while not ended():
             time.sleep(POLL_MOST)
-            stack.refresh()
-            reporter.events(reader.new())
-        reporter.events(reader.rest())
     return EXIT_COMPLETE
 
 
 def why(arguments: Namespace) -> int:
-    """Say what a stack or resource waits for, or why it failed."""
-    with opened(arguments) as store:
-        found = store.why(arguments.name, arguments.resource)
+    """Say what a stack or resource waits for, why it failed, or what is stuck anywhere."""
+    found: list[dict[str, Any]] = []
+    if arguments.name is not None or _is_there(arguments):
+        with opened(arguments) as store:
+            found = store.why(arguments.name, arguments.resource)
     if arguments.json:
         write_json(found, sys.stdout)
     elif not found:
-        print("nothing is waited for, nothing failed")
+        print("nothing is stuck" if arguments.name is None else "nothing is waited for")
     else:
         for one in found:
             print(prose(one["message"]))
+    return EXIT_COMPLETE
+
+
+def engines(arguments: Namespace) -> int:
+    """List the engines."""
+    found: list[dict[str, Any]] = []
+    if _is_there(arguments):
+        with opened(arguments) as store:
+            found = store.engines(ended=arguments.all)
+    if arguments.json:
+        write_json(found, sys.stdout)
+    elif not found:
+        print("no engines")
+    else:
+        columns = ("id", "host", "pid", "state", "started", "lease", "nodes", "holds")
+        rows = [{**one, "lease": lease(one), "holds": holds(one)} for one in found]
+        write_table(columns, ([_cell(one[key]) for key in columns] for one in rows), sys.stdout)
+    return EXIT_COMPLETE
+
+
+def recover(arguments: Namespace) -> int:
+    """Do a round of recovery by hand."""
+    from dataclasses import asdict
+
+    from converge.recovery import Sweep
+
+    done = Sweep()
+    if _is_there(arguments):
+        with opened(arguments) as store:
+            done = store.recover()
+    if arguments.json:
+        write_json(asdict(done), sys.stdout)
+    else:
+        for line in recovered(done):
+            print(line)
     return EXIT_COMPLETE
 
 
@@ -368,16 +420,18 @@ def why(arguments: Namespace) -> int:
 
 def engine(arguments: Namespace) -> int:
     """Run an engine."""
-    from converge.cli.running import run_engine
+    from converge.cli.running import Trouble, run_engine
 
-    if database_url(arguments) is None and arguments.until_idle and not has_default():
+    if arguments.until_idle and not _is_there(arguments):
         return EXIT_COMPLETE
     with opened(arguments, create=True) as store:
         greeting = f"an engine with {arguments.workers} workers is running; Ctrl-C stops it"
         status = run_engine(
             store,
-            Reporter(sys.stderr),
-            arguments.workers,
+            Trouble(Reporter(sys.stderr)),
+            workers=arguments.workers,
+            grace=arguments.grace,
+            lease=arguments.lease,
             until_idle=arguments.until_idle,
             greeting="" if arguments.until_idle else greeting,
         )
@@ -425,6 +479,8 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "events": events,
     "why": why,
     "engine": engine,
+    "engines": engines,
+    "recover": recover,
     "journal": journal,
     "db": db,
 }

@@ -13,6 +13,12 @@ from typing import Any, NoReturn
 from converge.errors import BadInput, did_you_mean
 
 WORKERS_MAX = 1000
+#: Seconds. With the five that a cancelled handler has to obey, it fits into the 30 s after which
+#: Kubernetes kills, and into systemd's 90.
+GRACE = 20.0
+#: Seconds. A shorter lease would be lost whenever a machine is busy; with a longer one a death
+#: costs more than an hour.
+LEASE_MIN, LEASE_MAX = 1, 3600
 #: Seconds: ten years. More would overflow the dates of some databases.
 TIMEOUT_MAX = 315_360_000
 FORMATS = ("text", "dot", "mermaid", "svg")
@@ -90,20 +96,27 @@ def _integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
     return convert
 
 
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number <= TIMEOUT_MAX:
-        raise argparse.ArgumentTypeError(
-            f"must be a number of seconds above 0, at most {TIMEOUT_MAX}, not {text!r}"
-        )
-    return number
+def _seconds(
+    minimum: float = 0, maximum: float = TIMEOUT_MAX, *, above: bool = False
+) -> Callable[[str], float]:
+    """:param above: the minimum itself is too little."""
+    wanted = f"above {minimum:g}, at most {maximum}" if above else f"from {minimum:g} to {maximum}"
+
+    def convert(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        # not a number compares as false
+        if not minimum <= number <= maximum or (above and number == minimum):
+            raise argparse.ArgumentTypeError(f"must be a number of seconds {wanted}, not {text!r}")
+        return number
+
+    return convert
 
 
 def _age(text: str) -> float:
-    return 0.0 if text == "0" else _seconds(text)
+    return 0.0 if text == "0" else _seconds()(text)
 
 
 def _parameter(text: str) -> tuple[str, str]:
@@ -133,11 +146,19 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         default=8,
         help=f"how many resources at a time, 1 to {WORKERS_MAX} (default: 8)",
     )
+    workers.add_argument(
+        "--grace",
+        metavar="S",
+        type=_seconds(),
+        default=GRACE,
+        help="seconds that running handlers have to finish after Ctrl-C or SIGTERM "
+        f"(default: {GRACE:g})",
+    )
     run = Parser(add_help=False)
     run.add_argument(
         "--timeout",
         metavar="S",
-        type=_seconds,
+        type=_seconds(above=True),
         help="seconds after which the whole of it has failed (default: no limit)",
     )
     run.add_argument("--no-wait", action="store_true", help="only start it: an engine does it")
@@ -239,10 +260,27 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     events.add_argument(
         "--follow", action="store_true", help="go on until what is being done to it has ended"
     )
-    why = command("why", "Say what a stack or resource waits for, or why it failed", stack, json)
+    why = command("why", "Say what is waited for, why something failed, or what is stuck", json)
+    why.add_argument(
+        "name", metavar="NAME", nargs="?", help="the stack (default: what is stuck anywhere)"
+    )
     why.add_argument("resource", metavar="RESOURCE", nargs="?", help="default: all that matter")
     engine = command("engine", "Run an engine: do the work of all stacks", workers)
     engine.add_argument("--until-idle", action="store_true", help="end when there is no more work")
+    engine.add_argument(
+        "--lease",
+        metavar="S",
+        type=_seconds(LEASE_MIN, LEASE_MAX),
+        help="seconds without a sign of life after which others take its work over "
+        f"(default: 15; {LEASE_MIN} to {LEASE_MAX})",
+    )
+    engines = command("engines", "List the engines, and what each holds", json)
+    engines.add_argument(
+        "--all",
+        action="store_true",
+        help="also those that stopped or died within the last day",
+    )
+    command("recover", "Put right what dead engines left behind, as every engine does", json)
     journal = command("journal", "Look after the journal: the steps of work that were done", json)
     add_journal(journal)
     db = command("db", "Look after the database's schema")

@@ -1,8 +1,8 @@
 """Run an engine in this process until a stack's traversal has ended, and stop it on signals.
 
-The first Ctrl-C (or SIGTERM) lets what runs finish, the second cancels it, the third leaves
-at once. In every case the stack stays as it is in the database, and `converge up` or any
-engine goes on from there.
+The first Ctrl-C (or SIGTERM) gives what runs some seconds to finish, the second cancels it, the
+third leaves at once. In every case the stack stays as it is in the database, and `converge up` or
+any engine goes on from there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from converge.cli import EXIT_INTERRUPTED, EXIT_TERMINATED
 from converge.errors import ConvergeError, NotFound, StoreError
@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 #: Seconds between looks at the database: soon after the start, then less often.
 POLL_FIRST = 0.02
 POLL_MOST = 0.2
+#: Seconds between looks at a database that is away.
+POLL_AWAY = 1.0
+#: After so many seconds without trouble the next one is a new one.
+QUIET = 60.0
 _EVENTS = 1000
+
+T = TypeVar("T")
 
 
 class Interrupts:
@@ -157,55 +163,77 @@ def last_event(store: Store, name: str) -> int:
 
 def run_engine(
     store: Store,
-    reporter: Reporter,
-    workers: int,
+    trouble: Trouble,
     *,
+    workers: int,
+    grace: float,
+    lease: float | None = None,
     until_idle: bool = False,
+    begun: bool = False,
     ended: Callable[[], bool] = lambda: False,
     going_on: str = "other engines go on from there",
     greeting: str = "",
 ) -> int | None:
     """Run an engine until something has ended, there is no more work, or a signal comes.
 
-    :param ended: looks whether it has ended, and tells the reporter.
+    :param trouble: who is told when the database is away, and everything else.
+    :param grace: seconds that what runs has to finish after the first signal.
+    :param lease: the engine's, in seconds; None for the default.
     :param until_idle: whether to end when there is no more work in the whole database.
+    :param begun: the database took what is to be done, so it will be back if it is away.
+    :param ended: looks whether it has ended, and tells the reporter.
     :param going_on: what happens to the rest after a signal.
     :param greeting: what to tell when it runs and signals are caught.
     :returns: None, or the exit status if a signal came first.
-    :raises ConvergeError: the engine stopped by itself.
+    :raises ConvergeError: the engine could not start, or stopped by itself.
     """
     from converge.engine import Engine
+    from converge.lease import LEASE
 
     # what is loaded stays, and nodes come and go by the thousand: a tenth of their time was spent
     # looking at all of it again and again
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    engine = Engine(store, workers=workers)
+    engine = Engine(store, workers=workers, lease=LEASE if lease is None else lease)
     failures: list[BaseException] = []
+    leaving = threading.Event()
 
     def work() -> None:
-        try:
-            engine.run(until_idle=until_idle)
-        except BaseException as error:
-            failures.append(error)
+        while True:
+            try:
+                return engine.run(until_idle=until_idle)
+            except StoreError as error:
+                if not begun or engine.id is not None:
+                    failures.append(error)
+                    return
+                trouble.tell(error)
+                if leaving.wait(POLL_AWAY):
+                    return
+            except BaseException as error:
+                failures.append(error)
+                return
 
     interrupts = Interrupts()
+    reporter = trouble.reporter
     # signals are handled in this thread, so the engine has another
     thread = threading.Thread(target=work, name="converge-run", daemon=True)
-    look = _patiently(ended, reporter)
-    with interrupts.caught(), _log_to(reporter):
+    look = patiently(ended, trouble)
+    with interrupts.caught(), _log_to(trouble):
         thread.start()
         if greeting:
             reporter.note(greeting)
         try:
             over = wait_until(lambda: look() or not thread.is_alive(), interrupts)
             if not over:
+                time_left = f"has {grace:g} s to finish, Ctrl-C again cancels it"
                 reporter.note(
-                    "stopping: what runs is finished first, Ctrl-C again cancels it; " + going_on
+                    f"stopping: what runs {time_left if grace else 'is cancelled'}; {going_on}"
                 )
             elif not (thread.is_alive() or until_idle or look()):
                 raise _end_of(thread, failures)
-            _stop(engine, thread, interrupts, reporter, (lambda: True) if over else look, going_on)
+            leaving.set()
+            look_on = (lambda: True) if over else look
+            _stop(engine, thread, interrupts, grace, reporter, look_on, going_on)
         except BaseException:
             engine.stop(grace=0)
             raise
@@ -214,7 +242,7 @@ def run_engine(
         thread.join()
     if failures:
         raise failures[0]
-    return None if over or ended() else interrupts.status
+    return None if over or look() else interrupts.status
 
 
 def _end_of(thread: threading.Thread, failures: list[BaseException]) -> BaseException:
@@ -222,22 +250,43 @@ def _end_of(thread: threading.Thread, failures: list[BaseException]) -> BaseExce
     return failures[0] if failures else ConvergeError("the engine has stopped by itself")
 
 
-def _patiently(ended: Callable[[], bool], reporter: Reporter) -> Callable[[], bool]:
+class Trouble:
+    """Tells a person once that the database is away, not at each look.
+
+    :ivar reporter: who tells it, and all else.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self._last: float | None = None
+
+    def tell(self, error: BaseException) -> None:
+        """Tell of an error, unless there was one not long ago."""
+        now = time.monotonic()
+        if self._last is None or now - self._last > QUIET:
+            self.reporter.note(f"{error}; trying again")
+        self._last = now
+
+    def wait_out(self, look: Callable[[], T]) -> T:
+        """What a look at the database gives, as soon as it answers."""
+        while True:
+            try:
+                return look()
+            except StoreError as error:
+                self.tell(error)
+            time.sleep(POLL_AWAY)
+
+
+def patiently(ended: Callable[[], bool], trouble: Trouble) -> Callable[[], bool]:
     """The same, but while the database cannot be used the answer is no: the engine, too,
     tries again."""
-    troubled = False
 
     def look() -> bool:
-        nonlocal troubled
         try:
-            answer = ended()
+            return ended()
         except StoreError as error:
-            if not troubled:
-                reporter.note(f"{error}; trying again")
-            troubled = True
+            trouble.tell(error)
             return False
-        troubled = False
-        return answer
 
     return look
 
@@ -245,21 +294,28 @@ def _patiently(ended: Callable[[], bool], reporter: Reporter) -> Callable[[], bo
 class _ToReporter(logging.Handler):
     """Log records as notes, so that they don't tear a live view apart."""
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, trouble: Trouble) -> None:
         super().__init__(logging.WARNING)
-        self._reporter = reporter
+        self._trouble = trouble
         if os.environ.get("CONVERGE_DEBUG"):
             self.setLevel(logging.DEBUG)
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record) if self.level == logging.DEBUG else record.getMessage()
-        self._reporter.note(text)
+        if self.level == logging.DEBUG:
+            self._trouble.reporter.note(self.format(record))
+            return
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        error = next((one for one in arguments if isinstance(one, StoreError)), None)
+        if error is None:
+            self._trouble.reporter.note(record.getMessage())
+        else:
+            self._trouble.tell(error)
 
 
 @contextmanager
-def _log_to(reporter: Reporter) -> Iterator[None]:
+def _log_to(trouble: Trouble) -> Iterator[None]:
     logger = logging.getLogger("converge")
-    handler = _ToReporter(reporter)
+    handler = _ToReporter(trouble)
     logger.addHandler(handler)
     try:
         yield
@@ -286,18 +342,26 @@ def _stop(
     engine: Engine,
     running: threading.Thread,
     interrupts: Interrupts,
+    grace: float,
     reporter: Reporter,
     look: Callable[[], bool],
     going_on: str,
 ) -> None:
-    """Stop an engine as gently as the signals that come meanwhile allow."""
+    """Stop an engine as gently as the signals that come meanwhile allow.
+
+    :param grace: seconds from the first signal until what runs is cancelled.
+    """
     stopping: threading.Thread | None = None
     cancelling: threading.Thread | None = None
+    signalled: float | None = None
     while running.is_alive():
         # again, if it was too early: an engine that has not started yet cannot be stopped
         if stopping is None or not stopping.is_alive():
             stopping = _in_thread(engine.stop, {"grace": None})
-        if interrupts.count >= 2 and cancelling is None:
+        if interrupts.count and signalled is None:
+            signalled = time.monotonic()
+        late = signalled is not None and time.monotonic() - signalled >= grace
+        if cancelling is None and (late or interrupts.count >= 2):
             reporter.note("cancelling what runs; Ctrl-C again leaves at once")
             cancelling = _in_thread(engine.stop, {"grace": 0})
         if interrupts.count >= 3:

@@ -1,9 +1,8 @@
-"""The connection to the database: transactions, their retry, the clock, errors in plain words."""
+"""The database: transactions, their retry, the clock."""
 
 from __future__ import annotations
 
 import random
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,18 +17,27 @@ from sqlalchemy import (
     CursorResult,
     Engine,
     bindparam,
-    event,
     literal,
-    make_url,
     text,
 )
 from sqlalchemy import exc as sa_exceptions
-from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.engine import URL
 from sqlalchemy.types import Double
 
 from converge import points
-from converge.errors import BadInput, CommitUnknown, ConvergeError, StoreError
+from converge.errors import BadInput, CommitUnknown
 from converge.points import Commit
+from converge.store.connecting import (
+    ANSWER,
+    CONNECTION,
+    WRITE,
+    allowed_to_idle,
+    parse_url,
+    ping_the_idle,
+    prepare_server,
+    prepare_sqlite,
+)
+from converge.store.trouble import Away, explain, is_lost, is_read_only, is_transient, translated
 from converge.store.types import clock
 
 if TYPE_CHECKING:
@@ -41,32 +49,7 @@ T = TypeVar("T")
 
 #: How often a transaction is tried again after a deadlock or the like.
 RETRIES = 10
-DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb")
 
-READ_ONLY = "the database is read-only"
-
-# How long to wait for a server that is gone without a word, unless the URL says otherwise:
-# the drivers' defaults are minutes, hours, or for ever. PostgreSQL's kernel probes a silent
-# server; a server that answers the probes may take its time (tcp_user_timeout is in ms).
-# PyMySQL can only limit the wait for an answer, which must be longer than that for a lock
-# (50 s by default), and is no limit for changes of the schema.
-_CONNECTION: dict[str, dict[str, str]] = {
-    "postgresql": {
-        "connect_timeout": "10",
-        "keepalives_idle": "10",
-        "keepalives_interval": "5",
-        "keepalives_count": "3",
-        "tcp_user_timeout": "30000",
-    },
-    "mysql": {
-        "charset": "utf8mb4",
-        "connect_timeout": "10",
-        "read_timeout": "90",
-        "write_timeout": "90",
-    },
-}
-_CONNECTION["mariadb"] = _CONNECTION["mysql"]
-_ANSWER = ("read_timeout", "write_timeout")
 
 # those of the sessions that still do something; an idle one does not know yet that it is alone
 _SESSIONS = {
@@ -76,21 +59,8 @@ _SESSIONS = {
 }
 _SESSIONS["mariadb"] = _SESSIONS["mysql"]
 _SETTLE_SECONDS = 10.0
-# A connection that was used within so many seconds is taken to be alive: to ask costs as much as
-# a short statement does, and a transaction whose connection is lost is run again anyway.
-_FRESH = 1.0
-
-_WRITE = "converge_write"
 # made once: every statement that records a step has it
 _NOW = cast("ColumnElement[float]", clock())
-_SQLITE_BUSY_SECONDS = 30.0
-# lock timeout and serialization failure; oslo.db does not map them
-_POSTGRESQL_AGAIN = {"55P03", "40001", "40P01"}
-_MARIADB_AGAIN = {1205, 1213, 1020}
-
-
-class _Away(StoreError):
-    """A database that answered before does not let anybody in; it is taken to come back."""
 
 
 class Transaction:
@@ -140,9 +110,9 @@ class Database:
         self.url = parse_url(url)
         self.clock = clock
         self.dialect = self.url.get_backend_name()
-        defaults = _CONNECTION.get(self.dialect, {})
+        defaults = CONNECTION.get(self.dialect, {})
         if patient:
-            defaults = {name: value for name, value in defaults.items() if name not in _ANSWER}
+            defaults = {name: value for name, value in defaults.items() if name not in ANSWER}
         try:
             self.engine: Engine = oslo_engines.create_engine(
                 self.url.set(query={**defaults, **self.url.query}),
@@ -159,10 +129,10 @@ class Database:
                 f"install converge[{extra}]"
             ) from error
         if self.dialect == "sqlite":
-            _prepare_sqlite(self.engine)
+            prepare_sqlite(self.engine)
         else:
-            _prepare_server(self.engine, self.dialect)
-            _ping_the_idle(self.engine)
+            prepare_server(self.engine, self.dialect)
+            ping_the_idle(self.engine)
         # the server's sessions whose connection was lost during a commit
         self._unsettled: set[int] = set()
         self._anchor: Connection | None = None
@@ -192,7 +162,11 @@ class Database:
         committing: int | None = None
         with translated(self.shown):
             try:
-                with self._connect(write) as connection, connection.begin():
+                with (
+                    self._connect(write) as connection,
+                    allowed_to_idle(connection),
+                    connection.begin(),
+                ):
                     yield Transaction(connection, self.clock)
                     if write:
                         points.hit(Commit.HOST.before)
@@ -213,12 +187,16 @@ class Database:
             connection = self.engine.connect()
         except (oslo_exceptions.DBError, sa_exceptions.SQLAlchemyError) as error:
             if self._reached:
-                raise _Away(f"{self.shown}: {explain(error)}") from error
+                raise Away(f"{self.shown}: {explain(error)}") from error
             raise
+        except NotImplementedError as error:
+            # lost in SQLAlchemy's first look at a server, on a connection it cannot invalidate
+            cause = error.__context__ or error
+            raise Away(f"{self.shown}: {explain(cause)}") from cause
         self._reached = True
         with connection:
             if self.dialect == "sqlite":
-                connection = connection.execution_options(**{_WRITE: write})
+                connection = connection.execution_options(**{WRITE: write})
             yield connection
 
     def read(self, function: Callable[[Transaction], T]) -> T:
@@ -369,150 +347,9 @@ def _begun(connection: Connection) -> Connection:
     return connection
 
 
-def parse_url(url: str | URL) -> URL:
-    """Read a database URL.
-
-    :raises BadInput: it is none, or of a database that converge does not run on.
-    """
-    try:
-        parsed = make_url(url)
-        backend = parsed.get_backend_name()
-    except sa_exceptions.ArgumentError as error:
-        raise BadInput(
-            f"{url!r} is not a database URL; one looks like sqlite:///converge.db or "
-            "postgresql+psycopg://user@host/name"
-        ) from error
-    if backend not in DIALECTS:
-        raise BadInput(
-            f"converge does not run on {backend!r}; use sqlite, postgresql+psycopg or mysql+pymysql"
-        )
-    drivers = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
-    drivers["mariadb"] = "mariadb+pymysql"
-    if parsed.drivername in drivers:
-        parsed = parsed.set(drivername=drivers[parsed.drivername])
-    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise BadInput(
-            "an SQLite database in memory cannot be shared by engines; "
-            "name a file: sqlite:///converge.db"
-        )
-    return parsed
-
-
-def _prepare_sqlite(engine: Engine) -> None:
-    """WAL, so that readers never wait; writers take the lock when they begin, since an upgrade
-    from read to write fails at once however long the busy timeout is."""
-
-    @event.listens_for(engine, "connect")
-    def connect(connection: sqlite3.Connection, record: object) -> None:
-        connection.execute(f"PRAGMA busy_timeout = {int(_SQLITE_BUSY_SECONDS * 1000)}")
-        try:
-            mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
-            if mode != "wal":
-                connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            # a read-only database can still be read
-            if "readonly" not in str(error):
-                raise
-        connection.execute("PRAGMA synchronous = FULL")
-
-    @event.listens_for(engine, "before_cursor_execute", retval=True)
-    def begin(
-        connection: Connection,
-        cursor: object,
-        statement: str,
-        parameters: object,
-        context: object,
-        executemany: bool,
-    ) -> tuple[str, object]:
-        if statement == "BEGIN" and connection.get_execution_options().get(_WRITE):
-            statement = "BEGIN IMMEDIATE"
-        return statement, parameters
-
-    @event.listens_for(engine, "handle_error")
-    def interrupt(context: ExceptionContext) -> None:
-        # a Ctrl-C must come out as such: SQLAlchemy would give the connection up, which leaves
-        # no socket in disorder here, and oslo.db would fail when it then rolls back
-        if not isinstance(context.original_exception, Exception):
-            context.is_disconnect = False
-
-
-def _prepare_server(engine: Engine, dialect: str) -> None:
-    """READ COMMITTED, whatever the server's default: what a waiter waited for must be seen."""
-    statement = (
-        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED"
-        if dialect == "postgresql"
-        else "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
-    )
-
-    @event.listens_for(engine, "connect")
-    def connect(connection: Any, record: object) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(statement)
-        connection.commit()
-
-
-def _ping_the_idle(engine: Engine) -> None:
-    """Ask whether a pooled connection is alive before it is used, as oslo.db has the pool do, but
-    only where it was idle."""
-    pool: Any = engine.pool
-    pool._pre_ping = False
-
-    @event.listens_for(engine, "checkin")
-    def checkin(connection: Any, record: Any) -> None:
-        record.info["used"] = time.monotonic()
-
-    @event.listens_for(engine, "checkout")
-    def checkout(connection: Any, record: Any, proxy: object) -> None:
-        used = record.info.get("used")
-        if used is None or time.monotonic() - used < _FRESH:
-            return
-        try:
-            alive = engine.dialect.do_ping(connection)
-        except Exception:
-            alive = False
-        if not alive:
-            # the others of the pool are as old
-            raise sa_exceptions.InvalidatePoolError
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether the same transaction may well succeed when it is run again."""
-    if isinstance(error, oslo_exceptions.DBDeadlock):
-        return True
-    original = _driver_error(error)
-    state = getattr(original, "sqlstate", None)
-    if state in _POSTGRESQL_AGAIN:
-        return True
-    if isinstance(original, sqlite3.OperationalError):
-        return "database is locked" in str(original)
-    code = original.args[0] if original is not None and original.args else None
-    return isinstance(code, int) and code in _MARIADB_AGAIN
-
-
 def repeatable(tx: Transaction, result: object) -> bool:
     """For :meth:`Database.transact`: to do it twice is no harm, so there is nothing to look for."""
     return False
-
-
-def is_lost(error: BaseException) -> bool:
-    """Whether the connection to a database that had answered is gone."""
-    if isinstance(error, oslo_exceptions.DBConnectionError):
-        return True
-    inner = getattr(error, "inner_exception", None) or error
-    return isinstance(error, _Away) or bool(getattr(inner, "connection_invalidated", False))
-
-
-def is_read_only(error: BaseException) -> bool:
-    """Whether the database does not take writes at all, as after a failover."""
-    return explain(error).startswith(READ_ONLY)
-
-
-def is_refused(error: StoreError) -> bool:
-    """Whether the database works, but does not take a value: trying again is of no use."""
-    return isinstance(
-        error.__cause__,
-        oslo_exceptions.DBDataError | oslo_exceptions.DBConstraintError | sa_exceptions.DataError,
-    ) or isinstance(getattr(error.__cause__, "inner_exception", None), sa_exceptions.DataError)
 
 
 def _again(once: Callable[[], T], is_safe: Callable[[BaseException], bool]) -> T:
@@ -536,55 +373,3 @@ def _again(once: Callable[[], T], is_safe: Callable[[BaseException], bool]) -> T
             exception_checker=goes_on,
         )(once)(),
     )
-
-
-def _driver_error(error: BaseException | None) -> BaseException | None:
-    """The database driver's own exception under those of SQLAlchemy and oslo.db."""
-    while error is not None:
-        inner = getattr(error, "orig", None) or getattr(error, "inner_exception", None)
-        if inner is None:
-            return error
-        error = inner
-    return None
-
-
-@contextmanager
-def translated(where: str) -> Iterator[None]:
-    """Turn errors of the database layer into :class:`StoreError` that say what to do.
-
-    Duplicate keys are left alone: they are answers, not trouble.
-    """
-    try:
-        yield
-    except (ConvergeError, oslo_exceptions.DBDuplicateEntry):
-        raise
-    except (oslo_exceptions.DBError, sa_exceptions.SQLAlchemyError) as error:
-        if isinstance(error, sa_exceptions.StatementError) and not isinstance(
-            error, sa_exceptions.DBAPIError
-        ):
-            raise
-        raise StoreError(f"{where}: {explain(error)}") from error
-
-
-def explain(error: BaseException) -> str:
-    """What a database error means to the person who reads it, in one line."""
-    original = _driver_error(error) or error
-    text = " ".join(str(original).split())
-    low = text.lower()
-    hints = (
-        (("readonly", "read-only", "read only"), READ_ONLY),
-        (("is full", "no space left", "disk full"), "the database's disk is full"),
-        (("not a database", "malformed"), "this is not an SQLite database"),
-        (("unable to open database file",), "the database file cannot be opened"),
-        (
-            ("connection refused", "could not connect", "can't connect", "connection failed"),
-            "the database server cannot be reached",
-        ),
-        (("password authentication", "access denied"), "the database refused the user"),
-        (("unknown database", "does not exist", "no such table"), "something is missing"),
-        (("database is locked",), "the database was locked by another process for too long"),
-    )
-    for words, meaning in hints:
-        if any(word in low for word in words):
-            return f"{meaning} ({text[:300]})"
-    return text[:500] or type(original).__name__

@@ -113,22 +113,24 @@ def get_engines(tx: Transaction, ids: Iterable[int]) -> dict[int, EngineRow]:
     return {row.id: _row(row) for row in tx.execute(query)}
 
 
-def is_any_expired(tx: Transaction) -> bool:
-    """Whether there is an engine whose lease has run out."""
-    query = select(engine.c.id).where(engine.c.state == ALIVE, engine.c.expires_at <= tx.now)
-    return tx.execute(query.limit(1)).first() is not None
-
-
 def list_expired(tx: Transaction, limit: int) -> list[int]:
-    """Engines whose lease has run out, locked; another sweeper's are passed over."""
+    """Engines whose lease has run out."""
+    query = select(engine.c.id).where(engine.c.state == ALIVE, engine.c.expires_at <= tx.now)
+    return list(tx.execute(query.order_by(engine.c.id).limit(limit)).scalars())
+
+
+def lock_expired(tx: Transaction, engine_id: int) -> bool:
+    """Lock an engine whose lease has run out. False: it has not, or another sweeper is at it.
+
+    By its key alone: InnoDB would lock the engine behind a range as well, which lives.
+    """
     query: Any = (
-        select(engine.c.id)
-        .where(engine.c.state == ALIVE, engine.c.expires_at <= tx.now)
-        .order_by(engine.c.id)
-        .limit(limit)
+        select(engine.c.state == ALIVE, engine.c.expires_at <= tx.now)
+        .where(engine.c.id == engine_id)
         .with_for_update(skip_locked=True)
     )
-    return list(tx.execute(query).scalars())
+    found = tx.execute(query).one_or_none()
+    return found is not None and all(found)
 
 
 def expire_lease(tx: Transaction, engine_id: int) -> None:

@@ -19,8 +19,10 @@ from sqlalchemy import Connection, exists, inspect, select, text
 from sqlalchemy.engine import URL
 
 from converge.errors import SchemaError, StoreError
-from converge.store.database import Database, parse_url, translated
+from converge.store.connecting import parse_url
+from converge.store.database import Database
 from converge.store.schema import PREFIX, VERSION_TABLE, metadata
+from converge.store.trouble import translated
 
 #: Any number that no one else is likely to use; "converge" as ASCII, cut to 63 bits.
 _LOCK_NUMBER = 0x636F6E7665726765 & (2**63 - 1)

@@ -115,6 +115,8 @@ class _Indexed(ColumnElement[bool]):
     """
 
     inherit_cache = True
+    # without it there is no cache key, and each statement is compiled anew
+    _traverse_internals = []  # noqa: RUF012
     # as Boolean it would be rendered as "… = 1" where there are none
     type = NullType()  # type: ignore[assignment]
 
@@ -437,20 +439,42 @@ def delete_traversal_nodes(tx: Transaction, traversal_id: int) -> None:
     tx.execute(delete(sync_point).where(sync_point.c.traversal_id == traversal_id))
 
 
-def list_engine_nodes(tx: Transaction, engine_id: int, limit: int) -> list[SyncPointRow]:
-    """Lock the nodes that an engine works on, in key order."""
-    query = (
-        select(*_COLUMNS)
-        .where(
-            is_in(State.RUNNING, State.SUPERSEDED),
-            sync_point.c.engine_id == engine_id,
-        )
-        # in an order that the primary key does not serve: without statistics it would be walked
+def list_engine_nodes(
+    tx: Transaction, engine_id: int, limit: int, *, skip_locked: bool = False
+) -> list[SyncPointRow]:
+    """Lock the nodes that an engine works on, in key order.
+
+    :param skip_locked: pass over what somebody else has locked.
+    """
+    held = and_(
+        is_in(State.RUNNING, State.SUPERSEDED),
+        sync_point.c.engine_id == engine_id,
+    )
+    # Looked for without locks: InnoDB would wait for the rows of others that it looks at.
+    # In an order that the primary key does not serve: without statistics it would be walked.
+    keys = tx.execute(
+        select(sync_point.c.traversal_id, sync_point.c.node)
+        .where(held)
         .order_by(sync_point.c.traversal_id + 0, sync_point.c.node)
         .limit(limit)
-        .with_for_update()
+    ).all()
+    if not keys:
+        return []
+    query = (
+        select(*_COLUMNS)
+        .where(_among(tx, [(key.traversal_id, key.node) for key in keys]), held)
+        .order_by(*_ORDER)
+        .with_for_update(skip_locked=skip_locked)
     )
     return [_row(row) for row in tx.execute(query).all()]
+
+
+def holds_nodes(tx: Transaction, engine_id: int) -> bool:
+    """Whether an engine works on any node."""
+    query = select(sync_point.c.node).where(
+        is_in(State.RUNNING, State.SUPERSEDED), sync_point.c.engine_id == engine_id
+    )
+    return tx.execute(query.limit(1)).first() is not None
 
 
 def recover_nodes(

@@ -6,22 +6,12 @@ import json
 import os
 import pty
 import re
-import select
-import signal
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import pytest
 
-import converge
-
-#: Seconds after which a process that should have ended is a failure.
-LIMIT = 60
-COMMAND = (sys.executable, "-m", "converge")
+from tests.acceptance.shell import LIMIT, Shell, statuses
 
 SHOP = """\
 heat_template_version: 2018-08-31
@@ -41,101 +31,6 @@ resources:
 outputs:
   words: {value: {get_attr: [words, value]}}
 """
-
-#: Its second resource tells the fifo "started" that it runs, and waits for the fifo "go".
-SLOW = """\
-resources:
-  first:
-    type: command
-    properties: {create: "echo first >> log", delete: "true"}
-  second:
-    type: command
-    depends_on: first
-    properties: {create: "echo > started; cat go; echo second >> log", delete: "true"}
-  third:
-    type: command
-    depends_on: second
-    properties: {create: "echo third >> log", delete: "true"}
-"""
-
-
-class Shell:
-    """A folder to run commands in.
-
-    :ivar folder: the folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("CONVERGE_", "PYTHON", "NO_COLOR", "COLUMNS"))
-        }
-        self.environment["PYTHONPATH"] = str(Path(converge.__file__).parents[1])
-        self._started: list[subprocess.Popen[str]] = []
-
-    def write(self, name: str, text: str) -> Path:
-        path = self.folder / name
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    def read(self, name: str) -> str:
-        return (self.folder / name).read_text(encoding="utf-8")
-
-    def names(self) -> set[str]:
-        return {path.name for path in self.folder.iterdir()}
-
-    def start(
-        self, *words: str, environment: Mapping[str, str] | None = None, **keywords: Any
-    ) -> subprocess.Popen[str]:
-        """Start a command, in a process group of its own."""
-        keywords = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **keywords}
-        process = subprocess.Popen(
-            [*COMMAND, *words],
-            cwd=self.folder,
-            env={**self.environment, **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            encoding="utf-8",
-            start_new_session=True,
-            **keywords,
-        )
-        self._started.append(process)
-        return process
-
-    def run(
-        self, *words: str, status: int = 0, environment: Mapping[str, str] | None = None
-    ) -> tuple[str, str]:
-        """Run a command to its end; what it wrote to stdout and stderr."""
-        process = self.start(*words, environment=environment)
-        out, err = process.communicate(timeout=LIMIT)
-        assert process.returncode == status, (words, process.returncode, out, err)
-        assert "Traceback" not in err
-        return out, err
-
-    def json(self, *words: str, status: int = 0) -> Any:
-        """Run a command with --json; its one document."""
-        out, err = self.run(*words, "--json", status=status)
-        assert err == ""
-        return json.loads(out)
-
-    def end(self) -> None:
-        for process in self._started:
-            if process.poll() is None:
-                process.kill()
-            process.communicate()
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Shell]:
-    shell = Shell(tmp_path)
-    yield shell
-    shell.end()
-
-
-def statuses(document: Mapping[str, Any]) -> dict[str, str]:
-    return {name: about["status"] for name, about in document["resources"].items()}
-
 
 # The main job
 
@@ -377,117 +272,6 @@ def test_another_database_must_be_prepared(shell: Shell) -> None:
     shell.run("up", "a.yaml", environment={"CONVERGE_DB": url})
     assert [one["name"] for one in json.loads(shell.run("--db", url, "list", "--json")[0])] == ["a"]
     assert "converge.db" not in shell.names()
-
-
-# Signals
-
-
-def begin_slow(shell: Shell, *words: str, **keywords: Any) -> subprocess.Popen[str]:
-    """Start ``up`` on SLOW, and return when its second resource runs."""
-    for name in ("started", "go"):
-        path = shell.folder / name
-        path.unlink(missing_ok=True)
-        os.mkfifo(path)
-    shell.write("slow.yaml", SLOW)
-    process = shell.start("up", "slow.yaml", *words, **keywords)
-    wait_for_second(shell, process)
-    return process
-
-
-def wait_for_second(shell: Shell, process: subprocess.Popen[str]) -> None:
-    # not blocking in open(), as the writer may never come
-    reader = os.open(shell.folder / "started", os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        while not select.select([reader], [], [], 0.1)[0]:
-            assert process.poll() is None, process.communicate()
-    finally:
-        os.close(reader)
-
-
-def let_second_go(shell: Shell) -> None:
-    with open(shell.folder / "go", "w", encoding="utf-8"):
-        pass
-
-
-def read_until(process: subprocess.Popen[str], word: str) -> str:
-    assert process.stderr is not None
-    text = ""
-    while word not in text:
-        line = process.stderr.readline()
-        assert line, f"no {word!r} in {text!r}"
-        text += line
-    return text
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_finishes_what_runs_and_up_goes_on_from_there(
-    number: signal.Signals, status: int, shell: Shell
-) -> None:
-    process = begin_slow(shell)
-    process.send_signal(number)
-    text = read_until(process, "stopping")
-    assert "`converge up` goes on with stack 'slow' from there" in text
-    let_second_go(shell)
-    out, err = process.communicate(timeout=LIMIT)
-    assert process.returncode == status, (out, err)
-    assert "Traceback" not in err
-    assert out.splitlines()[-1].endswith("IN_PROGRESS, interrupted")
-    assert shell.read("log") == "first\nsecond\n"
-
-    document = shell.json("show", "slow")
-    assert document["status"] == "IN_PROGRESS"
-    assert statuses(document)["second"] == "COMPLETE"
-    assert shell.run("up", "slow.yaml")[0].startswith("stack 'slow': CREATE resumed\n")
-    assert shell.read("log") == "first\nsecond\nthird\n"
-
-
-def test_a_second_interrupt_cancels_what_runs(shell: Shell) -> None:
-    process = begin_slow(shell)
-    process.send_signal(signal.SIGINT)
-    read_until(process, "stopping")
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=LIMIT)
-    assert process.returncode == 130, (out, err)
-    assert "Traceback" not in err
-    assert shell.read("log") == "first\n"
-
-    process = begin_slow(shell)
-    let_second_go(shell)
-    out, err = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0, (out, err)
-    assert out.startswith("stack 'slow': CREATE resumed\n")
-    assert shell.read("log") == "first\nsecond\nthird\n"
-
-
-def test_an_engine_stops_on_a_signal(shell: Shell) -> None:
-    process = shell.start("engine")
-    read_until(process, "is running")
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=LIMIT)
-    assert process.returncode == 143
-    assert "stopping" in err
-
-
-def test_up_says_that_somebody_else_superseded_it(shell: Shell) -> None:
-    process = begin_slow(shell)
-    shell.write("slow.yaml", SLOW + "  fourth: {type: none}\n")
-    out, _ = shell.run("up", "slow.yaml", "--no-wait")
-    assert out.startswith("stack 'slow': UPDATE superseded traversal 1;")
-    let_second_go(shell)
-    out, err = process.communicate(timeout=LIMIT)
-    assert process.returncode == 1, (out, err)
-    assert "somebody else started UPDATE of stack 'slow'" in err
-    shell.run("engine", "--until-idle")
-    assert shell.json("show", "slow")["status"] == "COMPLETE"
-
-
-def test_up_says_that_it_was_cancelled(shell: Shell) -> None:
-    process = begin_slow(shell, "--json")
-    assert "cancelled" in shell.run("cancel", "slow")[0]
-    out, err = process.communicate(timeout=LIMIT)
-    assert process.returncode == 1, (out, err)
-    assert json.loads(out)["status"] == "CANCELLED"
-    assert "third" not in shell.read("log")
 
 
 # Terminals and pipes

@@ -39,6 +39,11 @@ def shop(store: converge.Store) -> converge.Stack:
     return store.create_stack("shop", TEMPLATE)
 
 
+def test_the_condition_for_states_is_compiled_once() -> None:
+    query = select(schema.sync_point.c.node).where(sync_points.is_in(State.READY))
+    assert query._generate_cache_key() is not None
+
+
 @pytest.fixture
 def asker(store: converge.Store) -> int:
     """The id of an engine that lives."""

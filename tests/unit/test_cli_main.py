@@ -74,8 +74,19 @@ def test_without_a_database_there_is_no_stack_and_none_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("words", "text"), [("list", "no stacks\n"), ("list --json", "[]\n")])
-def test_without_a_database_the_list_is_empty(
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("list", "no stacks\n"),
+        ("list --json", "[]\n"),
+        ("engines", "no engines\n"),
+        ("engines --json", "[]\n"),
+        ("why", "nothing is stuck\n"),
+        ("why --json", "[]\n"),
+        ("recover", "nothing to recover\n"),
+    ],
+)
+def test_without_a_database_there_is_nothing_to_show(
     words: str,
     text: str,
     tmp_path: Path,

@@ -19,6 +19,7 @@ def test_up_has_defaults() -> None:
         "stack": None,
         "param": [],
         "workers": 8,
+        "grace": 20.0,
         "on_failure": "stop",
         "timeout": None,
         "no_wait": False,
@@ -52,7 +53,31 @@ def test_commands_that_work_take_workers_and_no_wait(command: str) -> None:
     assert (arguments.name, arguments.workers, arguments.no_wait) == ("s", 1000, True)
 
 
-@pytest.mark.parametrize("command", ["list", "show s", "events s", "why s", "why s r"])
+@pytest.mark.parametrize("command", ["up f", "down s", "rollback s", "check s", "engine"])
+def test_commands_that_work_take_the_time_to_stop_in(command: str) -> None:
+    assert parse(command.split()).grace == 20
+    assert parse([*command.split(), "--grace", "0"]).grace == 0
+    assert parse([*command.split(), "--grace", "1.5"]).grace == 1.5
+
+
+def test_an_engine_takes_its_lease() -> None:
+    assert parse(["engine"]).lease is None
+    assert [parse(["engine", "--lease", text]).lease for text in ("1", "3600")] == [1, 3600]
+
+
+def test_engines_can_be_listed_with_those_that_ended() -> None:
+    assert not parse(["engines"]).all
+    assert parse(["engines", "--all"]).all
+
+
+def test_why_asks_about_a_resource_a_stack_or_everything() -> None:
+    asked = [parse(words.split()) for words in ("why s r", "why s", "why")]
+    assert [(one.name, one.resource) for one in asked] == [("s", "r"), ("s", None), (None, None)]
+
+
+@pytest.mark.parametrize(
+    "command", ["list", "show s", "events s", "why", "why s", "why s r", "engines", "recover"]
+)
 def test_commands_that_read_have_json(command: str) -> None:
     assert parse([*command.split(), "--json"]).json
 
@@ -73,6 +98,19 @@ def test_commands_that_read_have_json(command: str) -> None:
         ("up x --timeout nan", "seconds above 0"),
         ("up x --timeout inf", "seconds above 0"),
         ("up x --timeout soon", "seconds above 0"),
+        ("up x --grace -1", "number of seconds from 0 to 315360000, not '-1'"),
+        ("engine --grace nan", "seconds from 0"),
+        ("engine --grace inf", "seconds from 0"),
+        ("engine --grace soon", "seconds from 0"),
+        ("engine --lease 0", "number of seconds from 1 to 3600, not '0'"),
+        ("engine --lease 0.9", "seconds from 1 to 3600"),
+        ("engine --lease -5", "seconds from 1 to 3600"),
+        ("engine --lease 3601", "seconds from 1 to 3600"),
+        ("engine --lease nan", "seconds from 1 to 3600"),
+        ("engine --lease inf", "seconds from 1 to 3600"),
+        ("engine --lease long", "seconds from 1 to 3600"),
+        ("up x --lease 5", "unknown option '--lease'"),
+        ("engine --lese 5", "did you mean '--lease'?"),
         ("up x --param a", "must be NAME=VALUE, not 'a'"),
         ("up x --param =1", "must be NAME=VALUE"),
         ("up x --param a=1 --param a=2", "'a' is given more than once"),

@@ -6,10 +6,11 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, make_url
+from sqlalchemy import Connection, event, make_url
 
 import converge
 from converge.errors import BadInput, SchemaError, StoreError
+from converge.store import database as database_module
 from tests.backends import Backend, Sqlite
 
 TEMPLATE = converge.Template.parse("resources: {a: {type: none}}")
@@ -107,3 +108,31 @@ def test_a_database_that_is_not_there(database: Backend) -> None:
         url = parsed.set(database="converge_no_such").render_as_string(hide_password=False)
     with pytest.raises((StoreError, SchemaError), match=r"no_such|no/such"):
         converge.connect(url)
+
+
+def test_a_connection_lost_in_the_first_look_at_a_server_is_trouble_of_the_database(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = converge.connect(database_url)
+    connect = store.database.engine.connect
+    losses = 2
+
+    def lose() -> Connection:
+        nonlocal losses
+        if losses == 0:
+            return connect()
+        losses -= 1
+        try:
+            raise OSError("Lost connection to server during query")
+        except OSError:
+            # as SQLAlchemy has it, of a connection that it cannot invalidate
+            raise NotImplementedError from None
+
+    monkeypatch.setattr(store.database.engine, "connect", lose)
+    assert store.stacks() == []
+    assert losses == 0
+    losses = 1000
+    monkeypatch.setattr(database_module, "RETRIES", 1)
+    with pytest.raises(StoreError, match="Lost connection"):
+        store.stacks()
+    store.close()

@@ -1,0 +1,62 @@
+"""What engines do, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from converge.cli.output import duration, escape
+
+if TYPE_CHECKING:
+    from converge.recovery import Sweep
+
+#: So many of an engine's nodes are named in the table.
+NAMED = 3
+
+
+def lease(engine: Mapping[str, Any]) -> str:
+    """How much longer an engine's lease is good: ``12 s left``, ``ended 3.0 s ago``."""
+    if engine["state"] == "STOPPED":
+        return ""
+    left = float(engine["lease_seconds"])
+    return f"{duration(left)} left" if left > 0 else f"ended {duration(-left)} ago"
+
+
+def holds(engine: Mapping[str, Any]) -> str:
+    """What an engine holds: ``shop/db for 12 s, shop/web (cleanup) for 3.0 s, 5 more``."""
+    words = [_held(node) for node in engine["holds"][:NAMED]]
+    more = engine["nodes"] - len(words)
+    if more > 0:
+        words.append(f"{more} more")
+    return ", ".join(words)
+
+
+def _held(node: Mapping[str, Any]) -> str:
+    what = {"update": "", "cleanup": " (cleanup)"}.get(node["kind"], "")
+    name = "(its end)" if node["resource"] is None else node["resource"]
+    return f"{escape(node['stack'])}/{escape(name)}{what} for {duration(node['since_seconds'])}"
+
+
+def recovered(done: Sweep) -> list[str]:
+    """What a recovery did, a line for each sort."""
+    lines = []
+    if done.engines:
+        lines.append(f"{_count(done.engines, 'dead engine')} found")
+    if done.nodes:
+        lines.append(f"{_count(done.nodes, 'node')} taken from dead engines, to be done by others")
+    if done.unblocked:
+        lines.append(f"{_count(done.unblocked, 'node')} unblocked, as the resource was free")
+    if done.overdue:
+        lines.append(f"{_count(done.overdue, 'traversal')} ended, as the time was over")
+    if done.leftovers:
+        lines.append(f"{_count(done.leftovers, 'node')} of ended traversals removed")
+    if not lines:
+        lines.append("nothing to recover")
+    if done.ready:
+        are = "waits" if done.ready == 1 else "wait"
+        lines.append(f"{_count(done.ready, 'node')} {are} for an engine")
+    return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

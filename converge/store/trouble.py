@@ -1,0 +1,108 @@
+"""What an error of the database means: whether to try again, and what to tell a person."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from oslo_db import exception as oslo_exceptions
+from sqlalchemy import exc as sa_exceptions
+
+from converge.errors import ConvergeError, StoreError
+
+READ_ONLY = "the database is read-only"
+# lock timeout and serialization failure; oslo.db does not map them
+_POSTGRESQL_AGAIN = {"55P03", "40001", "40P01"}
+_MARIADB_AGAIN = {1205, 1213, 1020}
+
+
+class Away(StoreError):
+    """A database that answered before does not let anybody in; it is taken to come back."""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same transaction may well succeed when it is run again."""
+    if isinstance(error, oslo_exceptions.DBDeadlock):
+        return True
+    original = _driver_error(error)
+    state = getattr(original, "sqlstate", None)
+    if state in _POSTGRESQL_AGAIN:
+        return True
+    if isinstance(original, sqlite3.OperationalError):
+        return "database is locked" in str(original)
+    code = original.args[0] if original is not None and original.args else None
+    return isinstance(code, int) and code in _MARIADB_AGAIN
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the connection to a database that had answered is gone."""
+    if isinstance(error, oslo_exceptions.DBConnectionError):
+        return True
+    inner = getattr(error, "inner_exception", None) or error
+    return isinstance(error, Away) or bool(getattr(inner, "connection_invalidated", False))
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Whether the database does not take writes at all, as after a failover."""
+    return explain(error).startswith(READ_ONLY)
+
+
+def is_refused(error: StoreError) -> bool:
+    """Whether the database works, but does not take a value: trying again is of no use."""
+    return isinstance(
+        error.__cause__,
+        oslo_exceptions.DBDataError | oslo_exceptions.DBConstraintError | sa_exceptions.DataError,
+    ) or isinstance(getattr(error.__cause__, "inner_exception", None), sa_exceptions.DataError)
+
+
+def _driver_error(error: BaseException | None) -> BaseException | None:
+    """The database driver's own exception under those of SQLAlchemy and oslo.db."""
+    while error is not None:
+        inner = getattr(error, "orig", None) or getattr(error, "inner_exception", None)
+        if inner is None:
+            return error
+        error = inner
+    return None
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Turn errors of the database layer into :class:`StoreError` that say what to do.
+
+    Duplicate keys are left alone: they are answers, not trouble.
+    """
+    try:
+        yield
+    except (ConvergeError, oslo_exceptions.DBDuplicateEntry):
+        raise
+    except (oslo_exceptions.DBError, sa_exceptions.SQLAlchemyError) as error:
+        if isinstance(error, sa_exceptions.StatementError) and not isinstance(
+            error, sa_exceptions.DBAPIError
+        ):
+            raise
+        raise StoreError(f"{where}: {explain(error)}") from error
+
+
+def explain(error: BaseException) -> str:
+    """What a database error means to the person who reads it, in one line."""
+    original = _driver_error(error) or error
+    text = " ".join(str(original).split())
+    low = text.lower()
+    hints = (
+        (("readonly", "read-only", "read only"), READ_ONLY),
+        (("is full", "no space left", "disk full"), "the database's disk is full"),
+        (("not a database", "malformed"), "this is not an SQLite database"),
+        (("unable to open database file",), "the database file cannot be opened"),
+        (
+            ("connection refused", "could not connect", "can't connect", "connection failed"),
+            "the database server cannot be reached",
+        ),
+        (("password authentication", "access denied"), "the database refused the user"),
+        (("unknown database", "does not exist", "no such table"), "something is missing"),
+        (("database is locked",), "the database was locked by another process for too long"),
+    )
+    for words, meaning in hints:
+        if any(word in low for word in words):
+            return f"{meaning} ({text[:300]})"
+    return text[:500] or type(original).__name__

@@ -1,0 +1,258 @@
+"""Guards of an engine in the middle of its work: it loses its lease, a reply, or its patience.
+
+Each of these tests fails without the guard that it is about, though the others, which would
+make good for it, are there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+import converge
+from converge import recovery
+from converge.errors import StoreError
+from converge.session import Session
+from converge.store import engines
+from converge.testing import StepEngine
+from converge.work import Outcome, Work
+from tests.guards.tools import template
+
+WAIT = 60.0
+#: What never takes so long; but a test that fails does.
+SOON = 8.0
+NAMES = ("a", "b", "c", "d")
+
+
+class Counted(converge.ResourceType):
+    """Counts its calls. It waits in the first one until it is told to stop, and let go."""
+
+    def __init__(self, *, waits: bool) -> None:
+        self.calls: Counter[str] = Counter()
+        self.began = threading.Event()
+        self.go = threading.Event()
+        self.told = 0
+        self._waits = waits
+
+    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
+        self.calls[context.name] += 1
+        first, self._waits = self._waits, False
+        self.began.set()
+        if first:
+            assert context.cancelled.wait(WAIT)
+            self.told += 1
+            assert self.go.wait(WAIT)
+            raise RuntimeError("told to stop")
+
+    def delete(self, context: converge.Context, physical_id: str) -> None:
+        pass
+
+
+@pytest.fixture
+def real(fresh_store: Callable[..., converge.Store]) -> converge.Store:
+    """A store on the database's own clock."""
+    return fresh_store()
+
+
+def start(store: converge.Store) -> converge.Stack:
+    return store.create_stack("s", template(**{name: [] for name in NAMES}))
+
+
+class Losing:
+    """An engine with one worker, which takes all nodes at once, as if handlers had been quick; it
+    is to lose its lease."""
+
+    def __init__(
+        self, store: converge.Store, counted: Counted, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.store = store
+        self.counted = counted
+        self.ids: list[int] = []
+        self.engine = converge.Engine(store, {"fake": counted}, workers=1, poll=0.05)
+        self.engine._seconds = 1e-4
+        self._take = self.engine._lease.take
+        monkeypatch.setattr(self.engine._lease, "take", self._take_again)
+
+    def _take_again(self) -> int:
+        engine_id = self._take()
+        self.ids.append(engine_id)
+        if len(self.ids) > 1:
+            # from here on there is a lease again
+            self.counted.go.set()
+        return engine_id
+
+    def end(self, stack: converge.Stack) -> None:
+        """When it has a new id, let the old lease end in the database, too; wait for the rest."""
+        assert self.counted.go.wait(WAIT)
+        with self.store.transaction() as tx:
+            engines.expire_lease(tx, self.ids[0])
+        assert recovery.sweep(self.store.database).engines == 1
+        self.engine.wake()
+        assert stack.wait(2 * SOON) == "COMPLETE"
+        assert len(self.ids) == 2
+        (twice,) = self.counted.calls - Counter(NAMES)
+        assert self.counted.calls == Counter([*NAMES, twice])
+
+
+def test_what_an_engine_runs_is_told_when_the_lease_is_lost_and_what_waits_is_dropped(
+    real: converge.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = start(real)
+    counted = Counted(waits=True)
+    losing = Losing(real, counted, monkeypatch)
+    with losing.engine:
+        assert counted.began.wait(WAIT)
+        losing.engine._lease.lose()
+        losing.end(stack)
+    assert counted.told == 1
+
+
+def test_a_worker_looks_at_the_time_before_it_begins(
+    real: converge.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a pause it may be the first thread that goes on."""
+    stack = start(real)
+    paused = 0.0
+    monkeypatch.setattr("converge.lease.now", lambda: time.monotonic() + paused)
+
+    class Pauses(Counted):
+        def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
+            nonlocal paused
+            super().create(context, properties)
+            paused = 1000.0
+
+    losing = Losing(real, Pauses(waits=False), monkeypatch)
+    with losing.engine:
+        losing.end(stack)
+
+
+def test_an_engine_that_lost_its_lease_goes_on_under_a_new_id(real: converge.Store) -> None:
+    with converge.Engine(real, {"fake": Counted(waits=False)}, poll=0.05) as engine:
+        before = engine.id
+        engine._lease.lose()
+        assert start(real).wait(WAIT) == "COMPLETE"
+        assert engine.id != before
+
+
+def test_an_engine_that_stops_leaves_nothing_to_its_lease(real: converge.Store) -> None:
+    start(real)
+    counted = Counted(waits=True)
+    counted.go.set()
+    engine = converge.Engine(real, {"fake": counted}, workers=1)
+    engine.start()
+    assert counted.began.wait(WAIT)
+    engine.stop(grace=0)
+    assert counted.told == 1
+    with real.transaction() as tx:
+        assert engines.list_engines(tx) == []
+        assert [one.state for one in engines.list_engines(tx, [engines.STOPPED])] == ["STOPPED"]
+    assert {one["status"] for one in real.show("s")["resources"].values()} == {"IN_PROGRESS"}
+    assert real.running("s") == []
+
+
+# -- what handlers are told, and what is not waited for
+
+
+class Slow(converge.ResourceType):
+    """Waits to be told to stop, but not for ever; then it obeys, or does not."""
+
+    def __init__(self, *, obeys: bool = True) -> None:
+        self.began = threading.Event()
+        self.go = threading.Event()
+        self.told: bool | None = None
+        if obeys:
+            self.go.set()
+
+    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
+        self.began.set()
+        self.told = context.cancelled.wait(SOON)
+        assert self.go.wait(WAIT)
+
+    def delete(self, context: converge.Context, physical_id: str) -> None:
+        pass
+
+
+@contextmanager
+def running(store: converge.Store, slow: Slow) -> Iterator[None]:
+    """An engine, stopped at once at the end."""
+    engine = converge.Engine(store, {"fake": slow}, poll=0.05)
+    engine.start()
+    try:
+        yield
+    finally:
+        slow.go.set()
+        engine.stop(grace=0)
+
+
+def test_a_handler_is_told_of_a_cancel(real: converge.Store) -> None:
+    slow = Slow()
+    stack = real.create_stack("s", template(a=[]))
+    with running(real, slow):
+        assert slow.began.wait(WAIT)
+        stack.cancel()
+        assert stack.wait(WAIT) == "CANCELLED"
+    assert slow.told
+
+
+def test_a_handler_is_told_that_its_time_is_over(real: converge.Store) -> None:
+    slow = Slow()
+    stack = real.create_stack("s", template(a=[]), node_timeout=0.1)
+    with running(real, slow):
+        stack.wait(WAIT)
+    assert slow.told
+
+
+def test_a_handler_that_does_not_obey_is_not_waited_for(
+    real: converge.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("converge.engine.GRACE", 0.1)
+    slow = Slow(obeys=False)
+    stack = real.create_stack("s", template(a=[]), node_timeout=0.1)
+    with running(real, slow):
+        assert stack.wait(2 * SOON) == "FAILED"
+    assert slow.told
+
+
+def test_a_handler_that_exits_has_failed(real: converge.Store) -> None:
+    class Exits(Slow):
+        def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
+            raise SystemExit("bye")
+
+    stack = real.create_stack("s", template(a=[]))
+    StepEngine(real, {"fake": Exits()}).run()
+    assert stack.refresh().status == "FAILED"
+
+
+def test_an_engine_that_may_hold_what_it_does_not_know_looks(
+    real: converge.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[Work] = []
+
+    class Deafened(Session):
+        """The reply to the first commit that claimed something is lost."""
+
+        def turn(self, outcomes: Sequence[Outcome], limit: int) -> list[Work]:
+            works = super().turn(outcomes, limit)
+            if works and not lost:
+                lost.extend(works)
+                self.doubtful = True
+                raise StoreError("the connection was lost")
+            return works
+
+    monkeypatch.setattr("converge.engine.Session", Deafened)
+    counted = Counted(waits=False)
+    engine = converge.Engine(real, {"fake": counted}, poll=0.05)
+    stack = start(real)
+    engine.start()
+    try:
+        assert stack.wait(2 * SOON) == "COMPLETE"
+    finally:
+        engine.stop(grace=0)
+    assert counted.calls == Counter(NAMES)
+    assert lost

@@ -1,0 +1,123 @@
+"""One engine of a simulation: what it has in hand, and what it does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from random import Random
+
+from converge import ResourceType, Store
+from converge.model import Kind
+from converge.run import HANDLED
+from converge.session import Session
+from converge.store.sync_points import Key
+from converge.testing import StepEngine, label
+from converge.work import Outcome, Result, Work
+from tests.simulation.faults import Body
+
+#: How many written outcomes are kept to be delivered again.
+_KEPT = 8
+
+
+class Actor(Body):
+    """An engine, under one id after the other.
+
+    :ivar expires: when it believes its lease to end.
+    :ivar paused: it does nothing, as a stopped process does.
+    :ivar todo: works whose handlers were not called yet, or have not come to their effect.
+    :ivar outcomes: what is to be written.
+    :ivar sent: what was written already.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.engine: StepEngine | None = None
+        self.expires = 0.0
+        self.paused = False
+        self.todo: list[Work] = []
+        self.outcomes: list[Outcome] = []
+        self.sent: list[Outcome] = []
+
+    @property
+    def session(self) -> Session:
+        """Its dealings with the database."""
+        assert self.engine is not None
+        return self.engine.session
+
+    @property
+    def id(self) -> int:
+        """Its id in the database, 0 if it never had one."""
+        return 0 if self.engine is None else self.engine.id
+
+    def register(
+        self, store: Store, types: Mapping[str, ResourceType], lease: float, now: float
+    ) -> None:
+        """Begin, with nothing in hand."""
+        self.todo, self.outcomes, self.sent = [], [], []
+        self.engine = StepEngine(store, types, lease=lease)
+        self.expires = now + lease
+
+    def turn(self, outcomes: Sequence[Outcome], limit: int) -> list[Work]:
+        """Write outcomes and claim nodes, as an engine does: in doubt, look first what it holds.
+
+        :raises StoreError: the outcomes are kept, to be given again.
+        """
+        session = self.session
+        if session.doubtful:
+            session.reconcile([*self.todo, *(one.work for one in self.outcomes)])
+        works = session.turn(outcomes, limit)
+        given = {id(outcome) for outcome in outcomes}
+        self.outcomes = [one for one in self.outcomes if id(one) not in given]
+        self.sent = [*self.sent, *outcomes][-_KEPT:]
+        self.todo.extend(works)
+        return works
+
+    def in_hand(self) -> set[Key]:
+        """The nodes that it knows it holds."""
+        return {work.node.key for work in self.todo} | {one.work.node.key for one in self.outcomes}
+
+    def call(self, work: Work) -> Outcome:
+        """Call a work's handler."""
+        self.todo.remove(work)
+        assert self.engine is not None
+        outcome = self.engine.call(work)
+        self.outcomes.append(outcome)
+        return outcome
+
+    def give_up(self, work: Work) -> Outcome:
+        """Expect nothing more of a handler that was called and does not come back."""
+        self.todo.remove(work)
+        outcome = self.session.timed_out(work, 5.0)
+        self.outcomes.append(outcome)
+        return outcome
+
+    def hand_back(self, random: Random) -> Outcome | None:
+        """Leave a work to other engines: one whose handler was not called, or whose handler was
+        interrupted and has perhaps done something."""
+        failed = [one for one in self.outcomes if one.result in (Result.RETRY, Result.FAILED)]
+        failed = [one for one in failed if one.work.decision.step in HANDLED]
+        handled = [work for work in self.todo if work.decision.step in HANDLED]
+        if failed and random.random() < 0.5:
+            interrupted = random.choice(failed)
+            self.outcomes.remove(interrupted)
+            outcome = Outcome(interrupted.work, Result.HANDED_BACK, started=True)
+        elif handled:
+            work = random.choice(handled)
+            self.todo.remove(work)
+            outcome = Outcome(work, Result.HANDED_BACK)
+        else:
+            return None
+        self.outcomes.append(outcome)
+        return outcome
+
+
+def describe(work: Work) -> str:
+    """A work in few words: ``3.1 update A create``."""
+    number, node = work.node.key
+    if work.node.kind is Kind.STACK:
+        return f"{number}.{node} stack"
+    return f"{number}.{node} {label(work)} {work.decision.step}"
+
+
+def describe_outcome(outcome: Outcome) -> str:
+    """An outcome in few words: ``3.1 update A create DONE``."""
+    return f"{describe(outcome.work)} {outcome.result}"

@@ -1,0 +1,76 @@
+"""The database that simulations run in, one after the other: an SQLite file, opened once, as
+compiling statements anew for each seed would take longer than the seed."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+from oslo_db import api as oslo_api
+from sqlalchemy import event
+from sqlalchemy.pool import StaticPool
+
+import converge
+from converge import points
+from tests import backends
+from tests.simulation.tables import Tables
+
+
+class Arena:
+    """:param folder: for the file; best in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._backend = backends.Sqlite(folder)
+        self.store = converge.connect(self._backend.migrated())
+        database = self.store.database
+        assert database.url.database is not None
+        # one connection for all: opening another one takes as long as a transaction
+        database.close()
+        engine = database.engine
+        event.listen(engine, "connect", _hurry)
+        pool = engine.pool
+        engine.pool = StaticPool(pool._creator, dialect=engine.dialect, _dispatch=pool.dispatch)
+        self.tables = Tables(Path(database.url.database))
+
+    def close(self) -> None:
+        """Remove the file."""
+        self.tables.close()
+        self.store.close()
+        self._backend.close()
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """No log, no waiting before a transaction is run again, no hook left behind."""
+        logger = logging.getLogger("converge")
+        disabled, logger.disabled = logger.disabled, True
+        before = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
+        try:
+            with mock.patch.object(oslo_api, "time", SimpleNamespace(sleep=lambda seconds: None)):
+                yield
+        finally:
+            points.hook = None
+            logging.disable(before)
+            logger.disabled = disabled
+
+    @contextmanager
+    def many(self) -> Iterator[None]:
+        """For many seeds in a row: garbage is collected in between, not whenever."""
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        try:
+            yield
+        finally:
+            gc.enable()
+            gc.unfreeze()
+
+
+def _hurry(connection: object, record: object) -> None:
+    # no simulation pulls the plug
+    connection.execute("PRAGMA synchronous = OFF")  # type: ignore[attr-defined]

@@ -1,0 +1,67 @@
+"""What engines do, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from converge.cli.words import holds, lease, recovered
+from converge.recovery import Sweep
+
+
+def node(resource: str | None, kind: str = "update", since: float = 3.0) -> dict[str, Any]:
+    return {"stack": "shop", "resource": resource, "kind": kind, "since_seconds": since}
+
+
+@pytest.mark.parametrize(
+    ("state", "left", "words"),
+    [
+        ("ALIVE", 12.0, "12 s left"),
+        ("EXPIRED", -3.0, "ended 3.0 s ago"),
+        ("DEAD", -300.0, "ended 5 min 00 s ago"),
+        # when it would have ended does not matter any more
+        ("STOPPED", 8.0, ""),
+    ],
+)
+def test_leases(state: str, left: float, words: str) -> None:
+    assert lease({"state": state, "lease_seconds": left}) == words
+
+
+def test_what_an_engine_holds_is_named_and_the_rest_counted() -> None:
+    assert holds({"nodes": 0, "holds": []}) == ""
+    some = [node("db"), node("web", "cleanup", 70), node(None, "stack", 0)]
+    words = "shop/db for 3.0 s, shop/web (cleanup) for 1 min 10 s, shop/(its end) for 0.0 s"
+    assert holds({"nodes": 3, "holds": some}) == words
+    assert holds({"nodes": 2000, "holds": [*some, node("x")]}) == f"{words}, 1997 more"
+
+
+def test_hostile_names_are_escaped() -> None:
+    assert "\\x1b" in holds({"nodes": 1, "holds": [node("\x1b[2J")]})
+
+
+@pytest.mark.parametrize(
+    ("done", "lines"),
+    [
+        (Sweep(), ["nothing to recover"]),
+        (Sweep(ready=1), ["nothing to recover", "1 node waits for an engine"]),
+        (
+            Sweep(engines=1, nodes=2, ready=2),
+            [
+                "1 dead engine found",
+                "2 nodes taken from dead engines, to be done by others",
+                "2 nodes wait for an engine",
+            ],
+        ),
+        (
+            Sweep(unblocked=1, overdue=1, leftovers=3),
+            [
+                "1 node unblocked, as the resource was free",
+                "1 traversal ended, as the time was over",
+                "3 nodes of ended traversals removed",
+            ],
+        ),
+    ],
+)
+def test_what_was_recovered(done: Sweep, lines: list[str]) -> None:
+    assert recovered(done) == lines
