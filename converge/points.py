@@ -6,7 +6,7 @@ a handler. In production they do nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 
@@ -83,12 +83,20 @@ class Commit(StrEnum):
 BEFORE_CALL = "handler.before_call"
 AFTER_CALL = "handler.after_call"
 
+#: The journal's own, and the machines'.
+JOURNAL = (Commit.TAKE, Commit.STEP, Commit.ITEM, Commit.LET_GO, Commit.PRUNE)
+MACHINE = (Commit.INSTANCE, Commit.FIRE, Commit.TIMEOUT, Commit.ACTION)
+
+
+def both_sides(commits: Iterable[Commit]) -> tuple[str, ...]:
+    """The points on either side of these commits."""
+    return tuple(name for commit in commits for name in (commit.before, commit.after))
+
+
 #: All crash points.
-NAMES: tuple[str, ...] = (
-    *(name for commit in Commit for name in (commit.before, commit.after)),
-    BEFORE_CALL,
-    AFTER_CALL,
-)
+NAMES: tuple[str, ...] = (*both_sides(Commit), BEFORE_CALL, AFTER_CALL)
+#: Those of stacks and engines.
+STACKS = tuple(name for name in NAMES if name not in both_sides(JOURNAL + MACHINE))
 
 #: What a test sets: called with the name of each point that is reached, in any thread.
 hook: Callable[[str], None] | None = None

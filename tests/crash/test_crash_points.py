@@ -83,7 +83,7 @@ def list_hits(references: References, point: str) -> list[tuple[str, int]]:
         return [(name, hit) for name, count in counts.items() for hit in range(1, count + 1)]
     most = max(counts, key=lambda name: counts[name])
     more = [(most, hit) for hit in (1, 2, 3, counts[most]) if hit <= counts[most]]
-    others = list(counts)[points.NAMES.index(point) % 2 :: 2] if len(counts) > 4 else counts
+    others = list(counts)[points.STACKS.index(point) % 2 :: 2] if len(counts) > 4 else counts
     turns = [(name, (1, counts[name])[turn % 2]) for turn, name in enumerate(others)]
     return sorted({*turns, *more})
 
@@ -100,7 +100,7 @@ def choose_hits(references: References, point: str, number: int) -> list[tuple[s
 
 
 @pytest.mark.parametrize("database", [pytest.param("sqlite", marks=ON_SQLITE)], indirect=True)
-@pytest.mark.parametrize("point", points.NAMES)
+@pytest.mark.parametrize("point", points.STACKS)
 def test_one_dies_and_the_others_end_as_if_nothing_had_been(
     point: str, stage: Stage, references: References
 ) -> None:
@@ -111,12 +111,12 @@ def test_one_dies_and_the_others_end_as_if_nothing_had_been(
     assert {case: differences for case, differences in found.items() if differences} == {}
 
 
-@pytest.mark.parametrize("point", points.NAMES)
+@pytest.mark.parametrize("point", points.STACKS)
 def test_a_process_is_killed_and_another_ends_as_if_nothing_had_been(
     point: str, stage: Stage, references: References, driver: Driver, database: backends.Backend
 ) -> None:
     # each database has others
-    number = points.NAMES.index(point) + backends.NAMES.index(database.name)
+    number = points.STACKS.index(point) + backends.NAMES.index(database.name)
     found = {
         (name, hit): stage.play_with_kill(driver, name, point, hit, references[name])
         for name, hit in choose_hits(references, point, number)
@@ -128,8 +128,8 @@ def test_a_process_is_killed_and_another_ends_as_if_nothing_had_been(
 @pytest.mark.sqlite
 def test_every_crash_point_is_reached_by_some_story(references: References) -> None:
     reached = {point for one in references.values() for point in one.counts}
-    assert set(points.NAMES) - reached == set()
-    assert reached - set(points.NAMES) == set()
+    assert set(points.STACKS) - reached == set()
+    assert reached - set(points.STACKS) == set()
 
 
 @pytest.mark.database
