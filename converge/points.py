@@ -85,7 +85,13 @@ AFTER_CALL = "handler.after_call"
 
 #: The journal's own, and the machines'.
 JOURNAL = (Commit.TAKE, Commit.STEP, Commit.ITEM, Commit.LET_GO, Commit.PRUNE)
-MACHINE = (Commit.INSTANCE, Commit.FIRE, Commit.TIMEOUT, Commit.ACTION)
+MACHINE = (
+    Commit.INSTANCE,
+    Commit.FIRE,
+    Commit.TIMEOUT,
+    Commit.ACTION_CLAIM,
+    Commit.ACTION,
+)
 
 
 def both_sides(commits: Iterable[Commit]) -> tuple[str, ...]:

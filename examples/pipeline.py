@@ -42,9 +42,9 @@ except ImportError:
     except checkout.SetupError as error:
         sys.exit(f"examples/pipeline.py: {error}")
 
-import converge  # noqa: E402
-from converge.errors import ConvergeError, NotFound  # noqa: E402
-from converge.journal import Journal, Scope  # noqa: E402
+import converge
+from converge.errors import ConvergeError, NotFound
+from converge.journal import Journal, Scope
 
 STEPS = (
     *("register", "begin", "fetch", "clean", "average"),

@@ -115,10 +115,6 @@ def _seconds(
     return convert
 
 
-def _age(text: str) -> float:
-    return 0.0 if text == "0" else _seconds()(text)
-
-
 def _parameter(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
@@ -305,7 +301,7 @@ def add_journal(parser: Parser) -> None:
     )
     parser.add_argument("scope", metavar="SCOPE", nargs="?", help="of show and forget")
     parser.add_argument(
-        "--age", metavar="SECONDS", type=_age, help="prune: those that finished so long ago"
+        "--age", metavar="SECONDS", type=_seconds(), help="prune: those that finished so long ago"
     )
     parser.add_argument(
         "--keep", metavar="N", type=_integer(0), help="prune: all but the N that finished last"

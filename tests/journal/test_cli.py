@@ -13,6 +13,12 @@ from converge.journal import Journal
 from converge.resource_type import RetryPolicy
 
 
+def interrupt(journal: Journal) -> None:
+    with journal.scope("order-2") as scope:
+        scope.step("charge", lambda: 1, version=2)
+        raise RuntimeError
+
+
 @pytest.fixture
 def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A journal of three scopes: one finished, one open, one that failed."""
@@ -24,7 +30,8 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         with journal.scope("order-1") as scope:
             scope.step("charge", lambda: {"amount": b"\x00"})
             list(scope.each("mails", range(3)))
-        journal.scope("order-2").__enter__().step("charge", lambda: 1, version=2)
+        with pytest.raises(RuntimeError):
+            interrupt(journal)
         with pytest.raises(converge.ConvergeError), journal.scope("order-3") as scope:
             scope.step("charge", int, "x", retry=RetryPolicy())
     return address

@@ -80,7 +80,8 @@ def test_an_upgrade_killed_after_each_statement_in_turn_is_completed_by_the_last
                 if not isinstance(database, MariaDB):
                     # one transaction: it was never there
                     assert tables(empty_database_url) == set()
-    assert statement > FEWEST
+    # where each statement is committed, so are whole versions, which the later runs pass over
+    assert statement > (8 if isinstance(database, MariaDB) else FEWEST)
     assert migrate.current(empty_database_url) == migrate.head()
     assert migrate.check(empty_database_url) == []
 

@@ -9,6 +9,7 @@ from sqlalchemy import update
 
 import converge
 from converge import why as asking
+from converge.model import EngineState
 from converge.store import engines, schema
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.store.plans import Watch, analyze
@@ -210,7 +211,7 @@ def test_what_a_dead_engine_holds_is_stuck_until_it_is_recovered(stage: Stage) -
 
 @pytest.mark.parametrize("state", [engines.STOPPED, engines.DEAD, None])
 def test_what_an_engine_left_behind_that_is_no_more_is_stuck(
-    state: str | None, stage: Stage
+    state: EngineState | None, stage: Stage
 ) -> None:
     stage.store.create_stack("s", template({"a": ""}))
     gone = stage.engine()
