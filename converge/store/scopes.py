@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from oslo_db.exception import DBDuplicateEntry
 from sqlalchemy import (
     ColumnElement,
+    Dialect,
     Double,
     Insert,
     Integer,
@@ -179,9 +180,37 @@ def _make_insert(now: ColumnElement[float]) -> Insert:
 
 
 @cache
-def _made_insert() -> Insert:
-    # to build it takes longer than the rest of what we do for a step
-    return _make_insert(clock())
+def _in_words(make: Any, dialect: type[Dialect], **how: Any) -> _Words:
+    """A statement as the driver takes it. Steps and items are many and short: to have SQLAlchemy
+    look at the statement each time took as long as all the rest of what we do for one."""
+    compiled = make(clock(), **how).compile(dialect=dialect())
+    return _Words(str(compiled), compiled.positiontup)
+
+
+class _Words(NamedTuple):
+    """:ivar order: the names of the parameters, where they go by their places."""
+
+    text: str
+    order: Sequence[str] | None
+
+
+def _execute_made(
+    tx: Transaction,
+    make: Callable[..., Insert | Update],
+    parameters: Mapping[str, Any],
+    **how: Any,
+) -> int:
+    """Execute a statement that needs nothing but the time and parameters.
+
+    :returns: how many rows it was about.
+    """
+    now = tx.now
+    if not isinstance(now, clock):
+        return tx.execute(make(now, **how), parameters).rowcount
+    dialect: Any = type(tx.connection.dialect)
+    text, order = _in_words(make, dialect, **how)
+    given = parameters if order is None else tuple(parameters[name] for name in order)
+    return tx.connection.exec_driver_sql(text, given).rowcount
 
 
 def insert_step(
@@ -193,11 +222,8 @@ def insert_step(
         the next attempt.
     :raises StaleLock: it does not hold it any more.
     """
-    now = tx.now
-    statement = _made_insert() if isinstance(now, clock) else _make_insert(now)
     held = {"held_scope": scope_id, "owner": engine_id, "epoch": epoch}
-    done = tx.execute(statement, {**held, "name": name, **values})
-    if done.rowcount != 1:
+    if _execute_made(tx, _make_insert, {**held, "name": name, **values}) != 1:
         raise StaleLock(f"step {name!r}: the scope is not held by this caller any more")
 
 
@@ -244,11 +270,6 @@ def _make_advance(now: ColumnElement[float], *, locks: bool) -> Update:
     )
 
 
-@cache
-def _made_advance(locks: bool) -> Update:
-    return _make_advance(clock(), locks=locks)
-
-
 def advance_step(
     tx: Transaction,
     scope_id: int,
@@ -266,12 +287,10 @@ def advance_step(
     locks = tx.dialect == "postgresql"
     if not locks:
         lock_hold(tx, scope_id, engine_id, epoch)
-    now = tx.now
-    statement = _made_advance(locks) if isinstance(now, clock) else _make_advance(now, locks=locks)
-    values = {"step_name": name, "step_status": status, "reached": position}
+    values = {"step_name": name, "step_status": str(status), "reached": position}
     held = {"owner": engine_id, "epoch": epoch} if locks else {}
-    done = tx.execute(statement, {**values, **held, "held_scope": scope_id})
-    if done.rowcount != 1:
+    parameters = {**values, **held, "held_scope": scope_id}
+    if _execute_made(tx, _make_advance, parameters, locks=locks) != 1:
         raise StaleLock(
             f"each {name!r}: the scope is not held by this caller any more, or it is at item "
             f"{position} already, or beyond it"

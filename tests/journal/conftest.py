@@ -18,13 +18,15 @@ DATABASES = [
 REDIS = pytest.param("redis", marks=pytest.mark.redis)
 
 
-def _place(request: pytest.FixtureRequest, databases: dict[str, Any], stores: Any) -> Place:
+def _place(
+    request: pytest.FixtureRequest, databases: dict[str, Any], stores: Any, **how: Any
+) -> Place:
     if request.param == MEMORY:
         return InMemory()
     if request.param == "redis":
         return InRedis(databases[request.param].empty())
     database = databases[request.param]
-    return InDatabase(lambda clock: stores.fresh(database, clock))
+    return InDatabase(lambda clock: stores.fresh(database, clock), **how)
 
 
 @pytest.fixture(params=[MEMORY, *DATABASES])
@@ -48,5 +50,13 @@ def sql(request: pytest.FixtureRequest, _databases: Any, _stores: Any) -> Iterat
 def anywhere(request: pytest.FixtureRequest, _databases: Any, _stores: Any) -> Iterator[Place]:
     """An empty place for journals, of each kind that answers."""
     found = _place(request, _databases, _stores)
+    yield found
+    found.close()
+
+
+@pytest.fixture(params=DATABASES)
+def real(request: pytest.FixtureRequest, _databases: Any, _stores: Any) -> Iterator[Place]:
+    """An empty database that tells the time itself: statements are then others."""
+    found = _place(request, _databases, _stores, real=True)
     yield found
     found.close()

@@ -89,14 +89,17 @@ class InDatabase(Place):
     """A database with converge's tables.
 
     :param open_store: gives an empty one for a clock.
+    :param real: use the database's own clock, for tests in which no time passes.
     """
 
     transactional = True
 
-    def __init__(self, open_store: Callable[[FakeClock], Store]) -> None:
+    def __init__(
+        self, open_store: Callable[[FakeClock | None], Store], *, real: bool = False
+    ) -> None:
         super().__init__()
-        self._clock = FakeClock()
-        self.store = open_store(self._clock)
+        self._clock = FakeClock(0.0 if real else 1_000_000.0)
+        self.store = open_store(None if real else self._clock)
 
     def _make(self) -> Backend:
         return SqlBackend(self.store.database, LEASE)

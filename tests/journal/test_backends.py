@@ -244,6 +244,27 @@ def test_a_lost_hold_is_refused_whatever_it_wants(anywhere: Place) -> None:
         lost.advance(old, "each", 2)
 
 
+def test_a_lost_hold_is_refused_also_by_the_databases_own_clock(real: Place) -> None:
+    lost, taker = real.backend(), real.backend()
+    old = lost.take("job").hold
+    lost.write(old, OPEN)
+    lost.write(old, Record("a%s", 2, status=StepStatus.RETRY, wait=60.0))
+    lost.advance(old, "each", 1)
+    with pytest.raises(StaleLock):
+        lost.advance(old, "each", 1)
+    real.kill(lost)
+    new = taker.take("job").hold
+    with pytest.raises(StaleLock):
+        lost.write(old, Record("b", 3))
+    with pytest.raises(StaleLock):
+        lost.advance(old, "each", 2)
+    taker.write(new, Record("c", 3, value='"100 % é ?"'.encode("ascii", "replace").decode()))
+    found = taker.show("job")[1]
+    assert [(one.name, one.position) for one in found] == [("each", 1), ("a%s", 0), ("c", 0)]
+    assert (found[2].value, found[0].wait) == ('"100 % ? ?"', 0)
+    assert 50 < found[1].wait <= 60
+
+
 def test_a_hold_that_was_let_go_is_no_hold(anywhere: Place) -> None:
     backend = anywhere.backend()
     hold = backend.take("job").hold
