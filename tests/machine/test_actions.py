@@ -26,7 +26,7 @@ from tests.machine.conftest import Crash, Place
 
 # what a host keeps beside converge's tables
 HOST = MetaData()
-EFFECT = Table("effect", HOST, Column("key", String(255)), Column("attempt", Integer))
+EFFECT = Table("machine_effect", HOST, Column("key", String(255)), Column("attempt", Integer))
 
 
 @dataclass
