@@ -20,7 +20,7 @@ from converge.store.stacks import StackRow
 from converge.store.sync_points import Key, NodeState
 from converge.store.traversals import TraversalRow
 from converge.store.types import REASON_LENGTH, text
-from converge.work import Decision, Outcome, Result, Step, Work
+from converge.work import Decision, Outcome, Result, Step, Work, scope_name
 
 _ENDS = {
     Result.DONE: State.DONE,
@@ -161,17 +161,17 @@ def _write_resources(
         written.append((row.id, row.epoch, values))
     resources.release(tx, engine_id, written)
     resources.delete_locked(tx, engine_id, deleted)
-    done = [name for outcome, _ in kept if outcome.scope and (name := _spent(outcome))]
-    done += [f"resource {row.id} {Step.CREATE}" for row in deleted]
-    scopes.delete_scopes(tx, scopes.find_scopes(tx, done))
+    spent = [outcome.work.scope for outcome, _ in kept if outcome.stepped and _is_over(outcome)]
+    spent += [scope_name(row.id, Step.CREATE, 0) for row in deleted]
+    scopes.delete_scopes(tx, scopes.find_scopes(tx, spent))
 
 
-def _spent(outcome: Outcome) -> str | None:
-    """The scope of a work's steps, if nobody will ask for them again."""
-    ends = outcome.result is Result.DONE or (
+def _is_over(outcome: Outcome) -> bool:
+    """Whether nobody will ask for the steps of a work again; a create goes on in a later
+    traversal."""
+    return outcome.result is Result.DONE or (
         outcome.result is Result.FAILED and outcome.work.decision.step is not Step.CREATE
     )
-    return outcome.scope if ends else None
 
 
 def _arrive(

@@ -2,7 +2,7 @@
 
 One thread turns: it writes what handlers achieved and claims new nodes, many of both in one
 transaction. While there are more nodes ready than it gets, a second one claims, beside it.
-Worker threads call handlers. One more keeps the lease and sweeps.
+Worker threads call handlers. One keeps the lease, one watches the time, one sweeps.
 """
 
 from __future__ import annotations

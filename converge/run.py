@@ -51,14 +51,6 @@ def make_context(
     )
 
 
-def scope_name(work: Work) -> str:
-    """The name of the journal's scope of this piece of work."""
-    row = work.row
-    assert row is not None
-    name = f"resource {row.id} {work.decision.step}"
-    return name if work.decision.step is Step.CREATE else f"{name} {work.traversal.id}"
-
-
 def _token(work: Work) -> str:
     """The same for every attempt: of the create of a row, of one traversal's update of it."""
     row = work.row

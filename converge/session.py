@@ -24,7 +24,6 @@ from converge.run import (
     failure,
     make_context,
     run,
-    scope_name,
 )
 from converge.store import resources
 from converge.store.database import Database, Transaction, repeatable
@@ -212,9 +211,7 @@ class Session:
             row.physical_id = physical_id
 
         def journal() -> Scope:
-            return node_scope(
-                self.database, scope_name(work), self.engine_id, row.id, row.epoch, wait
-            )
+            return node_scope(self.database, work.scope, self.engine_id, row.id, row.epoch, wait)
 
         def wait(seconds: float) -> None:
             context.cancelled.wait(seconds)
@@ -228,8 +225,7 @@ class Session:
             return run(work, self.types, None)
         points.hit(points.BEFORE_CALL)
         outcome = run(work, self.types, context)
-        if context.has_journal:
-            outcome.scope = scope_name(work)
+        outcome.stepped = context.has_journal
         points.hit(points.AFTER_CALL)
         return outcome
 

@@ -65,6 +65,12 @@ class Work:
     locked: bool = False
 
     @property
+    def scope(self) -> str:
+        """The name of the journal's scope of this piece of work."""
+        assert self.row is not None
+        return scope_name(self.row.id, self.decision.step, self.traversal.id)
+
+    @property
     def wanted_type(self) -> str:
         """The name of the resource type that an update node wants."""
         return str(self.node.definition["type"])
@@ -75,6 +81,13 @@ class Work:
         if self.decision.step in (Step.CREATE, Step.UPDATE):
             return self.wanted_type
         return "" if self.row is None else self.row.type
+
+
+def scope_name(resource_id: int, step: Step, traversal_id: int) -> str:
+    """The name of the journal's scope of the work on a resource: of its create it is the same in
+    every traversal, as is the token."""
+    name = f"resource {resource_id} {step}"
+    return name if step is Step.CREATE else f"{name} {traversal_id}"
 
 
 class Result(StrEnum):
@@ -94,7 +107,7 @@ class Outcome:
     :ivar deleted: the resource is gone.
     :ivar started: of a work handed back: its handler was called, and may have done something.
     :ivar wait: seconds until a retry.
-    :ivar scope: the name of the journal's scope, if the handler recorded steps.
+    :ivar stepped: the handler recorded steps, in the scope of its work.
     :ivar max_attempts: of a retry: after how many attempts it is given up.
     """
 
@@ -106,7 +119,7 @@ class Outcome:
     reason: str | None = None
     wait: float = 0.0
     max_attempts: int | None = None
-    scope: str | None = None
+    stepped: bool = False
 
 
 def dump_definition(definition: Definition | None) -> Json:
