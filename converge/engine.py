@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from converge.errors import BadInput, ConvergeError, StoreError
 from converge.jobs import Finished, Job, Jobs
-from converge.lease import LEASE, LEAST, Lease, now
+from converge.lease import LEASE, LEAST, EngineLease, now
 from converge.model import check_seconds
 from converge.points import Commit
 from converge.recovery import Sweeper, leave
@@ -86,7 +86,7 @@ class Engine:
         self._stopping = threading.Event()
         self._stopped = threading.Event()
         self._idle = threading.Event()
-        self._lease = Lease(store.database, self.lease, self._stop_work)
+        self._lease = EngineLease(store.database, self.lease, self._stop_work)
         # more nodes are ready than the turning thread claimed: the other one claims
         self._hungry = False
         self._more = threading.Event()

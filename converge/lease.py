@@ -1,7 +1,7 @@
-"""The lease: an engine's sign of life in the database, and what it does without one.
+"""The lease: a sign of life, of engines and of others that hold work, and what is done without it.
 
-One thread renews it, a second one only looks at the time. That one never waits for the
-database, so that handlers are told in time also when the database hangs.
+One thread renews it. Whoever runs handlers looks at the time in a second one, which never waits
+for the database, so that handlers are told in time also when the database hangs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import os
 import platform
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from weakref import WeakSet
 
 from converge.errors import StoreError
 from converge.points import Commit
@@ -37,69 +39,60 @@ def now() -> float:
     return time.monotonic()
 
 
-class Lease:
-    """One engine's lease; after a loss it is taken anew, under another id.
+class Lease(ABC):
+    """A lease of this process; after a loss it is taken anew, under another id.
 
     :param seconds: how long it lasts without being renewed.
     :param on_loss: called, in any thread, once per loss.
-    :param role: what its holder does.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        seconds: float,
-        on_loss: Callable[[], None],
-        role: str = engines.ENGINE,
-    ) -> None:
+    #: What the log calls its holder.
+    holder = "engine"
+
+    def __init__(self, seconds: float, on_loss: Callable[[], None] = lambda: None) -> None:
         self.seconds = seconds
         #: Set while there is no lease.
         self.lost = threading.Event()
-        self._database = database
         self._on_loss = on_loss
-        self._role = role
         self._process = process_identity()
-        self._engine_id = 0
+        self._id = 0
         self._renewed = 0.0
         self._ended = False
         self._lock = threading.Lock()
 
-    def take(self) -> int:
-        """Register an engine, and return its id.
+    @abstractmethod
+    def _register(self) -> int:
+        """Write that there is one, and return its id."""
 
-        :raises StoreError: the database cannot be used.
+    @abstractmethod
+    def _prolong(self, id_: int) -> bool:
+        """Write that it lasts longer. False: it has run out."""
+
+    def take(self) -> int:
+        """Register, and return the id.
+
+        :raises StoreError: the store of leases cannot be used.
         """
         before = now()
-        engine_id = self._database.transact(
-            lambda tx: engines.insert_engine(
-                tx, platform.node(), os.getpid(), self._process, self.seconds, self._role
-            ),
-            Commit.REGISTER,
-            # one that nobody knows of does nothing, and its lease runs out
-            happened=repeatable,
-        )
+        id_ = self._register()
         with self._lock:
-            self._engine_id = engine_id
+            self._id = id_
             self._renewed = before
             self._ended = False
             self.lost.clear()
-        LOG.info("engine %s registered", engine_id)
-        return engine_id
+        LOG.info("%s %s registered", self.holder, id_)
+        return id_
 
     def renew(self) -> None:
-        """Renew it; or find that others take the engine for dead already.
+        """Renew it; or find that others take its holder for dead already.
 
-        :raises StoreError: the database cannot be used.
+        :raises StoreError: the store of leases cannot be used.
         """
         before = now()
-        engine_id = self._engine_id
-        renewed = self._database.transact(
-            lambda tx: engines.renew_lease(tx, engine_id, self._process),
-            Commit.RENEW,
-            happened=repeatable,
-        )
+        id_ = self._id
+        renewed = self._prolong(id_)
         with self._lock:
-            if self._engine_id != engine_id:
+            if self._id != id_:
                 return
             if renewed and not self.lost.is_set():
                 self._renewed = before
@@ -117,11 +110,11 @@ class Lease:
             if self._ended or self.lost.is_set():
                 return
             self.lost.set()
-        LOG.warning("engine %s lost its lease; it goes on under a new id", self._engine_id)
+        LOG.warning("%s %s lost its lease; it goes on under a new id", self.holder, self._id)
         self._on_loss()
 
     def keep(self, stopped: threading.Event) -> None:
-        """Renew it again and again, until the engine has stopped."""
+        """Renew it again and again, until its holder has stopped."""
         pause = self.seconds * RENEW
         while not stopped.wait(pause):
             pause = self.seconds * RENEW
@@ -131,7 +124,7 @@ class Lease:
                 self.renew()
             except StoreError as error:
                 pause /= 5
-                LOG.warning("engine %s cannot renew its lease: %s", self._engine_id, error)
+                LOG.warning("%s %s cannot renew its lease: %s", self.holder, self._id, error)
 
     def check(self) -> bool:
         """Give it up for lost if it is about to end.
@@ -143,3 +136,126 @@ class Lease:
         if late:
             self.lose()
         return not self.lost.is_set()
+
+
+class EngineLease(Lease):
+    """A lease in a row of a database.
+
+    :param role: what its holder does.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        seconds: float,
+        on_loss: Callable[[], None] = lambda: None,
+        role: str = engines.ENGINE,
+    ) -> None:
+        super().__init__(seconds, on_loss)
+        self._database = database
+        self._role = role
+
+    def _register(self) -> int:
+        return self._database.transact(
+            lambda tx: engines.insert_engine(
+                tx, platform.node(), os.getpid(), self._process, self.seconds, self._role
+            ),
+            Commit.REGISTER,
+            # one that nobody knows of does nothing, and its lease runs out
+            happened=repeatable,
+        )
+
+    def _prolong(self, id_: int) -> bool:
+        return self._database.transact(
+            lambda tx: engines.renew_lease(tx, id_, self._process),
+            Commit.RENEW,
+            happened=repeatable,
+        )
+
+
+class Owner:
+    """Who holds work without being an engine, under an id whose lease is renewed in the
+    background: from the first time that the id is asked for until it is closed.
+
+    After a loss of the lease the next id is another one; so it is in a process that was forked
+    from this one.
+
+    :param make_lease: makes a lease of this process.
+    :param leave: writes that the one with an id has ended.
+    """
+
+    def __init__(self, make_lease: Callable[[], Lease], leave: Callable[[int], object]) -> None:
+        self._make_lease = make_lease
+        self._leave = leave
+        self._begin()
+        _OWNERS.add(self)
+
+    def _begin(self) -> None:
+        self.lease = self._make_lease()
+        self._id: int | None = None
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+
+    def current_id(self) -> int:
+        """The id to hold things with.
+
+        :raises StoreError: it cannot be registered.
+        """
+        with self._lock:
+            if self._id is None or not self.lease.check():
+                self._id = self.lease.take()
+            if self._thread is None:
+                self._stopped.clear()
+                self._thread = threading.Thread(
+                    target=self.lease.keep,
+                    args=(self._stopped,),
+                    name="converge-lease",
+                    daemon=True,
+                )
+                self._thread.start()
+            return self._id
+
+    def give_up(self) -> None:
+        """Let the lease run out, with all that is held by it; the next id is another one."""
+        self.lease.lose()
+
+    def close(self) -> None:
+        """End the lease; what is still held by it is free at once."""
+        with self._lock:
+            self._stopped.set()
+            if self._thread is not None:
+                self._thread.join()
+                self._thread = None
+            if self._id is not None:
+                ended, self._id = self._id, None
+                self._leave(ended)
+
+
+class RowOwner(Owner):
+    """One whose lease is a row of a database.
+
+    :param seconds: how long the lease lasts without being renewed.
+    """
+
+    def __init__(self, database: Database, seconds: float) -> None:
+        super().__init__(
+            lambda: EngineLease(database, seconds, role=engines.JOURNAL),
+            lambda id_: database.transact(
+                lambda tx: engines.end_engine(tx, id_, engines.STOPPED),
+                Commit.LEAVE,
+                happened=repeatable,
+            ),
+        )
+
+
+_OWNERS: WeakSet[Owner] = WeakSet()
+
+
+def _begin_in_child() -> None:
+    """A forked process is another one: it has neither the thread nor the id of its parent."""
+    for owner in list(_OWNERS):
+        owner._begin()
+
+
+os.register_at_fork(after_in_child=_begin_in_child)

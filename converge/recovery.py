@@ -5,8 +5,9 @@ Every engine sweeps; row locks let one of them win. Each sweep is idempotent and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from converge.complete import halt
@@ -88,8 +89,7 @@ class Sweeper:
         :raises StoreError: the database cannot be used.
         """
         found = self.database.read(self._survey)
-        for engine_id in found.gone:
-            self._transact(engines.expire_lease, engine_id, commit=Commit.EXPIRE)
+        expire(self.database, found.gone)
         dead, nodes = self._recover({*found.expired, *found.gone})
         for engine_id in found.strays:
             nodes += self._release(engine_id)
@@ -107,11 +107,10 @@ class Sweeper:
         return Sweep(dead, nodes, unblocked, overdue, leftovers, found.ready)
 
     def _survey(self, tx: Transaction) -> _Survey:
-        alive = engines.list_engines(tx)
         ended, self._after = lost.list_leftover_traversals(tx, self._after, BATCH)
         return _Survey(
             expired=engines.list_expired(tx, BATCH),
-            gone=[row.id for row in alive if is_gone(row.process)],
+            gone=list_gone(tx),
             strays=lost.list_stray_holders(tx, BATCH),
             blocked=lost.list_free_blocked(tx, BATCH),
             overdue=traversals.list_overdue(tx, BATCH),
@@ -154,6 +153,22 @@ def sweep(database: Database) -> Sweep:
     while sweeper._after:
         found += sweeper.sweep()
     return found
+
+
+def list_gone(tx: Transaction) -> list[int]:
+    """Those that hold a lease, and whose process was of this host and is gone."""
+    return [row.id for row in engines.list_engines(tx) if is_gone(row.process)]
+
+
+def expire(database: Database, engine_ids: Iterable[int]) -> None:
+    """End the leases of those that are known to be gone, so that nobody waits for them.
+
+    :raises StoreError: the database cannot be used.
+    """
+    for engine_id in engine_ids:
+        database.transact(
+            partial(engines.expire_lease, engine_id=engine_id), Commit.EXPIRE, happened=repeatable
+        )
 
 
 def _recover_one(tx: Transaction, engine_id: int) -> tuple[bool, int]:

@@ -61,7 +61,7 @@ class Hold:
     """
 
     scope: Any
-    owner: int | str
+    owner: int
     epoch: int
 
 

@@ -15,18 +15,14 @@ operator's choice: ``appendonly yes`` with ``appendfsync always`` keeps all that
 
 from __future__ import annotations
 
-import logging
-import threading
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 from converge.errors import BadInput, Busy, NotFound, StaleLock, StoreError
 from converge.journal.backend import Backend, Hold, Record, ScopeInfo, StepStatus, Taken
-from converge.lease import LOSE, RENEW, now
-from converge.process import is_gone, process_identity
-
-LOG = logging.getLogger(__name__)
+from converge.lease import Lease, Owner
+from converge.process import is_gone
 
 PREFIX = "converge"
 #: How often a call is tried again when the connection was lost.
@@ -192,6 +188,26 @@ return count
 }
 
 
+class KeyLease(Lease):
+    """A lease that is a key which expires.
+
+    :param call: runs a script.
+    """
+
+    holder = "owner"
+
+    def __init__(self, call: Callable[..., Any], seconds: float) -> None:
+        super().__init__(seconds)
+        self._call = call
+        self._milliseconds = max(1, round(seconds * 1000))
+
+    def _register(self) -> int:
+        return int(self._call("register", self._process, self._milliseconds))
+
+    def _prolong(self, id_: int) -> bool:
+        return bool(self._call("renew", id_, self._process, self._milliseconds))
+
+
 class RedisBackend(Backend):
     """The scopes of one owner.
 
@@ -202,17 +218,13 @@ class RedisBackend(Backend):
 
     def __init__(self, client: Any, lease: float, *, prefix: str = PREFIX) -> None:
         self._client = client
-        self._lease = lease
         self._prefix = f"{{{prefix}}}:"
         self._scripts = {
             name: client.register_script(_COMMON + script) for name, script in _SCRIPTS.items()
         }
-        self._process = process_identity()
-        self._owner: str | None = None
-        self._renewed = 0.0
-        self._thread: threading.Thread | None = None
-        self._stopped = threading.Event()
-        self._lock = threading.Lock()
+        self.owner = Owner(
+            lambda: KeyLease(self._call, lease), lambda id_: self._call("leave", id_)
+        )
 
     @classmethod
     def open(cls, url: str, lease: float) -> RedisBackend:
@@ -253,60 +265,8 @@ class RedisBackend(Backend):
         backend._asking(client.ping)
         return backend
 
-    # -- the owner
-
-    def owner(self) -> str:
-        """The number that it holds scopes with; another one when the lease was lost."""
-        with self._lock:
-            late = now() - self._renewed > self._lease * LOSE
-            if self._owner is None or late:
-                before = now()
-                self._owner = str(self._call("register", self._process, self._milliseconds))
-                self._renewed = before
-            if self._thread is None:
-                self._stopped.clear()
-                self._thread = threading.Thread(
-                    target=self._keep, name="converge-journal", daemon=True
-                )
-                self._thread.start()
-            return self._owner
-
-    @property
-    def _milliseconds(self) -> int:
-        return max(1, round(self._lease * 1000))
-
-    def _keep(self) -> None:
-        """Renew the lease again and again."""
-        pause = self._lease * RENEW
-        while not self._stopped.wait(pause):
-            pause = self._lease * RENEW
-            owner, before = self._owner, now()
-            if owner is None:
-                continue
-            try:
-                renewed = self._call("renew", owner, self._process, self._milliseconds)
-            except StoreError as error:
-                pause /= 5
-                LOG.warning("owner %s cannot renew its lease: %s", owner, error)
-                continue
-            with self._lock:
-                if self._owner != owner:
-                    continue
-                if renewed:
-                    self._renewed = before
-                else:
-                    LOG.warning("owner %s lost its lease; it goes on under a new number", owner)
-                    self._owner = None
-
     def close(self) -> None:
-        with self._lock:
-            self._stopped.set()
-            owner, self._owner = self._owner, None
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if owner is not None:
-            self._call("leave", owner)
+        self.owner.close()
         self._client.close()
 
     # -- scopes
@@ -314,12 +274,10 @@ class RedisBackend(Backend):
     def take(self, name: str) -> Taken:
         mark = uuid.uuid4().hex
         while True:
-            owner = self.owner()
+            owner = self.owner.current_id()
             what, *found = self._call("take", name, owner, mark)
             if what == "lost":
-                with self._lock:
-                    if self._owner == owner:
-                        self._owner = None
+                self.owner.give_up()
             elif what == "busy":
                 holder, process = found
                 if not is_gone(process):

@@ -3,16 +3,15 @@ id of an engine that lives, and an epoch."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from converge.errors import Busy, Conflict, NotFound
 from converge.journal.backend import Backend, Hold, Record, ScopeInfo, StepStatus, Taken
-from converge.lease import Lease
+from converge.lease import RowOwner
 from converge.points import Commit
 from converge.process import is_gone
-from converge.recovery import leave
+from converge.recovery import expire
 from converge.store import engines, scopes
 from converge.store.database import Database, Transaction, repeatable
 from converge.store.engines import EngineRow
@@ -58,7 +57,7 @@ class _Sql(Backend):
     def release(self, hold: Hold, *, finished: bool) -> None:
         self._database.transact(
             lambda tx: scopes.release_scope(
-                tx, hold.scope, int(hold.owner), hold.epoch, finished=finished
+                tx, hold.scope, hold.owner, hold.epoch, finished=finished
             ),
             Commit.LET_GO,
             happened=repeatable,
@@ -108,36 +107,11 @@ class SqlBackend(_Sql):
 
     def __init__(self, database: Database, lease: float, *, owned: bool = False) -> None:
         super().__init__(database)
-        self._lease = Lease(database, lease, lambda: None, engines.JOURNAL)
+        self.owner = RowOwner(database, lease)
         self._owned = owned
-        self._owner: int | None = None
-        self._thread: threading.Thread | None = None
-        self._stopped = threading.Event()
-        self._lock = threading.Lock()
-
-    def owner(self) -> int:
-        """The id that it holds scopes with; registered when it is first needed, and anew when
-        the lease was lost."""
-        with self._lock:
-            if self._owner is None or not self._lease.check():
-                self._owner = self._lease.take()
-            if self._thread is None:
-                self._stopped.clear()
-                self._thread = threading.Thread(
-                    target=self._lease.keep,
-                    args=(self._stopped,),
-                    name="converge-journal",
-                    daemon=True,
-                )
-                self._thread.start()
-            return self._owner
-
-    def give_up(self) -> None:
-        """Let the lease run out, with all that is held by it; the next owner is another."""
-        self._lease.lose()
 
     def take(self, name: str) -> Taken:
-        owner = self.owner()
+        owner = self.owner.current_id()
         while True:
             try:
                 return self._transact(_take, name, owner, commit=Commit.TAKE)
@@ -163,18 +137,11 @@ class SqlBackend(_Sql):
             return True  # it let go meanwhile
         if not is_gone(holder.process):
             return False
-        self._transact(engines.expire_lease, holder.id, commit=Commit.EXPIRE)
+        expire(self._database, [holder.id])
         return True
 
     def close(self) -> None:
-        with self._lock:
-            self._stopped.set()
-            if self._thread is not None:
-                self._thread.join()
-                self._thread = None
-            if self._owner is not None:
-                owner, self._owner = self._owner, None
-                self._transact(leave, owner, commit=Commit.LEAVE)
+        self.owner.close()
         if self._owned:
             self._database.close()
 
@@ -237,7 +204,7 @@ def _write(tx: Transaction, hold: Hold, record: Record) -> None:
     scopes.insert_step(
         tx,
         hold.scope,
-        int(hold.owner),
+        hold.owner,
         hold.epoch,
         record.name,
         wait=record.wait,
@@ -246,7 +213,7 @@ def _write(tx: Transaction, hold: Hold, record: Record) -> None:
 
 
 def _rewrite(tx: Transaction, hold: Hold, record: Record) -> None:
-    scopes.lock_hold(tx, hold.scope, int(hold.owner), hold.epoch)
+    scopes.lock_hold(tx, hold.scope, hold.owner, hold.epoch)
     scopes.update_step(tx, hold.scope, record.name, record.wait, **_values(record))
 
 
@@ -270,9 +237,7 @@ def _is_written(tx: Transaction, hold: Hold, record: Record) -> bool:
 
 
 def _advance(tx: Transaction, hold: Hold, name: str, position: int) -> None:
-    scopes.advance_step(
-        tx, hold.scope, int(hold.owner), hold.epoch, name, StepStatus.OPEN, position
-    )
+    scopes.advance_step(tx, hold.scope, hold.owner, hold.epoch, name, StepStatus.OPEN, position)
 
 
 def _is_at(tx: Transaction, hold: Hold, name: str, position: int) -> bool:

@@ -209,7 +209,7 @@ class Machine:
         """:returns: what became of the events, and what the actions raised."""
         owner = None
         if given and transaction is None and self.definition.has_actions:
-            owner = self._actions.owner()
+            owner = self._actions.owner.current_id()
         results: list[Move | Exception] = []
         held: list[Held] = []
         try:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from converge.errors import ConvergeError, StaleLock
 from converge.journal import Item, Scope, held_scope
 from converge.journal.scope import KEYS
-from converge.journal.sql import SqlBackend
 from converge.journal.values import loads
+from converge.lease import RowOwner
 from converge.machine.definition import Definition
 from converge.machine.moving import Held
 from converge.points import Commit
-from converge.process import is_gone
-from converge.store import engines, machines, scopes
+from converge.recovery import expire, list_gone
+from converge.store import machines, scopes
 from converge.store.database import Database, Transaction, repeatable
 from converge.store.machines import MoveRow
 
@@ -110,35 +110,23 @@ class Actions:
         self._database = database
         self._definition = definition
         self._name = definition.name
-        self._backend = SqlBackend(database, lease)
-
-    def owner(self) -> int:
-        """The id that actions are held with."""
-        return self._backend.owner()
+        self.owner = RowOwner(database, lease)
 
     def close(self) -> None:
         """Let go of all."""
-        self._backend.close()
+        self.owner.close()
 
     def look(self, tx: Transaction) -> tuple[list[int], list[int]]:
-        """The versions of moves whose action nobody is at, and owners of this host that are
-        gone."""
-        alive = engines.list_engines(tx)
-        gone = [row.id for row in alive if row.role == engines.JOURNAL and is_gone(row.process)]
-        return machines.list_due_versions(tx, self._name), gone
+        """The versions of moves whose action nobody is at, and who is gone from this host."""
+        return machines.list_due_versions(tx, self._name), list_gone(tx)
 
     def bury(self, ids: Iterable[int]) -> None:
-        """End the leases of processes that are gone, so that nobody waits for them."""
-        for engine_id in ids:
-            self._database.transact(
-                lambda tx, one=engine_id: engines.expire_lease(tx, one),  # type: ignore[misc]
-                Commit.EXPIRE,
-                happened=repeatable,
-            )
+        """End the leases of those that are gone, so that nobody waits for them."""
+        expire(self._database, ids)
 
     def claim(self, limit: int) -> list[Held]:
         """Take actions that nobody is at."""
-        owner = self.owner()
+        owner = self.owner.current_id()
         versions = self._definition.versions
         try:
             rows = self._database.transact(
@@ -148,7 +136,7 @@ class Actions:
             )
         except BaseException:
             # some may be held, and nobody knows which
-            self._backend.give_up()
+            self.owner.give_up()
             raise
         held = []
         for row in rows:
@@ -192,7 +180,7 @@ class Actions:
             )
         except ConvergeError as error:
             LOG.warning("machine %s: %s; its lease is given up", self._name, error)
-            self._backend.give_up()
+            self.owner.give_up()
 
     def call(self, held: Held) -> Called:
         """Call an action, and note what became of it.
@@ -200,7 +188,7 @@ class Actions:
         :raises StoreError: that could not be noted.
         """
         hold = _hold(held)
-        if self.owner() != held.owner:
+        if self.owner.current_id() != held.owner:
             return Called("PENDING", StaleLock("the lease was lost"), "the lease was lost")
         ends: list[bool] = []
 

@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 
 import converge
 from converge.errors import BadInput
-from converge.lease import Lease
+from converge.lease import EngineLease
 from converge.recovery import sweep
 from converge.session import Session
 from converge.start import Intent
@@ -371,7 +371,7 @@ def test_only_the_process_that_registered_an_id_renews_its_lease(
 ) -> None:
     store = fresh_store(FakeClock())
     losses: list[str] = []
-    lease = Lease(store.database, 10.0, lambda: losses.append("lost"))
+    lease = EngineLease(store.database, 10.0, lambda: losses.append("lost"))
     engine_id = lease.take()
     lease.renew()
     assert not lease.lost.is_set()

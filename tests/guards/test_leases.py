@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 import converge
-from converge.lease import Lease
+from converge.lease import EngineLease
 from converge.points import Commit
 from converge.store import engines
 from converge.store.database import Database
@@ -43,7 +43,7 @@ class Held:
         self.losses = 0
         monkeypatch.setattr("converge.lease.now", lambda: self.seconds)
         monkeypatch.setattr("converge.points.hook", self._take_time)
-        self.lease = Lease(database, LEASE, self._lost)
+        self.lease = EngineLease(database, LEASE, self._lost)
 
     def _take_time(self, name: str) -> None:
         if name in (Commit.REGISTER.after, Commit.RENEW.after):

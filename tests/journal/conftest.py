@@ -60,3 +60,12 @@ def real(request: pytest.FixtureRequest, _databases: Any, _stores: Any) -> Itera
     found = _place(request, _databases, _stores, real=True)
     yield found
     found.close()
+
+
+@pytest.fixture(params=[*DATABASES, REDIS])
+def shared(request: pytest.FixtureRequest, _databases: Any, _stores: Any) -> Iterator[Place]:
+    """An empty place that processes share, with its own clock."""
+    real = {} if request.param == "redis" else {"real": True}
+    found = _place(request, _databases, _stores, **real)
+    yield found
+    found.close()

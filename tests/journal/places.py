@@ -108,8 +108,8 @@ class InDatabase(Place):
         """Its row tells of a lease that has ended."""
         row = schema.engine
         with self.store.database.engine.begin() as connection:
-            ended = {"expires_at": self._clock()}
-            connection.execute(update(row).where(row.c.id == backend.owner()).values(ended))
+            dead = row.c.id == backend.owner.current_id()
+            connection.execute(update(row).where(dead).values(expires_at=self._clock()))
 
     def pass_time(self, seconds: float) -> None:
         """The clock goes on."""
@@ -136,7 +136,7 @@ class InRedis(Place):
 
     def kill(self, backend: Any) -> None:
         """Its key is gone, as it is when the lease has ended."""
-        assert self._client.delete(f"{self._prefix}owner:{backend.owner()}") == 1
+        assert self._client.delete(f"{self._prefix}owner:{backend.owner.current_id()}") == 1
 
     def pass_time(self, seconds: float) -> None:
         """All that was written is older, and due sooner."""

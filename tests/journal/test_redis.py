@@ -48,29 +48,22 @@ class Pauses:
         self._between.pop(0)()
         return False
 
-    def set(self) -> None:
-        """Nobody waits."""
-
 
 def test_the_lease_is_renewed_at_a_third(backend: RedisBackend) -> None:
-    owner = backend.owner()
+    owner = backend.owner.current_id()
     client, key = backend._client, f"{backend._prefix}owner:{owner}"
     pauses = Pauses(lambda: client.pexpire(key, 1_000_000))
-    backend._stopped.set()
-    backend._stopped = pauses  # type: ignore[assignment]
-    backend._keep()
+    backend.owner.lease.keep(pauses)  # type: ignore[arg-type]
     assert pauses.seconds == [LEASE / 3] * 2
     assert client.pttl(key) > 3_500_000
-    assert backend.owner() == owner
+    assert backend.owner.current_id() == owner
 
 
 def test_who_lost_the_lease_goes_on_under_another_number(backend: RedisBackend) -> None:
     hold = backend.take("job").hold
     client, key = backend._client, f"{backend._prefix}owner:{hold.owner}"
-    backend._stopped.set()
-    backend._stopped = Pauses(lambda: client.delete(key))  # type: ignore[assignment]
-    backend._keep()
-    assert backend.owner() != hold.owner
+    backend.owner.lease.keep(Pauses(lambda: client.delete(key)))  # type: ignore[arg-type]
+    assert backend.owner.current_id() != hold.owner
     again = backend.take("job").hold
     with pytest.raises(StaleLock):
         backend.write(hold, Record("a", 1))
@@ -78,7 +71,7 @@ def test_who_lost_the_lease_goes_on_under_another_number(backend: RedisBackend) 
 
 
 def test_nothing_is_taken_under_a_lease_that_has_ended(backend: RedisBackend, url: str) -> None:
-    old = backend.owner()
+    old = backend.owner.current_id()
     backend._client.delete(f"{backend._prefix}owner:{old}")
     hold = backend.take("job").hold
     assert hold.owner != old
@@ -89,7 +82,7 @@ def test_nothing_is_taken_under_a_lease_that_has_ended(backend: RedisBackend, ur
 
 
 def test_a_call_whose_answer_was_lost_is_made_again(backend: RedisBackend) -> None:
-    owner = backend.owner()
+    owner = backend.owner.current_id()
     first = backend._call("take", "job", owner, "mark")
     again = backend._call("take", "job", owner, "mark")
     assert (first[0], first[1]) == (again[0], again[1]) == ("taken", "1")
@@ -131,7 +124,7 @@ def test_each_prefix_is_another_journal(url: str) -> None:
 
 
 def test_an_owner_is_a_process(backend: RedisBackend) -> None:
-    key = f"{backend._prefix}owner:{backend.owner()}"
+    key = f"{backend._prefix}owner:{backend.owner.current_id()}"
     assert backend._client.get(key) == process_identity()
 
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 import converge
-from converge.lease import Lease
+from converge.lease import EngineLease
 from converge.points import Commit
 from converge.recovery import sweep
 from converge.store import engines as engine_rows
@@ -144,7 +144,7 @@ def test_what_a_lost_commit_of_several_outcomes_claimed_is_not_held_for_ever(
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_lease_is_renewed_though_the_reply_is_lost(troubled: Troubled, loss: Loss) -> None:
     lost: list[None] = []
-    lease = Lease(troubled.store.database, 10.0, lambda: lost.append(None))
+    lease = EngineLease(troubled.store.database, 10.0, lambda: lost.append(None))
     troubled.store.database.clock = clock = FakeClock()
     engine_id = lease.take()
     clock.advance(5)
