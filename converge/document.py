@@ -112,7 +112,7 @@ def plain(value: object, name: str, depth: int = DEPTH_LIMIT) -> Json:
             raise TemplateError(f"{value} is not a number that JSON has", source=name)
         return float(value)
     if depth <= 0:
-        raise TemplateError(_TOO_DEEP, source=name)
+        raise TemplateError(TOO_DEEP, source=name)
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
@@ -158,7 +158,7 @@ def hint(word: object, known: Iterable[str]) -> str:
     return "" if text.startswith("; known") and (len(names) > 20 or len(text) > 600) else text
 
 
-_TOO_DEEP = f"lists and mappings are nested deeper than {DEPTH_LIMIT} levels"
+TOO_DEEP = f"lists and mappings are nested deeper than {DEPTH_LIMIT} levels"
 _TOO_HEAVY = "has too many values (what an alias stands for counts each time); split the template"
 
 
@@ -209,7 +209,7 @@ class Builder:
         :param value: an empty one.
         """
         if len(self.stack) >= DEPTH_LIMIT:
-            raise self.error(_TOO_DEEP, line)
+            raise self.error(TOO_DEEP, line)
         if anchor is not None:
             self.anchors[anchor] = None
         self._weigh(_VALUE_WEIGHT, line)
@@ -241,7 +241,7 @@ class Builder:
             raise self.error(f"alias {show('*' + anchor)} is inside of what it stands for", line)
         value, children, weight, height = known
         if len(self.stack) + height > DEPTH_LIMIT:
-            raise self.error(_TOO_DEEP, line)
+            raise self.error(TOO_DEEP, line)
         self._weigh(weight, line)
         self._add(value, children, line, weight, height, None)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from converge.errors import BadInput, ConvergeError
+from converge.errors import BadInput
+from converge.journaled import Journaled
 from converge.model import Json, check_seconds
 
 if TYPE_CHECKING:
-    from converge.journal import Item, Scope
+    from converge.journal import Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class RetryPolicy:
 _LOCK = threading.Lock()
 
 
-class Context:
+class Context(Journaled):
     """What a handler is told about its node.
 
     :ivar stack: the stack's name.
@@ -95,6 +96,8 @@ class Context:
     :ivar timeout: seconds that this call may take, None for no limit.
     """
 
+    no_journal = "this context is of no engine, and has no journal"
+
     def __init__(
         self,
         stack: str,
@@ -109,6 +112,7 @@ class Context:
         record: Callable[[str], None] | None = None,
         journal: Callable[[], Scope] | None = None,
     ) -> None:
+        super().__init__(journal)
         self.stack = stack
         self.name = name
         self.attempt = attempt
@@ -118,8 +122,6 @@ class Context:
         self.attributes: Mapping[str, Json] = attributes or {}
         self.timeout = timeout
         self._record = record
-        self._open_journal = journal
-        self._journal: Scope | None = None
         self._cancelled: threading.Event | None = None
 
     @property
@@ -143,33 +145,6 @@ class Context:
         if self._record is not None:
             self._record(physical_id)
         self.physical_id = physical_id
-
-    @property
-    def journal(self) -> Scope:
-        """The scope of this piece of work: what it has done is not done again when it is tried
-        again, also by another engine. It is forgotten when the work is done.
-
-        :raises StaleLock: the work is no longer this engine's; stop at once.
-        :raises ConvergeError: this context is of no engine.
-        """
-        if self._journal is None:
-            if self._open_journal is None:
-                raise ConvergeError("this context is of no engine, and has no journal")
-            self._journal = self._open_journal()
-        return self._journal
-
-    @property
-    def has_journal(self) -> bool:
-        """Whether the journal was asked for."""
-        return self._journal is not None
-
-    def step(self, name: str, function: Any = None, /, *args: Any, **kwargs: Any) -> Any:
-        """Do a step unless it is done; see :meth:`converge.journal.Scope.step`."""
-        return self.journal.step(name, function, *args, **kwargs)
-
-    def each(self, name: str, items: Any, *, every: int = 1) -> Iterator[Item[Any]]:
-        """Go through items that are not done; see :meth:`converge.journal.Scope.each`."""
-        return self.journal.each(name, items, every=every)
 
 
 class ResourceType:

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from converge.document import INTEGERS, SIZE_LIMIT, UNSTORABLE, Builder, Document, show
+from converge.document import INTEGERS, SIZE_LIMIT, TOO_DEEP, UNSTORABLE, Builder, Document, show
 from converge.errors import TemplateError
 from converge.model import Json
 
@@ -258,6 +258,9 @@ def _yaml_error(error: Exception, text: str, name: str) -> TemplateError:
     if re.match(r" *\t", shown) or "'\\t'" in (error.problem or ""):
         message = f"{_NOT_YAML}a tab is used for indentation; use spaces"
         return TemplateError(message, source=name, line=mark.line + 1)
+    if "maximum nesting depth" in (error.problem or ""):
+        # libyaml from 0.2.6 on has a limit of its own, and its scanner may be there first
+        return TemplateError(TOO_DEEP, source=name, line=mark.line + 1)
     message = f"{_NOT_YAML}{(error.problem or error.context or '')[:200]}"
     if error.context and error.problem:
         start = error.context_mark

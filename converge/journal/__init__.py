@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from converge.errors import BadInput, Busy, did_you_mean
 from converge.journal.backend import Backend, Record, ScopeInfo
-from converge.journal.scope import Item, Scope, Step, _Ledger
+from converge.journal.scope import Item, Scope, _Ledger
+from converge.journal.step import Step
 from converge.lease import LEASE
 from converge.model import check_name, check_seconds
 

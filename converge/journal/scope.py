@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import inspect
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache, partial, wraps
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from converge.errors import BadInput, JournalMismatch, StaleLock, StepFailed, StoreError
+from converge.errors import BadInput, JournalMismatch
 from converge.journal.backend import Backend, Record, StepStatus, Taken
-from converge.journal.values import check_returns, dumps, loads
+from converge.journal.step import Step
 from converge.model import NAME_LENGTH, check_name
 from converge.resource_type import RetryPolicy
 
 if TYPE_CHECKING:
     from converge.journal import Transaction
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 #: The name space of idempotency keys.
 KEYS = uuid.UUID("6b0fb1a5-7d0c-5c1c-9c5e-2f8f4b7a4a01")
 _SEPARATOR = "/"
-_KEY_PARAMETER = "idempotency_key"
 
 
 class _Ledger:
@@ -280,186 +276,6 @@ class Scope:
             )
 
 
-class Step:
-    """One step, from :meth:`Scope.step` without a function.
-
-    As a context manager, whose body is for the program to pass over::
-
-        with scope.step("charge") as step:
-            if not step.done:
-                step.value = charge(step.key)
-
-    As a decorator, of a function that is called once::
-
-        @scope.step("charge")
-        def charge(amount: int) -> str: ...
-
-    :ivar done: whether it is recorded; the body must then do nothing.
-    """
-
-    def __init__(
-        self,
-        scope: Scope,
-        name: str,
-        version: int,
-        retry: RetryPolicy | None,
-        transaction: Transaction | None,
-    ) -> None:
-        if retry is not None and transaction is not None:
-            raise BadInput(
-                f"step {name!r}: retry and transaction exclude each other: what failed in a "
-                "transaction is tried again in another one, by whoever begins it"
-            )
-        self.name = name
-        self.done = False
-        self._scope = scope
-        self._version = version
-        self._retry = retry
-        self._transaction = transaction
-        self._value: Any = None
-        self._path = ""
-        self._number = 0
-        self._attempts = 0
-
-    @property
-    def key(self) -> str:
-        """Its idempotency key."""
-        return self._scope.key(self.name, version=self._version)
-
-    def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
-        @wraps(function)
-        def journaled(*args: P.args, **kwargs: P.kwargs) -> T:
-            return self.call(function, *args, **kwargs)
-
-        return journaled
-
-    def __enter__(self) -> Step:
-        self._begin()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None:
-            if not self.done:
-                self._end(self._value)
-        elif not self.done and isinstance(error, Exception):
-            self._fail(error)
-
-    @property
-    def value(self) -> Any:
-        """What the step came to. To be set in the body of a ``with``, unless it is None."""
-        return self._value
-
-    @value.setter
-    def value(self, value: Any) -> None:
-        if self.done:
-            raise BadInput(f"step {self.name!r} is done; look at step.done before doing it")
-        self._encode(value)
-        self._value = value
-
-    def call(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-        """Do it with a function, unless it is recorded."""
-        if not callable(function):
-            raise BadInput(f"step {self.name!r}: {function!r} is not a function")
-        self._begin()
-        if self.done:
-            return self._value  # type: ignore[no-any-return]
-        try:
-            check_returns(function)
-        except BadInput as error:
-            raise BadInput(f"step {self.name!r}: {error}") from None
-        if _takes_key(function):
-            kwargs.setdefault(_KEY_PARAMETER, self.key)
-        while True:
-            try:
-                value = function(*args, **kwargs)
-            except Exception as error:
-                wait = self._fail(error)
-                if wait is None:
-                    raise
-                self._scope._ledger.pause(wait)
-                continue
-            return self._end(value)  # type: ignore[no-any-return]
-
-    def _begin(self) -> None:
-        self._path, self._number, record = self._scope._ask(self.name, self._version)
-        if record is None or self._version > record.version:
-            return
-        if record.status is StepStatus.DONE:
-            self.done = True
-            self._value = loads(record.value)
-        elif record.status is StepStatus.FAILED:
-            raise self._failed(record)
-        elif record.status is StepStatus.RETRY:
-            self._attempts = record.attempts
-            if record.wait > 0:
-                self._scope._ledger.pause(record.wait)
-        else:
-            raise JournalMismatch(
-                f"scope {self._scope.name!r}: {self.name!r} was an each(), and is a step now",
-                recorded=f"each {self.name}",
-                asked=f"step {self.name}",
-            )
-
-    def _end(self, value: Any) -> Any:
-        text = self._encode(value)
-        self._write(StepStatus.DONE, text, self._transaction)
-        self.done = True
-        self._value = loads(text)
-        return self._value
-
-    def _encode(self, value: Any) -> str:
-        try:
-            return dumps(value)
-        except BadInput as error:
-            raise BadInput(
-                f"step {self.name!r} of scope {self._scope.name!r} has a value that cannot be "
-                f"recorded: {error}"
-            ) from None
-
-    def _fail(self, error: Exception) -> float | None:
-        """Record a failure as its policy says.
-
-        :returns: seconds until the next attempt, None if there is no policy.
-        :raises StepFailed: there is no further attempt.
-        """
-        if self._retry is None or isinstance(error, StaleLock | StoreError):
-            return None
-        self._attempts += 1
-        wait = self._retry.wait(self._attempts, error)
-        about = dumps({"type": type(error).__name__, "message": _message(error)})
-        status = StepStatus.FAILED if wait is None else StepStatus.RETRY
-        self._write(status, about, None, wait or 0.0)
-        if wait is None:
-            record = self._scope._ledger.records[self._path]
-            raise self._failed(record) from error
-        return wait
-
-    def _failed(self, record: Record) -> StepFailed:
-        kind, reason = (loads(record.value)[part] for part in ("type", "message"))
-        return StepFailed(
-            f"step {self.name!r} of scope {self._scope.name!r} failed for good: {kind}: {reason}",
-            step=self.name,
-            kind=kind,
-            reason=reason,
-        )
-
-    def _write(
-        self,
-        status: StepStatus,
-        value: str,
-        transaction: Transaction | None,
-        wait: float = 0.0,
-    ) -> None:
-        attempts = self._attempts + (status is StepStatus.DONE)
-        record = Record(self._path, self._number, self._version, status, value, attempts, wait)
-        self._scope._ledger.write(record, transaction)
-
-
 class Item(Generic[T]):
     """One of the items of :meth:`Scope.each`.
 
@@ -515,26 +331,3 @@ def _check_step_name(name: object) -> None:
     check_name("step", name)
     if _SEPARATOR in str(name):
         raise BadInput(f"the name of a step must not have a {_SEPARATOR!r}: {name!r}")
-
-
-@lru_cache(maxsize=1000)
-def _has_key_parameter(function: Any) -> bool:
-    try:
-        return _KEY_PARAMETER in inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return False
-
-
-def _takes_key(function: Any) -> bool:
-    try:
-        return _has_key_parameter(function)
-    except TypeError:  # not hashable
-        return False
-
-
-def _message(error: BaseException) -> str:
-    try:
-        words = str(error)
-    except Exception:
-        words = ""
-    return words[:2000]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import InitVar, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from converge.errors import ConvergeError, StaleLock
-from converge.journal import Item, Scope, held_scope
+from converge.journal import Scope, held_scope
 from converge.journal.scope import KEYS
 from converge.journal.values import loads
+from converge.journaled import Journaled
 from converge.lease import RowOwner
 from converge.machine.definition import Definition
 from converge.machine.moving import Held
@@ -31,7 +32,7 @@ LOG = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Action:
+class Action(Journaled):
     """What the action of a move is given.
 
     :ivar payload: of the event.
@@ -39,6 +40,8 @@ class Action:
     :ivar attempt: which attempt this is, from 1.
     :ivar id: of this action and no other, the same at each attempt; to hand to the outside.
     """
+
+    no_journal: ClassVar[str] = "this is the action of no machine, and has no journal"
 
     machine: str
     key: str
@@ -49,31 +52,11 @@ class Action:
     payloads: Mapping[str, Any] = field(default_factory=dict)
     attempt: int = 1
     id: str = ""
-    _open: Callable[[], Scope] | None = field(default=None, repr=False)
+    open_journal: InitVar[Callable[[], Scope] | None] = None
     _over: Callable[[HostTransaction], None] | None = field(default=None, repr=False)
-    _scope: Scope | None = field(default=None, repr=False)
 
-    @property
-    def journal(self) -> Scope:
-        """The scope of this action: a step that is done is not done again when the action is
-        called again. It is forgotten when the action is over.
-
-        :raises StaleLock: the action is no longer this process's; stop at once.
-        :raises ConvergeError: this is the action of no machine.
-        """
-        if self._scope is None:
-            if self._open is None:
-                raise ConvergeError("this is the action of no machine, and has no journal")
-            self._scope = self._open()
-        return self._scope
-
-    def step(self, name: str, function: Any = None, /, *args: Any, **kwargs: Any) -> Any:
-        """Do a step unless it is done; see :meth:`converge.journal.Scope.step`."""
-        return self.journal.step(name, function, *args, **kwargs)
-
-    def each(self, name: str, items: Any, *, every: int = 1) -> Iterable[Item[Any]]:
-        """Go through items that are not done; see :meth:`converge.journal.Scope.each`."""
-        return self.journal.each(name, items, every=every)
+    def __post_init__(self, open_journal: Callable[[], Scope] | None) -> None:
+        Journaled.__init__(self, open_journal)
 
     def done(self, transaction: HostTransaction) -> None:
         """Record in the caller's transaction that the action is over: beside its effect there,
@@ -194,7 +177,7 @@ class Actions:
 
         def spent() -> bool:
             """Whether something may be recorded in its journal."""
-            return action._scope is not None or held.epoch > 1
+            return action.has_journal or held.epoch > 1
 
         action = Action(
             machine=self._name,
@@ -206,7 +189,7 @@ class Actions:
             payloads=loads(held.payloads),
             attempt=held.attempts + 1,
             id=action_id(self._name, held.key, held.instance_id, held.number),
-            _open=lambda: self._open(hold),
+            open_journal=lambda: self._open(hold),
             _over=lambda transaction: ends.append(self._end_in(hold, transaction, spent())),
         )
         try:
