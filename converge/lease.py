@@ -13,13 +13,16 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import TypeVar
 from weakref import WeakSet
 
-from converge.errors import StoreError
+from converge.errors import ConvergeError, StoreError
 from converge.points import Commit
 from converge.process import process_identity
 from converge.store import engines
-from converge.store.database import Database, repeatable
+from converge.store.database import Database, Transaction, repeatable
+
+T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
 
@@ -104,10 +107,13 @@ class Lease(ABC):
         with self._lock:
             self._ended = True
 
-    def lose(self) -> None:
-        """Give it up for lost."""
+    def lose(self, id_: int | None = None) -> None:
+        """Give it up for lost.
+
+        :param id_: only if it still has this id.
+        """
         with self._lock:
-            if self._ended or self.lost.is_set():
+            if self._ended or self.lost.is_set() or id_ not in (None, self._id):
                 return
             self.lost.set()
         LOG.warning("%s %s lost its lease; it goes on under a new id", self.holder, self._id)
@@ -173,6 +179,19 @@ class EngineLease(Lease):
         )
 
 
+class LeaseOver(ConvergeError):
+    """The lease of who wants to hold something is over: others would take it away at once."""
+
+
+def check_lease(tx: Transaction, id_: int) -> None:
+    """Whether one who is about to hold something has a lease.
+
+    :raises LeaseOver: not any more.
+    """
+    if not engines.is_alive(tx, id_):
+        raise LeaseOver(f"the lease of {id_} is over")
+
+
 class Owner:
     """Who holds work without being an engine, under an id whose lease is renewed in the
     background: from the first time that the id is asked for until it is closed.
@@ -216,9 +235,23 @@ class Owner:
                 self._thread.start()
             return self._id
 
-    def give_up(self) -> None:
-        """Let the lease run out, with all that is held by it; the next id is another one."""
-        self.lease.lose()
+    def attempt(self, function: Callable[[int], T]) -> T:
+        """Call a function with the id; if it finds by :func:`check_lease` that the lease is over,
+        as after the process stood still, again with another id.
+        """
+        while True:
+            id_ = self.current_id()
+            try:
+                return function(id_)
+            except LeaseOver:
+                self.give_up(id_)
+
+    def give_up(self, id_: int | None = None) -> None:
+        """Let the lease run out, with all that is held by it; the next id is another one.
+
+        :param id_: only if this is still its id.
+        """
+        self.lease.lose(id_)
 
     def close(self) -> None:
         """End the lease; what is still held by it is free at once."""

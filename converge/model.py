@@ -227,6 +227,20 @@ def check_seconds(what: str, seconds: object, least: float = 0.0) -> float:
     return float(seconds)
 
 
+def check_age(what: str, seconds: object) -> float:
+    """Check how old something is to be, and give it back.
+
+    :raises BadInput: unless it is a finite number of seconds, 0 or more.
+    """
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, int | float)
+        or not 0 <= seconds < float("inf")
+    ):
+        raise BadInput(f"{what} must be a number of seconds, 0 or more, not {seconds!r}")
+    return float(seconds)
+
+
 def is_name(name: object) -> bool:
     """Whether a stack or resource can have this name."""
     try:

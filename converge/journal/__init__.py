@@ -17,7 +17,7 @@ from converge.journal.backend import Backend, Record, ScopeInfo
 from converge.journal.scope import Item, Scope, _Ledger
 from converge.journal.step import Step
 from converge.lease import LEASE
-from converge.model import check_name, check_seconds
+from converge.model import check_age, check_name, check_seconds
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -142,9 +142,10 @@ class Journal:
         """
         if age is None and keep is None:
             raise BadInput("prune needs an age in seconds, or how many scopes to keep")
-        for what, value in (("age", age), ("keep", keep)):
-            if value is not None and not 0 <= value < float("inf"):
-                raise BadInput(f"{what} must not be negative, nor without end: {value!r}")
+        if age is not None:
+            check_age("age", age)
+        if keep is not None and (type(keep) is not int or keep < 0):
+            raise BadInput(f"keep must be a whole number of scopes, 0 or more, not {keep!r}")
         deleted = 0
         while True:
             count = self.backend.prune(age=age, keep=keep, limit=BATCH)

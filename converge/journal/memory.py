@@ -46,9 +46,8 @@ class MemoryBackend(Backend):
     def __init__(self, memory: Memory, lease: float) -> None:
         self._memory = memory
         self._lease = lease
+        self._owner = 0
         with memory.lock:
-            memory.last_owner += 1
-            self._owner = memory.last_owner
             self._renew()
 
     @classmethod
@@ -63,6 +62,10 @@ class MemoryBackend(Backend):
 
     def _renew(self) -> float:
         now = self._memory.clock()
+        if not self._alive(self._owner):
+            # the lease is over, and with it all that was held
+            self._memory.last_owner += 1
+            self._owner = self._memory.last_owner
         self._memory.owners[self._owner] = now + self._lease
         return now
 

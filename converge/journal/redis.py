@@ -277,7 +277,7 @@ class RedisBackend(Backend):
             owner = self.owner.current_id()
             what, *found = self._call("take", name, owner, mark)
             if what == "lost":
-                self.owner.give_up()
+                self.owner.give_up(owner)
             elif what == "busy":
                 holder, process = found
                 if not is_gone(process):

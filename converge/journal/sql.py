@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from converge.errors import Busy, Conflict, NotFound
 from converge.journal.backend import Backend, Hold, Record, ScopeInfo, StepStatus, Taken
-from converge.lease import RowOwner
+from converge.lease import RowOwner, check_lease
 from converge.points import Commit
 from converge.process import is_gone
 from converge.recovery import expire
@@ -111,10 +111,11 @@ class SqlBackend(_Sql):
         self._owned = owned
 
     def take(self, name: str) -> Taken:
-        owner = self.owner.current_id()
         while True:
             try:
-                return self._transact(_take, name, owner, commit=Commit.TAKE)
+                return self.owner.attempt(
+                    lambda owner: self._transact(_take, name, owner, commit=Commit.TAKE)
+                )
             except Conflict:
                 continue
             except Busy:
@@ -190,6 +191,7 @@ def open_url(url: str, lease: float) -> SqlBackend:
 
 
 def _take(tx: Transaction, name: str, owner: int) -> Taken:
+    check_lease(tx, owner)
     row = scopes.get_scope(tx, name, lock=True)
     if row is None:
         return Taken(Hold(scopes.insert_scope(tx, name, owner), owner, 1))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import InitVar, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import InitVar, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from converge.errors import ConvergeError, StaleLock
@@ -13,14 +13,13 @@ from converge.journal import Scope, held_scope
 from converge.journal.scope import KEYS
 from converge.journal.values import loads
 from converge.journaled import Journaled
-from converge.lease import RowOwner
+from converge.lease import RowOwner, check_lease
 from converge.machine.definition import Definition
-from converge.machine.moving import Held
+from converge.machine.moving import Held, Move
 from converge.points import Commit
-from converge.recovery import expire, list_gone
-from converge.store import machines, scopes
+from converge.store import moves, scopes
 from converge.store.database import Database, Transaction, repeatable
-from converge.store.machines import MoveRow
+from converge.store.moves import MoveRow
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
     HostTransaction = Transaction | Connection | OrmSession
 
 LOG = logging.getLogger(__name__)
+
+#: After so many deaths of processes that had taken it, an action is called after all others.
+CAREFUL = 2
 
 
 @dataclass(slots=True)
@@ -99,65 +101,70 @@ class Actions:
         """Let go of all."""
         self.owner.close()
 
-    def look(self, tx: Transaction) -> tuple[list[int], list[int]]:
-        """The versions of moves whose action nobody is at, and who is gone from this host."""
-        return machines.list_due_versions(tx, self._name), list_gone(tx)
+    def claim(self, limit: int) -> tuple[int, list[Held]]:
+        """Take actions that are due and that nobody is at: at most so many, and one on which
+        several processes died, which comes last.
 
-    def bury(self, ids: Iterable[int]) -> None:
-        """End the leases of those that are gone, so that nobody waits for them."""
-        expire(self._database, ids)
+        :returns: how many were taken, and those of them that are to be called.
+        """
+        owner, rows = self.owner.attempt(lambda owner: (owner, self._claim(owner, limit)))
+        held = []
+        for row in rows:
+            transition = self._definition.find(row.version, row.source, row.event, row.target)
+            if transition is None:
+                self._refuse(row, owner, "this program has no such transition with an action")
+            elif row.deaths >= transition.retry.deaths:
+                self._refuse(row, owner, f"{row.deaths} processes died that had taken it")
+            else:
+                held.append(
+                    Held(
+                        instance_id=row.instance_id,
+                        key=row.key,
+                        number=row.number,
+                        epoch=row.epoch,
+                        owner=owner,
+                        event=row.event,
+                        source=row.source,
+                        target=row.target,
+                        payload=loads(row.payload),
+                        payloads=row.payloads,
+                        attempts=row.attempts,
+                        transition=transition,
+                    )
+                )
+        return len(rows), held
 
-    def claim(self, limit: int) -> list[Held]:
-        """Take actions that nobody is at."""
-        owner = self.owner.current_id()
+    def _claim(self, owner: int, limit: int) -> list[MoveRow]:
         versions = self._definition.versions
+
+        def claim(tx: Transaction) -> list[MoveRow]:
+            check_lease(tx, owner)
+            return moves.claim_actions(tx, self._name, versions, owner, limit, CAREFUL)
+
         try:
-            rows = self._database.transact(
-                lambda tx: machines.claim_actions(tx, self._name, versions, owner, limit),
+            return self._database.transact(
+                claim,
                 Commit.ACTION_CLAIM,
                 happened=lambda tx, rows: bool(rows) and _is_taken(tx, rows[0], owner),
             )
         except BaseException:
             # some may be held, and nobody knows which
-            self.owner.give_up()
+            self.owner.give_up(owner)
             raise
-        held = []
-        for row in rows:
-            transition = self._definition.find(row.version, row.source, row.event, row.target)
-            if transition is None:
-                self._end(
-                    _Hold(row.instance_id, row.key, row.number, owner, row.epoch),
-                    "FAILED",
-                    reason="this program has no such transition with an action",
-                )
-                LOG.error("machine %s, %s: %s: no such action", self._name, row.key, row.event)
-                continue
-            held.append(
-                Held(
-                    instance_id=row.instance_id,
-                    key=row.key,
-                    number=row.number,
-                    epoch=row.epoch,
-                    owner=owner,
-                    event=row.event,
-                    source=row.source,
-                    target=row.target,
-                    payload=loads(row.payload),
-                    payloads=row.payloads,
-                    attempts=row.attempts,
-                    transition=transition,
-                )
-            )
-        return held
+
+    def _refuse(self, row: MoveRow, owner: int, reason: str) -> None:
+        LOG.error("machine %s, %s: action of %s: %s", self._name, row.key, row.event, reason)
+        hold = _Hold(row.instance_id, row.key, row.number, owner, row.epoch)
+        self._end(hold, "FAILED", reason=reason)
 
     def release(self, held: Sequence[Held]) -> None:
         """Let go of actions that were not called, whatever happens."""
         if not held:
             return
-        keys = [(one.instance_id, one.number, one.epoch) for one in held]
+        locks = [one.lock for one in held]
         try:
             self._database.transact(
-                lambda tx: machines.release_actions(tx, held[0].owner, keys),
+                lambda tx: moves.release_actions(tx, locks),
                 Commit.ACTION,
                 happened=repeatable,
             )
@@ -203,14 +210,58 @@ class Actions:
         self._end(hold, "DONE", spent=spent())
         return Called("DONE")
 
+    def call_all(
+        self,
+        held: list[Held],
+        results: list[Move | Exception] | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> list[Exception]:
+        """Call actions one after the other, each taken off the list when it was.
+
+        :param results: where to note how they went.
+        :returns: what they raised.
+        :raises StoreError: how one went could not be noted.
+        """
+        errors: list[Exception] = []
+        claimed: list[Held] = []
+        done = 0
+
+        def note(one: Held, called: Called) -> None:
+            if results is not None:
+                move = results[one.index]
+                assert isinstance(move, Move)
+                results[one.index] = replace(move, action=called.status, reason=called.reason)
+            if called.error is not None:
+                where = f"machine {self._name}, {one.key}"
+                LOG.warning("%s: action of %s: %s", where, one.event, called.reason)
+                errors.append(called.error)
+
+        try:
+            for one in held:
+                if stopped():
+                    break
+                called = self.call(one)
+                done += 1
+                note(one, called)
+                if called.claimed:
+                    claimed.append(one)
+            for one in self.check(claimed):
+                error = ConvergeError("the transaction of its done() was rolled back")
+                note(one, self.fail(one, error))
+            claimed.clear()
+        finally:
+            # what was not called, or may not be over, is to be let go of
+            held[:] = claimed + held[done:]
+        return errors
+
     def check(self, held: Sequence[Held]) -> list[Held]:
         """Which of the actions that say that they ended in a transaction did not: it was rolled
         back."""
         ids = sorted({one.instance_id for one in held})
         if not ids:
             return []
-        left = set(self._database.read(lambda tx: machines.list_held(tx, ids, held[0].owner)))
-        return [one for one in held if (one.instance_id, one.number, one.epoch) in left]
+        left = self._database.read(lambda tx: moves.list_locks(tx, ids))
+        return [one for one in held if one.lock in left]
 
     def fail(self, held: Held, error: Exception) -> Called:
         """Note that an action failed.
@@ -228,9 +279,7 @@ class Actions:
             self._database,
             hold.scope(self._name),
             hold.owner,
-            lambda tx: machines.hold_action(
-                tx, hold.instance_id, hold.number, hold.owner, hold.epoch
-            ),
+            lambda tx: moves.hold_action(tx, hold.instance_id, hold.number, hold.owner, hold.epoch),
         )
 
     def _end_in(self, hold: _Hold, transaction: HostTransaction, spent: bool) -> bool:
@@ -263,7 +312,7 @@ class Actions:
         reason: str | None,
         spent: bool,
     ) -> bool:
-        ended = machines.end_action(
+        ended = moves.end_action(
             tx,
             hold.instance_id,
             hold.number,
@@ -273,7 +322,7 @@ class Actions:
             wait=wait,
             reason=reason,
         )
-        if ended and spent and wait is None:
+        if ended and spent and status == "DONE":
             scopes.delete_scopes(tx, scopes.find_scopes(tx, [hold.scope(self._name)]))
         return ended
 
@@ -297,7 +346,7 @@ def _hold(held: Held) -> _Hold:
 
 
 def _is_taken(tx: Transaction, row: MoveRow, owner: int) -> bool:
-    found = machines.get_move(tx, row.instance_id, row.number)
+    found = moves.get_move(tx, row.instance_id, row.number)
     return found is not None and (found.engine_id, found.epoch) == (owner, row.epoch)
 
 

@@ -202,6 +202,16 @@ class Definition:
             )
         return new
 
+    def terminal_in(self, version: int) -> list[str]:
+        """The states of a version in which its instances are at their end."""
+        names = {} if version == self.version else self.migrations[version]
+        return sorted(
+            name for name in {*self.states, *names} if self._is_terminal(names.get(name, name))
+        )
+
+    def _is_terminal(self, name: str) -> bool:
+        return name in self.states and self.states[name].terminal
+
     def moves(self) -> list[tuple[str, str, str]]:
         """All moves, for drawing: source, target, and event with its guard's name."""
         return [

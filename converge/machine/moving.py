@@ -11,9 +11,10 @@ from typing import Any
 
 from converge.errors import BadInput, ConvergeError, IllegalEvent, NotFound, did_you_mean
 from converge.journal.values import dumps, loads
+from converge.lease import check_lease
 from converge.machine.definition import Definition, Transition
 from converge.model import check_name
-from converge.store import machines
+from converge.store import machines, moves
 from converge.store.database import Transaction
 from converge.store.machines import InstanceRow
 
@@ -97,6 +98,11 @@ class Held:
     transition: Transition
     index: int = 0
 
+    @property
+    def lock(self) -> tuple[int, int, int, int]:
+        """Instance, number, owner and epoch."""
+        return self.instance_id, self.number, self.owner, self.epoch
+
 
 @dataclass(slots=True)
 class Fired:
@@ -122,7 +128,7 @@ class Fired:
 
 def is_committed(tx: Transaction, fired: Fired) -> bool:
     """Whether the transaction of these moves is."""
-    return fired.made is not None and machines.is_made(tx, *fired.made, fired.token)
+    return fired.made is not None and moves.is_made(tx, *fired.made, fired.token)
 
 
 class Mover:
@@ -156,6 +162,7 @@ class Mover:
 
         :param create: insert instances that are not there.
         :param owner: who will call the actions; None: whoever takes them.
+        :raises LeaseOver: it has no lease any more.
         """
         rows = machines.get_instances(tx, self.name, (event.key for event in events), lock=True)
         missing = sorted({event.key for event in events} - rows.keys())
@@ -247,7 +254,8 @@ class Mover:
         found: dict[int, Move | Exception],
     ) -> None:
         updates = []
-        moves = []
+        made = []
+        held = []
         for index, event in events:
             row = rows.get(event.key)
             if row is None:
@@ -261,7 +269,7 @@ class Mover:
                 continue
             status = "NONE" if transition.action is None else "PENDING"
             updates.append(self._update(row, transition.target, payloads))
-            moves.append(
+            made.append(
                 {
                     "instance_id": row.id,
                     "number": row.epoch + 1,
@@ -282,9 +290,12 @@ class Mover:
             )
             fired.made = (row.id, row.epoch)
             if transition.action is not None and owner is not None:
-                fired.held.append(_hold(row, event, source, transition, owner, index))
+                held.append(_hold(row, event, source, transition, owner, index))
+        if held:
+            check_lease(tx, held[0].owner)
+        fired.held += held
         machines.move_instances(tx, updates, self.definition.version)
-        machines.insert_moves(tx, self.name, self.definition.version, fired.token, moves, owner)
+        moves.insert_moves(tx, self.name, self.definition.version, fired.token, made, owner)
 
     def _update(self, row: InstanceRow, state: str, payloads: str) -> dict[str, Any]:
         return {

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import ColumnElement, delete, insert, select, update
 
 from converge.model import ENGINE_MOVES, EngineState, sources_of
 from converge.store.database import Transaction
 from converge.store.schema import engine
 from converge.store.types import text
 
-#: Roles: what works on nodes, and what only holds scopes of the journal.
+#: Roles: what works on nodes, and what only holds scopes of the journal or actions.
 ENGINE = "engine"
 JOURNAL = "journal"
 
@@ -99,6 +99,22 @@ def end_engine(tx: Transaction, engine_id: int, state: EngineState) -> bool:
         .values(state=state)
     )
     return done.rowcount == 1
+
+
+def lives(tx: Transaction, engine_id: Any) -> ColumnElement[bool]:
+    """The condition that an engine has a lease.
+
+    :param engine_id: its id, or a column with it.
+    """
+    alive = select(engine.c.id).where(
+        engine.c.id == engine_id, engine.c.state == ALIVE, engine.c.expires_at > tx.now
+    )
+    return alive.exists()
+
+
+def is_alive(tx: Transaction, engine_id: int) -> bool:
+    """Whether an engine has a lease."""
+    return bool(tx.execute(select(lives(tx, engine_id))).scalar())
 
 
 def list_engines(tx: Transaction, states: Iterable[str] = (ALIVE,)) -> list[EngineRow]:

@@ -1,4 +1,4 @@
-"""Instances of machines, and their moves."""
+"""Instances of machines."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     and_,
     delete,
+    or_,
     select,
     update,
 )
@@ -19,9 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from converge.errors import Conflict, StaleLock
 from converge.store.bulk import CHUNK, among, insert_rows, update_rows
 from converge.store.database import Transaction
-from converge.store.engines import ALIVE
-from converge.store.schema import engine, instance, move
-from converge.store.types import text
+from converge.store.schema import instance, move
 
 
 @dataclass(slots=True)
@@ -41,33 +40,6 @@ class InstanceRow:
     left: float | None
     created_at: float
     updated_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class MoveRow:
-    """A move as it is in the database.
-
-    :ivar version: of the definition that it was made by.
-    :ivar status: of its action: NONE, PENDING, DONE or FAILED.
-    :ivar engine_id: who has taken the action; it may be dead.
-    :ivar epoch: how often the action was taken.
-    """
-
-    instance_id: int
-    key: str
-    number: int
-    event: str
-    source: str
-    target: str
-    payload: str
-    payloads: str
-    at: float
-    status: str
-    attempts: int
-    epoch: int
-    engine_id: int | None
-    version: int
-    reason: str | None
 
 
 def _instances(tx: Transaction, machine: str) -> Any:
@@ -235,220 +207,51 @@ def move_instances(
             raise StaleLock(f"{len(same)} instances to move, {found} found as they were")
 
 
-def insert_moves(
+def list_names(tx: Transaction) -> list[str]:
+    """The machines that have instances, by name."""
+    # one step in the index for each
+    names: list[str] = []
+    last = ""
+    while True:
+        query = select(instance.c.machine).where(instance.c.machine > last)
+        found = tx.execute(query.order_by(instance.c.machine).limit(1)).scalar()
+        if found is None:
+            return names
+        names.append(last := found)
+
+
+def list_at_rest(
     tx: Transaction,
     machine: str,
-    version: int,
-    token: str,
-    rows: Sequence[Mapping[str, Any]],
-    engine_id: int | None,
-) -> None:
-    """Insert moves: instance_id, number, event, source, target, payload, payloads; those with an
-    action have the status PENDING.
+    states: Mapping[int, Sequence[str]],
+    age: float,
+    after: int,
+    limit: int,
+) -> list[int]:
+    """Instances that have been in one of these states for some time, and have no action that is
+    not DONE, by id.
 
-    :param engine_id: who works on the actions; None: whoever takes them.
+    :param states: of each version.
+    :param age: seconds.
+    :param after: those with a higher id.
     """
-    for pending in (True, False):
-        part = [row for row in rows if (row["status"] == "PENDING") is pending]
-        insert_rows(
-            tx,
-            move,
-            part,
-            by_json=True,
-            machine=machine,
-            version=version,
-            token=token,
-            at=tx.now,
-            attempts=0,
-            next_at=tx.now if pending else None,
-            engine_id=engine_id if pending else None,
-            epoch=int(pending and engine_id is not None),
-        )
-
-
-def is_made(tx: Transaction, instance_id: int, number: int, token: str) -> bool:
-    """Whether the transaction with this token made a move."""
-    query = select(move.c.number).where(
-        move.c.instance_id == instance_id, move.c.number == number, move.c.token == token
+    unfinished = select(move.c.number).where(
+        move.c.instance_id == instance.c.id, move.c.next_at.is_not(None)
     )
-    return tx.execute(query).first() is not None
-
-
-def _moves() -> Any:
-    return select(
-        move.c.instance_id,
-        instance.c.key,
-        move.c.number,
-        move.c.event,
-        move.c.source,
-        move.c.target,
-        move.c.payload,
-        move.c.payloads,
-        move.c.at,
-        move.c.status,
-        move.c.attempts,
-        move.c.epoch,
-        move.c.engine_id,
-        move.c.version,
-        move.c.reason,
-    ).join_from(move, instance, instance.c.id == move.c.instance_id)
-
-
-def get_move(tx: Transaction, instance_id: int, number: int) -> MoveRow | None:
-    """One move."""
-    query = _moves().where(move.c.instance_id == instance_id, move.c.number == number)
-    row: Any = tx.execute(query).first()
-    return None if row is None else MoveRow(*row)
-
-
-def list_moves(tx: Transaction, instance_id: int, after: int, limit: int) -> list[MoveRow]:
-    """The moves of an instance, in their order."""
-    query = _moves().where(move.c.instance_id == instance_id, move.c.number > after)
-    rows: Any = tx.execute(query.order_by(move.c.number).limit(limit))
-    return [MoveRow(*row) for row in rows]
-
-
-def _is_due(tx: Transaction, machine: str) -> ColumnElement[bool]:
-    """Whether the action of a move is to be called now, and nobody who lives is at it."""
-    held = (
-        select(engine.c.id)
-        .where(
-            engine.c.id == move.c.engine_id, engine.c.state == ALIVE, engine.c.expires_at > tx.now
-        )
-        .exists()
+    query = select(instance.c.id).where(
+        instance.c.machine == machine,
+        instance.c.id > after,
+        or_(
+            *(
+                and_(instance.c.version == version, instance.c.state.in_(sorted(names)))
+                for version, names in states.items()
+            )
+        ),
+        instance.c.updated_at <= tx.now - age,
+        ~unfinished.exists(),
     )
-    return and_(
-        move.c.machine == machine, move.c.next_at.is_not(None), move.c.next_at <= tx.now, ~held
-    )
-
-
-def list_due_versions(tx: Transaction, machine: str) -> list[int]:
-    """The versions of moves whose action is to be called now."""
-    query = select(move.c.version).where(_is_due(tx, machine)).distinct()
-    return sorted(tx.execute(query).scalars())
-
-
-def claim_actions(
-    tx: Transaction, machine: str, versions: Sequence[int], engine_id: int, limit: int
-) -> list[MoveRow]:
-    """Take actions that are to be called now, the oldest first; those that another sweeper takes
-    are passed over.
-
-    :param versions: only of moves by these versions.
-    """
-    query: Any = (
-        select(move.c.instance_id, move.c.number)
-        .where(_is_due(tx, machine), move.c.version.in_(list(versions)))
-        .order_by(move.c.next_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    keys = sorted(tuple(row) for row in tx.execute(query))
-    if not keys:
-        return []
-    update_rows(
-        tx,
-        move,
-        ("instance_id", "number"),
-        [{"instance_id": first, "number": second} for first, second in keys],
-        by_json=True,
-        engine_id=engine_id,
-        epoch=move.c.epoch + 1,
-        # one that kills who calls it comes after the others the next time
-        next_at=tx.now,
-    )
-    found = _moves().where(
-        among(tx, move.c.instance_id, (first for first, _ in keys)), move.c.engine_id == engine_id
-    )
-    wanted = set(keys)
-    rows: Any = tx.execute(found.order_by(move.c.at, move.c.instance_id, move.c.number))
-    return [
-        one for row in rows if (one := MoveRow(*row)) and (one.instance_id, one.number) in wanted
-    ]
-
-
-def hold_action(tx: Transaction, instance_id: int, number: int, engine_id: int, epoch: int) -> None:
-    """Keep others from taking an action over until the transaction ends.
-
-    :raises StaleLock: the engine has not got it any more.
-    """
-    query = select(move.c.number).where(*_is_held(instance_id, number, engine_id, epoch))
-    if tx.execute(query.with_for_update(read=True)).first() is None:
-        raise StaleLock("the action is not this caller's any more")
-
-
-def _is_held(
-    instance_id: int, number: int, engine_id: int, epoch: int
-) -> list[ColumnElement[bool]]:
-    return [
-        move.c.instance_id == instance_id,
-        move.c.number == number,
-        move.c.engine_id == engine_id,
-        move.c.epoch == epoch,
-        move.c.next_at.is_not(None),
-    ]
-
-
-def end_action(
-    tx: Transaction,
-    instance_id: int,
-    number: int,
-    engine_id: int,
-    epoch: int,
-    status: str,
-    *,
-    wait: float | None = None,
-    reason: str | None = None,
-) -> bool:
-    """Note what became of an action, and let go of it. False: the engine had it no more.
-
-    :param status: DONE, FAILED, or PENDING for another attempt.
-    :param wait: seconds until that.
-    """
-    done = tx.execute(
-        update(move)
-        .where(*_is_held(instance_id, number, engine_id, epoch))
-        .values(
-            status=status,
-            attempts=move.c.attempts + 1,
-            next_at=None if wait is None else tx.now + wait,
-            engine_id=None,
-            reason=None if reason is None else text(reason),
-        )
-    )
-    return done.rowcount == 1
-
-
-def release_actions(tx: Transaction, engine_id: int, keys: Sequence[tuple[int, int, int]]) -> None:
-    """Let go of actions that were not called, for anybody to take.
-
-    :param keys: instance, number and epoch of each.
-    """
-    update_rows(
-        tx,
-        move,
-        ("instance_id", "number", "epoch"),
-        [{"instance_id": one, "number": number, "epoch": epoch} for one, number, epoch in keys],
-        move.c.engine_id == engine_id,
-        by_json=True,
-        engine_id=None,
-    )
-
-
-def list_held(tx: Transaction, ids: Sequence[int], engine_id: int) -> list[tuple[int, int, int]]:
-    """Instance, number and epoch of those actions of these instances that an engine has."""
-    query = select(move.c.instance_id, move.c.number, move.c.epoch).where(
-        among(tx, move.c.instance_id, ids), move.c.engine_id == engine_id
-    )
-    return [(row.instance_id, row.number, row.epoch) for row in tx.execute(query)]
-
-
-def list_begun(tx: Transaction, ids: Sequence[int]) -> list[tuple[int, int]]:
-    """Instance and number of moves whose action was begun, and is not over."""
-    query = select(move.c.instance_id, move.c.number).where(
-        among(tx, move.c.instance_id, ids), move.c.next_at.is_not(None), move.c.epoch > 0
-    )
-    return [(row.instance_id, row.number) for row in tx.execute(query)]
+    query = query.order_by(instance.c.id).limit(limit)
+    return list(tx.execute(query.with_for_update(skip_locked=True)).scalars())
 
 
 def has_instances(tx: Transaction, ids: Sequence[int]) -> bool:

@@ -289,11 +289,12 @@ move = Table(
     Column("at", Double, nullable=False),
     Column("status", String(8), nullable=False),
     Column("attempts", Integer, nullable=False),
-    # when its action may be tried; NULL when it is over, or there is none
+    # when its action may be tried; far off if it FAILED, NULL if it is DONE or there is none
     Column("next_at", Double),
-    # who works on its action, and how often it was taken
+    # who works on its action, how often it was taken, and how many died who had taken it
     Column("engine_id", ID),
     Column("epoch", Integer, nullable=False),
+    Column("deaths", Integer, nullable=False, server_default="0"),
     Column("reason", String(REASON_LENGTH)),
     PrimaryKeyConstraint("instance_id", "number", name="pk_converge_move"),
     Index(

@@ -351,6 +351,17 @@ def find_scopes(tx: Transaction, names: Sequence[str]) -> list[int]:
     return list(tx.execute(query).scalars())
 
 
+def delete_failed(tx: Transaction, ids: Sequence[int], status: str) -> int:
+    """Delete the steps of scopes that have this status, and return how many there were.
+
+    :param status: of steps that failed for good.
+    """
+    if not ids:
+        return 0
+    failed = delete(step).where(among(tx, step.c.scope_id, ids), step.c.status == status)
+    return int(tx.execute(failed).rowcount)
+
+
 def delete_scopes(tx: Transaction, ids: Sequence[int]) -> None:
     """Delete scopes with their steps."""
     if ids:

@@ -87,6 +87,19 @@ def test_a_scope_whose_owners_lease_ended_is_taken_over(anywhere: Place) -> None
     assert taken.hold != hold
 
 
+def test_nothing_is_taken_under_a_lease_that_has_ended(anywhere: Place) -> None:
+    """As by a process that was suspended, and has not noticed: others would take it at once."""
+    late, other = anywhere.backend(), anywhere.backend()
+    old = late.take("before").hold
+    anywhere.kill(late)
+    late.take("job")
+    with pytest.raises(Busy):
+        other.take("job")
+    assert other.take("before").hold.owner != old.owner
+    with pytest.raises(StaleLock):
+        late.write(old, Record("a", 1))
+
+
 def test_the_scopes_of_an_owner_that_closed_are_free_at_once(anywhere: Place) -> None:
     first, second = anywhere.backend(), anywhere.backend()
     first.take("job")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from converge.errors import BadInput, Busy, StaleLock, StoreError
+from converge.errors import BadInput, StaleLock, StoreError
 from converge.journal import Journal, Record
 from converge.journal.backend import StepStatus
 from converge.journal.redis import RedisBackend
@@ -68,17 +68,6 @@ def test_who_lost_the_lease_goes_on_under_another_number(backend: RedisBackend) 
     with pytest.raises(StaleLock):
         backend.write(hold, Record("a", 1))
     backend.write(again, Record("a", 1))
-
-
-def test_nothing_is_taken_under_a_lease_that_has_ended(backend: RedisBackend, url: str) -> None:
-    old = backend.owner.current_id()
-    backend._client.delete(f"{backend._prefix}owner:{old}")
-    hold = backend.take("job").hold
-    assert hold.owner != old
-    other = RedisBackend.open(url, LEASE)
-    with pytest.raises(Busy):
-        other.take("job")
-    other.close()
 
 
 def test_a_call_whose_answer_was_lost_is_made_again(backend: RedisBackend) -> None:

@@ -1,61 +1,17 @@
-"""Fixtures: an empty store, a clock that stands still, and machines on them."""
+"""Fixtures: an empty store with machines, and what their actions act on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
+from sqlalchemy import select
 
-from converge import Machine, Store, points
-from converge.lease import LEASE
+from converge import Store
+from converge.store.database import Transaction
 from converge.testing import FakeClock
-
-
-class Crash(BaseException):
-    """As if the process ended here."""
-
-
-@dataclass
-class Place:
-    """Where machines are: one database, and processes that come and go.
-
-    :ivar store: empty at first.
-    """
-
-    store: Store
-    clock: FakeClock
-    patch: pytest.MonkeyPatch
-    _open: list[Machine] = field(default_factory=list)
-
-    def machine(self, definition: object, lease: float = LEASE) -> Machine:
-        """A machine of a process of its own, as it were."""
-        machine = Machine(self.store, definition, lease=lease)
-        self._open.append(machine)
-        return machine
-
-    def die(self, point: str, function: Callable[..., object], *arguments: Any) -> None:
-        """Call a function, and end its process at a point; others see that when its lease is
-        over."""
-        dead = False
-
-        def hook(name: str) -> None:
-            nonlocal dead
-            if dead or name == point:
-                dead = True
-                raise Crash(name)
-
-        with self.patch.context() as patch:
-            patch.setattr(points, "hook", hook)
-            with pytest.raises(Crash):
-                function(*arguments)
-        self.clock.advance(LEASE)
-
-    def close(self) -> None:
-        """End all processes."""
-        for machine in self._open:
-            machine.close()
+from tests.machine.place import Place
+from tests.machine.world import EFFECT, HOST, World
 
 
 @pytest.fixture
@@ -65,3 +21,21 @@ def place(fresh_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch) ->
     found = Place(fresh_store(clock), clock, monkeypatch)
     yield found
     found.close()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def effects(place: Place) -> Iterator[Callable[[], list[tuple[str, int]]]]:
+    """The rows of the host's own table."""
+    database = place.store.database
+    HOST.create_all(database.engine)
+
+    def read(tx: Transaction) -> list[tuple[str, int]]:
+        return [(row.key, row.attempt) for row in tx.execute(select(EFFECT).order_by(EFFECT.c.key))]
+
+    yield lambda: database.read(read)
+    HOST.drop_all(database.engine)

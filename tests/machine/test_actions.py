@@ -5,13 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select, update
+from sqlalchemy import insert, update
 
 from converge import Machine, RetryPolicy
 from converge.errors import ConvergeError, StaleLock, StepFailed, StoreError
@@ -22,96 +21,8 @@ from converge.points import Commit
 from converge.process import process_identity
 from converge.store import engines, schema
 from converge.store.database import Database, Transaction
-from tests.machine.conftest import Crash, Place
-
-# what a host keeps beside converge's tables
-HOST = MetaData()
-EFFECT = Table("machine_effect", HOST, Column("key", String(255)), Column("attempt", Integer))
-
-
-@dataclass
-class World:
-    """What actions act on, and what they do there.
-
-    :ivar done: what was done, in order.
-    :ivar behaviour: what the next actions do besides, by key.
-    """
-
-    done: list[str] = field(default_factory=list)
-    behaviour: dict[str, list[Callable[[Action], object]]] = field(default_factory=dict)
-
-    def act(self, action: Action) -> None:
-        """The action of all moves."""
-        self.done.append(f"{action.key} {action.event} {action.attempt}")
-        waiting = self.behaviour.get(action.key, [])
-        if waiting:
-            waiting.pop(0)(action)
-
-    def step(self, what: str) -> str:
-        self.done.append(what)
-        return what.upper()
-
-    def definition(self, attempts: int = 3, **changes: Any) -> dict[str, Any]:
-        retry = RetryPolicy(attempts=attempts, first=5.0)
-        return {
-            "name": "lamp",
-            "initial": "off",
-            "states": {"off": {}, "on": {"timeout": 60.0, "on_timeout": "dim"}},
-            "transitions": [
-                {
-                    "event": "press",
-                    "source": "off",
-                    "target": "on",
-                    "action": self.act,
-                    "retry": retry,
-                },
-                {"event": "press", "source": "on", "target": "off"},
-                {
-                    "event": "dim",
-                    "source": "on",
-                    "target": "off",
-                    "action": self.act,
-                    "retry": retry,
-                },
-            ],
-            **changes,
-        }
-
-
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
-def effects(place: Place) -> Iterator[Callable[[], list[tuple[str, int]]]]:
-    """The rows of the host's own table."""
-    database = place.store.database
-    HOST.create_all(database.engine)
-
-    def read(tx: Transaction) -> list[tuple[str, int]]:
-        return [(row.key, row.attempt) for row in tx.execute(select(EFFECT).order_by(EFFECT.c.key))]
-
-    yield lambda: database.read(read)
-    HOST.drop_all(database.engine)
-
-
-def fail(action: Action) -> None:
-    raise RuntimeError(f"no {action.event}")
-
-
-def crash(action: Action) -> None:
-    raise Crash
-
-
-def status(machine: Machine, key: str = "k") -> str:
-    return machine.history(key)[-1].action
-
-
-def count(place: Place, table: Any) -> int:
-    query = select(func.count()).select_from(table)
-    return place.store.database.read(lambda tx: int(tx.execute(query).scalar_one()))
-
+from tests.machine.place import Crash, Place
+from tests.machine.world import EFFECT, World, count, fail, status
 
 # -- once --------------------------------------------------------------------
 
@@ -340,24 +251,6 @@ def test_a_step_that_is_done_is_not_done_again_when_the_action_is(
     assert world.done == ["k press 1", "one", "k press 1", "two"]
     # what is over is forgotten
     assert (count(place, schema.scope), count(place, schema.step)) == (0, 0)
-
-
-def test_a_step_is_not_done_again_after_a_failure_and_is_forgotten_when_all_failed(
-    place: Place, world: World
-) -> None:
-    def half(action: Action) -> None:
-        action.step("one", world.step, "one")
-        fail(action)
-
-    machine = place.machine(world.definition(attempts=2))
-    world.behaviour["k"] = [half, half]
-    with pytest.raises(RuntimeError):
-        machine.fire("k", "press", create=True)
-    place.clock.advance(5)
-    machine.sweep()
-    assert world.done == ["k press 1", "one", "k press 2"]
-    assert status(machine) == "FAILED"
-    assert count(place, schema.scope) == 0
 
 
 def test_a_step_that_failed_for_good_fails_the_action(place: Place, world: World) -> None:

@@ -19,9 +19,9 @@ from converge.errors import BadInput, Conflict, IllegalEvent, NotFound
 from converge.machine import Instance, Move
 from converge.machine.definition import Definition
 from converge.points import Commit
-from converge.store import machines, schema
+from converge.store import machines, moves, schema
 from tests.doc.test_documentation import ROOT, blocks
-from tests.machine.conftest import Place
+from tests.machine.place import Place
 
 
 def is_large(payloads: Mapping[str, Any], payload: Any) -> bool:
@@ -67,11 +67,11 @@ def rows(place: Place, *tables: Any) -> list[int]:
 def test_an_event_moves_an_instance_and_the_move_is_its_history(place: Place) -> None:
     machine = place.machine(ORDER)
     machine.create("k")
-    assert machine.get("k") == Instance("k", "new", 1, 0, {}, None)
+    assert machine.get("k") == Instance("k", "new", 1, 0, {}, None, place.clock())
     place.clock.advance(3)
     move = machine.fire("k", "pay", SMALL)
     assert move == Move("k", 1, "pay", "new", "paid", SMALL, "NONE")
-    assert machine.get("k") == Instance("k", "paid", 1, 1, {"pay": SMALL}, 60.0)
+    assert machine.get("k") == Instance("k", "paid", 1, 1, {"pay": SMALL}, 60.0, place.clock())
     machine.fire("k", "ship")
     assert machine.history("k") == [
         Move("k", 1, "pay", "new", "paid", SMALL, "NONE", at=1_000_003.0),
@@ -461,7 +461,7 @@ def test_what_cannot_time_out_does_not_keep_others_from_it(
     place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("converge.machine.moving.BATCH", 2)
-    monkeypatch.setattr("converge.machine.BATCH", 2)
+    monkeypatch.setattr("converge.machine.sweeping.BATCH", 2)
 
     def refuse(payloads: Any, payload: Any) -> bool:
         if payloads["pay"]["amount"] == 1:
@@ -611,7 +611,7 @@ def test_no_query_of_a_sweep_reads_what_does_not_wait(place: Place) -> None:
     found = place.store.database.read(
         lambda tx: (
             machines.list_overdue_versions(tx, "order"),
-            machines.list_due_versions(tx, "order"),
+            moves.list_due_versions(tx, "order"),
         )
     )
     assert found == ([], [])

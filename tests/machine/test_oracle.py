@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from converge import RetryPolicy
 from converge.errors import IllegalEvent, NotFound
 from converge.machine import Action, Move
-from tests.machine.conftest import Place
+from tests.machine.place import Place
 
 KEYS = ("a", "b", "c")
 TIMEOUT = 10.0

@@ -17,8 +17,8 @@ import converge
 from converge.errors import IllegalEvent
 from examples.trigger import EVENTS, TABLES, TIMEOUT, Trigger
 from tests import backends
-from tests.machine.conftest import Place
 from tests.machine.listener import Listeners
+from tests.machine.place import Place
 
 ROOT = Path(__file__).resolve().parents[2]
 #: How many things; the servers, of which each commit takes longer, have the same code to show.

@@ -128,6 +128,39 @@ def test_upgrade_with_rows_in_place_keeps_them(
     assert used.stack("shop").status == "COMPLETE"
 
 
+def fail(action: converge.machine.Action) -> None:
+    raise RuntimeError
+
+
+def test_a_failed_action_from_before_they_were_found_can_be_tried_again(
+    used: converge.Store, empty_database_url: str, engine: sqlalchemy.Engine
+) -> None:
+    retry = converge.RetryPolicy(attempts=1)
+    definition: dict[str, Any] = {
+        "name": "lamp",
+        "initial": "off",
+        "states": {"off": {}},
+        "transitions": [
+            {"event": "press", "source": "off", "target": "off", "action": fail, "retry": retry},
+            {"event": "look", "source": "off", "target": "off"},
+        ],
+    }
+    machine = converge.Machine(used, definition)
+    machine.create("k")
+    machine.fire("k", "look")
+    with pytest.raises(RuntimeError):
+        machine.fire("k", "press")
+    machine.close()
+    before = contents(engine)
+    migrated_by(empty_database_url, lambda config: command.downgrade(config, "0004"))
+    with engine.connect() as connection:
+        due = connection.execute(text("SELECT count(next_at) FROM converge_move")).scalar()
+    assert due == 0
+    migrate.upgrade(empty_database_url)
+    assert contents(engine) == before
+    assert machine.retry("k") == 1
+
+
 def test_connect_with_create_schema_upgrades_once(
     used: converge.Store, empty_database_url: str, engine: sqlalchemy.Engine
 ) -> None:

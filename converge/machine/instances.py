@@ -1,0 +1,201 @@
+"""Instances as they are in the database: for people, whatever program moves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from converge.errors import NotFound, StaleLock
+from converge.journal.backend import StepStatus
+from converge.journal.values import loads
+from converge.machine.actions import scope_name
+from converge.machine.moving import Move
+from converge.model import check_name
+from converge.points import Commit
+from converge.store import machines, moves, scopes
+from converge.store.database import Database, Transaction
+from converge.store.machines import InstanceRow
+from converge.store.moves import MoveRow
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session as OrmSession
+
+    HostTransaction = Transaction | Connection | OrmSession
+
+T = TypeVar("T")
+
+#: How often a transaction is run again when somebody else moved an instance meanwhile.
+_TRIES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An instance, as it was when it was read.
+
+    :ivar version: of the definition that last moved it; ``state`` is one of that version.
+    :ivar moves: how many there were.
+    :ivar payloads: the last payload of each event, by event.
+    :ivar timeout: seconds until its timeout, None if it has none.
+    :ivar updated: when it last moved, in seconds since 1970.
+    """
+
+    key: str
+    state: str
+    version: int
+    moves: int
+    payloads: Mapping[str, Any]
+    timeout: float | None
+    updated: float
+
+
+class Instances:
+    """The instances of the machine of a name.
+
+    :param name: of the machine.
+    """
+
+    def __init__(self, database: Database, name: str) -> None:
+        check_name("machine", name)
+        self.name = name
+        self._database = database
+
+    def get(self, key: str) -> Instance:
+        """An instance.
+
+        :raises NotFound: there is none.
+        """
+        return _instance(self._database.read(lambda tx: self._find(tx, key)))
+
+    def instances(
+        self, *, state: str | None = None, after: str = "", limit: int = 1000
+    ) -> list[Instance]:
+        """Instances by key.
+
+        :param state: only those in this state.
+        :param after: from the one after this key on.
+        """
+        rows = self._database.read(
+            lambda tx: machines.list_instances(tx, self.name, state, after, limit)
+        )
+        return [_instance(row) for row in rows]
+
+    def history(self, key: str, *, after: int = 0, limit: int = 1000) -> list[Move]:
+        """The moves of an instance, the oldest first.
+
+        :param after: only those with a higher number.
+        :raises NotFound: there is no such instance.
+        """
+        rows = self._database.read(
+            lambda tx: moves.list_moves(tx, self._find(tx, key).id, after, limit)
+        )
+        return [_moved(row) for row in rows]
+
+    def failed(self, *, limit: int = 1000) -> list[Move]:
+        """Moves whose action has FAILED, and waits for :meth:`retry`."""
+        rows = self._database.read(lambda tx: moves.list_failed(tx, self.name, limit))
+        return [_moved(row) for row in rows]
+
+    def retry(self, *keys: str) -> int:
+        """Have the actions of instances that FAILED called again, by whoever sweeps next. Their
+        steps that are done are not done again; those that failed for good are tried again.
+
+        :returns: how many there were.
+        :raises NotFound: one of the instances is not there; then nothing is done.
+        """
+
+        def again(tx: Transaction) -> list[tuple[int, int]]:
+            by_id = {row.id: key for key, row in self._lock(tx, keys).items()}
+            failed = moves.retry_actions(tx, list(by_id))
+            names = [scope_name(self.name, by_id[one], one, number) for one, number in failed]
+            scopes.delete_failed(tx, scopes.find_scopes(tx, names), StepStatus.FAILED)
+            return failed
+
+        def done(tx: Transaction, failed: list[tuple[int, int]]) -> bool:
+            return not moves.list_failed_of(tx, [one for one, _ in failed])
+
+        return len(self._run(None, again, Commit.ACTION, done))
+
+    def delete(self, *keys: str, transaction: HostTransaction | None = None) -> int:
+        """Delete instances with their history; actions of theirs that are pending are not called.
+
+        :returns: how many there were.
+        """
+        for key in keys:
+            check_name("instance", key)
+
+        def remove(tx: Transaction) -> list[int]:
+            found = machines.get_instances(tx, self.name, keys, lock=True)
+            by_id = {row.id: row.key for row in found.values()}
+            begun = moves.list_begun(tx, list(by_id))
+            names = [scope_name(self.name, by_id[one], one, number) for one, number in begun]
+            scopes.delete_scopes(tx, scopes.find_scopes(tx, names))
+            machines.delete_instances(tx, list(by_id))
+            return list(by_id)
+
+        def removed(tx: Transaction, ids: list[int]) -> bool:
+            return not machines.has_instances(tx, ids)
+
+        return len(self._run(transaction, remove, Commit.INSTANCE, removed))
+
+    # -- helpers
+
+    def _find(self, tx: Transaction, key: str) -> InstanceRow:
+        check_name("instance", key)
+        found = machines.get_instances(tx, self.name, [key])
+        if key not in found:
+            raise self._not_found(key)
+        return found[key]
+
+    def _lock(self, tx: Transaction, keys: tuple[str, ...]) -> dict[str, InstanceRow]:
+        found = machines.get_instances(tx, self.name, keys, lock=True)
+        for key in keys:
+            if key not in found:
+                raise self._not_found(key)
+        return found
+
+    def _not_found(self, key: str) -> NotFound:
+        return NotFound(f"machine {self.name!r} has no instance {key!r}")
+
+    def _run(
+        self,
+        transaction: HostTransaction | None,
+        function: Callable[[Transaction], T],
+        commit: Commit,
+        happened: Callable[[Transaction, T], bool] | None = None,
+    ) -> T:
+        if transaction is not None:
+            with self._database.join(transaction) as tx:
+                return function(tx)
+        for _ in range(_TRIES):
+            try:
+                return self._database.transact(function, commit, happened=happened)
+            except StaleLock as error:
+                # somebody else moved one of them at the same moment
+                again = error
+        raise again
+
+
+def list_machines(database: Database) -> list[str]:
+    """The names of the machines that have instances."""
+    return database.read(machines.list_names)
+
+
+def _instance(row: InstanceRow) -> Instance:
+    payloads = loads(row.payloads)
+    return Instance(row.key, row.state, row.version, row.epoch, payloads, row.left, row.updated_at)
+
+
+def _moved(row: MoveRow) -> Move:
+    return Move(
+        row.key,
+        row.number,
+        row.event,
+        row.source,
+        row.target,
+        loads(row.payload),
+        row.status,
+        row.at,
+        row.reason,
+    )

@@ -1,0 +1,285 @@
+"""A machine: the instances of one definition in one database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from converge.errors import BadInput, StoreError, did_you_mean
+from converge.lease import LEASE, LEAST
+from converge.machine.actions import Actions
+from converge.machine.definition import Definition
+from converge.machine.drawing import draw
+from converge.machine.instances import Instance, Instances
+from converge.machine.moving import BATCH, Event, Fired, Held, Move, Mover, is_committed
+from converge.machine.sweeping import SWEEP, Sweeper
+from converge.model import check_age, check_name, check_seconds
+from converge.points import Commit
+from converge.store import machines
+from converge.store.database import Transaction, repeatable
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session as OrmSession
+
+    from converge.stacks import Store
+
+    HostTransaction = Transaction | Connection | OrmSession
+
+
+class Machine(Instances):
+    """All instances of one definition in one database. Safe to share between threads.
+
+    As a context manager it sweeps in the background: timeouts fire, and actions that a dead
+    process left are called.
+
+    :param definition: a :class:`Definition`, or a mapping or class with its attributes.
+    :param lease: seconds, at least 1, after which an action of a process without a sign of life
+        is called by another one. (Of a process that is gone from this host, at once.)
+    :raises BadInput: the definition is wrong.
+    """
+
+    def __init__(self, store: Store, definition: object, *, lease: float = LEASE) -> None:
+        self.definition = Definition.of(definition)
+        super().__init__(store.database, self.definition.name)
+        check_seconds("lease", lease, LEAST)
+        self._mover = Mover(self.definition)
+        self._actions = Actions(self._database, self.definition, lease)
+        self._sweeper = Sweeper(self._database, self._mover, self._actions, self._time_out)
+
+    def __enter__(self) -> Machine:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self, every: float = SWEEP, *, workers: int = 1) -> None:
+        """Sweep in the background.
+
+        :param every: seconds between two sweeps.
+        :param workers: how many threads call actions; another one fires timeouts.
+        """
+        if type(workers) is not int or workers < 1:
+            raise BadInput(f"workers must be a whole number from 1, not {workers!r}")
+        self._sweeper.start(every, workers)
+
+    def close(self) -> None:
+        """End the sweeping after the actions that are being called, and let go of all others."""
+        self._sweeper.close()
+        self._actions.close()
+
+    # -- firing
+
+    def create(self, *keys: str, transaction: HostTransaction | None = None) -> None:
+        """Make instances, in the initial state.
+
+        :raises Conflict: one of them is there already; then none is made.
+        :raises CommitUnknown: the connection was lost during the commit.
+        """
+        for key in keys:
+            check_name("instance", key)
+        if len(set(keys)) != len(keys):
+            raise BadInput(f"machine {self.name!r}: one of the keys is there twice")
+        if keys:
+            self._run(transaction, lambda tx: self._mover.insert(tx, sorted(keys)), Commit.INSTANCE)
+
+    def fire(
+        self,
+        key: str,
+        event: str,
+        payload: Any = None,
+        *,
+        create: bool = False,
+        transaction: HostTransaction | None = None,
+    ) -> Move:
+        """Fire an event at an instance.
+
+        The move is one transaction. Its action is called after that, in this thread; an
+        exception of it is raised here, and the sweep tries it again. In a transaction of the
+        caller's, all actions are left to the sweep.
+
+        :param payload: what can be stored as the value of a step.
+        :param create: make the instance if it is not there.
+        :raises IllegalEvent: it does nothing in the instance's state; the legal ones are named.
+        :raises NotFound: there is no such instance.
+        :raises BadInput: the key or event cannot be one, the payload cannot be stored, or the
+            instance is of a version that this one has no migration for.
+        """
+        given = [Event.of(key, event, payload)]
+        (result,), errors = self._fire(given, create=create, transaction=transaction)
+        if isinstance(result, Exception):
+            raise result
+        for error in errors:
+            raise error
+        return result
+
+    def fire_many(
+        self,
+        events: Iterable[tuple[str, str] | tuple[str, str, Any]],
+        *,
+        create: bool = False,
+        transaction: HostTransaction | None = None,
+    ) -> list[Move | Exception]:
+        """Fire events at many instances, in a few statements for a thousand. Each thousand is a
+        transaction of its own, but for the caller's; the actions are called after all of them.
+
+        :param events: key, event and, if there is one, payload.
+        :returns: for each, in order, the move, which also says how its action went; or what
+            :meth:`fire` would raise, also of a guard.
+        :raises BadInput: a key or event cannot be one, or a payload cannot be stored; nothing
+            was fired then.
+        """
+        given = []
+        for number, one in enumerate(events, start=1):
+            if not isinstance(one, tuple | list) or len(one) not in (2, 3):
+                raise BadInput(
+                    f"event {number} must be (key, event) or (key, event, payload), not {one!r}"
+                )
+            given.append(Event.of(*one))
+        return self._fire(given, create=create, transaction=transaction)[0]
+
+    def _fire(
+        self, given: Sequence[Event], *, create: bool, transaction: HostTransaction | None
+    ) -> tuple[list[Move | Exception], list[Exception]]:
+        """:returns: what became of the events, and what the actions raised."""
+        calls = transaction is None and self.definition.has_actions
+        results: list[Move | Exception] = []
+        held: list[Held] = []
+        try:
+            for start in range(0, len(given), BATCH):
+                part = given[start : start + BATCH]
+
+                def fire(owner: int | None, part: Sequence[Event] = part) -> None:
+                    fired = self._fire_part(part, results, held, create, transaction, owner)
+                    results.extend(fired.results)
+
+                if calls:
+                    self._actions.owner.attempt(fire)
+                else:
+                    fire(None)
+            try:
+                errors = self._actions.call_all(held, results)
+            except StoreError as error:
+                # the moves are made; the rest is for the sweep
+                errors = [error]
+            return results, errors
+        finally:
+            self._actions.release(held)
+
+    def _fire_part(
+        self,
+        part: Sequence[Event],
+        results: Sequence[Move | Exception],
+        held: list[Held],
+        create: bool,
+        transaction: HostTransaction | None,
+        owner: int | None,
+    ) -> Fired:
+        """Fire a batch of events.
+
+        :param results: of the events before them.
+        :param held: where to put their actions.
+        """
+        before = len(held)
+
+        def write(tx: Transaction) -> Fired:
+            fired = self._mover.fire(tx, part, create=create, owner=owner)
+            # known also if this is interrupted right after the commit
+            held[before:] = [replace(one, index=len(results) + one.index) for one in fired.held]
+            return fired
+
+        return self._run(transaction, write, Commit.FIRE, is_committed)
+
+    # -- the sweep
+
+    def sweep(self) -> int:
+        """Fire the timeouts that have passed, and call actions that are pending.
+
+        Any number of processes may sweep: each timeout fires once, each action is called by one
+        of them at a time.
+
+        :returns: how many timeouts fired and actions were called without an error.
+        :raises StoreError: the database cannot be used.
+        """
+        return self._sweeper.fire_timeouts() + self._sweeper.call_actions()
+
+    def _time_out(self) -> Fired:
+        return self._run(None, self._mover.time_out, Commit.TIMEOUT, is_committed)
+
+    # -- looking after instances
+
+    def instances(
+        self, *, state: str | None = None, after: str = "", limit: int = 1000
+    ) -> list[Instance]:
+        """Instances by key.
+
+        :param state: only those in this state.
+        :param after: from the one after this key on.
+        """
+        if state is not None and state not in self.definition.states:
+            raise BadInput(
+                f"machine {self.name!r} has no state {state!r}"
+                f"{did_you_mean(str(state), self.definition.states)}"
+            )
+        return super().instances(state=state, after=after, limit=limit)
+
+    def migrate(self) -> int:
+        """Bring all instances of older versions to this one; without it, each goes at its next
+        event. Timeouts are counted from now on.
+
+        :returns: how many there were.
+        :raises BadInput: there is no way for one of them.
+        """
+        count = 0
+        after: str | None = ""
+        while after is not None:
+            moved, after = self._run(
+                None,
+                lambda tx, after=after: self._mover.migrate(tx, after),  # type: ignore[misc]
+                Commit.INSTANCE,
+                repeatable,
+            )
+            count += moved
+        return count
+
+    def prune(self, age: float) -> int:
+        """Delete instances that came into a terminal state long ago, with their history; but
+        none with an action that is pending or has FAILED.
+
+        :param age: seconds since their last move.
+        :returns: how many were deleted.
+        """
+        check_age("age", age)
+        states = {
+            version: names
+            for version in self.definition.versions
+            if (names := self.definition.terminal_in(version))
+        }
+        count = 0
+        after = 0
+        while states:
+
+            def remove(tx: Transaction, after: int = after) -> list[int]:
+                ids = machines.list_at_rest(tx, self.name, states, age, after, BATCH)
+                machines.delete_instances(tx, ids)
+                return ids
+
+            removed = self._run(None, remove, Commit.INSTANCE, repeatable)
+            count += len(removed)
+            if len(removed) < BATCH:
+                break
+            after = removed[-1]
+        return count
+
+    def draw(self, how: str = "mermaid") -> str:
+        """The machine as a picture; ``mermaid`` or ``dot``."""
+        return draw(self.definition, how)

@@ -1,0 +1,150 @@
+"""The sweep of a machine: timeouts fire, and actions are called that somebody has left."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from converge.machine.actions import Actions
+from converge.machine.moving import BATCH, Fired, Mover
+from converge.model import check_seconds
+from converge.recovery import expire, list_gone
+from converge.store import machines, moves
+from converge.store.database import Database
+
+LOG = logging.getLogger(__name__)
+
+#: Seconds between two sweeps.
+SWEEP = 1.0
+#: How many actions are taken at a time at most; others may take the rest meanwhile.
+CLAIM = 20
+#: Seconds within which those that are taken at a time are to be over.
+QUICK = 1.0
+
+
+def never() -> bool:
+    """Nobody says that it is to stop."""
+    return False
+
+
+class Sweeper:
+    """Sweeps the instances of one machine, by hand or in the background.
+
+    :param time_out: fires a batch of timeouts in a transaction of its own.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        mover: Mover,
+        actions: Actions,
+        time_out: Callable[[], Fired],
+    ) -> None:
+        self._database = database
+        self._definition = mover.definition
+        self._name = mover.name
+        self._actions = actions
+        self._time_out = time_out
+        self._stopped = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._warned: set[int] = set()
+
+    # -- in the background
+
+    def start(self, every: float, workers: int) -> None:
+        """Sweep in threads, until it is closed: one for timeouts, so that no action keeps them
+        waiting, and others for actions."""
+        check_seconds("every", every)
+        if any(thread.is_alive() for thread in self._threads):
+            return
+        self._stopped.clear()
+        duties: list[Callable[[], object]] = [self.fire_timeouts]
+        if self._definition.has_actions:
+            duties += [lambda: self.call_actions(self._stopped.is_set)] * workers
+        self._threads = [
+            threading.Thread(
+                target=self._loop,
+                args=(duty, every),
+                name=f"converge-machine-{self._name}",
+                daemon=True,
+            )
+            for duty in duties
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """End the threads after the actions that are being called."""
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+
+    def _loop(self, duty: Callable[[], object], every: float) -> None:
+        while not self._stopped.wait(every):
+            try:
+                duty()
+            except Exception as error:
+                # it must not end, whatever is wrong this time
+                LOG.warning("machine %s: %s; trying again", self._name, error)
+
+    # -- once
+
+    def fire_timeouts(self) -> int:
+        """Fire timeouts that have passed, and end the leases of processes that are gone.
+
+        :returns: how many fired.
+        """
+        # nearly always there is nothing to do, and a reader is in nobody's way
+        overdue, gone = self._database.read(
+            lambda tx: (machines.list_overdue_versions(tx, self._name), list_gone(tx))
+        )
+        expire(self._database, gone)
+        moved = 0
+        while self._known(overdue):
+            fired = self._time_out()
+            moved += fired.moves
+            if fired.seen < BATCH:
+                break
+        return moved
+
+    def call_actions(self, stopped: Callable[[], bool] = never) -> int:
+        """Call actions that are due and that nobody is at, until there are no more.
+
+        :param stopped: whether to call no further one.
+        :returns: how many were called without an error.
+        """
+        due = self._database.read(lambda tx: moves.list_due_versions(tx, self._name))
+        called = 0
+        # what was taken waits while another is called, so few are, until they turn out to be quick
+        limit = 1
+        while self._known(due) and not stopped():
+            begun = time.monotonic()
+            taken, held = self._actions.claim(limit)
+            if not taken:
+                break
+            to_call = len(held)
+            try:
+                errors = self._actions.call_all(held, stopped=stopped)
+                called += to_call - len(held) - len(errors)
+            finally:
+                self._actions.release(held)
+            quick = time.monotonic() - begun < QUICK
+            limit = min(2 * limit, CLAIM) if quick else 1
+        return called
+
+    def _known(self, versions: Iterable[int]) -> bool:
+        """Whether there is something for this program in them."""
+        known = set(self._definition.versions)
+        for version in set(versions) - known - self._warned:
+            self._warned.add(version)
+            LOG.warning(
+                "machine %s: there are instances of version %s, which version %s has no "
+                "migration for; their timeouts and actions are left alone",
+                self._name,
+                version,
+                self._definition.version,
+            )
+        return not known.isdisjoint(versions)

@@ -1,0 +1,299 @@
+"""Moves of instances, and the actions that they have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, case, select, update
+
+from converge.errors import StaleLock
+from converge.store.bulk import among, insert_rows, update_rows
+from converge.store.database import Transaction
+from converge.store.engines import lives
+from converge.store.schema import instance, move
+from converge.store.types import text
+
+#: When the action is tried again of a move whose action FAILED: it stays in the index of those
+#: that are not over, for a person to find.
+NEVER = 1e15
+
+
+@dataclass(frozen=True, slots=True)
+class MoveRow:
+    """A move as it is in the database.
+
+    :ivar version: of the definition that it was made by.
+    :ivar status: of its action: NONE, PENDING, DONE or FAILED.
+    :ivar engine_id: who has taken the action; it may be dead.
+    :ivar epoch: how often the action was taken.
+    :ivar deaths: of how many processes that had taken it.
+    """
+
+    instance_id: int
+    key: str
+    number: int
+    event: str
+    source: str
+    target: str
+    payload: str
+    payloads: str
+    at: float
+    status: str
+    attempts: int
+    epoch: int
+    engine_id: int | None
+    deaths: int
+    version: int
+    reason: str | None
+
+
+def insert_moves(
+    tx: Transaction,
+    machine: str,
+    version: int,
+    token: str,
+    rows: Sequence[Mapping[str, Any]],
+    engine_id: int | None,
+) -> None:
+    """Insert moves: instance_id, number, event, source, target, payload, payloads; those with an
+    action have the status PENDING.
+
+    :param engine_id: who works on the actions; None: whoever takes them.
+    """
+    for pending in (True, False):
+        part = [row for row in rows if (row["status"] == "PENDING") is pending]
+        insert_rows(
+            tx,
+            move,
+            part,
+            by_json=True,
+            machine=machine,
+            version=version,
+            token=token,
+            at=tx.now,
+            attempts=0,
+            deaths=0,
+            next_at=tx.now if pending else None,
+            engine_id=engine_id if pending else None,
+            epoch=int(pending and engine_id is not None),
+        )
+
+
+def is_made(tx: Transaction, instance_id: int, number: int, token: str) -> bool:
+    """Whether the transaction with this token made a move."""
+    query = select(move.c.number).where(
+        move.c.instance_id == instance_id, move.c.number == number, move.c.token == token
+    )
+    return tx.execute(query).first() is not None
+
+
+def _moves() -> Any:
+    return select(
+        move.c.instance_id,
+        instance.c.key,
+        move.c.number,
+        move.c.event,
+        move.c.source,
+        move.c.target,
+        move.c.payload,
+        move.c.payloads,
+        move.c.at,
+        move.c.status,
+        move.c.attempts,
+        move.c.epoch,
+        move.c.engine_id,
+        move.c.deaths,
+        move.c.version,
+        move.c.reason,
+    ).join_from(move, instance, instance.c.id == move.c.instance_id)
+
+
+def get_move(tx: Transaction, instance_id: int, number: int) -> MoveRow | None:
+    """One move."""
+    query = _moves().where(move.c.instance_id == instance_id, move.c.number == number)
+    row: Any = tx.execute(query).first()
+    return None if row is None else MoveRow(*row)
+
+
+def list_moves(tx: Transaction, instance_id: int, after: int, limit: int) -> list[MoveRow]:
+    """The moves of an instance, in their order."""
+    query = _moves().where(move.c.instance_id == instance_id, move.c.number > after)
+    rows: Any = tx.execute(query.order_by(move.c.number).limit(limit))
+    return [MoveRow(*row) for row in rows]
+
+
+def _is_due(tx: Transaction, machine: str) -> ColumnElement[bool]:
+    """Whether the action of a move is to be called now, and nobody who lives is at it."""
+    return and_(
+        move.c.machine == machine,
+        move.c.next_at.is_not(None),
+        move.c.next_at <= tx.now,
+        ~lives(tx, move.c.engine_id),
+    )
+
+
+def list_due_versions(tx: Transaction, machine: str) -> list[int]:
+    """The versions of moves whose action is to be called now."""
+    query = select(move.c.version).where(_is_due(tx, machine)).distinct()
+    return sorted(tx.execute(query).scalars())
+
+
+#: How many processes died that had taken an action, the last one included: it let go of nothing.
+_DEATHS = move.c.deaths + case((move.c.engine_id.is_not(None), 1), else_=0)
+
+
+def claim_actions(
+    tx: Transaction,
+    machine: str,
+    versions: Sequence[int],
+    engine_id: int,
+    limit: int,
+    careful: int,
+) -> list[MoveRow]:
+    """Take actions that are to be called now, the oldest first, and last one on which many died;
+    those that another sweeper takes are passed over.
+
+    :param versions: only of moves by these versions.
+    :param limit: at most so many, and one.
+    :param careful: how many deaths are many.
+    """
+    query = (
+        select(move.c.instance_id, move.c.number, _DEATHS.label("deaths"))
+        .where(_is_due(tx, machine), move.c.version.in_(list(versions)))
+        .order_by(move.c.next_at)
+        .with_for_update(skip_locked=True)
+    )
+    taken: list[Any] = []
+    for condition, most in ((careful > _DEATHS, limit), (careful <= _DEATHS, 1)):
+        taken += tx.execute(query.where(condition).limit(most))
+    if not taken:
+        return []
+    update_rows(
+        tx,
+        move,
+        ("instance_id", "number"),
+        [row._asdict() for row in sorted(taken)],
+        by_json=True,
+        engine_id=engine_id,
+        epoch=move.c.epoch + 1,
+        # one that kills who calls it comes after the others the next time
+        next_at=tx.now,
+    )
+    found = _moves().where(
+        among(tx, move.c.instance_id, (row.instance_id for row in taken)),
+        move.c.engine_id == engine_id,
+    )
+    rows: Any = tx.execute(found)
+    by_key = {(row.instance_id, row.number): MoveRow(*row) for row in rows}
+    return [by_key[row.instance_id, row.number] for row in taken]
+
+
+def hold_action(tx: Transaction, instance_id: int, number: int, engine_id: int, epoch: int) -> None:
+    """Keep others from taking an action over until the transaction ends.
+
+    :raises StaleLock: the engine has not got it any more.
+    """
+    query = select(move.c.number).where(*_is_held(instance_id, number, engine_id, epoch))
+    if tx.execute(query.with_for_update(read=True)).first() is None:
+        raise StaleLock("the action is not this caller's any more")
+
+
+def _is_held(
+    instance_id: int, number: int, engine_id: int, epoch: int
+) -> list[ColumnElement[bool]]:
+    return [
+        move.c.instance_id == instance_id,
+        move.c.number == number,
+        move.c.engine_id == engine_id,
+        move.c.epoch == epoch,
+        move.c.next_at.is_not(None),
+    ]
+
+
+def end_action(
+    tx: Transaction,
+    instance_id: int,
+    number: int,
+    engine_id: int,
+    epoch: int,
+    status: str,
+    *,
+    wait: float | None = None,
+    reason: str | None = None,
+) -> bool:
+    """Note what became of an action, and let go of it. False: the engine had it no more.
+
+    :param status: DONE, FAILED, or PENDING for another attempt.
+    :param wait: seconds until that.
+    """
+    again: Any = NEVER if status == "FAILED" else None
+    done = tx.execute(
+        update(move)
+        .where(*_is_held(instance_id, number, engine_id, epoch))
+        .values(
+            status=status,
+            attempts=move.c.attempts + 1,
+            next_at=again if wait is None else tx.now + wait,
+            engine_id=None,
+            reason=None if reason is None else text(reason),
+        )
+    )
+    return done.rowcount == 1
+
+
+#: The lock on an action: instance and number of its move, engine and epoch.
+Lock = tuple[int, int, int, int]
+_LOCK = ("instance_id", "number", "engine_id", "epoch")
+
+
+def release_actions(tx: Transaction, locks: Sequence[Lock]) -> None:
+    """Let go of actions that were not called, for anybody to take."""
+    held = [dict(zip(_LOCK, lock, strict=True)) for lock in locks]
+    update_rows(tx, move, _LOCK, held, by_json=True, engine_id=None)
+
+
+def list_locks(tx: Transaction, ids: Sequence[int]) -> set[Lock]:
+    """The locks on actions of these instances."""
+    query = select(*(move.c[name] for name in _LOCK)).where(
+        among(tx, move.c.instance_id, ids), move.c.engine_id.is_not(None)
+    )
+    rows: Any = tx.execute(query)
+    return {tuple(row) for row in rows}
+
+
+def list_begun(tx: Transaction, ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Instance and number of moves whose action was begun, and is not DONE."""
+    query = select(move.c.instance_id, move.c.number).where(
+        among(tx, move.c.instance_id, ids), move.c.next_at.is_not(None), move.c.epoch > 0
+    )
+    return [(row.instance_id, row.number) for row in tx.execute(query)]
+
+
+def list_failed(tx: Transaction, machine: str, limit: int) -> list[MoveRow]:
+    """The moves of a machine whose action FAILED."""
+    query = _moves().where(move.c.machine == machine, move.c.next_at == NEVER)
+    rows: Any = tx.execute(query.order_by(instance.c.key, move.c.number).limit(limit))
+    return [MoveRow(*row) for row in rows]
+
+
+def list_failed_of(tx: Transaction, ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Instance and number of moves of these instances whose action FAILED, locked."""
+    query = select(move.c.instance_id, move.c.number).where(
+        among(tx, move.c.instance_id, ids), move.c.next_at == NEVER
+    )
+    rows: Any = tx.execute(query.with_for_update()) if ids else ()
+    return [(row.instance_id, row.number) for row in rows]
+
+
+def retry_actions(tx: Transaction, ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Have actions of these instances that FAILED tried again, now and as if for the first time.
+
+    :returns: instance and number of each.
+    """
+    keys = list_failed_of(tx, ids)
+    values = {"status": "PENDING", "attempts": 0, "deaths": 0, "next_at": tx.now, "reason": None}
+    failed = [{"instance_id": one, "number": number} for one, number in keys]
+    update_rows(tx, move, ("instance_id", "number"), failed, by_json=True, **values)
+    return keys

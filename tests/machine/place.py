@@ -1,0 +1,58 @@
+"""Where machines are: a store, a clock that stands still, and processes that come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from converge import Machine, Store, points
+from converge.lease import LEASE
+from converge.testing import FakeClock
+
+
+class Crash(BaseException):
+    """As if the process ended here."""
+
+
+@dataclass
+class Place:
+    """Where machines are: one database, and processes that come and go.
+
+    :ivar store: empty at first.
+    """
+
+    store: Store
+    clock: FakeClock
+    patch: pytest.MonkeyPatch
+    _open: list[Machine] = field(default_factory=list)
+
+    def machine(self, definition: object, lease: float = LEASE) -> Machine:
+        """A machine of a process of its own, as it were."""
+        machine = Machine(self.store, definition, lease=lease)
+        self._open.append(machine)
+        return machine
+
+    def die(self, point: str, function: Callable[..., object], *arguments: Any) -> None:
+        """Call a function, and end its process at a point; others see that when its lease is
+        over."""
+        dead = False
+
+        def hook(name: str) -> None:
+            nonlocal dead
+            if dead or name == point:
+                dead = True
+                raise Crash(name)
+
+        with self.patch.context() as patch:
+            patch.setattr(points, "hook", hook)
+            with pytest.raises(Crash):
+                function(*arguments)
+        self.clock.advance(LEASE)
+
+    def close(self) -> None:
+        """End all processes."""
+        for machine in self._open:
+            machine.close()
