@@ -445,6 +445,16 @@ def journal(arguments: Namespace) -> int:
     return run(arguments, database_url(arguments), DEFAULT_URL if has_default() else None)
 
 
+def machine(arguments: Namespace) -> int:
+    """Look after the instances of machines."""
+    from converge.cli.machine import run
+
+    if not _is_there(arguments):
+        return run(arguments, None)
+    with opened(arguments) as store:
+        return run(arguments, store)
+
+
 def db(arguments: Namespace) -> int:
     """Look after the database's schema."""
     from converge.store import migrate
@@ -482,5 +492,6 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "engines": engines,
     "recover": recover,
     "journal": journal,
+    "machine": machine,
     "db": db,
 }

@@ -101,9 +101,12 @@ def _value(record: Record) -> Any:
 
 
 def _forget(journal: Journal, arguments: Namespace) -> int:
-    journal.forget(arguments.scope)
+    count = journal.forget(arguments.scope, failed=arguments.failed)
     if arguments.json:
-        write_json({"forgotten": arguments.scope}, sys.stdout)
+        write_json({"forgotten": arguments.scope, "steps": count}, sys.stdout)
+    elif arguments.failed:
+        steps = "failed step" if count == 1 else "failed steps"
+        print(f"scope {escape(repr(arguments.scope))}: {count} {steps} forgotten")
     else:
         print(f"scope {escape(repr(arguments.scope))}: forgotten; its work would be done anew")
     return EXIT_COMPLETE

@@ -24,6 +24,7 @@ TIMEOUT_MAX = 315_360_000
 FORMATS = ("text", "dot", "mermaid", "svg")
 POLICIES = ("stop", "continue", "rollback")
 JOURNAL_OPERATIONS = ("list", "show", "forget", "prune")
+MACHINE_OPERATIONS = ("list", "show", "retry", "delete")
 DB_OPERATIONS = ("upgrade", "current", "check", "sql")
 
 EPILOG = """\
@@ -279,6 +280,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     command("recover", "Put right what dead engines left behind, as every engine does", json)
     journal = command("journal", "Look after the journal: the steps of work that were done", json)
     add_journal(journal)
+    add_machine(command("machine", "Look after the instances of machines", json))
     db = command("db", "Look after the database's schema")
     db.add_argument(
         "operation",
@@ -301,6 +303,11 @@ def add_journal(parser: Parser) -> None:
     )
     parser.add_argument("scope", metavar="SCOPE", nargs="?", help="of show and forget")
     parser.add_argument(
+        "--failed",
+        action="store_true",
+        help="forget: only the steps that failed for good, so that its work goes on there",
+    )
+    parser.add_argument(
         "--age", metavar="SECONDS", type=_seconds(), help="prune: those that finished so long ago"
     )
     parser.add_argument(
@@ -321,6 +328,45 @@ def _check_journal(arguments: argparse.Namespace, parser: Parser) -> None:
         parser.error("prune needs --age SECONDS or --keep N; with both, both must be so")
     if arguments.operation != "prune" and limits:
         parser.error(f"--{limits[0]} is an option of prune")
+    if arguments.operation != "forget" and arguments.failed:
+        parser.error("--failed is an option of forget")
+
+
+def add_machine(parser: Parser) -> None:
+    """The options of the command ``machine``."""
+    parser.add_argument(
+        "operation",
+        metavar="|".join(MACHINE_OPERATIONS),
+        choices=MACHINE_OPERATIONS,
+        help="list: the machines; list MACHINE: its instances; show MACHINE KEY: an instance and "
+        "its history; retry MACHINE KEY...: call actions again that FAILED; delete MACHINE "
+        "KEY...: delete instances with their history",
+    )
+    parser.add_argument("machine", metavar="MACHINE", nargs="?", help="the name of a machine")
+    parser.add_argument("keys", metavar="KEY", nargs="*", help="of instances")
+    parser.add_argument("--state", metavar="STATE", help="list: only instances in this state")
+    parser.add_argument(
+        "--failed", action="store_true", help="list: only moves whose action has FAILED"
+    )
+
+
+def _check_machine(arguments: argparse.Namespace, parser: Parser) -> None:
+    operation, machine, keys = arguments.operation, arguments.machine, arguments.keys
+    options = [name for name in ("state", "failed") if getattr(arguments, name)]
+    if operation == "list":
+        if keys:
+            parser.error(f"unexpected argument {keys[0]!r}; `converge machine show` shows one")
+        if options and machine is None:
+            parser.error(f"--{options[0]} needs the name of a MACHINE")
+        if len(options) == 2:
+            parser.error("--state and --failed exclude each other")
+        return
+    if options:
+        parser.error(f"--{options[0]} is an option of list")
+    if machine is None or not keys:
+        parser.error(f"{operation} needs a MACHINE and a KEY; see `converge machine list`")
+    if operation == "show" and len(keys) > 1:
+        parser.error(f"unexpected argument {keys[1]!r}; show takes one KEY")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -342,6 +388,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                 commands["up"].error(f"argument --param: {name!r} is given more than once")
     if arguments.command == "journal":
         _check_journal(arguments, commands["journal"])
+    if arguments.command == "machine":
+        _check_machine(arguments, commands["machine"])
     if arguments.command == "events" and arguments.follow and arguments.json:
         commands["events"].error("--follow and --json exclude each other")
     return arguments

@@ -124,13 +124,16 @@ class Journal:
         """
         return self.backend.show(name)
 
-    def forget(self, name: str) -> None:
+    def forget(self, name: str, *, failed: bool = False) -> int:
         """Delete a scope with all that is recorded: the work would be done anew.
 
+        :param failed: delete only what is recorded of steps that failed for good: the work goes
+            on there, when what made them fail is mended.
+        :returns: how many steps are forgotten.
         :raises NotFound: there is none.
         :raises Busy: somebody works on it.
         """
-        self.backend.forget(name)
+        return self.backend.forget(name, failed=failed)
 
     def prune(self, *, age: float | None = None, keep: int | None = None) -> int:
         """Delete scopes that are finished.

@@ -143,9 +143,11 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def forget(self, name: str) -> None:
+    def forget(self, name: str, *, failed: bool = False) -> int:
         """Delete a scope with its records.
 
+        :param failed: delete only its records of steps that failed for good.
+        :returns: how many records were deleted.
         :raises NotFound: there is none of that name.
         :raises Busy: somebody who lives holds it.
         """

@@ -153,13 +153,19 @@ class MemoryBackend(Backend):
             )
             return self._info(name), [_as_read(record, now) for record in records]
 
-    def forget(self, name: str) -> None:
+    def forget(self, name: str, *, failed: bool = False) -> int:
         with self._memory.lock:
             if name not in self._memory.scopes:
                 raise NotFound(f"there is no scope {name!r}")
             if self._alive(self._memory.scopes[name].owner):
                 raise Busy(f"scope {name!r} is being worked on")
-            del self._memory.scopes[name]
+            records = self._memory.scopes[name].records
+            if not failed:
+                return len(self._memory.scopes.pop(name).records)
+            forgotten = [key for key, one in records.items() if one.status is StepStatus.FAILED]
+            for key in forgotten:
+                del records[key]
+            return len(forgotten)
 
     def prune(self, *, age: float | None, keep: int | None, limit: int) -> int:
         with self._memory.lock:

@@ -146,12 +146,25 @@ return infos
     "show": """
 return {info(ARGV[1]), seconds(now), redis.call('HGETALL', p .. 'steps:' .. ARGV[1])}
 """,
+    # scope, whether only of steps that failed for good
     "forget": """
 local owner = redis.call('HGET', p .. 'scope:' .. ARGV[1], 'owner')
-if redis.call('EXISTS', p .. 'scope:' .. ARGV[1]) == 0 then return {'missing'} end
+if redis.call('EXISTS', p .. 'scope:' .. ARGV[1]) == 0 then return {'missing', ''} end
 if alive(owner) then return {'busy', owner} end
-drop(ARGV[1])
-return {'done'}
+local key = p .. 'steps:' .. ARGV[1]
+if ARGV[2] == '0' then
+  local count = redis.call('HLEN', key) / 2
+  drop(ARGV[1])
+  return {'done', count}
+end
+local fields, count = redis.call('HGETALL', key), 0
+for i = 1, #fields, 2 do
+  if string.sub(fields[i], 1, 1) == '@' and string.match(fields[i + 1], '^%d+ %d+ FAILED ') then
+    redis.call('HDEL', key, fields[i], '=' .. string.sub(fields[i], 2))
+    count = count + 1
+  end
+end
+return {'done', count}
 """,
     # age, or nothing; how many to keep, or nothing; limit
     "prune": """
@@ -331,12 +344,13 @@ class RedisBackend(Backend):
             raise NotFound(f"there is no scope {name!r}")
         return _info(info), _records(steps, float(time))
 
-    def forget(self, name: str) -> None:
-        what, *holder = self._call("forget", name)
+    def forget(self, name: str, *, failed: bool = False) -> int:
+        what, found = self._call("forget", name, int(failed))
         if what == "missing":
             raise NotFound(f"there is no scope {name!r}")
         if what == "busy":
-            raise Busy(f"scope {name!r} is being worked on by owner {holder[0]}")
+            raise Busy(f"scope {name!r} is being worked on by owner {found}")
+        return int(found)
 
     def prune(self, *, age: float | None, keep: int | None, limit: int) -> int:
         limits = ("" if value is None else value for value in (age, keep))

@@ -75,14 +75,16 @@ class _Sql(Backend):
 
         return self._database.read(read)
 
-    def forget(self, name: str) -> None:
-        def forget(tx: Transaction) -> None:
+    def forget(self, name: str, *, failed: bool = False) -> int:
+        def forget(tx: Transaction) -> int:
             row = _existing(scopes.get_scope(tx, name, lock=True), name)
             if row.holder is not None:
                 raise Busy(f"scope {name!r} is being worked on by engine {row.holder}")
-            scopes.delete_scopes(tx, [row.id])
+            if failed:
+                return scopes.delete_failed(tx, [row.id], StepStatus.FAILED)
+            return scopes.delete_scopes(tx, [row.id])
 
-        self._transact(forget, commit=Commit.PRUNE)
+        return self._transact(forget, commit=Commit.PRUNE)
 
     def prune(self, *, age: float | None, keep: int | None, limit: int) -> int:
         def prune(tx: Transaction) -> int:

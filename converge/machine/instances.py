@@ -14,13 +14,15 @@ from converge.machine.moving import Move
 from converge.model import check_name
 from converge.points import Commit
 from converge.store import machines, moves, scopes
-from converge.store.database import Database, Transaction
+from converge.store.database import Transaction
 from converge.store.machines import InstanceRow
 from converge.store.moves import MoveRow
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.orm import Session as OrmSession
+
+    from converge.stacks import Store
 
     HostTransaction = Transaction | Connection | OrmSession
 
@@ -56,10 +58,10 @@ class Instances:
     :param name: of the machine.
     """
 
-    def __init__(self, database: Database, name: str) -> None:
+    def __init__(self, store: Store, name: str) -> None:
         check_name("machine", name)
         self.name = name
-        self._database = database
+        self._database = store.database
 
     def get(self, key: str) -> Instance:
         """An instance.
@@ -177,9 +179,9 @@ class Instances:
         raise again
 
 
-def list_machines(database: Database) -> list[str]:
+def list_machines(store: Store) -> list[str]:
     """The names of the machines that have instances."""
-    return database.read(machines.list_names)
+    return store.database.read(machines.list_names)
 
 
 def _instance(row: InstanceRow) -> Instance:

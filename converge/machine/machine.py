@@ -44,7 +44,7 @@ class Machine(Instances):
 
     def __init__(self, store: Store, definition: object, *, lease: float = LEASE) -> None:
         self.definition = Definition.of(definition)
-        super().__init__(store.database, self.definition.name)
+        super().__init__(store, self.definition.name)
         check_seconds("lease", lease, LEAST)
         self._mover = Mover(self.definition)
         self._actions = Actions(self._database, self.definition, lease)

@@ -362,8 +362,10 @@ def delete_failed(tx: Transaction, ids: Sequence[int], status: str) -> int:
     return int(tx.execute(failed).rowcount)
 
 
-def delete_scopes(tx: Transaction, ids: Sequence[int]) -> None:
-    """Delete scopes with their steps."""
-    if ids:
-        tx.execute(delete(step).where(among(tx, step.c.scope_id, ids)))
-        tx.execute(delete(scope).where(among(tx, scope.c.id, ids)))
+def delete_scopes(tx: Transaction, ids: Sequence[int]) -> int:
+    """Delete scopes with their steps, and return how many steps there were."""
+    if not ids:
+        return 0
+    deleted = tx.execute(delete(step).where(among(tx, step.c.scope_id, ids))).rowcount
+    tx.execute(delete(scope).where(among(tx, scope.c.id, ids)))
+    return int(deleted)

@@ -373,6 +373,21 @@ def test_a_forgotten_scope_is_gone_with_its_records(anywhere: Place) -> None:
     assert backend.take("job").records == []
 
 
+def test_of_a_scope_the_failed_steps_alone_can_be_forgotten(anywhere: Place) -> None:
+    backend = anywhere.backend()
+    hold = backend.take("job").hold
+    statuses = [StepStatus.DONE, StepStatus.FAILED, StepStatus.RETRY, StepStatus.FAILED]
+    for number, status in enumerate([*statuses, StepStatus.OPEN], start=1):
+        backend.write(hold, Record(f"step {number}", number, status=status, value='"FAILED"'))
+    with pytest.raises(Busy):
+        backend.forget("job", failed=True)
+    backend.release(hold, finished=False)
+    assert backend.forget("job", failed=True) == 2
+    assert [one.name for one in backend.show("job")[1]] == ["step 1", "step 3", "step 5"]
+    assert backend.forget("job", failed=True) == 0
+    assert backend.forget("job") == 3
+
+
 def test_a_scope_of_the_dead_can_be_forgotten(anywhere: Place) -> None:
     lost, other = anywhere.backend(), anywhere.backend()
     lost.take("job")

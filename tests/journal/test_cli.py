@@ -82,7 +82,8 @@ def test_everything_is_there_as_json(url: str, capsys: pytest.CaptureFixture[str
     assert (shown["name"], shown["finished"], shown["steps"]) == ("order-3", None, 1)
     (record,) = shown["records"]
     assert (record["status"], record["value"]["type"]) == ("FAILED", "ValueError")
-    assert json.loads(run(capsys, url, "forget", "order-3", "--json")) == {"forgotten": "order-3"}
+    forgotten = json.loads(run(capsys, url, "forget", "order-3", "--json"))
+    assert forgotten == {"forgotten": "order-3", "steps": 1}
     assert json.loads(run(capsys, url, "prune", "--age", "0", "--json")) == {"deleted": 1}
     assert len(json.loads(run(capsys, url, "list", "--json"))) == 1
 
@@ -92,6 +93,16 @@ def test_a_forgotten_scope_is_gone(url: str, capsys: pytest.CaptureFixture[str])
     for operation in ("show", "forget"):
         error = run(capsys, url, operation, "order-2", status=2)
         assert error == "converge: error: there is no scope 'order-2'\n"
+
+
+def test_a_failed_step_is_forgotten_and_nothing_else(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = run(capsys, url, "forget", "order-3", "--failed")
+    assert said == "scope 'order-3': 1 failed step forgotten\n"
+    assert "scope 'order-3': open, 0 steps" in run(capsys, url, "show", "order-3")
+    assert "0 failed steps forgotten" in run(capsys, url, "forget", "order-1", "--failed")
+    assert "finished, 2 steps" in run(capsys, url, "show", "order-1")
 
 
 def test_prune_deletes_what_is_finished(url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,6 +136,7 @@ def test_without_a_database_nothing_is_recorded(
         (["prune", "--age", "-1"], "seconds"),
         (["prune", "--keep", "-1"], "a whole number at least 0"),
         (["list", "--keep", "1"], "--keep is an option of prune"),
+        (["prune", "--age", "1", "--failed"], "--failed is an option of forget"),
         (["list", "--db", "nowhere://x"], "'nowhere://x' is not the URL of a journal"),
     ],
 )

@@ -315,6 +315,25 @@ def test_a_step_that_failed_for_good_fails_again_without_a_call(place: Place, wo
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
+def test_a_job_whose_failed_step_is_forgotten_goes_on_there(place: Place, world: World) -> None:
+    def job(scope: Scope, charge: Callable[[], str]) -> None:
+        scope.step("a", world.call, "a")
+        scope.step("charge", charge, retry=RetryPolicy())
+        scope.step("b", world.call, "b")
+
+    def refuse() -> str:
+        raise OSError
+
+    journal = place.journal()
+    for _ in range(2):
+        with pytest.raises(StepFailed), journal.scope("job") as scope:
+            job(scope, refuse)
+    assert journal.forget("job", failed=True) == 1
+    with journal.scope("job") as scope:
+        job(scope, lambda: world.call("charge"))
+    assert world.calls == ["a", "charge", "b"]
+
+
 def test_an_exception_that_is_not_worth_it_is_not_tried_again(place: Place, world: World) -> None:
     def fail() -> None:
         world.call("a")

@@ -165,8 +165,8 @@ def test_instances_can_be_looked_after_without_their_definition(place: Place, wo
     world.behaviour["b"] = [fail]
     machine.fire_many([("a", "press"), ("b", "press")], create=True)
     place.machine(world.definition(name="another")).create("x")
-    assert list_machines(place.store.database) == ["another", "lamp"]
-    instances = Instances(place.store.database, "lamp")
+    assert list_machines(place.store) == ["another", "lamp"]
+    instances = Instances(place.store, "lamp")
     assert instances.get("a") == machine.get("a")
     assert instances.instances(state="on") == machine.instances()
     assert instances.instances(state="nowhere") == []
