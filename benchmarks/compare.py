@@ -105,6 +105,7 @@ def serve(url_text: str, nodes: int, workers: int) -> None:
     # not before: it is the converge of this folder that is measured
     import converge
     from benchmarks import engine
+    from benchmarks.measuring import own_database, read_url
 
     if Path(converge.__file__).parents[1] != ROOT:
         fail(f"{converge.__file__} would be measured, not {ROOT}")
@@ -112,7 +113,7 @@ def serve(url_text: str, nodes: int, workers: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     template = engine.layered(nodes, max(1, nodes // engine.LAYERS))
     few = max(engine.LAYERS, nodes // 10)
-    with engine.own_database(engine.read_url(url_text)) as url:
+    with own_database(read_url(url_text)) as url:
         bench = engine.Bench(url, workers)
         try:
             bench.warm_up(engine.layered(few, few // engine.LAYERS))
@@ -182,9 +183,9 @@ def main() -> None:
     # ends the blocks below, so that what was made is removed
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if arguments.measure:
-        from benchmarks import engine
+        from benchmarks.measuring import DEFAULT_URL, VARIABLE
 
-        url = arguments.url or os.environ.get(engine.VARIABLE) or engine.DEFAULT_URL
+        url = arguments.url or os.environ.get(VARIABLE) or DEFAULT_URL
         serve(url, nodes, arguments.workers)
         return
     if arguments.commit is None:

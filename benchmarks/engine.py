@@ -41,25 +41,33 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
-from typing import Any, NoReturn
+from typing import Any
 
 # It runs from a source tree too in which nothing is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import psycopg
-import sqlalchemy
-from sqlalchemy import event, make_url
+from sqlalchemy import event
 from sqlalchemy.engine import URL
 
 import converge
+from benchmarks.measuring import (
+    DEFAULT_URL,
+    VARIABLE,
+    connect_raw,
+    fail,
+    listed,
+    load,
+    own_database,
+    read_url,
+    surroundings,
+    verdict,
+)
 from converge.engine import Engine
 from converge.stack import Stack
 from converge.stacks import Store
 from converge.store.schema import metadata
 from converge.template import Template
 
-DEFAULT_URL = "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
-VARIABLE = "CONVERGE_TEST_POSTGRESQL"
 LAYERS = 20
 #: Runs of the smaller graph in each round.
 REPEATS = 3
@@ -117,55 +125,7 @@ def unconnected(nodes: int) -> Template:
     return make_template({f"n{i}": [] for i in range(nodes)})
 
 
-# -- the server
-
-
-def fail(message: str) -> NoReturn:
-    """End with status 2: nothing can be measured."""
-    print(f"benchmarks/engine.py: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def read_url(text: str) -> URL:
-    """The URL of a database of the server, with the driver that is measured."""
-    try:
-        url = make_url(text)
-    except sqlalchemy.exc.ArgumentError as error:
-        fail(str(error))
-    if url.drivername != "postgresql+psycopg":
-        fail(f"{url.render_as_string()} is not PostgreSQL with psycopg, which is measured")
-    return url
-
-
-def connect_raw(url: URL) -> psycopg.Connection[Any]:
-    """A plain psycopg connection."""
-    dialect = url.get_dialect()()
-    arguments, options = dialect.create_connect_args(url)
-    try:
-        return psycopg.connect(*arguments, **{"connect_timeout": 5, **options})
-    except psycopg.OperationalError as error:
-        reason = str(error).strip().splitlines()[0]
-        fail(f"{url.render_as_string()}: {reason} (name another with --url or {VARIABLE})")
-
-
-@contextmanager
-def own_database(url: URL) -> Iterator[URL]:
-    """A new database, dropped at the end whatever happens."""
-    name = f"converge_bench_{os.getpid()}"
-
-    def execute(statement: str) -> None:
-        with connect_raw(url) as connection:
-            connection.autocommit = True
-            connection.execute(statement.encode())
-
-    try:
-        execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
-    except psycopg.Error as error:
-        fail(f"{url.render_as_string()}: cannot create the database {name}: {error}")
-    try:
-        yield url.set(database=name)
-    finally:
-        execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+# -- the raw limit
 
 
 class Raw:
@@ -180,13 +140,6 @@ class Raw:
         execute("CREATE TABLE raw_limit (id integer PRIMARY KEY, n integer NOT NULL)")
         execute("INSERT INTO raw_limit SELECT g, 0 FROM generate_series(0, 999) g")
         self._connection.commit()
-
-    def setting(self, name: str) -> str:
-        """A setting of the server, as this database's connections see it."""
-        row = self._connection.execute("SELECT current_setting(%s)", (name,)).fetchone()
-        self._connection.commit()
-        assert row is not None
-        return str(row[0])
 
     def rate(self) -> float:
         """UPDATE of one row and COMMIT, how often in a second."""
@@ -346,22 +299,6 @@ class Bench:
 # -- what is printed
 
 
-def listed(values: Sequence[float], digits: int = 2) -> str:
-    """The rounds, for those who want to see the noise."""
-    return ", ".join(f"{value:.{digits}f}" for value in values)
-
-
-def verdict(what: str, ratios: Sequence[float], *, least: float = 0.0, most: float = 0.0) -> None:
-    """Print a ratio beside its target."""
-    value = median(ratios)
-    wanted = f"at least {least:g}" if least else f"at most {most:g}"
-    met = value >= least if least else value <= most
-    print(
-        f"{what}: {value:.2f} (rounds: {listed(ratios)};"
-        f" wanted: {wanted}: {'met' if met else 'NOT MET'})"
-    )
-
-
 def print_counts(what: str, run: Run) -> None:
     """Print what a node costs in statements and commits."""
     counts = run.counts
@@ -490,18 +427,9 @@ def main() -> None:
 
     began = time.monotonic()
     with own_database(read_url(arguments.url)) as url:
-        raw = Raw(url, 0.3 if arguments.smaller else 1.0)
-        for name in ("fsync", "synchronous_commit"):
-            if raw.setting(name) == "off":
-                fail(f"{name} is off at {url.render_as_string()}: its commits are not durable")
         settings = ("fsync", "synchronous_commit", "wal_sync_method", "full_page_writes")
-        print(
-            f"PostgreSQL {raw.setting('server_version').split()[0]}"
-            f" ({', '.join(f'{name} {raw.setting(name)}' for name in settings)}),"
-            f" Python {sys.version.split()[0]}, SQLAlchemy {sqlalchemy.__version__},"
-            f" psycopg {psycopg.__version__}; {os.cpu_count()} CPUs,"
-            f" load average {listed(os.getloadavg())}"
-        )
+        print(surroundings(url, *settings))
+        raw = Raw(url, 0.3 if arguments.smaller else 1.0)
         print(
             f"one engine, {arguments.workers} workers; {nodes:,} nodes in {LAYERS} layers,"
             " 2 or 3 predecessors each"
@@ -519,7 +447,7 @@ def main() -> None:
         finally:
             bench.close()
             raw.close()
-        print(f"{time.monotonic() - began:.0f} s; load average {listed(os.getloadavg())}")
+        print(f"{time.monotonic() - began:.0f} s; {load()}")
 
 
 if __name__ == "__main__":

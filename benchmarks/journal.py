@@ -29,10 +29,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 # It runs from a source tree too in which nothing is installed.
@@ -43,8 +43,17 @@ from sqlalchemy import Column, Double, Integer, MetaData, String, Table, Text, i
 from sqlalchemy.engine import URL
 
 import converge
-from benchmarks.engine import DEFAULT_URL, VARIABLE, Raw, fail, listed, own_database, read_url
-from benchmarks.engine import verdict as print_ratio
+from benchmarks.measuring import (
+    DEFAULT_URL,
+    VARIABLE,
+    load,
+    microseconds,
+    own_database,
+    read_url,
+    surroundings,
+    take_turns,
+    verdict,
+)
 from converge.journal import Item, Journal, Scope
 
 #: Steps in a scope that is read back, or compared with a workflow of DBOS.
@@ -129,25 +138,6 @@ class Bench:
             scope.step(name, work, transaction=tx)
 
 
-def take_turns(times: int, *functions: Callable[[int], object]) -> list[list[float]]:
-    """Call functions in turns, and take the seconds of each call."""
-    seconds: list[list[float]] = [[] for _ in functions]
-    for number in range(times):
-        # each goes first in turn
-        for place in range(len(functions)):
-            which = (number + place) % len(functions)
-            begin = time.perf_counter()
-            functions[which](number)
-            seconds[which].append(time.perf_counter() - begin)
-    return seconds
-
-
-def microseconds(rounds: list[list[float]]) -> str:
-    """Mean and median of all calls of all rounds."""
-    every = [one for taken in rounds for one in taken]
-    return f"{mean(every) * 1e6:,.0f} µs (median {median(every) * 1e6:,.0f})"
-
-
 def measure_steps(bench: Bench, rounds: int, times: int) -> None:
     """A step beside a row."""
     ratios, ours, theirs = [], [], []
@@ -162,7 +152,7 @@ def measure_steps(bench: Bench, rounds: int, times: int) -> None:
         ours.append(recorded)
         theirs.append(row)
     print(f"a step: {microseconds(ours)}; INSERT and COMMIT: {microseconds(theirs)}")
-    print_ratio("ratio step / INSERT and COMMIT", ratios, most=1.5)
+    verdict("ratio step / INSERT and COMMIT", ratios, most=1.5)
 
 
 def measure_transactions(bench: Bench, rounds: int, times: int) -> None:
@@ -180,9 +170,9 @@ def measure_transactions(bench: Bench, rounds: int, times: int) -> None:
         theirs.append(alone)
     print(
         f"a transaction with a row and a step: {microseconds(ours)};"
-        f" with the row alone: {microseconds(theirs)}; ratio {median(ratios):.2f}"
-        f" (rounds: {listed(ratios)}; no target)"
+        f" with the row alone: {microseconds(theirs)}"
     )
+    verdict("ratio with a step / with the row alone", ratios)
 
 
 def measure_reading(url: URL, rounds: int, times: int) -> None:
@@ -227,7 +217,7 @@ def measure_reading(url: URL, rounds: int, times: int) -> None:
             f" {microseconds(whole)}; without any: {microseconds(nothing)};"
             f" SELECT of {STEPS} rows: {microseconds(rows)}"
         )
-        print_ratio(f"ratio reading {STEPS} steps back / SELECT of {STEPS} rows", ratios, most=2.0)
+        verdict(f"ratio reading {STEPS} steps back / SELECT of {STEPS} rows", ratios, most=2.0)
     finally:
         bench.close()
 
@@ -253,7 +243,7 @@ def measure_items(bench: Bench, rounds: int, times: int) -> None:
         early.append(first)
         late.append(second)
     print(f"an item: {microseconds(early)}; after 10,000 others: {microseconds(late)}")
-    print_ratio("ratio item after 10,000 / first items", ratios, most=1.25)
+    verdict("ratio item after 10,000 / first items", ratios, most=1.25)
 
 
 def _next(items: Iterator[object], number: int) -> None:
@@ -318,7 +308,7 @@ def measure_dbos(url: URL, bench: Bench, rounds: int) -> None:
         f"a step of DBOS {version('dbos')}: {microseconds(theirs)};"
         f" of ours: {microseconds(ours)}, both with a {STEPS}th of beginning and end"
     )
-    print_ratio("ratio step of DBOS / step of ours", ratios, least=2.0)
+    verdict("ratio step of DBOS / step of ours", ratios, least=2.0)
 
 
 def main() -> None:
@@ -337,16 +327,7 @@ def main() -> None:
 
     began = time.monotonic()
     with own_database(read_url(arguments.url)) as url:
-        raw = Raw(url, 0.3)
-        for name in ("fsync", "synchronous_commit"):
-            if raw.setting(name) == "off":
-                fail(f"{name} is off at {url.render_as_string()}: its commits are not durable")
-        print(
-            f"PostgreSQL {raw.setting('server_version').split()[0]},"
-            f" Python {sys.version.split()[0]}, SQLAlchemy {sqlalchemy.__version__};"
-            f" {os.cpu_count()} CPUs, load average {listed(os.getloadavg())}"
-        )
-        raw.close()
+        print(surroundings(url))
         bench = Bench(url)
         try:
             with bench.journal.scope("warm up") as scope:
@@ -364,7 +345,7 @@ def main() -> None:
                 measure_redis(arguments.redis, bench, times)
         finally:
             bench.close()
-    print(f"{time.monotonic() - began:.0f} s; load average {listed(os.getloadavg())}")
+    print(f"{time.monotonic() - began:.0f} s; {load()}")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any, NoReturn
+from typing import Any
 
 # It runs from a source tree too in which nothing is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -50,8 +50,19 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 import converge
-from benchmarks import engine as measure
-from benchmarks.engine import Bench, NoOp, Raw, layered, listed, make_template, unconnected, verdict
+from benchmarks.engine import LAYERS, Bench, NoOp, Raw, layered, make_template, unconnected
+from benchmarks.measuring import (
+    DEFAULT_URL,
+    VARIABLE,
+    connect_raw,
+    fail,
+    listed,
+    load,
+    own_database,
+    read_url,
+    surroundings,
+    verdict,
+)
 from converge.engine import Engine
 from converge.lease import LEASE, LEAST
 from converge.recovery import Sweeper
@@ -70,12 +81,6 @@ HELD = 1_000
 #: A lease that is neither renewed nor swept for while anything here lasts, in seconds.
 ENDLESS = 1e6
 TYPES = {"noop": NoOp()}
-
-
-def fail(message: str) -> NoReturn:
-    """End with status 2: something is not as it must be to be measured."""
-    print(f"benchmarks/recovery.py: {message}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def milliseconds(function: Callable[[], Any]) -> float:
@@ -220,7 +225,7 @@ def measure_recovery(store: Store, url: URL, rounds: int) -> None:
 
     :param url: of a database in which there is the table of :class:`~benchmarks.engine.Raw`.
     """
-    connection = measure.connect_raw(url)
+    connection = connect_raw(url)
     ids = list(range(Raw.ROWS))
 
     def update() -> None:
@@ -281,7 +286,7 @@ class Shortest(Endless):
 def measure_leases(bench: Bench, nodes: int, rounds: int) -> None:
     """Engines with leases of different lengths in turn."""
     kinds: list[type[Endless]] = [Endless, Usual, Shortest]
-    template = layered(nodes, max(1, nodes // measure.LAYERS))
+    template = layered(nodes, max(1, nodes // LAYERS))
     rates: dict[type[Endless], list[float]] = {kind: [] for kind in kinds}
     for number in range(rounds):
         # each goes first in turn
@@ -301,37 +306,31 @@ def main() -> None:
     parser.add_argument("--smaller", action="store_true", help="fewer nodes and rounds")
     parser.add_argument("--nodes", type=int, help="nodes of the graph for the cost of leases")
     parser.add_argument("--rounds", type=int, help="how often that is measured")
-    parser.add_argument("--url", default=os.environ.get(measure.VARIABLE) or measure.DEFAULT_URL)
+    parser.add_argument("--url", default=os.environ.get(VARIABLE) or DEFAULT_URL)
     parser.add_argument("--mariadb", default=os.environ.get(MARIADB_VARIABLE) or MARIADB)
     arguments = parser.parse_args()
     nodes = arguments.nodes or (1_000 if arguments.smaller else 10_000)
     rounds = arguments.rounds or (2 if arguments.smaller else 6)
     counts = [1_000, 10_000] if arguments.smaller else [10_000, 100_000]
-    if nodes < measure.LAYERS or rounds < 1:
-        parser.error(f"at least {measure.LAYERS} nodes, and 1 round")
+    if nodes < LAYERS or rounds < 1:
+        parser.error(f"at least {LAYERS} nodes, and 1 round")
     # ends the blocks below, so that the databases are dropped
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     began = time.monotonic()
-    with measure.own_database(measure.read_url(arguments.url)) as url:
+    with own_database(read_url(arguments.url)) as url:
+        print(surroundings(url))
         raw = Raw(url, 0.3)
         bench = Bench(url, workers=8)
         try:
-            for name in ("fsync", "synchronous_commit"):
-                if raw.setting(name) == "off":
-                    fail(f"{name} is off: the server's commits are not durable")
-            print(
-                f"PostgreSQL {raw.setting('server_version').split()[0]}, {os.cpu_count()} CPUs,"
-                f" load average {listed(os.getloadavg())}"
-            )
             measure_sweeps(bench.store, arguments.mariadb, counts, 10 if arguments.smaller else 30)
             measure_recovery(bench.store, url, 3 if arguments.smaller else 7)
-            bench.warm_up(layered(nodes // 10, max(1, nodes // 10 // measure.LAYERS)))
+            bench.warm_up(layered(nodes // 10, max(1, nodes // 10 // LAYERS)))
             measure_leases(bench, nodes, rounds)
         finally:
             bench.close()
             raw.close()
-    print(f"{time.monotonic() - began:.0f} s; load average {listed(os.getloadavg())}")
+    print(f"{time.monotonic() - began:.0f} s; {load()}")
 
 
 if __name__ == "__main__":

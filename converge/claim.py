@@ -7,7 +7,7 @@ from typing import Any
 
 from converge.model import Action, Kind, Status
 from converge.resource_type import ResourceType
-from converge.store import resources, sync_points, traversals
+from converge.store import node_moves, resources, sync_points, traversals
 from converge.store.database import Transaction
 from converge.store.resources import ResourceRow
 from converge.store.sync_points import SyncPointRow
@@ -52,7 +52,7 @@ def claim(
     unknown = {node.traversal_id for node in free} - known.keys()
     if unknown:
         known.update(traversals.get_traversals(tx, unknown))
-    sync_points.start_nodes(tx, engine_id, [node.key for node in free])
+    node_moves.start_nodes(tx, engine_id, [node.key for node in free])
     found = resources.list_inputs(
         tx,
         (
@@ -136,7 +136,7 @@ def _lock_free(
             elif row.id not in taken:
                 taken.add(row.id)
                 free.append(node)
-        sync_points.block_nodes(tx, [node.key for blocked in held.values() for node in blocked])
+        node_moves.block_nodes(tx, [node.key for blocked in held.values() for node in blocked])
         resources.set_blocking(tx, sorted(held))
         if free or not held:
             return free, rows

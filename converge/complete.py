@@ -13,7 +13,16 @@ from typing import Any
 from converge.errors import StaleLock
 from converge.model import Action, Kind, OnFailure, State, Status, TraversalStatus
 from converge.start import Intent, start
-from converge.store import events, resources, scopes, stacks, sync_points, templates, traversals
+from converge.store import (
+    events,
+    node_moves,
+    resources,
+    scopes,
+    stacks,
+    sync_points,
+    templates,
+    traversals,
+)
 from converge.store.database import Transaction
 from converge.store.resources import ResourceRow
 from converge.store.stacks import StackRow
@@ -73,7 +82,7 @@ def complete(tx: Transaction, engine_id: int, outcomes: Sequence[Outcome]) -> li
     events.insert_events(
         tx, [event for outcome, _ in kept if (event := _event(outcome)) is not None]
     )
-    sync_points.unblock(tx, sorted(row.id for row in locked.values() if row.blocking))
+    node_moves.unblock(tx, sorted(row.id for row in locked.values() if row.blocking))
     return stale
 
 
@@ -126,7 +135,7 @@ def _write_nodes(
                 outcome.result = Result.FAILED
                 outcome.values["status"] = Status.FAILED
             else:
-                sync_points.requeue_node(
+                node_moves.requeue_node(
                     tx,
                     engine_id,
                     node,
@@ -137,7 +146,7 @@ def _write_nodes(
                 continue
         ends.setdefault(_ENDS[outcome.result], []).append(node)
     for state, nodes in ends.items():
-        sync_points.end_nodes(tx, engine_id, nodes, state)
+        node_moves.end_nodes(tx, engine_id, nodes, state)
     sync_points.delete_nodes(tx, superseded)
 
 
@@ -190,8 +199,8 @@ def _arrive(
             counts[key] += 1
             if taints and not rows[key].tainted:
                 tainted.add(key)
-    sync_points.taint(tx, sorted(tainted))
-    sync_points.arrive(tx, counts, rows)
+    node_moves.taint(tx, sorted(tainted))
+    node_moves.arrive(tx, counts, rows)
 
 
 def _count(tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, NodeState]]) -> None:
@@ -276,9 +285,9 @@ def replace(tx: Transaction, engine_id: int, work: Work) -> Work | Outcome:
     resources.release(
         tx, engine_id, [(old.id, old.epoch, _as_before(old) | {"replaced_by": new_id})]
     )
-    sync_points.point_at(tx, engine_id, node, new_id)
+    node_moves.point_at(tx, engine_id, node, new_id)
     if locked[old.id].blocking:
-        sync_points.unblock(tx, [old.id])
+        node_moves.unblock(tx, [old.id])
     events.insert_events(tx, [_make_event(work, "REPLACED", f"resource {new_id} takes its place")])
     work.node.resource_id = new_id
     new = locked[new_id]
@@ -328,9 +337,9 @@ def _halt(
     stack_node = next(node for node in nodes if node.kind is Kind.STACK)
     others = [node for node in nodes if node.kind is not Kind.STACK]
     idle = [node.key for node in others if node.state is not State.RUNNING]
-    sync_points.skip_nodes(tx, idle)
+    node_moves.skip_nodes(tx, idle)
     running = [node.key for node in others if node.state is State.RUNNING]
-    sync_points.lead_to_stack(tx, running, stack_node.key)
+    node_moves.lead_to_stack(tx, running, stack_node.key)
     if idle:
         # engine 0 stands for whoever is no engine
         traversals.add_progress(tx, traversal.id, 0, 0, 0, len(idle))

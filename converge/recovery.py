@@ -14,7 +14,7 @@ from converge.complete import halt
 from converge.model import State, TraversalStatus
 from converge.points import Commit
 from converge.process import is_gone
-from converge.store import engines, lost, resources, sync_points, traversals
+from converge.store import engines, lost, node_moves, resources, sync_points, traversals
 from converge.store.database import Database, Transaction, repeatable
 from converge.store.traversals import TraversalRow
 
@@ -96,7 +96,7 @@ class Sweeper:
         unblocked = 0
         if found.blocked:
             unblocked = self._transact(
-                sync_points.unblock_nodes, found.blocked, commit=Commit.UNBLOCK
+                node_moves.unblock_nodes, found.blocked, commit=Commit.UNBLOCK
             )
         overdue = sum(
             self._transact(_time_out, row, commit=Commit.OVERDUE) for row in found.overdue
@@ -209,10 +209,10 @@ def release_engine(
     ids = sorted({node.resource_id for node in nodes if node.resource_id is not None})
     locked = resources.lock_states(tx, ids)
     running = [node for node in nodes if node.state is State.RUNNING]
-    sync_points.recover_nodes(tx, engine_id, running, died=died)
+    node_moves.recover_nodes(tx, engine_id, running, died=died)
     sync_points.delete_nodes(tx, [n.key for n in nodes if n.state is State.SUPERSEDED])
     resources.free_engine_locks(tx, engine_id, ids)
-    sync_points.unblock(tx, [row.id for row in locked.values() if row.blocking])
+    node_moves.unblock(tx, [row.id for row in locked.values() if row.blocking])
     return len(nodes)
 
 

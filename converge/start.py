@@ -21,7 +21,7 @@ from converge.model import (
     check_seconds,
 )
 from converge.plan import Existing, Node, Plan, plan, plan_check
-from converge.store import events, resources, stacks, sync_points, templates, traversals
+from converge.store import events, node_moves, resources, stacks, sync_points, templates, traversals
 from converge.store.database import Transaction
 from converge.store.resources import ResourceRow
 from converge.store.stacks import StackRow
@@ -191,7 +191,7 @@ def supersede(tx: Transaction, stack: StackRow) -> int | None:
     if current.status is not TraversalStatus.RUNNING:
         return None
     sync_points.lock_traversal_nodes(tx, current.id, sync_points.LIVE)
-    sync_points.supersede_nodes(tx, current.id)
+    node_moves.supersede_nodes(tx, current.id)
     traversals.end_traversal(tx, current.id, TraversalStatus.SUPERSEDED, current.reason)
     return current.id
 

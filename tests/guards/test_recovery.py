@@ -16,7 +16,7 @@ from converge import recovery
 from converge.model import State, TraversalStatus
 from converge.process import process_identity
 from converge.session import Session
-from converge.store import engines, schema, sync_points, traversals
+from converge.store import engines, node_moves, schema, sync_points, traversals
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.guards.tools import LEASE, lose, names, state, template
 
@@ -129,8 +129,8 @@ def test_only_what_is_blocked_is_unblocked(
     store.create_stack("s", template(a=[]))
     (work,) = engine().claim()
     with store.transaction() as tx:
-        assert sync_points.unblock_nodes(tx, [work.node.key]) == 0
-        assert sync_points.unblock(tx, [work.node.resource_id or 0]) == 0
+        assert node_moves.unblock_nodes(tx, [work.node.key]) == 0
+        assert node_moves.unblock(tx, [work.node.resource_id or 0]) == 0
     assert state(store, work) is State.RUNNING
 
 
