@@ -1,0 +1,197 @@
+"""Guards of the journal's and machines' rows: what is locked, and what is refused.
+
+As of the other guards, each of these tests fails without the one that it is about, though others
+would make good for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Table, select
+
+import converge
+from converge.errors import StaleLock
+from converge.journal import Record
+from converge.journal.backend import Hold, StepStatus
+from converge.journal.sql import SqlBackend
+from converge.lease import LEASE
+from converge.machine.actions import CAREFUL, Actions
+from converge.machine.moving import Held
+from converge.store import machines, moves, schema
+from converge.store.database import Database, Transaction
+from converge.testing import FakeClock
+from tests.guards.tools import SERVERS
+
+EACH = Record("each", 2, status=StepStatus.OPEN)
+WRITES: dict[str, Callable[[SqlBackend, Hold, Transaction], None]] = {
+    "a step": lambda backend, hold, tx: backend.write(hold, Record("new", 3), tx),
+    "a step again": lambda backend, hold, tx: backend.write(
+        hold, Record("old", 1, version=2), tx, replaces=True
+    ),
+    "an item": lambda backend, hold, tx: backend.advance(hold, "each", 1, tx),
+}
+
+
+@pytest.fixture
+def backend(store: converge.Store) -> Iterator[SqlBackend]:
+    one = SqlBackend(store.database, LEASE)
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def machine(store: converge.Store) -> Iterator[converge.Machine]:
+    """A lamp that goes out by itself, and whose switching has an action."""
+    definition: dict[str, Any] = {
+        "name": "lamp",
+        "initial": "off",
+        "states": {"off": {}, "on": {"timeout": 10.0, "on_timeout": "press"}},
+        "transitions": [
+            {"event": "press", "source": "off", "target": "on", "action": lambda action: None},
+            {"event": "press", "source": "on", "target": "off"},
+        ],
+    }
+    one = converge.Machine(store, definition)
+    yield one
+    one.close()
+
+
+def leave(machine: converge.Machine, *keys: str) -> None:
+    """Leave actions to the sweep."""
+    with machine._database.transaction() as tx:
+        machine.fire_many([(key, "press") for key in keys], create=True, transaction=tx)
+
+
+def count_free(second: Transaction, table: Table) -> int:
+    """How many rows of a table another transaction could lock at once."""
+    key = next(iter(table.primary_key))
+    return len(second.execute(select(key).with_for_update(skip_locked=True)).all())
+
+
+@SERVERS
+@pytest.mark.parametrize("what", WRITES)
+def test_nobody_takes_a_scope_while_a_record_of_it_is_not_committed(
+    store: converge.Store, backend: SqlBackend, what: str
+) -> None:
+    """Or the next one would not see the step, and do it again."""
+    hold = backend.take("job").hold
+    backend.write(hold, Record("old", 1))
+    backend.write(hold, EACH)
+    with store.transaction() as tx, store.transaction() as second:
+        WRITES[what](backend, hold, tx)
+        assert count_free(second, schema.scope) == 0
+
+
+@SERVERS
+def test_nobody_takes_an_action_over_while_its_scope_is_taken(
+    store: converge.Store, machine: converge.Machine
+) -> None:
+    leave(machine, "a")
+    _, (held,) = machine._actions.claim(1)
+    with store.transaction() as tx, store.transaction() as second:
+        moves.hold_action(tx, *held.lock)
+        assert count_free(second, schema.move) == 0
+
+
+def claim(tx: Transaction, machine: converge.Machine, owner: int) -> list[str]:
+    """The keys of the instances whose actions are taken, one at a time."""
+    return [one.key for one in moves.claim_actions(tx, machine.name, [1], owner, 1, CAREFUL)]
+
+
+@SERVERS
+def test_nobody_waits_for_actions_or_timeouts_that_another_one_looks_at(
+    store: converge.Store, machine: converge.Machine, clock: FakeClock
+) -> None:
+    leave(machine, "a", "b")
+    owner = machine._actions.owner.current_id()
+    clock.advance(10)
+    other = Database(store.database.url, clock=clock)
+    with store.transaction() as tx, other.transaction() as second:
+        if other.dialect == "postgresql":
+            second.connection.exec_driver_sql("SET LOCAL lock_timeout = '1s'")
+        else:
+            second.connection.exec_driver_sql("SET innodb_lock_wait_timeout = 1")
+        assert claim(tx, machine, owner) == ["a"]
+        # MariaDB may lock what it has looked at; nobody waits for it all the same
+        assert claim(second, machine, owner) in ([], ["b"])
+        taken = machines.lock_overdue(tx, "lamp", [1], 1)
+        left = machines.lock_overdue(second, "lamp", [1], 1)
+        assert len(taken) == 1
+        assert [row.key for row in left] in ([], [key for key in "ab" if key != taken[0].key])
+    other.close()
+
+
+def test_a_move_from_an_epoch_that_is_no_more_is_refused(
+    store: converge.Store, machine: converge.Machine
+) -> None:
+    machine.create("a", "b")
+    with store.transaction() as tx:
+        rows = machines.get_instances(tx, "lamp", ["a", "b"])
+    machine.fire("b", "press")
+    moved = [
+        {"id": row.id, "epoch": 0, "state": "on", "payloads": "{}", "timeout": None}
+        for row in rows.values()
+    ]
+    with pytest.raises(StaleLock, match="2 instances to move, 1 found"), store.transaction() as tx:
+        machines.move_instances(tx, moved, 1)
+    assert [one.state for one in machine.instances()] == ["off", "on"]
+
+
+@pytest.mark.parametrize(("owner", "epoch"), [(1, 0), (0, 1)])
+def test_the_end_of_an_action_names_its_owner_and_its_epoch(
+    store: converge.Store, machine: converge.Machine, owner: int, epoch: int
+) -> None:
+    leave(machine, "a")
+    _, (held,) = machine._actions.claim(1)
+    lock = (held.instance_id, held.number, held.owner + owner, held.epoch + epoch)
+    with store.transaction() as tx:
+        assert not moves.end_action(tx, *lock, "DONE")
+        with pytest.raises(StaleLock):
+            moves.hold_action(tx, *lock)
+        moves.release_actions(tx, [lock])
+        assert moves.list_locks(tx, [held.instance_id]) == {held.lock}
+        assert moves.end_action(tx, *held.lock, "DONE")
+        # only once
+        assert not moves.end_action(tx, *held.lock, "FAILED")
+
+
+@pytest.mark.parametrize("place", ["owner", "epoch"])
+def test_a_scope_is_written_to_and_let_go_of_by_its_owner_at_its_epoch_only(
+    backend: SqlBackend, place: str
+) -> None:
+    hold = backend.take("job").hold
+    backend.write(hold, EACH)
+    other = Hold(hold.scope, hold.owner + (place == "owner"), hold.epoch + (place == "epoch"))
+    with pytest.raises(StaleLock):
+        backend.write(other, Record("a", 3))
+    with pytest.raises(StaleLock):
+        backend.write(other, EACH, replaces=True)
+    with pytest.raises(StaleLock):
+        backend.advance(other, "each", 1)
+    backend.release(other, finished=True)
+    assert backend.show("job")[0].owner is not None
+    assert [one.position for one in backend.show("job")[1]] == [0]
+
+
+def test_actions_whose_holder_is_unknown_are_counted_as_deaths(
+    store: converge.Store, machine: converge.Machine
+) -> None:
+    """What a holder let go of is none; what it left is one."""
+    leave(machine, "a", "b")
+    actions = Actions(store.database, machine.definition, LEASE)
+    _, held = actions.claim(2)
+    actions.release(held[:1])
+    actions.owner.close()
+    _, held = machine._actions.claim(2)
+    with store.transaction() as tx:
+        rows = {one.key: _row(tx, one).deaths for one in held}
+    assert rows == {"a": 0, "b": 1}
+
+
+def _row(tx: Transaction, held: Held) -> moves.MoveRow:
+    found = moves.get_move(tx, held.instance_id, held.number)
+    assert found is not None
+    return found
