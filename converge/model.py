@@ -199,7 +199,7 @@ def check_name(what: str, name: object) -> str:
         raise BadInput(
             f"{what} name {shown!r} has {len(name)} characters; at most {NAME_LENGTH} are allowed"
         )
-    for character in name:
+    for character in "" if name.isascii() and name.isprintable() else name:
         if unicodedata.category(character) in {"Cc", "Cs", "Cn", "Zl", "Zp"}:
             raise BadInput(
                 f"{what} name {shown!r} has the unprintable character {character!r}; "

@@ -11,10 +11,11 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -26,6 +27,8 @@ from converge.errors import BadInput
 LENGTH = 4 * 1024 * 1024
 
 _TAG = "$"
+_TINY_OFFSET = re.compile(r"([-+])00:00:00\.(\d{6})$")
+_QUOTED_TAG = f'"{_TAG}"'
 # made once: json.dumps() makes one at every call, and json.loads() looks for what is not there
 _TO_TEXT = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 _FROM_TEXT = json.JSONDecoder().raw_decode
@@ -33,9 +36,9 @@ _PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
 
 #: name → (type, to JSON, from JSON); a subclass of a type comes before it
 _TAGGED: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
-    "datetime": (datetime, datetime.isoformat, datetime.fromisoformat),
+    "datetime": (datetime, datetime.isoformat, lambda text: _parse_time(datetime, text)),
     "date": (date, date.isoformat, date.fromisoformat),
-    "time": (time, time.isoformat, time.fromisoformat),
+    "time": (time, time.isoformat, lambda text: _parse_time(time, text)),
     "timedelta": (
         timedelta,
         lambda value: [value.days, value.seconds, value.microseconds],
@@ -79,7 +82,9 @@ def dumps(value: object) -> str:
 
 def loads(text: str) -> Any:
     """The value that :func:`dumps` was given."""
-    return _decode(_FROM_TEXT(text)[0])
+    value = _FROM_TEXT(text)[0]
+    # most have nothing in them but JSON's own
+    return _decode(value) if _QUOTED_TAG in text else value
 
 
 def _encode(value: Any, where: str = "") -> Any:
@@ -125,6 +130,16 @@ def _decode(value: Any) -> Any:
         if _TAG in value:
             return _TAGGED[value[_TAG]][2](value["value"])
         return _decode_items(value)
+    return value
+
+
+def _parse_time(kind: Any, text: str) -> Any:
+    value = kind.fromisoformat(text)
+    tiny = _TINY_OFFSET.search(text)
+    if tiny:
+        # fromisoformat() takes an offset of less than a second for none (Python 3.11)
+        offset = timedelta(microseconds=int(tiny[1] + tiny[2]))
+        value = value.replace(tzinfo=timezone(offset))
     return value
 
 

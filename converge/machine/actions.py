@@ -102,8 +102,8 @@ class Actions:
         self.owner.close()
 
     def claim(self, limit: int) -> tuple[int, list[Held]]:
-        """Take actions that are due and that nobody is at: at most so many, and one on which
-        several processes died, which comes last.
+        """Take actions that are due and that nobody is at, at most so many: of those on which
+        several processes died only one, which comes last.
 
         :returns: how many were taken, and those of them that are to be called.
         """

@@ -13,7 +13,6 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    Insert,
     Table,
     Text,
     any_,
@@ -22,11 +21,9 @@ from sqlalchemy import (
     column,
     func,
     insert,
-    literal_column,
     select,
     update,
 )
-from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
 
 from converge.store.database import Transaction
@@ -53,48 +50,25 @@ def among(tx: Transaction, what: ColumnElement[Any], values: Iterable[int]) -> C
 
 
 def insert_rows(
-    tx: Transaction,
-    table: Table,
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    pass_over: bool = False,
-    by_json: bool = False,
-    **common: Any,
+    tx: Transaction, table: Table, rows: Sequence[Mapping[str, Any]], **common: Any
 ) -> None:
     """Insert rows that all have the same columns.
 
-    :param pass_over: leave rows alone whose unique key is there already.
-    :param by_json: one statement on MariaDB, too, whose driver sends one for each row otherwise.
     :param common: columns that are the same for all of them; values or SQL expressions.
     """
     for start in range(0, len(rows), CHUNK):
         part = rows[start : start + CHUNK]
-        statement = _passing_insert(tx, table) if pass_over else insert(table)
-        names = list(part[0])
-        if tx.dialect == "postgresql":
-            given = _recordset(table, names, part)
-        elif by_json and tx.dialect in MARIADB:
-            given = _json_table(tx, table, names, part)
-        else:
-            tx.execute(statement.values(**common), list(part))
+        if tx.dialect != "postgresql":
+            tx.execute(insert(table).values(**common), list(part))
             continue
+        names = list(part[0])
+        given = _recordset(table, names, part)
         typed = [
             bindparam(None, v, type_=table.c[k].type) if not isinstance(v, ColumnElement) else v
             for k, v in common.items()
         ]
         query = select(*(given.c[name] for name in names), *typed)
-        tx.execute(statement.from_select([*names, *common], query))
-
-
-def _passing_insert(tx: Transaction, table: Table) -> Insert:
-    """An INSERT that passes rows over whose unique key is there."""
-    if tx.dialect == "postgresql":
-        return postgresql.insert(table).on_conflict_do_nothing()
-    if tx.dialect == "sqlite":
-        return sqlite.insert(table).on_conflict_do_nothing()
-    # not IGNORE, which lets everything else that is wrong pass, too
-    (first,) = table.primary_key.columns
-    return mysql.insert(table).on_duplicate_key_update({first.name: first})
+        tx.execute(insert(table).from_select([*names, *common], query))
 
 
 def update_rows(
@@ -103,7 +77,6 @@ def update_rows(
     keys: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
     *guards: ColumnElement[bool],
-    by_json: bool = False,
     **common: Any,
 ) -> int:
     """Update rows, each to values of its own.
@@ -111,7 +84,6 @@ def update_rows(
     :param keys: the columns that must be as given; the first one is an integer with an index.
     :param rows: of each, the keys and the columns to write; all of the same columns.
     :param guards: further conditions.
-    :param by_json: one statement on MariaDB, too, whose driver sends one for each row otherwise.
     :param common: columns to write that are the same for all.
     :returns: how many rows were found.
     """
@@ -131,15 +103,6 @@ def update_rows(
             )
             found += tx.execute(statement).rowcount
             continue
-        if by_json and tx.dialect in MARIADB:
-            given = _json_table(tx, table, list(part[0]), part)
-            statement = (
-                update(table)
-                .where(*(table.c[key] == given.c[key] for key in keys), *guards)
-                .values({**{name: given.c[name] for name in names}, **common})
-            )
-            found += tx.execute(statement).rowcount
-            continue
         statement = (
             update(table)
             .where(*(table.c[key] == bindparam(f"b_{key}") for key in keys), *guards)
@@ -151,20 +114,6 @@ def update_rows(
         parameters = [{f"b_{name}": value for name, value in row.items()} for row in part]
         found += tx.execute(statement, parameters).rowcount
     return found
-
-
-def _json_table(
-    tx: Transaction, table: Table, names: Sequence[str], rows: Sequence[Mapping[str, Any]]
-) -> Any:
-    """The rows as a table that MariaDB reads from one JSON text."""
-    dialect = tx.connection.dialect
-    # the names are those of our own columns
-    columns = ", ".join(
-        f"`{name}` {table.c[name].type.compile(dialect)} PATH '$.{name}'" for name in names
-    )
-    shape: ColumnElement[Any] = literal_column(f"'$[*]' COLUMNS ({columns})")
-    text = bindparam(None, dump(_plain(table, names, rows)), type_=Text(), unique=True)
-    return func.json_table(text, shape).table_valued(*names).alias("given")
 
 
 def _plain(

@@ -84,11 +84,15 @@ class Transaction:
         return cast("CursorResult[Any]", self.connection.execute(statement, parameters))
 
     @property
+    def told(self) -> float | None:
+        """The time, in seconds since 1970, if somebody else than the database tells it."""
+        return None if self._clock is None else self._clock()
+
+    @property
     def now(self) -> ColumnElement[float]:
         """The time, in seconds since 1970, as an SQL expression."""
-        if self._clock is not None:
-            return literal(self._clock(), Double())
-        return _NOW
+        told = self.told
+        return _NOW if told is None else literal(told, Double())
 
 
 class Database:

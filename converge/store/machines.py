@@ -9,18 +9,31 @@ from typing import Any
 from oslo_db.exception import DBDuplicateEntry
 from sqlalchemy import (
     ColumnElement,
+    Double,
+    Integer,
+    Select,
+    String,
+    Text,
     and_,
+    any_,
+    bindparam,
+    cast,
     delete,
+    func,
+    literal_column,
     or_,
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.exc import IntegrityError
 
 from converge.errors import Conflict, StaleLock
-from converge.store.bulk import CHUNK, among, insert_rows, update_rows
+from converge.store.bulk import CHUNK, among
 from converge.store.database import Transaction
+from converge.store.prepared import InsertMany, Prepared, UpdateMany, Values
 from converge.store.schema import instance, move
+from converge.store.types import LONG_TEXT, NAME, dump
 
 
 @dataclass(slots=True)
@@ -42,7 +55,7 @@ class InstanceRow:
     updated_at: float
 
 
-def _instances(tx: Transaction, machine: str) -> Any:
+def _instances(now: ColumnElement[Any]) -> Select[Any]:
     return select(
         instance.c.id,
         instance.c.key,
@@ -50,10 +63,29 @@ def _instances(tx: Transaction, machine: str) -> Any:
         instance.c.state,
         instance.c.epoch,
         instance.c.payloads,
-        (instance.c.deadline_at - tx.now).label("left"),
+        (instance.c.deadline_at - now).label("left"),
         instance.c.created_at,
         instance.c.updated_at,
-    ).where(instance.c.machine == machine)
+    )
+
+
+def _new(row: Values, now: ColumnElement[Any]) -> dict[str, Any]:
+    return {
+        "machine": bindparam("of_machine", type_=String()),
+        "key": row["key"],
+        "version": bindparam("of_version", type_=Integer()),
+        "state": bindparam("initial", type_=String()),
+        "epoch": literal_column("0", Integer()),
+        "payloads": literal_column("'{}'", Text()),
+        # NULL if there is none
+        "deadline_at": now + bindparam("timeout", type_=Double()),
+        "created_at": now,
+        "updated_at": now,
+    }
+
+
+_INSERT = InsertMany(instance, {"key": NAME}, _new)
+_INSERT_OR_PASS = InsertMany(instance, {"key": NAME}, _new, pass_over=True)
 
 
 def insert_instances(
@@ -72,27 +104,42 @@ def insert_instances(
     :param pass_over: leave those alone that are there already.
     :raises Conflict: one of them is there already.
     """
-    common: dict[str, Any] = {
-        "machine": machine,
-        "version": version,
-        "state": state,
-        "epoch": 0,
-        "payloads": "{}",
-        "deadline_at": None if timeout is None else tx.now + timeout,
-        "created_at": tx.now,
-        "updated_at": tx.now,
-    }
     rows = [{"key": key} for key in keys]
+    given = {
+        "of_machine": machine,
+        "of_version": version,
+        "initial": state,
+        "timeout": timeout,
+    }
     if pass_over:
-        insert_rows(tx, instance, rows, pass_over=True, by_json=True, **common)
+        _INSERT_OR_PASS.execute(tx, rows, **given)
         return
     try:
         # a savepoint keeps the host's transaction usable
         with tx.connection.begin_nested():
-            insert_rows(tx, instance, rows, by_json=True, **common)
+            _INSERT.execute(tx, rows, **given)
     except (DBDuplicateEntry, IntegrityError) as error:
         # a host's own engine has not got oslo.db's filters
         raise Conflict(f"machine {machine!r} has an instance of one of these keys") from error
+
+
+def _get(*, lock: bool, many: bool) -> Prepared[Select[Any]]:
+    def make(now: ColumnElement[Any], dialect: str) -> Select[Any]:
+        query = _instances(now).where(instance.c.machine == bindparam("of_machine", type_=String()))
+        if many:
+            listed = func.json_array_elements_text(cast(bindparam("keys", type_=Text()), JSON))
+            array = func.array(select(listed.column_valued("listed")).scalar_subquery())
+            query = query.where(instance.c.key == any_(array)).order_by(instance.c.key)
+        else:
+            query = query.where(instance.c.key == bindparam("only", type_=String()))
+        return query.with_for_update() if lock else query
+
+    return Prepared(make)
+
+
+_GET = {lock: _get(lock=lock, many=False) for lock in (False, True)}
+# of PostgreSQL, whose driver parses a statement of many parameters anew each time
+_GET_MANY = {lock: _get(lock=lock, many=True) for lock in (False, True)}
 
 
 def get_instances(
@@ -100,13 +147,18 @@ def get_instances(
 ) -> dict[str, InstanceRow]:
     """Instances by key; locked in key order if so asked."""
     wanted = sorted(set(keys))
-    found: dict[str, InstanceRow] = {}
-    for start in range(0, len(wanted), CHUNK):
-        part = wanted[start : start + CHUNK]
-        query = _instances(tx, machine).where(instance.c.key.in_(part)).order_by(instance.c.key)
-        rows: Any = tx.execute(query.with_for_update() if lock else query)
-        found.update({row.key: InstanceRow(*row) for row in rows})
-    return found
+    if len(wanted) == 1:
+        rows: Any = _GET[lock].execute(tx, {"of_machine": machine, "only": wanted[0]})
+    elif tx.dialect == "postgresql":
+        rows = _GET_MANY[lock].execute(tx, {"of_machine": machine, "keys": dump(wanted)})
+    else:
+        rows = []
+        for start in range(0, len(wanted), CHUNK):
+            part = instance.c.key.in_(wanted[start : start + CHUNK])
+            query = _instances(tx.now).where(instance.c.machine == machine, part)
+            query = query.order_by(instance.c.key)
+            rows += tx.execute(query.with_for_update() if lock else query)
+    return {row[1]: InstanceRow(*row) for row in rows}
 
 
 def _is_overdue(tx: Transaction, machine: str) -> ColumnElement[bool]:
@@ -131,7 +183,7 @@ def lock_overdue(
     :param versions: only those of these versions.
     """
     query = (
-        _instances(tx, machine)
+        _instances(tx.now)
         .where(_is_overdue(tx, machine), instance.c.version.in_(list(versions)))
         .order_by(instance.c.deadline_at)
         .limit(limit)
@@ -145,8 +197,12 @@ def lock_older(
 ) -> list[InstanceRow]:
     """Lock instances of versions before this one, by key."""
     query = (
-        _instances(tx, machine)
-        .where(instance.c.key > after, instance.c.version < version)
+        _instances(tx.now)
+        .where(
+            instance.c.machine == machine,
+            instance.c.key > after,
+            instance.c.version < version,
+        )
         .order_by(instance.c.key)
         .limit(limit)
     )
@@ -169,11 +225,27 @@ def list_instances(
     tx: Transaction, machine: str, state: str | None, after: str, limit: int
 ) -> list[InstanceRow]:
     """Instances by key."""
-    query = _instances(tx, machine).where(instance.c.key > after)
+    query = _instances(tx.now).where(instance.c.machine == machine, instance.c.key > after)
     if state is not None:
         query = query.where(instance.c.state == state)
     rows: Any = tx.execute(query.order_by(instance.c.key).limit(limit))
     return [InstanceRow(*row) for row in rows]
+
+
+_MOVE = UpdateMany(
+    instance,
+    ("id", "epoch"),
+    {"state": NAME, "payloads": LONG_TEXT, "timeout": Double()},
+    lambda row, now: {
+        "state": row["state"],
+        "payloads": row["payloads"],
+        "epoch": instance.c.epoch + bindparam("step", type_=Integer()),
+        "version": bindparam("new_version", type_=Integer()),
+        # NULL if there is none
+        "deadline_at": now + row["timeout"],
+        "updated_at": now,
+    },
+)
 
 
 def move_instances(
@@ -185,26 +257,9 @@ def move_instances(
     :param step: what is added to the epoch; 0: they only change their version.
     :raises StaleLock: one of them was moved since.
     """
-    by_timeout: dict[float | None, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_timeout.setdefault(row["timeout"], []).append(row)
-    for timeout, same in by_timeout.items():
-        values = [
-            {name: row[name] for name in ("id", "epoch", "state", "payloads")} for row in same
-        ]
-        found = update_rows(
-            tx,
-            instance,
-            ("id", "epoch"),
-            values,
-            by_json=True,
-            epoch=instance.c.epoch + step,
-            version=version,
-            deadline_at=None if timeout is None else tx.now + timeout,
-            updated_at=tx.now,
-        )
-        if found != len(same):
-            raise StaleLock(f"{len(same)} instances to move, {found} found as they were")
+    found = _MOVE.execute(tx, rows, new_version=version, step=step)
+    if found != len(rows):
+        raise StaleLock(f"{len(rows)} instances to move, {found} found as they were")
 
 
 def list_names(tx: Transaction) -> list[str]:

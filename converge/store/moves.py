@@ -6,14 +6,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Double,
+    Integer,
+    String,
+    and_,
+    bindparam,
+    case,
+    literal_column,
+    null,
+    select,
+    update,
+)
 
 from converge.errors import StaleLock
-from converge.store.bulk import among, insert_rows, update_rows
+from converge.store.bulk import among
 from converge.store.database import Transaction
 from converge.store.engines import lives
+from converge.store.prepared import InsertMany, UpdateMany
 from converge.store.schema import instance, move
-from converge.store.types import text
+from converge.store.types import ID, text
 
 #: When the action is tried again of a move whose action FAILED: it stays in the index of those
 #: that are not over, for a person to find.
@@ -49,6 +62,27 @@ class MoveRow:
     reason: str | None
 
 
+_GIVEN = ("instance_id", "number", "event", "source", "target", "payload", "payloads", "status")
+_INSERT = InsertMany(
+    move,
+    {
+        **{name: move.c[name].type for name in (*_GIVEN, "engine_id", "epoch")},
+        "delay": Double(),
+    },
+    lambda row, now: {
+        **{name: value for name, value in row.items() if name != "delay"},
+        "machine": bindparam("of_machine", type_=String()),
+        "version": bindparam("of_version", type_=Integer()),
+        "token": bindparam("mark", type_=String()),
+        "at": now,
+        "attempts": literal_column("0", Integer()),
+        "deaths": literal_column("0", Integer()),
+        # NULL if there is no action
+        "next_at": now + row["delay"],
+    },
+)
+
+
 def insert_moves(
     tx: Transaction,
     machine: str,
@@ -62,23 +96,18 @@ def insert_moves(
 
     :param engine_id: who works on the actions; None: whoever takes them.
     """
-    for pending in (True, False):
-        part = [row for row in rows if (row["status"] == "PENDING") is pending]
-        insert_rows(
-            tx,
-            move,
-            part,
-            by_json=True,
-            machine=machine,
-            version=version,
-            token=token,
-            at=tx.now,
-            attempts=0,
-            deaths=0,
-            next_at=tx.now if pending else None,
-            engine_id=engine_id if pending else None,
-            epoch=int(pending and engine_id is not None),
-        )
+    given = {"of_machine": machine, "of_version": version, "mark": token}
+    made = []
+    for row in rows:
+        pending = row["status"] == "PENDING"
+        held = pending and engine_id is not None
+        action = {
+            "delay": 0.0 if pending else None,
+            "engine_id": engine_id if held else None,
+            "epoch": int(held),
+        }
+        made.append({**row, **action})
+    _INSERT.execute(tx, made, **given)
 
 
 def is_made(tx: Transaction, instance_id: int, number: int, token: str) -> bool:
@@ -140,8 +169,18 @@ def list_due_versions(tx: Transaction, machine: str) -> list[int]:
     return sorted(tx.execute(query).scalars())
 
 
-#: How many processes died that had taken an action, the last one included: it let go of nothing.
-_DEATHS = move.c.deaths + case((move.c.engine_id.is_not(None), 1), else_=0)
+_TAKE = UpdateMany(
+    move,
+    ("instance_id", "number"),
+    {"deaths": Integer()},
+    lambda row, now: {
+        "deaths": row["deaths"],
+        "engine_id": bindparam("taker", type_=ID),
+        "epoch": move.c.epoch + 1,
+        # one that kills who calls it comes after the others the next time
+        "next_at": now,
+    },
+)
 
 
 def claim_actions(
@@ -152,40 +191,33 @@ def claim_actions(
     limit: int,
     careful: int,
 ) -> list[MoveRow]:
-    """Take actions that are to be called now, the oldest first, and last one on which many died;
-    those that another sweeper takes are passed over.
+    """Take actions that are to be called now, the oldest first, but of those on which many died
+    only one, and that last; those that another sweeper takes are passed over.
 
     :param versions: only of moves by these versions.
-    :param limit: at most so many, and one.
+    :param limit: at most so many.
     :param careful: how many deaths are many.
     """
+    # the last holder died, too: it has not let go
+    deaths = move.c.deaths + case((move.c.engine_id.is_not(None), 1), else_=0)
     query = (
-        select(move.c.instance_id, move.c.number, _DEATHS.label("deaths"))
+        select(move.c.instance_id, move.c.number, deaths.label("deaths"))
         .where(_is_due(tx, machine), move.c.version.in_(list(versions)))
         .order_by(move.c.next_at)
+        .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    taken: list[Any] = []
-    for condition, most in ((careful > _DEATHS, limit), (careful <= _DEATHS, 1)):
-        taken += tx.execute(query.where(condition).limit(most))
+    found = tx.execute(query).all()
+    suspects = [row for row in found if row.deaths >= careful]
+    taken = [row for row in found if row.deaths < careful] + suspects[:1]
     if not taken:
         return []
-    update_rows(
-        tx,
-        move,
-        ("instance_id", "number"),
-        [row._asdict() for row in sorted(taken)],
-        by_json=True,
-        engine_id=engine_id,
-        epoch=move.c.epoch + 1,
-        # one that kills who calls it comes after the others the next time
-        next_at=tx.now,
-    )
-    found = _moves().where(
+    _TAKE.execute(tx, [row._asdict() for row in sorted(taken)], taker=engine_id)
+    whole = _moves().where(
         among(tx, move.c.instance_id, (row.instance_id for row in taken)),
         move.c.engine_id == engine_id,
     )
-    rows: Any = tx.execute(found)
+    rows: Any = tx.execute(whole)
     by_key = {(row.instance_id, row.number): MoveRow(*row) for row in rows}
     return [by_key[row.instance_id, row.number] for row in taken]
 
@@ -248,10 +280,13 @@ Lock = tuple[int, int, int, int]
 _LOCK = ("instance_id", "number", "engine_id", "epoch")
 
 
+_RELEASE = UpdateMany(move, _LOCK, {}, lambda row, now: {"engine_id": null()})
+
+
 def release_actions(tx: Transaction, locks: Sequence[Lock]) -> None:
     """Let go of actions that were not called, for anybody to take."""
     held = [dict(zip(_LOCK, lock, strict=True)) for lock in locks]
-    update_rows(tx, move, _LOCK, held, by_json=True, engine_id=None)
+    _RELEASE.execute(tx, held)
 
 
 def list_locks(tx: Transaction, ids: Sequence[int]) -> set[Lock]:
@@ -287,13 +322,25 @@ def list_failed_of(tx: Transaction, ids: Sequence[int]) -> list[tuple[int, int]]
     return [(row.instance_id, row.number) for row in rows]
 
 
+_RETRY = UpdateMany(
+    move,
+    ("instance_id", "number"),
+    {},
+    lambda row, now: {
+        "status": literal_column("'PENDING'", String()),
+        "attempts": literal_column("0", Integer()),
+        "deaths": literal_column("0", Integer()),
+        "next_at": now,
+        "reason": null(),
+    },
+)
+
+
 def retry_actions(tx: Transaction, ids: Sequence[int]) -> list[tuple[int, int]]:
     """Have actions of these instances that FAILED tried again, now and as if for the first time.
 
     :returns: instance and number of each.
     """
     keys = list_failed_of(tx, ids)
-    values = {"status": "PENDING", "attempts": 0, "deaths": 0, "next_at": tx.now, "reason": None}
-    failed = [{"instance_id": one, "number": number} for one, number in keys]
-    update_rows(tx, move, ("instance_id", "number"), failed, by_json=True, **values)
+    _RETRY.execute(tx, [{"instance_id": one, "number": number} for one, number in keys])
     return keys

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 from oslo_db.exception import DBDuplicateEntry
 from sqlalchemy import (
     ColumnElement,
-    Dialect,
     Double,
     Insert,
     Integer,
@@ -28,8 +26,9 @@ from converge.errors import Conflict, StaleLock
 from converge.store.bulk import among
 from converge.store.database import Transaction
 from converge.store.engines import ALIVE
+from converge.store.prepared import Prepared
 from converge.store.schema import engine, scope, step
-from converge.store.types import ID, LONG_TEXT, clock
+from converge.store.types import ID, LONG_TEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +163,7 @@ def _is_held() -> list[ColumnElement[bool]]:
     ]
 
 
-def _make_insert(now: ColumnElement[float]) -> Insert:
+def _make_insert(now: ColumnElement[Any], dialect: str) -> Insert:
     values: dict[str, Any] = {name: bindparam(name, type_=kind) for name, kind in _VALUES.items()}
     source = select(
         scope.c.id,
@@ -175,42 +174,10 @@ def _make_insert(now: ColumnElement[float]) -> Insert:
     ).where(*_is_held())
     columns = ["scope_id", "name", "at", "next_at", *values]
     # whoever takes the scope over waits until this is committed
-    made = insert(step).from_select(columns, source.with_for_update(read=True)).inline()
-    return made.execution_options(preserve_rowcount=True)
+    return insert(step).from_select(columns, source.with_for_update(read=True)).inline()
 
 
-@cache
-def _in_words(make: Any, dialect: type[Dialect], **how: Any) -> _Words:
-    """A statement as the driver takes it. Steps and items are many and short: to have SQLAlchemy
-    look at the statement each time took as long as all the rest of what we do for one."""
-    compiled = make(clock(), **how).compile(dialect=dialect())
-    return _Words(str(compiled), compiled.positiontup)
-
-
-class _Words(NamedTuple):
-    """:ivar order: the names of the parameters, where they go by their places."""
-
-    text: str
-    order: Sequence[str] | None
-
-
-def _execute_made(
-    tx: Transaction,
-    make: Callable[..., Insert | Update],
-    parameters: Mapping[str, Any],
-    **how: Any,
-) -> int:
-    """Execute a statement that needs nothing but the time and parameters.
-
-    :returns: how many rows it was about.
-    """
-    now = tx.now
-    if not isinstance(now, clock):
-        return tx.execute(make(now, **how), parameters).rowcount
-    dialect: Any = type(tx.connection.dialect)
-    text, order = _in_words(make, dialect, **how)
-    given = parameters if order is None else tuple(parameters[name] for name in order)
-    return tx.connection.exec_driver_sql(text, given).rowcount
+_INSERT = Prepared(_make_insert)
 
 
 def insert_step(
@@ -223,7 +190,7 @@ def insert_step(
     :raises StaleLock: it does not hold it any more.
     """
     held = {"held_scope": scope_id, "owner": engine_id, "epoch": epoch}
-    if _execute_made(tx, _make_insert, {**held, "name": name, **values}) != 1:
+    if _INSERT.execute(tx, {**held, "name": name, **values}).rowcount != 1:
         raise StaleLock(f"step {name!r}: the scope is not held by this caller any more")
 
 
@@ -250,10 +217,9 @@ def update_step(tx: Transaction, scope_id: int, name: str, wait: float, **values
     )
 
 
-def _make_advance(now: ColumnElement[float], *, locks: bool) -> Update:
+def _make_advance(now: ColumnElement[Any], dialect: str) -> Update:
     held = select(scope.c.id).where(*_is_held())
-    if locks:
-        # PostgreSQL locks the hold and moves on in one statement
+    if _locks_as_it_advances(dialect):
         cte = held.with_for_update(read=True).cte("held")
         own = step.c.scope_id == cte.c.id
     else:
@@ -270,6 +236,14 @@ def _make_advance(now: ColumnElement[float], *, locks: bool) -> Update:
     )
 
 
+_ADVANCE = Prepared(_make_advance)
+
+
+def _locks_as_it_advances(dialect: str) -> bool:
+    """PostgreSQL locks the hold and moves on in one statement."""
+    return dialect == "postgresql"
+
+
 def advance_step(
     tx: Transaction,
     scope_id: int,
@@ -284,13 +258,12 @@ def advance_step(
     :param status: the one that it must have.
     :raises StaleLock: the engine does not hold the scope any more, or it was there already.
     """
-    locks = tx.dialect == "postgresql"
-    if not locks:
+    held = {"held_scope": scope_id, "owner": engine_id, "epoch": epoch}
+    if not _locks_as_it_advances(tx.dialect):
         lock_hold(tx, scope_id, engine_id, epoch)
+        held = {"held_scope": scope_id}
     values = {"step_name": name, "step_status": str(status), "reached": position}
-    held = {"owner": engine_id, "epoch": epoch} if locks else {}
-    parameters = {**values, **held, "held_scope": scope_id}
-    if _execute_made(tx, _make_advance, parameters, locks=locks) != 1:
+    if _ADVANCE.execute(tx, {**held, **values}).rowcount != 1:
         raise StaleLock(
             f"each {name!r}: the scope is not held by this caller any more, or it is at item "
             f"{position} already, or beyond it"

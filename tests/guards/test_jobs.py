@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Table, select
+from sqlalchemy import Table, select, update
 
 import converge
 from converge.errors import StaleLock
@@ -189,6 +189,20 @@ def test_actions_whose_holder_is_unknown_are_counted_as_deaths(
     with store.transaction() as tx:
         rows = {one.key: _row(tx, one).deaths for one in held}
     assert rows == {"a": 0, "b": 1}
+
+
+def test_of_the_actions_on_which_many_died_one_is_taken_and_comes_last(
+    store: converge.Store, machine: converge.Machine
+) -> None:
+    leave(machine, *"abcd")
+    owner = machine._actions.owner.current_id()
+    with store.transaction() as tx:
+        ids = [row.id for row in machines.get_instances(tx, "lamp", "ab").values()]
+        several = update(schema.move).where(schema.move.c.instance_id.in_(ids))
+        tx.execute(several.values(deaths=CAREFUL))
+        taken = [one.key for one in moves.claim_actions(tx, "lamp", [1], owner, 9, CAREFUL)]
+    assert sorted(taken[:-1]) == ["c", "d"]
+    assert taken[-1] in "ab"
 
 
 def _row(tx: Transaction, held: Held) -> moves.MoveRow:

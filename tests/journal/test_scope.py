@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from converge.errors import BadInput, Busy, JournalMismatch, NotFound, StaleLock, StepFailed
+from converge.errors import (
+    BadInput,
+    Busy,
+    JournalMismatch,
+    NotFound,
+    StaleLock,
+    StepFailed,
+    StoreError,
+)
 from converge.journal import Journal, Scope
 from converge.journal.scope import Item
 from converge.resource_type import RetryPolicy
@@ -342,6 +350,23 @@ def test_an_exception_that_is_not_worth_it_is_not_tried_again(place: Place, worl
     with pytest.raises(StepFailed, match="KeyError: 'gone'"):
         run(place, lambda scope: scope.step("a", fail, retry=POLICY))
     assert (world.calls, place.slept) == (["a"], [])
+
+
+@pytest.mark.parametrize("error", [StaleLock, StoreError])
+def test_trouble_of_the_store_is_no_failure_of_a_step(
+    place: Place, world: World, error: type[Exception]
+) -> None:
+    """It says nothing of the function, and may say that the step is another one's now."""
+
+    def lose() -> None:
+        world.calls.append("a")
+        raise error("lost")
+
+    for _ in range(4):
+        with pytest.raises(error, match="lost"):
+            run(place, lambda scope: scope.step("a", lose, retry=RetryPolicy(attempts=2)))
+    assert world.calls == ["a"] * 4
+    assert (place.slept, place.journal().show("job")[1]) == ([], [])
 
 
 def test_without_a_policy_nothing_is_recorded_of_a_failure(place: Place, world: World) -> None:

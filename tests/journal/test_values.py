@@ -87,6 +87,14 @@ def test_every_decimal_comes_back(value: Decimal) -> None:
     assert repr(loads(dumps(value))) == repr(value)
 
 
+@pytest.mark.parametrize("microseconds", [1, -1, 999_999, -999_999, 1_000_001, 0])
+def test_an_offset_of_less_than_a_second_comes_back(microseconds: int) -> None:
+    zone = timezone(timedelta(microseconds=microseconds))
+    for value in (datetime(2026, 1, 2, 3, 4, 5, 6, zone), time(3, 4, tzinfo=zone)):
+        found = loads(dumps(value))
+        assert (found, found.utcoffset()) == (value, value.utcoffset())
+
+
 def test_a_time_in_a_named_zone_comes_back_as_the_same_moment() -> None:
     value = datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Berlin"))
     assert loads(dumps(value)).timestamp() == value.timestamp()

@@ -394,8 +394,14 @@ def test_an_action_of_a_newer_program_is_left_to_it(place: Place, world: World) 
     newer = place.machine(world.definition(version=2, migrations={1: {}}))
     with place.store.transaction() as tx:
         newer.fire("k", "press", create=True, transaction=tx)
-    assert place.machine(world.definition()).sweep() == 0
+    older = place.machine(world.definition())
+    assert older.sweep() == 0
+    with place.store.transaction() as tx:
+        older.fire("own", "press", create=True, transaction=tx)
+    assert older.sweep() == 1
+    assert world.done == ["own press 1"]
     assert newer.sweep() == 1
+    assert [status(newer, key) for key in ("k", "own")] == ["DONE", "DONE"]
 
 
 def test_the_action_of_an_older_version_is_found_under_its_new_name(

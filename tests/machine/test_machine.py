@@ -575,6 +575,10 @@ def test_a_program_leaves_timeouts_of_a_version_that_it_does_not_know_to_others(
     new.create("k")
     place.clock.advance(5)
     old = place.machine(ORDER)
+    # one of its own, due at the same time
+    old.fire("own", "pay", SMALL, create=True)
+    place.clock.advance(60)
+    assert old.sweep() == 1
     assert old.sweep() == 0
     assert "instances of version 2, which version 1 has no migration for" in caplog.text
     caplog.clear()
