@@ -128,7 +128,7 @@ class Instances:
             check_name("instance", key)
 
         def remove(tx: Transaction) -> list[int]:
-            found = machines.get_instances(tx, self.name, keys, lock=True)
+            found = machines.lock_instances(tx, self.name, keys)
             by_id = {row.id: row.key for row in found.values()}
             begun = moves.list_begun(tx, list(by_id))
             names = [scope_name(self.name, by_id[one], one, number) for one, number in begun]
@@ -145,13 +145,13 @@ class Instances:
 
     def _find(self, tx: Transaction, key: str) -> InstanceRow:
         check_name("instance", key)
-        found = machines.get_instances(tx, self.name, [key])
-        if key not in found:
+        found = machines.get_instance(tx, self.name, key)
+        if found is None:
             raise self._not_found(key)
-        return found[key]
+        return found
 
     def _lock(self, tx: Transaction, keys: tuple[str, ...]) -> dict[str, InstanceRow]:
-        found = machines.get_instances(tx, self.name, keys, lock=True)
+        found = machines.lock_instances(tx, self.name, keys)
         for key in keys:
             if key not in found:
                 raise self._not_found(key)

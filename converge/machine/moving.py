@@ -164,11 +164,11 @@ class Mover:
         :param owner: who will call the actions; None: whoever takes them.
         :raises LeaseOver: it has no lease any more.
         """
-        rows = machines.get_instances(tx, self.name, (event.key for event in events), lock=True)
+        rows = machines.lock_instances(tx, self.name, (event.key for event in events))
         missing = sorted({event.key for event in events} - rows.keys())
         if missing and create:
             self.insert(tx, missing, pass_over=True)
-            rows |= machines.get_instances(tx, self.name, missing, lock=True)
+            rows |= machines.lock_instances(tx, self.name, missing)
         return self._fire(tx, events, rows, owner)
 
     def time_out(self, tx: Transaction) -> Fired:

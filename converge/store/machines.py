@@ -15,7 +15,6 @@ from sqlalchemy import (
     String,
     Text,
     and_,
-    any_,
     bindparam,
     cast,
     delete,
@@ -23,6 +22,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSON
@@ -123,41 +123,56 @@ def insert_instances(
         raise Conflict(f"machine {machine!r} has an instance of one of these keys") from error
 
 
-def _get(*, lock: bool, many: bool) -> Prepared[Select[Any]]:
-    def make(now: ColumnElement[Any], dialect: str) -> Select[Any]:
-        query = _instances(now).where(instance.c.machine == bindparam("of_machine", type_=String()))
-        if many:
-            listed = func.json_array_elements_text(cast(bindparam("keys", type_=Text()), JSON))
-            array = func.array(select(listed.column_valued("listed")).scalar_subquery())
-            query = query.where(instance.c.key == any_(array)).order_by(instance.c.key)
-        else:
-            query = query.where(instance.c.key == bindparam("only", type_=String()))
-        return query.with_for_update() if lock else query
-
-    return Prepared(make)
+def _make_get(now: ColumnElement[Any], dialect: str) -> Select[Any]:
+    return _instances(now).where(
+        instance.c.machine == bindparam("of_machine", type_=String()),
+        instance.c.key == bindparam("only", type_=String()),
+    )
 
 
-_GET = {lock: _get(lock=lock, many=False) for lock in (False, True)}
-# of PostgreSQL, whose driver parses a statement of many parameters anew each time
-_GET_MANY = {lock: _get(lock=lock, many=True) for lock in (False, True)}
+def _make_lock_many(now: ColumnElement[Any], dialect: str) -> Select[Any]:
+    listed = func.json_array_elements_text(cast(bindparam("keys", type_=Text()), JSON))
+    wanted = listed.table_valued("value", name="listed", joins_implicitly=True)
+    # one look into the index for each: without statistics, the server would rather go through
+    # all instances of the machine
+    found = (
+        _instances(now)
+        .where(
+            instance.c.machine == bindparam("of_machine", type_=String()),
+            instance.c.key == wanted.c.value,
+        )
+        .with_for_update()
+        .lateral("found")
+    )
+    return select(found).select_from(wanted.join(found, true()))
 
 
-def get_instances(
-    tx: Transaction, machine: str, keys: Iterable[str], *, lock: bool = False
-) -> dict[str, InstanceRow]:
-    """Instances by key; locked in key order if so asked."""
+_GET = Prepared(_make_get)
+_LOCK = Prepared(lambda now, dialect: _make_get(now, dialect).with_for_update())
+_LOCK_MANY = Prepared(_make_lock_many)
+
+
+def get_instance(tx: Transaction, machine: str, key: str) -> InstanceRow | None:
+    """An instance."""
+    row: Any = _GET.execute(tx, {"of_machine": machine, "only": key}).first()
+    return None if row is None else InstanceRow(*row)
+
+
+def lock_instances(tx: Transaction, machine: str, keys: Iterable[str]) -> dict[str, InstanceRow]:
+    """Lock instances in the order of their keys; those that are there are returned by key."""
     wanted = sorted(set(keys))
+    rows: Any
     if len(wanted) == 1:
-        rows: Any = _GET[lock].execute(tx, {"of_machine": machine, "only": wanted[0]})
+        rows = _LOCK.execute(tx, {"of_machine": machine, "only": wanted[0]})
     elif tx.dialect == "postgresql":
-        rows = _GET_MANY[lock].execute(tx, {"of_machine": machine, "keys": dump(wanted)})
+        # its driver parses a statement of many parameters anew each time
+        rows = _LOCK_MANY.execute(tx, {"of_machine": machine, "keys": dump(wanted)})
     else:
         rows = []
         for start in range(0, len(wanted), CHUNK):
             part = instance.c.key.in_(wanted[start : start + CHUNK])
             query = _instances(tx.now).where(instance.c.machine == machine, part)
-            query = query.order_by(instance.c.key)
-            rows += tx.execute(query.with_for_update() if lock else query)
+            rows += tx.execute(query.order_by(instance.c.key).with_for_update())
     return {row[1]: InstanceRow(*row) for row in rows}
 
 

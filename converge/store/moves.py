@@ -14,6 +14,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    func,
     literal_column,
     null,
     select,
@@ -300,8 +301,10 @@ def list_locks(tx: Transaction, ids: Sequence[int]) -> set[Lock]:
 
 def list_begun(tx: Transaction, ids: Sequence[int]) -> list[tuple[int, int]]:
     """Instance and number of moves whose action was begun, and is not DONE."""
+    # said so that the index of what is due does not serve: the key does
+    not_done = func.coalesce(move.c.next_at, 0) > 0
     query = select(move.c.instance_id, move.c.number).where(
-        among(tx, move.c.instance_id, ids), move.c.next_at.is_not(None), move.c.epoch > 0
+        among(tx, move.c.instance_id, ids), not_done, move.c.epoch > 0
     )
     return [(row.instance_id, row.number) for row in tx.execute(query)]
 
@@ -316,7 +319,7 @@ def list_failed(tx: Transaction, machine: str, limit: int) -> list[MoveRow]:
 def list_failed_of(tx: Transaction, ids: Sequence[int]) -> list[tuple[int, int]]:
     """Instance and number of moves of these instances whose action FAILED, locked."""
     query = select(move.c.instance_id, move.c.number).where(
-        among(tx, move.c.instance_id, ids), move.c.next_at == NEVER
+        among(tx, move.c.instance_id, ids), move.c.status == "FAILED"
     )
     rows: Any = tx.execute(query.with_for_update()) if ids else ()
     return [(row.instance_id, row.number) for row in rows]

@@ -129,7 +129,7 @@ def test_a_move_from_an_epoch_that_is_no_more_is_refused(
 ) -> None:
     machine.create("a", "b")
     with store.transaction() as tx:
-        rows = machines.get_instances(tx, "lamp", ["a", "b"])
+        rows = machines.lock_instances(tx, "lamp", ["a", "b"])
     machine.fire("b", "press")
     moved = [
         {"id": row.id, "epoch": 0, "state": "on", "payloads": "{}", "timeout": None}
@@ -197,7 +197,7 @@ def test_of_the_actions_on_which_many_died_one_is_taken_and_comes_last(
     leave(machine, *"abcd")
     owner = machine._actions.owner.current_id()
     with store.transaction() as tx:
-        ids = [row.id for row in machines.get_instances(tx, "lamp", "ab").values()]
+        ids = [row.id for row in machines.lock_instances(tx, "lamp", "ab").values()]
         several = update(schema.move).where(schema.move.c.instance_id.in_(ids))
         tx.execute(several.values(deaths=CAREFUL))
         taken = [one.key for one in moves.claim_actions(tx, "lamp", [1], owner, 9, CAREFUL)]

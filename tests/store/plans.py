@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import sqlalchemy
 from psycopg import sql
-from sqlalchemy import Engine, event
+from sqlalchemy import ColumnElement, Engine, event, insert, literal, select
 
+from converge.store.database import Transaction
 from converge.store.schema import metadata
 
 
@@ -256,3 +258,34 @@ def analyze(engine: Engine) -> None:
         result = connection.exec_driver_sql(statement)
         if result.returns_rows:
             result.all()
+
+
+def numbers(count: int) -> tuple[Any, ColumnElement[int]]:
+    """A table of the numbers below a count, and its column."""
+    ten = [
+        sqlalchemy.union_all(*(select(literal(i).label("n")) for i in range(10))).subquery()
+        for _ in range(len(str(count - 1)))
+    ]
+    total: Any = sum((part.c.n * 10**i for i, part in enumerate(ten)), literal(0))
+    # each with each: the condition is always true
+    joined: Any = ten[0]
+    for part in ten[1:]:
+        joined = joined.join(part, part.c.n >= -ten[0].c.n)
+    table = select(total.label("n")).select_from(joined).subquery()
+    few = select(table.c.n).where(table.c.n < count).subquery()
+    return few, few.c.n
+
+
+def put(tx: Transaction, table: sqlalchemy.Table, source: Any, /, **values: Any) -> None:
+    """Insert a row for each of a table of numbers."""
+    columns = [
+        value if isinstance(value, ColumnElement) else literal(value, table.c[name].type)
+        for name, value in values.items()
+    ]
+    tx.execute(insert(table).from_select(list(values), select(*columns).select_from(source)))
+
+
+def check(big: Collection[str], seen: Sequence[Seen], most: int) -> None:
+    """No statement reads a big table from end to end, or more rows than that."""
+    bad = [str(one) for one in seen if one.scanned & set(big) or one.looked_at > most * one.times]
+    assert not bad, "\n\n".join(bad)

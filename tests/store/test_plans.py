@@ -6,12 +6,11 @@ traversals that are over. All statements that are executed are explained.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import sqlalchemy
-from sqlalchemy import ColumnElement, String, case, cast, func, insert, literal, null, select
+from sqlalchemy import String, case, cast, func, literal, null, select
 
 import converge
 from converge.points import Commit
@@ -20,7 +19,7 @@ from converge.store import engines, sync_points, traversals
 from converge.store.database import Transaction
 from converge.store.schema import resource, stack, sync_point, traversal
 from converge.testing import FakeWorld, StepEngine
-from tests.store.plans import Seen, Watch, analyze
+from tests.store.plans import Seen, Watch, analyze, check, numbers, put
 
 TRAVERSALS = 5
 #: nodes of each traversal that wait, and that are over
@@ -40,31 +39,6 @@ WRITTEN = 100
 BIG = {sync_point.name, resource.name, traversal.name}
 #: rows, or pages, that a statement may look at where there is nothing to do
 FEW = 100
-
-
-def numbers(count: int) -> tuple[Any, ColumnElement[int]]:
-    """A table of the numbers below a count, and its column."""
-    ten = [
-        sqlalchemy.union_all(*(select(literal(i).label("n")) for i in range(10))).subquery()
-        for _ in range(len(str(count - 1)))
-    ]
-    total: Any = sum((part.c.n * 10**i for i, part in enumerate(ten)), literal(0))
-    # each with each: the condition is always true
-    joined: Any = ten[0]
-    for part in ten[1:]:
-        joined = joined.join(part, part.c.n >= -ten[0].c.n)
-    table = select(total.label("n")).select_from(joined).subquery()
-    few = select(table.c.n).where(table.c.n < count).subquery()
-    return few, few.c.n
-
-
-def put(tx: Transaction, table: sqlalchemy.Table, source: Any, **values: Any) -> None:
-    """Insert a row for each of a table of numbers."""
-    columns = [
-        value if isinstance(value, ColumnElement) else literal(value, table.c[name].type)
-        for name, value in values.items()
-    ]
-    tx.execute(insert(table).from_select(list(values), select(*columns).select_from(source)))
 
 
 def fill(tx: Transaction) -> None:
@@ -146,12 +120,6 @@ def store(empty_database_url: str) -> Iterator[converge.Store]:
         yield store
 
 
-def check(seen: Sequence[Seen], most: int) -> None:
-    """No statement reads a big table from end to end, or more rows than that."""
-    bad = [str(one) for one in seen if one.scanned & BIG or one.looked_at > most * one.times]
-    assert not bad, "\n\n".join(bad)
-
-
 def without_guess(watch: Watch, has_statistics: bool) -> list[Seen]:
     """What was seen; but MariaDB only steps through the primary key when it knows how few
     traversals there are, which it finds out by itself in some seconds."""
@@ -175,7 +143,7 @@ def test_looking_for_work_costs_the_same_however_much_waits(store: converge.Stor
             assert database.read(sync_points.count_live) == {}
             assert not database.read(lambda tx: traversals.list_cancelled(tx, running))
         assert len(watch.of(sync_point.name)) >= 6
-        check(without_guess(watch, has_statistics), FEW)
+        check(BIG, without_guess(watch, has_statistics), FEW)
 
     # what these tests look for would be found
     with Watch(database.engine) as watch, store.transaction() as tx:
@@ -203,23 +171,23 @@ def test_nodes_that_are_worked_on_are_found_by_index(store: converge.Store) -> N
         with Watch(database.engine) as watch:
             assert sweeper.sweep().ready == BATCH
         # whose the running nodes are, and what is ready; of those that wait, none
-        check(without_guess(watch, has_statistics), 2 * RUNNING + BATCH)
+        check(BIG, without_guess(watch, has_statistics), 2 * RUNNING + BATCH)
 
         with Watch(database.engine) as watch:
             assert len(other.claim(8)) == 8
-        check(watch.seen, FEW)
+        check(BIG, watch.seen, FEW)
 
         with Watch(database.engine) as watch:
             dying.write(*(dying.call(work) for work in works[:WRITTEN]))
         # a row that is written takes some pages of indexes
-        check(watch.seen, 20 * WRITTEN)
+        check(BIG, watch.seen, 20 * WRITTEN)
 
         with store.transaction() as tx:
             engines.expire_lease(tx, dying.id)
         with Watch(database.engine) as watch:
             assert sweeper.sweep().nodes == RUNNING - WRITTEN
-        check(without_guess(watch, has_statistics), 20 * RUNNING)
+        check(BIG, without_guess(watch, has_statistics), 20 * RUNNING)
 
         with Watch(database.engine) as watch, store.transaction() as tx:
             release_engine(tx, other.id)
-        check(watch.seen, FEW)
+        check(BIG, watch.seen, FEW)
