@@ -162,10 +162,15 @@ class EngineLease(Lease):
         self._role = role
 
     def _register(self) -> int:
-        return self._database.transact(
-            lambda tx: engines.insert_engine(
+        def register(tx: Transaction) -> int:
+            if self._role == engines.JOURNAL:
+                engines.delete_old_owners(tx)
+            return engines.insert_engine(
                 tx, platform.node(), os.getpid(), self._process, self.seconds, self._role
-            ),
+            )
+
+        return self._database.transact(
+            register,
             Commit.REGISTER,
             # one that nobody knows of does nothing, and its lease runs out
             happened=repeatable,

@@ -156,8 +156,8 @@ def sweep(database: Database) -> Sweep:
 
 
 def list_gone(tx: Transaction) -> list[int]:
-    """Those that hold a lease, and whose process was of this host and is gone."""
-    return [row.id for row in engines.list_engines(tx) if is_gone(row.process)]
+    """Those whose lease goes on, though their process was of this host and is gone."""
+    return [row.id for row in engines.list_leased(tx) if is_gone(row.process)]
 
 
 def expire(database: Database, engine_ids: Iterable[int]) -> None:

@@ -154,7 +154,7 @@ class Actions:
 
     def _refuse(self, row: MoveRow, owner: int, reason: str) -> None:
         LOG.error("machine %s, %s: action of %s: %s", self._name, row.key, row.event, reason)
-        hold = _Hold(row.instance_id, row.key, row.number, owner, row.epoch)
+        hold = _Hold(row.key, (row.instance_id, row.number, owner, row.epoch))
         self._end(hold, "FAILED", reason=reason)
 
     def release(self, held: Sequence[Held]) -> None:
@@ -177,7 +177,7 @@ class Actions:
 
         :raises StoreError: that could not be noted.
         """
-        hold = _hold(held)
+        hold = _Hold(held.key, held.lock)
         if self.owner.current_id() != held.owner:
             return Called("PENDING", StaleLock("the lease was lost"), "the lease was lost")
         ends: list[bool] = []
@@ -271,15 +271,15 @@ class Actions:
         wait = held.transition.retry.wait(held.attempts + 1, error)
         status = "FAILED" if wait is None else "PENDING"
         reason = _reason(error)
-        self._end(_hold(held), status, wait=wait, reason=reason)
+        self._end(_Hold(held.key, held.lock), status, wait=wait, reason=reason)
         return Called(status, error, reason)
 
     def _open(self, hold: _Hold) -> Scope:
         return held_scope(
             self._database,
             hold.scope(self._name),
-            hold.owner,
-            lambda tx: moves.hold_action(tx, hold.instance_id, hold.number, hold.owner, hold.epoch),
+            hold.lock[2],
+            lambda tx: moves.hold_action(tx, hold.lock),
         )
 
     def _end_in(self, hold: _Hold, transaction: HostTransaction, spent: bool) -> bool:
@@ -312,16 +312,7 @@ class Actions:
         reason: str | None,
         spent: bool,
     ) -> bool:
-        ended = moves.end_action(
-            tx,
-            hold.instance_id,
-            hold.number,
-            hold.owner,
-            hold.epoch,
-            status,
-            wait=wait,
-            reason=reason,
-        )
+        ended = moves.end_action(tx, hold.lock, status, wait=wait, reason=reason)
         if ended and spent and status == "DONE":
             scopes.delete_scopes(tx, scopes.find_scopes(tx, [hold.scope(self._name)]))
         return ended
@@ -329,20 +320,14 @@ class Actions:
 
 @dataclass(frozen=True, slots=True)
 class _Hold:
-    """The lock on an action."""
+    """The lock on the action of a move of an instance."""
 
-    instance_id: int
     key: str
-    number: int
-    owner: int
-    epoch: int
+    lock: moves.Lock
 
     def scope(self, machine: str) -> str:
-        return scope_name(machine, self.key, self.instance_id, self.number)
-
-
-def _hold(held: Held) -> _Hold:
-    return _Hold(held.instance_id, held.key, held.number, held.owner, held.epoch)
+        instance_id, number, *_ = self.lock
+        return scope_name(machine, self.key, instance_id, number)
 
 
 def _is_taken(tx: Transaction, row: MoveRow, owner: int) -> bool:

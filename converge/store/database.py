@@ -51,11 +51,13 @@ T = TypeVar("T")
 RETRIES = 10
 
 
-# those of the sessions that still do something; an idle one does not know yet that it is alone
+# those of the sessions that still do something, but for the one that asks; an idle one does not
+# know yet that it is alone
 _SESSIONS = {
-    "postgresql": "SELECT pid FROM pg_stat_activity WHERE state = 'active' AND pid IN :ids",
+    "postgresql": "SELECT pid FROM pg_stat_activity"
+    " WHERE state = 'active' AND pid IN :ids AND pid <> pg_backend_pid()",
     "mysql": "SELECT id FROM information_schema.processlist"
-    " WHERE command <> 'Sleep' AND id IN :ids",
+    " WHERE command <> 'Sleep' AND id IN :ids AND id <> CONNECTION_ID()",
 }
 _SESSIONS["mariadb"] = _SESSIONS["mysql"]
 _SETTLE_SECONDS = 10.0

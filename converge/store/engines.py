@@ -6,10 +6,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    bindparam,
+    delete,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 
 from converge.model import ENGINE_MOVES, EngineState, sources_of
 from converge.store.database import Transaction
+from converge.store.prepared import Prepared
 from converge.store.schema import engine
 from converge.store.types import text
 
@@ -106,21 +115,38 @@ def lives(tx: Transaction, engine_id: Any) -> ColumnElement[bool]:
 
     :param engine_id: its id, or a column with it.
     """
+    return _lives(tx.now, engine_id)
+
+
+def _lives(now: ColumnElement[Any], engine_id: Any) -> ColumnElement[bool]:
     alive = select(engine.c.id).where(
-        engine.c.id == engine_id, engine.c.state == ALIVE, engine.c.expires_at > tx.now
+        engine.c.id == engine_id,
+        engine.c.state == literal_column(f"'{ALIVE}'"),
+        engine.c.expires_at > now,
     )
     return alive.exists()
 
 
+_IS_ALIVE = Prepared(
+    lambda now, dialect: select(_lives(now, bindparam("id", type_=engine.c.id.type)))
+)
+
+
 def is_alive(tx: Transaction, engine_id: int) -> bool:
     """Whether an engine has a lease."""
-    return bool(tx.execute(select(lives(tx, engine_id))).scalar())
+    return bool(_IS_ALIVE.execute(tx, {"id": engine_id}).scalar())
 
 
 def list_engines(tx: Transaction, states: Iterable[str] = (ALIVE,)) -> list[EngineRow]:
     """The engines in these states, by id."""
     query = select(*_COLUMNS).where(engine.c.state.in_(list(states))).order_by(engine.c.id)
     return [_row(row) for row in tx.execute(query)]
+
+
+def list_leased(tx: Transaction) -> list[EngineRow]:
+    """The engines whose lease goes on, by id."""
+    query = select(*_COLUMNS).where(engine.c.state == ALIVE, engine.c.expires_at > tx.now)
+    return [_row(row) for row in tx.execute(query.order_by(engine.c.id))]
 
 
 def get_engines(tx: Transaction, ids: Iterable[int]) -> dict[int, EngineRow]:
@@ -156,6 +182,17 @@ def expire_lease(tx: Transaction, engine_id: int) -> None:
         .where(engine.c.id == engine_id, engine.c.state == ALIVE)
         .values(expires_at=tx.now)
     )
+
+
+def delete_old_owners(tx: Transaction, age: float = KEPT) -> int:
+    """Delete the rows of owners of scopes and actions whose lease ended some time ago: where no
+    engine runs, nobody notes that they are dead.
+
+    :param age: seconds since the end of the lease.
+    :returns: how many there were.
+    """
+    old = delete(engine).where(engine.c.role == JOURNAL, engine.c.expires_at < tx.now - age)
+    return int(tx.execute(old).rowcount)
 
 
 def delete_old_engines(tx: Transaction, age: float = KEPT) -> int:

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Double,
     Integer,
     String,
+    Update,
     and_,
     bindparam,
     case,
@@ -25,7 +26,7 @@ from converge.errors import StaleLock
 from converge.store.bulk import among
 from converge.store.database import Transaction
 from converge.store.engines import lives
-from converge.store.prepared import InsertMany, UpdateMany
+from converge.store.prepared import InsertMany, Prepared, UpdateMany
 from converge.store.schema import instance, move
 from converge.store.types import ID, text
 
@@ -223,62 +224,76 @@ def claim_actions(
     return [by_key[row.instance_id, row.number] for row in taken]
 
 
-def hold_action(tx: Transaction, instance_id: int, number: int, engine_id: int, epoch: int) -> None:
+#: The lock on an action: instance and number of its move, engine and epoch.
+Lock = tuple[int, int, int, int]
+_LOCK = ("instance_id", "number", "engine_id", "epoch")
+
+
+def _is_held() -> list[ColumnElement[bool]]:
+    """Whether an action has the lock of the parameters, and is not over."""
+    lock = [move.c[name] == bindparam(f"held_{name}", type_=move.c[name].type) for name in _LOCK]
+    return [*lock, move.c.next_at.is_not(None)]
+
+
+def _lock_parameters(lock: Lock) -> dict[str, Any]:
+    return {f"held_{name}": value for name, value in zip(_LOCK, lock, strict=True)}
+
+
+_HOLD = Prepared(
+    lambda now, dialect: select(move.c.number).where(*_is_held()).with_for_update(read=True)
+)
+
+
+def hold_action(tx: Transaction, lock: Lock) -> None:
     """Keep others from taking an action over until the transaction ends.
 
-    :raises StaleLock: the engine has not got it any more.
+    :raises StaleLock: it has not this lock any more.
     """
-    query = select(move.c.number).where(*_is_held(instance_id, number, engine_id, epoch))
-    if tx.execute(query.with_for_update(read=True)).first() is None:
+    if _HOLD.execute(tx, _lock_parameters(lock)).first() is None:
         raise StaleLock("the action is not this caller's any more")
 
 
-def _is_held(
-    instance_id: int, number: int, engine_id: int, epoch: int
-) -> list[ColumnElement[bool]]:
-    return [
-        move.c.instance_id == instance_id,
-        move.c.number == number,
-        move.c.engine_id == engine_id,
-        move.c.epoch == epoch,
-        move.c.next_at.is_not(None),
-    ]
+def _make_end(now: ColumnElement[Any], dialect: str) -> Update:
+    # neither: it is over
+    due: ColumnElement[Any] = func.coalesce(
+        bindparam("due_at", type_=Double()), now + bindparam("wait", type_=Double())
+    )
+    return (
+        update(move)
+        .where(*_is_held())
+        .values(
+            status=bindparam("new_status", type_=String()),
+            attempts=move.c.attempts + 1,
+            next_at=due,
+            engine_id=null(),
+            reason=bindparam("new_reason", type_=String()),
+        )
+    )
+
+
+_END = Prepared(_make_end)
 
 
 def end_action(
     tx: Transaction,
-    instance_id: int,
-    number: int,
-    engine_id: int,
-    epoch: int,
+    lock: Lock,
     status: str,
     *,
     wait: float | None = None,
     reason: str | None = None,
 ) -> bool:
-    """Note what became of an action, and let go of it. False: the engine had it no more.
+    """Note what became of an action, and let go of it. False: it had not this lock any more.
 
     :param status: DONE, FAILED, or PENDING for another attempt.
     :param wait: seconds until that.
     """
-    again: Any = NEVER if status == "FAILED" else None
-    done = tx.execute(
-        update(move)
-        .where(*_is_held(instance_id, number, engine_id, epoch))
-        .values(
-            status=status,
-            attempts=move.c.attempts + 1,
-            next_at=again if wait is None else tx.now + wait,
-            engine_id=None,
-            reason=None if reason is None else text(reason),
-        )
-    )
-    return done.rowcount == 1
-
-
-#: The lock on an action: instance and number of its move, engine and epoch.
-Lock = tuple[int, int, int, int]
-_LOCK = ("instance_id", "number", "engine_id", "epoch")
+    values = {
+        "new_status": status,
+        "due_at": NEVER if status == "FAILED" else None,
+        "wait": wait,
+        "new_reason": None if reason is None else text(reason),
+    }
+    return _END.execute(tx, {**_lock_parameters(lock), **values}).rowcount == 1
 
 
 _RELEASE = UpdateMany(move, _LOCK, {}, lambda row, now: {"engine_id": null()})

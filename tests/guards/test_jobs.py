@@ -92,7 +92,7 @@ def test_nobody_takes_an_action_over_while_its_scope_is_taken(
     leave(machine, "a")
     _, (held,) = machine._actions.claim(1)
     with store.transaction() as tx, store.transaction() as second:
-        moves.hold_action(tx, *held.lock)
+        moves.hold_action(tx, held.lock)
         assert count_free(second, schema.move) == 0
 
 
@@ -148,14 +148,14 @@ def test_the_end_of_an_action_names_its_owner_and_its_epoch(
     _, (held,) = machine._actions.claim(1)
     lock = (held.instance_id, held.number, held.owner + owner, held.epoch + epoch)
     with store.transaction() as tx:
-        assert not moves.end_action(tx, *lock, "DONE")
+        assert not moves.end_action(tx, lock, "DONE")
         with pytest.raises(StaleLock):
-            moves.hold_action(tx, *lock)
+            moves.hold_action(tx, lock)
         moves.release_actions(tx, [lock])
         assert moves.list_locks(tx, [held.instance_id]) == {held.lock}
-        assert moves.end_action(tx, *held.lock, "DONE")
+        assert moves.end_action(tx, held.lock, "DONE")
         # only once
-        assert not moves.end_action(tx, *held.lock, "FAILED")
+        assert not moves.end_action(tx, held.lock, "FAILED")
 
 
 @pytest.mark.parametrize("place", ["owner", "epoch"])

@@ -10,7 +10,9 @@ import pytest
 
 from converge.errors import Busy
 from converge.journal import Record
-from tests.journal.places import Place
+from converge.recovery import expire, list_gone
+from converge.store import engines
+from tests.journal.places import LEASE, InDatabase, Place
 
 
 def test_a_forked_process_holds_what_it_takes_under_an_id_of_its_own(shared: Place) -> None:
@@ -34,3 +36,37 @@ def test_a_forked_process_holds_what_it_takes_under_an_id_of_its_own(shared: Pla
     assert backend.take("the child's").hold.epoch == 2
     backend.write(mine, Record("a", 1))
     assert backend.owner.current_id() == mine.owner
+
+
+def test_rows_of_owners_that_ended_long_ago_are_deleted(sql: InDatabase) -> None:
+    """Where no engine runs, nobody else does it."""
+    dead, left = sql.backend(), sql.backend()
+    dead.take("job")
+    sql.kill(dead)
+    left.take("another")
+    left.close()
+    sql.pass_time(engines.KEPT)
+    young = sql.backend()
+    young.take("one more")
+    assert len(rows(sql)) == 3
+    sql.pass_time(LEASE + 1)
+    last = sql.backend().take("job").hold
+    assert [row.id for row in rows(sql)] == [young.owner.current_id(), last.owner]
+
+
+def rows(sql: InDatabase) -> list[engines.EngineRow]:
+    states = (engines.ALIVE, engines.STOPPED, engines.DEAD)
+    return sql.store.database.read(lambda tx: engines.list_engines(tx, states))
+
+
+def test_the_lease_of_a_process_that_is_gone_is_ended_once(
+    sql: InDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = sql.backend()
+    backend.take("job")
+    monkeypatch.setattr("converge.recovery.is_gone", lambda process: True)
+    database = sql.store.database
+    gone = database.read(list_gone)
+    assert gone == [backend.owner.current_id()]
+    expire(database, gone)
+    assert database.read(list_gone) == []

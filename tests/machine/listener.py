@@ -26,6 +26,8 @@ from examples.trigger import Trigger
 ROOT = Path(__file__).resolve().parents[2]
 #: Seconds between two looks after what is left.
 SWEEP = 0.05
+#: Seconds after which a thing is late; no test waits for that.
+PATIENCE = 3600.0
 
 
 class Listeners:
@@ -99,7 +101,7 @@ def _listen(url: str, path: Path) -> None:
         # what a killed process has written is there, only a dead machine would lose it
         store.close()
         event.listen(store.database.engine, "connect", _hurry)
-    trigger = Trigger(store)
+    trigger = Trigger(store, PATIENCE)
     trigger.machine.start(SWEEP)
     with path.open(encoding="utf-8") as lines:
         trigger.hear(lines)
