@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import text
-
 import converge
 from converge.testing import FakeClock
+from tests.crash.reaper import KILLED, Died, Driver, Reaper, wait_for_dead
 from tests.crash.rows import Ending, Rows, compare, list_held, read_ending, read_rows
-from tests.crash.story import STORIES, Died, Player, Reaper, make_orders
+from tests.crash.story import STORIES, Player, make_orders
 from tests.crash.world import World
-
-ROOT = Path(__file__).parents[2]
-#: The exit status of a process that died where it was to.
-KILLED = 86
-#: How a connection takes a lock for as long as it lives.
-HOLD = {
-    "postgresql": "SELECT pg_advisory_lock_shared(86)",
-    "mysql": "SELECT GET_LOCK(CONCAT('crash ', DATABASE()), 0)",
-}
-#: How others wait for that lock.
-_WAIT = {
-    "postgresql": ("SELECT pg_advisory_lock(86)", "SELECT pg_advisory_unlock(86)"),
-    "mysql": (
-        "SELECT GET_LOCK(CONCAT('crash ', DATABASE()), 30)",
-        "SELECT RELEASE_LOCK(CONCAT('crash ', DATABASE()))",
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +80,7 @@ class Stage:
         :returns: as :meth:`play_with_death`.
         """
         empty = self.enter()
-        status = driver.play(name, empty.world.path, point, hit)
+        status = driver.play(point, hit, story=name, world=str(empty.world.path))
         assert status == KILLED, f"the process ended with {status}"
         wait_for_dead(empty.store)
         player = Player(empty.store, World(empty.world.path), empty.clock)
@@ -130,46 +109,3 @@ def _go_on(
     player.play(STORIES[name], number + 1)
     ending = read_ending(player.store.database, player.world)
     return compare(reference.ending, ending, held, called, player.world)
-
-
-def wait_for_dead(store: converge.Store) -> None:
-    """Wait until a server has rolled back what a dead process had not committed."""
-    statements = _WAIT.get(store.database.dialect)
-    if statements is not None:
-        with store.database.engine.connect() as connection:
-            for statement in statements:
-                assert connection.execute(text(statement)).scalar() != 0
-
-
-class Driver:
-    """The process of ``driver.py`` for one database.
-
-    :param url: of a database with converge's schema.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.driver", url],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def play(self, name: str, world: Path, point: str | None = None, hit: int = 1) -> int:
-        """Play a story in a new process, which dies at a crash point with all actors.
-
-        :param point: None to play it to its end, in the process that the others are forked from.
-        :returns: the exit status; 0 if there was no new process.
-        """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        request = {"story": name, "world": str(world), "point": point, "hit": hit}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
-
-    def close(self) -> None:
-        """End the process."""
-        with self._process:
-            pass

@@ -8,9 +8,7 @@ the others would: a caller repeats the call, and another engine takes the place 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,14 @@ import yaml
 from sqlalchemy import Column, MetaData, String, Table, delete, func, insert, select, update
 
 import converge
-from converge import points, recovery
+from converge import recovery
 from converge.model import State
 from converge.points import Commit
-from converge.process import process_identity
 from converge.store import engines, schema
 from converge.store.database import repeatable
 from converge.testing import FakeClock, StepEngine, label
 from converge.work import Outcome, Work
+from tests.crash.reaper import gone_identity
 from tests.crash.world import World
 
 NAME = "shop"
@@ -53,51 +51,6 @@ def load() -> tuple[dict[str, Any], dict[str, Story]]:
 
 
 TEMPLATES, STORIES = load()
-
-
-class Died(BaseException):
-    """Somebody dies here, in this process."""
-
-
-class Reaper:
-    """Counts the crash points that are reached, and kills whoever reaches one of them.
-
-    :param point: its name; None kills nobody.
-    :param hit: at which time that it is reached.
-    :param kill: how; it does not return.
-    """
-
-    def __init__(
-        self,
-        point: str | None = None,
-        hit: int = 1,
-        kill: Callable[[], None] | None = None,
-    ) -> None:
-        self.counts: Counter[str] = Counter()
-        self.dying = False
-        self.point = point
-        self.hit = hit
-        self.kill = kill
-
-    def __call__(self, name: str) -> None:
-        if self.dying:
-            # the dead do nothing more, whatever their code would catch
-            raise Died(name)
-        self.counts[name] += 1
-        if name == self.point and self.counts[name] == self.hit:
-            self.dying = True
-            if self.kill is not None:
-                self.kill()
-            raise Died(name)
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Be the hook for the length of a block."""
-        before, points.hook = points.hook, self
-        try:
-            yield
-        finally:
-            points.hook = before
 
 
 class Player:
@@ -322,11 +275,10 @@ class Player:
         """
         one = self.engine(engine)
         if seen:
-            host, pid, started = process_identity().rsplit("/", 2)
             self._edit(
                 update(schema.engine)
                 .where(schema.engine.c.id == one.id)
-                .values(process=f"{host}/{pid}/{int(started) - 1}")
+                .values(process=gone_identity())
             )
         self.bury()
 

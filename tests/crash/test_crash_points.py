@@ -7,7 +7,6 @@ every live traversal ends, without a person.)
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,14 +15,13 @@ import pytest
 import converge
 from converge import points
 from tests import backends
-from tests.crash.deaths import Driver, Reference, Stage
+from tests.crash.deaths import Reference, Stage
+from tests.crash.reaper import EVERY_HIT, Driver
 from tests.crash.story import STORIES
 from tests.stores import Stores
 
 OpenStore = Callable[..., converge.Store]
 References = dict[str, Reference]
-#: Die at each time that a point is reached, which takes some minutes.
-EVERY_HIT = os.environ.get("CONVERGE_TEST_CRASHES") == "all"
 #: Stories with most of the statements, which a driver has then compiled for its children.
 WARMING = ("it is created, updated and deleted, with commits of groups", "two engines die")
 ON_SQLITE = [pytest.mark.database, pytest.mark.sqlite]
@@ -61,9 +59,9 @@ def driver(database: backends.Backend, stage: Stage, _drivers: dict[str, Driver]
     """What forks the processes that are killed, on each backend."""
     if database.name not in _drivers:
         url = stage.enter().store.database.url.render_as_string(hide_password=False)
-        known = _drivers[database.name] = Driver(url)
+        known = _drivers[database.name] = Driver("tests.crash.driver", url)
         for name in WARMING:
-            known.play(name, stage.enter().world.path)
+            known.play(story=name, world=str(stage.enter().world.path))
     return _drivers[database.name]
 
 
