@@ -44,7 +44,10 @@ class Journal:
 
     :param where: a :class:`~converge.Store`; or a URL: of a database with converge's tables,
         ``memory://`` (gone with the process, for tests), ``redis://…``, or of a scheme that an
-        installed backend has; or a :class:`Backend`.
+        installed backend has; or a :class:`Backend`. A scheme alone, such as ``memory`` or
+        ``redis``, is a URL without anything more.
+    :param backend: the name of the installed backend, where the scheme of the URL is not it:
+        ``sql``, ``memory``, ``redis``, or another one's.
     :param lease: seconds without a sign of life after which others take a scope over.
     :param sleep: what waits for so many seconds; for tests.
     :raises BadInput: there is no such backend.
@@ -56,12 +59,13 @@ class Journal:
         self,
         where: Store | str | Backend,
         *,
+        backend: str | None = None,
         lease: float = LEASE,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         check_seconds("lease", lease)
         self._sleep = sleep
-        self.backend = where if isinstance(where, Backend) else _open(where, lease)
+        self.backend = where if isinstance(where, Backend) else _open(where, backend, lease)
 
     def __enter__(self) -> Journal:
         return self
@@ -198,16 +202,19 @@ def held_scope(
     return Scope(_Ledger(backend, name, backend.take(name), sleep))
 
 
-def _open(where: Store | str, lease: float) -> Backend:
+def _open(where: Store | str, name: str | None, lease: float) -> Backend:
     if not isinstance(where, str):
         from converge.journal.sql import SqlBackend
 
         return SqlBackend(where.database, lease)
-    scheme = where.split(":", 1)[0].split("+", 1)[0]
     backends = _backends()
-    if "://" not in where or scheme not in backends:
+    if name is not None and name not in backends:
+        raise BadInput(f"there is no backend {name!r}{did_you_mean(name, backends)}")
+    url = where if "://" in where else f"{where}://"
+    scheme = name or url.split(":", 1)[0].split("+", 1)[0]
+    if scheme not in backends:
         raise BadInput(f"{where!r} is not the URL of a journal{did_you_mean(scheme, backends)}")
-    backend: Backend = backends[scheme](where, lease)
+    backend: Backend = backends[scheme](url, lease)
     return backend
 
 
