@@ -107,34 +107,9 @@ class Actions:
 
         :returns: how many were taken, and those of them that are to be called.
         """
-        owner, rows = self.owner.attempt(lambda owner: (owner, self._claim(owner, limit)))
-        held = []
-        for row in rows:
-            transition = self._definition.find(row.version, row.source, row.event, row.target)
-            if transition is None:
-                self._refuse(row, owner, "this program has no such transition with an action")
-            elif row.deaths >= transition.retry.deaths:
-                self._refuse(row, owner, f"{row.deaths} processes died that had taken it")
-            else:
-                held.append(
-                    Held(
-                        instance_id=row.instance_id,
-                        key=row.key,
-                        number=row.number,
-                        epoch=row.epoch,
-                        owner=owner,
-                        event=row.event,
-                        source=row.source,
-                        target=row.target,
-                        payload=loads(row.payload),
-                        payloads=row.payloads,
-                        attempts=row.attempts,
-                        transition=transition,
-                    )
-                )
-        return len(rows), held
+        return self.owner.attempt(lambda owner: self._claim(owner, limit))
 
-    def _claim(self, owner: int, limit: int) -> list[MoveRow]:
+    def _claim(self, owner: int, limit: int) -> tuple[int, list[Held]]:
         versions = self._definition.versions
 
         def claim(tx: Transaction) -> list[MoveRow]:
@@ -142,15 +117,41 @@ class Actions:
             return moves.claim_actions(tx, self._name, versions, owner, limit, CAREFUL)
 
         try:
-            return self._database.transact(
+            rows = self._database.transact(
                 claim,
                 Commit.ACTION_CLAIM,
                 happened=lambda tx, rows: bool(rows) and _is_taken(tx, rows[0], owner),
             )
+            held = [one for row in rows if (one := self._hold(row, owner)) is not None]
         except BaseException:
             # some may be held, and nobody knows which
             self.owner.give_up(owner)
             raise
+        return len(rows), held
+
+    def _hold(self, row: MoveRow, owner: int) -> Held | None:
+        """An action that was taken; None if it is not to be called."""
+        transition = self._definition.find(row.version, row.source, row.event, row.target)
+        if transition is None:
+            self._refuse(row, owner, "this program has no such transition with an action")
+            return None
+        if row.deaths >= transition.retry.deaths:
+            self._refuse(row, owner, f"{row.deaths} processes died that had taken it")
+            return None
+        return Held(
+            instance_id=row.instance_id,
+            key=row.key,
+            number=row.number,
+            epoch=row.epoch,
+            owner=owner,
+            event=row.event,
+            source=row.source,
+            target=row.target,
+            payload=loads(row.payload),
+            payloads=row.payloads,
+            attempts=row.attempts,
+            transition=transition,
+        )
 
     def _refuse(self, row: MoveRow, owner: int, reason: str) -> None:
         LOG.error("machine %s, %s: action of %s: %s", self._name, row.key, row.event, reason)

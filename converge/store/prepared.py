@@ -9,6 +9,7 @@ they are.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -95,7 +96,7 @@ class Prepared(Generic[S]):
         return words
 
 
-class _Many(Generic[S]):
+class _Many(ABC, Generic[S]):
     """A statement for many rows, which PostgreSQL and MariaDB read from one JSON text.
 
     :param columns: of the rows: name → type.
@@ -105,8 +106,8 @@ class _Many(Generic[S]):
         self._columns = columns
         self._statement = Prepared(self._make)
 
-    def _make(self, now: ColumnElement[Any], dialect: str) -> S:
-        raise NotImplementedError
+    @abstractmethod
+    def _make(self, now: ColumnElement[Any], dialect: str) -> S: ...
 
     def _execute(
         self, tx: Transaction, rows: Sequence[Mapping[str, Any]], common: Mapping[str, Any]

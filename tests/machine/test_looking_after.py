@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import update
 
 from converge import Machine, RetryPolicy, connect, points
-from converge.errors import BadInput, NotFound, StepFailed
+from converge.errors import BadInput, NotFound, StepFailed, StoreError
 from converge.lease import LEASE
 from converge.machine import Action, Instances, list_machines
 from converge.points import Commit
@@ -72,6 +72,27 @@ def test_an_action_that_kills_does_not_keep_others_from_being_called(
     assert {status(machine, key) for key in keys[1:]} == {"DONE"}
     assert status(machine, "00") == "FAILED"
     assert sorted(world.done) == ["00 press 1"] * DEATHS + [f"{key} press 1" for key in keys[1:]]
+
+
+def test_what_was_taken_is_left_to_others_when_what_is_given_up_cannot_be_noted(
+    place: Place, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, other = (place.machine(world.definition(states=STATES)) for _ in range(2))
+    events = [(key, "press") for key in "ab"]
+    with place.store.transaction() as tx:
+        machine.fire_many(events, create=True, transaction=tx)
+        tx.execute(update(schema.move).values(deaths=DEATHS))
+
+    def refuse(*arguments: Any, **how: Any) -> None:
+        raise StoreError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(machine._actions, "_end", refuse)
+        with pytest.raises(StoreError):
+            machine.sweep()
+    place.clock.advance(LEASE)
+    other.sweep()
+    assert [status(other, key) for key in "ab"] == ["FAILED"] * 2
 
 
 def test_what_is_let_go_of_counts_no_death(place: Place, world: World) -> None:
