@@ -23,11 +23,9 @@ from converge.store.stacks import StackRow
 from converge.template import Template
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
     from sqlalchemy.engine import URL
-    from sqlalchemy.orm import Session as OrmSession
 
-    HostTransaction = Transaction | Connection | OrmSession
+    from converge.store.database import HostTransaction
 
 DEFAULT_URL = "sqlite:///converge.db"
 

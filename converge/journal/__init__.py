@@ -20,14 +20,8 @@ from converge.lease import LEASE
 from converge.model import check_age, check_name, check_seconds
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-    from sqlalchemy.orm import Session as OrmSession
-
     from converge.stacks import Store
-    from converge.store.database import Database
-    from converge.store.database import Transaction as StoreTransaction
-
-    Transaction = StoreTransaction | Connection | OrmSession
+    from converge.store.database import Database, Transaction
 
 __all__ = ["Backend", "Item", "Journal", "Record", "Scope", "ScopeInfo", "Step"]
 
@@ -188,7 +182,7 @@ def held_scope(
     database: Database,
     name: str,
     engine_id: int,
-    hold: Callable[[StoreTransaction], object],
+    hold: Callable[[Transaction], object],
     sleep: Callable[[float], None] = time.sleep,
 ) -> Scope:
     """The scope of work that an engine has locked otherwise.

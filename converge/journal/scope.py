@@ -16,7 +16,7 @@ from converge.model import NAME_LENGTH, check_name
 from converge.resource_type import RetryPolicy
 
 if TYPE_CHECKING:
-    from converge.journal import Transaction
+    from converge.store.database import HostTransaction
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class _Ledger:
             prefix = record.name[: record.name.rfind(_SEPARATOR) + 1]
             self.recorded.setdefault(prefix, {})[record.number] = record
 
-    def write(self, record: Record, transaction: Transaction | None) -> None:
+    def write(self, record: Record, transaction: HostTransaction | None) -> None:
         replaces = record.name in self.records
         self.backend.write(self.taken.hold, record, transaction, replaces=replaces)
         self.records[record.name] = record
@@ -78,7 +78,7 @@ class Scope:
         *,
         version: int = 1,
         retry: RetryPolicy | None = None,
-        transaction: Transaction | None = None,
+        transaction: HostTransaction | None = None,
     ) -> Step: ...
 
     @overload
@@ -90,7 +90,7 @@ class Scope:
         *args: Any,
         version: int = 1,
         retry: RetryPolicy | None = None,
-        transaction: Transaction | None = None,
+        transaction: HostTransaction | None = None,
         **kwargs: Any,
     ) -> T: ...
 
@@ -102,7 +102,7 @@ class Scope:
         *args: Any,
         version: int = 1,
         retry: RetryPolicy | None = None,
-        transaction: Transaction | None = None,
+        transaction: HostTransaction | None = None,
         **kwargs: Any,
     ) -> Any:
         """Do a step, unless it is recorded; then give what is.
@@ -296,7 +296,7 @@ class Item(Generic[T]):
         """Its idempotency key."""
         return self._key()
 
-    def done(self, transaction: Transaction | None = None) -> None:
+    def done(self, transaction: HostTransaction | None = None) -> None:
         """Record that it, and all before it, are done.
 
         :param transaction: the caller's own, in which the item has its effect.
@@ -317,7 +317,7 @@ class _Position:
         if position - self._recorded >= self._every:
             self.record(position, None)
 
-    def record(self, position: int, transaction: Transaction | None) -> None:
+    def record(self, position: int, transaction: HostTransaction | None) -> None:
         # one that was recorded in a transaction may have been rolled back, and be done in another
         if position < self._recorded or (position == self._recorded and transaction is None):
             return

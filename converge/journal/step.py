@@ -14,8 +14,8 @@ from converge.journal.values import check_returns, dumps, loads
 from converge.resource_type import RetryPolicy
 
 if TYPE_CHECKING:
-    from converge.journal import Transaction
     from converge.journal.scope import Scope
+    from converge.store.database import HostTransaction
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Step:
         name: str,
         version: int,
         retry: RetryPolicy | None,
-        transaction: Transaction | None,
+        transaction: HostTransaction | None,
     ) -> None:
         if retry is not None and transaction is not None:
             raise BadInput(
@@ -195,7 +195,7 @@ class Step:
         self,
         status: StepStatus,
         value: str,
-        transaction: Transaction | None,
+        transaction: HostTransaction | None,
         wait: float = 0.0,
     ) -> None:
         attempts = self._attempts + (status is StepStatus.DONE)

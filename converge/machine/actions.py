@@ -22,10 +22,7 @@ from converge.store.database import Database, Transaction, repeatable
 from converge.store.moves import MoveRow
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-    from sqlalchemy.orm import Session as OrmSession
-
-    HostTransaction = Transaction | Connection | OrmSession
+    from converge.store.database import HostTransaction
 
 LOG = logging.getLogger(__name__)
 

@@ -19,12 +19,8 @@ from converge.store.machines import InstanceRow
 from converge.store.moves import MoveRow
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-    from sqlalchemy.orm import Session as OrmSession
-
     from converge.stacks import Store
-
-    HostTransaction = Transaction | Connection | OrmSession
+    from converge.store.database import HostTransaction
 
 T = TypeVar("T")
 

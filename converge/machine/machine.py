@@ -22,12 +22,8 @@ from converge.store.database import Transaction, repeatable
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from sqlalchemy import Connection
-    from sqlalchemy.orm import Session as OrmSession
-
     from converge.stacks import Store
-
-    HostTransaction = Transaction | Connection | OrmSession
+    from converge.store.database import HostTransaction
 
 
 class Machine(Instances):

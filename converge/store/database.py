@@ -97,6 +97,11 @@ class Transaction:
         return _NOW if told is None else literal(told, Double())
 
 
+if TYPE_CHECKING:
+    #: What a host may hand over to have something happen in its own transaction.
+    HostTransaction = Transaction | Connection | Session
+
+
 class Database:
     """One database that converge's tables live in.
 
@@ -316,7 +321,7 @@ class Database:
         )
 
     @contextmanager
-    def join(self, transaction: Transaction | Connection | Session | None) -> Iterator[Transaction]:
+    def join(self, transaction: HostTransaction | None) -> Iterator[Transaction]:
         """The caller's transaction, or one of our own.
 
         :param transaction: what :meth:`transaction` gave, a SQLAlchemy connection, or a
