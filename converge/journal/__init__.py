@@ -85,13 +85,16 @@ class Journal:
         """
         check_name("scope", name)
         taken = self._take(name, wait)
-        scope = Scope(_Ledger(self.backend, name, taken, self._sleep))
-        finished = False
+        ledger = _Ledger(self.backend, name, taken, self._sleep)
+        scope = Scope(ledger)
+        ended = False
         try:
             yield scope
             scope._check_end()
-            finished = True
+            ended = True
         finally:
+            # what had come to its end has not begun again by being looked at
+            finished = ended or (taken.finished and not ledger.written)
             self.backend.release(taken.hold, finished=finished)
 
     def _take(self, name: str, wait: float) -> Any:

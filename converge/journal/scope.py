@@ -36,6 +36,7 @@ class _Ledger:
         self.taken = taken
         self.pause = pause
         self.records = {record.name: record for record in taken.records}
+        self.written = False
         self.asked: set[str] = set()
         # what was recorded before, by the scopes around it and its number
         self.recorded: dict[str, dict[int, Record]] = {}
@@ -45,6 +46,7 @@ class _Ledger:
 
     def write(self, record: Record, transaction: HostTransaction | None) -> None:
         replaces = record.name in self.records
+        self.written = True
         self.backend.write(self.taken.hold, record, transaction, replaces=replaces)
         self.records[record.name] = record
 
@@ -157,8 +159,8 @@ class Scope:
         if record is not None and record.status is not StepStatus.OPEN:
             raise JournalMismatch(
                 f"scope {self.name!r}: {name!r} was a step, and is an each() now",
-                recorded=f"step {name}",
-                asked=f"each {name}",
+                recorded=f"step {path}",
+                asked=f"each {path}",
             )
         if record is None:
             self._ledger.write(Record(path, number, status=StepStatus.OPEN), None)
@@ -241,8 +243,8 @@ class Scope:
             raise JournalMismatch(
                 f"scope {self.name!r}: version {record.version} of step {name!r} is recorded, "
                 f"version {version} was asked for",
-                recorded=f"{name} version {record.version}",
-                asked=f"{name} version {version}",
+                recorded=f"{path} version {record.version}",
+                asked=f"{path} version {version}",
             )
         return path, self._count, record
 
@@ -258,7 +260,7 @@ class Scope:
             f"scope {self.name!r}: the program asked for step {name!r} as number {self._count}; "
             f"recorded is {found}. It has changed since; to begin afresh, forget the scope",
             recorded=None if here is None else here.name,
-            asked=name,
+            asked=f"{self._prefix}{name}",
         )
 
     def _check_end(self) -> None:

@@ -144,8 +144,8 @@ class Step:
         else:
             raise JournalMismatch(
                 f"scope {self._scope.name!r}: {self.name!r} was an each(), and is a step now",
-                recorded=f"each {self.name}",
-                asked=f"step {self.name}",
+                recorded=f"each {self._path}",
+                asked=f"step {self._path}",
             )
 
     def _end(self, value: Any) -> Any:

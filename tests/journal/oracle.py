@@ -146,15 +146,19 @@ class Refused(Exception):
 
 
 def expect(
-    program: Program, recorded: Mapping[str, Record]
+    program: Program, recorded: Mapping[str, Record], *, finished: bool = False
 ) -> tuple[list[Event], tuple[Any, ...] | None]:
-    """All events of a run in their order, and what the mismatch that ends it has to say."""
+    """All events of a run in their order, and what the mismatch that ends it has to say.
+
+    :param finished: whether the scope had come to its end; it stays so if nothing is recorded.
+    """
     events = []
     try:
         for event in _foretell(program, recorded):
             events.append(event)
     except Refused as error:
-        return [*events, Event("left")], error.args
+        still = finished and not any(event.record for event in events)
+        return [*events, Event("finished" if still else "left")], error.args
     return [*events, Event("finished")], None
 
 
@@ -203,7 +207,7 @@ def _foretell(program: Program, recorded: Mapping[str, Record], path: str = "") 
         found = here[count] if count < len(here) else None
         count += 1
         if found is not None and found.name != name:
-            raise Refused(found.name, op.name)
+            raise Refused(found.name, name)
         if isinstance(op, Each):
             yield from _foretell_each(op, found, Record(name, count))
         else:
@@ -217,9 +221,9 @@ def _foretell_step(op: Step, found: Record | None, new: Record) -> Iterator[Even
     tried = 0
     if found is not None and op.version <= found.version:
         if op.version < found.version:
-            raise Refused(f"{op.name} version {found.version}", f"{op.name} version {op.version}")
+            raise Refused(f"{new.name} version {found.version}", f"{new.name} version {op.version}")
         if found.status in EACH:
-            raise Refused(f"each {op.name}", f"step {op.name}")
+            raise Refused(f"each {new.name}", f"step {new.name}")
         if found.status is not StepStatus.RETRY:
             return
         tried = found.attempts
@@ -241,9 +245,9 @@ def _foretell_each(op: Each, found: Record | None, new: Record) -> Iterator[Even
     if found is None:
         yield Event(written(record), record)
     elif found.version > 1:
-        raise Refused(f"{op.name} version {found.version}", f"{op.name} version 1")
+        raise Refused(f"{new.name} version {found.version}", f"{new.name} version 1")
     elif found.status not in EACH:
-        raise Refused(f"step {op.name}", f"each {op.name}")
+        raise Refused(f"step {new.name}", f"each {new.name}")
     elif found.status is StepStatus.END:
         return
     else:

@@ -136,7 +136,7 @@ class Trial:
         self._rows: list[str] = []
         self._keys: dict[str, str] = {}
         self._holds: list[tuple[Backend, Hold]] = []
-        self._finished = False
+        self.finished = False
 
     def close(self) -> None:
         for journal in self.journals:
@@ -147,7 +147,7 @@ class Trial:
 
         :param left: after how many places the process dies.
         """
-        events, refused = expect(program, self.recorded)
+        events, refused = expect(program, self.recorded, finished=self.finished)
         start = len(self.log)
         journal = self.journals[0]
         life = Life(journal.backend, left, self.log)
@@ -157,7 +157,7 @@ class Trial:
             patch.setattr(journal, "backend", life)
             try:
                 with journal.scope(self.name) as scope:
-                    assert scope.finished == self._finished
+                    assert scope.finished == self.finished
                     self._perform(scope, program, life)
             except (Crash, JournalMismatch) as error:
                 ended = error
@@ -176,7 +176,7 @@ class Trial:
             if event.row is not None:
                 self._rows.append(event.row)
             if event.entry in ("finished", "left"):
-                self._finished = event.entry == "finished"
+                self.finished = event.entry == "finished"
         if life.hold is not None:
             self._holds.append((life.backend, life.hold))
             self._write_late()
@@ -203,7 +203,7 @@ class Trial:
                     backend.write(hold, replace(record, value='"late"'), replaces=True)
                 with pytest.raises(StaleLock):
                     backend.advance(hold, record.name, 99)
-            backend.release(hold, finished=not self._finished)
+            backend.release(hold, finished=not self.finished)
 
     def _look(self) -> None:
         """What others see is what the oracle says."""
@@ -215,7 +215,7 @@ class Trial:
         wanted = sorted(self.recorded.values(), key=lambda one: (one.number, one.name))
         assert [replace(one, at=0.0) for one in records] == wanted
         seen = (info.steps, info.owner, info.finished is not None)
-        assert seen == (len(wanted), None, self._finished)
+        assert seen == (len(wanted), None, self.finished)
         assert len(set(self._keys.values())) == len(self._keys)
         if isinstance(self.place, InDatabase):
             effects = select(EFFECT.c.effect).where(EFFECT.c.scope == self.name)
@@ -365,10 +365,11 @@ def test_a_program_that_changes_goes_on_or_is_refused_before_it_does_anything_wr
         with closing(Trial(everywhere)) as trial:
             trial.run(program, left)
             before, end = dict(trial.recorded), len(trial.log)
+            finished = trial.finished
             ended = trial.run(changed)
             assert (ended is None) == keeps(changed, before)
             if ended is not None and not any(isinstance(op, Nest) for op in program + changed):
-                assert trial.log[end:] == ["left"]
+                assert trial.log[end:] == ["finished" if finished else "left"]
             retried = {
                 f"call {one.name} version {one.version}"
                 for one in before.values()

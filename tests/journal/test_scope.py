@@ -603,6 +603,19 @@ def test_a_scope_knows_whether_it_had_come_to_its_end(place: Place, world: World
     assert seen == [False, False, True]
 
 
+def test_a_finished_scope_stays_so_when_a_look_at_it_fails(place: Place, world: World) -> None:
+    run(place, steps(world, "a"))
+    with pytest.raises(JournalMismatch):
+        run(place, steps(world, "b"))
+    assert place.journal().show("job")[0].finished is not None
+    # but not when there was more to do
+    world.failures = {"c": 1}
+    with pytest.raises(RuntimeError):
+        run(place, steps(world, "a", "b", "c"))
+    assert place.journal().show("job")[0].finished is None
+    assert place.journal().prune(age=0) == 0
+
+
 def test_a_forgotten_scope_is_done_anew(place: Place, world: World) -> None:
     run(place, steps(world, "a"))
     journal = place.journal()
