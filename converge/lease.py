@@ -33,6 +33,8 @@ LEAST = 1.0
 #: Parts of the lease after which it is renewed, and given up for lost.
 RENEW = 1 / 3
 LOSE = 0.8
+#: New leases that are tried one after the other.
+_ATTEMPTS = 5
 
 
 def now() -> float:
@@ -243,13 +245,19 @@ class Owner:
     def attempt(self, function: Callable[[int], T]) -> T:
         """Call a function with the id; if it finds by :func:`check_lease` that the lease is over,
         as after the process stood still, again with another id.
+
+        :raises StoreError: each new lease is over before it can be used.
         """
-        while True:
+        for _ in range(_ATTEMPTS):
             id_ = self.current_id()
             try:
                 return function(id_)
             except LeaseOver:
                 self.give_up(id_)
+        raise StoreError(
+            f"leases of {self.lease.seconds:g} s are over before they can be used; "
+            "the database is too slow for them"
+        )
 
     def give_up(self, id_: int | None = None) -> None:
         """Let the lease run out, with all that is held by it; the next id is another one.

@@ -16,7 +16,7 @@ from converge.errors import BadInput, Busy, did_you_mean
 from converge.journal.backend import Backend, Record, ScopeInfo
 from converge.journal.scope import Item, Scope, _Ledger
 from converge.journal.step import Step
-from converge.lease import LEASE
+from converge.lease import LEASE, LEAST
 from converge.model import check_age, check_name, check_seconds
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class Journal:
         ``redis``, is a URL without anything more.
     :param backend: the name of the installed backend, where the scheme of the URL is not it:
         ``sql``, ``memory``, ``redis``, or another one's.
-    :param lease: seconds without a sign of life after which others take a scope over.
+    :param lease: seconds, at least 1, without a sign of life after which others take a scope
+        over.
     :param sleep: what waits for so many seconds; for tests.
     :raises BadInput: there is no such backend.
     :raises StoreError: it cannot be reached.
@@ -57,7 +58,7 @@ class Journal:
         lease: float = LEASE,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        check_seconds("lease", lease)
+        check_seconds("lease", lease, LEAST)
         self._sleep = sleep
         self.backend = where if isinstance(where, Backend) else _open(where, backend, lease)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import traceback
+from typing import Any
 
 import pytest
 
-from converge.errors import Busy
-from converge.journal import Record
+from converge.errors import BadInput, Busy, StoreError
+from converge.journal import Journal, Record
+from converge.journal.sql import SqlBackend
+from converge.lease import check_lease
 from converge.recovery import expire, list_gone
 from converge.store import engines
 from tests.journal.places import LEASE, InDatabase, Place
@@ -52,6 +55,27 @@ def test_rows_of_owners_that_ended_long_ago_are_deleted(sql: InDatabase) -> None
     sql.pass_time(LEASE + 1)
     last = sql.backend().take("job").hold
     assert [row.id for row in rows(sql)] == [young.owner.current_id(), last.owner]
+
+
+def test_leases_that_are_over_at_once_are_an_error_and_no_loop(sql: InDatabase) -> None:
+    backend = SqlBackend(sql.store.database, 1.0)
+    taken = []
+
+    def late(owner: int) -> None:
+        taken.append(owner)
+        sql.pass_time(1.0)
+        sql.store.database.read(lambda tx: check_lease(tx, owner))
+
+    with pytest.raises(StoreError, match="leases of 1 s are over before they can be used"):
+        backend.owner.attempt(late)
+    assert len(set(taken)) == len(taken) == 5
+    backend.close()
+
+
+@pytest.mark.parametrize("lease", [0, -1, 0.5, float("inf"), "15", None])
+def test_a_lease_lasts_a_second_at_least(lease: Any) -> None:
+    with pytest.raises(BadInput, match="lease must be a positive number of at least 1 of seconds"):
+        Journal("memory", lease=lease)
 
 
 def rows(sql: InDatabase) -> list[engines.EngineRow]:
