@@ -34,13 +34,14 @@ LAYERS, WIDTH = 15, 20
 
 def lattice(seconds: float) -> converge.Template:
     """300 nodes, each after two others, that keep engines busy for so long: none ends before
-    its time, those that are late make haste, and the last layer lasts until the end."""
+    its time, those that are late make haste, and the last layer lasts beyond the end, which is
+    later by what the start of the stack takes."""
     start = time.monotonic()
     resources: dict[str, Any] = {}
     for layer in range(LAYERS):
         for number in range(WIDTH):
             before = (number, (number + 1) % WIDTH) if layer else ()
-            share = 0.8 * (layer + number / WIDTH) / LAYERS if layer < LAYERS - 1 else 1.0
+            share = 0.8 * (layer + number / WIDTH) / LAYERS if layer < LAYERS - 1 else 1.25
             resources[f"n{layer}_{number}"] = {
                 "type": "effect",
                 "properties": {"until": start + share * seconds, "least": 0.05},
