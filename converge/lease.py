@@ -14,7 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TypeVar
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 from converge.errors import ConvergeError, StoreError
 from converge.points import Commit
@@ -240,6 +240,8 @@ class Owner:
                     daemon=True,
                 )
                 self._thread.start()
+                # the thread knows the lease only; an owner that nobody has any more ends it
+                finalize(self, self._stopped.set)
             return self._id
 
     def attempt(self, function: Callable[[int], T]) -> T:

@@ -38,6 +38,8 @@ from pathlib import Path
 
 import pytest
 
+from converge import Journal, Machine
+
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 TUTORIAL = ROOT / "doc" / "tutorial.rst"
@@ -311,16 +313,22 @@ def test_python_blocks(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("CONVERGE_DB", raising=False)
     space: dict[str, object] = {"__name__": "__main__"}
     executed = 0
-    for block in blocks(path):
-        if block.file is not None:
-            target = tmp_path / block.file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(block.text, encoding="utf-8")
-        elif block.language == "python":
-            # the empty lines in front make a traceback name the document's line
-            code = compile("\n" * block.first + block.text, str(path), "exec")
-            exec(code, space)
-            executed += 1
+    try:
+        for block in blocks(path):
+            if block.file is not None:
+                target = tmp_path / block.file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(block.text, encoding="utf-8")
+            elif block.language == "python":
+                # the empty lines in front make a traceback name the document's line
+                code = compile("\n" * block.first + block.text, str(path), "exec")
+                exec(code, space)
+                executed += 1
+    finally:
+        # their threads would go on beside other tests
+        for value in space.values():
+            if isinstance(value, Journal | Machine):
+                value.close()
     assert executed
 
 

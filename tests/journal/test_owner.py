@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import traceback
@@ -76,6 +77,18 @@ def test_leases_that_are_over_at_once_are_an_error_and_no_loop(sql: InDatabase) 
 def test_a_lease_lasts_a_second_at_least(lease: Any) -> None:
     with pytest.raises(BadInput, match="lease must be a positive number of at least 1 of seconds"):
         Journal("memory", lease=lease)
+
+
+def test_an_owner_that_nobody_has_any_more_is_no_sign_of_life(sql: InDatabase) -> None:
+    backend = SqlBackend(sql.store.database, LEASE)
+    backend.take("job")
+    thread = backend.owner._thread
+    assert thread is not None
+    assert thread.is_alive()
+    del backend
+    gc.collect()
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 def rows(sql: InDatabase) -> list[engines.EngineRow]:
