@@ -14,7 +14,8 @@ from converge.errors import ConvergeError, StoreError
 READ_ONLY = "the database is read-only"
 # lock timeout and serialization failure; oslo.db does not map them
 _POSTGRESQL_AGAIN = {"55P03", "40001", "40P01"}
-_MARIADB_AGAIN = {1205, 1213, 1020}
+# 1467 is a deadlock, too: of two who insert many rows, over the counter of the table's ids
+_MARIADB_AGAIN = {1205, 1213, 1020, 1467}
 
 
 class Away(StoreError):
