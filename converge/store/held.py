@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Select, func, or_, select
 from converge.model import Kind, State, TraversalStatus
 from converge.store.bulk import among
 from converge.store.database import Transaction
-from converge.store.engines import ALIVE
+from converge.store.engines import ALIVE, lives
 from converge.store.schema import engine, sync_point, traversal
 from converge.store.schema import resource as resource_table
 from converge.store.schema import stack as stack_table
@@ -253,16 +253,8 @@ def list_in_hand(tx: Transaction, limit: int) -> dict[int, tuple[int, list[HeldN
 
 def list_abandoned(tx: Transaction, limit: int) -> tuple[list[HeldNode], int]:
     """Nodes held by engines whose lease has ended or that are no more, longest held first."""
-    lives = (
-        select(engine.c.id)
-        .where(
-            engine.c.id == sync_point.c.engine_id,
-            engine.c.state == ALIVE,
-            engine.c.expires_at > tx.now,
-        )
-        .exists()
-    )
-    conditions = [is_in(*_IN_HAND), sync_point.c.engine_id.is_not(None), ~lives]
+    holder = sync_point.c.engine_id
+    conditions = [is_in(*_IN_HAND), holder.is_not(None), ~lives(tx, holder)]
     return _some(tx, conditions, (sync_point.c.claimed_at,), limit)
 
 

@@ -26,9 +26,8 @@ from sqlalchemy.types import NullType
 from converge.model import Json, Kind, State
 from converge.store.bulk import among, insert_rows
 from converge.store.database import Transaction
-from converge.store.engines import ALIVE
+from converge.store.engines import lives
 from converge.store.schema import LIVE_STATES, sync_point
-from converge.store.schema import engine as engine_table
 from converge.store.types import load
 
 #: (traversal, node)
@@ -190,18 +189,9 @@ def lock_ready(
     :param engine_id: who asks; there is nothing for an engine whose lease has ended.
     :param most_deaths: only nodes on which no more engines died.
     """
-    lives = (
-        select(engine_table.c.id)
-        .where(
-            engine_table.c.id == engine_id,
-            engine_table.c.state == ALIVE,
-            engine_table.c.expires_at > tx.now,
-        )
-        .exists()
-    )
     query = (
         select(*_COLUMNS)
-        .where(is_in(State.READY), sync_point.c.ready_at <= tx.now, lives)
+        .where(is_in(State.READY), sync_point.c.ready_at <= tx.now, lives(tx, engine_id))
         .order_by(sync_point.c.ready_at, *_ORDER)
         .limit(limit)
         .with_for_update(skip_locked=True)
