@@ -77,7 +77,7 @@ class _Sql(Backend):
 
     def forget(self, name: str, *, failed: bool = False) -> int:
         def forget(tx: Transaction) -> int:
-            row = _existing(scopes.get_scope(tx, name, lock=True), name)
+            row = _existing(scopes.lock_scope(tx, name), name)
             if row.holder is not None:
                 raise Busy(f"scope {name!r} is being worked on by engine {row.holder}")
             if failed:
@@ -194,7 +194,7 @@ def open_url(url: str, lease: float) -> SqlBackend:
 
 def _take(tx: Transaction, name: str, owner: int) -> Taken:
     check_lease(tx, owner)
-    row = scopes.get_scope(tx, name, lock=True)
+    row = scopes.lock_scope(tx, name)
     if row is None:
         return Taken(Hold(scopes.insert_scope(tx, name, owner), owner, 1))
     if row.holder is not None:

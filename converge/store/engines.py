@@ -17,6 +17,7 @@ from sqlalchemy import (
 )
 
 from converge.model import ENGINE_MOVES, EngineState, sources_of
+from converge.store.bulk import among
 from converge.store.database import Transaction
 from converge.store.prepared import Prepared
 from converge.store.schema import engine
@@ -135,6 +136,22 @@ _IS_ALIVE = Prepared(
 def is_alive(tx: Transaction, engine_id: int) -> bool:
     """Whether an engine has a lease."""
     return bool(_IS_ALIVE.execute(tx, {"id": engine_id}).scalar())
+
+
+def find_living(tx: Transaction, ids: Iterable[int | None]) -> set[int]:
+    """Those of these engines that have a lease.
+
+    To ask who holds a locked row, in a statement of its own after the one that locked it: that
+    one may have found the row as it is now, but looks for the engine among those that were there
+    when it began.
+    """
+    wanted = sorted({one for one in ids if one is not None})
+    if not wanted:
+        return set()
+    query = select(engine.c.id).where(
+        among(tx, engine.c.id, wanted), engine.c.state == ALIVE, engine.c.expires_at > tx.now
+    )
+    return set(tx.execute(query).scalars())
 
 
 def list_engines(tx: Transaction, states: Iterable[str] = (ALIVE,)) -> list[EngineRow]:

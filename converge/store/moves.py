@@ -25,7 +25,7 @@ from sqlalchemy import (
 from converge.errors import StaleLock
 from converge.store.bulk import among
 from converge.store.database import Transaction
-from converge.store.engines import lives
+from converge.store.engines import find_living, lives
 from converge.store.prepared import InsertMany, Prepared, UpdateMany
 from converge.store.schema import instance, move
 from converge.store.types import ID, text
@@ -203,23 +203,28 @@ def claim_actions(
     # the last holder died, too: it has not let go
     deaths = move.c.deaths + case((move.c.engine_id.is_not(None), 1), else_=0)
     query = (
-        select(move.c.instance_id, move.c.number, deaths.label("deaths"))
+        select(move.c.instance_id, move.c.number, deaths.label("deaths"), move.c.engine_id)
         .where(_is_due(tx, machine), move.c.version.in_(list(versions)))
         .order_by(move.c.next_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    found = tx.execute(query).all()
+    rows: Any = tx.execute(query).all()
+    # one may have begun to live, and have taken some, since the statement began
+    living = find_living(tx, (row.engine_id for row in rows))
+    found = [row for row in rows if row.engine_id not in living]
     suspects = [row for row in found if row.deaths >= careful]
     taken = [row for row in found if row.deaths < careful] + suspects[:1]
     if not taken:
         return []
-    _TAKE.execute(tx, [row._asdict() for row in sorted(taken)], taker=engine_id)
+    keys = sorted((row.instance_id, row.number, row.deaths) for row in taken)
+    given = [dict(zip(("instance_id", "number", "deaths"), key, strict=True)) for key in keys]
+    _TAKE.execute(tx, given, taker=engine_id)
     whole = _moves().where(
         among(tx, move.c.instance_id, (row.instance_id for row in taken)),
         move.c.engine_id == engine_id,
     )
-    rows: Any = tx.execute(whole)
+    rows = tx.execute(whole)
     by_key = {(row.instance_id, row.number): MoveRow(*row) for row in rows}
     return [by_key[row.instance_id, row.number] for row in taken]
 

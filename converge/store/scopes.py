@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from oslo_db.exception import DBDuplicateEntry
@@ -25,7 +25,7 @@ from sqlalchemy import (
 from converge.errors import Conflict, StaleLock
 from converge.store.bulk import among
 from converge.store.database import Transaction
-from converge.store.engines import ALIVE
+from converge.store.engines import ALIVE, find_living
 from converge.store.prepared import Prepared
 from converge.store.schema import engine, scope, step
 from converge.store.types import ID, LONG_TEXT
@@ -84,11 +84,30 @@ def _select(tx: Transaction) -> Any:
     )
 
 
-def get_scope(tx: Transaction, name: str, *, lock: bool = False) -> ScopeRow | None:
+def get_scope(tx: Transaction, name: str) -> ScopeRow | None:
     """A scope by name."""
-    query = _select(tx).where(scope.c.name == name)
-    row: Any = tx.execute(query.with_for_update() if lock else query).first()
+    row: Any = tx.execute(_select(tx).where(scope.c.name == name)).first()
     return None if row is None else ScopeRow(*row)
+
+
+def lock_scope(tx: Transaction, name: str) -> ScopeRow | None:
+    """Lock a scope until the transaction ends."""
+    query = select(
+        scope.c.id,
+        scope.c.name,
+        scope.c.epoch,
+        scope.c.engine_id,
+        scope.c.created_at,
+        scope.c.updated_at,
+        scope.c.finished_at,
+    )
+    found: Any = tx.execute(query.where(scope.c.name == name).with_for_update()).first()
+    if found is None:
+        return None
+    row = ScopeRow(*found)
+    # not what lived before the lock was waited for
+    living = find_living(tx, [row.holder])
+    return row if row.holder in living else replace(row, holder=None)
 
 
 def insert_scope(tx: Transaction, name: str, engine_id: int) -> int:
@@ -110,7 +129,7 @@ def insert_or_take(tx: Transaction, name: str, engine_id: int) -> tuple[int, int
 
     :returns: its id and its new epoch.
     """
-    row = get_scope(tx, name, lock=True)
+    row = lock_scope(tx, name)
     if row is None:
         return insert_scope(tx, name, engine_id), 1
     return row.id, take_scope(tx, row, engine_id)
@@ -306,14 +325,18 @@ def list_finished(tx: Transaction, age: float | None, keep: int | None, limit: i
     :param age: seconds for which they are finished at least.
     :param keep: how many that finished last are left out.
     """
-    query = select(scope.c.id).where(scope.c.finished_at.is_not(None), ~_holder(tx).exists())
+    query = select(scope.c.id, scope.c.engine_id).where(
+        scope.c.finished_at.is_not(None), ~_holder(tx).exists()
+    )
     if keep:
         newest = query.order_by(scope.c.finished_at.desc(), scope.c.id.desc()).limit(keep)
         query = query.where(scope.c.id.not_in(select(newest.subquery().c.id)))
     if age is not None:
         query = query.where(scope.c.finished_at <= tx.now - age)
     query = query.order_by(scope.c.finished_at, scope.c.id).limit(limit)
-    return list(tx.execute(query.with_for_update(skip_locked=True)).scalars())
+    rows: Any = tx.execute(query.with_for_update(skip_locked=True)).all()
+    living = find_living(tx, (row.engine_id for row in rows))
+    return [row.id for row in rows if row.engine_id not in living]
 
 
 def find_scopes(tx: Transaction, names: Sequence[str]) -> list[int]:
