@@ -39,7 +39,8 @@ CONNECTION["mariadb"] = CONNECTION["mysql"]
 ANSWER = ("read_timeout", "write_timeout")
 #: The execution option of connections that will write.
 WRITE = "converge_write"
-_SQLITE_BUSY_SECONDS = 30.0  # after so long without a statement the server ends a transaction
+_SQLITE_BUSY_SECONDS = 30.0
+# after so long without a statement the server ends a transaction
 _IDLE_SECONDS = 15
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests import backends
 from tests.journal.places import InDatabase, InMemory, InRedis, Place
+from tests.journal.world import World
 
 MEMORY = "memory"
 DATABASES = [
@@ -69,3 +70,9 @@ def shared(request: pytest.FixtureRequest, _databases: Any, _stores: Any) -> Ite
     found = _place(request, _databases, _stores, **real)
     yield found
     found.close()
+
+
+@pytest.fixture
+def world() -> World:
+    """Where steps have their effects."""
+    return World()
