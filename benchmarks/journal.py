@@ -5,6 +5,7 @@ database of its own there. What is measured, always of steps that return a short
 
 - **A step**, beside INSERT of one row and COMMIT by SQLAlchemy Core, on a connection of a plain
   engine of the same driver. The two take turns, one by one, so that both see the same disk.
+- The same on SQLite, in a temporary folder.
 - **A step in the caller's transaction** beside an INSERT of the caller's own, against that
   transaction without the step.
 - **Reading back** a scope of 100 recorded steps: what it takes longer than a scope without any,
@@ -33,13 +34,25 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 # It runs from a source tree too in which nothing is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import sqlalchemy
-from sqlalchemy import Column, Double, Integer, MetaData, String, Table, Text, insert, select
+from sqlalchemy import (
+    Column,
+    Double,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    insert,
+    make_url,
+    select,
+)
 from sqlalchemy.engine import URL
 
 import converge
@@ -140,6 +153,7 @@ class Bench:
 
 def measure_steps(bench: Bench, rounds: int, times: int) -> None:
     """A step beside a row."""
+    where = " on SQLite" if bench.plain.dialect.name == "sqlite" else ""
     ratios, ours, theirs = [], [], []
     for _ in range(rounds):
         with bench.journal.scope(bench.name()) as scope:
@@ -151,8 +165,18 @@ def measure_steps(bench: Bench, rounds: int, times: int) -> None:
         ratios.append(sum(recorded) / sum(row))
         ours.append(recorded)
         theirs.append(row)
-    print(f"a step: {microseconds(ours)}; INSERT and COMMIT: {microseconds(theirs)}")
-    verdict("ratio step / INSERT and COMMIT", ratios, most=1.5)
+    print(f"a step{where}: {microseconds(ours)}; INSERT and COMMIT: {microseconds(theirs)}")
+    verdict(f"ratio step / INSERT and COMMIT{where}", ratios, most=1.5)
+
+
+def measure_sqlite(rounds: int, times: int) -> None:
+    """A step beside a row, on SQLite."""
+    with TemporaryDirectory() as folder:
+        bench = Bench(make_url(f"sqlite:///{folder}/journal.db"))
+        try:
+            measure_steps(bench, rounds, times)
+        finally:
+            bench.close()
 
 
 def measure_transactions(bench: Bench, rounds: int, times: int) -> None:
@@ -337,6 +361,7 @@ def main() -> None:
                     scope.step(f"step {number}", work)
                     bench.insert_with_step(scope, f"step {number} again")
             measure_steps(bench, rounds, times)
+            measure_sqlite(rounds, times)
             measure_transactions(bench, rounds, times)
             measure_reading(url, rounds, times)
             measure_items(bench, rounds, times)

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy import exc as sa_exceptions
 from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from converge.errors import BadInput
 
@@ -40,6 +41,8 @@ ANSWER = ("read_timeout", "write_timeout")
 #: The execution option of connections that will write.
 WRITE = "converge_write"
 _SQLITE_BUSY_SECONDS = 30.0
+# what oslo.db calls a connection's transaction
+_BEGUN = "in_transaction"
 # after so long without a statement the server ends a transaction
 _IDLE_SECONDS = 15
 
@@ -73,9 +76,19 @@ def parse_url(url: str | URL) -> URL:
     return parsed
 
 
-def prepare_sqlite(engine: Engine) -> None:
-    """WAL, so that readers never wait; writers take the lock when they begin, since an upgrade
-    from read to write fails at once however long the busy timeout is."""
+def create_sqlite_engine(url: URL, **options: Any) -> tuple[Engine, Engine]:
+    """An engine of SQLite, as oslo.db wants it: twice.
+
+    It keeps its connections, as those of servers do: oslo.db would open one for each
+    transaction, which takes longer than a short one; and when the last one is closed, SQLite
+    moves its log into the database.
+
+    WAL, so that readers never wait; writers take the lock when they begin, since an upgrade
+    from read to write fails at once however long the busy timeout is.
+    """
+    # as many as there are threads: each waits for the writers before it by itself
+    pool = {"poolclass": QueuePool, "max_overflow": -1, "pool_pre_ping": False}
+    engine = create_engine(url, **{**options, **pool})
 
     @event.listens_for(engine, "connect")
     def connect(connection: sqlite3.Connection, record: object) -> None:
@@ -90,18 +103,18 @@ def prepare_sqlite(engine: Engine) -> None:
                 raise
         connection.execute("PRAGMA synchronous = FULL")
 
-    @event.listens_for(engine, "before_cursor_execute", retval=True)
-    def begin(
-        connection: Connection,
-        cursor: object,
-        statement: str,
-        parameters: object,
-        context: object,
-        executemany: bool,
-    ) -> tuple[str, object]:
-        if statement == "BEGIN" and connection.get_execution_options().get(WRITE):
-            statement = "BEGIN IMMEDIATE"
-        return statement, parameters
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(WRITE)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        # for oslo.db, which is asked next: there is a transaction
+        connection.info[_BEGUN] = True
+
+    @event.listens_for(engine, "checkin")
+    def checkin(connection: object, record: ConnectionPoolEntry) -> None:
+        # one whose connection was dropped in its midst is rolled back by the pool without a word
+        # to oslo.db, and the next one would not begin
+        record.info.pop(_BEGUN, None)
 
     @event.listens_for(engine, "handle_error")
     def interrupt(context: ExceptionContext) -> None:
@@ -109,6 +122,8 @@ def prepare_sqlite(engine: Engine) -> None:
         # no socket in disorder here, and oslo.db would fail when it then rolls back
         if not isinstance(context.original_exception, Exception):
             context.is_disconnect = False
+
+    return engine, engine
 
 
 def prepare_server(engine: Engine, dialect: str) -> None:

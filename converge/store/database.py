@@ -32,10 +32,10 @@ from converge.store.connecting import (
     CONNECTION,
     WRITE,
     allowed_to_idle,
+    create_sqlite_engine,
     parse_url,
     ping_the_idle,
     prepare_server,
-    prepare_sqlite,
 )
 from converge.store.trouble import Away, explain, is_lost, is_read_only, is_transient, translated
 from converge.store.types import clock
@@ -132,6 +132,7 @@ class Database:
                 connection_recycle_time=-1,
                 # strict: what does not fit is an error, never cut
                 mysql_sql_mode="TRADITIONAL",
+                **({"_engine_target": create_sqlite_engine} if self.dialect == "sqlite" else {}),
             )
         except ImportError as error:
             extra = "postgresql" if self.dialect == "postgresql" else "mariadb"
@@ -139,14 +140,11 @@ class Database:
                 f"the driver for {self.url.drivername} is not installed ({error}); "
                 f"install converge[{extra}]"
             ) from error
-        if self.dialect == "sqlite":
-            prepare_sqlite(self.engine)
-        else:
+        if self.dialect != "sqlite":
             prepare_server(self.engine, self.dialect)
             ping_the_idle(self.engine)
         # the server's sessions whose connection was lost during a commit
         self._unsettled: set[int] = set()
-        self._anchor: Connection | None = None
         # whether it ever answered
         self._reached = False
 
@@ -157,9 +155,6 @@ class Database:
 
     def close(self) -> None:
         """Close all connections."""
-        if self._anchor is not None:
-            self._anchor.close()
-            self._anchor = None
         self.engine.dispose()
 
     @contextmanager
@@ -191,9 +186,6 @@ class Database:
 
     @contextmanager
     def _connect(self, write: bool) -> Iterator[Connection]:
-        if self.dialect == "sqlite" and self._anchor is None:
-            # closing the last connection would checkpoint the WAL after every transaction
-            self._anchor = self.engine.connect()
         try:
             connection = self.engine.connect()
         except (oslo_exceptions.DBError, sa_exceptions.SQLAlchemyError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -186,6 +187,26 @@ def test_own_transaction_rolls_back_on_an_exception(
         begin()
     assert orders(host) == []
     assert rows(store) == {}
+
+
+def test_a_transaction_after_one_that_was_dropped_is_a_whole_one(
+    store: converge.Store, host: sqlalchemy.Engine
+) -> None:
+    """Pools roll back what was not closed without telling anybody."""
+    dropped = store.database.engine.connect()
+    dropped.begin()
+    dropped.execute(text("INSERT INTO host_order VALUES (1)"))
+    del dropped
+    gc.collect()
+
+    def fail() -> None:
+        with store.transaction() as tx:
+            tx.connection.execute(text("INSERT INTO host_order VALUES (2)"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert orders(host) == []
 
 
 @pytest.mark.parametrize("what", ["a string", 3, object()])

@@ -271,10 +271,9 @@ def test_an_engine_goes_on_when_a_full_disk_has_space_again(database_url: str) -
     full = False
     refused = threading.Semaphore(0)
 
-    def limit(connection: Any, record: object) -> None:
-        if full:
-            pages = connection.execute("PRAGMA page_count").fetchone()[0]
-            connection.execute(f"PRAGMA max_page_count = {pages}")
+    def limit(connection: Any, record: object, proxy: object) -> None:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages if full else 1_000_000}")
 
     class Large(Calls):
         def create(self, context: converge.Context, properties: Mapping[str, Any]) -> Any:
@@ -282,7 +281,7 @@ def test_an_engine_goes_on_when_a_full_disk_has_space_again(database_url: str) -
             return converge.Physical(context.name, {"text": "x" * 100_000})
 
     with converge.connect(database_url) as store:
-        event.listen(store.database.engine, "connect", limit)
+        event.listen(store.database.engine, "checkout", limit)
         event.listen(store.database.engine, "rollback", lambda connection: refused.release())
         running = Running(store, LONG)
         large = Large()
