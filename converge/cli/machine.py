@@ -53,7 +53,8 @@ def _list(instances: Instances, arguments: Namespace) -> int:
     if arguments.failed:
         _print_moves(instances.failed(limit=BATCH), arguments, keys=True)
         return EXIT_COMPLETE
-    found = _all(instances, arguments.state)
+    (state,) = arguments.state or [None]
+    found = _all(instances, state)
     if arguments.json:
         write_json([asdict(one) for one in found], sys.stdout)
         return EXIT_COMPLETE
@@ -141,7 +142,15 @@ def _retry(instances: Instances, arguments: Namespace) -> int:
 def _delete(instances: Instances, arguments: Namespace) -> int:
     for key in arguments.keys:
         instances.get(key)  # a mistake is to be named before anything is deleted
-    count = instances.delete(*arguments.keys)
+    return _deleted(instances.delete(*arguments.keys), arguments)
+
+
+def _prune(instances: Instances, arguments: Namespace) -> int:
+    count = instances.prune(arguments.age, *arguments.state)
+    return _deleted(count, arguments)
+
+
+def _deleted(count: int, arguments: Namespace) -> int:
     if arguments.json:
         write_json({"deleted": count}, sys.stdout)
     else:
@@ -149,4 +158,10 @@ def _delete(instances: Instances, arguments: Namespace) -> int:
     return EXIT_COMPLETE
 
 
-_OPERATIONS = {"list": _list, "show": _show, "retry": _retry, "delete": _delete}
+_OPERATIONS = {
+    "list": _list,
+    "show": _show,
+    "retry": _retry,
+    "delete": _delete,
+    "prune": _prune,
+}

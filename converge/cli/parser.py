@@ -24,7 +24,7 @@ TIMEOUT_MAX = 315_360_000
 FORMATS = ("text", "dot", "mermaid", "svg")
 POLICIES = ("stop", "continue", "rollback")
 JOURNAL_OPERATIONS = ("list", "show", "forget", "prune")
-MACHINE_OPERATIONS = ("list", "show", "retry", "delete")
+MACHINE_OPERATIONS = ("list", "show", "retry", "delete", "prune")
 DB_OPERATIONS = ("upgrade", "current", "check", "sql")
 
 EPILOG = """\
@@ -340,19 +340,35 @@ def add_machine(parser: Parser) -> None:
         choices=MACHINE_OPERATIONS,
         help="list: the machines; list MACHINE: its instances; show MACHINE KEY: an instance and "
         "its history; retry MACHINE KEY...: call actions again that FAILED; delete MACHINE "
-        "KEY...: delete instances with their history",
+        "KEY...: delete instances with their history; prune MACHINE: delete those that came to "
+        "their end long ago",
     )
     parser.add_argument("machine", metavar="MACHINE", nargs="?", help="the name of a machine")
     parser.add_argument("keys", metavar="KEY", nargs="*", help="of instances")
-    parser.add_argument("--state", metavar="STATE", help="list: only instances in this state")
     parser.add_argument(
-        "--failed", action="store_true", help="list: only moves whose action has FAILED"
+        "--state",
+        metavar="STATE",
+        action="append",
+        help="list, prune: only instances in this state; of prune, may be repeated",
+    )
+    parser.add_argument(
+        "--failed",
+        action="store_true",
+        default=None,
+        help="list: only moves whose action has FAILED",
+    )
+    parser.add_argument(
+        "--age", metavar="SECONDS", type=_seconds(), help="prune: those that last moved so long ago"
     )
 
 
 def _check_machine(arguments: argparse.Namespace, parser: Parser) -> None:
     operation, machine, keys = arguments.operation, arguments.machine, arguments.keys
-    options = [name for name in ("state", "failed") if getattr(arguments, name)]
+    options = [name for name in ("state", "failed", "age") if getattr(arguments, name) is not None]
+    allowed = {"list": ("state", "failed"), "prune": ("state", "age")}.get(operation, ())
+    for name in options:
+        if name not in allowed:
+            parser.error(f"--{name} is no option of {operation}")
     if operation == "list":
         if keys:
             parser.error(f"unexpected argument {keys[0]!r}; `converge machine show` shows one")
@@ -360,9 +376,15 @@ def _check_machine(arguments: argparse.Namespace, parser: Parser) -> None:
             parser.error(f"--{options[0]} needs the name of a MACHINE")
         if len(options) == 2:
             parser.error("--state and --failed exclude each other")
+        if len(arguments.state or ()) > 1:
+            parser.error("list takes one --state")
         return
-    if options:
-        parser.error(f"--{options[0]} is an option of list")
+    if operation == "prune":
+        if machine is None or len(options) < 2:
+            parser.error("prune needs a MACHINE, --state STATE of its end, and --age SECONDS")
+        if keys:
+            parser.error(f"unexpected argument {keys[0]!r}; `converge machine delete` takes keys")
+        return
     if machine is None or not keys:
         parser.error(f"{operation} needs a MACHINE and a KEY; see `converge machine list`")
     if operation == "show" and len(keys) > 1:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from converge.errors import NotFound, StaleLock
+from converge.errors import BadInput, NotFound, StaleLock
 from converge.journal.backend import StepStatus
 from converge.journal.values import loads
 from converge.machine.actions import scope_name
-from converge.machine.moving import Move
-from converge.model import check_name
+from converge.machine.moving import BATCH, Move
+from converge.model import check_age, check_name
 from converge.points import Commit
 from converge.store import machines, moves, scopes
-from converge.store.database import Transaction
+from converge.store.database import Transaction, repeatable
 from converge.store.machines import InstanceRow
 from converge.store.moves import MoveRow
 
@@ -137,7 +137,37 @@ class Instances:
 
         return len(self._run(transaction, remove, Commit.INSTANCE, removed))
 
+    def prune(self, age: float, *states: str) -> int:
+        """Delete instances that came into one of these states long ago, with their history; but
+        none with a timeout, or with an action that is pending or has FAILED.
+
+        :param age: seconds since their last move.
+        :returns: how many were deleted.
+        """
+        if not states:
+            raise BadInput(f"machine {self.name!r}: prune needs the states of those to delete")
+        return self._prune(age, {None: states})
+
     # -- helpers
+
+    def _prune(self, age: float, states: Mapping[int | None, Sequence[str]]) -> int:
+        """:param states: of each version, or None: of any."""
+        check_age("age", age)
+        count = 0
+        after = 0
+        while states:
+
+            def remove(tx: Transaction, after: int = after) -> list[int]:
+                ids = machines.list_at_rest(tx, self.name, states, age, after, BATCH)
+                machines.delete_instances(tx, ids)
+                return ids
+
+            removed = self._run(None, remove, Commit.INSTANCE, repeatable)
+            count += len(removed)
+            if len(removed) < BATCH:
+                break
+            after = removed[-1]
+        return count
 
     def _find(self, tx: Transaction, key: str) -> InstanceRow:
         check_name("instance", key)

@@ -14,9 +14,8 @@ from converge.machine.drawing import draw
 from converge.machine.instances import Instance, Instances
 from converge.machine.moving import BATCH, Event, Fired, Held, Move, Mover, is_committed
 from converge.machine.sweeping import SWEEP, Sweeper
-from converge.model import check_age, check_name, check_seconds
+from converge.model import check_name, check_seconds
 from converge.points import Commit
-from converge.store import machines
 from converge.store.database import Transaction, repeatable
 
 if TYPE_CHECKING:
@@ -221,11 +220,8 @@ class Machine(Instances):
         :param state: only those in this state.
         :param after: from the one after this key on.
         """
-        if state is not None and state not in self.definition.states:
-            raise BadInput(
-                f"machine {self.name!r} has no state {state!r}"
-                f"{did_you_mean(str(state), self.definition.states)}"
-            )
+        if state is not None:
+            self._check_state(state)
         return super().instances(state=state, after=after, limit=limit)
 
     def migrate(self) -> int:
@@ -247,35 +243,32 @@ class Machine(Instances):
             count += moved
         return count
 
-    def prune(self, age: float) -> int:
+    def prune(self, age: float, *states: str) -> int:
         """Delete instances that came into a terminal state long ago, with their history; but
         none with an action that is pending or has FAILED.
 
         :param age: seconds since their last move.
+        :param states: only those in one of these states, of any version, terminal or not; but
+            none that has a timeout.
         :returns: how many were deleted.
         """
-        check_age("age", age)
-        states = {
-            version: names
-            for version in self.definition.versions
-            if (names := self.definition.terminal_in(version))
-        }
-        count = 0
-        after = 0
-        while states:
-
-            def remove(tx: Transaction, after: int = after) -> list[int]:
-                ids = machines.list_at_rest(tx, self.name, states, age, after, BATCH)
-                machines.delete_instances(tx, ids)
-                return ids
-
-            removed = self._run(None, remove, Commit.INSTANCE, repeatable)
-            count += len(removed)
-            if len(removed) < BATCH:
-                break
-            after = removed[-1]
-        return count
+        if states:
+            older = {name for names in self.definition.migrations.values() for name in names}
+            for state in states:
+                self._check_state(state, older)
+            return super().prune(age, *states)
+        versions = self.definition.versions
+        terminal = {one: self.definition.terminal_in(one) for one in versions}
+        return self._prune(age, {one: names for one, names in terminal.items() if names})
 
     def draw(self, how: str = "mermaid") -> str:
         """The machine as a picture; ``mermaid`` or ``dot``."""
         return draw(self.definition, how)
+
+    def _check_state(self, state: str, older: Iterable[str] = ()) -> None:
+        """:param older: states of older versions."""
+        known = {*self.definition.states, *older}
+        if state not in known:
+            raise BadInput(
+                f"machine {self.name!r} has no state {state!r}{did_you_mean(str(state), known)}"
+            )

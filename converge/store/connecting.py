@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy import exc as sa_exceptions
 from sqlalchemy.engine import URL, ExceptionContext
-from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+from sqlalchemy.pool import QueuePool
 
 from converge.errors import BadInput
 
@@ -41,8 +41,6 @@ ANSWER = ("read_timeout", "write_timeout")
 #: The execution option of connections that will write.
 WRITE = "converge_write"
 _SQLITE_BUSY_SECONDS = 30.0
-# what oslo.db calls a connection's transaction
-_BEGUN = "in_transaction"
 # after so long without a statement the server ends a transaction
 _IDLE_SECONDS = 15
 
@@ -107,14 +105,8 @@ def create_sqlite_engine(url: URL, **options: Any) -> tuple[Engine, Engine]:
     def begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get(WRITE)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-        # for oslo.db, which is asked next: there is a transaction
-        connection.info[_BEGUN] = True
-
-    @event.listens_for(engine, "checkin")
-    def checkin(connection: object, record: ConnectionPoolEntry) -> None:
-        # one whose connection was dropped in its midst is rolled back by the pool without a word
-        # to oslo.db, and the next one would not begin
-        record.info.pop(_BEGUN, None)
+        # the mark of oslo.db, which comes after this, and would begin one itself
+        connection.info["in_transaction"] = True
 
     @event.listens_for(engine, "handle_error")
     def interrupt(context: ExceptionContext) -> None:

@@ -293,15 +293,15 @@ def list_names(tx: Transaction) -> list[str]:
 def list_at_rest(
     tx: Transaction,
     machine: str,
-    states: Mapping[int, Sequence[str]],
+    states: Mapping[int | None, Sequence[str]],
     age: float,
     after: int,
     limit: int,
 ) -> list[int]:
-    """Instances that have been in one of these states for some time, and have no action that is
-    not DONE, by id.
+    """Instances that have been in one of these states for some time, and have neither a timeout
+    nor an action that is not DONE, by id.
 
-    :param states: of each version.
+    :param states: of each version, or None: of any.
     :param age: seconds.
     :param after: those with a higher id.
     """
@@ -313,11 +313,15 @@ def list_at_rest(
         instance.c.id > after,
         or_(
             *(
-                and_(instance.c.version == version, instance.c.state.in_(sorted(names)))
+                and_(
+                    true() if version is None else instance.c.version == version,
+                    instance.c.state.in_(sorted(names)),
+                )
                 for version, names in states.items()
             )
         ),
         instance.c.updated_at <= tx.now - age,
+        instance.c.deadline_at.is_(None),
         ~unfinished.exists(),
     )
     query = query.order_by(instance.c.id).limit(limit)

@@ -131,6 +131,21 @@ def test_what_is_deleted_is_gone(url: str, capsys: pytest.CaptureFixture[str]) -
     assert run(capsys, url, "list") == "there are no instances of machines\n"
 
 
+def test_prune_deletes_what_came_to_its_end_long_ago(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends = ("--state", "shipped", "--state", "new")
+    assert run(capsys, url, "prune", "order", *ends, "--age", "3600") == "0 instances deleted\n"
+    assert run(capsys, url, "prune", "order", *ends, "--age", "0") == "1 instance deleted\n"
+    # of these one waits for its timeout, and one has an action that FAILED
+    assert [row.split()[0] for row in run(capsys, url, "list", "order").splitlines()[1:]] == [
+        "a",
+        "c",
+    ]
+    told = run(capsys, url, "prune", "order", *ends, "--age", "0", "--json")
+    assert json.loads(told) == {"deleted": 0}
+
+
 def test_without_a_database_there_are_no_machines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,14 +162,21 @@ def test_without_a_database_there_are_no_machines(
     ("words", "message"),
     [
         (["lst"], "unknown 'lst'; did you mean 'list'?"),
-        ([], "list|show|retry|delete"),
+        ([], "list|show|retry|delete|prune"),
         (["show"], "show needs a MACHINE and a KEY"),
         (["retry", "order"], "retry needs a MACHINE and a KEY"),
         (["list", "order", "a"], "unexpected argument 'a'"),
         (["show", "order", "a", "b"], "unexpected argument 'b'"),
         (["list", "--failed"], "--failed needs the name of a MACHINE"),
         (["list", "order", "--failed", "--state", "x"], "exclude each other"),
-        (["show", "order", "a", "--state", "x"], "--state is an option of list"),
+        (["show", "order", "a", "--state", "x"], "--state is no option of show"),
+        (["list", "order", "--age", "0"], "--age is no option of list"),
+        (["list", "order", "--state", "x", "--state", "y"], "list takes one --state"),
+        (["prune", "order", "--age", "0"], "prune needs a MACHINE, --state STATE"),
+        (["prune", "--state", "x", "--age", "0"], "prune needs a MACHINE, --state STATE"),
+        (["prune", "order", "a", "--state", "x", "--age", "0"], "unexpected argument 'a'"),
+        (["prune", "order", "--state", "x", "--age", "0", "--failed"], "--failed is no option"),
+        (["prune", "order", "--state", "x", "--age", "-1"], "argument --age"),
         (["list", "ordr"], "there is no instance of a machine 'ordr'; did you mean 'order'?"),
     ],
 )

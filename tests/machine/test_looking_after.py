@@ -221,7 +221,7 @@ OLD: dict[str, Any] = {
 def test_instances_at_their_end_are_pruned_by_age(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("converge.machine.machine.BATCH", 2)
+    monkeypatch.setattr("converge.machine.instances.BATCH", 2)
     old, machine = place.machine(OLD), place.machine(JOB)
     old.create("old", "old and open")
     old.fire("old", "end")
@@ -265,6 +265,36 @@ def test_what_an_action_still_has_to_do_is_not_pruned(place: Place, world: World
     assert machine.sweep() == 1
     assert machine.prune(0) == 1
     assert count(place, schema.move) == 0
+
+
+def test_instances_of_states_that_are_named_are_pruned_whatever_their_version(
+    place: Place,
+) -> None:
+    old, machine = place.machine(OLD), place.machine(JOB)
+    old.create("old")
+    old.fire("old", "end")
+    for key, event in (("over", "end"), ("void", "drop")):
+        machine.fire(key, event, create=True)
+    machine.create("open")
+    place.clock.advance(100)
+    with pytest.raises(BadInput, match=r"machine 'job' has no state 'vodi'; did you mean 'void'"):
+        machine.prune(0, "vodi")
+    assert machine.prune(101, "void", "ended") == 0
+    assert machine.prune(100, "void", "ended") == 2
+    assert [one.key for one in machine.instances()] == ["open", "over"]
+    # without the definition, they must be named
+    instances = Instances(place.store, "job")
+    with pytest.raises(BadInput, match="prune needs the states"):
+        instances.prune(0)
+    assert instances.prune(0, "open", "over") == 2
+
+
+def test_an_instance_with_a_timeout_is_not_at_its_end(place: Place, world: World) -> None:
+    machine = place.machine(world.definition())
+    machine.fire("k", "press", create=True)
+    assert machine.prune(0, "on") == 0
+    machine.fire("k", "press")
+    assert machine.prune(0, "off") == 1
 
 
 def test_a_machine_that_never_ends_has_nothing_to_prune(place: Place, world: World) -> None:
