@@ -33,6 +33,8 @@ LEAST = 1.0
 #: Parts of the lease after which it is renewed, and given up for lost.
 RENEW = 1 / 3
 LOSE = 0.8
+#: Part of the lease after which its time is looked at again.
+LOOK = 1 / 20
 #: New leases that are tried one after the other.
 _ATTEMPTS = 5
 
@@ -56,7 +58,7 @@ class Lease(ABC):
 
     def __init__(self, seconds: float, on_loss: Callable[[], None] = lambda: None) -> None:
         self.seconds = seconds
-        #: Set while there is no lease.
+        #: Set when the lease is lost; the next one has another.
         self.lost = threading.Event()
         self._on_loss = on_loss
         self._process = process_identity()
@@ -84,7 +86,8 @@ class Lease(ABC):
             self._id = id_
             self._renewed = before
             self._ended = False
-            self.lost.clear()
+            if self.lost.is_set():
+                self.lost = threading.Event()
         LOG.info("%s %s registered", self.holder, id_)
         return id_
 
@@ -133,6 +136,11 @@ class Lease(ABC):
             except StoreError as error:
                 pause /= 5
                 LOG.warning("%s %s cannot renew its lease: %s", self.holder, self._id, error)
+
+    def watch(self, stopped: threading.Event) -> None:
+        """Look at the time again and again, whatever the store of leases does."""
+        while not stopped.wait(self.seconds * LOOK):
+            self.check()
 
     def check(self) -> bool:
         """Give it up for lost if it is about to end.
@@ -219,7 +227,7 @@ class Owner:
     def _begin(self) -> None:
         self.lease = self._make_lease()
         self._id: int | None = None
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._stopped = threading.Event()
         self._lock = threading.Lock()
 
@@ -231,18 +239,32 @@ class Owner:
         with self._lock:
             if self._id is None or not self.lease.check():
                 self._id = self.lease.take()
-            if self._thread is None:
+            if not self._threads:
                 self._stopped.clear()
-                self._thread = threading.Thread(
-                    target=self.lease.keep,
-                    args=(self._stopped,),
-                    name="converge-lease",
-                    daemon=True,
-                )
-                self._thread.start()
-                # the thread knows the lease only; an owner that nobody has any more ends it
+                self._run(self.lease.keep)
+                # its threads know the lease only; an owner that nobody has any more ends them
                 finalize(self, self._stopped.set)
             return self._id
+
+    def _run(self, function: Callable[[threading.Event], None]) -> None:
+        thread = threading.Thread(
+            target=function, args=(self._stopped,), name="converge-lease", daemon=True
+        )
+        thread.start()
+        self._threads.append(thread)
+
+    def lost(self, id_: int) -> threading.Event:
+        """Set when the lease under an id is lost or given back, in time also when the store of
+        leases hangs."""
+        with self._lock:
+            if id_ != self._id:
+                over = threading.Event()
+                over.set()
+                return over
+            # the first one renews
+            if len(self._threads) == 1:
+                self._run(self.lease.watch)
+            return self.lease.lost
 
     def attempt(self, function: Callable[[int], T]) -> T:
         """Call a function with the id; if it finds by :func:`check_lease` that the lease is over,
@@ -272,11 +294,12 @@ class Owner:
         """End the lease; what is still held by it is free at once."""
         with self._lock:
             self._stopped.set()
-            if self._thread is not None:
-                self._thread.join()
-                self._thread = None
+            for thread in self._threads:
+                thread.join()
+            self._threads = []
             if self._id is not None:
                 ended, self._id = self._id, None
+                self.lease.lost.set()
                 self._leave(ended)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, replace
@@ -52,10 +53,21 @@ class Action(Journaled):
     attempt: int = 1
     id: str = ""
     open_journal: InitVar[Callable[[], Scope] | None] = None
+    _lost: Callable[[], threading.Event] = field(default=threading.Event, repr=False)
+    _cancelled: threading.Event | None = field(default=None, init=False, repr=False)
     _over: Callable[[HostTransaction], None] | None = field(default=None, repr=False)
 
     def __post_init__(self, open_journal: Callable[[], Scope] | None) -> None:
         Journaled.__init__(self, open_journal)
+
+    @property
+    def cancelled(self) -> threading.Event:
+        """Set when the action should give up, as another process will call it: this one is about
+        to lose its lease, or has closed the machine."""
+        # most actions never look
+        if self._cancelled is None:
+            self._cancelled = self._lost()
+        return self._cancelled
 
     def done(self, transaction: HostTransaction) -> None:
         """Record in the caller's transaction that the action is over: beside its effect there,
@@ -195,6 +207,7 @@ class Actions:
             attempt=held.attempts + 1,
             id=action_id(self._name, held.key, held.instance_id, held.number),
             open_journal=lambda: self._open(hold),
+            _lost=lambda: self.owner.lost(held.owner),
             _over=lambda transaction: ends.append(self._end_in(hold, transaction, spent())),
         )
         try:

@@ -228,12 +228,15 @@ def update_step(tx: Transaction, scope_id: int, name: str, wait: float, **values
     """Record a step in place of what was recorded of it; the hold is locked.
 
     :param wait: seconds until the next attempt.
+    :raises StaleLock: nothing is recorded of it.
     """
-    tx.execute(
+    done = tx.execute(
         update(step)
         .where(step.c.scope_id == scope_id, step.c.name == name)
         .values(at=tx.now, next_at=tx.now + wait, **values)
     )
+    if done.rowcount != 1:
+        raise StaleLock(f"step {name!r}: nothing is recorded of it that could be replaced")
 
 
 def _make_advance(now: ColumnElement[Any], dialect: str) -> Update:

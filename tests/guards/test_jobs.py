@@ -176,6 +176,12 @@ def test_a_scope_is_written_to_and_let_go_of_by_its_owner_at_its_epoch_only(
     assert [one.position for one in backend.show("job")[1]] == [0]
 
 
+def test_a_record_that_replaces_another_finds_it(backend: SqlBackend) -> None:
+    hold = backend.take("job").hold
+    with pytest.raises(StaleLock, match="nothing is recorded"):
+        backend.write(hold, EACH, replaces=True)
+
+
 def test_actions_whose_holder_is_unknown_are_counted_as_deaths(
     store: converge.Store, machine: converge.Machine
 ) -> None:

@@ -81,14 +81,14 @@ def test_a_lease_lasts_a_second_at_least(lease: Any) -> None:
 
 def test_an_owner_that_nobody_has_any_more_is_no_sign_of_life(sql: InDatabase) -> None:
     backend = SqlBackend(sql.store.database, LEASE)
-    backend.take("job")
-    thread = backend.owner._thread
-    assert thread is not None
-    assert thread.is_alive()
+    backend.owner.lost(backend.take("job").hold.owner)
+    threads = backend.owner._threads
+    assert [thread.is_alive() for thread in threads] == [True, True]
     del backend
     gc.collect()
-    thread.join(60)
-    assert not thread.is_alive()
+    for thread in threads:
+        thread.join(60)
+    assert [thread.is_alive() for thread in threads] == [False, False]
 
 
 def rows(sql: InDatabase) -> list[engines.EngineRow]:

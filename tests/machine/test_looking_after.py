@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from sqlalchemy import update
 
 from converge import Machine, RetryPolicy, connect, points
 from converge.errors import BadInput, NotFound, StepFailed, StoreError
-from converge.lease import LEASE
+from converge.lease import LEASE, EngineLease
 from converge.machine import Action, Instances, list_machines
 from converge.points import Commit
 from converge.store import schema
@@ -338,6 +339,64 @@ def test_who_stood_still_takes_no_action_under_a_lease_that_is_over(
             machine.fire("x", "press", create=True, transaction=tx)
         assert machine.sweep() == 1
     assert world.done == ["k press 1", "x press 1"]
+
+
+def test_an_action_is_told_in_time_that_the_lease_ends_also_while_the_database_hangs(
+    place: Place, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(EngineLease, "_prolong", lambda lease, id_: answers.wait(60))
+    told = []
+
+    def wait(action: Action) -> None:
+        assert not action.cancelled.is_set()
+        told.append(action.cancelled.wait(60))
+
+    world.behaviour["k"] = [wait]
+    try:
+        place.machine(world.definition(), lease=1.0).fire("k", "press", create=True)
+    finally:
+        answers.set()
+    assert told == [True]
+
+
+def test_an_action_is_told_that_its_lease_was_lost_before_it_asked(
+    place: Place, world: World
+) -> None:
+    machine = place.machine(world.definition())
+
+    def lose(action: Action) -> None:
+        machine._actions.owner.give_up()
+        # another action goes on under the next one
+        machine.fire("next", "press", create=True)
+        assert action.cancelled.is_set()
+
+    def look(action: Action) -> None:
+        assert not action.cancelled.is_set()
+
+    world.behaviour.update({"k": [lose], "next": [look]})
+    machine.fire("k", "press", create=True)
+    assert world.done == ["k press 1", "next press 1"]
+    assert not Action("lamp", "k", "press", "off", "on").cancelled.is_set()
+
+
+def test_an_action_is_told_that_its_machine_was_closed(place: Place, world: World) -> None:
+    machine = place.machine(world.definition())
+    begun = threading.Event()
+    told = []
+
+    def wait(action: Action) -> None:
+        cancelled = action.cancelled
+        begun.set()
+        told.append(cancelled.wait(60))
+
+    world.behaviour["k"] = [wait]
+    with ThreadPoolExecutor(1) as pool:
+        fired = pool.submit(machine.fire, "k", "press", create=True)
+        assert begun.wait(60)
+        machine.close()
+        assert fired.result(60).action == "DONE"
+    assert told == [True]
 
 
 # -- in the background -------------------------------------------------------
