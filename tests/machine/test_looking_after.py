@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from converge import Machine, RetryPolicy, connect, points
+from converge import Machine, RetryPolicy, connect, lease, points
 from converge.errors import BadInput, NotFound, StepFailed, StoreError
 from converge.lease import LEASE, EngineLease
 from converge.machine import Action, Instances, list_machines
@@ -346,15 +346,18 @@ def test_an_action_is_told_in_time_that_the_lease_ends_also_while_the_database_h
 ) -> None:
     answers = threading.Event()
     monkeypatch.setattr(EngineLease, "_prolong", lambda lease, id_: answers.wait(60))
+    now, passed, seconds = lease.now, [0.0], 5.0
+    monkeypatch.setattr(lease, "now", lambda: now() + passed[0])
     told = []
 
     def wait(action: Action) -> None:
         assert not action.cancelled.is_set()
+        passed[0] = seconds * lease.LOSE
         told.append(action.cancelled.wait(60))
 
     world.behaviour["k"] = [wait]
     try:
-        place.machine(world.definition(), lease=1.0).fire("k", "press", create=True)
+        place.machine(world.definition(), lease=seconds).fire("k", "press", create=True)
     finally:
         answers.set()
     assert told == [True]
