@@ -4,66 +4,25 @@ A :class:`Graph` is immutable. The constructor finds the topological order. The 
 about edges makes two arrays of numbers of them, in which nodes are numbered in that order: every
 node has a greater number than all that it requires. So neither the arrays nor the serialization
 can express a cycle.
-
-The serialization
-=================
-
-:meth:`Graph.to_bytes` writes, all numbers little-endian and unsigned:
-
-====== ====================================================================================
-bytes  content
-====== ====================================================================================
-3      ``CvG``
-1      version of the format, 1
-4      CRC-32 of all that follows
-4      number of nodes, *n*
-4      number of edges, *m*
-4      size of the names in bytes, *s*
-rest   one zlib stream of 8 *n* + 4 *m* + *s* bytes: four columns, of which the first three
-       are 32-bit numbers
-====== ====================================================================================
-
-The columns are, node by node in topological order:
-
-1. the length of the name in characters (*n* numbers),
-2. how many nodes the node requires (*n* numbers),
-3. the required nodes by number, the least first, each as how many numbers lie between it and
-   the next one of the same node, the last one and the node itself (*m* numbers),
-4. the names without separators, in UTF-8 (lone surrogates are let pass).
-
-A column of numbers is laid out as the lowest byte of each, then the second of each, and so
-on: the high bytes are nearly all alike, which is what zlib is good at.
 """
 
 from __future__ import annotations
 
-import struct
-import sys
-import zlib
 from array import array
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Set
-from itertools import accumulate, chain, filterfalse, islice, pairwise, repeat
+from itertools import chain, filterfalse, islice, pairwise, repeat
 from operator import sub
 from typing import Generic, NamedTuple, TypeVar, cast
 
 from converge.errors import BadInput, CircularDependency
+from converge.graph_bytes import LIMIT, decode, encode
 
 H = TypeVar("H", bound=Hashable)
 K = TypeVar("K", bound=Hashable)
 
 _SHOWN_EDGES = 8
 _SHOWN_CHARACTERS = 200
-
-_MAGIC = b"CvG"
-_VERSION = 1
-_PREFIX = struct.Struct("<3sBI")  # magic, version, checksum
-_SIZES = struct.Struct("<III")  # nodes, edges, bytes of names
-_LIMIT = 256 * 1024 * 1024
-_WIDTH = 4
-
-if array("i").itemsize != _WIDTH:  # pragma: no cover - no such platform runs Python 3.11
-    raise ImportError("converge.graph needs a platform where a C int has 32 bits")
 
 
 class _Rows(NamedTuple):
@@ -336,42 +295,25 @@ class Graph(Generic[H]):
         return f"<Graph of {len(self)} nodes and {self._edge_count()} edges>"
 
     def to_bytes(self: Graph[str]) -> bytes:
-        """The graph in few bytes, for graphs of strings; see the module for the format.
+        """The graph in few bytes, for graphs of strings; see :mod:`converge.graph_bytes`.
 
         :raises BadInput: if a node is not a string.
         """
         for node in self._nodes:
             if not isinstance(node, str):
                 raise BadInput(f"only a graph of strings can be serialized, not {node!r}")
-        offsets, flat = self._get_requirements()
-        following = flat[1:] + flat[:1]
-        for number, (start, end) in enumerate(pairwise(offsets)):
-            if start < end:
-                following[end - 1] = number
-        gaps = array("i", map(sub, map(sub, following, flat), repeat(1)))
-        names = "".join(self._nodes).encode("utf-8", "surrogatepass")
-        packed = zlib.compress(
-            b"".join(
-                (
-                    _to_column(array("i", map(len, self._nodes))),
-                    _to_column(array("i", map(sub, offsets[1:], offsets))),
-                    _to_column(gaps),
-                    names,
-                )
-            )
-        )
-        body = _SIZES.pack(len(self), len(flat), len(names)) + packed
-        return _PREFIX.pack(_MAGIC, _VERSION, zlib.crc32(body)) + body
+        return encode(self._nodes, *self._get_requirements())
 
     @staticmethod
-    def from_bytes(data: bytes | bytearray | memoryview, *, limit: int = _LIMIT) -> Graph[str]:
+    def from_bytes(data: bytes | bytearray | memoryview, *, limit: int = LIMIT) -> Graph[str]:
         """The graph that :meth:`to_bytes` wrote, with the same order.
 
         :param limit: the most bytes that the data may have uncompressed.
         :raises BadInput: if the data is not such a graph, damaged, of another version of the
             format, or larger than the limit.
         """
-        return _decode(bytes(memoryview(data)), limit)
+        names, offsets, flat = decode(bytes(memoryview(data)), limit)
+        return Graph._of(names, requirements=_Rows(offsets, flat))
 
 
 def _exhaust(iterator: Iterable[object]) -> None:
@@ -429,87 +371,3 @@ def _mirrored(rows: _Rows) -> _Rows:
         array("i", map(sub, repeat(size), reversed(rows.offsets))),
         array("i", map(sub, repeat(last), reversed(rows.flat))),
     )
-
-
-def _to_column(numbers: array[int]) -> bytes:
-    data = _little_endian(numbers).tobytes()
-    return b"".join(data[i::_WIDTH] for i in range(_WIDTH))
-
-
-def _from_column(column: bytes) -> array[int]:
-    data = bytearray(len(column))
-    size = len(column) // _WIDTH
-    for i in range(_WIDTH):
-        data[i::_WIDTH] = column[i * size : (i + 1) * size]
-    numbers = array("i")
-    numbers.frombytes(data)
-    return _little_endian(numbers)
-
-
-def _little_endian(numbers: array[int]) -> array[int]:
-    if sys.byteorder == "big":  # pragma: no cover
-        numbers = numbers[:]
-        numbers.byteswap()
-    return numbers
-
-
-def _decode(data: bytes, limit: int) -> Graph[str]:
-    head = _PREFIX.size + _SIZES.size
-    if len(data) < head or not data.startswith(_MAGIC):
-        raise BadInput("this is not a serialized graph")
-    _, version, checksum = _PREFIX.unpack_from(data)
-    if version != _VERSION:
-        raise BadInput(f"a serialized graph of version {version}; known: {_VERSION}")
-    if zlib.crc32(data[_PREFIX.size :]) != checksum:
-        raise BadInput("the serialized graph is damaged: its checksum is wrong")
-    n, m, s = _SIZES.unpack_from(data, _PREFIX.size)
-    size = 2 * _WIDTH * n + _WIDTH * m + s
-    if size > limit:
-        raise BadInput(f"the serialized graph has {size} bytes uncompressed, more than {limit}")
-    stream = zlib.decompressobj()
-    try:
-        # One byte more than there should be, as 0 would mean no bound.
-        body = stream.decompress(data[head:], size + 1)
-    except zlib.error as error:
-        raise BadInput(f"the serialized graph is damaged: {error}") from error
-    if len(body) != size or not stream.eof or stream.unused_data:
-        raise BadInput("the serialized graph is damaged: its sizes do not fit its content")
-    splits = [0, _WIDTH * n, 2 * _WIDTH * n, 2 * _WIDTH * n + _WIDTH * m]
-    lengths, counts, gaps = (_from_column(body[a:b]) for a, b in pairwise(splits))
-    names = _split(body[splits[-1] :], lengths)
-    rows = _from_gaps(counts, gaps)
-    if names is None or rows is None:
-        raise BadInput("the serialized graph is damaged: it contradicts itself")
-    return Graph._of(names, requirements=rows)
-
-
-def _split(text: bytes, lengths: array[int]) -> list[str] | None:
-    """Distinct names of some lengths in characters; None if there are none such."""
-    try:
-        joined = text.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:
-        return None
-    if min(lengths, default=0) < 0 or sum(lengths) != len(joined):
-        return None
-    names = [joined[start:end] for start, end in pairwise(accumulate(lengths, initial=0))]
-    return names if len(set(names)) == len(names) else None
-
-
-def _from_gaps(counts: array[int], gaps: array[int]) -> _Rows | None:
-    """The rows of lesser numbers that have some gaps; None if there are none such."""
-    if min(counts, default=0) < 0 or sum(counts) != len(gaps):
-        return None
-    # Where no gap is negative, a row descends from its own number.
-    if min(gaps, default=0) < 0 or max(gaps, default=-1) >= len(counts):
-        return None
-    offsets = array("i", accumulate(counts, initial=0))
-    flat = array("i")
-    for number, (start, end) in enumerate(pairwise(offsets)):
-        row = []
-        for gap in reversed(gaps[start:end]):
-            number -= gap + 1
-            row.append(number)
-        if number < 0:
-            return None
-        flat.extend(reversed(row))
-    return _Rows(offsets, flat)
