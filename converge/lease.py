@@ -191,6 +191,7 @@ class EngineLease(Lease):
             lambda tx: engines.renew_lease(tx, id_, self._process),
             Commit.RENEW,
             happened=repeatable,
+            alone=True,
         )
 
 

@@ -41,6 +41,7 @@ class _Sql(Backend):
             lambda tx: function(tx, hold, record),
             Commit.STEP,
             happened=lambda tx, result: _is_written(tx, hold, record),
+            alone=not replaces,
         )
 
     def advance(self, hold: Hold, name: str, position: int, transaction: Any = None) -> None:
@@ -52,6 +53,7 @@ class _Sql(Backend):
             lambda tx: _advance(tx, hold, name, position),
             Commit.ITEM,
             happened=lambda tx, result: _is_at(tx, hold, name, position),
+            alone=True,
         )
 
     def release(self, hold: Hold, *, finished: bool) -> None:
@@ -61,6 +63,7 @@ class _Sql(Backend):
             ),
             Commit.LET_GO,
             happened=repeatable,
+            alone=True,
         )
 
     def list_scopes(self, *, after: str = "", limit: int = 1000) -> list[ScopeInfo]:
@@ -76,28 +79,43 @@ class _Sql(Backend):
         return self._database.read(read)
 
     def forget(self, name: str, *, failed: bool = False) -> int:
-        def forget(tx: Transaction) -> int:
+        def forget(tx: Transaction) -> tuple[int, int]:
             row = _existing(scopes.lock_scope(tx, name), name)
             if row.holder is not None:
                 raise Busy(f"scope {name!r} is being worked on by engine {row.holder}")
             if failed:
-                return scopes.delete_failed(tx, [row.id], StepStatus.FAILED)
-            return scopes.delete_scopes(tx, [row.id])
+                return row.id, scopes.delete_failed(tx, [row.id], StepStatus.FAILED)
+            return row.id, scopes.delete_scopes(tx, [row.id])
 
-        return self._transact(forget, commit=Commit.PRUNE)
+        def forgotten(tx: Transaction, result: tuple[int, int]) -> bool:
+            scope_id, _ = result
+            if failed:
+                return not scopes.has_failed(tx, scope_id, StepStatus.FAILED)
+            return not scopes.has_scopes(tx, [scope_id])
+
+        return self._database.transact(forget, Commit.PRUNE, happened=forgotten)[1]
 
     def prune(self, *, age: float | None, keep: int | None, limit: int) -> int:
-        def prune(tx: Transaction) -> int:
+        def prune(tx: Transaction) -> list[int]:
             ids = scopes.list_finished(tx, age, keep, limit)
             scopes.delete_scopes(tx, ids)
-            return len(ids)
+            return ids
 
-        return self._transact(prune, commit=Commit.PRUNE)
+        def pruned(tx: Transaction, ids: list[int]) -> bool:
+            return not scopes.has_scopes(tx, ids)
 
-    def _transact(self, function: Callable[..., T], *arguments: Any, commit: Commit) -> T:
-        return self._database.transact(
-            lambda tx: function(tx, *arguments), commit, happened=repeatable
-        )
+        return len(self._database.transact(prune, Commit.PRUNE, happened=pruned))
+
+    def _transact_take(self, take: Callable[[Transaction], Taken]) -> Taken:
+        def taken(tx: Transaction, result: Taken) -> bool:
+            return scopes.is_held(tx, result.hold.scope, result.hold.owner, result.hold.epoch)
+
+        while True:
+            try:
+                return self._database.transact(take, Commit.TAKE, happened=taken)
+            except Conflict:
+                # somebody else made it at the same moment
+                continue
 
 
 class SqlBackend(_Sql):
@@ -116,10 +134,8 @@ class SqlBackend(_Sql):
         while True:
             try:
                 return self.owner.attempt(
-                    lambda owner: self._transact(_take, name, owner, commit=Commit.TAKE)
+                    lambda owner: self._transact_take(lambda tx: _take(tx, name, owner))
                 )
-            except Conflict:
-                continue
             except Busy:
                 if not self._bury_holder(name):
                     raise
@@ -166,11 +182,7 @@ class HeldBackend(_Sql):
         self._hold = hold
 
     def take(self, name: str) -> Taken:
-        while True:
-            try:
-                return self._transact(self._take, name, commit=Commit.TAKE)
-            except Conflict:
-                continue
+        return self._transact_take(lambda tx: self._take(tx, name))
 
     def _take(self, tx: Transaction, name: str) -> Taken:
         self._hold(tx)

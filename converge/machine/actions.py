@@ -312,6 +312,7 @@ class Actions:
             lambda tx: self._write_end(tx, hold, status, wait, reason, spent),
             Commit.ACTION,
             happened=repeatable,
+            alone=not spent or status != "DONE",
         )
 
     def _write_end(

@@ -14,7 +14,7 @@ from converge.machine.moving import BATCH, Move
 from converge.model import check_age, check_name
 from converge.points import Commit
 from converge.store import machines, moves, scopes
-from converge.store.database import Transaction, repeatable
+from converge.store.database import Transaction
 from converge.store.machines import InstanceRow
 from converge.store.moves import MoveRow
 
@@ -132,10 +132,7 @@ class Instances:
             machines.delete_instances(tx, list(by_id))
             return list(by_id)
 
-        def removed(tx: Transaction, ids: list[int]) -> bool:
-            return not machines.has_instances(tx, ids)
-
-        return len(self._run(transaction, remove, Commit.INSTANCE, removed))
+        return len(self._run(transaction, remove, Commit.INSTANCE, self._are_removed))
 
     def prune(self, age: float, *states: str) -> int:
         """Delete instances that came into one of these states long ago, with their history; but
@@ -150,6 +147,9 @@ class Instances:
 
     # -- helpers
 
+    def _are_removed(self, tx: Transaction, ids: list[int]) -> bool:
+        return not machines.has_instances(tx, ids)
+
     def _prune(self, age: float, states: Mapping[int | None, Sequence[str]]) -> int:
         """:param states: of each version, or None: of any."""
         check_age("age", age)
@@ -162,7 +162,7 @@ class Instances:
                 machines.delete_instances(tx, ids)
                 return ids
 
-            removed = self._run(None, remove, Commit.INSTANCE, repeatable)
+            removed = self._run(None, remove, Commit.INSTANCE, self._are_removed)
             count += len(removed)
             if len(removed) < BATCH:
                 break

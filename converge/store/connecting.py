@@ -38,8 +38,9 @@ CONNECTION: dict[str, dict[str, str]] = {
 }
 CONNECTION["mariadb"] = CONNECTION["mysql"]
 ANSWER = ("read_timeout", "write_timeout")
-#: The execution option of connections that will write.
-WRITE = "converge_write"
+#: The execution option of SQLite's connections that says how a transaction begins; "": each
+#: statement is one.
+BEGIN = "converge_begin"
 _SQLITE_BUSY_SECONDS = 30.0
 # after so long without a statement the server ends a transaction
 _IDLE_SECONDS = 15
@@ -102,9 +103,9 @@ def create_sqlite_engine(url: URL, **options: Any) -> tuple[Engine, Engine]:
         connection.execute("PRAGMA synchronous = FULL")
 
     @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get(WRITE)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    def begin_transaction(connection: Connection) -> None:
+        if begin := connection.get_execution_options().get(BEGIN, "BEGIN"):
+            connection.exec_driver_sql(begin)
         # the mark of oslo.db, which comes after this, and would begin one itself
         connection.info["in_transaction"] = True
 

@@ -29,8 +29,8 @@ from converge.errors import BadInput, CommitUnknown
 from converge.points import Commit
 from converge.store.connecting import (
     ANSWER,
+    BEGIN,
     CONNECTION,
-    WRITE,
     allowed_to_idle,
     create_sqlite_engine,
     parse_url,
@@ -47,6 +47,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: How a statement is made a transaction of its own, where that is known when the connection is
+#: taken. On MariaDB, the server would have to be told, which takes as long as a COMMIT.
+_ALONE: Mapping[str, Mapping[str, Any]] = {
+    "postgresql": {"isolation_level": "AUTOCOMMIT"},
+    "sqlite": {BEGIN: ""},
+}
 #: How often a transaction is tried again after a deadlock or the like.
 RETRIES = 10
 
@@ -185,7 +191,7 @@ class Database:
                 points.hit(Commit.HOST.after)
 
     @contextmanager
-    def _connect(self, write: bool) -> Iterator[Connection]:
+    def _connect(self, write: bool, *, alone: bool = False) -> Iterator[Connection]:
         try:
             connection = self.engine.connect()
         except (oslo_exceptions.DBError, sa_exceptions.SQLAlchemyError) as error:
@@ -198,8 +204,11 @@ class Database:
             raise Away(f"{self.shown}: {explain(cause)}") from cause
         self._reached = True
         with connection:
-            if self.dialect == "sqlite":
-                connection = connection.execution_options(**{WRITE: write})
+            if alone:
+                connection = connection.execution_options(**_ALONE[self.dialect])
+            elif self.dialect == "sqlite":
+                begin = "BEGIN IMMEDIATE" if write else "BEGIN"
+                connection = connection.execution_options(**{BEGIN: begin})
             yield connection
 
     def read(self, function: Callable[[Transaction], T]) -> T:
@@ -209,9 +218,11 @@ class Database:
         """
 
         def once() -> T:
-            with self._connect(False) as connection, connection.begin():
+            with self._connect(False, alone=alone) as connection, connection.begin():
                 return function(Transaction(connection, self.clock))
 
+        # there a statement sees the same within a transaction as by itself, of READ COMMITTED
+        alone = self.dialect == "postgresql"
         with translated(self.shown):
             return _again(once, lambda error: is_transient(error) or is_lost(error))
 
@@ -221,6 +232,7 @@ class Database:
         commit: Commit,
         *,
         happened: Callable[[Transaction, T], bool] | None = None,
+        alone: bool = False,
     ) -> T:
         """Run a function in a transaction, again when a deadlock or the like undid it, or when
         the connection was lost before the commit.
@@ -230,12 +242,15 @@ class Database:
         :param commit: what the transaction is for: its crash points.
         :param happened: looks whether an attempt with this result was committed. It is asked
             when the connection was lost during the commit; without it that is an error.
+        :param alone: the function executes one statement, which is a transaction by itself where
+            that saves two ways to the server and back. ``happened`` must not need its result.
         :raises CommitUnknown: the connection was lost during the commit.
         :raises StoreError: the database cannot be used.
         """
         # the results of attempts of whose commit nothing was heard
         doubtful: list[T] = []
         session = 0
+        alone = alone and self.dialect in _ALONE
 
         def once() -> T:
             nonlocal session
@@ -245,11 +260,15 @@ class Database:
                     if happened(Transaction(connection, self.clock), doubtful[-1]):
                         return doubtful[-1]
             doubtful.clear()
-            with self._connect(True) as connection, connection.begin():
-                result = function(Transaction(connection, self.clock))
+            with self._connect(True, alone=alone) as connection, connection.begin():
+                tx = Transaction(connection, self.clock)
+                result = cast("T", None) if alone else function(tx)
                 points.hit(commit.before)
                 session = self._session(connection)
                 doubtful.append(result)
+                if alone:
+                    # its commit begins and ends with it
+                    result = function(tx)
             points.hit(commit.after)
             return result
 

@@ -224,6 +224,27 @@ def lock_hold(tx: Transaction, scope_id: int, engine_id: int, epoch: int) -> Non
         raise StaleLock("the scope is not held by this caller any more")
 
 
+def is_held(tx: Transaction, scope_id: int, engine_id: int, epoch: int) -> bool:
+    """Whether an engine holds a scope."""
+    held = {"held_scope": scope_id, "owner": engine_id, "epoch": epoch}
+    return tx.execute(select(scope.c.id).where(*_is_held()), held).first() is not None
+
+
+def has_scopes(tx: Transaction, ids: Sequence[int]) -> bool:
+    """Whether any of these is there."""
+    query = select(scope.c.id).where(among(tx, scope.c.id, ids)).limit(1)
+    return bool(ids) and tx.execute(query).first() is not None
+
+
+def has_failed(tx: Transaction, scope_id: int, status: str) -> bool:
+    """Whether a scope has steps of this status.
+
+    :param status: of steps that failed for good.
+    """
+    query = select(step.c.name).where(step.c.scope_id == scope_id, step.c.status == status)
+    return tx.execute(query.limit(1)).first() is not None
+
+
 def update_step(tx: Transaction, scope_id: int, name: str, wait: float, **values: Any) -> None:
     """Record a step in place of what was recorded of it; the hold is locked.
 
@@ -241,9 +262,12 @@ def update_step(tx: Transaction, scope_id: int, name: str, wait: float, **values
 
 def _make_advance(now: ColumnElement[Any], dialect: str) -> Update:
     held = select(scope.c.id).where(*_is_held())
-    if _locks_as_it_advances(dialect):
+    own: ColumnElement[bool]
+    if dialect == "postgresql":
         cte = held.with_for_update(read=True).cte("held")
         own = step.c.scope_id == cte.c.id
+    elif dialect == "sqlite":
+        own = step.c.scope_id == held.scalar_subquery()
     else:
         own = step.c.scope_id == bindparam("held_scope", type_=ID)
     return (
@@ -261,9 +285,9 @@ def _make_advance(now: ColumnElement[Any], dialect: str) -> Update:
 _ADVANCE = Prepared(_make_advance)
 
 
-def _locks_as_it_advances(dialect: str) -> bool:
-    """PostgreSQL locks the hold and moves on in one statement."""
-    return dialect == "postgresql"
+def _looks_as_it_advances(dialect: str) -> bool:
+    """PostgreSQL locks the hold and moves on in one statement; on SQLite nobody else writes."""
+    return dialect in ("postgresql", "sqlite")
 
 
 def advance_step(
@@ -281,7 +305,7 @@ def advance_step(
     :raises StaleLock: the engine does not hold the scope any more, or it was there already.
     """
     held = {"held_scope": scope_id, "owner": engine_id, "epoch": epoch}
-    if not _locks_as_it_advances(tx.dialect):
+    if not _looks_as_it_advances(tx.dialect):
         lock_hold(tx, scope_id, engine_id, epoch)
         held = {"held_scope": scope_id}
     values = {"step_name": name, "step_status": str(status), "reached": position}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Table, select, update
+from sqlalchemy import Table, event, select, update
 
 import converge
 from converge.errors import StaleLock
@@ -20,6 +20,7 @@ from converge.journal.sql import SqlBackend
 from converge.lease import LEASE
 from converge.machine.actions import CAREFUL, Actions
 from converge.machine.moving import Held
+from converge.points import Commit
 from converge.store import machines, moves, schema
 from converge.store.database import Database, Transaction
 from converge.testing import FakeClock
@@ -180,6 +181,45 @@ def test_a_record_that_replaces_another_finds_it(backend: SqlBackend) -> None:
     hold = backend.take("job").hold
     with pytest.raises(StaleLock, match="nothing is recorded"):
         backend.write(hold, EACH, replaces=True)
+
+
+def test_what_is_a_transaction_by_itself_is_one_statement(
+    backend: SqlBackend, machine: converge.Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two, the first would be committed without the second."""
+    transact = Database.transact
+    counts: dict[str, set[int]] = {}
+
+    def watched(
+        database: Database, function: Any, commit: Commit, *, alone: bool = False, **more: Any
+    ) -> Any:
+        def counted(tx: Transaction) -> Any:
+            statements = []
+
+            def execute(connection: object, cursor: object, statement: str, *rest: object) -> None:
+                statements.append(statement)
+
+            event.listen(database.engine, "before_cursor_execute", execute)
+            try:
+                return function(tx)
+            finally:
+                event.remove(database.engine, "before_cursor_execute", execute)
+                if alone and tx.dialect != "mysql":
+                    counts.setdefault(commit.name, set()).add(len(statements))
+
+        return transact(database, counted, commit, alone=alone, **more)
+
+    monkeypatch.setattr(Database, "transact", watched)
+    hold = backend.take("job").hold
+    backend.write(hold, EACH)
+    backend.advance(hold, "each", 1)
+    backend.write(hold, EACH, replaces=True)
+    backend.release(hold, finished=False)
+    backend.owner.lease.renew()
+    leave(machine, "a")
+    assert machine.sweep() == 1
+    if backend._database.dialect != "mysql":
+        assert counts == {key: {1} for key in ("STEP", "ITEM", "LET_GO", "RENEW", "ACTION")}
 
 
 def test_actions_whose_holder_is_unknown_are_counted_as_deaths(

@@ -132,6 +132,7 @@ class Proxy:
         self._mode = Mode.PASS
         self._links: dict[socket.socket, _Link] = {}
         self._losses: dict[int, Loss] = {}
+        self._alone: set[int] = set()
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
         self._selector.register(self._woken, selectors.EVENT_READ)
@@ -184,13 +185,16 @@ class Proxy:
             for link in list(self._links.values()):
                 self._cut(link)
 
-    def lose(self, port: int, loss: Loss) -> None:
+    def lose(self, port: int, loss: Loss, *, alone: bool = False) -> None:
         """Cut the connection of one client at its next COMMIT.
 
         :param port: the client's own.
+        :param alone: its next statement, whatever that is, commits.
         """
         with self._lock:
             self._losses[port] = loss
+            if alone:
+                self._alone.add(port)
 
     def close(self) -> None:
         """End it."""
@@ -236,7 +240,8 @@ class Proxy:
                 self._cut(link)
 
     def _from_client(self, link: _Link, data: bytes) -> None:
-        commits = link.reader.is_commit(data)
+        commits = link.reader.is_commit(data) or link.port in self._alone
+        self._alone.discard(link.port)
         loss = self._losses.pop(link.port, None) if commits else None
         if loss is not None:
             if loss is Loss.COMMIT:

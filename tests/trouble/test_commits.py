@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -9,7 +10,9 @@ import sqlalchemy
 from sqlalchemy import event, func, select
 
 import converge
-from converge.errors import CommitUnknown
+from converge import Journal, Machine, RetryPolicy
+from converge.errors import CommitUnknown, StepFailed
+from converge.machine import Action, Move
 from converge.points import Commit
 from converge.stack import Stack
 from converge.store import database as database_module
@@ -169,6 +172,123 @@ def test_what_a_claim_that_the_server_is_still_at_gets_is_not_held_for_ever(
     engine.run()
     assert stack.wait(0) == "COMPLETE"
     assert locked(troubled.store) == 0
+
+
+# -- the journal
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_steps_and_items_are_recorded_once_whichever_side_of_their_commits_is_lost(
+    troubled: Troubled, loss: Loss
+) -> None:
+    done: list[object] = []
+
+    def do(what: str) -> str:
+        done.append(what)
+        return what.upper()
+
+    for commit in (Commit.TAKE, Commit.STEP, Commit.ITEM, Commit.LET_GO):
+        troubled.lose_every_other(commit, loss)
+    with Journal(troubled.store) as journal:
+        for _ in range(2):
+            with journal.scope("job") as scope:
+                for name in "abc":
+                    assert scope.step(name, do, name) == name.upper()
+                for item in scope.each("items", [1, 2, 3]):
+                    done.append(item.value)
+        info, records = journal.show("job")
+        assert info.owner is None
+        assert info.finished is not None
+    assert done == ["a", "b", "c", 1, 2, 3]
+    assert [(one.name, one.attempts, one.position) for one in records] == [
+        ("a", 1, 0),
+        ("b", 1, 0),
+        ("c", 1, 0),
+        ("items", 1, 3),
+    ]
+
+
+@pytest.mark.parametrize("server", [only("postgresql")], indirect=True)
+def test_a_step_that_the_server_is_still_recording_is_waited_for(
+    troubled: Troubled, slow_commits: Callable[[sqlalchemy.Table], None]
+) -> None:
+    done: list[str] = []
+
+    def do() -> None:
+        done.append("a")
+
+    with Journal(troubled.store) as journal, journal.scope("job") as scope:
+        slow_commits(schema.step)
+        troubled.lose(Commit.STEP, Loss.WAIT)
+        scope.step("a", do)
+        assert troubled.count(Commit.STEP) == (1, 0)
+    assert done == ["a"]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_is_forgotten_is_counted_whichever_side_of_its_commit_is_lost(
+    troubled: Troubled, loss: Loss
+) -> None:
+    def fail() -> None:
+        raise RuntimeError
+
+    troubled.lose_every_other(Commit.PRUNE, loss)
+    with Journal(troubled.store) as journal:
+        for name in "abc":
+            with journal.scope(name) as scope:
+                scope.step("1", int)
+        with pytest.raises(StepFailed), journal.scope("failed") as scope:
+            scope.step("1", fail, retry=RetryPolicy(attempts=1))
+        assert journal.forget("failed", failed=True) == 1
+        assert journal.forget("a") == 1
+        assert journal.prune(age=0) == 2
+        assert [one.name for one in journal.scopes()] == ["failed"]
+
+
+# -- machines
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_events_and_actions_happen_once_whichever_side_of_their_commits_is_lost(
+    troubled: Troubled, loss: Loss
+) -> None:
+    calls: list[str] = []
+
+    def act(action: Action) -> None:
+        calls.append(f"{action.key} {action.event}")
+        action.step("once", calls.append, f"{action.key} step")
+
+    lamp = {
+        "name": "lamp",
+        "initial": "off",
+        "states": {
+            "off": {},
+            "on": {"timeout": 0.001, "on_timeout": "dim"},
+            "dim": {"terminal": True},
+        },
+        "transitions": [
+            {"event": "press", "source": "off", "target": "on", "action": act},
+            {"event": "dim", "source": "on", "target": "dim", "action": act},
+        ],
+    }
+    for commit in (Commit.FIRE, Commit.TIMEOUT, Commit.ACTION_CLAIM, Commit.ACTION):
+        troubled.lose_every_other(commit, loss)
+    machine = Machine(troubled.store, lamp)
+    assert machine.fire("a", "press", create=True).action == "DONE"
+    moves = machine.fire_many([("b", "press"), ("c", "press")], create=True)
+    assert [one.action for one in moves if isinstance(one, Move)] == ["DONE", "DONE"]
+    while any(one.state == "on" for one in machine.instances()):
+        machine.sweep()
+    assert [one.event for one in machine.history("a")] == ["press", "dim"]
+    assert {one.action for key in "abc" for one in machine.history(key)} == {"DONE"}
+    assert Counter(calls) == {
+        f"{key} {what}": 2 if what == "step" else 1
+        for key in "abc"
+        for what in ("press", "dim", "step")
+    }
+    troubled.lose_every_other(Commit.INSTANCE, loss)
+    assert machine.prune(0) == 3
+    machine.close()
 
 
 # -- a host's transaction

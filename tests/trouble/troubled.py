@@ -45,6 +45,7 @@ class Troubled:
         # once, while nobody uses it: SQLAlchemy's lists of listeners are not safe in threads
         engine = self.store.database.engine
         event.listen(engine, "commit", self._commit)
+        event.listen(engine, "before_cursor_execute", self._execute)
         event.listen(engine, "connect", self._connect)
         self.faults = Faults(engine)
         self.faults.__enter__()
@@ -91,12 +92,17 @@ class Troubled:
                 cursor.execute(READ_ONLY[self.store.database.dialect])
             driver.commit()
 
-    def _commit(self, connection: Connection) -> None:
+    def _execute(self, connection: Connection, *more: object) -> None:
+        # between the point and the commit there is none but one that commits by itself
+        self._commit(connection, alone=True)
+
+    def _commit(self, connection: Connection, *, alone: bool = False) -> None:
         # in the thread that hit the point, just before it commits
         loss = getattr(self._local, "loss", None)
         if loss is not None:
             self._local.loss = None
-            self.proxy.lose(local_port(connection.connection.dbapi_connection), loss)
+            port = local_port(connection.connection.dbapi_connection)
+            self.proxy.lose(port, loss, alone=alone)
 
 
 def local_port(driver: Any) -> int:
