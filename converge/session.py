@@ -207,6 +207,7 @@ class Session:
                 lambda tx: resources.write_locked(tx, self.engine_id, row.id, row.epoch, **values),
                 Commit.RECORD,
                 happened=repeatable,
+                alone=True,
             )
             row.physical_id = physical_id
 

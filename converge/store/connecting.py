@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,9 +38,16 @@ CONNECTION: dict[str, dict[str, str]] = {
 }
 CONNECTION["mariadb"] = CONNECTION["mysql"]
 ANSWER = ("read_timeout", "write_timeout")
-#: The execution option of SQLite's connections that says how a transaction begins; "": each
-#: statement is one.
-BEGIN = "converge_begin"
+# the execution option of SQLite's connections that says how a transaction begins
+_BEGIN = "converge_begin"
+#: Options of a connection to SQLite that will write.
+WRITE: Mapping[str, Any] = {_BEGIN: "BEGIN IMMEDIATE"}
+#: Options of a connection where each statement is a transaction by itself, by dialect. On
+#: MariaDB, the server would have to be told, which takes as long as a COMMIT.
+ALONE: Mapping[str, Mapping[str, Any]] = {
+    "postgresql": {"isolation_level": "AUTOCOMMIT"},
+    "sqlite": {_BEGIN: ""},
+}
 _SQLITE_BUSY_SECONDS = 30.0
 # after so long without a statement the server ends a transaction
 _IDLE_SECONDS = 15
@@ -104,7 +111,7 @@ def create_sqlite_engine(url: URL, **options: Any) -> tuple[Engine, Engine]:
 
     @event.listens_for(engine, "begin")
     def begin_transaction(connection: Connection) -> None:
-        if begin := connection.get_execution_options().get(BEGIN, "BEGIN"):
+        if begin := connection.get_execution_options().get(_BEGIN, "BEGIN"):
             connection.exec_driver_sql(begin)
         # the mark of oslo.db, which comes after this, and would begin one itself
         connection.info["in_transaction"] = True

@@ -28,9 +28,10 @@ from converge import points
 from converge.errors import BadInput, CommitUnknown
 from converge.points import Commit
 from converge.store.connecting import (
+    ALONE,
     ANSWER,
-    BEGIN,
     CONNECTION,
+    WRITE,
     allowed_to_idle,
     create_sqlite_engine,
     parse_url,
@@ -47,12 +48,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How a statement is made a transaction of its own, where that is known when the connection is
-#: taken. On MariaDB, the server would have to be told, which takes as long as a COMMIT.
-_ALONE: Mapping[str, Mapping[str, Any]] = {
-    "postgresql": {"isolation_level": "AUTOCOMMIT"},
-    "sqlite": {BEGIN: ""},
-}
 #: How often a transaction is tried again after a deadlock or the like.
 RETRIES = 10
 
@@ -205,10 +200,9 @@ class Database:
         self._reached = True
         with connection:
             if alone:
-                connection = connection.execution_options(**_ALONE[self.dialect])
-            elif self.dialect == "sqlite":
-                begin = "BEGIN IMMEDIATE" if write else "BEGIN"
-                connection = connection.execution_options(**{BEGIN: begin})
+                connection = connection.execution_options(**ALONE[self.dialect])
+            elif write and self.dialect == "sqlite":
+                connection = connection.execution_options(**WRITE)
             yield connection
 
     def read(self, function: Callable[[Transaction], T]) -> T:
@@ -250,7 +244,7 @@ class Database:
         # the results of attempts of whose commit nothing was heard
         doubtful: list[T] = []
         session = 0
-        alone = alone and self.dialect in _ALONE
+        alone = alone and self.dialect in ALONE
 
         def once() -> T:
             nonlocal session

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, exists, inspect, select, text
 from sqlalchemy.engine import URL
 
 from converge.errors import SchemaError, StoreError
-from converge.store.connecting import parse_url
+from converge.store.connecting import WRITE, parse_url
 from converge.store.database import Database
 from converge.store.schema import PREFIX, VERSION_TABLE, metadata
 from converge.store.trouble import translated
@@ -257,7 +257,7 @@ def _locked(database: Database) -> Iterator[Connection]:
     with database.engine.connect() as connection:
         if database.dialect == "sqlite":
             # the write lock, taken at the beginning, is the lock
-            connection.execution_options(converge_write=True)
+            connection.execution_options(**WRITE)
             yield connection
         elif database.dialect == "postgresql":
             connection.execute(text(f"SET lock_timeout = '{_LOCK_TIMEOUT}s'"))

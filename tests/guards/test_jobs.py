@@ -23,7 +23,7 @@ from converge.machine.moving import Held
 from converge.points import Commit
 from converge.store import machines, moves, schema
 from converge.store.database import Database, Transaction
-from converge.testing import FakeClock
+from converge.testing import FakeClock, StepEngine
 from tests.guards.tools import SERVERS
 
 EACH = Record("each", 2, status=StepStatus.OPEN)
@@ -34,6 +34,16 @@ WRITES: dict[str, Callable[[SqlBackend, Hold, Transaction], None]] = {
     ),
     "an item": lambda backend, hold, tx: backend.advance(hold, "each", 1, tx),
 }
+
+
+class Recording(converge.ResourceType):
+    """Stores its physical id before it has ended."""
+
+    def create(self, context: converge.Context, properties: Any) -> None:
+        context.record("made")
+
+    def delete(self, context: converge.Context, physical_id: str) -> None:
+        pass
 
 
 @pytest.fixture
@@ -184,7 +194,10 @@ def test_a_record_that_replaces_another_finds_it(backend: SqlBackend) -> None:
 
 
 def test_what_is_a_transaction_by_itself_is_one_statement(
-    backend: SqlBackend, machine: converge.Machine, monkeypatch: pytest.MonkeyPatch
+    store: converge.Store,
+    backend: SqlBackend,
+    machine: converge.Machine,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of two, the first would be committed without the second."""
     transact = Database.transact
@@ -218,8 +231,14 @@ def test_what_is_a_transaction_by_itself_is_one_statement(
     backend.owner.lease.renew()
     leave(machine, "a")
     assert machine.sweep() == 1
+    template = converge.Template.parse("resources: {a: {type: recording}}")
+    stack = store.create_stack("s", template)
+    StepEngine(store, {"recording": Recording()}).run()
+    assert stack.wait(0) == "COMPLETE"
     if backend._database.dialect != "mysql":
-        assert counts == {key: {1} for key in ("STEP", "ITEM", "LET_GO", "RENEW", "ACTION")}
+        assert counts == {
+            key: {1} for key in ("STEP", "ITEM", "LET_GO", "RENEW", "ACTION", "RECORD")
+        }
 
 
 def test_actions_whose_holder_is_unknown_are_counted_as_deaths(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,6 +60,9 @@ class Seen:
 class Explainer(ABC):
     """One kind of database. The connections and cursors are the driver's own."""
 
+    def settle(self, engine: Engine) -> None:  # noqa: B027 - most have nothing to wait for
+        """Wait until the server has tidied up after what was written so far."""
+
     @abstractmethod
     def before(self, connection: Any, statement: str, parameters: Any) -> list[Plan]:
         """Explain a statement that is about to be executed."""
@@ -77,15 +81,19 @@ class PostgreSQL(Explainer):
         call = sql.SQL("EXECUTE plan({})" if values else "EXECUTE plan").format(arguments)
         explain = sql.SQL("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) ") + call
         plans = []
+        # of a statement that is a transaction by itself, this is one
+        begin, end = "SAVEPOINT plan", "ROLLBACK TO SAVEPOINT plan"
+        if connection.autocommit:
+            begin, end = "BEGIN", "ROLLBACK"
         with connection.cursor() as cursor:
             for mode in ("force_custom_plan", "force_generic_plan"):
-                cursor.execute("SAVEPOINT plan")
+                cursor.execute(begin)
                 cursor.execute(f"SET LOCAL plan_cache_mode = {mode}")
                 cursor.execute("PREPARE plan AS " + text)
                 cursor.execute(explain)
                 plans.append(self._read(cursor.fetchone()[0][0]["Plan"]))
                 cursor.execute("DEALLOCATE plan")
-                cursor.execute("ROLLBACK TO SAVEPOINT plan")
+                cursor.execute(end)
         return plans
 
     def _read(self, root: Mapping[str, Any]) -> Plan:
@@ -131,11 +139,34 @@ def _numbered(statement: str, parameters: Mapping[str, Any]) -> tuple[str, list[
     return text, [str(value) if isinstance(value, str) else value for value in values]
 
 
+#: The number of the next transaction; of the first one that is not purged; how many there are.
+_PURGE = re.compile(
+    r"Trx id counter (\d+)\nPurge done for trx's n:o < (\d+).*\nHistory list length (\d+)"
+)
+#: Seconds.
+PATIENCE = 60.0
+
+
 class MariaDB(Explainer):
     """The server counts the rows that the connection reads."""
 
     def __init__(self) -> None:
         self._read = 0
+
+    def settle(self, engine: Engine) -> None:
+        # until InnoDB purges entries of indexes that are no more, it looks at them
+        first: int | None = None
+        end = time.monotonic() + PATIENCE
+        with engine.connect() as connection:
+            while True:
+                row = connection.exec_driver_sql("SHOW ENGINE INNODB STATUS").one()
+                following, purged, left = map(int, _PURGE.findall(row[2])[0])
+                connection.rollback()
+                first = following if first is None else first
+                if left == 0 or purged >= first:
+                    return
+                assert time.monotonic() < end, f"InnoDB has not purged in {PATIENCE} s"
+                time.sleep(0.02)
 
     def before(self, connection: Any, statement: str, parameters: Any) -> list[Plan]:
         with connection.cursor() as cursor:
@@ -216,6 +247,7 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self._explainer: Explainer = _EXPLAINERS[self.engine.dialect.name]()
+        self._explainer.settle(self.engine)
         event.listen(self.engine, "before_cursor_execute", self._before)
         event.listen(self.engine, "after_cursor_execute", self._after)
         return self
@@ -247,12 +279,11 @@ class Watch:
 
 
 def analyze(engine: Engine) -> None:
-    """Bring the planner's statistics up to date, and leave nothing of rows that were deleted."""
+    """Bring the planner's statistics up to date."""
     tables = ", ".join(metadata.tables)
     statement = {
         "postgresql": f"VACUUM ANALYZE {tables}",
-        # InnoDB looks at what was deleted until it is purged, at a time of its own
-        "mysql": f"OPTIMIZE TABLE {tables}",
+        "mysql": f"ANALYZE TABLE {tables}",
         "sqlite": "ANALYZE",
     }[engine.dialect.name]
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
