@@ -25,16 +25,6 @@ OTHER = converge.Template.parse("resources: {A: {type: fake, properties: {x: 1}}
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def store(fresh_store: Callable[..., converge.Store], clock: FakeClock) -> converge.Store:
-    return fresh_store(clock)
-
-
-@pytest.fixture
 def shop(store: converge.Store) -> converge.Stack:
     return store.create_stack("shop", TEMPLATE)
 

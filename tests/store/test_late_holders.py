@@ -21,7 +21,6 @@ import converge
 from converge import Machine
 from converge.store import engines, moves, scopes
 from converge.store.database import Transaction
-from converge.testing import FakeClock
 from tests.machine.world import World
 
 T = TypeVar("T")
@@ -39,16 +38,6 @@ _WAITING = {
     "mysql": "SELECT id FROM information_schema.processlist WHERE db = database()"
     " AND command = 'Query' AND id <> connection_id() AND time_ms > 100",
 }
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def store(fresh_store: Callable[..., converge.Store], clock: FakeClock) -> converge.Store:
-    return fresh_store(clock)
 
 
 def register(tx: Transaction) -> int:
