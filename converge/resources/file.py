@@ -232,11 +232,12 @@ def _is_ours(path: str, there: os.stat_result, context: Context) -> bool:
     restored or moved to another disk. Whoever writes a new file over it changes both, also with
     the same content; so the old name of a renamed resource does not delete the new one's file.
     """
+    if not stat.S_ISREG(there.st_mode):
+        # a link, say, may be given the inode of the file that it took the place of
+        return False
     identity = context.attributes.get("identity")
     if isinstance(identity, str):
         inode, _, modified = identity.partition("/")
         return str(there.st_ino) == inode or str(there.st_mtime_ns) == modified
     # create was interrupted, so it is not known whether it had written yet
-    if not stat.S_ISREG(there.st_mode):
-        return False
     return Path(path).read_bytes() == _content(context.properties)
