@@ -13,6 +13,7 @@ from tests import backends
 
 if TYPE_CHECKING:
     from converge import Store
+    from converge.testing import FakeClock
     from tests.stores import Stores
 
 Found = dict[str, tuple[str | None, str]]
@@ -54,6 +55,20 @@ def fresh_store(database: backends.Backend, _stores: Stores) -> Callable[..., St
     It is kept open and emptied for the next, so a test that hurts it wants ``database_url``.
     """
     return lambda clock=None: _stores.fresh(database, clock)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """What tells a store the time."""
+    from converge.testing import FakeClock
+
+    return FakeClock()
+
+
+@pytest.fixture
+def store(fresh_store: Callable[..., Store], clock: FakeClock) -> Store:
+    """An open store without rows, whose time stands still; on each backend."""
+    return fresh_store(clock)
 
 
 @pytest.fixture(scope="session")

@@ -42,12 +42,9 @@ ANSWER = ("read_timeout", "write_timeout")
 _BEGIN = "converge_begin"
 #: Options of a connection to SQLite that will write.
 WRITE: Mapping[str, Any] = {_BEGIN: "BEGIN IMMEDIATE"}
-#: Options of a connection where each statement is a transaction by itself, by dialect. On
-#: MariaDB, the server would have to be told, which takes as long as a COMMIT.
-ALONE: Mapping[str, Mapping[str, Any]] = {
-    "postgresql": {"isolation_level": "AUTOCOMMIT"},
-    "sqlite": {_BEGIN: ""},
-}
+#: Where a statement can be a transaction by itself. On MariaDB, the server would have to be told,
+#: which takes as long as a COMMIT.
+ALONE = ("postgresql", "sqlite")
 _SQLITE_BUSY_SECONDS = 30.0
 # after so long without a statement the server ends a transaction
 _IDLE_SECONDS = 15
@@ -148,6 +145,29 @@ def prepare_server(engine: Engine, dialect: str) -> None:
             for statement in statements:
                 cursor.execute(statement)
         connection.commit()
+
+
+@contextmanager
+def statements_alone(connection: Connection) -> Iterator[Connection]:
+    """Each statement on a connection is a transaction by itself.
+
+    PostgreSQL's driver is told, not SQLAlchemy, which would give the connection back with the
+    server's default isolation level in place of ours.
+    """
+    if connection.dialect.name == "sqlite":
+        yield connection.execution_options(**{_BEGIN: ""})
+        return
+    driver: Any = connection.connection.dbapi_connection
+    driver.autocommit = True
+    try:
+        yield connection
+    finally:
+        if not connection.invalidated and not connection.closed:
+            try:
+                driver.autocommit = False
+            except Exception:
+                # it is lost; the next one would commit each statement
+                connection.invalidate()
 
 
 @contextmanager

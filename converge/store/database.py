@@ -37,6 +37,7 @@ from converge.store.connecting import (
     parse_url,
     ping_the_idle,
     prepare_server,
+    statements_alone,
 )
 from converge.store.trouble import Away, explain, is_lost, is_read_only, is_transient, translated
 from converge.store.types import clock
@@ -200,8 +201,10 @@ class Database:
         self._reached = True
         with connection:
             if alone:
-                connection = connection.execution_options(**ALONE[self.dialect])
-            elif write and self.dialect == "sqlite":
+                with statements_alone(connection) as connection:
+                    yield connection
+                return
+            if write and self.dialect == "sqlite":
                 connection = connection.execution_options(**WRITE)
             yield connection
 

@@ -8,17 +8,7 @@ from typing import Any
 import pytest
 
 import converge
-from converge.testing import FakeClock, FakeWorld, StepEngine
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def store(fresh_store: Callable[..., converge.Store], clock: FakeClock) -> converge.Store:
-    return fresh_store(clock)
+from converge.testing import FakeWorld, StepEngine
 
 
 @pytest.fixture

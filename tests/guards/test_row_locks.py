@@ -16,8 +16,9 @@ from sqlalchemy.dialects import postgresql
 
 import converge
 from converge import recovery
+from converge.points import Commit
 from converge.store import engines, resources, schema, stacks, sync_points
-from converge.store.database import Database, Transaction
+from converge.store.database import Database, Transaction, repeatable
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from converge.work import Work
 from tests.guards.tools import LEASE, SERVERS, is_sqlite, lose, template
@@ -204,6 +205,33 @@ def test_what_others_commit_is_seen_by_a_transaction_that_has_read_before(
         assert stacks.find_stack(tx, "s") is None
         store.create_stack("s", template(a=[]))
         assert stacks.find_stack(tx, "s") is not None
+
+
+@SERVERS
+def test_a_connection_whose_statement_was_alone_is_as_it_was(store: converge.Store) -> None:
+    """It has transactions, of READ COMMITTED, whatever the server's default."""
+    url, ask = store.database.url, "SELECT @@tx_isolation"
+    if store.database.dialect == "postgresql":
+        default = r"-c default_transaction_isolation=repeatable\ read"
+        url, ask = url.update_query_dict({"options": default}), "SHOW transaction_isolation"
+    database = Database(url)
+
+    def forget(tx: Transaction) -> int:
+        return engines.delete_old_engines(tx)
+
+    def fail() -> None:
+        with database.transaction() as tx:
+            found = tx.connection.exec_driver_sql(ask).scalar_one()
+            assert found.lower().replace("-", " ") == "read committed"
+            engines.insert_engine(tx, "host", 1, "process", 1.0)
+            raise ZeroDivisionError
+
+    for _ in range(2):
+        assert database.transact(forget, Commit.FORGET, happened=repeatable, alone=True) == 0
+        assert database.read(engines.list_engines) == []
+        with pytest.raises(ZeroDivisionError):
+            fail()
+    database.close()
 
 
 @SERVERS

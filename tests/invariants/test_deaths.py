@@ -31,17 +31,6 @@ from tests.invariants.tools import (
     together,
 )
 
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def store(fresh_store: Callable[..., converge.Store], clock: FakeClock) -> converge.Store:
-    return fresh_store(clock)
-
-
 PAIR = {"a": {}, "b": {"depends_on": ["a"]}}
 
 # -- 3

@@ -286,10 +286,13 @@ def analyze(engine: Engine) -> None:
         "mysql": f"ANALYZE TABLE {tables}",
         "sqlite": "ANALYZE",
     }[engine.dialect.name]
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    # not one of the pool's, which would come back with the server's isolation level
+    own = sqlalchemy.create_engine(engine.url, isolation_level="AUTOCOMMIT")
+    with own.connect() as connection:
         result = connection.exec_driver_sql(statement)
         if result.returns_rows:
             result.all()
+    own.dispose()
 
 
 def numbers(count: int) -> tuple[Any, ColumnElement[int]]:
