@@ -217,9 +217,7 @@ def claim_actions(
     taken = [row for row in found if row.deaths < careful] + suspects[:1]
     if not taken:
         return []
-    keys = sorted((row.instance_id, row.number, row.deaths) for row in taken)
-    given = [dict(zip(("instance_id", "number", "deaths"), key, strict=True)) for key in keys]
-    _TAKE.execute(tx, given, taker=engine_id)
+    _TAKE.execute(tx, [row._asdict() for row in sorted(taken)], taker=engine_id)
     whole = _moves().where(
         among(tx, move.c.instance_id, (row.instance_id for row in taken)),
         move.c.engine_id == engine_id,

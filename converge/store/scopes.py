@@ -71,8 +71,7 @@ def _holder(tx: Transaction) -> Any:
     )
 
 
-def _select(tx: Transaction) -> Any:
-    holder = _holder(tx).scalar_subquery()
+def _select(holder: ColumnElement[int | None]) -> Any:
     return select(
         scope.c.id,
         scope.c.name,
@@ -86,22 +85,16 @@ def _select(tx: Transaction) -> Any:
 
 def get_scope(tx: Transaction, name: str) -> ScopeRow | None:
     """A scope by name."""
-    row: Any = tx.execute(_select(tx).where(scope.c.name == name)).first()
+    row: Any = tx.execute(
+        _select(_holder(tx).scalar_subquery()).where(scope.c.name == name)
+    ).first()
     return None if row is None else ScopeRow(*row)
 
 
 def lock_scope(tx: Transaction, name: str) -> ScopeRow | None:
     """Lock a scope until the transaction ends."""
-    query = select(
-        scope.c.id,
-        scope.c.name,
-        scope.c.epoch,
-        scope.c.engine_id,
-        scope.c.created_at,
-        scope.c.updated_at,
-        scope.c.finished_at,
-    )
-    found: Any = tx.execute(query.where(scope.c.name == name).with_for_update()).first()
+    query = _select(scope.c.engine_id).where(scope.c.name == name)
+    found: Any = tx.execute(query.with_for_update()).first()
     if found is None:
         return None
     row = ScopeRow(*found)
@@ -341,7 +334,7 @@ def list_scopes(tx: Transaction, after: str, limit: int) -> list[tuple[ScopeRow,
     steps = (
         select(func.count()).where(step.c.scope_id == scope.c.id).scalar_subquery().label("steps")
     )
-    query = _select(tx).add_columns(steps).where(scope.c.name > after)
+    query = _select(_holder(tx).scalar_subquery()).add_columns(steps).where(scope.c.name > after)
     rows: Any = tx.execute(query.order_by(scope.c.name).limit(limit))
     return [(ScopeRow(*row[:-1]), int(row[-1])) for row in rows]
 
