@@ -30,6 +30,8 @@ class Action(StrEnum):
     ROLLBACK = "ROLLBACK"
     DELETE = "DELETE"
     CHECK = "CHECK"
+    #: of a resource only: what there is goes before the new one is made
+    REPLACE = "REPLACE"
 
 
 class Status(StrEnum):

@@ -42,6 +42,8 @@ class Commit(StrEnum):
     #: what engines hold that were dead before
     RELEASE = "release"
     UNBLOCK = "unblock"
+    #: retries whose time has come take their turn
+    PROMOTE = "promote"
     #: a traversal past its deadline
     OVERDUE = "overdue"
     #: sync points of traversals that are over

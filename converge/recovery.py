@@ -69,6 +69,7 @@ class _Survey:
     blocked: list[sync_points.Key]
     overdue: list[TraversalRow]
     ended: list[int]
+    retries: bool
     ready: int
 
 
@@ -101,6 +102,8 @@ class Sweeper:
         overdue = sum(
             self._transact(_time_out, row, commit=Commit.OVERDUE) for row in found.overdue
         )
+        if found.retries:
+            self._transact(node_moves.promote_retries, BATCH, commit=Commit.PROMOTE)
         leftovers = 0
         if found.ended:
             leftovers = self._transact(_delete_leftovers, found.ended, commit=Commit.SWEEP)
@@ -115,6 +118,7 @@ class Sweeper:
             blocked=lost.list_free_blocked(tx, BATCH),
             overdue=traversals.list_overdue(tx, BATCH),
             ended=ended,
+            retries=lost.has_due_retries(tx),
             ready=lost.count_due(tx, BATCH),
         )
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import ColumnElement, Select, case, func, or_, select
 
 from converge.model import Kind, State, TraversalStatus
 from converge.store.bulk import among
@@ -31,7 +31,7 @@ class HeldNode:
     :ivar reason: why its resource failed last.
     :ivar holder: the engine that has its resource's lock.
     :ivar since: seconds since its claim.
-    :ivar wait: seconds until it may be claimed; negative: it may be since then.
+    :ivar wait: of a retry, seconds until it may be claimed; negative: it may be since then.
     """
 
     traversal_id: int
@@ -91,7 +91,12 @@ def _select(tx: Transaction) -> Select[Any]:
             node.max_attempts,
             node.deaths,
             (tx.now - func.coalesce(node.claimed_at, tx.now)).label("since"),
-            (func.coalesce(node.ready_at, 0) - tx.now).label("wait"),
+            case(
+                (node.due_at > tx.now, node.due_at - tx.now),
+                # the clock may have gone back
+                (node.ready_at < tx.now, node.ready_at - tx.now),
+                else_=0.0,
+            ).label("wait"),
         )
         .join_from(sync_point, traversal, traversal.c.id == node.traversal_id)
         .join(stack_table, stack_table.c.id == traversal.c.stack_id)
@@ -275,7 +280,7 @@ def list_blocked(tx: Transaction, limit: int) -> tuple[list[HeldNode], int]:
 
 def list_due(tx: Transaction, limit: int) -> tuple[list[HeldNode], int]:
     """READY nodes whose time has come, longest ready first."""
-    conditions = [is_in(State.READY), sync_point.c.ready_at <= tx.now]
+    conditions = [is_in(State.READY), sync_point.c.due_at <= tx.now]
     return _some(tx, conditions, (sync_point.c.ready_at,), limit)
 
 

@@ -53,11 +53,19 @@ def count_due(tx: Transaction, limit: int) -> int:
     """How many READY nodes could be claimed now; at most the limit."""
     due = (
         select(sync_point.c.node)
-        .where(is_in(State.READY), sync_point.c.ready_at <= tx.now)
+        .where(is_in(State.READY), sync_point.c.due_at <= tx.now)
         .limit(limit)
         .subquery()
     )
     return int(tx.execute(select(func.count()).select_from(due)).scalar_one())
+
+
+def has_due_retries(tx: Transaction) -> bool:
+    """Whether there are retries whose time has come, and that nobody has claimed yet."""
+    query = select(sync_point.c.node).where(
+        is_in(State.READY), sync_point.c.due_at > 0, sync_point.c.due_at <= tx.now
+    )
+    return tx.execute(query.limit(1)).first() is not None
 
 
 def list_leftover_traversals(tx: Transaction, after: int, limit: int) -> tuple[list[int], int]:

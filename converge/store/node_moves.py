@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 
 from converge.errors import StaleLock
 from converge.model import SYNC_POINT_MOVES, Kind, State, check_move
@@ -35,7 +35,7 @@ def start_nodes(tx: Transaction, engine_id: int, keys: Sequence[Key]) -> None:
 
 def block_nodes(tx: Transaction, keys: Sequence[Key]) -> None:
     """READY to BLOCKED: an older traversal holds the resource."""
-    _move(tx, keys, State.READY, state=State.BLOCKED, ready_at=None)
+    _move(tx, keys, State.READY, state=State.BLOCKED, ready_at=None, due_at=0)
 
 
 def end_nodes(tx: Transaction, engine_id: int, nodes: Iterable[NodeState], state: State) -> None:
@@ -82,6 +82,7 @@ def requeue_node(
         engine_id=None,
         claimed_at=None,
         ready_at=tx.now + wait,
+        due_at=tx.now + wait if wait else 0,
         attempts=sync_point.c.attempts - (1 if unstarted else 0),
         max_attempts=max_attempts,
     )
@@ -161,10 +162,9 @@ def lead_to_stack(tx: Transaction, running: Sequence[Key], stack_node: Key) -> N
         )
         _expect(done.rowcount, len(running))
     state, ready_at = (State.WAITING, None) if running else (State.READY, tx.now)
+    values = {"state": state, "ready_at": ready_at, "due_at": 0, "pending": len(running)}
     tx.execute(
-        update(sync_point)
-        .where(among_keys(tx, [stack_node]))
-        .values(state=state, ready_at=ready_at, pending=len(running), engine_id=None)
+        update(sync_point).where(among_keys(tx, [stack_node])).values(**values, engine_id=None)
     )
 
 
@@ -221,8 +221,22 @@ def recover_nodes(
         engine_id=None,
         claimed_at=None,
         ready_at=tx.now,
+        due_at=0,
         deaths=sync_point.c.deaths + (1 if died else 0),
     )
+
+
+def promote_retries(tx: Transaction, limit: int) -> int:
+    """Have retries whose time has come claimed in their turn, not after all that is no retry.
+
+    :returns: how many there were.
+    """
+    order = (sync_point.c.traversal_id, sync_point.c.node)
+    is_due = (is_in(State.READY), sync_point.c.due_at > 0, sync_point.c.due_at <= tx.now)
+    query = select(*order).where(*is_due).limit(limit).with_for_update(skip_locked=True)
+    keys = [(row.traversal_id, row.node) for row in tx.execute(query)]
+    _move(tx, keys, State.READY, due_at=0)
+    return len(keys)
 
 
 def _move(tx: Transaction, keys: Sequence[Key], source: State, *guards: Any, **values: Any) -> None:

@@ -40,6 +40,19 @@ LIVE_STATES = "state IN ('READY', 'RUNNING', 'BLOCKED', 'SUPERSEDED')"
 
 metadata = MetaData()
 
+
+def _mark() -> Column[int]:
+    """A random number of who wrote the row, beside its id: after the database was brought back
+    from an older copy, ids come again."""
+    return Column("mark", ID, nullable=False, server_default="0")
+
+
+def _held(name: str, column: str) -> Index:
+    """An index of the few rows that have something in a column."""
+    where = text(f"{column} IS NOT NULL")
+    return Index(name, column, postgresql_where=where, sqlite_where=where)
+
+
 # binary, without padding: names that differ at all are different, as on the others
 _OPTIONS: dict[str, Any] = {
     "mysql_engine": "InnoDB",
@@ -66,6 +79,9 @@ stack = Table(
     Column("edges", LONG_BINARY),
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
+    _mark(),
+    # the file of its template
+    Column("source", String(2000)),
     UniqueConstraint("name", "live", name="uniq_converge_stack0name0live"),
     **_OPTIONS,
 )
@@ -107,6 +123,7 @@ traversal = Table(
     Column("skipped", Integer, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("ended_at", Double),
+    _mark(),
     Index("ix_converge_traversal_stack_id", "stack_id"),
     Index("ix_converge_traversal_status", "status", "deadline_at"),
     **_OPTIONS,
@@ -150,6 +167,10 @@ resource = Table(
     Column("blocking", Boolean, nullable=False, server_default=false()),
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
+    # of the claim that took the lock
+    _mark(),
+    # of the exception that its reason is about
+    Column("traceback", LONG_TEXT),
     Index("ix_converge_resource_stack_id", "stack_id", "name"),
     **_OPTIONS,
 )
@@ -166,7 +187,7 @@ sync_point = Table(
     Column("pending", Integer, nullable=False),
     # a predecessor failed or was skipped, or the traversal was halted
     Column("tainted", Boolean, nullable=False),
-    # when it may be claimed; in the future for a retry
+    # since when; of a retry, from when on
     Column("ready_at", Double),
     Column("claimed_at", Double),
     Column("attempts", Integer, nullable=False),
@@ -179,12 +200,20 @@ sync_point = Table(
     Column("definition", JsonText),
     Column("requires", JsonText, nullable=False),
     Column("successors", JsonText, nullable=False),
+    # of its traversal; from its first claim on, of the claim
+    _mark(),
+    # before which a retry may not be claimed; 0: it is none. A clock that goes back must not keep
+    # what is ready from being claimed
+    Column("due_at", Double, nullable=False, server_default="0"),
+    # SUPERSEDED, and its handler is to stop
+    Column("cancelled", Boolean, nullable=False, server_default=false()),
     PrimaryKeyConstraint("traversal_id", "node", name="pk_converge_sync_point"),
     # the order of claims, so that a claim reads no more than it takes; the many nodes that
     # wait or are over are not in it where the database can leave them out
     Index(
         "ix_converge_sync_point_state",
         "state",
+        "due_at",
         "ready_at",
         "traversal_id",
         "node",
@@ -207,6 +236,7 @@ engine = Table(
     Column("lease", Double, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("expires_at", Double, nullable=False),
+    _mark(),
     Index("ix_converge_engine_state", "state", "expires_at"),
     **_OPTIONS,
 )
@@ -222,8 +252,14 @@ scope = Table(
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
     Column("finished_at", Double),
+    # of who took it last
+    _mark(),
+    # that its work is about; NULL if it is a host's, or an action's
+    Column("resource_id", ID),
     UniqueConstraint("name", name="uniq_converge_scope0name"),
     Index("ix_converge_scope_finished_at", "finished_at"),
+    _held("ix_converge_scope_engine_id", "engine_id"),
+    _held("ix_converge_scope_resource_id", "resource_id"),
     **_OPTIONS,
 )
 
@@ -296,7 +332,10 @@ move = Table(
     Column("epoch", Integer, nullable=False),
     Column("deaths", Integer, nullable=False, server_default="0"),
     Column("reason", String(REASON_LENGTH)),
+    # of who took its action last
+    _mark(),
     PrimaryKeyConstraint("instance_id", "number", name="pk_converge_move"),
+    _held("ix_converge_move_engine_id", "engine_id"),
     Index(
         "ix_converge_move_next_at",
         "machine",

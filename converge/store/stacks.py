@@ -33,6 +33,8 @@ class StackRow:
     traversal_id: int | None
     created_at: float
     updated_at: float
+    mark: int
+    source: str | None
 
 
 def _row(row: Row[Any]) -> StackRow:

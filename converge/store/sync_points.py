@@ -182,7 +182,8 @@ def insert_sync_points(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> No
 def lock_ready(
     tx: Transaction, engine_id: int, limit: int, most_deaths: int | None = None
 ) -> list[SyncPointRow]:
-    """Lock READY nodes whose time has come, in the order in which they became ready.
+    """Lock READY nodes in the order in which they became ready, and then retries whose time has
+    come.
 
     Rows that another engine is looking at are passed over, not waited for.
 
@@ -191,8 +192,8 @@ def lock_ready(
     """
     query = (
         select(*_COLUMNS)
-        .where(is_in(State.READY), sync_point.c.ready_at <= tx.now, lives(tx, engine_id))
-        .order_by(sync_point.c.ready_at, *_ORDER)
+        .where(is_in(State.READY), sync_point.c.due_at <= tx.now, lives(tx, engine_id))
+        .order_by(sync_point.c.due_at, sync_point.c.ready_at, *_ORDER)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )

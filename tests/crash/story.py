@@ -212,7 +212,8 @@ class Player:
         """Call the handlers of what is in hand, and write nothing yet."""
         one = self.engine(engine)
         if self.bereaved and not self.hands[engine]:
-            self.hands[engine] += one.claim()
+            # all that there is: what the dead had in hand is among it
+            self.hands[engine] += one.claim(10)
         hand = self.hands[engine]
         hand[:] = [one.call(work) if isinstance(work, Work) else work for work in hand]
 

@@ -103,6 +103,22 @@ def test_nodes_of_an_engine_that_is_no_more_are_found(
     assert len(engine().claim()) == 1
 
 
+def test_a_retry_that_is_due_gets_its_turn_among_what_is_no_retry(
+    store: converge.Store, clock: FakeClock, world: FakeWorld, engine: Callable[..., StepEngine]
+) -> None:
+    world.fail("create a")
+    one = engine(attempts=2, first=5)
+    store.create_stack("s", template(a=[]))
+    one.step()
+    store.create_stack("t", template(b=[], c=[]))
+    assert not recovery.sweep(store.database)
+    clock.advance(5)
+    store.create_stack("u", template(d=[]))
+    assert names(one.claim()) == ["b"]
+    recovery.sweep(store.database)
+    assert names(one.claim(2)) == ["c", "a"]
+
+
 def test_a_lost_wake_up_is_made_good_and_one_that_is_not_due_is_not(
     store: converge.Store, world: FakeWorld, engine: Callable[..., StepEngine]
 ) -> None:

@@ -67,7 +67,7 @@ class Engines(Walk):
             node_moves.start_nodes(tx, engine_id, started)
             node_moves.block_nodes(tx, blocked)
         for key in blocked:
-            self.change(key, state=State.BLOCKED, ready_at=None)
+            self.change(key, state=State.BLOCKED, ready_at=None, due_at=0.0)
         for key in started:
             row = self.rows[key]
             self.change(
@@ -147,6 +147,7 @@ class Engines(Walk):
                 state=State.READY,
                 engine_id=None,
                 ready_at=self.clock() + wait,
+                due_at=self.clock() + wait if wait else 0.0,
                 attempts=self.rows[key].attempts - unstarted,
                 max_attempts=limit,
             )
@@ -218,6 +219,7 @@ class Engines(Walk):
                 state=State.READY,
                 engine_id=None,
                 ready_at=self.clock(),
+                due_at=0.0,
                 deaths=self.rows[key].deaths + died,
             )
 
@@ -236,11 +238,23 @@ class Engines(Walk):
         self.register()
 
     @precondition(
-        lambda self: any((row.ready_at or 0) > self.clock() for row in self.rows.values())
+        lambda self: any(row.state is State.READY and row.due_at for row in self.rows.values())
     )
-    @rule(seconds=st.sampled_from([1.0, 5.0]))
-    def pass_time(self, seconds: float) -> None:
+    @rule(seconds=st.sampled_from([1.0, 5.0]), swept=st.booleans())
+    def pass_time(self, seconds: float, swept: bool) -> None:
+        """Time passes, and retries that are due may take their turn."""
         self.clock.advance(seconds)
+        if not swept:
+            return
+        due = [
+            key
+            for key, row in self.rows.items()
+            if row.state is State.READY and 0 < row.due_at <= self.clock()
+        ]
+        with self.store.transaction() as tx:
+            assert node_moves.promote_retries(tx, 1000) == len(due)
+        for key in due:
+            self.change(key, due_at=0.0)
 
     @precondition(lambda self: self.calm)
     @rule(
@@ -295,6 +309,7 @@ class Engines(Walk):
             stack,
             state=State.WAITING if running else State.READY,
             ready_at=None if running else self.clock(),
+            due_at=0.0,
             pending=len(running),
             engine_id=None,
         )

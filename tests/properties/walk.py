@@ -50,6 +50,7 @@ class Row:
     pending: int = 0
     tainted: bool = False
     ready_at: float | None = None
+    due_at: float = 0.0
     attempts: int = 0
     max_attempts: int | None = None
     deaths: int = 0
@@ -206,14 +207,13 @@ class Walk(RuleBasedStateMachine):
         if engine_id not in self.alive:
             return []
         due = [
-            (row.ready_at, key)
+            (row.due_at, row.ready_at, key)
             for key, row in self.rows.items()
             if row.state is State.READY
-            and row.ready_at is not None
-            and row.ready_at <= self.clock()
+            and row.due_at <= self.clock()
             and (most_deaths is None or row.deaths <= most_deaths)
         ]
-        return [key for _, key in sorted(due)][:limit]
+        return [key for _, _, key in sorted(due)][:limit]
 
     # -- what must be so
 

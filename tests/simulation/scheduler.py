@@ -464,7 +464,7 @@ class Simulation:
     def _is_due(self) -> bool:
         now = self.clock()
         return any(
-            row.state == "READY" and (row.ready_at or 0) <= now
+            row.state == "READY" and row.due_at <= now
             for row in self.oracle.rows.sync_points.values()
         )
 

@@ -28,6 +28,7 @@ class SyncPoint(NamedTuple):
     pending: int
     tainted: int
     ready_at: float | None
+    due_at: float
     attempts: int
     deaths: int
     engine_id: int | None
