@@ -42,6 +42,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
+from unittest import mock
 
 # It runs from a source tree too in which nothing is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -63,6 +64,7 @@ from benchmarks.measuring import (
     verdict,
 )
 from converge.engine import Engine
+from converge.engine_run import Run
 from converge.stack import Stack
 from converge.stacks import Store
 from converge.store.schema import metadata
@@ -400,12 +402,13 @@ def print_profile(bench: Bench, nodes: int) -> None:
 
     profile = cProfile.Profile(time.thread_time)
 
-    class Profiled(Engine):
-        def _turn_loop(self) -> None:
-            profile.runcall(super()._turn_loop)
+    turn_loop = Run._turn_loop
 
-    bench.engine_class = Profiled
-    bench.create(layered(nodes, nodes // LAYERS))
+    def profiled(run: Run) -> None:
+        profile.runcall(turn_loop, run)
+
+    with mock.patch.object(Run, "_turn_loop", profiled):
+        bench.create(layered(nodes, nodes // LAYERS))
     pstats.Stats(profile).sort_stats("cumulative").print_stats(50)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from converge.model import Action, Kind, Status
+from converge.model import Action, Kind, Status, make_mark
 from converge.resource_type import ResourceType
 from converge.store import node_moves, resources, sync_points, traversals
 from converge.store.database import Transaction
@@ -35,6 +35,7 @@ def claim(
     known: dict[int, TraversalRow],
     *,
     suspect: bool = True,
+    mark: int | None = None,
 ) -> list[Work]:
     """Claim up to ``limit`` nodes in the order in which they became ready.
 
@@ -45,14 +46,21 @@ def claim(
     :param suspect: whether a suspect may be among them; at most one is.
     :param types: the resource types of this engine.
     :param known: traversals seen before, whose intent never changes; filled up.
+    :param mark: of the engine's registration.
     """
-    free, rows = _lock_free(tx, engine_id, limit, suspect=suspect)
+    free, rows = _lock_free(tx, engine_id, limit, suspect=suspect, mark=mark)
     if not free:
         return []
-    unknown = {node.traversal_id for node in free} - known.keys()
+    # a node has the mark of its traversal until it is claimed; after that, who knows
+    unknown = {
+        node.traversal_id
+        for node in free
+        if (seen := known.get(node.traversal_id)) is None or seen.mark != node.mark
+    }
     if unknown:
         known.update(traversals.get_traversals(tx, unknown))
-    node_moves.start_nodes(tx, engine_id, [node.key for node in free])
+    claim_mark = make_mark()
+    node_moves.start_nodes(tx, engine_id, [node.key for node in free], claim_mark)
     found = resources.list_inputs(
         tx,
         (
@@ -67,6 +75,7 @@ def claim(
     for node in free:
         node.epoch += 1
         node.attempts += 1
+        node.mark = claim_mark
         row = rows.get(node.resource_id) if node.resource_id is not None else None
         inputs = [
             found[node.traversal_id, required]
@@ -87,7 +96,7 @@ def claim(
         if work.locked:
             locks.append(_lock(work))
         works.append(work)
-    resources.take_locks(tx, engine_id, locks)
+    resources.take_locks(tx, engine_id, locks, claim_mark)
     return works
 
 
@@ -97,30 +106,30 @@ def is_suspect(node: SyncPointRow) -> bool:
 
 
 def _lock_ready(
-    tx: Transaction, engine_id: int, limit: int, *, suspect: bool
+    tx: Transaction, engine_id: int, limit: int, *, suspect: bool, mark: int | None
 ) -> list[SyncPointRow]:
     """READY nodes, locked, of which at most one is a suspect."""
-    nodes = sync_points.lock_ready(tx, engine_id, limit)
+    nodes = sync_points.lock_ready(tx, engine_id, limit, mark=mark)
     suspects = [node for node in nodes if is_suspect(node)]
     put_off = {node.key for node in suspects[1 if suspect else 0 :]}
     left = [node for node in nodes if node.key not in put_off]
     if put_off and len(left) < limit:
         # those that were put off must not keep the others from their turn
         seen = {node.key for node in left}
-        others = sync_points.lock_ready(tx, engine_id, limit, most_deaths=CAREFUL - 1)
+        others = sync_points.lock_ready(tx, engine_id, limit, CAREFUL - 1, mark)
         left += [node for node in others if node.key not in seen][: limit - len(left)]
     return left
 
 
 def _lock_free(
-    tx: Transaction, engine_id: int, limit: int, *, suspect: bool
+    tx: Transaction, engine_id: int, limit: int, *, suspect: bool, mark: int | None
 ) -> tuple[list[SyncPointRow], dict[int, ResourceRow]]:
     """Lock the oldest READY nodes whose resources are free, and those resources.
 
     The others become BLOCKED, and younger ones take their turn.
     """
     while True:
-        nodes = _lock_ready(tx, engine_id, limit, suspect=suspect)
+        nodes = _lock_ready(tx, engine_id, limit, suspect=suspect, mark=mark)
         rows = resources.lock_resources(
             tx, (node.resource_id for node in nodes if node.resource_id is not None)
         )
@@ -172,4 +181,5 @@ def _lock(work: Work) -> dict[str, Any]:
     if requires != row.requires:
         lock["requires"] = requires
     row.epoch += 1
+    row.mark = work.node.mark
     return lock

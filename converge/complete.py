@@ -70,7 +70,9 @@ def complete(tx: Transaction, engine_id: int, outcomes: Sequence[Outcome]) -> li
     for outcome, node in valid:
         row = locked.get(_row(outcome.work).id) if outcome.work.locked else None
         if outcome.work.locked and (
-            row is None or row.engine_id != engine_id or row.epoch != _row(outcome.work).epoch
+            row is None
+            or (row.engine_id, row.epoch, row.mark)
+            != (engine_id, _row(outcome.work).epoch, _row(outcome.work).mark)
         ):
             stale.append(outcome)
         else:
@@ -95,6 +97,7 @@ def _is_mine(node: NodeState, work: Work, engine_id: int) -> bool:
     return (
         node.engine_id == engine_id
         and node.epoch == work.node.epoch
+        and node.mark == work.node.mark
         and node.state in (State.RUNNING, State.SUPERSEDED)
     )
 
@@ -141,7 +144,7 @@ def _write_nodes(
                     node,
                     outcome.wait,
                     max_attempts=outcome.max_attempts,
-                    unstarted=outcome.result is Result.HANDED_BACK and not outcome.started,
+                    uncounted=outcome.result is Result.HANDED_BACK,
                 )
                 continue
         ends.setdefault(_ENDS[outcome.result], []).append(node)
@@ -280,7 +283,9 @@ def replace(tx: Transaction, engine_id: int, work: Work) -> Work | Outcome:
         raise StaleLock(f"the replacement of {old.name!r} is not this engine's work any more")
     if node.state is State.SUPERSEDED or node.tainted:
         return Outcome(work, Result.SKIPPED, _as_before(old))
-    new_id = resources.insert_replacement(tx, old, work.wanted_type, engine_id, work.requires)
+    new_id = resources.insert_replacement(
+        tx, old, work.wanted_type, engine_id, work.requires, work.node.mark
+    )
     locked = resources.lock_resources(tx, [old.id, new_id])
     resources.release(
         tx, engine_id, [(old.id, old.epoch, _as_before(old) | {"replaced_by": new_id})]

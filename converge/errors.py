@@ -57,7 +57,16 @@ class Conflict(ConvergeError):
     """Another caller was first: the stack exists, or its traversal is not the expected one."""
 
 
-class StaleLock(ConvergeError):
+class _FromStore(ConvergeError):
+    """An error of what keeps the state, which nobody who calls it has caused.
+
+    :ivar origin: the database, or other store, that raised it.
+    """
+
+    origin: object = None
+
+
+class StaleLock(_FromStore):
     """The work is no longer this engine's: another engine, or a newer epoch, has it."""
 
 
@@ -108,7 +117,7 @@ class SchemaError(ConvergeError):
     """The database's schema is missing, too old, too new, or not converge's."""
 
 
-class StoreError(ConvergeError):
+class StoreError(_FromStore):
     """The database cannot be used: unreachable, read-only, full, or it refused the work."""
 
 
@@ -122,6 +131,27 @@ class UnresolvedReference(ConvergeError):
 
 class Replace(Exception):
     """Raised by a resource type's ``update``: the change needs a new physical resource."""
+
+
+def comes_from(error: BaseException, origin: object) -> bool:
+    """Whether an error is of a store, or was raised because of one of it: it says nothing about
+    the code that it passed through.
+
+    :param origin: the store.
+    """
+    todo: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while todo:
+        one = todo.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, _FromStore) and one.origin is origin:
+            return True
+        todo += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            todo += one.exceptions
+    return False
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

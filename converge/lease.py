@@ -13,10 +13,11 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 from weakref import WeakSet, finalize
 
 from converge.errors import ConvergeError, StoreError
+from converge.model import make_mark
 from converge.points import Commit
 from converge.process import process_identity
 from converge.store import engines
@@ -46,137 +47,64 @@ def now() -> float:
     return time.monotonic()
 
 
-class Lease(ABC):
-    """A lease of this process; after a loss it is taken anew, under another id.
+class Leases(ABC):
+    """Where leases of this process are written.
 
-    :param seconds: how long it lasts without being renewed.
-    :param on_loss: called, in any thread, once per loss.
+    :param seconds: how long one lasts without being renewed.
     """
 
-    #: What the log calls its holder.
-    holder = "engine"
+    #: What the log calls their holder.
+    holder: ClassVar[str] = "engine"
 
-    def __init__(self, seconds: float, on_loss: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        #: Set when the lease is lost; the next one has another.
-        self.lost = threading.Event()
-        self._on_loss = on_loss
-        self._process = process_identity()
-        self._id = 0
-        self._renewed = 0.0
-        self._ended = False
-        self._lock = threading.Lock()
+        self.process = process_identity()
 
     @abstractmethod
-    def _register(self) -> int:
-        """Write that there is one, and return its id."""
+    def register(self, mark: int) -> int:
+        """Write that there is one, and return its id.
+
+        :raises StoreError: that could not be written.
+        """
 
     @abstractmethod
-    def _prolong(self, id_: int) -> bool:
-        """Write that it lasts longer. False: it has run out."""
+    def prolong(self, id_: int, mark: int) -> bool:
+        """Write that it lasts longer. False: it has run out, or is another's.
 
-    def take(self) -> int:
-        """Register, and return the id.
-
-        :raises StoreError: the store of leases cannot be used.
+        :raises StoreError: that could not be written.
         """
-        before = now()
-        id_ = self._register()
-        with self._lock:
-            self._id = id_
-            self._renewed = before
-            self._ended = False
-            if self.lost.is_set():
-                self.lost = threading.Event()
-        LOG.info("%s %s registered", self.holder, id_)
-        return id_
 
-    def renew(self) -> None:
-        """Renew it; or find that others take its holder for dead already.
+    @abstractmethod
+    def leave(self, id_: int, mark: int) -> None:
+        """Write that its holder has ended: what it still holds is free.
 
-        :raises StoreError: the store of leases cannot be used.
+        :raises StoreError: that could not be written.
         """
-        before = now()
-        id_ = self._id
-        renewed = self._prolong(id_)
-        with self._lock:
-            if self._id != id_:
-                return
-            if renewed and not self.lost.is_set():
-                self._renewed = before
-                return
-        self.lose()
 
-    def end(self) -> None:
-        """It is given back: from now on it can neither be renewed nor be lost."""
-        with self._lock:
-            self._ended = True
-
-    def lose(self, id_: int | None = None) -> None:
-        """Give it up for lost.
-
-        :param id_: only if it still has this id.
-        """
-        with self._lock:
-            if self._ended or self.lost.is_set() or id_ not in (None, self._id):
-                return
-            self.lost.set()
-        LOG.warning("%s %s lost its lease; it goes on under a new id", self.holder, self._id)
-        self._on_loss()
-
-    def keep(self, stopped: threading.Event) -> None:
-        """Renew it again and again, until its holder has stopped."""
-        pause = self.seconds * RENEW
-        while not stopped.wait(pause):
-            pause = self.seconds * RENEW
-            if self.lost.is_set():
-                continue
-            try:
-                self.renew()
-            except StoreError as error:
-                pause /= 5
-                LOG.warning("%s %s cannot renew its lease: %s", self.holder, self._id, error)
-
-    def watch(self, stopped: threading.Event) -> None:
-        """Look at the time again and again, whatever the store of leases does."""
-        while not stopped.wait(self.seconds * LOOK):
-            self.check()
-
-    def check(self) -> bool:
-        """Give it up for lost if it is about to end.
-
-        :returns: whether there is one.
-        """
-        with self._lock:
-            late = now() - self._renewed > self.seconds * LOSE
-        if late:
-            self.lose()
-        return not self.lost.is_set()
+    @abstractmethod
+    def close(self) -> None:
+        """No more of them are written."""
 
 
-class EngineLease(Lease):
-    """A lease in a row of a database.
+class RowLeases(Leases):
+    """Leases that are rows of a database, written over a connection of their own: they never
+    queue behind the work, however much of it there is.
 
-    :param role: what its holder does.
+    :param role: what their holder does.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        seconds: float,
-        on_loss: Callable[[], None] = lambda: None,
-        role: str = engines.ENGINE,
-    ) -> None:
-        super().__init__(seconds, on_loss)
-        self._database = database
+    def __init__(self, database: Database, seconds: float, role: str = engines.ENGINE) -> None:
+        super().__init__(seconds)
+        self._database = database.separate()
         self._role = role
 
-    def _register(self) -> int:
+    def register(self, mark: int) -> int:
         def register(tx: Transaction) -> int:
             if self._role == engines.JOURNAL:
                 engines.delete_old_owners(tx)
+            host, pid = platform.node(), os.getpid()
             return engines.insert_engine(
-                tx, platform.node(), os.getpid(), self._process, self.seconds, self._role
+                tx, host, pid, self.process, self.seconds, self._role, mark=mark
             )
 
         return self._database.transact(
@@ -186,13 +114,115 @@ class EngineLease(Lease):
             happened=repeatable,
         )
 
-    def _prolong(self, id_: int) -> bool:
+    def prolong(self, id_: int, mark: int) -> bool:
         return self._database.transact(
-            lambda tx: engines.renew_lease(tx, id_, self._process),
+            lambda tx: engines.renew_lease(tx, id_, mark),
             Commit.RENEW,
             happened=repeatable,
             alone=True,
         )
+
+    def leave(self, id_: int, mark: int) -> None:
+        self._database.transact(
+            lambda tx: engines.end_engine(tx, id_, engines.STOPPED, mark=mark),
+            Commit.LEAVE,
+            happened=repeatable,
+        )
+
+    def close(self) -> None:
+        self._database.close()
+
+
+class Lease:
+    """One lease, from its registration to its loss or end. After a loss its holder takes another
+    one, under another id.
+
+    :param on_loss: called, in any thread, when it is lost.
+    :ivar id: its id.
+    :ivar mark: a random number beside the id.
+    :ivar lost: set when it is lost.
+    :raises StoreError: it could not be registered.
+    """
+
+    def __init__(self, leases: Leases, on_loss: Callable[[], None] = lambda: None) -> None:
+        self.leases = leases
+        self.seconds = leases.seconds
+        self.lost = threading.Event()
+        self.mark = make_mark()
+        self._on_loss = on_loss
+        # lost, or ended
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._renewed = now()
+        self.id = leases.register(self.mark)
+        LOG.info("%s %s registered", leases.holder, self.id)
+
+    def renew(self) -> None:
+        """Renew it; or find that others take its holder for dead already.
+
+        :raises StoreError: the store of leases cannot be used.
+        """
+        before = now()
+        if self.leases.prolong(self.id, self.mark):
+            with self._lock:
+                self._renewed = before
+        else:
+            self.lose()
+
+    def check(self) -> bool:
+        """Give it up for lost if it is about to end.
+
+        :returns: whether it is good.
+        """
+        with self._lock:
+            late = now() - self._renewed > self.seconds * LOSE
+        if late:
+            self.lose()
+        return not self.lost.is_set()
+
+    def lose(self) -> None:
+        """Give it up for lost."""
+        with self._lock:
+            if self._over.is_set():
+                return
+            self.lost.set()
+            self._over.set()
+        holder = self.leases.holder
+        LOG.warning("%s %s lost its lease; it goes on under a new id", holder, self.id)
+        self._on_loss()
+
+    def end(self) -> None:
+        """It is given back: from now on it can neither be renewed nor be lost."""
+        with self._lock:
+            self._over.set()
+
+    def keep(self, after: Callable[[], object] = lambda: None) -> None:
+        """Renew it again and again, until it is over.
+
+        :param after: what else is to be done after each renewal.
+        """
+        pause = self.seconds * RENEW
+        while not self._over.wait(pause):
+            pause = self.seconds * RENEW
+            try:
+                self.renew()
+                after()
+            except Exception as error:
+                # whatever it is, the next try may succeed; until the lease is over
+                pause /= 5
+                known = isinstance(error, StoreError)
+                LOG.warning(
+                    "%s %s cannot renew its lease: %s",
+                    self.leases.holder,
+                    self.id,
+                    error,
+                    exc_info=not known,
+                )
+
+    def watch(self) -> None:
+        """Look at the time again and again, whatever the store of leases does."""
+        while not self._over.wait(self.seconds * LOOK):
+            self.check()
 
 
 class LeaseOver(ConvergeError):
@@ -215,21 +245,18 @@ class Owner:
     After a loss of the lease the next id is another one; so it is in a process that was forked
     from this one.
 
-    :param make_lease: makes a lease of this process.
-    :param leave: writes that the one with an id has ended.
+    :param make_leases: gives where leases of this process are written.
     """
 
-    def __init__(self, make_lease: Callable[[], Lease], leave: Callable[[int], object]) -> None:
-        self._make_lease = make_lease
-        self._leave = leave
+    def __init__(self, make_leases: Callable[[], Leases]) -> None:
+        self._make_leases = make_leases
         self._begin()
         _OWNERS.add(self)
 
     def _begin(self) -> None:
-        self.lease = self._make_lease()
-        self._id: int | None = None
+        self._leases: Leases | None = None
+        self._lease: Lease | None = None
         self._threads: list[threading.Thread] = []
-        self._stopped = threading.Event()
         self._lock = threading.Lock()
 
     def current_id(self) -> int:
@@ -237,20 +264,26 @@ class Owner:
 
         :raises StoreError: it cannot be registered.
         """
-        with self._lock:
-            if self._id is None or not self.lease.check():
-                self._id = self.lease.take()
-            if not self._threads:
-                self._stopped.clear()
-                self._run(self.lease.keep)
-                # its threads know the lease only; an owner that nobody has any more ends them
-                finalize(self, self._stopped.set)
-            return self._id
+        return self.current_lease().id
 
-    def _run(self, function: Callable[[threading.Event], None]) -> None:
-        thread = threading.Thread(
-            target=function, args=(self._stopped,), name="converge-lease", daemon=True
-        )
+    def current_lease(self) -> Lease:
+        """The lease to hold things with.
+
+        :raises StoreError: it cannot be registered.
+        """
+        with self._lock:
+            if self._leases is None:
+                self._leases = self._make_leases()
+            if self._lease is None or not self._lease.check():
+                lease = self._lease = Lease(self._leases)
+                self._threads = []
+                self._run(lease.keep)
+                # its threads know the lease only; an owner that nobody has any more ends them
+                finalize(self, lease.end)
+            return self._lease
+
+    def _run(self, function: Callable[[], None]) -> None:
+        thread = threading.Thread(target=function, name="converge-lease", daemon=True)
         thread.start()
         self._threads.append(thread)
 
@@ -258,14 +291,15 @@ class Owner:
         """Set when the lease under an id is lost or given back, in time also when the store of
         leases hangs."""
         with self._lock:
-            if id_ != self._id:
+            lease = self._lease
+            if lease is None or id_ != lease.id:
                 over = threading.Event()
                 over.set()
                 return over
             # the first one renews
             if len(self._threads) == 1:
-                self._run(self.lease.watch)
-            return self.lease.lost
+                self._run(lease.watch)
+            return lease.lost
 
     def attempt(self, function: Callable[[int], T]) -> T:
         """Call a function with the id; if it finds by :func:`check_lease` that the lease is over,
@@ -274,34 +308,41 @@ class Owner:
         :raises StoreError: each new lease is over before it can be used.
         """
         for _ in range(_ATTEMPTS):
-            id_ = self.current_id()
+            lease = self.current_lease()
             try:
-                return function(id_)
+                return function(lease.id)
             except LeaseOver:
-                self.give_up(id_)
+                lease.lose()
         raise StoreError(
-            f"leases of {self.lease.seconds:g} s are over before they can be used; "
+            f"leases of {lease.seconds:g} s are over before they can be used; "
             "the database is too slow for them"
         )
 
-    def give_up(self, id_: int | None = None) -> None:
-        """Let the lease run out, with all that is held by it; the next id is another one.
-
-        :param id_: only if this is still its id.
-        """
-        self.lease.lose(id_)
+    def give_up(self, id_: int) -> None:
+        """Let the lease under an id run out, with all that is held by it; the next id is another
+        one."""
+        with self._lock:
+            lease = self._lease
+        if lease is not None and lease.id == id_:
+            lease.lose()
 
     def close(self) -> None:
         """End the lease; what is still held by it is free at once."""
         with self._lock:
-            self._stopped.set()
-            for thread in self._threads:
-                thread.join()
-            self._threads = []
-            if self._id is not None:
-                ended, self._id = self._id, None
-                self.lease.lost.set()
-                self._leave(ended)
+            lease, self._lease = self._lease, None
+            leases, self._leases = self._leases, None
+            threads, self._threads = self._threads, []
+            if lease is not None:
+                lease.end()
+                for thread in threads:
+                    thread.join()
+                lease.lost.set()
+            if leases is not None:
+                try:
+                    if lease is not None:
+                        leases.leave(lease.id, lease.mark)
+                finally:
+                    leases.close()
 
 
 class RowOwner(Owner):
@@ -311,14 +352,7 @@ class RowOwner(Owner):
     """
 
     def __init__(self, database: Database, seconds: float) -> None:
-        super().__init__(
-            lambda: EngineLease(database, seconds, role=engines.JOURNAL),
-            lambda id_: database.transact(
-                lambda tx: engines.end_engine(tx, id_, engines.STOPPED),
-                Commit.LEAVE,
-                happened=repeatable,
-            ),
-        )
+        super().__init__(lambda: RowLeases(database, seconds, engines.JOURNAL))
 
 
 _OWNERS: WeakSet[Owner] = WeakSet()

@@ -17,6 +17,7 @@ from converge.process import is_gone
 from converge.store import engines, lost, node_moves, resources, sync_points, traversals
 from converge.store.database import Database, Transaction, repeatable
 from converge.store.traversals import TraversalRow
+from converge.store.trouble import Locked
 
 T = TypeVar("T")
 
@@ -96,17 +97,17 @@ class Sweeper:
             nodes += self._release(engine_id)
         unblocked = 0
         if found.blocked:
-            unblocked = self._transact(
-                node_moves.unblock_nodes, found.blocked, commit=Commit.UNBLOCK
+            unblocked = (
+                self._transact(node_moves.unblock_nodes, found.blocked, commit=Commit.UNBLOCK) or 0
             )
         overdue = sum(
-            self._transact(_time_out, row, commit=Commit.OVERDUE) for row in found.overdue
+            bool(self._transact(_time_out, row, commit=Commit.OVERDUE)) for row in found.overdue
         )
         if found.retries:
             self._transact(node_moves.promote_retries, BATCH, commit=Commit.PROMOTE)
         leftovers = 0
         if found.ended:
-            leftovers = self._transact(_delete_leftovers, found.ended, commit=Commit.SWEEP)
+            leftovers = self._transact(_delete_leftovers, found.ended, commit=Commit.SWEEP) or 0
         return Sweep(dead, nodes, unblocked, overdue, leftovers, found.ready)
 
     def _survey(self, tx: Transaction) -> _Survey:
@@ -126,7 +127,8 @@ class Sweeper:
         dead = nodes = 0
         for engine_id in sorted(engine_ids):
             while True:
-                died, count = self._transact(_recover_one, engine_id, commit=Commit.RECOVER)
+                done = self._transact(_recover_one, engine_id, commit=Commit.RECOVER)
+                died, count = done or (False, 0)
                 dead += died
                 nodes += count
                 if died or count < BATCH:
@@ -136,15 +138,20 @@ class Sweeper:
     def _release(self, engine_id: int) -> int:
         nodes = 0
         while True:
-            count = self._transact(release_engine, engine_id, commit=Commit.RELEASE)
+            count = self._transact(release_engine, engine_id, commit=Commit.RELEASE) or 0
             nodes += count
             if count < BATCH:
                 return nodes
 
-    def _transact(self, function: Callable[..., T], *arguments: Any, commit: Commit) -> T:
-        return self.database.transact(
-            lambda tx: function(tx, *arguments), commit, happened=repeatable
-        )
+    def _transact(self, function: Callable[..., T], *arguments: Any, commit: Commit) -> T | None:
+        """Do one thing of a sweep; None where somebody has locked it, which is left to a later
+        sweep."""
+        try:
+            return self.database.transact(
+                lambda tx: function(tx, *arguments), commit, happened=repeatable, patient=False
+            )
+        except Locked:
+            return None
 
 
 def sweep(database: Database) -> Sweep:
@@ -202,12 +209,12 @@ def release_engine(
     """Take an engine's work away from it: its nodes are READY again, its locks free.
 
     :param died: count it as a death against each node.
-    :param keep: the nodes that it has in hand and keeps, each with the epoch of its claim.
+    :param keep: the nodes that it has in hand and keeps, each with the mark of its claim.
     :returns: how many nodes were released.
     """
     keep = keep or {}
     held = sync_points.list_engine_nodes(tx, engine_id, BATCH + len(keep), skip_locked=died)
-    nodes = [node for node in held if keep.get(node.key) != node.epoch]
+    nodes = [node for node in held if keep.get(node.key) != node.mark]
     if not nodes:
         return 0
     ids = sorted({node.resource_id for node in nodes if node.resource_id is not None})
@@ -220,8 +227,13 @@ def release_engine(
     return len(nodes)
 
 
-def leave(tx: Transaction, engine_id: int) -> None:
-    """Let an engine go that stops: hand back what it holds, for any other to take at once."""
+def leave(tx: Transaction, engine_id: int, mark: int = 0) -> None:
+    """Let an engine go that stops: hand back what it holds, for any other to take at once.
+
+    :param mark: of its registration; if the id is another's by now, that is left alone.
+    """
+    if not engines.lock_engine(tx, engine_id, mark):
+        return
     while release_engine(tx, engine_id) >= BATCH:
         pass
     engines.end_engine(tx, engine_id, engines.STOPPED)

@@ -92,7 +92,11 @@ class Context(Journaled):
     :ivar properties: the properties that the resource was last brought to.
     :ivar attributes: its attributes as last recorded.
     :ivar cancelled: set when the handler should give up: the traversal was cancelled or ran
-        out of time, the engine is stopping at once, or it is about to lose its lease.
+        out of time, a newer one deletes or replaces the resource, the engine is stopping at
+        once, or it is about to lose its lease.
+    :ivar cancel_reason: why, as a text; None until then.
+    :ivar interrupted: it was cancelled by the engine, which stops or loses its lease: whatever the
+        handler then raises is no failure, and it is called again.
     :ivar timeout: seconds that this call may take, None for no limit.
     """
 
@@ -121,6 +125,8 @@ class Context(Journaled):
         self.properties: Mapping[str, Json] = properties or {}
         self.attributes: Mapping[str, Json] = attributes or {}
         self.timeout = timeout
+        self.cancel_reason: str | None = None
+        self.interrupted = False
         self._record = record
         self._cancelled: threading.Event | None = None
 
@@ -133,6 +139,17 @@ class Context(Journaled):
                 if self._cancelled is None:
                     self._cancelled = threading.Event()
         return self._cancelled
+
+    def cancel(self, reason: str, *, interrupted: bool = False) -> None:
+        """Tell the handler to give up; for engines and tests.
+
+        :param reason: why; the first one stays.
+        :param interrupted: the engine stops, or loses its lease.
+        """
+        if self.cancel_reason is None:
+            self.cancel_reason = reason
+        self.interrupted = self.interrupted or interrupted
+        self.cancelled.set()
 
     def record(self, physical_id: str) -> None:
         """Store the physical id at once, before ``create`` ends.

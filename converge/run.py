@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from converge.errors import BadInput, Replace
+from converge.errors import BadInput, Replace, comes_from
 from converge.model import Action, Json, Kind, Physical, Status
 from converge.resource_type import Context, ResourceType, RetryPolicy
 from converge.store.types import PHYSICAL_ID_LENGTH, dump, load, text
@@ -60,13 +60,26 @@ def _token(work: Work) -> str:
     root = uuid.UUID(row.token)
     if work.decision.step is Step.DELETE:
         return str(uuid.uuid5(root, "delete"))
-    return str(uuid.uuid5(root, f"{work.decision.step} {work.traversal.id}"))
+    # of a start before there were marks, it is 0
+    traversal = work.traversal.mark or work.traversal.id
+    return str(uuid.uuid5(root, f"{work.decision.step} {traversal}"))
 
 
-def run(work: Work, types: Mapping[str, ResourceType], context: Context | None) -> Outcome:
+#: Seconds before a work is tried again that was handed back for an error of the store.
+HAND_BACK = 1.0
+
+
+def run(
+    work: Work,
+    types: Mapping[str, ResourceType],
+    context: Context | None,
+    origin: object = None,
+) -> Outcome:
     """Do what was decided, and say what became of it. Never raises.
 
     :param context: given for the steps in :data:`HANDLED`.
+    :param origin: the database: an error of it that passes through the handler is no failure of
+        the handler's.
     """
     step = work.decision.step
     if step in HANDLED:
@@ -79,6 +92,10 @@ def run(work: Work, types: Mapping[str, ResourceType], context: Context | None) 
                 return Outcome(work, Result.REPLACE)
             return failure(work, f"Replace cannot be raised by {step}; only update can ask for it")
         except BaseException as error:
+            if origin is not None and comes_from(error, origin):
+                return handed_back(work, describe(error))
+            if context.interrupted:
+                return handed_back(work)
             # a handler that calls sys.exit() must not take the engine's thread with it
             return failed_attempt(work, types[work.type_name].retry, describe(error), error)
     if step is Step.REPLACE:
@@ -194,6 +211,19 @@ def failed_attempt(work: Work, policy: RetryPolicy, reason: str, error: BaseExce
     outcome = failure(work, reason, wait)
     # attempts that an engine died in are not counted against it
     outcome.max_attempts = policy.attempts + work.node.deaths
+    return outcome
+
+
+def handed_back(work: Work, reason: str | None = None) -> Outcome:
+    """The outcome of a handler that was called and did not come to its end, for a reason that is
+    not its own: it is called again, and nothing is counted.
+
+    :param reason: of an error of the store.
+    """
+    outcome = Outcome(work, Result.HANDED_BACK, started=True)
+    if reason is not None:
+        outcome.values = {"reason": text(f"interrupted, and is tried again: {reason}")}
+        outcome.wait = HAND_BACK
     return outcome
 
 

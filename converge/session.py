@@ -14,6 +14,7 @@ from converge import points
 from converge.claim import claim, is_suspect
 from converge.errors import StaleLock, StoreError
 from converge.journal import Scope, node_scope
+from converge.outbox import Outbox, stack_of
 from converge.points import Commit
 from converge.recovery import release_engine
 from converge.resource_type import Context, ResourceType
@@ -25,11 +26,11 @@ from converge.run import (
     make_context,
     run,
 )
-from converge.store import resources
+from converge.store import engines, resources, stacks, sync_points
 from converge.store.database import Database, Transaction, repeatable
 from converge.store.sync_points import Key
 from converge.store.traversals import TraversalRow
-from converge.store.trouble import is_refused
+from converge.store.trouble import Locked, is_refused
 from converge.work import Outcome, Result, Step, Work
 
 T = TypeVar("T")
@@ -43,14 +44,23 @@ _KNOWN = 1000
 class Session:
     """:param engine_id: the engine's id, which fences all it writes.
     :param types: its resource types by name.
+    :param mark: of its registration.
     """
 
     def __init__(
-        self, database: Database, engine_id: int, types: Mapping[str, ResourceType]
+        self,
+        database: Database,
+        engine_id: int,
+        types: Mapping[str, ResourceType],
+        mark: int = 0,
     ) -> None:
         self.database = database
         self.engine_id = engine_id
         self.types = types
+        self.mark = mark
+        self.outbox = Outbox()
+        # works to do, which the caller has not been given yet
+        self._works: list[Work] = []
         self._known: dict[int, TraversalRow] = {}
         # the nodes in hand that may be what kills engines
         self._suspects: set[Key] = set()
@@ -62,108 +72,183 @@ class Session:
         """Write what became of works, and claim up to ``limit`` new nodes.
 
         :returns: the works to do, which includes the replacements asked for by outcomes.
-        :raises StoreError: the database cannot be used; the outcomes may be given again.
+        :raises StoreError: the database cannot be used; what was not written is kept, and written
+            by a later turn.
         """
+        self.outbox.put(outcomes)
         try:
-            return self._turn(outcomes, limit)
+            self._look_at_locked()
+            self._write_free(limit)
         except StoreError:
             self.doubtful = True
             raise
+        works, self._works = self._works, []
+        return works
 
-    def reconcile(self, in_hand: Iterable[Work]) -> None:
-        """Let go of the nodes that this engine holds without knowing it: also of one that it
-        knows from an earlier claim only.
+    def claim(self, limit: int) -> list[Work]:
+        """Claim up to ``limit`` new nodes, while another thread may be in a turn.
 
-        :param in_hand: the works that it knows of.
+        :raises StoreError: the database cannot be used.
+        """
+        try:
+            works = self.database.transact(
+                lambda tx: self._claim(tx, limit), Commit.CLAIM, patient=False
+            )
+        except (Locked, StaleLock):
+            # rows moved between two statements; everything is read afresh next time
+            return []
+        except StoreError:
+            # the commit may have gone through, with nodes claimed that nobody knows of
+            self.doubtful = True
+            raise
+        self._suspects.update(work.node.key for work in works if is_suspect(work.node))
+        return works
+
+    def _claim(self, tx: Transaction, limit: int) -> list[Work]:
+        if len(self._known) > _KNOWN:
+            self._known = {}
+        return claim(
+            tx,
+            self.engine_id,
+            limit,
+            self.types,
+            self._known,
+            suspect=not self._suspects,
+            mark=self.mark,
+        )
+
+    def reconcile(self, in_hand: Iterable[Work]) -> list[Work]:
+        """Let go of the nodes that this engine holds without knowing it, also of one that it
+        knows from an earlier claim only; and see which of those that it knows it does not hold.
+
+        Such nodes are left by a commit whose reply was lost, and by a database that has forgotten
+        its last seconds.
+
+        :param in_hand: the works that the caller knows of.
+        :returns: those of them that this engine does not hold: nothing can come of them.
+        :raises StaleLock: this engine's id is another's.
         """
         self.doubtful = False
-        kept = {work.node.key: work.node.epoch for work in in_hand}
+        works = [*in_hand, *self._works]
+        known = [*works, *(outcome.work for outcome in self.outbox.all())]
+        kept = {work.node.key: work.node.mark for work in known}
         self._suspects.intersection_update(kept)
         try:
             self.database.settle()
-            released = self.database.transact(
-                lambda tx: release_engine(tx, self.engine_id, keep=kept),
-                Commit.RECONCILE,
-            )
+            held = self.database.read(self._list_held)
+            if held.items() - kept.items():
+                released = self.database.transact(
+                    lambda tx: self._release_all_but(tx, kept), Commit.RECONCILE, patient=False
+                )
+                LOG.warning("engine %s let go of %s nodes", self.engine_id, released)
         except StoreError:
             self.doubtful = True
             raise
-        if released:
-            LOG.warning("engine %s let go of %s nodes", self.engine_id, released)
+        self.outbox.keep(key for key, mark in kept.items() if held.get(key) == mark)
+        self._works = [work for work in self._works if held.get(work.node.key) == work.node.mark]
+        return [work for work in works if held.get(work.node.key) != work.node.mark]
 
-    def _turn(self, outcomes: Sequence[Outcome], limit: int) -> list[Work]:
-        works: list[Work] = []
-        group: list[Outcome] = []
-        for outcome in outcomes:
+    def _list_held(self, tx: Transaction) -> dict[Key, int]:
+        if not engines.is_registered(tx, self.engine_id, self.mark):
+            raise StaleLock(f"engine {self.engine_id} is not registered any more")
+        return sync_points.list_marks(tx, self.engine_id)
+
+    def _release_all_but(self, tx: Transaction, kept: Mapping[Key, int]) -> int:
+        if not engines.lock_engine(tx, self.engine_id, self.mark):
+            raise StaleLock(f"engine {self.engine_id} is not registered any more")
+        return release_engine(tx, self.engine_id, keep=kept)
+
+    # -- writing
+
+    def _look_at_locked(self) -> None:
+        """See whether the rows of stacks that were locked are free again."""
+        locked = self.outbox.to_look_at()
+        if locked:
+            self.outbox.release(self.database.read(lambda tx: stacks.list_free(tx, locked)))
+
+    def _write_free(self, limit: int) -> None:
+        for outcome in self.outbox.free():
             self._suspects.discard(outcome.work.node.key)
-            if outcome.work.decision.step is Step.FINISH:
-                self._finish(outcome.work)
-            elif outcome.result is Result.REPLACE:
-                replacement = self._replace(outcome.work)
-                if isinstance(replacement, Work):
-                    works.append(replacement)
-                    self._note_suspects([replacement])
-                elif replacement is not None:
-                    group.append(replacement)
-            elif completing.halts(outcome):
-                self._write(outcome)
-            else:
-                group.append(outcome)
-        works.extend(self._write_and_claim(group, limit - len(works)))
-        return works
+            if _needs_its_own(outcome):
+                self._write_alone(outcome)
+        group = [one for one in self.outbox.free() if not _needs_its_own(one)]
+        self._write_and_claim(group, limit - len(self._works))
 
-    def _write_and_claim(self, group: Sequence[Outcome], limit: int) -> list[Work]:
-        def both(tx: Transaction) -> tuple[list[Outcome], list[Work]]:
-            written = completing.complete(tx, self.engine_id, group)
-            if limit <= 0:
-                return written, []
-            if len(self._known) > _KNOWN:
-                self._known = {}
-            works = claim(
-                tx,
-                self.engine_id,
-                limit,
-                self.types,
-                self._known,
-                suspect=not self._suspects,
-            )
-            return written, works
-
-        if not group and limit <= 0:
-            return []
+    def _write_alone(self, outcome: Outcome) -> None:
         try:
-            stale, works = self.database.transact(both, Commit.COMPLETE if group else Commit.CLAIM)
+            if outcome.work.decision.step is Step.FINISH:
+                self._guarded(
+                    lambda tx: completing.finish(tx, self.engine_id, outcome.work), Commit.FINISH
+                )
+            elif outcome.result is Result.REPLACE:
+                self._replace(outcome.work)
+            else:
+                self._write(outcome)
+        except Locked:
+            self.outbox.hold([stack_of(outcome)])
+        else:
+            self.outbox.remove([outcome])
+
+    def _write_and_claim(self, group: Sequence[Outcome], limit: int) -> None:
+        def both(tx: Transaction) -> tuple[list[Outcome], list[Work]]:
+            stale = completing.complete(tx, self.engine_id, group)
+            return stale, self._claim(tx, limit) if limit > 0 else []
+
+        if not group:
+            self._works += self.claim(limit) if limit > 0 else []
+            return
+        try:
+            stale, works = self.database.transact(both, Commit.COMPLETE, patient=False)
+        except Locked:
+            # the commit did not come; others go on without those whose rows are locked
+            self._write_unlocked(group)
         except StaleLock:
             # rows moved between two statements; everything is read afresh next time
-            if not group:
-                return []
             self._write_one_by_one(group)
-            return []
         except StoreError as error:
             # the commit may have gone through, with nodes claimed that nobody knows of
             self.doubtful = True
             if len(group) < 2 and not is_refused(error):
                 raise
             self._write_one_by_one(group)
-            return []
-        self._log_stale(stale)
-        self._note_suspects(works)
-        return works
+        else:
+            self.outbox.remove(group)
+            self._log_stale(stale)
+            self._suspects.update(work.node.key for work in works if is_suspect(work.node))
+            self._works += works
 
-    def _note_suspects(self, works: Sequence[Work]) -> None:
-        self._suspects.update(work.node.key for work in works if is_suspect(work.node))
+    def _write_unlocked(self, group: Sequence[Outcome]) -> None:
+        """Write the outcomes of a group but those of stacks whose rows somebody has locked."""
+        by_stack: dict[int, list[Outcome]] = {}
+        for outcome in group:
+            by_stack.setdefault(stack_of(outcome), []).append(outcome)
+        if len(by_stack) > 1:
+            free = self.database.read(lambda tx: stacks.list_free(tx, by_stack))
+            self.outbox.hold(by_stack.keys() - free)
+            parts = [part for stack_id, part in by_stack.items() if stack_id in free]
+            if len(parts) > 1 and len(parts) == len(by_stack):
+                # something else of one of them is locked
+                for part in parts:
+                    self._write_and_claim(part, 0)
+                return
+            self._write_and_claim([one for part in parts for one in part], 0)
+            return
+        self.outbox.hold(by_stack)
 
     def _write_one_by_one(self, group: Sequence[Outcome]) -> None:
         """Find the outcome that a group fails for, and write the others."""
         for outcome in group:
             try:
-                self._write(outcome)
+                self._write_alone(outcome)
             except StoreError as error:
                 if not is_refused(error):
                     raise
                 # a state must never be lost because a value was not taken
                 reason = f"what became of it cannot be stored: {error}"
-                self._write(failure(outcome.work, reason))
+                self.outbox.remove([outcome])
+                instead = failure(outcome.work, reason)
+                self.outbox.put([instead])
+                self._write_alone(instead)
 
     def _write(self, outcome: Outcome) -> None:
         if completing.halts(outcome):
@@ -173,23 +258,38 @@ class Session:
         stale = self._guarded(lambda tx: write(tx, self.engine_id, outcome), commit)
         self._log_stale(stale or ())
 
-    def _finish(self, work: Work) -> None:
-        self._guarded(lambda tx: completing.finish(tx, self.engine_id, work), Commit.FINISH)
-
-    def _replace(self, work: Work) -> Work | Outcome | None:
-        return self._guarded(
+    def _replace(self, work: Work) -> None:
+        made = self._guarded(
             lambda tx: completing.replace(tx, self.engine_id, work), Commit.REPLACE
         )
+        if isinstance(made, Work):
+            self._works.append(made)
+            self._suspects.update({made.node.key} if is_suspect(made.node) else ())
+        elif made is not None:
+            self.outbox.put([made])
 
     def _guarded(self, function: Callable[[Transaction], T], commit: Commit) -> T | None:
         """Run a transaction about one work; None if that is not this engine's any more."""
         try:
-            return self.database.transact(function, commit)
+            return self.database.transact(function, commit, patient=False)
         except StaleLock as error:
             LOG.warning("%s", error)
             # of what is dropped here, something may still be held
             self.doubtful = True
             return None
+
+    def _log_stale(self, stale: Sequence[Outcome]) -> None:
+        for outcome in stale:
+            work = outcome.work
+            LOG.warning(
+                "refused: %s of %r in traversal %s is not engine %s's work any more",
+                work.decision.step,
+                None if work.row is None else work.row.name,
+                work.traversal.id,
+                self.engine_id,
+            )
+
+    # -- calling handlers
 
     def context(self, work: Work) -> Context | None:
         """The context of a work's handler; None where no handler is called."""
@@ -204,7 +304,9 @@ class Session:
             if work.decision.step is Step.CREATE:
                 values["properties"] = dict(work.decision.properties)  # type: ignore[assignment]
             self.database.transact(
-                lambda tx: resources.write_locked(tx, self.engine_id, row.id, row.epoch, **values),
+                lambda tx: resources.write_locked(
+                    tx, self.engine_id, row.id, row.epoch, row.mark, **values
+                ),
                 Commit.RECORD,
                 happened=repeatable,
                 alone=True,
@@ -212,7 +314,9 @@ class Session:
             row.physical_id = physical_id
 
         def journal() -> Scope:
-            return node_scope(self.database, work.scope, self.engine_id, row.id, row.epoch, wait)
+            return node_scope(
+                self.database, work.scope, self.engine_id, row.id, row.epoch, row.mark, wait
+            )
 
         def wait(seconds: float) -> None:
             context.cancelled.wait(seconds)
@@ -225,7 +329,7 @@ class Session:
         if context is None:
             return run(work, self.types, None)
         points.hit(points.BEFORE_CALL)
-        outcome = run(work, self.types, context)
+        outcome = run(work, self.types, context, self.database)
         outcome.stepped = context.has_journal
         points.hit(points.AFTER_CALL)
         return outcome
@@ -241,16 +345,14 @@ class Session:
         reason = f"{work.decision.step} did not stop within {seconds:g} s of being cancelled"
         return failure(work, reason)
 
-    def _log_stale(self, stale: Sequence[Outcome]) -> None:
-        for outcome in stale:
-            work = outcome.work
-            LOG.warning(
-                "refused: %s of %r in traversal %s is not engine %s's work any more",
-                work.decision.step,
-                None if work.row is None else work.row.name,
-                work.traversal.id,
-                self.engine_id,
-            )
+
+def _needs_its_own(outcome: Outcome) -> bool:
+    """Whether an outcome is written in a transaction of its own."""
+    return (
+        outcome.work.decision.step is Step.FINISH
+        or outcome.result is Result.REPLACE
+        or completing.halts(outcome)
+    )
 
 
 def _complete_one(tx: Transaction, engine_id: int, outcome: Outcome) -> list[Outcome]:

@@ -6,9 +6,9 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from converge.errors import StoreError
+from converge.errors import NotFound, StoreError
 from converge.model import Status
-from converge.store import stacks, templates
+from converge.store import stacks
 from converge.store.database import Transaction
 
 if TYPE_CHECKING:
@@ -46,24 +46,50 @@ class Stack:
         self.traversal: int | None = None
         self.version: int | None = None
         self.live = True
+        self._mark: int | None = None
+        # id and mark of the traversal that was seen last
+        self._seen: tuple[int, int | None] | None = None
+
+    @property
+    def traversal_mark(self) -> int | None:
+        """The random number that stands beside the id of its traversal."""
+        return None if self._seen is None else self._seen[1]
 
     def __repr__(self) -> str:
         return f"<Stack {self.name!r} {self.action} {self.status}>"
 
     def _read(self, tx: Transaction) -> None:
-        row = stacks.get_stack_by_id(tx, self.id)
+        found = stacks.get_standing(tx, self.id)
+        if found is None or self._mark not in (None, found.stack.mark):
+            raise NotFound(
+                f"stack {self.name!r} is not in the database any more, which has forgotten its "
+                "last seconds; if it is still wanted, start it again"
+            )
+        row = found.stack
+        before, seen = self._seen, (row.traversal_id or 0, found.traversal_mark)
+        self._mark, self._seen = row.mark, seen
+        if before is not None and (
+            seen[0] < before[0] or (seen[0] == before[0] and seen != before)
+        ):
+            raise NotFound(
+                f"the {self.action} of stack {self.name!r}, its traversal {before[0]}, is not in "
+                "the database any more, which has forgotten its last seconds; if it is still "
+                "wanted, start it again"
+            )
         self.name = row.name
         self.action = row.action
         self.status = row.status
         self.reason = row.reason
         self.traversal = row.traversal_id
-        self.version = templates.version_of(tx, row.template_id)
+        self.version = found.version
         self.live = row.live
 
     def refresh(self) -> Stack:
         """Read it again.
 
         :returns: itself.
+        :raises NotFound: the database has forgotten it, or its traversal, as it was brought back
+            from an older copy. After the second case, it can be read again.
         """
         self._store.database.read(self._read)
         return self
@@ -76,6 +102,7 @@ class Stack:
             away takes some seconds itself.
         :returns: its status.
         :raises TimeoutError: it is still in progress.
+        :raises NotFound: the database has forgotten it; see :meth:`refresh`.
         """
         end = None if timeout is None else time.monotonic() + timeout
         trouble: StoreError | None = None

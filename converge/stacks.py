@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from converge.complete import halt
 from converge.errors import BadInput, Conflict
 from converge.looking import Looking
-from converge.model import Action, OnFailure, Status, TraversalStatus, check_name
+from converge.model import Action, OnFailure, Status, TraversalStatus, check_name, check_seconds
 from converge.points import Commit
 from converge.recovery import Sweep, sweep
 from converge.resource_type import ResourceType
 from converge.stack import Stack
 from converge.start import Intent, Started, choose_template, is_wanted, start
 from converge.store import migrate, stacks, templates, traversals
+from converge.store.connecting import HOST_SECONDS
 from converge.store.database import Database, Transaction
 from converge.store.stacks import StackRow
 from converge.template import Template
@@ -37,6 +38,7 @@ def connect(
     url: str | URL | None = None,
     *,
     create_schema: bool = False,
+    connections: int | None = None,
     clock: Callable[[], float] | None = None,
 ) -> Store:
     """Open the database that converge's tables live in.
@@ -45,12 +47,18 @@ def connect(
         ``sqlite:///converge.db``.
     :param create_schema: make or upgrade converge's tables if need be; otherwise a program
         runs ``converge db upgrade`` first.
+    :param connections: how many connections there may be at a time; None: as many as are asked
+        for, which is one for each thread that uses the store. A lease has another one, always.
     :param clock: what tells the time, in seconds since 1970, instead of the database; for tests.
     :raises BadInput: the URL is wrong or its driver is not installed.
     :raises SchemaError: the tables are missing, too old, too new, or not converge's.
     :raises StoreError: the database cannot be reached or used.
     """
-    database = Database(url or os.environ.get("CONVERGE_DB") or DEFAULT_URL, clock=clock)
+    if connections is not None and (type(connections) is not int or connections < 1):
+        raise BadInput(f"connections must be a whole number from 1, not {connections!r}")
+    database = Database(
+        url or os.environ.get("CONVERGE_DB") or DEFAULT_URL, clock=clock, connections=connections
+    )
     try:
         if create_schema:
             migrate.upgrade_if_needed(database)
@@ -96,9 +104,19 @@ class Store(Looking):
         self.database.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
-        """A transaction to start stacks in, with ``.connection`` for other statements."""
-        with self.database.transaction() as tx:
+    def transaction(self, *, limit: float = HOST_SECONDS) -> Iterator[Transaction]:
+        """A transaction to start stacks in, with ``.connection`` for other statements.
+
+        While it is open, nothing can be written about the stacks that it has started; all others
+        go on. On SQLite there is one writer at a time: everything waits for it, and engines lose
+        their leases if it takes too long.
+
+        :param limit: seconds for which it may stand still between two statements, and which each
+            of them may take; then the server ends it. SQLite knows no such limit.
+        :raises StoreError: the database cannot be used, or ended the transaction.
+        """
+        check_seconds("limit", limit)
+        with self.database.transaction(limit=limit) as tx:
             yield tx
         self.notify()
 
@@ -441,12 +459,15 @@ class Store(Looking):
 def _was_started(tx: Transaction, stack: Stack) -> bool:
     """Whether the start that gave this stack was committed."""
     found = traversals.get_traversals(tx, [stack.traversal or 0])
-    return any(row.stack_id == stack.id for row in found.values())
+    return any(row.mark == stack.traversal_mark for row in found.values())
 
 
 def _was_cancelled(tx: Transaction, stack: Stack) -> bool:
     found = traversals.get_traversals(tx, [stack.traversal or 0])
-    return any(row.halted == TraversalStatus.CANCELLED for row in found.values())
+    return any(
+        row.mark == stack.traversal_mark and row.halted == TraversalStatus.CANCELLED
+        for row in found.values()
+    )
 
 
 def _checked(

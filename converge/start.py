@@ -6,7 +6,7 @@ death before the commit leaves nothing; after it, rows that any engine can claim
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from converge.model import (
     Status,
     TraversalStatus,
     check_seconds,
+    make_mark,
 )
 from converge.plan import Existing, Node, Plan, plan, plan_check
 from converge.store import events, node_moves, resources, stacks, sync_points, templates, traversals
@@ -141,13 +142,17 @@ def start(
         else []
     )
     ids = resources.insert_resources(tx, stack.id, new)
+    if action is not Action.CHECK:
+        node_moves.cancel_superseded(tx, _list_dying(rows, planned, definitions))
     resources.forget_replacement(
         tx, [row.id for row in rows if row.id in planned.kept and row.replaced_by is not None]
     )
     version = templates.version_of(tx, template_id)
+    mark = make_mark()
     traversal_id = traversals.insert_traversal(
         tx,
         timeout=intent.timeout,
+        mark=mark,
         stack_id=stack.id,
         action=action,
         reason=reason,
@@ -160,7 +165,7 @@ def start(
         total=len(planned.nodes) - 1,
     )
     sync_points.insert_sync_points(
-        tx, [_sync_point(traversal_id, node, ids) for node in planned.nodes]
+        tx, [_sync_point(traversal_id, node, ids) for node in planned.nodes], mark
     )
     stacks.update_stack(
         tx,
@@ -177,6 +182,18 @@ def start(
         tx, [_started_event(stack, traversal_id, action, version, superseded, planned, reason)]
     )
     return Started(traversal_id, superseded)
+
+
+def _list_dying(
+    rows: Sequence[ResourceRow], planned: Plan, definitions: Mapping[str, Definition]
+) -> list[int]:
+    """Resources that an older traversal works on, and that this one deletes or replaces."""
+
+    def dies(row: ResourceRow) -> bool:
+        wanted = definitions.get(row.name)
+        return row.id not in planned.kept or wanted is None or wanted.type != row.type
+
+    return [row.id for row in rows if row.engine_id is not None and dies(row)]
 
 
 def supersede(tx: Transaction, stack: StackRow) -> int | None:

@@ -210,7 +210,7 @@ class StepEngine:
     def renew(self) -> bool:
         """Renew the lease. False: it has run out."""
         return self.store.database.transact(
-            lambda tx: engines.renew_lease(tx, self.id, "?step"), Commit.RENEW
+            lambda tx: engines.renew_lease(tx, self.id, 0), Commit.RENEW
         )
 
     def claim(self, limit: int = 1) -> list[Work]:

@@ -367,8 +367,8 @@ class Redis(Backend):
 
 #: The databases, on each of which every test of one runs.
 NAMES = (Sqlite.name, PostgreSQL.name, MariaDB.name)
-#: What only keeps journals.
-OTHERS = (Redis.name,)
+#: What only keeps journals, and servers that a test may kill.
+OTHERS = (Redis.name, "own-postgresql", "own-mariadb")
 
 
 def backends(folder: Path) -> dict[str, Backend]:
@@ -376,7 +376,10 @@ def backends(folder: Path) -> dict[str, Backend]:
 
     :param folder: where SQLite's files go; made when needed.
     """
-    return {one.name: one for one in (Sqlite(folder), PostgreSQL(), MariaDB(), Redis())}
+    from tests.servers import OwnMariaDB, OwnPostgreSQL
+
+    known = (Sqlite(folder), PostgreSQL(), MariaDB(), Redis(), OwnPostgreSQL(), OwnMariaDB())
+    return {one.name: one for one in known}
 
 
 def survey(known: Mapping[str, Backend]) -> dict[str, tuple[str | None, str]]:

@@ -120,7 +120,8 @@ def pytest_configure_node(node: Any) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what cannot run here, and the slow wheel check unless it is asked for."""
-    absent = {name for name, (version, _) in config.stash[FOUND].items() if version is None}
+    found = config.stash[FOUND]
+    absent = {name.replace("-", "_") for name, (version, _) in found.items() if version is None}
     if "wheel" not in config.option.markexpr:
         absent.add("wheel")
     out = [item for item in items if any(item.get_closest_marker(name) for name in absent)]

@@ -19,6 +19,7 @@ from converge.cli.words import holds, lease, recovered
 from converge.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
+    from converge.cli.running import Trouble
     from converge.graph import Graph
     from converge.stack import Stack
     from converge.stacks import Store
@@ -51,6 +52,15 @@ def opened(arguments: Namespace, *, create: bool = False) -> Iterator[Store]:
 
     :raises NotFound: the default is not there, and is not to be created.
     """
+    store = connect(arguments, create=create)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def connect(arguments: Namespace, *, create: bool = False) -> Store:
+    """Open the store; see :func:`opened`."""
     import converge
 
     url = database_url(arguments)
@@ -60,11 +70,7 @@ def opened(arguments: Namespace, *, create: bool = False) -> Iterator[Store]:
             f"there is no stack {name!r}, as there is no {DEFAULT_FILE} in this folder; "
             "`converge up FILE` makes it, --db URL or CONVERGE_DB names another database"
         )
-    store = converge.connect(url or DEFAULT_URL, create_schema=url is None)
-    try:
-        yield store
-    finally:
-        store.close()
+    return converge.connect(url or DEFAULT_URL, create_schema=url is None)
 
 
 def has_default() -> bool:
@@ -424,18 +430,31 @@ def engine(arguments: Namespace) -> int:
 
     if arguments.until_idle and not _is_there(arguments):
         return EXIT_COMPLETE
-    with opened(arguments, create=True) as store:
+    trouble = Trouble(Reporter(sys.stderr))
+    # a service may be started before its database
+    patient = not arguments.until_idle
+    with _when_there(arguments, trouble) if patient else opened(arguments, create=True) as store:
         greeting = f"an engine with {arguments.workers} workers is running; Ctrl-C stops it"
         status = run_engine(
             store,
-            Trouble(Reporter(sys.stderr)),
+            trouble,
             workers=arguments.workers,
             grace=arguments.grace,
             lease=arguments.lease,
             until_idle=arguments.until_idle,
+            begun=patient,
             greeting="" if arguments.until_idle else greeting,
         )
     return EXIT_COMPLETE if status is None else status
+
+
+@contextmanager
+def _when_there(arguments: Namespace, trouble: Trouble) -> Iterator[Store]:
+    """The store, as soon as its server lets us in."""
+    from converge.store.trouble import Unreachable
+
+    with trouble.wait_out(lambda: connect(arguments, create=True), kind=Unreachable) as store:
+        yield store
 
 
 def journal(arguments: Namespace) -> int:

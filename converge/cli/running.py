@@ -267,12 +267,15 @@ class Trouble:
             self.reporter.note(f"{error}; trying again")
         self._last = now
 
-    def wait_out(self, look: Callable[[], T]) -> T:
-        """What a look at the database gives, as soon as it answers."""
+    def wait_out(self, look: Callable[[], T], *, kind: type[StoreError] = StoreError) -> T:
+        """What a look at the database gives, as soon as it answers.
+
+        :param kind: the errors that are waited out.
+        """
         while True:
             try:
                 return look()
-            except StoreError as error:
+            except kind as error:
                 self.tell(error)
             time.sleep(POLL_AWAY)
 

@@ -165,6 +165,7 @@ def node_scope(
     engine_id: int,
     resource_id: int,
     epoch: int,
+    mark: int,
     sleep: Callable[[float], None],
 ) -> Scope:
     """The scope of a node's work on a resource that an engine has locked.
@@ -177,7 +178,7 @@ def node_scope(
         database,
         name,
         engine_id,
-        lambda tx: resources.hold_lock(tx, engine_id, resource_id, epoch),
+        lambda tx: resources.hold_lock(tx, engine_id, resource_id, epoch, mark),
         sleep,
     )
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from converge.errors import BadInput, Busy, NotFound, StaleLock, StoreError
 from converge.journal.backend import Backend, Hold, Record, ScopeInfo, StepStatus, Taken
-from converge.lease import Lease, Owner
+from converge.lease import Leases, Owner
 from converge.process import is_gone
 
 PREFIX = "converge"
@@ -201,8 +201,8 @@ return count
 }
 
 
-class KeyLease(Lease):
-    """A lease that is a key which expires.
+class KeyLeases(Leases):
+    """Leases that are keys which expire.
 
     :param call: runs a script.
     """
@@ -214,11 +214,17 @@ class KeyLease(Lease):
         self._call = call
         self._milliseconds = max(1, round(seconds * 1000))
 
-    def _register(self) -> int:
-        return int(self._call("register", self._process, self._milliseconds))
+    def register(self, mark: int) -> int:
+        return int(self._call("register", self.process, self._milliseconds))
 
-    def _prolong(self, id_: int) -> bool:
-        return bool(self._call("renew", id_, self._process, self._milliseconds))
+    def prolong(self, id_: int, mark: int) -> bool:
+        return bool(self._call("renew", id_, self.process, self._milliseconds))
+
+    def leave(self, id_: int, mark: int) -> None:
+        self._call("leave", id_)
+
+    def close(self) -> None:
+        """The connections are the journal's."""
 
 
 class RedisBackend(Backend):
@@ -235,9 +241,7 @@ class RedisBackend(Backend):
         self._scripts = {
             name: client.register_script(_COMMON + script) for name, script in _SCRIPTS.items()
         }
-        self.owner = Owner(
-            lambda: KeyLease(self._call, lease), lambda id_: self._call("leave", id_)
-        )
+        self.owner = Owner(lambda: KeyLeases(self._call, lease))
 
     @classmethod
     def open(cls, url: str, lease: float) -> RedisBackend:

@@ -180,7 +180,8 @@ class Actions:
             )
         except ConvergeError as error:
             LOG.warning("machine %s: %s; its lease is given up", self._name, error)
-            self.owner.give_up()
+            for owner in {one.owner for one in held}:
+                self.owner.give_up(owner)
 
     def call(self, held: Held) -> Called:
         """Call an action, and note what became of it.

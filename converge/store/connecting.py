@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -48,6 +50,14 @@ ALONE = ("postgresql", "sqlite")
 _SQLITE_BUSY_SECONDS = 30.0
 # after so long without a statement the server ends a transaction
 _IDLE_SECONDS = 15
+#: Seconds that a statement waits for rows that another transaction has locked: then its own is
+#: undone, and run again. PostgreSQL looks for a deadlock after one second, and MariaDB knows
+#: whole seconds only.
+LOCK_SECONDS = 2
+#: Seconds that a host's transaction may stand still, and that each of its statements may take.
+HOST_SECONDS = 60.0
+#: Connections that are kept for the next who wants one; there can be any number at a time.
+KEPT = 32
 
 
 def parse_url(url: str | URL) -> URL:
@@ -79,6 +89,17 @@ def parse_url(url: str | URL) -> URL:
     return parsed
 
 
+def pool_options(connections: int | None, kept: int = KEPT) -> dict[str, int]:
+    """How large the pool is.
+
+    :param connections: at most so many at a time; None: as many as are asked for.
+    :param kept: how many are kept then.
+    """
+    if connections is None:
+        return {"pool_size": kept, "max_overflow": -1}
+    return {"pool_size": connections, "max_overflow": 0}
+
+
 def create_sqlite_engine(url: URL, **options: Any) -> tuple[Engine, Engine]:
     """An engine of SQLite, as oslo.db wants it: twice.
 
@@ -89,8 +110,7 @@ def create_sqlite_engine(url: URL, **options: Any) -> tuple[Engine, Engine]:
     WAL, so that readers never wait; writers take the lock when they begin, since an upgrade
     from read to write fails at once however long the busy timeout is.
     """
-    # as many as there are threads: each waits for the writers before it by itself
-    pool = {"poolclass": QueuePool, "max_overflow": -1, "pool_pre_ping": False}
+    pool = {"poolclass": QueuePool, "pool_pre_ping": False}
     engine = create_engine(url, **{**options, **pool})
 
     @event.listens_for(engine, "connect")
@@ -124,19 +144,15 @@ def create_sqlite_engine(url: URL, **options: Any) -> tuple[Engine, Engine]:
 
 
 def prepare_server(engine: Engine, dialect: str) -> None:
-    """READ COMMITTED, whatever the server's default: what a waiter waited for must be seen. And
-    a transaction of a process that was stopped in its middle must not keep its locks: ours never
-    idle."""
+    """READ COMMITTED, whatever the server's default: what a waiter waited for must be seen. A
+    transaction of a process that was stopped in its middle must not keep its locks: ours never
+    idle. And nobody waits for long for rows that a host has locked."""
+    isolation = "TRANSACTION ISOLATION LEVEL READ COMMITTED"
+    if dialect == "postgresql":
+        isolation = f"CHARACTERISTICS AS {isolation}"
     statements = (
-        (
-            "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED",
-            f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'",
-        )
-        if dialect == "postgresql"
-        else (
-            "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-            f"SET SESSION idle_transaction_timeout = {_IDLE_SECONDS}",
-        )
+        f"SET SESSION {isolation}",
+        _limits(dialect, idle=_IDLE_SECONDS, lock=LOCK_SECONDS),
     )
 
     @event.listens_for(engine, "connect")
@@ -170,31 +186,53 @@ def statements_alone(connection: Connection) -> Iterator[Connection]:
                 connection.invalidate()
 
 
+def _limits(dialect: str, *, idle: float, lock: float, statement: float | None = None) -> str:
+    """The statement that sets a session's limits.
+
+    :param idle: seconds that a transaction may stand still.
+    :param lock: seconds that a statement waits for locked rows.
+    :param statement: seconds that a statement may take; None: what the server's operator says.
+    """
+    if dialect == "postgresql":
+        limits = {"idle_in_transaction_session_timeout": idle, "lock_timeout": lock}
+        texts = [f"SET {name} = {math.ceil(seconds * 1000)}" for name, seconds in limits.items()]
+        most = "DEFAULT" if statement is None else math.ceil(statement * 1000)
+        # one text without parameters may have several statements
+        return "; ".join([*texts, f"SET statement_timeout = {most}"])
+    most = "DEFAULT" if statement is None else f"{statement:g}"
+    return (
+        f"SET SESSION idle_transaction_timeout = {math.ceil(idle)},"
+        f" innodb_lock_wait_timeout = {math.ceil(lock)}, max_statement_time = {most}"
+    )
+
+
 @contextmanager
-def allowed_to_idle(connection: Connection) -> Iterator[None]:
-    """What a host does in its transaction takes its own time."""
+def limits_of_a_host(connection: Connection, limit: float) -> Iterator[None]:
+    """What a host does in its transaction takes its own time, up to a limit: for its rows wait
+    all who work on the same stack.
+
+    :param limit: seconds that it may stand still, and that each statement may take.
+    """
     dialect = connection.dialect.name
     if dialect == "sqlite":
         yield
         return
-    name = "idle_in_transaction_session" if dialect == "postgresql" else "idle_transaction"
     driver: Any = connection.connection.dbapi_connection
 
-    def set_limit(seconds: int) -> None:
+    def set_limits(**limits: float) -> None:
         with driver.cursor() as cursor:
-            unit = 1000 if dialect == "postgresql" else 1
-            cursor.execute(f"SET SESSION {name}_timeout = {seconds * unit}")
+            cursor.execute(_limits(dialect, **limits))
         driver.commit()
 
-    set_limit(0)
+    set_limits(idle=limit, lock=limit, statement=limit)
     try:
         yield
     finally:
         if not connection.invalidated and not connection.closed:
             try:
-                set_limit(_IDLE_SECONDS)
+                set_limits(idle=_IDLE_SECONDS, lock=LOCK_SECONDS)
             except Exception:
-                # it goes on without the limit no further than this
+                # it goes on with these limits no further than this
                 connection.invalidate()
 
 
@@ -203,25 +241,77 @@ def allowed_to_idle(connection: Connection) -> Iterator[None]:
 _FRESH = 1.0
 
 
-def ping_the_idle(engine: Engine) -> None:
-    """Ask whether a pooled connection is alive before it is used, as oslo.db has the pool do, but
-    only where it was idle."""
-    pool: Any = engine.pool
-    pool._pre_ping = False
+class Trust:
+    """Whether a pooled connection is good for another use.
 
-    @event.listens_for(engine, "checkin")
-    def checkin(connection: Any, record: Any) -> None:
+    One that was idle is asked whether it is alive, as oslo.db has the pool do with each. One that
+    was made before :meth:`lose` is given up; and on SQLite, one to a file that is not the one
+    of that name any more.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        #: The database was there: SQLite must not make an empty one, if its file is removed.
+        self.reached = False
+        #: How often a connection was found broken: the server may have been another one since.
+        self.breaks = 0
+        self._since = 0.0
+        self._path = sqlite_path(engine.url)
+        pool: Any = engine.pool
+        pool._pre_ping = False
+        event.listen(engine, "do_connect", self._connecting)
+        event.listen(engine, "connect", self._connected)
+        event.listen(engine, "invalidate", self._broken)
+        event.listen(engine, "checkin", self._returned)
+        event.listen(engine, "checkout", self._taken)
+
+    def lose(self) -> None:
+        """Take no connection again that was made before now: after a failover, new ones may lead
+        to the new primary."""
+        # not dispose(): who waits for a connection of a pool that is disposed waits on
+        self._since = time.monotonic()
+
+    def _connecting(self, *arguments: object) -> None:
+        if self.reached and self._path is not None and self._identify_file() is None:
+            raise sqlite3.OperationalError("unable to open database file: it was removed")
+
+    def _connected(self, connection: Any, record: Any) -> None:
+        record.info["made"] = time.monotonic()
+        record.info["file"] = self._identify_file()
+
+    def _broken(self, *arguments: object) -> None:
+        self.breaks += 1
+
+    def _returned(self, connection: Any, record: Any) -> None:
         record.info["used"] = time.monotonic()
 
-    @event.listens_for(engine, "checkout")
-    def checkout(connection: Any, record: Any, proxy: object) -> None:
+    def _taken(self, connection: Any, record: Any, proxy: object) -> None:
+        if record.info["made"] <= self._since or record.info["file"] != self._identify_file():
+            raise sa_exceptions.DisconnectionError
         used = record.info.get("used")
-        if used is None or time.monotonic() - used < _FRESH:
+        if self._path is not None or used is None or time.monotonic() - used < _FRESH:
             return
         try:
-            alive = engine.dialect.do_ping(connection)
+            alive = self._engine.dialect.do_ping(connection)
         except Exception:
             alive = False
         if not alive:
             # the others of the pool are as old
             raise sa_exceptions.InvalidatePoolError
+
+    def _identify_file(self) -> object:
+        if self._path is None:
+            return None
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+
+def sqlite_path(url: URL) -> str | None:
+    """The file of an SQLite database; None if it is another database, or has a URI for a name."""
+    name = url.database
+    if url.get_backend_name() != "sqlite" or name is None or name.startswith("file:"):
+        return None
+    return name

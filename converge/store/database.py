@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,15 +32,28 @@ from converge.store.connecting import (
     ALONE,
     ANSWER,
     CONNECTION,
+    HOST_SECONDS,
+    KEPT,
     WRITE,
-    allowed_to_idle,
+    Trust,
     create_sqlite_engine,
+    limits_of_a_host,
     parse_url,
-    ping_the_idle,
+    pool_options,
     prepare_server,
     statements_alone,
 )
-from converge.store.trouble import Away, explain, is_lost, is_read_only, is_transient, translated
+from converge.store.trouble import (
+    Away,
+    Unreachable,
+    explain,
+    is_locked,
+    is_lost,
+    is_read_only,
+    is_transient,
+    is_unreachable,
+    translated,
+)
 from converge.store.types import clock
 
 if TYPE_CHECKING:
@@ -51,6 +65,8 @@ T = TypeVar("T")
 
 #: How often a transaction is tried again after a deadlock or the like.
 RETRIES = 10
+#: Seconds for which one is tried again that waits for rows that another one has locked.
+PATIENCE = 60.0
 
 
 # those of the sessions that still do something, but for the one that asks; an idle one does not
@@ -62,6 +78,14 @@ _SESSIONS = {
     " WHERE command <> 'Sleep' AND id IN :ids AND id <> CONNECTION_ID()",
 }
 _SESSIONS["mariadb"] = _SESSIONS["mysql"]
+_LIMITS = {
+    "postgresql": "SELECT CASE WHEN rolconnlimit >= 0 THEN rolconnlimit"
+    " ELSE current_setting('max_connections')::int END"
+    " FROM pg_roles WHERE rolname = current_user",
+    "mysql": "SELECT CASE WHEN @@max_user_connections > 0"
+    " THEN LEAST(@@max_user_connections, @@max_connections) ELSE @@max_connections END",
+}
+_LIMITS["mariadb"] = _LIMITS["mysql"]
 _SETTLE_SECONDS = 10.0
 # made once: every statement that records a step has it
 _NOW = cast("ColumnElement[float]", clock())
@@ -110,6 +134,8 @@ class Database:
     :param url: an SQLAlchemy URL of SQLite, PostgreSQL (psycopg 3) or MariaDB (PyMySQL).
     :param clock: what tells the time instead of the database, in seconds since 1970; for tests.
     :param patient: wait for the answer to a statement for as long as it takes.
+    :param connections: at most so many at a time; None: as many as are asked for.
+    :param kept: how many of these are kept for the next who asks.
     :raises BadInput: not such a URL.
     """
 
@@ -119,9 +145,13 @@ class Database:
         *,
         clock: Callable[[], float] | None = None,
         patient: bool = False,
+        connections: int | None = None,
+        kept: int = KEPT,
     ) -> None:
         self.url = parse_url(url)
-        self.clock = clock
+        self._clock = clock
+        self._main: Database | None = None
+        self.connections = connections
         self.dialect = self.url.get_backend_name()
         defaults = CONNECTION.get(self.dialect, {})
         if patient:
@@ -134,7 +164,7 @@ class Database:
                 connection_recycle_time=-1,
                 # strict: what does not fit is an error, never cut
                 mysql_sql_mode="TRADITIONAL",
-                **({"_engine_target": create_sqlite_engine} if self.dialect == "sqlite" else {}),
+                **self._oslo_options(pool_options(connections, kept)),
             )
         except ImportError as error:
             extra = "postgresql" if self.dialect == "postgresql" else "mariadb"
@@ -144,11 +174,36 @@ class Database:
             ) from error
         if self.dialect != "sqlite":
             prepare_server(self.engine, self.dialect)
-            ping_the_idle(self.engine)
+        self._trust = Trust(self.engine)
         # the server's sessions whose connection was lost during a commit
         self._unsettled: set[int] = set()
         # whether it ever answered
         self._reached = False
+
+    def _oslo_options(self, pool: Mapping[str, int]) -> Mapping[str, Any]:
+        def make_sqlite_engine(url: URL, **options: Any) -> tuple[Engine, Engine]:
+            # oslo.db would give it no pool
+            return create_sqlite_engine(url, **options, **pool)
+
+        if self.dialect == "sqlite":
+            return {"_engine_target": make_sqlite_engine}
+        return {"max_pool_size": pool["pool_size"], "max_overflow": pool["max_overflow"]}
+
+    def separate(self) -> Database:
+        """The same database over a connection of its own, which waits for no other."""
+        other = Database(self.url, kept=1)
+        other._main = self
+        other._reached = other._trust.reached = self._reached
+        return other
+
+    @property
+    def clock(self) -> Callable[[], float] | None:
+        """What tells the time instead of the database."""
+        return self._clock if self._main is None else self._main.clock
+
+    @clock.setter
+    def clock(self, clock: Callable[[], float] | None) -> None:
+        self._clock = clock
 
     @cached_property
     def shown(self) -> str:
@@ -160,19 +215,23 @@ class Database:
         self.engine.dispose()
 
     @contextmanager
-    def transaction(self, *, write: bool = True) -> Iterator[Transaction]:
+    def transaction(
+        self, *, write: bool = True, limit: float = HOST_SECONDS
+    ) -> Iterator[Transaction]:
         """A transaction that commits at the end and rolls back on an exception. Not retried.
 
         :param write: on SQLite, take the write lock at the start; a reader never waits.
+        :param limit: seconds for which it may stand still, for each of its statements, and for
+            which these wait for locked rows; SQLite knows no such limit.
         :raises CommitUnknown: the connection was lost during the commit.
         :raises StoreError: the database cannot be used, in plain words.
         """
         committing: int | None = None
-        with translated(self.shown):
+        with translated(self.shown, self):
             try:
                 with (
                     self._connect(write) as connection,
-                    allowed_to_idle(connection),
+                    limits_of_a_host(connection, limit),
                     connection.begin(),
                 ):
                     yield Transaction(connection, self.clock)
@@ -193,12 +252,14 @@ class Database:
         except (oslo_exceptions.DBError, sa_exceptions.SQLAlchemyError) as error:
             if self._reached:
                 raise Away(f"{self.shown}: {explain(error)}") from error
+            if is_unreachable(error):
+                raise Unreachable(f"{self.shown}: {explain(error)}") from error
             raise
         except NotImplementedError as error:
             # lost in SQLAlchemy's first look at a server, on a connection it cannot invalidate
             cause = error.__context__ or error
             raise Away(f"{self.shown}: {explain(cause)}") from cause
-        self._reached = True
+        self._reached = self._trust.reached = True
         with connection:
             if alone:
                 with statements_alone(connection) as connection:
@@ -220,8 +281,8 @@ class Database:
 
         # there a statement sees the same within a transaction as by itself, of READ COMMITTED
         alone = self.dialect == "postgresql"
-        with translated(self.shown):
-            return _again(once, lambda error: is_transient(error) or is_lost(error))
+        with translated(self.shown, self):
+            return _again(once, lambda error: is_transient(error) or is_lost(error), PATIENCE)
 
     def transact(
         self,
@@ -230,6 +291,7 @@ class Database:
         *,
         happened: Callable[[Transaction, T], bool] | None = None,
         alone: bool = False,
+        patient: bool = True,
     ) -> T:
         """Run a function in a transaction, again when a deadlock or the like undid it, or when
         the connection was lost before the commit.
@@ -241,6 +303,9 @@ class Database:
             when the connection was lost during the commit; without it that is an error.
         :param alone: the function executes one statement, which is a transaction by itself where
             that saves two ways to the server and back. ``happened`` must not need its result.
+        :param patient: wait for rows that another transaction has locked; otherwise it is
+            undone after a second.
+        :raises Locked: it waited for locked rows for too long.
         :raises CommitUnknown: the connection was lost during the commit.
         :raises StoreError: the database cannot be used.
         """
@@ -276,16 +341,43 @@ class Database:
                 return not doubtful or happened is not None
             return is_transient(error)
 
-        with translated(self.shown):
+        with translated(self.shown, self):
             try:
-                return _again(once, is_safe)
+                return _again(once, is_safe, PATIENCE if patient else None)
             except Exception as error:
                 if doubtful and is_lost(error):
                     raise self._unknown(error) from error
                 if is_read_only(error):
-                    # after a failover, new connections may lead to the new primary
-                    self.engine.dispose()
+                    self._trust.lose()
                 raise
+
+    @property
+    def breaks(self) -> int:
+        """How often a connection was found broken. After that the database may be another one, or
+        may have forgotten what it was told last."""
+        return self._trust.breaks
+
+    def check_limit(self, needed: int, who: str) -> None:
+        """Whether so many connections can be had.
+
+        :param who: needs them, for the message.
+        :raises BadInput: no more than fewer are allowed here.
+        """
+        if self.connections is not None and self.connections < needed:
+            raise BadInput(
+                f"{who} needs up to {needed} connections to the database, and at most "
+                f"{self.connections} are allowed; give connect(connections=...) a higher number"
+            )
+
+    def read_limit(self) -> int | None:
+        """How many connections the server lets this user have, None if there is no server.
+
+        :raises StoreError: it cannot be reached.
+        """
+        query = _LIMITS.get(self.dialect)
+        if query is None:
+            return None
+        return self.read(lambda tx: int(tx.connection.exec_driver_sql(query).scalar_one()))
 
     def settle(self) -> None:
         """Wait until the server is done with what it was doing for connections that were lost
@@ -294,7 +386,7 @@ class Database:
         :raises CommitUnknown: it is still at it after some seconds.
         :raises StoreError: it cannot be reached.
         """
-        with translated(self.shown):
+        with translated(self.shown, self):
             self._settle()
 
     def _settle(self) -> None:
@@ -342,10 +434,10 @@ class Database:
         elif isinstance(transaction, Transaction):
             yield transaction
         elif isinstance(transaction, Connection):
-            with translated(self.shown):
+            with translated(self.shown, self):
                 yield Transaction(_begun(transaction), self.clock)
         elif callable(connection := getattr(transaction, "connection", None)):
-            with translated(self.shown):
+            with translated(self.shown, self):
                 yield Transaction(_begun(connection()), self.clock)
         else:
             raise BadInput(
@@ -371,21 +463,34 @@ def repeatable(tx: Transaction, result: object) -> bool:
     return False
 
 
-def _again(once: Callable[[], T], is_safe: Callable[[BaseException], bool]) -> T:
-    """Call a function until it succeeds, at most RETRIES times more, for about 5 s in all."""
+def _again(
+    once: Callable[[], T],
+    is_safe: Callable[[BaseException], bool],
+    patience: float | None = None,
+) -> T:
+    """Call a function until it succeeds, at most RETRIES times more, for about 5 s in all.
+
+    :param patience: seconds for which it may also wait for locked rows, as often as it likes;
+        None: it does not wait for them again.
+    """
     left = RETRIES
+    end = time.monotonic() + (patience or 0.0)
 
     def goes_on(error: BaseException) -> bool:
         # counted here, as oslo.db would log a traceback where it gives up
         nonlocal left
         left -= 1
-        return left >= 0 and is_safe(error)
+        more = left >= 0
+        if is_locked(error):
+            more = patience is not None and (more or time.monotonic() < end)
+        return more and is_safe(error)
 
     return cast(
         "T",
         oslo_api.wrap_db_retry(
             retry_interval=0.01 + random.random() * 0.02,
-            max_retries=RETRIES + 1,
+            # the end is counted above
+            max_retries=sys.maxsize,
             inc_retry_interval=True,
             max_retry_interval=1,
             retry_on_deadlock=False,

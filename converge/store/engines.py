@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Select,
     bindparam,
     delete,
     insert,
@@ -58,12 +59,20 @@ def _row(row: Any) -> EngineRow:
 
 
 def insert_engine(
-    tx: Transaction, host: str, pid: int, process: str, lease: float, role: str = ENGINE
+    tx: Transaction,
+    host: str,
+    pid: int,
+    process: str,
+    lease: float,
+    role: str = ENGINE,
+    *,
+    mark: int = 0,
 ) -> int:
     """Register an engine and return its id.
 
     :param role: what it does.
     :param lease: seconds for which it counts as alive without a sign of life.
+    :param mark: a random number of this registration.
     """
     key = tx.execute(
         insert(engine).values(
@@ -75,23 +84,24 @@ def insert_engine(
             lease=lease,
             started_at=tx.now,
             expires_at=tx.now + lease,
+            mark=mark,
         )
     ).inserted_primary_key
     assert key is not None
     return int(key[0])
 
 
-def renew_lease(tx: Transaction, engine_id: int, process: str) -> bool:
+def renew_lease(tx: Transaction, engine_id: int, mark: int) -> bool:
     """Prolong the lease. False: it has run out, and the engine must take a new id.
 
-    :param process: the identity of its process. After the database was brought back from an
-        older copy, the same id can be another's.
+    :param mark: of its registration. After the database was brought back from an older copy, the
+        same id can be another's.
     """
     done = tx.execute(
         update(engine)
         .where(
             engine.c.id == engine_id,
-            engine.c.process == text(process, 255),
+            engine.c.mark == mark,
             engine.c.state == ALIVE,
             engine.c.expires_at > tx.now,
         )
@@ -100,36 +110,55 @@ def renew_lease(tx: Transaction, engine_id: int, process: str) -> bool:
     return done.rowcount == 1
 
 
-def end_engine(tx: Transaction, engine_id: int, state: EngineState) -> bool:
-    """Note that an engine stopped or died. False if that was noted before."""
-    sources = sources_of(ENGINE_MOVES, state)
-    done = tx.execute(
-        update(engine)
-        .where(engine.c.id == engine_id, engine.c.state.in_(sources))
-        .values(state=state)
+def end_engine(
+    tx: Transaction, engine_id: int, state: EngineState, *, mark: int | None = None
+) -> bool:
+    """Note that an engine stopped or died. False if that was noted before.
+
+    :param mark: only if it has this mark; an engine ends nobody but itself.
+    """
+    query = update(engine).where(
+        engine.c.id == engine_id, engine.c.state.in_(sources_of(ENGINE_MOVES, state))
     )
-    return done.rowcount == 1
+    if mark is not None:
+        query = query.where(engine.c.mark == mark)
+    return tx.execute(query.values(state=state)).rowcount == 1
 
 
-def lives(tx: Transaction, engine_id: Any) -> ColumnElement[bool]:
+def is_registered(tx: Transaction, engine_id: int, mark: int) -> bool:
+    """Whether there is an engine with this id and mark, alive or not."""
+    query = select(engine.c.id).where(engine.c.id == engine_id, engine.c.mark == mark)
+    return tx.execute(query).first() is not None
+
+
+def lock_engine(tx: Transaction, engine_id: int, mark: int) -> bool:
+    """Lock the row of an engine until the transaction ends. False: the id is another's."""
+    query = select(engine.c.id).where(engine.c.id == engine_id, engine.c.mark == mark)
+    return tx.execute(query.with_for_update()).first() is not None
+
+
+def lives(tx: Transaction, engine_id: Any, mark: int | None = None) -> ColumnElement[bool]:
     """The condition that an engine has a lease.
 
     :param engine_id: its id, or a column with it.
+    :param mark: that it must have, of who asks for itself: the id can be another's by now.
     """
-    return _lives(tx.now, engine_id)
+    alive = _lives(tx.now, engine_id)
+    if mark is not None:
+        alive = alive.where(engine.c.mark == mark)
+    return alive.exists()
 
 
-def _lives(now: ColumnElement[Any], engine_id: Any) -> ColumnElement[bool]:
-    alive = select(engine.c.id).where(
+def _lives(now: ColumnElement[Any], engine_id: Any) -> Select[Any]:
+    return select(engine.c.id).where(
         engine.c.id == engine_id,
         engine.c.state == literal_column(f"'{ALIVE}'"),
         engine.c.expires_at > now,
     )
-    return alive.exists()
 
 
 _IS_ALIVE = Prepared(
-    lambda now, dialect: select(_lives(now, bindparam("id", type_=engine.c.id.type)))
+    lambda now, dialect: select(_lives(now, bindparam("id", type_=engine.c.id.type)).exists())
 )
 
 

@@ -19,8 +19,11 @@ from converge.store.schema import sync_point
 from converge.store.sync_points import Key, NodeState, SyncPointRow, among_keys, is_in
 
 
-def start_nodes(tx: Transaction, engine_id: int, keys: Sequence[Key]) -> None:
-    """READY to RUNNING, for nodes that the transaction has locked."""
+def start_nodes(tx: Transaction, engine_id: int, keys: Sequence[Key], mark: int = 0) -> None:
+    """READY to RUNNING, for nodes that the transaction has locked.
+
+    :param mark: of this claim.
+    """
     _move(
         tx,
         keys,
@@ -30,6 +33,7 @@ def start_nodes(tx: Transaction, engine_id: int, keys: Sequence[Key]) -> None:
         epoch=sync_point.c.epoch + 1,
         attempts=sync_point.c.attempts + 1,
         claimed_at=tx.now,
+        mark=mark,
     )
 
 
@@ -65,12 +69,12 @@ def requeue_node(
     wait: float,
     *,
     max_attempts: int | None = None,
-    unstarted: bool = False,
+    uncounted: bool = False,
 ) -> None:
     """RUNNING back to READY, to be claimed after some seconds.
 
     :param max_attempts: after how many attempts it is given up, for who looks.
-    :param unstarted: the work was handed back without an attempt.
+    :param uncounted: the work was handed back: that was no attempt.
     """
     _move(
         tx,
@@ -83,7 +87,7 @@ def requeue_node(
         claimed_at=None,
         ready_at=tx.now + wait,
         due_at=tx.now + wait if wait else 0,
-        attempts=sync_point.c.attempts - (1 if unstarted else 0),
+        attempts=sync_point.c.attempts - (1 if uncounted else 0),
         max_attempts=max_attempts,
     )
 
@@ -206,6 +210,16 @@ def supersede_nodes(tx: Transaction, traversal_id: int) -> None:
         .values(state=_into(State.SUPERSEDED, State.RUNNING))
     )
     tx.execute(delete(sync_point).where(mine, ~is_in(State.SUPERSEDED)))
+
+
+def cancel_superseded(tx: Transaction, resource_ids: Sequence[int]) -> None:
+    """Note that what superseded nodes do on these resources is of no use any more."""
+    if resource_ids:
+        tx.execute(
+            update(sync_point)
+            .where(is_in(State.SUPERSEDED), among(tx, sync_point.c.resource_id, resource_ids))
+            .values(cancelled=True)
+        )
 
 
 def recover_nodes(

@@ -38,6 +38,7 @@ class ResourceRow:
     engine_id: int | None
     epoch: int
     blocking: bool
+    mark: int
 
 
 _COLUMNS = [resource.c[name] for name in ResourceRow.__dataclass_fields__]
@@ -47,6 +48,7 @@ _IS_MINE = (
     (resource.c.id == bindparam("b_id"))
     & (resource.c.engine_id == bindparam("b_engine"))
     & (resource.c.epoch == bindparam("b_epoch"))
+    & (resource.c.mark == bindparam("b_mark"))
 )
 
 
@@ -84,9 +86,17 @@ def insert_resources(
 
 
 def insert_replacement(
-    tx: Transaction, old: ResourceRow, type_: str, engine_id: int, requires: Sequence[int]
+    tx: Transaction,
+    old: ResourceRow,
+    type_: str,
+    engine_id: int,
+    requires: Sequence[int],
+    mark: int = 0,
 ) -> int:
-    """Insert the resource that takes the place of another, locked by the engine."""
+    """Insert the resource that takes the place of another, locked by the engine.
+
+    :param mark: of the claim.
+    """
     key = tx.execute(
         insert(resource).values(
             stack_id=old.stack_id,
@@ -101,6 +111,7 @@ def insert_replacement(
             replaces=old.id,
             engine_id=engine_id,
             epoch=1,
+            mark=mark,
             created_at=tx.now,
             updated_at=tx.now,
         )
@@ -136,6 +147,7 @@ class LockState:
     engine_id: int | None
     epoch: int
     blocking: bool
+    mark: int
 
 
 _LOCK = [resource.c[name] for name in LockState.__dataclass_fields__]
@@ -182,9 +194,12 @@ def list_inputs(tx: Transaction, nodes: Iterable[tuple[int, int]]) -> dict[tuple
     return found
 
 
-def take_locks(tx: Transaction, engine_id: int, rows: Sequence[Mapping[str, Any]]) -> None:
+def take_locks(
+    tx: Transaction, engine_id: int, rows: Sequence[Mapping[str, Any]], mark: int = 0
+) -> None:
     """Lock resources for an engine, each with a new epoch.
 
+    :param mark: of the claim.
     :param rows: id, the epoch it has, and the new action, status and type; and requires, where
         it changes.
     :raises StaleLock: one of them is not free any more.
@@ -201,6 +216,7 @@ def take_locks(tx: Transaction, engine_id: int, rows: Sequence[Mapping[str, Any]
             resource.c.engine_id.is_(None),
             engine_id=engine_id,
             epoch=resource.c.epoch + 1,
+            mark=mark,
         )
     _expect(found, len(rows), "resource locks to take")
 
@@ -237,9 +253,10 @@ def release(
         _expect(found, len(alike), "resource locks to release")
 
 
-def hold_lock(tx: Transaction, engine_id: int, resource_id: int, epoch: int) -> None:
+def hold_lock(tx: Transaction, engine_id: int, resource_id: int, epoch: int, mark: int = 0) -> None:
     """Keep the lock on a resource from being taken away until the transaction ends.
 
+    :param mark: of the claim that took it.
     :raises StaleLock: the engine does not have it any more.
     """
     query = (
@@ -248,6 +265,7 @@ def hold_lock(tx: Transaction, engine_id: int, resource_id: int, epoch: int) -> 
             resource.c.id == resource_id,
             resource.c.engine_id == engine_id,
             resource.c.epoch == epoch,
+            resource.c.mark == mark,
         )
         .with_for_update(read=True)
     )
@@ -256,13 +274,14 @@ def hold_lock(tx: Transaction, engine_id: int, resource_id: int, epoch: int) -> 
 
 
 def write_locked(
-    tx: Transaction, engine_id: int, resource_id: int, epoch: int, **values: Any
+    tx: Transaction, engine_id: int, resource_id: int, epoch: int, mark: int = 0, **values: Any
 ) -> None:
     """Write columns of a resource that the engine keeps locked.
 
+    :param mark: of the claim that took the lock.
     :raises StaleLock: it is not this engine's.
     """
-    parameters = {"b_id": resource_id, "b_engine": engine_id, "b_epoch": epoch}
+    parameters = {"b_id": resource_id, "b_engine": engine_id, "b_epoch": epoch, "b_mark": mark}
     done = tx.execute(update(resource).where(_IS_MINE).values(**values), parameters)
     _expect(done.rowcount, 1, "resource locks held")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,10 @@ from sqlalchemy import Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from converge.errors import Conflict, NotFound, StaleLock, did_you_mean
-from converge.model import STACK_MOVES, Action, Status, is_name, sources_of
+from converge.model import STACK_MOVES, Action, Status, is_name, make_mark, sources_of
+from converge.store.bulk import among
 from converge.store.database import Transaction
-from converge.store.schema import stack, template
+from converge.store.schema import stack, template, traversal
 
 _COLUMNS = [column for column in stack.c if column.name != "edges"]
 
@@ -59,6 +61,7 @@ def insert_stack(tx: Transaction, name: str) -> StackRow:
         "action": Action.CREATE,
         "status": Status.IN_PROGRESS,
         "versions": 0,
+        "mark": make_mark(),
         "created_at": tx.now,
         "updated_at": tx.now,
     }
@@ -104,6 +107,31 @@ def get_stack_by_id(tx: Transaction, stack_id: int) -> StackRow:
     return _row(row)
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a stack stands: what its handle shows.
+
+    :ivar version: the number of its wanted version.
+    :ivar traversal_mark: of its current traversal.
+    """
+
+    stack: StackRow
+    version: int | None
+    traversal_mark: int | None
+
+
+def get_standing(tx: Transaction, stack_id: int) -> Standing | None:
+    """How a stack stands, live or deleted; None if there is none with this id."""
+    query = (
+        select(*_COLUMNS, template.c.version, traversal.c.mark.label("traversal_mark"))
+        .outerjoin_from(stack, template, template.c.id == stack.c.template_id)
+        .outerjoin(traversal, traversal.c.id == stack.c.traversal_id)
+        .where(stack.c.id == stack_id)
+    )
+    row = tx.execute(query).one_or_none()
+    return None if row is None else Standing(_row(row), row.version, row.traversal_mark)
+
+
 def find_last_stack(tx: Transaction, name: str) -> StackRow | None:
     """The live stack of that name, or the one deleted last."""
     if not is_name(name):
@@ -129,6 +157,15 @@ def lock_stack_by_id(tx: Transaction, stack_id: int) -> StackRow:
     """Lock a stack's row until the transaction ends."""
     query = select(*_COLUMNS).where(stack.c.id == stack_id).with_for_update()
     return _row(tx.execute(query).one())
+
+
+def list_free(tx: Transaction, ids: Iterable[int]) -> set[int]:
+    """Those of these stacks whose rows nobody has locked, and those that are gone."""
+    wanted = set(ids)
+    query = select(stack.c.id).where(among(tx, stack.c.id, wanted))
+    there = set(tx.execute(query).scalars())
+    free = set(tx.execute(query.with_for_update(skip_locked=True)).scalars())
+    return free | (wanted - there)
 
 
 def list_stacks(tx: Transaction) -> list[tuple[StackRow, int | None]]:

@@ -56,6 +56,7 @@ class SyncPointRow:
     definition: Json
     requires: list[int]
     successors: list[int]
+    mark: int
 
     @property
     def key(self) -> Key:
@@ -75,6 +76,7 @@ class NodeState:
     tainted: bool
     engine_id: int | None
     epoch: int
+    mark: int
     successors_text: str
 
     @property
@@ -161,8 +163,11 @@ def among_keys(tx: Transaction, keys: Iterable[Key]) -> Any:
     )
 
 
-def insert_sync_points(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert the nodes of a traversal: those without predecessors are READY."""
+def insert_sync_points(tx: Transaction, rows: Sequence[Mapping[str, Any]], mark: int = 0) -> None:
+    """Insert the nodes of a traversal: those without predecessors are READY.
+
+    :param mark: of the traversal.
+    """
     now = tx.now
     for ready in (True, False):
         part = [row for row in rows if (row["pending"] == 0) is ready]
@@ -176,11 +181,16 @@ def insert_sync_points(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> No
             attempts=0,
             deaths=0,
             epoch=0,
+            mark=mark,
         )
 
 
 def lock_ready(
-    tx: Transaction, engine_id: int, limit: int, most_deaths: int | None = None
+    tx: Transaction,
+    engine_id: int,
+    limit: int,
+    most_deaths: int | None = None,
+    mark: int | None = None,
 ) -> list[SyncPointRow]:
     """Lock READY nodes in the order in which they became ready, and then retries whose time has
     come.
@@ -189,10 +199,11 @@ def lock_ready(
 
     :param engine_id: who asks; there is nothing for an engine whose lease has ended.
     :param most_deaths: only nodes on which no more engines died.
+    :param mark: of the registration of who asks.
     """
     query = (
         select(*_COLUMNS)
-        .where(is_in(State.READY), sync_point.c.due_at <= tx.now, lives(tx, engine_id))
+        .where(is_in(State.READY), sync_point.c.due_at <= tx.now, lives(tx, engine_id, mark))
         .order_by(sync_point.c.due_at, sync_point.c.ready_at, *_ORDER)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -266,6 +277,23 @@ def list_engine_nodes(
         .with_for_update(skip_locked=skip_locked)
     )
     return [_row(row) for row in tx.execute(query).all()]
+
+
+def list_marks(tx: Transaction, engine_id: int) -> dict[Key, int]:
+    """The nodes that an engine holds, each with the mark of its claim."""
+    query = select(sync_point.c.traversal_id, sync_point.c.node, sync_point.c.mark).where(
+        is_in(State.RUNNING, State.SUPERSEDED), sync_point.c.engine_id == engine_id
+    )
+    return {(row.traversal_id, row.node): row.mark for row in tx.execute(query)}
+
+
+def list_cancelled(tx: Transaction, engine_id: int) -> set[Key]:
+    """The superseded nodes in an engine's hands whose resources a newer traversal deletes or
+    replaces."""
+    query = select(sync_point.c.traversal_id, sync_point.c.node).where(
+        is_in(State.SUPERSEDED), sync_point.c.engine_id == engine_id, sync_point.c.cancelled
+    )
+    return {(row.traversal_id, row.node) for row in tx.execute(query)}
 
 
 def holds_nodes(tx: Transaction, engine_id: int) -> bool:

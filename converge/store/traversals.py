@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, delete, func, insert, or_, select, update
+from sqlalchemy import and_, case, delete, func, insert, select, update
 
 from converge.errors import StaleLock
 from converge.model import TRAVERSAL_MOVES, Action, OnFailure, TraversalStatus, check_move
@@ -37,6 +37,7 @@ class TraversalRow:
     skipped: int
     started_at: float
     ended_at: float | None
+    mark: int
 
 
 _FIELDS = [name for name in TraversalRow.__dataclass_fields__ if name != "stack"]
@@ -95,17 +96,35 @@ def list_overdue(tx: Transaction, limit: int) -> list[TraversalRow]:
     ]
 
 
-def list_cancelled(tx: Transaction, ids: Iterable[int]) -> set[int]:
+def list_cancelled(tx: Transaction, ids: Iterable[int]) -> tuple[dict[int, str], set[int]]:
     """Which of these traversals were cancelled or have run out of time: their handlers are to
-    stop. (After a mere failure, what runs goes on to its end.)"""
-    query = select(traversal.c.id).where(
-        traversal.c.id.in_(sorted(set(ids))),
-        or_(
-            traversal.c.halted == TraversalStatus.CANCELLED,
-            and_(traversal.c.halted.is_not(None), traversal.c.deadline_at <= tx.now),
+    stop. After a mere failure, what runs goes on to its end. Of one that is superseded, what it
+    still does is also stopped with the newer one.
+
+    :returns: those, each with the reason; and the superseded ones among all.
+    """
+    current = traversal.alias("current")
+    is_late = traversal.c.deadline_at <= tx.now
+    is_over = traversal.c.status == TraversalStatus.SUPERSEDED
+    reason = case(
+        (traversal.c.halted == TraversalStatus.CANCELLED, "the traversal was cancelled"),
+        (and_(is_late, traversal.c.halted.is_not(None)), "the traversal timed out"),
+        (and_(is_late, is_over), "the traversal timed out"),
+        (current.c.halted == TraversalStatus.CANCELLED, "the newer traversal was cancelled"),
+        (
+            and_(current.c.halted.is_not(None), current.c.deadline_at <= tx.now),
+            "the newer traversal timed out",
         ),
     )
-    return set(tx.execute(query).scalars())
+    query = (
+        select(traversal.c.id, reason.label("reason"), is_over.label("superseded"))
+        .join(stack, stack.c.id == traversal.c.stack_id)
+        .outerjoin(current, and_(is_over, current.c.id == stack.c.traversal_id))
+        .where(traversal.c.id.in_(sorted(set(ids))))
+    )
+    rows: Any = tx.execute(query).all()
+    told = {row.id: row.reason for row in rows if row.reason is not None}
+    return told, {row.id for row in rows if row.superseded}
 
 
 def halt_traversal(

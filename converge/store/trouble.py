@@ -9,17 +9,36 @@ from contextlib import contextmanager
 from oslo_db import exception as oslo_exceptions
 from sqlalchemy import exc as sa_exceptions
 
-from converge.errors import ConvergeError, StoreError
+from converge.errors import ConvergeError, StaleLock, StoreError
 
 READ_ONLY = "the database is read-only"
-# lock timeout and serialization failure; oslo.db does not map them
-_POSTGRESQL_AGAIN = {"55P03", "40001", "40P01"}
+_POSTGRESQL_LOCK = "55P03"
+_MARIADB_LOCK = 1205
+# serialization failure and deadlock; oslo.db does not map the first
+_POSTGRESQL_AGAIN = {"40001", "40P01"}
 # 1467 is a deadlock, too: of two who insert many rows, over the counter of the table's ids
-_MARIADB_AGAIN = {1205, 1213, 1020, 1467}
+_MARIADB_AGAIN = {1213, 1020, 1467}
 
 
-class Away(StoreError):
+class Unreachable(StoreError):
+    """A database does not let anybody in now, as it is down, or not up yet."""
+
+
+class Away(Unreachable):
     """A database that answered before does not let anybody in; it is taken to come back."""
+
+
+class Locked(StoreError):
+    """Another transaction holds the rows, and was not waited for any longer."""
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether a statement gave up waiting for what another transaction has locked."""
+    original = _driver_error(error)
+    if isinstance(original, sqlite3.OperationalError):
+        return "is locked" in str(original)
+    code = original.args[0] if original is not None and original.args else None
+    return getattr(original, "sqlstate", None) == _POSTGRESQL_LOCK or code == _MARIADB_LOCK
 
 
 def is_transient(error: BaseException) -> bool:
@@ -30,10 +49,27 @@ def is_transient(error: BaseException) -> bool:
     state = getattr(original, "sqlstate", None)
     if state in _POSTGRESQL_AGAIN:
         return True
-    if isinstance(original, sqlite3.OperationalError):
-        return "database is locked" in str(original)
+    if is_locked(error):
+        return True
     code = original.args[0] if original is not None and original.args else None
     return isinstance(code, int) and code in _MARIADB_AGAIN
+
+
+# what a server says to who connects, and what it may not say any more in a while
+_REFUSALS = ("FATAL:", "no password supplied", "access denied", "unknown database")
+_PASSING = ("starting up", "shutting down", "recovery", "not yet accepting", "too many")
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether an error of connecting is one that passes: the server is not there, or not ready;
+    not that it knows nothing of this user or database."""
+    original = _driver_error(error) or error
+    if isinstance(original, sqlite3.Error) or isinstance(error, sa_exceptions.ArgumentError):
+        return False
+    text = str(original).lower()
+    if any(word in text for word in _PASSING):
+        return True
+    return not any(word.lower() in text for word in _REFUSALS)
 
 
 def is_lost(error: BaseException) -> bool:
@@ -68,13 +104,20 @@ def _driver_error(error: BaseException | None) -> BaseException | None:
 
 
 @contextmanager
-def translated(where: str) -> Iterator[None]:
+def translated(where: str, origin: object = None) -> Iterator[None]:
     """Turn errors of the database layer into :class:`StoreError` that say what to do.
 
     Duplicate keys are left alone: they are answers, not trouble.
+
+    :param origin: the database, for who wants to know whether it is at fault. It is not if it
+        only refuses a value.
     """
     try:
         yield
+    except (StoreError, StaleLock) as error:
+        if error.origin is None:
+            error.origin = origin
+        raise
     except (ConvergeError, oslo_exceptions.DBDuplicateEntry):
         raise
     except (oslo_exceptions.DBError, sa_exceptions.SQLAlchemyError) as error:
@@ -82,7 +125,11 @@ def translated(where: str) -> Iterator[None]:
             error, sa_exceptions.DBAPIError
         ):
             raise
-        raise StoreError(f"{where}: {explain(error)}") from error
+        raised = (Locked if is_locked(error) else StoreError)(f"{where}: {explain(error)}")
+        raised.__cause__ = error
+        if not is_refused(raised):
+            raised.origin = origin
+        raise raised from error
 
 
 def explain(error: BaseException) -> str:
@@ -102,6 +149,11 @@ def explain(error: BaseException) -> str:
         (("password authentication", "access denied"), "the database refused the user"),
         (("unknown database", "does not exist", "no such table"), "something is missing"),
         (("database is locked",), "the database was locked by another process for too long"),
+        (("lock timeout", "lock wait timeout"), "another transaction holds the rows for too long"),
+        (
+            ("idle-in-transaction timeout", "statement timeout", "max_statement_time exceeded"),
+            "the transaction took longer than its limit",
+        ),
     )
     for words, meaning in hints:
         if any(word in low for word in words):

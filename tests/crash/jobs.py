@@ -207,7 +207,7 @@ class MachineJob(Parcels):
             self._fire_many(machine, ("a", "close"), ("d", "spoil"), ("a", "pay"))
             self._fire_in_transaction(machine, "b", "pay", "send", "close")
             # as a thread does when a third of the lease has passed
-            machine._actions.owner.lease.renew()
+            machine._actions.owner.current_lease().renew()
             for _ in ("remind", "give up"):
                 self.clock.advance(TIMEOUT)
                 with suppress(Interrupted):

@@ -195,6 +195,7 @@ class Held:
 def list_held(rows: Rows, engines: Collection[int]) -> list[Held]:
     """What these engines had in hand."""
     by_id = {row["id"]: row for row in rows["resource"]}
+    marks = {row["id"]: row["mark"] for row in rows["traversal"]}
     names = _Names(rows)
     held = []
     for node in rows["sync_point"]:
@@ -206,7 +207,8 @@ def list_held(rows: Rows, engines: Collection[int]) -> list[Held]:
         tokens = set()
         if node["state"] == State.RUNNING:
             root = uuid.UUID(row["token"])
-            steps = ("delete", *(f"{verb} {node['traversal_id']}" for verb in ("update", "check")))
+            mark = marks[node["traversal_id"]]
+            steps = ("delete", *(f"{verb} {mark}" for verb in ("update", "check")))
             tokens = {row["token"], *(str(uuid.uuid5(root, step)) for step in steps)}
         traversal = str(names.traversals[node["traversal_id"]])
         held.append(Held(traversal, row["name"], node["attempts"], frozenset(tokens)))

@@ -277,7 +277,7 @@ def test_a_handler_that_never_returns_is_given_up_after_a_cancel(
     store: converge.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also without a timeout of its own; and its late return changes nothing."""
-    monkeypatch.setattr("converge.engine.GRACE", 0.1)
+    monkeypatch.setattr("converge.engine_run.GRACE", 0.1)
     deaf = Deaf()
     types = {"deaf": Does(deaf, attempts=3), "good": Does(good)}
     with converge.Engine(store, types, workers=1, lease=1.0, poll=0.05):
@@ -302,11 +302,11 @@ def test_a_handler_that_never_returns_is_given_up_after_a_cancel(
 def test_a_handler_that_never_returns_is_given_up_at_each_attempt(
     store: converge.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("converge.engine.GRACE", 0.1)
+    monkeypatch.setattr("converge.engine_run.GRACE", 0.1)
     deaf = Deaf()
     types = {"deaf": Does(deaf, attempts=2, first=0.0)}
     try:
-        with converge.Engine(store, types, workers=1, lease=1.0, poll=0.05):
+        with converge.Engine(store, types, workers=1, poll=0.05):
             stack = store.create_stack("s", template("deaf"), node_timeout=0.1)
             assert stack.wait(WAIT) == "FAILED"
             assert "create timed out after 0.1 s" in (stack.reason or "")

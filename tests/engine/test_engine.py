@@ -178,7 +178,7 @@ def test_a_node_timeout_ends_a_handler_that_listens(store: converge.Store, gate:
 def test_a_node_timeout_gives_up_a_handler_that_does_not_listen(
     store: converge.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("converge.engine.GRACE", 0.1)
+    monkeypatch.setattr("converge.engine_run.GRACE", 0.1)
     deaf = Deaf()
     with converge.Engine(store, {"deaf": deaf}, workers=1, poll=0.05):
         stack = store.create_stack("s", template("deaf", 1), node_timeout=0.1)
@@ -294,7 +294,7 @@ def test_lost_replies_of_commits_lose_no_node(
                 raise StoreError("the connection was lost")
             return works
 
-    monkeypatch.setattr("converge.engine.Session", Flaky)
+    monkeypatch.setattr("converge.engine_run.Session", Flaky)
     with converge.Engine(store, types, workers=2, poll=0.02):
         stack = store.create_stack("s", template(kind, 12, chain=True))
         assert stack.wait(WAIT) == "COMPLETE"

@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 
 import converge
 from converge.errors import BadInput
-from converge.lease import EngineLease
+from converge.lease import Lease, RowLeases
 from converge.recovery import sweep
 from converge.session import Session
 from converge.start import Intent
@@ -366,23 +366,23 @@ def test_of_two_engines_with_one_id_the_loser_writes_nothing(
     assert sorted(one["resource"] for one in events) == ["a", "b", "c", "d"]
 
 
-def test_only_the_process_that_registered_an_id_renews_its_lease(
+def test_only_who_registered_an_id_renews_its_lease(
     fresh_store: Callable[..., converge.Store],
 ) -> None:
     store = fresh_store(FakeClock())
     losses: list[str] = []
-    lease = EngineLease(store.database, 10.0, lambda: losses.append("lost"))
-    engine_id = lease.take()
+    leases = RowLeases(store.database, 10.0)
+    lease = Lease(leases, lambda: losses.append("lost"))
+    engine_id = lease.id
     lease.renew()
     assert not lease.lost.is_set()
     with store.transaction() as tx:
         mine = schema.engine.c.id == engine_id
-        tx.execute(update(schema.engine).where(mine).values(process="elsewhere"))
+        tx.execute(update(schema.engine).where(mine).values(mark=lease.mark + 1))
         before = engines.get_engines(tx, [engine_id])
     lease.renew()
     assert lease.lost.is_set()
     assert losses == ["lost"]
     with store.transaction() as tx:
         assert engines.get_engines(tx, [engine_id]) == before
-    assert lease.take() != engine_id
-    assert not lease.lost.is_set()
+    leases.close()

@@ -228,7 +228,7 @@ def test_what_is_a_transaction_by_itself_is_one_statement(
     backend.advance(hold, "each", 1)
     backend.write(hold, EACH, replaces=True)
     backend.release(hold, finished=False)
-    backend.owner.lease.renew()
+    backend.owner.current_lease().renew()
     leave(machine, "a")
     assert machine.sweep() == 1
     template = converge.Template.parse("resources: {a: {type: recording}}")

@@ -6,10 +6,13 @@ make good for it, are there.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+
 import pytest
 
 import converge
-from converge.lease import EngineLease
+from converge.lease import RENEW, Lease, RowLeases
 from converge.points import Commit
 from converge.store import engines
 from converge.store.database import Database
@@ -17,25 +20,25 @@ from converge.testing import FakeClock
 from tests.guards.tools import LEASE
 
 
-def test_a_lease_is_renewed_only_by_its_process_and_in_time(
+def test_a_lease_is_renewed_only_by_who_registered_it_and_in_time(
     store: converge.Store, clock: FakeClock
 ) -> None:
     with store.transaction() as tx:
-        one = engines.insert_engine(tx, "h", 1, "mine", LEASE)
-        dead = engines.insert_engine(tx, "h", 1, "mine", LEASE)
+        one = engines.insert_engine(tx, "h", 1, "p", LEASE, mark=7)
+        dead = engines.insert_engine(tx, "h", 1, "p", LEASE, mark=7)
         engines.end_engine(tx, dead, engines.DEAD)
     clock.advance(LEASE - 1)
     with store.transaction() as tx:
-        assert not engines.renew_lease(tx, one, "another's")
-        assert not engines.renew_lease(tx, dead, "mine")
-        assert engines.renew_lease(tx, one, "mine")
+        assert not engines.renew_lease(tx, one, 8)
+        assert not engines.renew_lease(tx, dead, 7)
+        assert engines.renew_lease(tx, one, 7)
     clock.advance(LEASE)
     with store.transaction() as tx:
-        assert not engines.renew_lease(tx, one, "mine")
+        assert not engines.renew_lease(tx, one, 7)
 
 
 class Held:
-    """A lease, on a clock of its own that the database takes no part in."""
+    """Leases, on a clock of its own that the database takes no part in."""
 
     def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds = 0.0
@@ -43,7 +46,10 @@ class Held:
         self.losses = 0
         monkeypatch.setattr("converge.lease.now", lambda: self.seconds)
         monkeypatch.setattr("converge.points.hook", self._take_time)
-        self.lease = EngineLease(database, LEASE, self._lost)
+        self.leases = RowLeases(database, LEASE)
+
+    def take(self) -> Lease:
+        return Lease(self.leases, self._lost)
 
     def _take_time(self, name: str) -> None:
         if name in (Commit.REGISTER.after, Commit.RENEW.after):
@@ -52,42 +58,79 @@ class Held:
     def _lost(self) -> None:
         self.losses += 1
 
-    def check_at(self, seconds: float) -> bool:
+    def is_lost(self, lease: Lease, seconds: float) -> bool:
         """Whether it is taken for lost at this time."""
         self.seconds = seconds
-        self.lease.check()
-        return self.lease.lost.is_set()
+        assert lease.check() is not lease.lost.is_set()
+        return lease.lost.is_set()
 
 
 @pytest.fixture
-def held(store: converge.Store, monkeypatch: pytest.MonkeyPatch) -> Held:
-    return Held(store.database, monkeypatch)
+def held(store: converge.Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    held = Held(store.database, monkeypatch)
+    yield held
+    held.leases.close()
 
 
 def test_a_lease_is_given_up_before_it_ends_and_counts_from_the_request(held: Held) -> None:
     held.slow = 3
-    held.lease.take()
-    assert not held.check_at(7.9)
-    held.lease.renew()
+    lease = held.take()
+    assert not held.is_lost(lease, 7.9)
+    lease.renew()
     assert held.seconds == 10.9
-    assert not held.check_at(15.8)
-    assert held.check_at(16)
-    assert held.check_at(17)
+    assert not held.is_lost(lease, 15.8)
+    assert held.is_lost(lease, 16)
+    assert held.is_lost(lease, 17)
     assert held.losses == 1
     held.seconds = 20
-    held.lease.take()
-    assert not held.check_at(27.9)
-    assert held.check_at(28.1)
+    another = held.take()
+    assert not held.is_lost(another, 27.9)
+    assert held.is_lost(another, 28.1)
     assert held.losses == 2
 
 
 def test_a_lease_that_is_not_renewed_is_lost(held: Held, clock: FakeClock) -> None:
-    first = held.lease.take()
-    held.lease.renew()
-    assert not held.lease.lost.is_set()
+    lease = held.take()
+    lease.renew()
+    assert not lease.lost.is_set()
     clock.advance(LEASE)
-    held.lease.renew()
-    assert held.lease.lost.is_set()
+    lease.renew()
+    assert lease.lost.is_set()
     assert held.losses == 1
-    assert held.lease.take() != first
-    assert not held.lease.lost.is_set()
+    another = held.take()
+    assert another.id != lease.id
+    # what is seen of the one says nothing about the other
+    assert not lease.check()
+    assert another.check()
+    assert held.losses == 1
+
+
+def test_a_lease_that_was_given_back_is_neither_renewed_nor_lost(held: Held) -> None:
+    lease = held.take()
+    lease.end()
+    assert not held.is_lost(lease, 100)
+    lease.keep()
+    lease.watch()
+    assert held.losses == 0
+
+
+def test_whatever_goes_wrong_with_a_renewal_it_is_tried_again(held: Held) -> None:
+    lease = held.take()
+    pauses: list[float | None] = []
+
+    def prolong(id_: int, mark: int) -> bool:
+        if len(pauses) < 3:
+            raise ZeroDivisionError
+        lease.end()
+        return True
+
+    class Over(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout)
+            return self.is_set()
+
+    held.leases.prolong = prolong  # type: ignore[method-assign]
+    lease._over = Over()
+    lease.keep()
+    third = LEASE * RENEW
+    assert pauses == [third, third / 5, third / 5, third]

@@ -17,6 +17,7 @@ import pytest
 
 import converge
 from converge import recovery
+from converge.engine_run import Run, Tenure
 from converge.errors import StoreError
 from converge.session import Session
 from converge.store import engines
@@ -64,9 +65,21 @@ def start(store: converge.Store) -> converge.Stack:
     return store.create_stack("s", template(**{name: [] for name in NAMES}))
 
 
+class Quick(Run):
+    """Takes all nodes at once, as if handlers had been quick."""
+
+    def begin(self) -> None:
+        self._seconds = 1e-4
+        super().begin()
+
+
+def lose_lease(engine: converge.Engine) -> None:
+    assert engine._run is not None
+    engine._run._tenure.lease.lose()
+
+
 class Losing:
-    """An engine with one worker, which takes all nodes at once, as if handlers had been quick; it
-    is to lose its lease."""
+    """An engine with one worker, which takes all nodes at once; it is to lose its lease."""
 
     def __init__(
         self, store: converge.Store, counted: Counted, monkeypatch: pytest.MonkeyPatch
@@ -75,17 +88,18 @@ class Losing:
         self.counted = counted
         self.ids: list[int] = []
         self.engine = converge.Engine(store, {"fake": counted}, workers=1, poll=0.05)
-        self.engine._seconds = 1e-4
-        self._take = self.engine._lease.take
-        monkeypatch.setattr(self.engine._lease, "take", self._take_again)
+        monkeypatch.setattr("converge.engine.Run", Quick)
+        begin = Run._begin_tenure
 
-    def _take_again(self) -> int:
-        engine_id = self._take()
-        self.ids.append(engine_id)
-        if len(self.ids) > 1:
-            # from here on there is a lease again
-            self.counted.go.set()
-        return engine_id
+        def begin_again(run: Run) -> Tenure:
+            tenure = begin(run)
+            self.ids.append(tenure.lease.id)
+            if len(self.ids) > 1:
+                # from here on there is a lease again
+                self.counted.go.set()
+            return tenure
+
+        monkeypatch.setattr(Run, "_begin_tenure", begin_again)
 
     def end(self, stack: converge.Stack) -> None:
         """When it has a new id, let the old lease end in the database, too; wait for the rest."""
@@ -96,8 +110,10 @@ class Losing:
         self.engine.wake()
         assert stack.wait(2 * SOON) == "COMPLETE"
         assert len(self.ids) == 2
-        (twice,) = self.counted.calls - Counter(NAMES)
-        assert self.counted.calls == Counter([*NAMES, twice])
+        # the one that was called under the old id, unless that could be written yet
+        twice = self.counted.calls - Counter(NAMES)
+        assert self.counted.calls == Counter(NAMES) + twice
+        assert twice.total() <= 1
 
 
 def test_what_an_engine_runs_is_told_when_the_lease_is_lost_and_what_waits_is_dropped(
@@ -108,7 +124,7 @@ def test_what_an_engine_runs_is_told_when_the_lease_is_lost_and_what_waits_is_dr
     losing = Losing(real, counted, monkeypatch)
     with losing.engine:
         assert counted.began.wait(WAIT)
-        losing.engine._lease.lose()
+        lose_lease(losing.engine)
         losing.end(stack)
     assert counted.told == 1
 
@@ -120,22 +136,25 @@ def test_a_worker_looks_at_the_time_before_it_begins(
     stack = start(real)
     paused = 0.0
     monkeypatch.setattr("converge.lease.now", lambda: time.monotonic() + paused)
+    tenures: Counter[int] = Counter()
 
     class Pauses(Counted):
         def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
             nonlocal paused
             super().create(context, properties)
+            tenures[len(losing.ids)] += 1
             paused = 1000.0
 
     losing = Losing(real, Pauses(waits=False), monkeypatch)
     with losing.engine:
         losing.end(stack)
+    assert tenures[1] == 1
 
 
 def test_an_engine_that_lost_its_lease_goes_on_under_a_new_id(real: converge.Store) -> None:
     with converge.Engine(real, {"fake": Counted(waits=False)}, poll=0.05) as engine:
         before = engine.id
-        engine._lease.lose()
+        lose_lease(engine)
         assert start(real).wait(WAIT) == "COMPLETE"
         assert engine.id != before
 
@@ -211,7 +230,7 @@ def test_a_handler_is_told_that_its_time_is_over(real: converge.Store) -> None:
 def test_a_handler_that_does_not_obey_is_not_waited_for(
     real: converge.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("converge.engine.GRACE", 0.1)
+    monkeypatch.setattr("converge.engine_run.GRACE", 0.1)
     slow = Slow(obeys=False)
     stack = real.create_stack("s", template(a=[]), node_timeout=0.1)
     with running(real, slow):
@@ -245,7 +264,7 @@ def test_an_engine_that_may_hold_what_it_does_not_know_looks(
                 raise StoreError("the connection was lost")
             return works
 
-    monkeypatch.setattr("converge.engine.Session", Deafened)
+    monkeypatch.setattr("converge.engine_run.Session", Deafened)
     counted = Counted(waits=False)
     engine = converge.Engine(real, {"fake": counted}, poll=0.05)
     stack = start(real)

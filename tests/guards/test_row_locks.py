@@ -237,17 +237,31 @@ def test_a_connection_whose_statement_was_alone_is_as_it_was(store: converge.Sto
 @SERVERS
 def test_the_server_ends_transactions_that_stand_still(store: converge.Store) -> None:
     """Those of a process that was stopped; a host may take its time in its own."""
-    limit = (
-        "current_setting('idle_in_transaction_session_timeout')"
-        if store.database.dialect == "postgresql"
-        else "@@idle_transaction_timeout"
+    names = (
+        "idle_in_transaction_session_timeout",
+        "lock_timeout",
+        "statement_timeout",
     )
+    if store.database.dialect == "postgresql":
+        query = "SELECT " + ", ".join(
+            f"extract(epoch FROM current_setting('{name}')::interval)" for name in names
+        )
+    else:
+        query = (
+            "SELECT @@idle_transaction_timeout, @@innodb_lock_wait_timeout, @@max_statement_time"
+        )
+
+    def limits(tx: Transaction) -> list[float]:
+        return [float(one) for one in tx.connection.exec_driver_sql(query).one()]
+
     # a connection that was never a host's
-    database = Database(store.database.url)
-    found = database.read(lambda tx: tx.connection.exec_driver_sql(f"SELECT {limit}").scalar_one())
-    assert str(found).removesuffix("s") == "15"
+    database = Database(store.database.url, connections=1)
+    assert database.read(limits) == [15, 2, 0]
     with database.transaction() as tx:
-        assert str(tx.connection.exec_driver_sql(f"SELECT {limit}").scalar_one()) == "0"
+        assert limits(tx) == [60, 60, 60]
+    with database.transaction(limit=2.5) as tx:
+        assert limits(tx) == ([2.5] * 3 if tx.dialect == "postgresql" else [3, 3, 2.5])
+    assert database.read(limits) == [15, 2, 0]
     database.close()
 
 

@@ -485,7 +485,7 @@ def test_a_lost_lease_is_taken_anew_and_its_actions_are_left_to_the_sweep(
     machine = place.machine(world.definition())
 
     def expire(action: Action) -> None:
-        machine._actions.owner.give_up()
+        machine._actions.owner.give_up(machine._actions.owner.current_id())
 
     world.behaviour["a"] = [expire]
     results = machine.fire_many([("a", "press"), ("b", "press")], create=True)

@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from converge import Machine, RetryPolicy, connect, lease, points
 from converge.errors import BadInput, NotFound, StepFailed, StoreError
-from converge.lease import LEASE, EngineLease
+from converge.lease import LEASE, RowLeases
 from converge.machine import Action, Instances, list_machines
 from converge.points import Commit
 from converge.store import schema
@@ -345,7 +345,7 @@ def test_an_action_is_told_in_time_that_the_lease_ends_also_while_the_database_h
     place: Place, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = threading.Event()
-    monkeypatch.setattr(EngineLease, "_prolong", lambda lease, id_: answers.wait(60))
+    monkeypatch.setattr(RowLeases, "prolong", lambda leases, id_, mark: answers.wait(60))
     now, passed, seconds = lease.now, [0.0], 5.0
     monkeypatch.setattr(lease, "now", lambda: now() + passed[0])
     told = []
@@ -369,7 +369,7 @@ def test_an_action_is_told_that_its_lease_was_lost_before_it_asked(
     machine = place.machine(world.definition())
 
     def lose(action: Action) -> None:
-        machine._actions.owner.give_up()
+        machine._actions.owner.give_up(machine._actions.owner.current_id())
         # another action goes on under the next one
         machine.fire("next", "press", create=True)
         assert action.cancelled.is_set()

@@ -125,19 +125,19 @@ class Engines(Walk):
         numbers=picks,
         age=ages,
         wait=st.sampled_from([0.0, 5.0]),
-        unstarted=st.booleans(),
+        uncounted=st.booleans(),
     )
-    def retry(self, numbers: list[int], age: str, wait: float, unstarted: bool) -> None:
+    def retry(self, numbers: list[int], age: str, wait: float, uncounted: bool) -> None:
         tickets = self.drawn(numbers, age)[:1]
         if not tickets:
             return
         ((engine_id, key, _),) = tickets
         (node,) = self.states(tickets)
-        limit = None if unstarted else 7
+        limit = None if uncounted else 7
         valid = self.holds(tickets[0])
         self.attempt(
             lambda tx: node_moves.requeue_node(
-                tx, engine_id, node, wait, max_attempts=limit, unstarted=unstarted
+                tx, engine_id, node, wait, max_attempts=limit, uncounted=uncounted
             ),
             valid=valid,
         )
@@ -148,7 +148,7 @@ class Engines(Walk):
                 engine_id=None,
                 ready_at=self.clock() + wait,
                 due_at=self.clock() + wait if wait else 0.0,
-                attempts=self.rows[key].attempts - unstarted,
+                attempts=self.rows[key].attempts - uncounted,
                 max_attempts=limit,
             )
 

@@ -190,7 +190,7 @@ class Walk(RuleBasedStateMachine):
     def states(self, tickets: Sequence[Ticket]) -> list[NodeState]:
         """The nodes as those who hold the tickets remember them."""
         return [
-            NodeState(*key, Kind.UPDATE, State.RUNNING, 0, False, engine_id, epoch, "[]")
+            NodeState(*key, Kind.UPDATE, State.RUNNING, 0, False, engine_id, epoch, 0, "[]")
             for engine_id, key, epoch in tickets
         ]
 

@@ -59,21 +59,26 @@ class Actor(Body):
     def turn(self, outcomes: Sequence[Outcome], limit: int) -> list[Work]:
         """Write outcomes and claim nodes, as an engine does: in doubt, look first what it holds.
 
-        :raises StoreError: the outcomes are kept, to be given again.
+        :raises StoreError: what was not written is kept by the session.
         """
         session = self.session
-        if session.doubtful:
-            session.reconcile([*self.todo, *(one.work for one in self.outcomes)])
-        works = session.turn(outcomes, limit)
+        session.outbox.put(outcomes)
         given = {id(outcome) for outcome in outcomes}
         self.outcomes = [one for one in self.outcomes if id(one) not in given]
+        if session.doubtful:
+            gone = session.reconcile([*self.todo, *(one.work for one in self.outcomes)])
+            self.todo = [work for work in self.todo if work not in gone]
+            self.outcomes = [one for one in self.outcomes if one.work not in gone]
+        works = session.turn((), limit)
         self.sent = [*self.sent, *outcomes][-_KEPT:]
         self.todo.extend(works)
         return works
 
     def in_hand(self) -> set[Key]:
         """The nodes that it knows it holds."""
-        return {work.node.key for work in self.todo} | {one.work.node.key for one in self.outcomes}
+        waiting = [] if self.engine is None else self.session.outbox.all()
+        outcomes = [*self.outcomes, *waiting]
+        return {one.node.key for one in (*self.todo, *(outcome.work for outcome in outcomes))}
 
     def call(self, work: Work) -> Outcome:
         """Call a work's handler."""

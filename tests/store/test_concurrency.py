@@ -341,14 +341,18 @@ def test_a_resource_is_written_under_its_lock_only(claimed: Claimed) -> None:
     row = resources.lock_resources(tx, [node.resource_id])[node.resource_id]
     for engine, epoch in ((engine_id + 1, row.epoch), (engine_id, row.epoch + 1)):
         with pytest.raises(StaleLock):
-            resources.write_locked(tx, engine, row.id, epoch, physical_id="x")
+            resources.write_locked(tx, engine, row.id, epoch, row.mark, physical_id="x")
         with pytest.raises(StaleLock):
             resources.release(tx, engine, [(row.id, epoch, {"physical_id": "x"})])
+    with pytest.raises(StaleLock):
+        resources.write_locked(tx, engine_id, row.id, row.epoch, row.mark + 1, physical_id="x")
+    with pytest.raises(StaleLock):
+        resources.hold_lock(tx, engine_id, row.id, row.epoch, row.mark + 1)
     row.epoch += 1
     with pytest.raises(StaleLock):
         resources.delete_locked(tx, engine_id, [row])
     row.epoch -= 1
-    resources.write_locked(tx, engine_id, row.id, row.epoch, physical_id="y")
+    resources.write_locked(tx, engine_id, row.id, row.epoch, row.mark, physical_id="y")
     assert resources.lock_resources(tx, [row.id])[row.id].physical_id == "y"
     resources.delete_locked(tx, engine_id, [row])
     assert resources.lock_resources(tx, [row.id]) == {}

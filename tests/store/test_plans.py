@@ -7,6 +7,7 @@ traversals that are over. All statements that are executed are explained.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -129,7 +130,6 @@ def without_guess(watch: Watch, has_statistics: bool) -> list[Seen]:
 
 def test_looking_for_work_costs_the_same_however_much_waits(store: converge.Store) -> None:
     database = store.database
-    running = range(FIRST + ENDED, FIRST + ENDED + TRAVERSALS)
     engine = StepEngine(store, {})
     # as they are after a large start, and as they become
     for has_statistics in (False, True):
@@ -141,7 +141,11 @@ def test_looking_for_work_costs_the_same_however_much_waits(store: converge.Stor
             assert engine.renew()
             database.transact(engines.delete_old_engines, Commit.FORGET)
             assert database.read(sync_points.count_live) == {}
-            assert not database.read(lambda tx: traversals.list_cancelled(tx, running))
+            assert not database.read(lambda tx: sync_points.list_cancelled(tx, engine.id))
+            running = range(FIRST + ENDED, FIRST + ENDED + TRAVERSALS)
+            found = database.read(partial(traversals.list_cancelled, ids=running))
+            assert found == ({}, set())
+            assert engine.session.reconcile(()) == []
         assert len(watch.of(sync_point.name)) >= 6
         check(BIG, without_guess(watch, has_statistics), FEW)
 
@@ -176,6 +180,11 @@ def test_nodes_that_are_worked_on_are_found_by_index(store: converge.Store) -> N
         with Watch(database.engine) as watch:
             assert len(other.claim(8)) == 8
         check(BIG, watch.seen, FEW)
+
+        with Watch(database.engine) as watch:
+            assert dying.session.reconcile(works) == []
+            assert not database.read(partial(sync_points.list_cancelled, engine_id=dying.id))
+        check(BIG, watch.seen, 3 * RUNNING)
 
         with Watch(database.engine) as watch:
             dying.write(*(dying.call(work) for work in works[:WRITTEN]))

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 import converge
-from converge.lease import EngineLease
+from converge.lease import Lease, RowLeases
 from converge.points import Commit
 from converge.recovery import sweep
 from converge.store import engines as engine_rows
@@ -144,9 +144,10 @@ def test_what_a_lost_commit_of_several_outcomes_claimed_is_not_held_for_ever(
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_lease_is_renewed_though_the_reply_is_lost(troubled: Troubled, loss: Loss) -> None:
     lost: list[None] = []
-    lease = EngineLease(troubled.store.database, 10.0, lambda: lost.append(None))
     troubled.store.database.clock = clock = FakeClock()
-    engine_id = lease.take()
+    leases = RowLeases(troubled.store.database, 10.0)
+    lease = Lease(leases, lambda: lost.append(None))
+    engine_id = lease.id
     clock.advance(5)
     troubled.lose(Commit.RENEW, loss)
     lease.renew()
@@ -154,6 +155,7 @@ def test_a_lease_is_renewed_though_the_reply_is_lost(troubled: Troubled, loss: L
         row = engine_rows.get_engines(tx, [engine_id])[engine_id]
     assert row.expires_at == clock() + 10
     assert lost == []
+    leases.close()
 
 
 # -- recovery

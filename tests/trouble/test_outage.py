@@ -12,9 +12,10 @@ import psycopg
 import pymysql
 import pytest
 from sqlalchemy import create_engine, event, make_url, select
+from sqlalchemy.exc import OperationalError
 
 import converge
-from converge import engine as engine_module
+from converge import engine_run
 from converge.errors import StoreError
 from converge.store import database as database_module
 from converge.store import schema
@@ -43,7 +44,7 @@ class Calls(converge.ResourceType):
         #: what happens while the handler runs
         self.during: Callable[[], None] = lambda: None
 
-    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
+    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> Any:
         self.calls.append(context.name)
         self.during()
         self.done.append(context.name)
@@ -86,7 +87,9 @@ class Running:
 
     def calm(self) -> None:
         """Take the next lease for so long that a slow machine does not lose it, too."""
-        self.engine._lease.seconds = LONG
+        run = self.engine._run
+        assert run is not None
+        run._leases.seconds = LONG
 
     def lease_end(self, url: Any, engine_id: int | None) -> float:
         """When the database thinks that an engine's lease ends, in seconds since 1970."""
@@ -103,7 +106,7 @@ def running(
     request: pytest.FixtureRequest, troubled: Troubled, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Running]:
     # an engine that is stopped while the database is away waits for so long
-    monkeypatch.setattr(engine_module, "GRACE", 0.5)
+    monkeypatch.setattr(engine_run, "GRACE", 0.5)
     one = Running(troubled.store, getattr(request, "param", LEASE))
     one.engine.start()
     yield one
@@ -171,7 +174,9 @@ def test_a_database_that_is_away_while_there_is_nothing_to_do(
     troubled: Troubled, running: Running, mode: Mode
 ) -> None:
     first = running.engine.id
-    lost = running.engine._lease.lost
+    run = running.engine._run
+    assert run is not None
+    lost = run._tenure.lease.lost
     with troubled.proxy.being(mode):
         assert lost.wait(WAIT)
         running.calm()
@@ -341,3 +346,121 @@ def test_a_server_that_accepts_and_never_answers(troubled: Troubled) -> None:
         pytest.raises(StoreError, match=r"timeout|timed out|cannot be reached"),
     ):
         converge.connect(troubled.proxy.url(**limits))
+
+
+# -- an outage that passes through a handler
+
+
+class Recorder(Calls):
+    """A handler that uses its context while the database is away."""
+
+    def __init__(self, use: Callable[[converge.Context], object]) -> None:
+        super().__init__()
+        self.use = use
+        self.began = threading.Semaphore(0)
+        self.raised: list[BaseException] = []
+        self.attempts: list[int] = []
+        self.retry = converge.RetryPolicy(attempts=1)  # type: ignore[misc]
+
+    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> str:
+        self.calls.append(context.name)
+        self.attempts.append(context.attempt)
+        if len(self.calls) == 1:
+            self.during()
+        try:
+            self.use(context)
+        except BaseException as error:
+            self.raised.append(error)
+            self.began.release()
+            raise
+        return "made"
+
+
+def wrapped(context: converge.Context) -> None:
+    try:
+        context.step("one", int)
+    except StoreError as error:
+        raise RuntimeError("something of mine went wrong") from error
+
+
+USES: dict[str, Callable[[converge.Context], object]] = {
+    "record": lambda context: context.record("made"),
+    "step": lambda context: context.step("one", int),
+    "each": lambda context: list(context.each("all", [1, 2])),
+    "wrapped": wrapped,
+}
+
+
+@pytest.mark.parametrize("on_failure", ["stop", "rollback"])
+@pytest.mark.parametrize("use", USES)
+def test_an_outage_that_passes_through_a_handler_is_no_failure_of_it(
+    troubled: Troubled, use: str, on_failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it is: here it ends before the lease does."""
+    monkeypatch.setattr(database_module, "RETRIES", 1)
+    handler = Recorder(USES[use])
+    handler.during = lambda: troubled.proxy.set(Mode.REFUSE)
+    engine = converge.Engine(troubled.store, {"uses": handler}, lease=LONG, poll=0.05)
+    with engine:
+        stack = troubled.store.create_stack(
+            "s", converge.Template.parse("resources: {a: {type: uses}}"), on_failure=on_failure
+        )
+        try:
+            assert handler.began.acquire(timeout=WAIT)
+        finally:
+            troubled.proxy.set(Mode.PASS)
+        assert stack.wait(WAIT) == "COMPLETE"
+    assert stack.action == "CREATE"
+    assert handler.attempts == [1, 1]
+    assert [one["status"] for one in troubled.store.events("s") if one["resource"]] == ["COMPLETE"]
+
+
+def test_a_pool_that_times_out_is_no_failure_of_a_handler(troubled: Troubled) -> None:
+    with converge.connect(troubled.proxy.url(), connections=5) as store:
+        store.database.engine.pool._timeout = 0.1  # type: ignore[attr-defined]
+        hands: list[Any] = []
+
+        def take_all() -> None:
+            while len(hands) < 5:
+                one = store.database.transaction(write=False)
+                try:
+                    one.__enter__()
+                except StoreError:
+                    return
+                hands.append(one)
+
+        handler = Recorder(USES["step"])
+        handler.during = take_all
+        with converge.Engine(store, {"uses": handler}, workers=1, lease=LONG, poll=0.05):
+            stack = store.create_stack("s", converge.Template.parse("resources: {a: {type: uses}}"))
+            assert handler.began.acquire(timeout=WAIT)
+            for one in hands:
+                one.__exit__(None, None, None)
+            assert stack.wait(WAIT) == "COMPLETE"
+        assert handler.attempts == [1, 1]
+
+
+def _own_error(context: converge.Context) -> None:
+    raise OperationalError("SELECT 1", {}, Exception("the handler's own database is away"))
+
+
+def _others_error(context: converge.Context) -> None:
+    with converge.connect("postgresql+psycopg://nobody@127.0.0.1:1/nothing") as store:
+        store.stacks()
+
+
+def _refused(context: converge.Context) -> None:
+    context.record("x" * 5000)
+
+
+@pytest.mark.parametrize("use", [_own_error, _others_error, _refused])
+def test_a_handlers_own_errors_of_a_database_are_its_own(
+    troubled: Troubled, use: Callable[[converge.Context], object]
+) -> None:
+    handler = Recorder(use)
+    with converge.Engine(troubled.store, {"uses": handler}, lease=LONG, poll=0.05):
+        stack = troubled.store.create_stack(
+            "s", converge.Template.parse("resources: {a: {type: uses}}")
+        )
+        assert stack.wait(WAIT) == "FAILED"
+    assert handler.attempts == [1]

@@ -38,6 +38,7 @@ def store(fresh_store: Callable[..., converge.Store]) -> converge.Store:
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only two retries, so that their end comes soon."""
     monkeypatch.setattr(database_module, "RETRIES", 2)
+    monkeypatch.setattr(database_module, "PATIENCE", 0.0)
 
 
 def add_stack(tx: Transaction, name: str) -> None:

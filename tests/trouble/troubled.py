@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Engine, event
 
 import converge
 from converge import points
 from converge.points import Commit
+from converge.store.database import Database
 from tests.backends import Backend
 from tests.trouble.faults import Faults
 from tests.trouble.proxy import Loss, Proxy
@@ -44,11 +45,22 @@ class Troubled:
     def __post_init__(self) -> None:
         # once, while nobody uses it: SQLAlchemy's lists of listeners are not safe in threads
         engine = self.store.database.engine
+        self._listen(engine)
+        separate = self.store.database.separate
+
+        def separate_too() -> Database:
+            other = separate()
+            self._listen(other.engine)
+            return other
+
+        self.store.database.separate = separate_too  # type: ignore[method-assign]
+        self.faults = Faults(engine)
+        self.faults.__enter__()
+
+    def _listen(self, engine: Engine) -> None:
         event.listen(engine, "commit", self._commit)
         event.listen(engine, "before_cursor_execute", self._execute)
         event.listen(engine, "connect", self._connect)
-        self.faults = Faults(engine)
-        self.faults.__enter__()
 
     def begin(self) -> None:
         """For a new test."""

@@ -59,6 +59,7 @@ TRAVERSAL = TraversalRow(
     skipped=0,
     started_at=0.0,
     ended_at=None,
+    mark=7,
 )
 
 
@@ -80,6 +81,7 @@ def node(kind: Kind = Kind.UPDATE, **more: Any) -> SyncPointRow:
         definition={"type": "supple", "properties": {"size": 1}},
         requires=[],
         successors=[],
+        mark=7,
     )
     return replace(whole, **more)
 
@@ -104,6 +106,7 @@ def row(**more: Any) -> ResourceRow:
         engine_id=None,
         epoch=0,
         blocking=False,
+        mark=7,
     )
     return replace(whole, **more)
 

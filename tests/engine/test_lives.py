@@ -1,0 +1,321 @@
+"""The life of an engine: it starts, stops, and dies; each run is one by itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+import converge
+from converge import engine_run
+from converge.errors import BadInput, ConvergeError, StoreError
+from converge.session import Session
+from converge.store.database import Database
+from converge.store.schema import sync_point
+from converge.testing import FakeWorld
+from converge.workers import Job, Workers
+
+WAIT = 60.0
+ONE = converge.Template.parse("resources: {a: {type: quick}}")
+
+
+class Quick(converge.ResourceType):
+    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None: ...
+
+    def delete(self, context: converge.Context, physical_id: str) -> None: ...
+
+
+@pytest.fixture
+def store(fresh_store: Callable[..., converge.Store]) -> converge.Store:
+    return fresh_store()
+
+
+@pytest.fixture
+def engine(store: converge.Store) -> converge.Engine:
+    return converge.Engine(store, {"quick": Quick()}, workers=2, poll=0.05)
+
+
+def dies(*arguments: object) -> Any:
+    raise ZeroDivisionError("a mistake in the engine")
+
+
+def test_who_waits_for_an_engine_that_dies_is_told(
+    store: converge.Store, engine: converge.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.start()
+    monkeypatch.setattr(Session, "turn", dies)
+    # while it dies, and when it is dead
+    for _ in range(2):
+        with pytest.raises(ConvergeError, match="the engine has stopped by itself") as raised:
+            engine.wait_idle(WAIT)
+        assert isinstance(raised.value.__cause__, ZeroDivisionError)
+    engine.stop()
+    monkeypatch.undo()
+    with engine:
+        assert store.create_stack("s", ONE).wait(WAIT) == "COMPLETE"
+
+
+def test_who_waits_for_an_engine_that_is_stopped_is_told(engine: converge.Engine) -> None:
+    with pytest.raises(ConvergeError, match="this engine was not started"):
+        engine.wait_idle(WAIT)
+    engine.start()
+    engine.stop()
+    assert engine.wait_idle(WAIT) is False
+
+
+def test_a_start_that_fails_is_as_if_it_had_not_been(
+    store: converge.Store, engine: converge.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.stop()
+    for _ in range(2):
+        with engine:
+            engine.wait_idle(WAIT)
+
+        def refuse(*arguments: object, **more: object) -> Any:
+            raise StoreError("the database is away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Database, "transact", refuse)
+            with pytest.raises(StoreError):
+                engine.start()
+        engine.stop()
+    with engine:
+        assert store.create_stack("s", ONE).wait(WAIT) == "COMPLETE"
+        with pytest.raises(ConvergeError, match="runs already"):
+            engine.start()
+
+
+def test_a_run_that_the_database_held_up_does_not_mix_with_the_next(
+    store: converge.Store, engine: converge.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_run, "GRACE", 0.05)
+    held, go = threading.Event(), threading.Event()
+    turn = Session.turn
+
+    def hangs(session: Session, outcomes: Any, limit: int) -> Any:
+        held.set()
+        assert go.wait(WAIT)
+        return turn(session, outcomes, limit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "turn", hangs)
+        engine.start()
+        first = engine.id
+        assert held.wait(WAIT)
+        engine.stop(grace=0)
+    threads = [one for one in threading.enumerate() if one.name == "converge-turn"]
+    with engine:
+        assert engine.id != first
+        go.set()
+        for one in threads:
+            one.join(WAIT)
+        assert store.create_stack("s", ONE).wait(WAIT) == "COMPLETE"
+        turning = [one for one in threading.enumerate() if one.name == "converge-turn"]
+        assert len(turning) == 1
+
+
+def test_two_who_stop_it_at_once_leave_nothing_to_its_next_run(
+    store: converge.Store, engine: converge.Engine
+) -> None:
+    for number in range(3):
+        engine.start()
+        assert store.create_stack(f"s{number}", ONE).wait(WAIT) == "COMPLETE"
+        stops = [threading.Thread(target=engine.stop) for _ in range(4)]
+        for one in stops:
+            one.start()
+        for one in stops:
+            one.join(WAIT)
+    _until(lambda: not [t for t in threading.enumerate() if t.name == "converge-worker"])
+
+
+def test_an_end_that_was_said_twice_ends_each_thread_once() -> None:
+    done: list[Job] = []
+    workers = Workers(3, done.append)
+    for number in range(3):
+        workers.add(_job(number))
+    workers.close()
+    workers.close()
+    _until(lambda: not [t for t in threading.enumerate() if t.name == "converge-worker"])
+    assert len(done) == 3
+    # what comes later is not begun, and the marks of the end are not taken for works
+    late = _job(4)
+    workers.add(late)
+    assert workers.take_queued() == [late]
+    assert len(done) == 3
+
+
+def _job(number: int) -> Job:
+    return Job(number, None, None)  # type: ignore[arg-type]
+
+
+def _until(look: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT
+    while not look():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_sweep_that_fails_is_not_the_last(
+    store: converge.Store, engine: converge.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.lease = 1.0
+    sweeps = threading.Semaphore(0)
+
+    def sweep(sweeper: object) -> Any:
+        sweeps.release()
+        raise ZeroDivisionError("a mistake in the sweep")
+
+    engine.start()
+    monkeypatch.setattr("converge.recovery.Sweeper.sweep", sweep)
+    try:
+        for _ in range(3):
+            assert sweeps.acquire(timeout=WAIT)
+        assert engine.error is None
+    finally:
+        engine.stop()
+
+
+def test_too_few_connections_are_said_at_the_start(
+    store: converge.Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = store.database.url
+    with converge.connect(url, connections=5) as few:
+        message = (
+            "an engine with 8 workers needs up to 12 connections to the database, and at most 5"
+        )
+        with pytest.raises(BadInput, match=message):
+            converge.Engine(few).start()
+        with converge.Engine(few, {"quick": Quick()}, workers=1):
+            assert few.create_stack("s", ONE).wait(WAIT) == "COMPLETE"
+    with pytest.raises(BadInput, match="connections must be a whole number from 1"):
+        converge.connect(url, connections=0)
+    limit = store.database.read_limit()
+    if store.database.dialect == "sqlite":
+        assert limit is None
+        return
+    assert limit is not None
+    assert limit > 10
+    monkeypatch.setattr(Database, "read_limit", lambda database: 10)
+    with converge.Engine(store, workers=8):
+        pass
+    assert "the server allows 10 connections, and this engine may need 12" in caplog.text
+
+
+def test_the_lease_does_not_queue_behind_the_work(store: converge.Store) -> None:
+    """However many connections the handlers and the host have."""
+    hands = [store.database.transaction(write=False) for _ in range(25)]
+    for one in hands:
+        one.__enter__()
+    try:
+        with converge.Engine(store, FakeWorld().types(), lease=1.0, poll=0.05) as engine:
+            first = engine.id
+            run = engine._run
+            assert run is not None
+            for _ in range(3):
+                run._tenure.lease.renew()
+            assert engine.id == first
+    finally:
+        for one in hands:
+            one.__exit__(None, None, None)
+
+
+# -- what a newer traversal does not want
+
+
+class Patient(Quick):
+    """A handler that waits for an hour, unless it is told to stop."""
+
+    def __init__(self) -> None:
+        self.began = threading.Semaphore(0)
+        self.told: list[str | None] = []
+        self.go = threading.Event()
+
+    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
+        self.began.release()
+        while not self.go.wait(0.01):
+            if context.cancelled.is_set():
+                self.told.append(context.cancel_reason)
+                raise RuntimeError("told to stop")
+
+
+PATIENT = "resources: {a: {type: patient}}"
+T = converge.Template.parse
+
+
+@pytest.fixture
+def patient(store: converge.Store) -> Iterator[Patient]:
+    patient = Patient()
+    with converge.Engine(store, {"patient": patient, "quick": Quick()}, poll=0.05, lease=3.0):
+        yield patient
+        patient.go.set()
+
+
+def start(store: converge.Store, patient: Patient, **more: Any) -> converge.Stack:
+    stack = store.create_stack("s", T(PATIENT), **more)
+    assert patient.began.acquire(timeout=WAIT)
+    return stack
+
+
+def test_a_delete_ends_what_a_create_is_doing(store: converge.Store, patient: Patient) -> None:
+    start(store, patient)
+    stack = store.delete_stack("s")
+    assert stack.wait(WAIT) == "COMPLETE"
+    assert patient.told == ["a newer traversal deletes or replaces the resource"]
+    assert not stack.live
+
+
+@pytest.mark.parametrize(
+    "newer", ["resources: {}", "resources: {a: {type: quick}}"], ids=["without", "another type"]
+)
+def test_an_update_ends_what_it_does_not_want(
+    store: converge.Store, patient: Patient, newer: str
+) -> None:
+    start(store, patient)
+    assert store.update_stack("s", T(newer)).wait(WAIT) == "COMPLETE"
+    assert len(patient.told) == 1
+
+
+def test_an_update_waits_for_what_it_wants_too(store: converge.Store, patient: Patient) -> None:
+    start(store, patient)
+    stack = store.update_stack("s", T("resources: {a: {type: patient}, b: {type: quick}}"))
+    _until(lambda: store.show("s")["resources"]["b"]["status"] == "COMPLETE")
+    # and this one's handlers were told, if they are to be
+    with store.database.transaction(write=False) as tx:
+        assert not list(tx.execute(select(sync_point).where(sync_point.c.cancelled)))
+    patient.go.set()
+    assert stack.wait(WAIT) == "COMPLETE"
+    assert patient.told == []
+
+
+def test_an_even_newer_one_ends_what_was_left_to_it(
+    store: converge.Store, patient: Patient
+) -> None:
+    start(store, patient)
+    store.update_stack("s", T("resources: {a: {type: patient}, b: {type: quick}}"))
+    store.update_stack("s", T("resources: {b: {type: quick}}"))
+    assert store.stack("s").wait(WAIT) == "COMPLETE"
+    assert len(patient.told) == 1
+
+
+def test_a_deadline_outlives_its_traversal(store: converge.Store, patient: Patient) -> None:
+    start(store, patient, timeout=1.0)
+    patient.go.clear()
+    stack = store.update_stack("s", T("resources: {a: {type: patient}, b: {type: quick}}"))
+    assert patient.began.acquire(timeout=WAIT)
+    assert patient.told == ["the traversal timed out"]
+    patient.go.set()
+    assert stack.wait(WAIT) == "COMPLETE"
+
+
+def test_a_cancel_reaches_what_a_superseded_traversal_left(
+    store: converge.Store, patient: Patient
+) -> None:
+    start(store, patient)
+    stack = store.update_stack("s", T("resources: {a: {type: patient}, b: {type: quick}}"))
+    stack.cancel()
+    _until(lambda: patient.told == ["the newer traversal was cancelled"])
+    assert stack.wait(WAIT) == "CANCELLED"

@@ -1,0 +1,175 @@
+"""Guards against ids that come again, after a database has forgotten its last seconds.
+
+Each of these tests fails without the guard that it is about, though the others, which would
+make good for it, are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+import converge
+from converge import complete as completing
+from converge import recovery
+from converge.errors import NotFound, StaleLock
+from converge.model import State
+from converge.session import Session
+from converge.store import engines, schema
+from converge.testing import FakeWorld, StepEngine
+from tests.guards.tools import LEASE, state, template
+
+
+def change(store: converge.Store, table: Any, **values: Any) -> None:
+    """What a row would be like that has the same id and is another one."""
+    with store.transaction() as tx:
+        tx.execute(update(table).values(**values))
+
+
+def test_a_completion_leaves_out_what_another_claim_has_taken(
+    store: converge.Store, engine: Callable[..., StepEngine]
+) -> None:
+    store.create_stack("s", template(a=[]))
+    one = engine()
+    (work,) = one.claim()
+    outcome = one.call(work)
+    change(store, schema.sync_point, mark=work.node.mark + 1)
+    with store.transaction() as tx:
+        assert completing.complete(tx, one.id, [outcome]) == [outcome]
+    assert state(store, work) is State.RUNNING
+
+
+def test_a_completion_leaves_out_a_resource_that_another_claim_has_locked(
+    store: converge.Store, engine: Callable[..., StepEngine]
+) -> None:
+    store.create_stack("s", template(a=[]))
+    one = engine()
+    (work,) = one.claim()
+    outcome = one.call(work)
+    change(store, schema.resource, mark=work.node.mark + 1)
+    with store.transaction() as tx:
+        assert completing.complete(tx, one.id, [outcome]) == [outcome]
+    assert state(store, work) is State.RUNNING
+
+
+def test_a_physical_id_is_not_recorded_for_another_claim(
+    store: converge.Store, engine: Callable[..., StepEngine]
+) -> None:
+    store.create_stack("s", template(a=[]))
+    one = engine()
+    (work,) = one.claim()
+    context = one.session.context(work)
+    assert context is not None
+    context.record("mine")
+    change(store, schema.resource, mark=work.node.mark + 1)
+    with pytest.raises(StaleLock):
+        context.record("late")
+    with pytest.raises(StaleLock):
+        context.step("one", int)
+
+
+def test_nothing_is_claimed_under_an_id_that_is_another_engines(
+    store: converge.Store, world: FakeWorld
+) -> None:
+    store.create_stack("s", template(a=[]))
+    with store.transaction() as tx:
+        id_ = engines.insert_engine(tx, "h", 1, "p", LEASE, mark=7)
+    assert Session(store.database, id_, world.types(), 8).turn((), 1) == []
+    assert len(Session(store.database, id_, world.types(), 7).turn((), 1)) == 1
+
+
+def test_who_leaves_ends_nobody_else_with_its_id(store: converge.Store, world: FakeWorld) -> None:
+    store.create_stack("s", template(a=[]))
+    with store.transaction() as tx:
+        id_ = engines.insert_engine(tx, "h", 1, "p", LEASE, mark=7)
+    (work,) = Session(store.database, id_, world.types(), 7).turn((), 1)
+    with store.transaction() as tx:
+        recovery.leave(tx, id_, 8)
+    assert state(store, work) is State.RUNNING
+    with store.transaction() as tx:
+        assert engines.is_alive(tx, id_)
+        recovery.leave(tx, id_, 7)
+    assert state(store, work) is State.READY
+    with store.transaction() as tx:
+        assert not engines.is_alive(tx, id_)
+
+
+def test_who_is_not_registered_any_more_finds_out_when_it_compares(
+    store: converge.Store, world: FakeWorld
+) -> None:
+    with store.transaction() as tx:
+        id_ = engines.insert_engine(tx, "h", 1, "p", LEASE, mark=7)
+    assert Session(store.database, id_, world.types(), 7).reconcile(()) == []
+    with pytest.raises(StaleLock, match="not registered any more"):
+        Session(store.database, id_, world.types(), 8).reconcile(())
+
+
+def test_what_the_rows_do_not_know_is_found_and_dropped(
+    store: converge.Store, engine: Callable[..., StepEngine]
+) -> None:
+    store.create_stack("s", template(a=[], b=[]))
+    one = engine()
+    works = one.claim(2)
+    first, second = sorted(works, key=lambda work: work.node.node)
+    one.session.outbox.put([one.call(second)])
+    with store.transaction() as tx:
+        tx.execute(
+            update(schema.sync_point)
+            .where(schema.sync_point.c.state == State.RUNNING)
+            .values(state=State.READY, engine_id=None)
+        )
+    assert one.session.reconcile([first]) == [first]
+    assert len(one.session.outbox) == 0
+
+
+class Seen(converge.ResourceType):
+    def __init__(self) -> None:
+        self.stacks: list[str] = []
+
+    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
+        self.stacks.append(context.stack)
+
+    def delete(self, context: converge.Context, physical_id: str) -> None: ...
+
+
+def test_a_handler_is_not_told_what_was_known_of_another_traversal_of_that_id(
+    store: converge.Store,
+) -> None:
+    seen = Seen()
+    one = StepEngine(store, {"fake": seen})
+    store.create_stack("s", template(a=[], b=[]))
+    one.step()
+    # the same ids, and all else is another stack's
+    change(store, schema.stack, name="t")
+    change(store, schema.traversal, mark=1)
+    change(store, schema.sync_point, mark=1)
+    one.step()
+    assert seen.stacks == ["s", "t"]
+
+
+@pytest.mark.parametrize("what", ["stack", "traversal"])
+def test_the_handle_of_a_stack_does_not_become_another(store: converge.Store, what: str) -> None:
+    stack = store.create_stack("s", template(a=[]))
+    change(store, getattr(schema, what), mark=1)
+    with pytest.raises(NotFound, match="is not in the database any more"):
+        stack.refresh()
+
+
+def test_a_token_is_not_that_of_another_traversal_with_its_id(
+    store: converge.Store, engine: Callable[..., StepEngine]
+) -> None:
+    one = engine()
+    store.create_stack("s", template(a={"properties": {"n": 1}}))
+    one.run()
+    store.update_stack("s", template(a={"properties": {"n": 2}}))
+    (work,) = one.claim()
+    context = one.session.context(work)
+    work.traversal = replace(work.traversal, mark=work.traversal.mark + 1)
+    other = one.session.context(work)
+    assert context is not None
+    assert other is not None
+    assert context.token != other.token

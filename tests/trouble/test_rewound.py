@@ -1,0 +1,274 @@
+"""A database that has forgotten its last seconds: as after a standby was promoted that was behind,
+or a crash of a server that does not wait for its disk. Ids that were given are given again.
+
+These are real servers, killed and started again from a copy of their files.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+import converge
+from converge.errors import NotFound
+from converge.store import schema
+from tests import servers
+
+WAIT = 60.0
+#: Seconds of a lease that lasts over the outage.
+LEASE = 30.0
+T = converge.Template.parse
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(one, marks=[pytest.mark.database, getattr(pytest.mark, one.replace("-", "_"))])
+        for one in ("own-postgresql", "own-mariadb")
+    ]
+)
+def server(request: pytest.FixtureRequest, _databases: dict[str, Any]) -> servers.OwnServer:
+    """Each server that can be made to forget."""
+    server: servers.OwnServer = _databases[request.param]
+    return server
+
+
+@pytest.fixture
+def store(server: servers.OwnServer) -> Iterator[converge.Store]:
+    with converge.connect(server.migrated()) as store:
+        yield store
+
+
+class Gate(converge.ResourceType):
+    """Handlers that wait until they are let; each says when it began, and what it was told."""
+
+    def __init__(self) -> None:
+        self.began: dict[str, threading.Semaphore] = {}
+        self.go: dict[str, threading.Event] = {}
+        self.calls: list[tuple[str, str]] = []
+        self.cancelled: list[str] = []
+        self.tokens: dict[str, set[str]] = {}
+        self.lock = threading.Lock()
+
+    def of(self, name: str) -> tuple[threading.Semaphore, threading.Event]:
+        with self.lock:
+            began = self.began.setdefault(name, threading.Semaphore(0))
+            return began, self.go.setdefault(name, threading.Event())
+
+    def wait(self, name: str) -> None:
+        """Wait until the handler of a resource has begun."""
+        assert self.of(name)[0].acquire(timeout=WAIT), name
+
+    def let(self, *names: str) -> None:
+        for name in names:
+            self.of(name)[1].set()
+
+    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> str:
+        began, go = self.of(context.name)
+        with self.lock:
+            self.calls.append((context.stack, context.name))
+            self.tokens.setdefault(context.name, set()).add(context.token)
+        began.release()
+        while not go.wait(0.02):
+            if context.cancelled.is_set():
+                with self.lock:
+                    self.cancelled.append(context.name)
+                raise RuntimeError("told to stop")
+        return f"{context.stack}/{context.name}"
+
+    def delete(self, context: converge.Context, physical_id: str) -> None: ...
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.let(*gate.go)
+
+
+@pytest.fixture
+def running(store: converge.Store, gate: Gate) -> Iterator[converge.Engine]:
+    engine = converge.Engine(store, {"gate": gate}, workers=8, lease=LEASE, poll=0.1)
+    engine.start()
+    yield engine
+    gate.let(*gate.go)
+    engine.stop(grace=0)
+
+
+def held(store: converge.Store) -> list[Any]:
+    """What is still held, of all that can be."""
+    with store.database.transaction(write=False) as tx:
+        return [
+            row
+            for table in (schema.sync_point, schema.resource, schema.scope, schema.move)
+            for row in tx.execute(select(table).where(table.c.engine_id.is_not(None)))
+        ]
+
+
+def test_what_was_done_is_done_again_and_what_was_taken_is_let_go(
+    server: servers.OwnServer, store: converge.Store, gate: Gate, running: converge.Engine
+) -> None:
+    """The rows say that a living engine holds what it has finished since; and nothing of what it
+    has in hand."""
+    chain = T(
+        "resources: {a: {type: gate}, b: {type: gate, depends_on: a}, "
+        "c: {type: gate, depends_on: b}}"
+    )
+    stack = store.create_stack("s", chain)
+    gate.wait("a")
+    server.copy()
+    # done, and forgotten
+    gate.let("a")
+    gate.wait("b")
+    server.forget()
+    # the rows give a to an engine that knows nothing of it, and b to nobody
+    gate.wait("a")
+    gate.wait("b")
+    gate.let("b", "c")
+    assert stack.wait(WAIT) == "COMPLETE"
+    assert running.error is None
+    assert gate.calls == [("s", one) for one in ("a", "b", "a", "b", "c")]
+    # what was in hand was told to stop; each was called with one token
+    assert gate.cancelled == ["b"]
+    assert [len(tokens) for tokens in gate.tokens.values()] == [1, 1, 1]
+    assert held(store) == []
+
+
+def test_what_belongs_to_a_forgotten_stack_is_not_written_to_one_with_its_ids(
+    server: servers.OwnServer, store: converge.Store, gate: Gate, running: converge.Engine
+) -> None:
+    server.copy()
+    one = T("resources: {a: {type: gate}}")
+    forgotten = store.create_stack("forgotten", one)
+    gate.wait("a")
+    server.forget()
+    fresh = store.create_stack("fresh", one)
+    assert (fresh.id, fresh.traversal) == (forgotten.id, forgotten.traversal)
+    gate.wait("a")
+    gate.let("a")
+    assert fresh.wait(WAIT) == "COMPLETE"
+    assert store.show("fresh")["resources"]["a"]["physical_id"] == "fresh/a"
+    assert gate.calls == [("forgotten", "a"), ("fresh", "a")]
+    assert len(gate.tokens["a"]) == 2
+    for _ in range(2):
+        with pytest.raises(NotFound, match="stack 'forgotten' is not in the database any more"):
+            forgotten.refresh()
+    assert [row["name"] for row in store.stacks()] == ["fresh"]
+
+
+def test_who_waits_for_a_forgotten_traversal_is_told(
+    server: servers.OwnServer, store: converge.Store, gate: Gate, running: converge.Engine
+) -> None:
+    gate.let("a")
+    template = "resources: {a: {type: gate, properties: {n: %d}}}"
+    assert store.create_stack("s", T(template % 1)).wait(WAIT) == "COMPLETE"
+    server.copy()
+    stack = store.update_stack("s", T(template % 2))
+    assert stack.wait(WAIT) == "COMPLETE"
+    server.forget()
+    told = r"the UPDATE of stack 's', its traversal \d+, is not in the database any more"
+    with pytest.raises(NotFound, match=told):
+        stack.wait(WAIT)
+    # it is as it was before
+    assert (stack.refresh().status, stack.version) == ("COMPLETE", 1)
+    again = store.update_stack("s", T(template % 2))
+    assert again.traversal is not None
+    assert again.wait(WAIT) == "COMPLETE"
+
+
+def test_an_engine_that_was_forgotten_registers_again(
+    server: servers.OwnServer, store: converge.Store, gate: Gate
+) -> None:
+    server.copy()
+    first = converge.Engine(store, {"gate": gate}, lease=LEASE, poll=0.1)
+    first.start()
+    run = first._run
+    assert run is not None
+    forgotten = run._tenure
+    stack = store.create_stack("s", T("resources: {a: {type: gate}}"))
+    gate.wait("a")
+    server.forget()
+    # takes the forgotten id
+    second = converge.Engine(store, {"gate": gate}, lease=LEASE, poll=0.1)
+    second.start()
+    try:
+        with pytest.raises(NotFound):
+            stack.wait(WAIT)
+        stack = store.create_stack("s", T("resources: {a: {type: gate}}"))
+        gate.wait("a")
+        gate.let("a")
+        assert stack.wait(WAIT) == "COMPLETE"
+        _until(lambda: run._tenure is not forgotten)
+    finally:
+        first.stop(grace=0)
+        second.stop(grace=0)
+    assert first.id != second.id
+    with store.database.transaction(write=False) as tx:
+        states = list(tx.execute(select(schema.engine.c.state)).scalars())
+    assert set(states) == {"STOPPED"}
+    assert held(store) == []
+
+
+def test_scopes_and_actions_that_were_let_go_are_free(
+    server: servers.OwnServer, store: converge.Store
+) -> None:
+    """Their owner lives, and knows nothing of them."""
+    done: list[str] = []
+
+    def act(action: Any) -> None:
+        done.append(action.key)
+        proceed[action.key].wait(WAIT)
+
+    proceed: dict[str, threading.Event] = {"k": threading.Event()}
+    definition = {
+        "name": "lamp",
+        "initial": "off",
+        "states": {"off": {}},
+        "transitions": [{"event": "press", "source": "off", "target": "off", "action": act}],
+    }
+    journal = converge.Journal(store, lease=1.5)
+    machine = converge.Machine(store, definition, lease=1.5)
+    machine.create("k")
+    entered, leave = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with journal.scope("job") as scope:
+            scope.step("one", lambda: 1)
+            entered.set()
+            assert leave.wait(WAIT)
+
+    threads = [
+        threading.Thread(target=work),
+        threading.Thread(target=lambda: machine.fire("k", "press")),
+    ]
+    for thread in threads:
+        thread.start()
+    assert entered.wait(WAIT)
+    _until(lambda: done == ["k"])
+    server.copy()
+    leave.set()
+    proceed["k"].set()
+    for thread in threads:
+        thread.join(WAIT)
+    assert machine.history("k")[0].action == "DONE"
+    server.forget()
+    other = converge.Journal(store, lease=1.5)
+    with other.scope("job", wait=WAIT) as scope:
+        assert scope.step("one", lambda: 2) == 1
+    with converge.Machine(store, definition, lease=1.5) as sweeping:
+        _until(lambda: sweeping.history("k")[0].action == "DONE")
+    assert done == ["k", "k"]
+    for one in (journal, other, machine):
+        one.close()
+    assert held(store) == []
+
+
+def _until(look: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT
+    while not look():
+        assert time.monotonic() < end
+        time.sleep(0.02)
