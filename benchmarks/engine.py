@@ -63,8 +63,8 @@ from benchmarks.measuring import (
     surroundings,
     verdict,
 )
+from converge import engine_run
 from converge.engine import Engine
-from converge.engine_run import Run
 from converge.stack import Stack
 from converge.stacks import Store
 from converge.store.schema import metadata
@@ -402,12 +402,12 @@ def print_profile(bench: Bench, nodes: int) -> None:
 
     profile = cProfile.Profile(time.thread_time)
 
-    turn_loop = Run._turn_loop
+    turn_loop = engine_run.Run._turn_loop
 
-    def profiled(run: Run) -> None:
+    def profiled(run: engine_run.Run) -> None:
         profile.runcall(turn_loop, run)
 
-    with mock.patch.object(Run, "_turn_loop", profiled):
+    with mock.patch.object(engine_run.Run, "_turn_loop", profiled):
         bench.create(layered(nodes, nodes // LAYERS))
     pstats.Stats(profile).sort_stats("cumulative").print_stats(50)
 

@@ -111,18 +111,20 @@ def test_who_is_not_registered_any_more_finds_out_when_it_compares(
 def test_what_the_rows_do_not_know_is_found_and_dropped(
     store: converge.Store, engine: Callable[..., StepEngine]
 ) -> None:
-    store.create_stack("s", template(a=[], b=[]))
+    store.create_stack("s", template(a=[], b=[], c=[]))
     one = engine()
-    works = one.claim(2)
-    first, second = sorted(works, key=lambda work: work.node.node)
-    one.session.outbox.put([one.call(second)])
+    first, second, third = sorted(one.claim(3), key=lambda work: work.node.node)
+    one.session.outbox.put([one.call(third)])
+    held = schema.sync_point.c.state == State.RUNNING
+    node = schema.sync_point.c.node
     with store.transaction() as tx:
-        tx.execute(
-            update(schema.sync_point)
-            .where(schema.sync_point.c.state == State.RUNNING)
-            .values(state=State.READY, engine_id=None)
-        )
-    assert one.session.reconcile([first]) == [first]
+        # taken anew under the same numbers, with nobody who knows of it
+        other = update(schema.sync_point).where(held, node == first.node.node)
+        tx.execute(other.values(mark=first.node.mark + 1))
+        free = update(schema.sync_point).where(held, node != first.node.node)
+        tx.execute(free.values(state=State.READY, engine_id=None))
+    assert one.session.reconcile([first, second]) == [first, second]
+    assert state(store, first) is State.READY
     assert len(one.session.outbox) == 0
 
 
