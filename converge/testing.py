@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from converge.errors import Replace
-from converge.model import Json, Kind, Physical
+from converge.model import Json, Kind, Physical, make_mark
 from converge.points import Commit
 from converge.resource_type import Context, ResourceType, RetryPolicy, check_types
 from converge.session import Session
@@ -196,11 +196,14 @@ class StepEngine:
 
     def _register(self) -> Session:
         database = self.store.database
+        mark = make_mark()
         engine_id = database.transact(
-            lambda tx: engines.insert_engine(tx, platform.node(), os.getpid(), "?step", self.lease),
+            lambda tx: engines.insert_engine(
+                tx, platform.node(), os.getpid(), "?step", self.lease, mark=mark
+            ),
             Commit.REGISTER,
         )
-        return Session(database, engine_id, self.types)
+        return Session(database, engine_id, self.types, mark)
 
     @property
     def id(self) -> int:
@@ -210,7 +213,7 @@ class StepEngine:
     def renew(self) -> bool:
         """Renew the lease. False: it has run out."""
         return self.store.database.transact(
-            lambda tx: engines.renew_lease(tx, self.id, 0), Commit.RENEW
+            lambda tx: engines.renew_lease(tx, self.id, self.session.mark), Commit.RENEW
         )
 
     def claim(self, limit: int = 1) -> list[Work]:

@@ -23,6 +23,7 @@ class Actor(Body):
 
     :ivar expires: when it believes its lease to end.
     :ivar paused: it does nothing, as a stopped process does.
+    :ivar deceived: the database has forgotten something, and it does not know that yet.
     :ivar todo: works whose handlers were not called yet, or have not come to their effect.
     :ivar outcomes: what is to be written.
     :ivar sent: what was written already.
@@ -33,6 +34,7 @@ class Actor(Body):
         self.engine: StepEngine | None = None
         self.expires = 0.0
         self.paused = False
+        self.deceived = False
         self.todo: list[Work] = []
         self.outcomes: list[Outcome] = []
         self.sent: list[Outcome] = []
@@ -48,11 +50,17 @@ class Actor(Body):
         """Its id in the database, 0 if it never had one."""
         return 0 if self.engine is None else self.engine.id
 
+    @property
+    def mark(self) -> int:
+        """That of its registration."""
+        return 0 if self.engine is None else self.session.mark
+
     def register(
         self, store: Store, types: Mapping[str, ResourceType], lease: float, now: float
     ) -> None:
         """Begin, with nothing in hand."""
         self.todo, self.outcomes, self.sent = [], [], []
+        self.deceived = False
         self.engine = StepEngine(store, types, lease=lease)
         self.expires = now + lease
 
@@ -60,6 +68,7 @@ class Actor(Body):
         """Write outcomes and claim nodes, as an engine does: in doubt, look first what it holds.
 
         :raises StoreError: what was not written is kept by the session.
+        :raises StaleLock: the database has forgotten this engine.
         """
         session = self.session
         session.outbox.put(outcomes)
@@ -67,6 +76,7 @@ class Actor(Body):
         self.outcomes = [one for one in self.outcomes if id(one) not in given]
         if session.doubtful:
             gone = session.reconcile([*self.todo, *(one.work for one in self.outcomes)])
+            self.deceived = False
             self.todo = [work for work in self.todo if work not in gone]
             self.outcomes = [one for one in self.outcomes if one.work not in gone]
         works = session.turn((), limit)

@@ -8,15 +8,35 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from converge.graph import Graph
-from tests.simulation.tables import Key, Resource, Rows, Tables, Traversal, numbers, properties
+from tests.simulation.tables import (
+    Key,
+    Resource,
+    Rows,
+    Saved,
+    Tables,
+    Traversal,
+    numbers,
+    properties,
+)
 from tests.simulation.world import World
 
 LIVE = frozenset({"WAITING", "READY", "RUNNING", "BLOCKED"})
 HELD = frozenset({"RUNNING", "SUPERSEDED"})
 OVER = frozenset({"DONE", "FAILED", "SKIPPED"})
 DONE, RUNNING, WAITING = "DONE", "RUNNING", "WAITING"
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What an oracle knew at some time."""
+
+    rows: Saved
+    done: set[Key]
+    graphs: dict[int, dict[int, tuple[int, ...]]]
+    epochs: dict[tuple[str, object], int]
 
 
 class Oracle:
@@ -36,6 +56,21 @@ class Oracle:
         self.seen: Counter[str] = Counter()
         self._graphs: dict[int, dict[int, tuple[int, ...]]] = {}
         self._epochs: dict[tuple[str, object], int] = {}
+
+    def save(self) -> Past:
+        """What is so now, and what was seen so far."""
+        return Past(self.tables.save(), set(self.done), dict(self._graphs), dict(self._epochs))
+
+    def rewind(self, past: Past) -> None:
+        """The database forgets what came after that. Of the things that the rows had to do with,
+        before or after, nothing can be said until the next effect on each."""
+        self.world.unsure |= {thing.token for thing in self.world.things.values()}
+        self.world.unsure |= {row.token for row in self.rows.resources.values()}
+        self.tables.restore(past.rows)
+        self.done, self._graphs = set(past.done), dict(past.graphs)
+        self._epochs = dict(past.epochs)
+        self.rows = self.tables.read()
+        self.world.unsure |= {row.token for row in self.rows.resources.values()}
 
     def look(self) -> None:
         """Check all that must be so between two transactions."""

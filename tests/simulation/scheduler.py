@@ -9,12 +9,12 @@ itself; then a last update and a delete must succeed, whatever happened before.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from random import Random
 
 from converge import points, recovery
-from converge.errors import StoreError
+from converge.errors import StaleLock, StoreError
 from converge.model import Action
 from converge.points import Commit
 from converge.run import HANDLED
@@ -27,7 +27,7 @@ from tests.simulation.actors import Actor, describe, describe_outcome
 from tests.simulation.arena import Arena
 from tests.simulation.clients import Clients
 from tests.simulation.faults import Body, Crash, Fault, Faults
-from tests.simulation.invariants import HELD, Oracle
+from tests.simulation.invariants import HELD, Oracle, Past
 from tests.simulation.world import World
 
 #: Seconds of a lease.
@@ -49,6 +49,7 @@ RARE = {
     "hand_back": 1,
     "forget": 1,
     "bury": 1,
+    "rewind": 1,
 }
 ASKED = {"update": 8, "rollback": 2, "delete": 2, "cancel": 3, "check": 1}
 
@@ -74,6 +75,8 @@ class Simulation:
         self.clients = Clients(self)
         self.actors: list[Actor] = []
         self._calling: tuple[Actor, Work] | None = None
+        #: what the database may go back to
+        self._past: deque[Past] = deque(maxlen=4)
         self._choose()
 
     def _choose(self) -> None:
@@ -121,6 +124,8 @@ class Simulation:
         event = self.random.choices(possible, [self.weights[one] for one in possible])[0]
         if self.kinds and self.random.random() < self.trouble:
             self.faults.plan(self.random.choice(self.kinds), self.random.choice((0, 0, 1, 2)))
+        if "rewind" in self.weights and event != "rewind":
+            self._past.append(self.oracle.save())
         self._act(event)
         self.faults.clear()
 
@@ -131,6 +136,8 @@ class Simulation:
             return self._is_due() or any(actor.outcomes for actor in awake)
         if event == "call":
             return any(actor.todo for actor in awake)
+        if event == "rewind":
+            return bool(self._past)
         if event == "bury" and not any(actor.dead for actor in self.actors):
             return False
         return event in COMMON or len(awake) > 1
@@ -143,6 +150,8 @@ class Simulation:
             self._tick(self.random.choice((0.5, 2.0, 5.0)))
         elif event == "lag":
             self._lag(self.random.sample(self._awake(), self.random.randint(0, len(self._awake()))))
+        elif event == "rewind":
+            self._rewind()
         elif event == "join":
             self.guarded(Actor(f"E{len(self.actors) + 1}"), self._join)
         else:
@@ -189,7 +198,7 @@ class Simulation:
 
     def _check_hands(self, actor: Actor) -> None:
         """An engine that holds a node without knowing it would keep it as long as it lives."""
-        if actor.dead or actor.engine is None or actor.session.doubtful:
+        if actor.dead or actor.engine is None or actor.session.doubtful or actor.deceived:
             return
         held = {
             key
@@ -208,6 +217,18 @@ class Simulation:
             event = "sweep"
         self._act(event)
         self._calling = calling
+
+    def _rewind(self) -> None:
+        """The database forgets its last seconds: some engines notice that their connections were
+        broken, and the others look at their next sweep."""
+        past = self.random.choice(self._past)
+        self._past.clear()
+        self.oracle.rewind(past)
+        for actor in self.actors:
+            if actor.engine is not None:
+                actor.deceived = True
+                actor.session.doubtful = self.random.random() < 0.5
+        self.tell(f"the database forgets what came after {len(past.done)} nodes were done")
 
     def _tick(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -255,7 +276,12 @@ class Simulation:
         alive = self._is_alive(actor)
         valid = [one for one in outcomes if self._holds(actor, one.work)]
         struck = self.faults.struck.total()
-        works = actor.turn(outcomes, limit)
+        try:
+            works = actor.turn(outcomes, limit)
+        except StaleLock:
+            self.tell("    and is not known any more")
+            self._register(actor)
+            return
         if works:
             self.tell(f"    and claims {[describe(work) for work in works]}")
         if self.faults.struck.total() != struck:
@@ -295,7 +321,7 @@ class Simulation:
         held = self._holds(actor, work)
         if not held:
             self.events["late effect"] += 1
-            if self.clock() < actor.expires:
+            if self.clock() < actor.expires and not actor.deceived:
                 self.complain(f"{describe(work)} is done by an engine that does not hold it")
         elif work.node.key in self.oracle.done:
             self.complain(f"{describe(work)} is done again")
@@ -304,18 +330,31 @@ class Simulation:
     def _holds(self, actor: Actor, work: Work) -> bool:
         rows = self.oracle.rows
         node = rows.sync_points.get(work.node.key)
-        if node is None or (node.engine_id, node.epoch) != (actor.id, work.node.epoch):
+        if node is None or (node.engine_id, node.epoch, node.mark) != (
+            actor.id,
+            work.node.epoch,
+            work.node.mark,
+        ):
             return False
         if work.locked and work.row is not None:
             row = rows.resources.get(work.row.id)
-            if row is None or (row.engine_id, row.epoch) != (actor.id, work.row.epoch):
+            if row is None or (row.engine_id, row.epoch, row.mark) != (
+                actor.id,
+                work.row.epoch,
+                work.row.mark,
+            ):
                 # a replacement has taken its place; else this is what the oracle looks for
                 return False
         return node.state in HELD
 
     def _is_alive(self, actor: Actor) -> bool:
         row = self.oracle.rows.engines.get(actor.id)
-        return row is not None and row.state == "ALIVE" and row.expires_at > self.clock()
+        return (
+            row is not None
+            and row.mark == actor.mark
+            and row.state == "ALIVE"
+            and row.expires_at > self.clock()
+        )
 
     def _starts_anew(self, actor: Actor) -> bool:
         """An engine whose lease is over takes a new id; if it has noticed."""
@@ -341,6 +380,8 @@ class Simulation:
         self.tell(f"{actor.name} sweeps")
         now = self.clock()
         found = recovery.sweep(self.store.database)
+        if actor.deceived:
+            actor.session.doubtful = True
         self.tell(f"    {found.engines} engines, {found.nodes} nodes, {found.unblocked} unblocked")
         for row in self.oracle.rows.traversals.values():
             due = row.status == "RUNNING" and row.halted is None and row.deadline_at is not None
@@ -383,10 +424,13 @@ class Simulation:
 
     def _leave(self, actor: Actor) -> None:
         self.tell(f"{actor.name} leaves")
+        mark = actor.mark
         actor.dead = True
         self.faults.current = None
-        self.store.database.transact(lambda tx: recovery.leave(tx, actor.id), Commit.LEAVE)
-        if any(row.engine_id == actor.id for row in self.oracle.rows.sync_points.values()):
+        self.store.database.transact(lambda tx: recovery.leave(tx, actor.id, mark), Commit.LEAVE)
+        if not actor.deceived and any(
+            row.engine_id == actor.id for row in self.oracle.rows.sync_points.values()
+        ):
             self.complain(f"engine {actor.id} has left, and still holds nodes")
 
     def _give_up(self, actor: Actor) -> None:
@@ -406,7 +450,12 @@ class Simulation:
 
     def _bury(self, actor: Actor) -> None:
         """An engine on the host of one that crashed sees that it is gone."""
-        gone = [one for one in self.actors if one.dead and one.id]
+        known = self.oracle.rows.engines
+        gone = [
+            one
+            for one in self.actors
+            if one.dead and one.id in known and known[one.id].mark == one.mark
+        ]
         if gone:
             which = self.random.choice(gone).id
             self.tell(f"{actor.name} sees that engine {which} is gone")
@@ -420,6 +469,8 @@ class Simulation:
         self.faults.clear()
         self.tell("nobody dies any more")
         for actor in self.actors:
+            if actor.deceived:
+                actor.session.doubtful = True
             if actor.paused:
                 actor.paused = False
                 if self.random.random() < 0.5:

@@ -14,6 +14,8 @@ from converge.model import SYNC_POINT_MOVES, TRAVERSAL_MOVES
 
 #: (traversal, node)
 Key = tuple[int, int]
+#: Rows by table.
+Saved = dict[str, list[tuple[Any, ...]]]
 
 
 class SyncPoint(NamedTuple):
@@ -33,6 +35,7 @@ class SyncPoint(NamedTuple):
     deaths: int
     engine_id: int | None
     epoch: int
+    mark: int
     successors: str
 
     @property
@@ -64,6 +67,7 @@ class Resource(NamedTuple):
     replaced_by: int | None
     engine_id: int | None
     epoch: int
+    mark: int
     blocking: int
 
 
@@ -114,6 +118,7 @@ class Engine(NamedTuple):
     """A row of converge_engine."""
 
     id: int
+    mark: int
     state: str
     expires_at: float
 
@@ -166,6 +171,8 @@ _TABLES = (
     "engine",
     "event",
 )
+#: The last one counts the ids.
+_ALL = (*(f"converge_{table}" for table in _TABLES), "sqlite_sequence")
 
 
 class Tables:
@@ -191,6 +198,24 @@ class Tables:
             execute(f"DELETE FROM converge_{table}")
         execute("DELETE FROM sqlite_sequence")
         execute("DELETE FROM sim_illegal")
+        execute("COMMIT")
+        self._rows = None
+
+    def save(self) -> Saved:
+        """All rows, to be brought back by :meth:`restore`."""
+        execute = self._connection.execute
+        return {table: execute(f"SELECT * FROM {table}").fetchall() for table in _ALL}
+
+    def restore(self, saved: Saved) -> None:
+        """Forget all that was committed since; ids come again, too."""
+        execute = self._connection.execute
+        execute("BEGIN IMMEDIATE")
+        for table, rows in saved.items():
+            execute(f"DELETE FROM {table}")
+            if rows:
+                places = ", ".join("?" * len(rows[0]))
+                query = f"INSERT INTO {table} VALUES ({places})"
+                self._connection.executemany(query, rows)
         execute("COMMIT")
         self._rows = None
 
