@@ -332,7 +332,7 @@ def test_of_two_engines_with_one_id_the_loser_writes_nothing(
     store = fresh_store(FakeClock())
     world = FakeWorld()
     old = StepEngine(store, world.types())
-    new = Session(store.database, old.id, old.types)
+    new = Session(store.database, old.id, old.types, old.session.mark)
     stack = store.create_stack("s", WIDE)
     first = old.claim(2)
     second = new.turn([], 1)
