@@ -69,25 +69,19 @@ class Document:
         """An error, to be raised, that says where."""
         return TemplateError(message, source=self.name, line=spot.line)
 
-    def mapping(
-        self, value: Json, spot: Spot, what: str, known: Iterable[str] = ()
-    ) -> dict[str, Json]:
+    def mapping(self, value: Json, spot: Spot, what: str) -> dict[str, Json]:
         """A value as a mapping whose keys are names; null is an empty one.
 
-        :param known: the keys that it can have, nothing for any.
         :raises TemplateError: if it is something else.
         """
         if value is None:
             return {}
         if not isinstance(value, dict):
             raise self.error(f"{what} must be a mapping, not {kind(value)}", spot)
-        known = tuple(known)
         for key in value:
             place = spot.child(key)
             if place is not spot and place.problem:
                 raise self.error(place.problem, place)
-            if known and key not in known:
-                raise self.error(f"unknown key {show(key)} in {what}{hint(key, known)}", place)
         return value
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from converge.document import INTEGERS, Document, Spot, hint, kind, plain, show
 from converge.errors import BadInput, TemplateError
+from converge.keys import BOUNDS, CONSTRAINT, PARAMETER
 from converge.model import Json
 from converge.source import parse_json
 
@@ -17,7 +18,6 @@ TYPES = ("string", "number", "boolean", "json", "comma_delimited_list")
 #: Parameters that every stack has.
 PSEUDO = frozenset({"OS::stack_name"})
 
-_KEYS = ("type", "default", "description", "constraints", "hidden", "label", "immutable", "tags")
 _CONSTRAINTS: Mapping[str, tuple[str, ...]] = {
     "allowed_values": TYPES,
     "range": ("number",),
@@ -26,7 +26,6 @@ _CONSTRAINTS: Mapping[str, tuple[str, ...]] = {
     "modulo": ("number",),
     "custom_constraint": TYPES,
 }
-_UNSUPPORTED = frozenset({"modulo", "custom_constraint"})
 _TRUE = frozenset({"true", "t", "yes", "y", "on", "1"})
 _FALSE = frozenset({"false", "f", "no", "n", "off", "0"})
 _NUMBER = re.compile(
@@ -125,10 +124,6 @@ class Parameter:
                 raise BadInput(f"parameter {show(self.name)} {shown}: {complaint}")
         return value
 
-    def unsupported(self) -> Constraint | None:
-        """The first constraint that converge does not check, None if there is none."""
-        return next((each for each in self.constraints if each.kind in _UNSUPPORTED), None)
-
 
 class _WrongError(ValueError):
     """A value is not of the type."""
@@ -220,7 +215,7 @@ def parse_parameter(document: Document, name: str, value: Json, spot: Spot) -> P
     :raises TemplateError: if something in it is wrong.
     """
     what = f"parameter {show(name)}"
-    body = document.mapping(value, spot, what, _KEYS)
+    body = PARAMETER.check(document, value, spot, what)
     type_name = body.get("type")
     if type_name is None:
         raise document.error(f"{what} has no type; known: {', '.join(TYPES)}", spot)
@@ -249,6 +244,20 @@ def parse_parameter(document: Document, name: str, value: Json, spot: Spot) -> P
     if body.get("default") is None:
         return parameter
     return _with_default(document, parameter, body["default"], spot.child("default"))
+
+
+def refuse_foreign(document: Document, name: str, value: Json, spot: Spot) -> None:
+    """Refuse what converge would not heed in a declaration that :func:`parse_parameter` took.
+
+    :raises TemplateError: if there is such a thing.
+    """
+    what = f"parameter {show(name)}"
+    # to say that it may change is to say nothing
+    if "immutable" in value and _to_boolean(value["immutable"]):
+        raise PARAMETER.unsupported(document, "immutable", spot.child("immutable"), what)
+    place = spot.child("constraints")
+    for index, each in enumerate(value.get("constraints") or ()):
+        CONSTRAINT.refuse_foreign(document, each, place.child(index), f"a constraint of {what}")
 
 
 def _with_default(document: Document, parameter: Parameter, default: Json, spot: Spot) -> Parameter:
@@ -297,11 +306,10 @@ def _parse_constraints(
 def _parse_constraint(
     document: Document, what: str, type_name: str, value: Json, spot: Spot
 ) -> Constraint:
-    known = (*_CONSTRAINTS, "description")
-    body = document.mapping(value, spot, f"a constraint of {what}", known)
+    body = CONSTRAINT.check(document, value, spot, f"a constraint of {what}")
     kinds = [key for key in body if key != "description"]
     if len(kinds) != 1:
-        message = f"a constraint of {what} must have one of {', '.join(_CONSTRAINTS)}"
+        message = f"a constraint of {what} must have one of {', '.join(CONSTRAINT.known[:-1])}"
         raise document.error(message, spot)
     name = kinds[0]
     place = spot.child(name)
@@ -343,7 +351,7 @@ def _allowed_values(
 
 
 def _bounds(document: Document, what: str, name: str, argument: Json, spot: Spot) -> Json:
-    body = document.mapping(argument, spot, f"the {what}", ("min", "max"))
+    body = BOUNDS.check(document, argument, spot, f"the {what}")
     if not body:
         raise document.error(f"the {what} must have min, max or both", spot)
     for key, bound in body.items():

@@ -97,7 +97,7 @@ def load_definitions(
     if template_id is None:
         return {}
     row = templates.get_template(tx, template_id)
-    return Template.from_dict(row.body).definitions(row.parameters, stack.name)
+    return Template.from_store(row.body).definitions(row.parameters, stack.name)
 
 
 def start(

@@ -1,9 +1,8 @@
 """Templates: the desired state, in the syntax of Heat's.
 
-A template is understood in two steps. Reading it takes anything that Heat would take, so
-that the graph of any template can be drawn; it fails on what is wrong in itself: unknown
-keys, missing resources, cycles. :meth:`Template.validate` then refuses what converge cannot
-bring about.
+A template that is read is one that converge understands as a whole: what it would not heed is
+refused then, whoever reads it and whatever for. One for drawing may have anything that Heat would
+take, and be drawn only. :meth:`Template.validate` checks what only the resource types know.
 """
 
 from __future__ import annotations
@@ -26,8 +25,9 @@ from converge.functions import (
     substitute,
 )
 from converge.graph import Graph
+from converge.keys import EXTENSION, OUTPUT, PARAMETER_GROUP, RESOURCE, TEMPLATE
 from converge.model import Definition, Json, check_name
-from converge.parameters import PSEUDO, Parameter, parse_parameter
+from converge.parameters import PSEUDO, Parameter, parse_parameter, refuse_foreign
 from converge.properties import check_properties, property_problems
 from converge.source import parse as parse_text
 from converge.source import read
@@ -45,18 +45,6 @@ __all__ = [
     "resolve_properties",
 ]
 
-_SECTIONS = (
-    "heat_template_version",
-    "description",
-    "parameter_groups",
-    "parameters",
-    "conditions",
-    "resources",
-    "outputs",
-)
-_UNSUPPORTED_KEYS = ("metadata", "update_policy", "deletion_policy", "condition", "external_id")
-_RESOURCE_KEYS = ("type", "properties", "depends_on", *_UNSUPPORTED_KEYS)
-_OUTPUT_KEYS = ("description", "value", "condition")
 _PARAMETER_TYPES: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
     "number": (int, float),
@@ -109,7 +97,7 @@ class Template:
     resources: Mapping[str, ResourceEntry]
     outputs: Mapping[str, Output]
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, *, for_drawing: bool = False) -> None:
         self.source = document.name
         self._document = document
         self._body = self._parse_body()
@@ -137,32 +125,46 @@ class Template:
         for section in ("conditions", "outputs"):
             self._check_references(self._body.get(section), document.spot.child(section))
         self._graph = self._make_graph()
+        self._is_supported = False
+        if not for_drawing:
+            self.check_supported()
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Template:
+    def load(cls, path: str | os.PathLike[str], *, for_drawing: bool = False) -> Template:
         """Read a file of YAML or, with a name that ends in ``.json``, of JSON.
 
-        :raises TemplateError: if it cannot be read, or is wrong.
+        :param for_drawing: take anything that Heat takes; it can only be looked at.
+        :raises TemplateError: if it cannot be read, is wrong, or has what converge does not
+            support.
         """
-        return cls(read(path))
+        return cls(read(path), for_drawing=for_drawing)
 
     @classmethod
-    def parse(cls, text: str | bytes, source: str = "<template>") -> Template:
+    def parse(
+        cls, text: str | bytes, source: str = "<template>", *, for_drawing: bool = False
+    ) -> Template:
         """Understand a text: YAML, or JSON if it starts with ``{``.
 
         :param source: what to call it in messages.
-        :raises TemplateError: if it is wrong.
+        :param for_drawing: take anything that Heat takes; it can only be looked at.
+        :raises TemplateError: if it is wrong, or has what converge does not support.
         """
-        return cls(parse_text(text, source))
+        return cls(parse_text(text, source), for_drawing=for_drawing)
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Json], source: str = "<template>") -> Template:
         """A template from what :meth:`to_dict` gave, or made by a program. Lines are not known.
 
         :param source: what to call it in messages.
-        :raises TemplateError: if it is wrong.
+        :raises TemplateError: if it is wrong, or has what converge does not support.
         """
         return cls(Document(source, plain(body, source), Spot()))
+
+    @classmethod
+    def from_store(cls, body: Mapping[str, Json]) -> Template:
+        """A template that was accepted before, perhaps by a version of converge that let pass
+        what this one refuses: what was made of it must still be found and deleted."""
+        return cls(Document("<template>", plain(body, "<template>"), Spot()), for_drawing=True)
 
     def to_dict(self) -> dict[str, Json]:
         """The template as a JSON object of its own; :meth:`from_dict` takes it."""
@@ -193,7 +195,8 @@ class Template:
             if key in document.value:
                 message = f"{key}: this kind of template is not supported, only Heat's own (HOT)"
                 raise document.error(message, document.spot.child(key))
-        body = document.mapping(document.value, document.spot, "a template", _SECTIONS)
+        value = {key: part for key, part in document.value.items() if key[:2] != EXTENSION}
+        body = TEMPLATE.check(document, value, document.spot, "a template")
         version = body.get("heat_template_version", "")
         if not isinstance(version, str):
             message = f"heat_template_version must be a date or a name, not {kind(version)}"
@@ -226,7 +229,7 @@ class Template:
         self, name: str, value: Json, spot: Spot, names: Collection[str]
     ) -> ResourceEntry:
         what = f"resource {show(name)}"
-        body = self._document.mapping(value, spot, what, _RESOURCE_KEYS)
+        body = RESOURCE.check(self._document, value, spot, what)
         type_name = body.get("type")
         if type_name is None:
             raise self._error(f"{what} has no type", spot)
@@ -323,7 +326,7 @@ class Template:
 
     def _parse_output(self, name: str, value: Json, spot: Spot) -> Output:
         what = f"output {show(name)}"
-        body = self._document.mapping(value, spot, what, _OUTPUT_KEYS)
+        body = OUTPUT.check(self._document, value, spot, what)
         if "value" not in body:
             raise self._error(f"{what} has no value", spot)
         description = body.get("description")
@@ -354,40 +357,70 @@ class Template:
 
     # being brought about
 
+    def check_supported(self) -> None:
+        """Refuse what is well written but would not be heeded; for a template for drawing. Others
+        have passed when they were read.
+
+        :raises TemplateError: if there is such a thing.
+        """
+        if self._is_supported:
+            return
+        document, body = self._document, self._body
+        for problem in document.problems:
+            raise problem
+        if self._conditions:
+            place = document.spot.child("conditions")
+            raise TEMPLATE.unsupported(document, "conditions", place, "a template")
+        self._check_groups()
+        for name, parameter in self.parameters.items():
+            refuse_foreign(document, name, body["parameters"][name], parameter.spot)
+        for name, entry in self.resources.items():
+            self._check_resource(name, entry)
+        for name, output in self.outputs.items():
+            what = f"output {show(name)}"
+            OUTPUT.refuse_foreign(document, body["outputs"][name], output.spot, what)
+            self._check_value(output.value, output.spot.child("value"))
+        self._is_supported = True
+
+    def _check_groups(self) -> None:
+        place = self._document.spot.child("parameter_groups")
+        groups = self._body.get("parameter_groups")
+        if not isinstance(groups, list | None):
+            message = f"parameter_groups must be a list, not {kind(groups)}"
+            raise self._error(message, place)
+        for index, group in enumerate(groups or ()):
+            spot = place.child(index)
+            body = PARAMETER_GROUP.check(self._document, group, spot, "a parameter group")
+            for name in _listed(body.get("parameters") or []):
+                if not isinstance(name, str) or name not in self.parameters:
+                    message = f"a parameter group has {show(name)}, which is no parameter"
+                    raise self._error(
+                        message + hint(name, self.parameters), spot.child("parameters")
+                    )
+
+    def _check_resource(self, name: str, entry: ResourceEntry) -> None:
+        what, spot, body = f"resource {show(name)}", entry.spot, self._body["resources"][name]
+        RESOURCE.refuse_foreign(self._document, body, spot, what)
+        if any(isinstance(each, dict) for each in _listed(body.get("depends_on"))):
+            message = f"depends_on of {what} must be names, not functions"
+            raise self._error(message, spot.child("depends_on"))
+        for key, value in entry.properties.items():
+            self._check_value(value, spot.child("properties").child(key))
+
     def validate(self, types: Mapping[str, ResourceType]) -> None:
         """Check that converge can bring it about with the given resource types.
 
-        :raises TemplateError: for an unknown type, properties that a type has not, lacks, or
-            has of another type, and for what of Heat's language converge does not evaluate.
+        :raises TemplateError: for an unknown type, and for properties that a type has not, lacks,
+            or has of another type.
         """
-        for problem in self._document.problems:
-            raise problem
-        for name, spot in self._conditions.items():
-            raise self._error(f"condition {show(name)}: converge has no conditions", spot)
-        for parameter in self.parameters.values():
-            constraint = parameter.unsupported()
-            if constraint is not None:
-                message = f"parameter {show(parameter.name)}: converge does not check the "
-                raise self._error(message + f"constraint {constraint.kind}", constraint.spot)
+        self.check_supported()
         for name, entry in self.resources.items():
             self._validate_resource(name, entry, types)
-        for name, output in self.outputs.items():
-            if "condition" in self._body["outputs"][name]:
-                message = f"output {show(name)}: converge has no conditions"
-                raise self._error(message, output.spot.child("condition"))
-            self._validate_value(output.value, output.spot.child("value"))
 
     def _validate_resource(
         self, name: str, entry: ResourceEntry, types: Mapping[str, ResourceType]
     ) -> None:
-        what, spot, body = f"resource {show(name)}", entry.spot, self._body["resources"][name]
-        for key in _UNSUPPORTED_KEYS:
-            if key in body:
-                message = f"{what} has the key {key!r}, which converge does not support; remove it"
-                raise self._error(message, spot.child(key))
-        if any(isinstance(each, dict) for each in _listed(body.get("depends_on"))):
-            message = f"depends_on of {what} must be names, not functions"
-            raise self._error(message, spot.child("depends_on"))
+        what, spot = f"resource {show(name)}", entry.spot
         if entry.type not in types:
             message = f"{what} has the unknown type {show(entry.type)}{hint(entry.type, types)}"
             raise self._error(message, spot.child("type"))
@@ -397,13 +430,11 @@ class Template:
         if function is not None and function[0] not in (schema or ()):
             message = f"the properties of {what} must be a mapping of names, not the function "
             raise self._error(message + show(function[0])[1:-1], place.child(function[0]))
-        for key, value in entry.properties.items():
-            self._validate_value(value, place.child(key))
         given = {key: self._types(value) for key, value in entry.properties.items()}
         for wrong, message in property_problems(entry.type, types[entry.type], given):
             raise self._error(f"{what}: {message}", place.child(wrong) if wrong else spot)
 
-    def _validate_value(self, value: Json, spot: Spot) -> None:
+    def _check_value(self, value: Json, spot: Spot) -> None:
         for message, place in misuses(value, spot):
             raise self._error(message, place)
         for reference in references(value, spot):
@@ -435,10 +466,9 @@ class Template:
 
         :param values: by name; strings are converted to the declared type.
         :raises TemplateError: for an unknown parameter, a missing one, or a bad value; also
-            if YAML has taken something in the template for what it can hardly be meant to be.
+            if the template is one for drawing only.
         """
-        for problem in self._document.problems:
-            raise problem
+        self.check_supported()
         for name in values:
             if name not in self.parameters:
                 message = f"there is no parameter {show(name)}{hint(name, self.parameters)}"

@@ -97,7 +97,7 @@ def _outputs(tx: Transaction, row: StackRow, best: Mapping[str, ResourceRow]) ->
     if row.template_id is None:
         return {}
     version = templates.get_template(tx, row.template_id)
-    template = Template.from_dict(version.body)
+    template = Template.from_store(version.body)
     values = template.output_values(version.parameters, row.name)
 
     def lookup(name: str) -> Physical:
@@ -181,7 +181,7 @@ def graph(tx: Transaction, name: str) -> Graph[str]:
     row = stacks.get_stack(tx, name)
     if row.template_id is None:
         return Graph()
-    return Template.from_dict(templates.get_template(tx, row.template_id).body).graph()
+    return Template.from_store(templates.get_template(tx, row.template_id).body).graph()
 
 
 def traversal_graph(tx: Transaction, name: str) -> Graph[str]:

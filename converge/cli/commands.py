@@ -318,7 +318,7 @@ def graph(arguments: Namespace) -> int:
     if path.suffix.lower() in _TEMPLATE_ENDINGS or (path.exists() and not path.is_dir()):
         from converge.template import Template
 
-        title, edges = path.stem, Template.load(path).graph()
+        title, edges = path.stem, Template.load(path, for_drawing=True).graph()
     else:
         title, edges, statuses = _stack_graph(arguments)
     text = draw(edges, how, title=title, statuses=statuses)

@@ -105,9 +105,9 @@ def mutate(text: str, changes: list[tuple[int, int, str]]) -> str:
 def use(text: str | bytes) -> None:
     """Do all that can be done with a template; what is wrong must be a TemplateError."""
     try:
-        template = Template.parse(text, "hostile")
+        template = Template.parse(text, "hostile", for_drawing=True)
         list(template.graph())
-        assert Template.from_dict(json.loads(json.dumps(template.to_dict()))).graph() == (
+        assert Template.from_store(json.loads(json.dumps(template.to_dict()))).graph() == (
             template.graph()
         )
         template.validate({"any": ResourceType()})
@@ -126,18 +126,18 @@ def test_many_loop_variables() -> None:
     template: list[Any] = [{"get_resource": "b"} for _ in range(10_000)]
     value = {"repeat": {"for_each": loops, "template": template}}
     body = {"a": {"type": "any", "properties": {"x": value}}, "b": {"type": "any"}}
-    found = Template.from_dict({"resources": body})
+    found = Template.from_store({"resources": body})
     assert found.resources["a"].requires == ("b",)
 
 
 def test_a_loop_variable_hides_no_resource() -> None:
     value = {"repeat": {"for_each": {"b": []}, "template": [{"get_resource": "db"}]}}
     body = {"a": {"type": "any", "properties": {"x": value}}, "db": {"type": "any"}}
-    assert Template.from_dict({"resources": body}).resources["a"].requires == ("db",)
+    assert Template.from_store({"resources": body}).resources["a"].requires == ("db",)
 
 
 def test_the_seed_is_good_enough_to_be_drawn() -> None:
-    assert len(Template.parse(SEED).graph()) == 3
+    assert len(Template.parse(SEED, for_drawing=True).graph()) == 3
 
 
 @budget
@@ -199,7 +199,7 @@ json_values = st.recursive(
 )
 def test_bodies_of_any_shape(body: dict[str, Any]) -> None:
     try:
-        template = Template.from_dict(body)
+        template = Template.from_store(body)
         template.validate({"any": ResourceType()})
         template.definitions(template.resolve_parameters({}), "x")
     except TemplateError:

@@ -8,8 +8,12 @@ from converge.errors import TemplateError
 from converge.template import Template
 
 
+def text(declaration: str) -> str:
+    return f"resources: {{}}\nparameters:\n  p: {declaration}\n"
+
+
 def template(declaration: str) -> Template:
-    return Template.parse(f"resources: {{}}\nparameters:\n  p: {declaration}\n", "t.yaml")
+    return Template.parse(text(declaration), "t.yaml")
 
 
 @pytest.mark.parametrize(
@@ -245,7 +249,9 @@ def test_bad_declarations(declaration: str, part: str) -> None:
     ],
 )
 def test_what_yaml_has_changed_can_be_drawn_but_not_used(declaration: str) -> None:
-    declared = template(declaration)
+    with pytest.raises(TemplateError, match="quote it"):
+        template(declaration)
+    declared = Template.parse(text(declaration), "t.yaml", for_drawing=True)
     assert list(declared.graph()) == []
     with pytest.raises(TemplateError, match="quote it"):
         declared.validate({})
