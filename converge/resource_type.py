@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from converge.errors import BadInput
 from converge.journaled import Journaled
 from converge.model import Json, check_seconds
+from converge.plain import lazy_kind
 
 if TYPE_CHECKING:
     from converge.journal import Scope
@@ -168,6 +169,7 @@ class ResourceType:
     """How one kind of resource is brought about. Subclass it; instances must be stateless,
     as several threads share one.
 
+    Its methods are plain functions, not ``async def``, and are done when they return.
     ``create`` and ``delete`` are required. ``update``, ``check`` and ``find`` are optional:
 
     ``update(context, physical_id, properties, previous)``
@@ -200,6 +202,10 @@ class ResourceType:
         raise NotImplementedError(f"{type(self).__name__} must define delete()")
 
 
+#: What an engine may call.
+METHODS = ("create", "update", "delete", "check", "find")
+
+
 def supports(resource_type: ResourceType, method: str) -> bool:
     """Whether the type has the optional ``update``, ``check`` or ``find``."""
     return callable(getattr(resource_type, method, None))
@@ -208,7 +214,8 @@ def supports(resource_type: ResourceType, method: str) -> bool:
 def check_types(types: Mapping[str, ResourceType]) -> None:
     """Whether an engine can work with these resource types.
 
-    :raises BadInput: one of them is none, or its ``retry`` or ``timeout`` is wrong.
+    :raises BadInput: one of them is none, its ``retry`` or ``timeout`` is wrong, or a call of
+        one of its methods would not run it.
     """
     for name, one in types.items():
         if not isinstance(one, ResourceType):
@@ -221,3 +228,11 @@ def check_types(types: Mapping[str, ResourceType]) -> None:
             )
         if one.timeout is not None:
             check_seconds(f"resource type {name!r}: timeout", one.timeout)
+        for method in METHODS:
+            kind = lazy_kind(getattr(one, method, None))
+            if kind is not None:
+                raise BadInput(
+                    f"resource type {name!r}: {method} is {kind}, which an engine's call would "
+                    "not run; make it a plain function that returns when it is done (with "
+                    "asyncio.run() inside, for example)"
+                )

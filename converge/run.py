@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from converge.errors import BadInput, Replace, comes_from
 from converge.model import Action, Json, Kind, Physical, Status
+from converge.plain import check_over
 from converge.resource_type import Context, ResourceType, RetryPolicy
 from converge.store.types import PHYSICAL_ID_LENGTH, dump, load, text
 from converge.work import Outcome, Result, Step, Work
@@ -125,22 +126,26 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
             # it looks for what was made with the token of the create
             context.token, token = row.token, context.token
             found = handler.find(context)
+            check_over(found, "find")
             context.token = token
             physical_id = None if found is None else _physical(found, None, context).id
         if physical_id is not None:
             context.physical_id = physical_id
-            handler.delete(context, physical_id)
+            check_over(handler.delete(context, physical_id), "delete")
         return Outcome(work, Result.DONE, deleted=True)
     if step is Step.CHECK:
-        handler.check(context, row.physical_id, properties)
+        check_over(handler.check(context, row.physical_id, properties), "check")
         values: dict[str, Any] = {"reason": None, "status": Status.COMPLETE}
         return Outcome(work, Result.DONE, values)
     # before the call, which may change what it is given
     reached = _storable("properties", dict(properties))
     if step is Step.CREATE:
-        physical = _physical(handler.create(context, properties), None, context)
+        made = handler.create(context, properties)
+        check_over(made, "create")
+        physical = _physical(made, None, context)
     else:
         made = handler.update(context, row.physical_id, properties, row.properties)
+        check_over(made, "update")
         assert row.physical_id is not None
         physical = _physical(made, Physical(row.physical_id, row.attributes), context)
     values = {

@@ -17,7 +17,7 @@ from converge.journal import Scope, node_scope
 from converge.outbox import Outbox, stack_of
 from converge.points import Commit
 from converge.recovery import release_engine
-from converge.resource_type import Context, ResourceType
+from converge.resource_type import Context, ResourceType, check_types
 from converge.run import (
     HANDLED,
     check_physical_id,
@@ -56,6 +56,7 @@ class Session:
     ) -> None:
         self.database = database
         self.engine_id = engine_id
+        check_types(types)
         self.types = types
         self.mark = mark
         self.outbox = Outbox()

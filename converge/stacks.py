@@ -14,7 +14,7 @@ from converge.looking import Looking
 from converge.model import Action, OnFailure, Status, TraversalStatus, check_name, check_seconds
 from converge.points import Commit
 from converge.recovery import Sweep, sweep
-from converge.resource_type import ResourceType
+from converge.resource_type import ResourceType, check_types
 from converge.stack import Stack
 from converge.start import Intent, Started, choose_template, is_wanted, start
 from converge.store import migrate, stacks, templates, traversals
@@ -481,5 +481,6 @@ def _checked(
     """
     values = template.resolve_parameters(parameters or {})
     if types is not None:
+        check_types(types)
         template.validate(types)
     return values

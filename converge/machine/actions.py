@@ -17,6 +17,7 @@ from converge.journaled import Journaled
 from converge.lease import RowOwner, check_lease
 from converge.machine.definition import Definition
 from converge.machine.moving import Held, Move
+from converge.plain import check_over
 from converge.points import Commit
 from converge.store import moves, scopes
 from converge.store.database import Database, Transaction, repeatable
@@ -212,7 +213,8 @@ class Actions:
             _over=lambda transaction: ends.append(self._end_in(hold, transaction, spent())),
         )
         try:
-            held.transition.action(action)  # type: ignore[misc]
+            made = held.transition.action(action)  # type: ignore[misc]
+            check_over(made, "the action")
         except Exception as error:
             if ends and not self.check([held]):
                 return Called("DONE", error, _reason(error))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from converge.errors import BadInput, did_you_mean
 from converge.model import check_name, check_seconds
+from converge.plain import check_over, lazy_kind
 from converge.resource_type import RetryPolicy
 
 if TYPE_CHECKING:
@@ -173,7 +174,11 @@ class Definition:
     ) -> Transition | None:
         """The transition that an event takes; None if it is not legal, or no guard allows it."""
         for transition in self._by_event.get((state, event), ()):
-            if transition.guard is None or transition.guard(payloads, payload):
+            if transition.guard is None:
+                return transition
+            allows = transition.guard(payloads, payload)
+            check_over(allows, f"the guard of {event!r}")
+            if allows:
                 return transition
         return None
 
@@ -271,6 +276,8 @@ class Definition:
         for name, function in (("guard", transition.guard), ("action", transition.action)):
             if function is not None and not callable(function):
                 raise self._wrong(f"{where}: its {name} is not a function: {function!r}")
+            if (kind := lazy_kind(function)) is not None:
+                raise self._wrong(f"{where}: its {name} is {kind}, which a call would not run")
         if not isinstance(transition.retry, RetryPolicy):
             raise self._wrong(f"{where}: retry must be a RetryPolicy, not {transition.retry!r}")
 

@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from converge.errors import BadInput
-from converge.resource_type import ResourceType
+from converge.resource_type import ResourceType, check_types
 from converge.resources.command import Command
 from converge.resources.file import File
 from converge.resources.none import Nothing
@@ -45,6 +45,7 @@ def load_types(found: Iterable[EntryPoint] | None = None) -> dict[str, ResourceT
             )
         types[point.name] = _load(point)
         origins[point.name] = point.value
+    check_types(types)
     return types
 
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from sqlalchemy import select
 import converge
 from converge import points
 from converge.errors import StaleLock
-from converge.store import schema
+from converge.store import migrate, schema
 from converge.testing import FakeClock, StepEngine
 
 WAIT = 60.0
@@ -155,7 +156,7 @@ RETURNED: dict[str, tuple[object, str]] = {
     "number": (5, "not int"),
     "true": (True, "not bool"),
     "mapping": ({"id": "x"}, "not dict"),
-    "generator": ((one for one in "x"), "not generator"),
+    "generator": ((one for one in "x"), "create returned a generator, which nobody runs"),
     "long id": ("x" * 1025, "a physical id must have 1 to 1024 characters, not 1025"),
     "empty id": ("", "a physical id must have 1 to 1024 characters, not 0"),
     "NUL id": ("a\x00b", "a physical id must not have NUL"),
@@ -192,6 +193,74 @@ def test_what_cannot_be_stored_fails_its_resource_and_says_what_it_is(
         assert (name, shown[name]["status"]) == (name, "FAILED")
         assert words in shown[name]["reason"]
         assert (name, shown[name]["physical_id"]) == (name, None)
+
+
+async def never() -> None:
+    raise AssertionError("nobody runs it")
+
+
+async def never_more() -> AsyncIterator[int]:
+    yield 1
+
+
+def unfinished(kind: str) -> Any:
+    """What is not over when it is returned; made late, since an odd one would be warned of."""
+    makers: dict[str, Callable[[], Any]] = {
+        "coroutine": never,
+        "async_generator": never_more,
+        "generator": lambda: (one for one in "x"),
+        "Future": Future,
+    }
+    return makers[kind]()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("method", ["create", "update", "delete", "check", "find"])
+@pytest.mark.parametrize("kind", ["coroutine", "async_generator", "generator", "Future"])
+def test_a_handler_that_returns_what_is_not_over_has_failed(
+    method: str, kind: str, tmp_path: Path
+) -> None:
+    migrate.upgrade(url := f"sqlite:///{tmp_path}/a.db")
+    store = converge.connect(url)
+    bad = False
+
+    class Late(converge.ResourceType):
+        def answer(self, called: str) -> Any:
+            return unfinished(kind) if called == method and bad else None
+
+        def create(self, context: converge.Context, properties: Any) -> Any:
+            if method == "find":
+                raise RuntimeError("nobody knows what was made")
+            return self.answer("create")
+
+        def update(self, *given: object) -> Any:
+            return self.answer("update")
+
+        def delete(self, context: converge.Context, physical_id: str) -> Any:
+            return self.answer("delete")
+
+        def check(self, *given: object) -> Any:
+            return self.answer("check")
+
+        def find(self, context: converge.Context) -> Any:
+            return self.answer("find")
+
+    engine = StepEngine(store, {"late": Late()})
+    bad = method == "create"
+    stack = store.create_stack("s", template("late"))
+    engine.run()
+    bad = True
+    if method == "update":
+        store.update_stack("s", template("late", size=2))
+    elif method == "check":
+        store.check_stack("s")
+    elif method in ("delete", "find"):
+        store.delete_stack("s")
+    engine.run()
+    shown = store.show("s")
+    assert shown["status"] == "FAILED"
+    assert f"{method} returned a {kind}, which nobody runs to its end" in shown["reason"]
+    assert stack.name == "s"
 
 
 STORED: dict[str, dict[str, Any]] = {

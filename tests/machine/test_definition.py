@@ -33,6 +33,10 @@ def ship(action: Any) -> None:
     """Another one."""
 
 
+async def later(*given: object) -> None:
+    """Nobody would run it."""
+
+
 ORDER: dict[str, Any] = {
     "name": "order",
     "initial": "new",
@@ -250,6 +254,8 @@ def test_the_first_guard_that_allows_it_decides() -> None:
     [
         ({"guard": 3}, "transition 1 ('x'): its guard is not a function: 3"),
         ({"action": "pay"}, "transition 1 ('x'): its action is not a function: 'pay'"),
+        ({"action": later}, "transition 1 ('x'): its action is an async function, which"),
+        ({"guard": later}, "transition 1 ('x'): its guard is an async function, which"),
         ({"retry": 3}, "transition 1 ('x'): retry must be a RetryPolicy, not 3"),
     ],
 )

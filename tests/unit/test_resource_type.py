@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 import converge
 from converge.errors import BadInput
-from converge.resource_type import supports
+from converge.resource_type import METHODS, check_types, supports
+from converge.resources import load_types
+from converge.session import Session
+from converge.store import migrate
+from converge.testing import StepEngine
 
 
 @pytest.mark.parametrize(
@@ -111,3 +122,94 @@ def test_a_context_alone_can_be_used_in_a_types_own_tests() -> None:
     assert context.properties == {}
     assert context.attributes == {}
     assert not context.cancelled.is_set()
+
+
+async def coroutine(*_: object) -> None: ...
+
+
+async def async_generator(*_: object) -> AsyncIterator[int]:
+    yield 1
+
+
+def generator(*_: object) -> Iterator[int]:
+    yield 1
+
+
+class Call:
+    async def __call__(self, *_: object) -> None: ...
+
+    async def bound(self, *_: object) -> None: ...
+
+
+LAZY: dict[str, Any] = {
+    "an async function": coroutine,
+    "an async generator": async_generator,
+    "a generator": generator,
+}
+
+
+def refusal(type_: converge.ResourceType) -> str:
+    with pytest.raises(BadInput) as caught:
+        check_types({"t": type_})
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", LAZY)
+def test_a_method_that_a_call_does_not_run_is_refused(method: str, kind: str) -> None:
+    lazy = LAZY[kind]
+    ways: dict[str, Any] = {
+        "plain": lazy,
+        "static": staticmethod(lazy),
+        "class": classmethod(lazy),
+        "partial": functools.partial(lazy, 1),
+        "twice": functools.partial(functools.partial(lazy, 1), 2),
+        "method": functools.partialmethod(lazy, 1),
+    }
+    for way in ways.values():
+        type_ = type("T", (Whole,), {method: way})()
+        assert f"resource type 't': {method} is {kind}, which" in refusal(type_)
+
+
+def test_an_async_call_or_method_of_an_object_is_refused() -> None:
+    for way in (Call(), Call().bound, functools.partial(Call(), 1)):
+        type_ = Whole()
+        vars(type_)["delete"] = way
+        assert "delete is an async function" in refusal(type_)
+
+
+def test_a_plain_function_may_run_an_async_one() -> None:
+    @functools.wraps(coroutine)
+    def create(*_: object) -> None:
+        asyncio.run(coroutine())
+
+    check_types({"t": type("Runs", (Whole,), {"create": create})()})
+
+
+def make_lazy() -> converge.ResourceType:
+    return type("T", (Whole,), {"delete": coroutine})()  # type: ignore[no-any-return]
+
+
+def test_every_door_refuses_an_async_method(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/a.db"
+    migrate.upgrade(url)
+    store, types = converge.connect(url), {"t": make_lazy()}
+    template = converge.Template.parse("resources: {}")
+    point = Loaded("t", "package:make_lazy", "converge.resource_types")
+    doors: list[Callable[[], object]] = [
+        lambda: converge.Engine(store, types),
+        lambda: StepEngine(store, types),
+        lambda: Session(store.database, 1, types),
+        lambda: store.create_stack("s", template, types=types),
+        lambda: store.update_stack("s", template, types=types),
+        lambda: store.converge_stack("s", template, types=types),
+        lambda: load_types([point]),
+    ]
+    for door in doors:
+        with pytest.raises(BadInput, match="delete is an async function"):
+            door()
+
+
+class Loaded(EntryPoint):
+    def load(self) -> Any:
+        return make_lazy()
