@@ -56,15 +56,25 @@ class Finished:
 
 
 class Tenure:
-    """What an engine has under one lease. After its loss there is another, with nothing of it.
-
-    :ivar hand: the works that have no outcome yet.
-    """
+    """What an engine has under one lease. After its loss there is another, with nothing of it."""
 
     def __init__(self, lease: Lease, session: Session) -> None:
         self.lease = lease
         self.session = session
-        self.hand: dict[Key, Work] = {}
+        # by mark, too: of a node that was claimed, forgotten, and claimed again there are two
+        self._hand: dict[tuple[Key, int], Work] = {}
+
+    def take(self, work: Work) -> None:
+        """It is in hand, until it has an outcome."""
+        self._hand[work.node.key, work.node.mark] = work
+
+    def put_down(self, work: Work) -> None:
+        """It is not in hand any more."""
+        self._hand.pop((work.node.key, work.node.mark), None)
+
+    def in_hand(self) -> list[Work]:
+        """The works that have no outcome yet."""
+        return list(self._hand.values())
 
     @property
     def is_over(self) -> bool:
@@ -215,7 +225,7 @@ class Run:
             if self._hand_back.is_set():
                 outcomes += self._give_up(tenure)
         for outcome in outcomes:
-            tenure.hand.pop(outcome.work.node.key, None)
+            tenure.put_down(outcome.work)
         busy = bool(outcomes) or bool(session.outbox)
         ends = any(outcome.work.decision.step is Step.FINISH for outcome in outcomes)
         limit = 0 if stopping or self._hungry else self._room(len(outcomes))
@@ -277,7 +287,7 @@ class Run:
         with self._claiming:
             self._compare.clear()
             breaks = self._database.breaks
-            forgotten = tenure.session.reconcile(list(tenure.hand.values()))
+            forgotten = tenure.session.reconcile(tenure.in_hand())
             self._breaks = breaks
             for work in forgotten:
                 LOG.warning(
@@ -286,7 +296,7 @@ class Run:
                     work.decision.step,
                     work.traversal.id,
                 )
-                tenure.hand.pop(work.node.key, None)
+                tenure.put_down(work)
             gone = {id(work) for work in forgotten}
             for job in self._workers.all():
                 if id(job.work) in gone:
@@ -335,7 +345,7 @@ class Run:
         """Give works to the workers, or settle them here if they need no handler."""
         session = tenure.session
         for work in works:
-            tenure.hand[work.node.key] = work
+            tenure.take(work)
             if work.decision.step is Step.FINISH:
                 self._finished.put(Finished(tenure, None, Outcome(work, Result.DONE)))
                 continue

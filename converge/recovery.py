@@ -227,7 +227,7 @@ def release_engine(
     return len(nodes)
 
 
-def leave(tx: Transaction, engine_id: int, mark: int = 0) -> None:
+def leave(tx: Transaction, engine_id: int, mark: int) -> None:
     """Let an engine go that stops: hand back what it holds, for any other to take at once.
 
     :param mark: of its registration; if the id is another's by now, that is left alone.

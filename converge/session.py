@@ -132,12 +132,13 @@ class Session:
         self.doubtful = False
         works = [*in_hand, *self._works]
         known = [*works, *(outcome.work for outcome in self.outbox.all())]
-        kept = {work.node.key: work.node.mark for work in known}
-        self._suspects.intersection_update(kept)
+        # two of them may be of one node, of different claims
+        marks = {(work.node.key, work.node.mark) for work in known}
         try:
             self.database.settle()
             held = self.database.read(self._list_held)
-            if held.items() - kept.items():
+            kept = {key: mark for key, mark in held.items() if (key, mark) in marks}
+            if held != kept:
                 released = self.database.transact(
                     lambda tx: self._release_all_but(tx, kept), Commit.RECONCILE, patient=False
                 )
@@ -145,9 +146,10 @@ class Session:
         except StoreError:
             self.doubtful = True
             raise
-        self.outbox.keep(key for key, mark in kept.items() if held.get(key) == mark)
-        self._works = [work for work in self._works if held.get(work.node.key) == work.node.mark]
-        return [work for work in works if held.get(work.node.key) != work.node.mark]
+        self._suspects.intersection_update(kept)
+        self.outbox.keep(kept)
+        self._works = [work for work in self._works if kept.get(work.node.key) == work.node.mark]
+        return [work for work in works if kept.get(work.node.key) != work.node.mark]
 
     def _list_held(self, tx: Transaction) -> dict[Key, int]:
         if not engines.is_registered(tx, self.engine_id, self.mark):
@@ -281,6 +283,8 @@ class Session:
 
     def _log_stale(self, stale: Sequence[Outcome]) -> None:
         for outcome in stale:
+            # of its node, something may still be held: a replacement whose reply was lost
+            self.doubtful = True
             work = outcome.work
             LOG.warning(
                 "refused: %s of %r in traversal %s is not engine %s's work any more",

@@ -253,7 +253,9 @@ class Player:
         """Stop, and hand back what is in hand."""
         one = self.engine(engine)
         self.store.database.transact(
-            lambda tx: recovery.leave(tx, one.id), Commit.LEAVE, happened=repeatable
+            lambda tx: recovery.leave(tx, one.id, one.session.mark),
+            Commit.LEAVE,
+            happened=repeatable,
         )
         self.bury()
 
