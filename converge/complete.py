@@ -12,6 +12,7 @@ from typing import Any
 
 from converge.errors import StaleLock
 from converge.model import Action, Kind, OnFailure, State, Status, TraversalStatus
+from converge.rollback import last_good
 from converge.start import Intent, start
 from converge.store import (
     events,
@@ -419,7 +420,7 @@ def _end(tx: Transaction, stack: StackRow, traversal: TraversalRow, *, tainted: 
     templates.delete_unused(
         tx,
         stack.id,
-        () if gone else (stack.template_id, completed),
+        () if gone else (stack.template_id, stack.previous_template_id, completed),
         keep=0 if gone else templates.KEPT_VERSIONS,
     )
     events.prune_events(tx, stack.id)
@@ -427,9 +428,11 @@ def _end(tx: Transaction, stack: StackRow, traversal: TraversalRow, *, tainted: 
         status is TraversalStatus.FAILED
         and traversal.on_failure is OnFailure.ROLLBACK
         and completed != traversal.template_id
+        # what was wanted before a rollback is what it was to lead away from
+        and not (traversal.action is Action.ROLLBACK and completed is None)
     ):
         why = text(f"rolled back: {reason}")
-        start(tx, stack, Action.ROLLBACK, completed, Intent(), reason=why)
+        start(tx, stack, Action.ROLLBACK, last_good(stack), Intent(), reason=why)
 
 
 def _what_failed(tx: Transaction, traversal: TraversalRow) -> str:

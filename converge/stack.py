@@ -24,8 +24,8 @@ class Stack:
     """A stack as it was when last looked at; :meth:`refresh` looks again.
 
     :ivar outcome: what became of the call that gave it: ``started``; ``superseded`` (started,
-        in the place of a running traversal); ``resumed`` (the same is running already); empty
-        if the call started nothing.
+        in the place of a running traversal); ``resumed`` (the same is running already);
+        ``done`` (it has come to its end already); empty if nothing was asked for.
     :ivar superseded: the id of the traversal that this one took the place of.
     :ivar action: what its current traversal is for.
     :ivar status: IN_PROGRESS, COMPLETE, FAILED or CANCELLED.

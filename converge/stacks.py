@@ -6,18 +6,26 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from converge.complete import halt
-from converge.errors import BadInput, Conflict
+from converge.errors import BadInput, Conflict, NotFound
 from converge.looking import Looking
 from converge.model import Action, OnFailure, Status, TraversalStatus, check_name, check_seconds
 from converge.points import Commit
 from converge.recovery import Sweep, sweep
 from converge.resource_type import ResourceType, check_types
+from converge.rollback import check_version, choose_target
 from converge.stack import Stack
-from converge.start import Intent, Started, choose_template, is_wanted, start
-from converge.store import migrate, stacks, templates, traversals
+from converge.start import (
+    Intent,
+    Started,
+    check_expected,
+    choose_template,
+    is_wanted,
+    start,
+)
+from converge.store import migrate, stacks, traversals
 from converge.store.connecting import HOST_SECONDS
 from converge.store.database import Database, Transaction
 from converge.store.stacks import StackRow
@@ -73,7 +81,7 @@ class Store(Looking):
     """The stacks of one database. Made by :func:`connect`; safe to share between threads.
 
     Every method that starts something says what became of it: it returns a :class:`Stack`
-    whose ``outcome`` is ``started``, ``superseded`` or ``resumed``, or raises
+    whose ``outcome`` is ``started``, ``superseded``, ``resumed`` or ``done``, or raises
     :class:`~converge.Conflict`. Each takes ``transaction``: the caller's own (from
     :meth:`transaction`, or a SQLAlchemy connection or session), in which the start happens
     beside the caller's rows and is committed by the caller.
@@ -216,29 +224,36 @@ class Store(Looking):
         self,
         name: str,
         *,
-        version: int | None = None,
+        version: int | Literal["empty"] | None = None,
         on_failure: OnFailure | str = OnFailure.STOP,
         timeout: float | None = None,
         node_timeout: float | None = None,
         expected: int | None = None,
         transaction: HostTransaction | None = None,
     ) -> Stack:
-        """Start to bring a stack back to an earlier version.
+        """Start to bring a stack back to an earlier version. Asked for again, it goes on, and
+        when it has completed it is done.
 
-        :param version: its number; None for the last one that completed and is not the wanted
-            one; if there is none, all resources go.
-        :raises NotFound: there is no such stack or version.
+        Where it goes by default: a stack that is COMPLETE, to the version that completed before
+        the wanted one. Any other, to the version that completed last; if none ever did, to the
+        one that was wanted before; if there was none, all resources go.
+
+        :param version: its number; ``"empty"``: all resources go; None for the default.
+        :raises NotFound: there is no such stack or version, or none to go back to.
         :raises Conflict: ``expected`` is not the current traversal.
         """
+        check_version(version)
         intent = Intent(on_failure, timeout, node_timeout)
 
         def begin(tx: Transaction) -> Stack:
             row = stacks.lock_stack(tx, name)
-            if version is None:
-                target = templates.last_completed(tx, row.id, row.template_id)
-            else:
-                target = templates.find_version(tx, row.id, version)
-            started = start(tx, row, Action.ROLLBACK, target, intent, expected=expected)
+            check_expected(row, expected)
+            target = choose_target(tx, row, version)
+            if target.reached:
+                return self._stack(tx, row.id, "done", None)
+            if row.template_id == target.template_id and _is_running(tx, row, Action.ROLLBACK):
+                return self._stack(tx, row.id, "resumed", None)
+            started = start(tx, row, Action.ROLLBACK, target.template_id, intent)
             return self._started(tx, row.id, started)
 
         return self._begin(transaction, begin)
@@ -253,9 +268,10 @@ class Store(Looking):
         expected: int | None = None,
         transaction: HostTransaction | None = None,
     ) -> Stack:
-        """Start to delete a stack and all its resources. A delete that runs already goes on.
+        """Start to delete a stack and all its resources. A delete that runs already goes on, and
+        of a stack that is deleted it is done.
 
-        :raises NotFound: there is no such stack.
+        :raises NotFound: there never was such a stack.
         :raises Conflict: ``expected`` is not the current traversal.
         :raises BadInput: a delete cannot be rolled back.
         """
@@ -264,10 +280,18 @@ class Store(Looking):
             raise BadInput("a delete cannot be rolled back; on_failure must be stop or continue")
 
         def begin(tx: Transaction) -> Stack:
-            row = stacks.lock_stack(tx, name)
-            if row.action is Action.DELETE and row.status is Status.IN_PROGRESS and not expected:
+            try:
+                row = stacks.lock_stack(tx, name)
+            except NotFound:
+                last = stacks.find_last_stack(tx, name)
+                if last is None or last.live:
+                    raise
+                check_expected(last, expected)
+                return self._stack(tx, last.id, "done", None)
+            check_expected(row, expected)
+            if _is_running(tx, row, Action.DELETE):
                 return self._stack(tx, row.id, "resumed", None)
-            started = start(tx, row, Action.DELETE, None, intent, definitions={}, expected=expected)
+            started = start(tx, row, Action.DELETE, None, intent, definitions={})
             return self._started(tx, row.id, started)
 
         return self._begin(transaction, begin)
@@ -282,26 +306,30 @@ class Store(Looking):
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Start to look at the real things: each resource whose type has a ``check`` and fails
-        it becomes FAILED, so that the next update mends it.
+        it becomes FAILED, so that the next update mends it. A check that runs already goes on.
 
         :raises NotFound: there is no such stack.
-        :raises Conflict: a traversal is running, or ``expected`` is not the current one.
+        :raises Conflict: another traversal is running, or ``expected`` is not the current one.
         """
         intent = Intent(OnFailure.CONTINUE, timeout, node_timeout)
 
         def begin(tx: Transaction) -> Stack:
             row = stacks.lock_stack(tx, name)
+            check_expected(row, expected)
+            if _is_running(tx, row, Action.CHECK):
+                return self._stack(tx, row.id, "resumed", None)
             if row.status is Status.IN_PROGRESS:
                 raise Conflict(
                     f"stack {name!r} is busy with its {row.action}; check it when that has ended"
                 )
-            started = start(tx, row, Action.CHECK, row.template_id, intent, expected=expected)
+            started = start(tx, row, Action.CHECK, row.template_id, intent)
             return self._started(tx, row.id, started)
 
         return self._begin(transaction, begin)
 
     def cancel_stack(self, name: str, *, transaction: HostTransaction | None = None) -> Stack:
-        """End the running traversal: nothing new starts, running handlers are told.
+        """End the running traversal: nothing new starts, running handlers are told. A cancel that
+        was asked for goes on, or is done.
 
         :raises NotFound: there is no such stack.
         :raises Conflict: nothing is running.
@@ -309,6 +337,9 @@ class Store(Looking):
 
         def begin(tx: Transaction) -> Stack:
             row = stacks.lock_stack(tx, name)
+            if _is_cancelled(tx, row):
+                ends = row.status is Status.IN_PROGRESS
+                return self._stack(tx, row.id, "resumed" if ends else "done", None)
             done = row.traversal_id is not None and halt(
                 tx, row.traversal_id, TraversalStatus.CANCELLED, "cancelled by request"
             )
@@ -454,6 +485,20 @@ class Store(Looking):
         stack = Stack(self, stack_id, outcome, superseded)
         stack._read(tx)
         return stack
+
+
+def _is_running(tx: Transaction, row: StackRow, action: Action) -> bool:
+    """Whether this is being done to a stack, and is not being stopped."""
+    if row.action is not action or row.status is not Status.IN_PROGRESS:
+        return False
+    assert row.traversal_id is not None
+    return traversals.get_traversal(tx, row.traversal_id).halted is None
+
+
+def _is_cancelled(tx: Transaction, row: StackRow) -> bool:
+    if row.status is not Status.IN_PROGRESS or row.traversal_id is None:
+        return row.status is Status.CANCELLED
+    return traversals.get_traversal(tx, row.traversal_id).halted == TraversalStatus.CANCELLED
 
 
 def _was_started(tx: Transaction, stack: Stack) -> bool:

@@ -100,6 +100,18 @@ def load_definitions(
     return Template.from_store(row.body).definitions(row.parameters, stack.name)
 
 
+def check_expected(stack: StackRow, expected: int | None) -> None:
+    """Whether a stack's current traversal is the one that the caller believes it to be.
+
+    :raises Conflict: it is another.
+    """
+    if expected is not None and expected != stack.traversal_id:
+        raise Conflict(
+            f"stack {stack.name!r} is at traversal {stack.traversal_id}, not at {expected}: "
+            "somebody else was first; look at it, then try again"
+        )
+
+
 def start(
     tx: Transaction,
     stack: StackRow,
@@ -122,11 +134,7 @@ def start(
     :param reason: why, where a person did not ask for it.
     :raises Conflict: another traversal than the expected one is current.
     """
-    if expected is not None and expected != stack.traversal_id:
-        raise Conflict(
-            f"stack {stack.name!r} is at traversal {stack.traversal_id}, not at {expected}: "
-            "somebody else was first; look at it, then try again"
-        )
+    check_expected(stack, expected)
     superseded = supersede(tx, stack)
     rows = resources.list_resources(tx, stack.id, lock=True)
     if definitions is None:
@@ -167,11 +175,13 @@ def start(
     sync_points.insert_sync_points(
         tx, [_sync_point(traversal_id, node, ids) for node in planned.nodes], mark
     )
+    before = stack.previous_template_id if template_id == stack.template_id else stack.template_id
     stacks.update_stack(
         tx,
         stack.id,
         action=action,
         status=Status.IN_PROGRESS,
+        previous_template_id=before,
         reason=reason,
         template_id=template_id,
         traversal_id=traversal_id,

@@ -28,6 +28,7 @@ MARKED = ("stack", "traversal", "sync_point", "resource", "engine", "scope", "mo
 
 ADDED = (
     ("stack", "source"),
+    ("stack", "previous_template_id"),
     ("resource", "traceback"),
     ("scope", "resource_id"),
     ("sync_point", "due_at"),
@@ -71,6 +72,11 @@ def upgrade() -> None:
         )
     op.add_column(
         "converge_stack", sa.Column("source", sa.String(2000), nullable=True), if_not_exists=again
+    )
+    op.add_column(
+        "converge_stack",
+        sa.Column("previous_template_id", ID, nullable=True),
+        if_not_exists=again,
     )
     op.add_column(
         "converge_resource", sa.Column("traceback", TEXT, nullable=True), if_not_exists=again

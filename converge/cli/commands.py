@@ -155,12 +155,12 @@ def _converge(
 ) -> int:
     from converge.cli.running import Trouble, Watch, last_event, run_engine
 
-    # a rollback or a check would start anew
-    repeatable = arguments.command in {"up", "down"}
-    again = f"`converge {arguments.command}`" if repeatable else "`converge engine --until-idle`"
     with opened(arguments, create=create) as store:
         after = last_event(store, name)
         stack = begin(store)
+        if stack.outcome == "done":
+            _say(arguments, _done(stack))
+            return _finish(arguments, store, stack, EXIT_COMPLETE)
         if arguments.no_wait:
             _say(arguments, _beginning(stack) + "; `converge engine` does the work")
             return _finish(arguments, store, stack, EXIT_COMPLETE)
@@ -176,7 +176,8 @@ def _converge(
                 grace=arguments.grace,
                 begun=True,
                 ended=watch.look,
-                going_on=f"{again} goes on with stack {escape(repr(name))} from there",
+                going_on=f"`converge {arguments.command}` goes on with stack {escape(repr(name))} "
+                "from there",
             )
         finally:
             reporter.end()
@@ -197,6 +198,18 @@ def _converge(
         failed = status != "COMPLETE" or watch.failure is not None
         end = EXIT_FAILED if failed else EXIT_COMPLETE
         return trouble.wait_out(lambda: _finish(arguments, store, stack, end))
+
+
+def _done(stack: Stack) -> str:
+    name = f"stack {escape(repr(stack.name))}"
+    if not stack.live:
+        return f"{name} is deleted already"
+    if stack.version is None:
+        return f"{name} was rolled back already, to nothing"
+    return (
+        f"{name} was rolled back already, to version {stack.version}; "
+        "--to VERSION goes to another one"
+    )
 
 
 def _beginning(stack: Stack) -> str:
@@ -238,8 +251,13 @@ def _deleted(stack: Stack) -> dict[str, Any]:
 def cancel(arguments: Namespace) -> int:
     """Stop what is being done to a stack."""
     with opened(arguments) as store:
-        store.cancel_stack(arguments.name)
-        print(f"stack {escape(repr(arguments.name))}: cancelled; what runs is told to stop")
+        outcome = store.cancel_stack(arguments.name).outcome
+    said = {
+        "started": "cancelled; what runs is told to stop",
+        "resumed": "cancelled already; what runs has still to stop",
+        "done": "cancelled already",
+    }
+    print(f"stack {escape(repr(arguments.name))}: {said[outcome]}")
     return EXIT_COMPLETE
 
 

@@ -116,6 +116,16 @@ def _seconds(
     return convert
 
 
+def _version(text: str) -> int | str:
+    if text == "empty":
+        return text
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(
+            f"must be the number of a version, at least 1, or empty, not {text!r}"
+        )
+    return int(text)
+
+
 def _parameter(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
@@ -235,9 +245,9 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     rollback.add_argument(
         "--to",
         metavar="VERSION",
-        type=_integer(1),
-        help="default: the last version that completed and is not the wanted one; "
-        "if there is none, everything goes",
+        type=_version,
+        help="its number, or empty: everything goes (default: from a stack that is COMPLETE, the "
+        "version that completed before; else the one that completed last)",
     )
     command("check", "Look whether a stack's resources are as they should be", stack, workers, run)
     by_name["check"].add_argument("--json", action="store_true", help="print one JSON document")

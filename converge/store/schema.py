@@ -75,6 +75,8 @@ stack = Table(
     Column("versions", Integer, nullable=False),
     Column("template_id", ID),
     Column("completed_template_id", ID),
+    # wanted before the wanted one
+    Column("previous_template_id", ID),
     Column("traversal_id", ID),
     Column("edges", LONG_BINARY),
     Column("created_at", Double, nullable=False),

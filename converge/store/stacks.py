@@ -32,6 +32,7 @@ class StackRow:
     versions: int
     template_id: int | None
     completed_template_id: int | None
+    previous_template_id: int | None
     traversal_id: int | None
     created_at: float
     updated_at: float

@@ -73,15 +73,21 @@ def find_version(tx: Transaction, stack_id: int, version: int) -> int:
     return rows[version]
 
 
-def last_completed(tx: Transaction, stack_id: int, other_than: int | None) -> int | None:
-    """The version that completed last and is not the given one; None if there is none."""
+def last_completed(tx: Transaction, stack_id: int, before: int) -> int | None:
+    """The version that completed last, of those with a lower number; None if there is none."""
     query = select(template.c.id).where(
-        template.c.stack_id == stack_id, template.c.completed_at.is_not(None)
+        template.c.stack_id == stack_id,
+        template.c.completed_at.is_not(None),
+        template.c.version < before,
     )
-    if other_than is not None:
-        query = query.where(template.c.id != other_than)
     newest = query.order_by(template.c.completed_at.desc(), template.c.id.desc()).limit(1)
     return tx.execute(newest).scalar_one_or_none()
+
+
+def list_versions(tx: Transaction, stack_id: int) -> list[int]:
+    """The numbers of the versions of a stack that are kept."""
+    query = select(template.c.version).where(template.c.stack_id == stack_id)
+    return list(tx.execute(query.order_by(template.c.version)).scalars())
 
 
 def set_completed(tx: Transaction, template_id: int) -> None:

@@ -83,6 +83,14 @@ def get_traversal(tx: Transaction, traversal_id: int) -> TraversalRow:
     return _row(tx.execute(_SELECT.where(traversal.c.id == traversal_id)).one())
 
 
+def last_action(tx: Transaction, stack_id: int) -> Action:
+    """What the last traversal of a stack was for that was no check."""
+    query = select(traversal.c.action).where(
+        traversal.c.stack_id == stack_id, traversal.c.action != Action.CHECK
+    )
+    return Action(tx.execute(query.order_by(traversal.c.id.desc()).limit(1)).scalar_one())
+
+
 def list_overdue(tx: Transaction, limit: int) -> list[TraversalRow]:
     """Running traversals past their deadline, not halted yet; the longest overdue first."""
     query = _SELECT.where(

@@ -92,6 +92,31 @@ def test_a_rollback_can_name_its_version(shell: Shell) -> None:
     assert document["resources"]["f"]["properties"] == {"value": "one"}
     _, err = shell.run("rollback", "a", "--to", "9", status=2)
     assert err.startswith("converge: error: ")
+    # asked for again, it goes no further
+    out, _ = shell.run("rollback", "a")
+    assert out.startswith("stack 'a' was rolled back already, to version 1; --to VERSION goes")
+    assert shell.json("rollback", "a")["outcome"] == "done"
+    shell.run("up", "a.yaml", "--stack", "b")
+    _, err = shell.run("rollback", "b", status=2)
+    assert "`converge rollback b --to empty`" in err
+    assert shell.json("rollback", "b", "--to", "empty")["resources"] == {}
+    out, _ = shell.run("rollback", "b")
+    assert out == "stack 'b' was rolled back already, to nothing\n"
+
+
+def test_what_is_asked_for_again_goes_on(shell: Shell) -> None:
+    shell.write("a.yaml", "resources: {n: {type: none}}")
+    shell.run("up", "a.yaml", "--no-wait")
+    assert shell.run("cancel", "a")[0] == "stack 'a': cancelled; what runs is told to stop\n"
+    assert shell.run("cancel", "a")[0] == "stack 'a': cancelled already\n"
+    shell.run("up", "a.yaml")
+    shell.run("check", "a", "--no-wait")
+    assert shell.json("check", "a")["outcome"] == "resumed"
+    shell.run("down", "a", "--no-wait")
+    assert shell.json("down", "a")["outcome"] == "resumed"
+    assert shell.run("down", "a")[0] == "stack 'a' is deleted already\n"
+    document = shell.json("down", "a")
+    assert (document["status"], document["outcome"]) == ("COMPLETE", "done")
 
 
 def test_up_without_waiting_leaves_the_work_to_an_engine(shell: Shell) -> None:

@@ -74,6 +74,16 @@ def test_invariant_8_one_resource_per_name_is_left(store: converge.Store, rounds
 ONE = template({"a": {}})
 TWO = template({"a": {"properties": {"x": 2}}})
 
+
+def stand(store: converge.Store, engine: StepEngine) -> converge.Stack:
+    """A stack that is at template ONE, and has been at another."""
+    store.create_stack("s", template({"a": {"properties": {"x": 0}}}))
+    engine.run()
+    stack = store.update_stack("s", ONE)
+    engine.run()
+    return stack
+
+
 #: Every call of Store that starts something, on a stack that is at template ONE or on its way.
 CALLS: dict[str, Callable[[converge.Store], converge.Stack]] = {
     "create_stack": lambda store: store.create_stack("s", ONE),
@@ -90,9 +100,9 @@ ANSWERS = {
     "create_stack": ("Conflict", "Conflict", "Conflict"),
     "update_stack": ("started", "superseded", "superseded"),
     "converge_stack": ("started", "superseded", "resumed"),
-    "rollback_stack": ("started", "superseded", "superseded"),
+    "rollback_stack": ("started", "superseded", "resumed"),
     "delete_stack": ("started", "superseded", "resumed"),
-    "check_stack": ("started", "Conflict", "Conflict"),
+    "check_stack": ("started", "Conflict", "resumed"),
     "cancel_stack": ("Conflict", "started", "Conflict"),
 }
 
@@ -121,7 +131,7 @@ def word(said: object) -> str:
         assert "'s'" in str(said)
         return "Conflict"
     assert isinstance(said, converge.Stack), said
-    assert said.outcome in ("started", "superseded", "resumed")
+    assert said.outcome in ("started", "superseded", "resumed", "done")
     assert (said.superseded is not None) is (said.outcome == "superseded")
     return said.outcome
 
@@ -130,8 +140,7 @@ def word(said: object) -> str:
 def test_invariant_9_every_call_says_what_became_of_it(store: converge.Store, name: str) -> None:
     """Every call that starts something says what became of it: started, conflict, superseded."""
     engine = StepEngine(store, FakeWorld().types())
-    store.create_stack("s", ONE)
-    engine.run()
+    stand(store, engine)
     at_rest, in_progress, again = ANSWERS[name]
     call = partial(CALLS[name], store)
     assert answer(call) == at_rest
@@ -139,8 +148,8 @@ def test_invariant_9_every_call_says_what_became_of_it(store: converge.Store, na
     engine.run()
     if name == "delete_stack":
         assert store.stacks() == []
-        store.create_stack("s", ONE)
-        engine.run()
+        assert answer(call) == "done"
+        stand(store, engine)
     # then on the way to a third template
     store.update_stack("s", template({"a": {"properties": {"x": 3}}}))
     assert answer(call) == in_progress
@@ -159,8 +168,7 @@ def test_invariant_9_so_do_two_at_one_moment(store: converge.Store, name: str, o
     """Every call that starts something says what became of it, also to who is second: there
     are as many traversals as were said to be started, and the last of them is the stack's."""
     engine = StepEngine(store, FakeWorld().types())
-    store.create_stack("s", ONE)
-    engine.run()
+    stand(store, engine)
     before = count(store, "traversal")
     said = at_once(partial(CALLS[name], store), partial(CALLS[other], store))
     words = Counter(map(word, said))
@@ -186,8 +194,7 @@ def test_invariant_9_so_do_two_at_one_moment(store: converge.Store, name: str, o
 def test_invariant_9_expected_turns_a_lost_race_into_a_conflict(store: converge.Store) -> None:
     """Every call that starts something says what became of it: nobody is dropped silently."""
     engine = StepEngine(store, FakeWorld().types())
-    stack = store.create_stack("s", ONE)
-    engine.run()
+    stack = stand(store, engine)
     calls: dict[str, Callable[..., converge.Stack]] = {
         "update_stack": partial(store.update_stack, "s", TWO),
         "rollback_stack": partial(store.rollback_stack, "s"),

@@ -87,7 +87,7 @@ class Story:
     def up(self, template: str, **options: Any) -> None:
         self._begin(self.store.converge_stack, self._template(template), **options)
 
-    def rollback(self, version: int | None, **options: Any) -> None:
+    def rollback(self, version: Any, **options: Any) -> None:
         self._begin(self.store.rollback_stack, version=version, **options)
 
     def delete(self, _: None, **options: Any) -> None:

@@ -260,7 +260,9 @@ class Oracle:
                 yield from self._check_complete(rows, one)
             if one.status == "FAILED" and one.on_failure == "rollback":
                 stack = rows.stacks[one.stack_id]
-                there = stack.completed_template_id == one.template_id
+                there = stack.completed_template_id == one.template_id or (
+                    one.action == "ROLLBACK" and stack.completed_template_id is None
+                )
                 if not there and (stack.traversal_id == number or stack.action != "ROLLBACK"):
                     yield f"traversal {number} FAILED, and no rollback began with its end"
 

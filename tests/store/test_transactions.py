@@ -119,7 +119,7 @@ def test_every_start_can_be_the_hosts(store: converge.Store, host: sqlalchemy.En
         lambda tx: store.update_stack("shop", other, transaction=tx),
         lambda tx: store.converge_stack("shop", other, transaction=tx),
         lambda tx: store.converge_stack("other", other, transaction=tx),
-        lambda tx: store.rollback_stack("shop", transaction=tx),
+        lambda tx: store.rollback_stack("shop", version="empty", transaction=tx),
         lambda tx: store.delete_stack("shop", transaction=tx),
         lambda tx: store.check_stack("shop", transaction=tx),
     ]

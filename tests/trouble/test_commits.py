@@ -34,7 +34,7 @@ CALLS: dict[str, tuple[Call, str]] = {
     "converge to create": (lambda store: store.converge_stack("new", ONE), "started"),
     "converge to update": (lambda store: store.converge_stack("old", TWO), "started"),
     "converge what is on its way": (lambda store: store.converge_stack("busy", ONE), "resumed"),
-    "rollback": (lambda store: store.rollback_stack("old"), "started"),
+    "rollback": (lambda store: store.rollback_stack("old", version="empty"), "started"),
     "delete": (lambda store: store.delete_stack("old"), "started"),
     "check": (lambda store: store.check_stack("old"), "started"),
     "cancel": (lambda store: store.cancel_stack("busy"), "started"),
