@@ -152,7 +152,7 @@ class Player:
         self._start(self.store.check_stack, expected=self.seen, **options)
 
     def do_cancel(self, _: None, **options: Any) -> None:
-        self._start(self.store.cancel_stack, **options)
+        self._start(self.store.cancel_stack, resumes=True, **options)
 
     def do_order(self, template: str) -> None:
         """A host's own row and a start, in one transaction; the row tells whether it happened."""
