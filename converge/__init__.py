@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from converge.engine import Engine
     from converge.errors import (
+        ActionFailed,
         BadInput,
         Busy,
         CircularDependency,
@@ -47,6 +48,7 @@ _HOMES = {
     "CommitUnknown": "errors",
     "Conflict": "errors",
     "ConvergeError": "errors",
+    "ActionFailed": "errors",
     "IllegalEvent": "errors",
     "JournalMismatch": "errors",
     "NotFound": "errors",
@@ -76,6 +78,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ActionFailed",
     "BadInput",
     "Busy",
     "CircularDependency",

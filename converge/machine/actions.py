@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from converge.errors import ConvergeError, StaleLock
+from converge.errors import ConvergeError, StaleLock, StoreError
 from converge.journal import Scope, held_scope
 from converge.journal.scope import KEYS
 from converge.journal.values import loads
@@ -224,18 +226,40 @@ class Actions:
         self._end(hold, "DONE", spent=spent())
         return Called("DONE")
 
+    def put_off(self, held: list[Held]) -> bool:
+        """Have actions called when the one is over that this thread is calling.
+
+        :param held: empty afterwards, if so.
+        :returns: whether it is calling one.
+        """
+        if not _TURN.calling:
+            return False
+        _TURN.later.extend((self, one) for one in held)
+        held.clear()
+        return True
+
     def call_all(
         self,
         held: list[Held],
         results: list[Move | Exception] | None = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> list[Exception]:
-        """Call actions one after the other, each taken off the list when it was.
+        """Call actions one after the other, each taken off the list when it was; and then those
+        of the moves that were made in them.
 
         :param results: where to note how they went.
-        :returns: what they raised.
+        :returns: what they raised; not what was raised by those that came after them.
         :raises StoreError: how one went could not be noted.
         """
+        with _turn(stopped):
+            return self._call_all(held, results, stopped)
+
+    def _call_all(
+        self,
+        held: list[Held],
+        results: list[Move | Exception] | None,
+        stopped: Callable[[], bool],
+    ) -> list[Exception]:
         errors: list[Exception] = []
         claimed: list[Held] = []
         done = 0
@@ -331,6 +355,53 @@ class Actions:
         if ended and spent and status == "DONE":
             scopes.delete_scopes(tx, scopes.find_scopes(tx, [hold.scope(self._name)]))
         return ended
+
+
+class _Turn(threading.local):
+    """What a thread is at.
+
+    :ivar calling: whether it is calling actions.
+    :ivar later: those of moves that were made in them: they are called after them, and not in
+        them, so that each is over before the next one begins, however long the chain.
+    """
+
+    def __init__(self) -> None:
+        self.calling = False
+        self.later: deque[tuple[Actions, Held]] = deque()
+
+
+_TURN = _Turn()
+
+
+@contextmanager
+def _turn(stopped: Callable[[], bool]) -> Iterator[None]:
+    """The calling of actions by this thread, and then of what they left for later.
+
+    :param stopped: whether to call no further one.
+    """
+    if _TURN.calling:
+        # a sweep in an action: the outer one calls what is left
+        yield
+        return
+    _TURN.calling = True
+    try:
+        yield
+        while _TURN.later and not stopped():
+            actions, one = _TURN.later.popleft()
+            todo = [one]
+            try:
+                actions._call_all(todo, None, stopped)
+            except StoreError as error:
+                LOG.warning(
+                    "machine %s, %s: action of %s: %s", actions._name, one.key, one.event, error
+                )
+            finally:
+                actions.release(todo)
+    finally:
+        _TURN.calling = False
+        left, _TURN.later = _TURN.later, deque()
+        for actions in {actions for actions, _ in left}:
+            actions.release([one for other, one in left if other is actions])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from converge.errors import BadInput, StoreError, did_you_mean
+from converge.errors import ActionFailed, BadInput, StoreError, did_you_mean
 from converge.lease import LEASE, LEAST
 from converge.machine.actions import Actions
 from converge.machine.definition import Definition
@@ -98,12 +98,17 @@ class Machine(Instances):
     ) -> Move:
         """Fire an event at an instance.
 
-        The move is one transaction. Its action is called after that, in this thread; an
-        exception of it is raised here, and the sweep tries it again. In a transaction of the
-        caller's, all actions are left to the sweep.
+        The move is one transaction. Its action is called after that, in this thread. In a
+        transaction of the caller's, all actions are left to the sweep. In an action, the move is
+        made at once, and its own action is called when the one that fires is over: ``action`` of
+        the result is ``PENDING``, and what it raises is in the log and the history only.
 
         :param payload: what can be stored as the value of a step.
         :param create: make the instance if it is not there.
+        :returns: the move that was made.
+        :raises ActionFailed: the move was made, and its action raised something, or how it went
+            could not be noted. The sweep tries it again. After any other error no move was made;
+            but for CommitUnknown. What a guard raises is raised as it is, with a note.
         :raises IllegalEvent: it does nothing in the instance's state; the legal ones are named.
         :raises NotFound: there is no such instance.
         :raises BadInput: the key or event cannot be one, the payload cannot be stored, or the
@@ -114,7 +119,7 @@ class Machine(Instances):
         if isinstance(result, Exception):
             raise result
         for error in errors:
-            raise error
+            raise _action_failed(self.name, result, error) from error
         return result
 
     def fire_many(
@@ -161,6 +166,8 @@ class Machine(Instances):
                     self._actions.owner.attempt(fire)
                 else:
                     fire(None)
+            if self._actions.put_off(held):
+                return results, []
             try:
                 errors = self._actions.call_all(held, results)
             except StoreError as error:
@@ -272,3 +279,14 @@ class Machine(Instances):
             raise BadInput(
                 f"machine {self.name!r} has no state {state!r}{did_you_mean(str(state), known)}"
             )
+
+
+def _action_failed(machine: str, move: Move, error: Exception) -> ActionFailed:
+    then = {
+        "PENDING": "it is called again by the sweep",
+        "FAILED": "it is called again only after retry()",
+        "DONE": "but it had ended before",
+    }[move.action]
+    what = f"machine {machine!r}, {move.key!r}: event {move.event!r} moved it from "
+    what += f"{move.source!r} to {move.target!r}, and the action failed: {move.reason or error}"
+    return ActionFailed(f"{what}; {then}", move=move)

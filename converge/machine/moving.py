@@ -311,7 +311,19 @@ class Mover:
         definition = self.definition
         state = definition.migrate(row.version, row.state)
         payloads = loads(row.payloads)
-        transition = definition.choose(state, event.name, MappingProxyType(payloads), event.payload)
+        try:
+            transition = definition.choose(
+                state, event.name, MappingProxyType(payloads), event.payload
+            )
+        except Exception as error:
+            note = (
+                f"no move was made: a guard of event {event.name!r} raised this; machine "
+                f"{self.name!r}, {row.key!r} is in state {state!r} as before"
+            )
+            # a program can raise one exception again and again
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
+            raise
         if transition is None:
             raise self._illegal(row.key, state, event.name)
         try:

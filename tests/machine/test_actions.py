@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import insert, update
 
 from converge import Machine, RetryPolicy
-from converge.errors import ConvergeError, StaleLock, StepFailed, StoreError
+from converge.errors import ActionFailed, ConvergeError, StaleLock, StoreError
 from converge.lease import LEASE
 from converge.machine import Action, Move
 from converge.machine.actions import scope_name
@@ -100,7 +100,7 @@ def test_a_failed_action_is_tried_again_by_its_policy_and_then_given_up(
 ) -> None:
     machine = place.machine(world.definition(attempts=3))
     world.behaviour["k"] = [fail, fail, fail]
-    with pytest.raises(RuntimeError, match="no press"):
+    with pytest.raises(ActionFailed, match="RuntimeError: no press; it is called again"):
         machine.fire("k", "press", create=True)
     assert (machine.get("k").state, status(machine)) == ("on", "PENDING")
     assert machine.history("k")[0].reason == "RuntimeError: no press"
@@ -147,7 +147,7 @@ def test_an_error_that_cannot_be_printed_is_an_error(place: Place, world: World)
 
     machine = place.machine(world.definition())
     world.behaviour["k"] = [fail_oddly]
-    with pytest.raises(Unspeakable):
+    with pytest.raises(ActionFailed, match="failed: Unspeakable"):
         machine.fire("k", "press", create=True)
     assert machine.history("k")[0].reason == "Unspeakable"
 
@@ -205,6 +205,7 @@ def test_a_dead_process_of_this_host_is_not_waited_for(place: Place, world: Worl
     machine, other = place.machine(world.definition()), place.machine(world.definition())
     place.patch.setattr("converge.lease.process_identity", lambda: identity)
     dead = place.machine(world.definition(), lease=3600.0)
+    dead._actions.owner.current_id()
     place.patch.undo()
     machine.create("k")
     place.die(Commit.FIRE.after, dead.fire, "k", "press")
@@ -259,7 +260,7 @@ def test_a_step_that_failed_for_good_fails_the_action(place: Place, world: World
 
     machine = place.machine(world.definition(attempts=2))
     world.behaviour["k"] = [never, never]
-    with pytest.raises(StepFailed):
+    with pytest.raises(ActionFailed, match="StepFailed"):
         machine.fire("k", "press", create=True)
     place.clock.advance(5)
     machine.sweep()
@@ -298,7 +299,7 @@ def test_who_was_given_up_records_nothing_more(place: Place, world: World, effec
         fail(action)
 
     world.behaviour["k"] = [linger, lambda action: action.step("one", world.step, "one")]
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ActionFailed):
         machine.fire("k", "press", create=True)
     assert world.done == ["k press 1", "one", "k press 1", "two"]
     assert effects() == []
@@ -347,7 +348,7 @@ def test_an_end_that_was_rolled_back_is_none(place: Place, world: World, effects
 
     machine = place.machine(world.definition())
     world.behaviour["k"] = [undo, lambda action: record(place, action, lambda tx: None)]
-    with pytest.raises(ConvergeError, match="rolled back"):
+    with pytest.raises(ActionFailed, match="rolled back"):
         machine.fire("k", "press", create=True)
     assert (effects(), status(machine)) == ([], "PENDING")
     place.clock.advance(5)
@@ -437,7 +438,7 @@ def test_deleting_an_instance_deletes_what_its_action_has_recorded(
 
     machine = place.machine(world.definition())
     world.behaviour["k"] = [half]
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ActionFailed):
         machine.fire("k", "press", create=True)
     assert count(place, schema.scope) == 1
     assert machine.delete("k") == 1
@@ -516,3 +517,146 @@ def test_an_unknown_holder_counts_as_dead(place: Place, world: World) -> None:
         tx.execute(update(schema.move).values(engine_id=123456, epoch=1))
     assert machine.sweep() == 1
     assert world.done == ["k press 1"]
+
+
+# -- events that actions fire, and what the caller of an event is told --------
+
+
+def ring(act: Callable[[Action], object], name: str = "ring") -> dict[str, Any]:
+    """A machine that goes round until it is stopped."""
+    again = RetryPolicy(attempts=2, first=5.0)
+    return {
+        "name": name,
+        "initial": "busy",
+        "states": {"busy": {}, "done": {"terminal": True}},
+        "transitions": [
+            {"event": "more", "source": "busy", "target": "busy", "action": act, "retry": again},
+            {"event": "stop", "source": "busy", "target": "done"},
+        ],
+    }
+
+
+@pytest.mark.parametrize("sweeps", [False, True])
+def test_the_action_of_a_move_made_in_an_action_is_called_after_it(
+    place: Place, sweeps: bool
+) -> None:
+    """By whoever calls the first one, and of whichever machine."""
+    said: list[str] = []
+
+    def act(action: Action) -> None:
+        said.append(f"{action.key} begins")
+        if action.key == "a":
+            for machine, key in ((there, "b"), (here, "c")):
+                move = machine.fire(key, "more", create=True)
+                assert (move.action, machine.get(key).moves) == ("PENDING", 1)
+            (result,) = here.fire_many([("d", "more")], create=True)
+            assert isinstance(result, Move)
+            assert result.action == "PENDING"
+        said.append(f"{action.key} ends")
+
+    here, there = place.machine(ring(act)), place.machine(ring(act, "other"))
+    if sweeps:
+        with place.store.transaction() as tx:
+            here.fire("a", "more", create=True, transaction=tx)
+        assert here.sweep() == 1
+    else:
+        assert here.fire("a", "more", create=True).action == "DONE"
+    assert said == [f"{key} {what}" for key in "abcd" for what in ("begins", "ends")]
+    assert [status(here, key) for key in "acd"] == ["DONE"] * 3
+    assert status(there, "b") == "DONE"
+
+
+def test_actions_go_round_as_long_as_there_is_work(place: Place) -> None:
+    """More often than calls can be nested."""
+    left = sys.getrecursionlimit() + 1
+
+    def act(action: Action) -> None:
+        nonlocal left
+        left -= 1
+        machine.fire(action.key, "more" if left else "stop")
+
+    machine = place.machine(ring(act))
+    machine.fire("k", "more", create=True)
+    assert (left, machine.get("k").state) == (0, "done")
+    assert {one.action for one in machine.history("k", limit=5000)[:-1]} == {"DONE"}
+
+
+def test_what_an_action_left_for_later_is_called_though_it_fails(place: Place) -> None:
+    said: list[str] = []
+
+    def act(action: Action) -> None:
+        said.append(action.key)
+        if action.key == "a":
+            machine.fire("b", "more", create=True)
+            machine.fire("c", "more", create=True)
+        if action.key != "c":
+            fail(action)
+
+    machine = place.machine(ring(act))
+    with pytest.raises(ActionFailed, match="'a'") as caught:
+        machine.fire("a", "more", create=True)
+    assert caught.value.move.key == "a"
+    assert said == ["a", "b", "c"]
+    assert [status(machine, key) for key in "abc"] == ["PENDING", "PENDING", "DONE"]
+    assert machine.history("b")[0].reason == "RuntimeError: no more"
+
+
+def test_an_interrupt_leaves_what_was_for_later_to_others_at_once(place: Place) -> None:
+    said: list[str] = []
+
+    def act(action: Action) -> None:
+        said.append(action.key)
+        if action.key == "a" and len(said) == 1:
+            machine.fire_many([(key, "more") for key in "bc"], create=True)
+        elif action.key == "b" and len(said) == 2:
+            raise KeyboardInterrupt
+
+    machine, other = place.machine(ring(act)), place.machine(ring(act))
+    with pytest.raises(KeyboardInterrupt):
+        machine.fire("a", "more", create=True)
+    assert other.sweep() == 2
+    assert said[:2] == ["a", "b"]
+    assert sorted(said[2:]) == ["b", "c"]
+    # and this thread is not calling one any more
+    assert machine.fire("d", "more", create=True).action == "DONE"
+
+
+def test_the_caller_of_an_event_knows_whether_the_move_was_made(place: Place) -> None:
+    def guard(payloads: Mapping[str, Any], payload: Any) -> bool:
+        return bool(payload["amount"] > 0)
+
+    definition = ring(fail)
+    definition["transitions"][0]["guard"] = guard
+    machine = place.machine(definition)
+    machine.create("k")
+    with pytest.raises(TypeError) as raised:
+        machine.fire("k", "more")
+    assert raised.value.__notes__ == [
+        "no move was made: a guard of event 'more' raised this; machine 'ring', 'k' is in state "
+        "'busy' as before"
+    ]
+    assert machine.history("k") == []
+    with pytest.raises(ActionFailed) as caught:
+        machine.fire("k", "more", {"amount": 1})
+    error = caught.value
+    assert str(error) == (
+        "machine 'ring', 'k': event 'more' moved it from 'busy' to 'busy', and the action failed: "
+        "RuntimeError: no more; it is called again by the sweep"
+    )
+    assert isinstance(error.__cause__, RuntimeError)
+    assert (error.move.number, error.move.action) == (1, "PENDING")
+    assert status(machine) == "PENDING"
+
+
+def test_an_exception_that_a_guard_raises_again_and_again_has_one_note(place: Place) -> None:
+    closed = PermissionError("closed")
+
+    def guard(payloads: Mapping[str, Any], payload: Any) -> bool:
+        raise closed
+
+    definition = ring(fail)
+    definition["transitions"][0]["guard"] = guard
+    machine = place.machine(definition)
+    machine.create("k")
+    machine.fire_many([("k", "more")] * 3)
+    assert len(closed.__notes__) == 1
