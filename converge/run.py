@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from converge.errors import BadInput, Replace, comes_from
+from converge.hiding import hide
 from converge.model import Action, Json, Kind, Physical, Status
 from converge.plain import check_over
 from converge.resource_type import Context, ResourceType, RetryPolicy
@@ -267,4 +268,5 @@ def describe(error: BaseException) -> str:
         words = str(error).strip()
     except BaseException:
         words = ""
-    return words or type(error).__name__
+    # it may be an error of a driver that quotes a URL
+    return hide(words) or type(error).__name__

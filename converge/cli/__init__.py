@@ -63,13 +63,15 @@ def _run(argv: Sequence[str]) -> int:
 
 def _report(error: Exception) -> int:
     from converge.errors import ConvergeError
+    from converge.hiding import hide, hide_in
 
+    hide_in(error)
     if os.environ.get("CONVERGE_DEBUG"):
         import traceback
 
         traceback.print_exception(error)
     expected = isinstance(error, ConvergeError | OSError)
-    message = str(error) or type(error).__name__
+    message = hide(str(error)) or type(error).__name__
     if not expected:
         message = f"unexpected {type(error).__name__}: {message}"
     print(f"converge: error: {_printable(message)}", file=sys.stderr)

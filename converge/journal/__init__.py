@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from converge.errors import BadInput, Busy, did_you_mean
+from converge.hiding import show_place
 from converge.journal.backend import Backend, Record, ScopeInfo
 from converge.journal.scope import Item, Scope, _Ledger
 from converge.journal.step import Step
@@ -212,7 +213,9 @@ def _open(where: Store | str, name: str | None, lease: float) -> Backend:
     url = where if "://" in where else f"{where}://"
     scheme = name or url.split(":", 1)[0].split("+", 1)[0]
     if scheme not in backends:
-        raise BadInput(f"{where!r} is not the URL of a journal{did_you_mean(scheme, backends)}")
+        raise BadInput(
+            f"{show_place(where)} is not the URL of a journal{did_you_mean(scheme, backends)}"
+        )
     backend: Backend = backends[scheme](url, lease)
     return backend
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from converge.errors import BadInput, Busy, NotFound, StaleLock
+from converge.hiding import show_place
 from converge.journal.backend import Backend, Hold, Record, ScopeInfo, StepStatus, Taken
 
 
@@ -57,7 +58,7 @@ class MemoryBackend(Backend):
         :raises BadInput: the URL has more than the scheme.
         """
         if url != "memory://":
-            raise BadInput(f"a journal in memory has the URL memory://, not {url!r}")
+            raise BadInput(f"a journal in memory has the URL memory://, not {show_place(url)}")
         return cls(Memory(), lease)
 
     def _renew(self) -> float:

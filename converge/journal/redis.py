@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from converge.errors import BadInput, Busy, NotFound, StaleLock, StoreError
+from converge.hiding import hide, hide_in, is_secret, learn, learn_options, show_place
 from converge.journal.backend import Backend, Hold, Record, ScopeInfo, StepStatus, Taken
 from converge.lease import Leases, Owner
 from converge.process import is_gone
@@ -260,8 +261,22 @@ class RedisBackend(Backend):
             ) from error
         from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            wrong = parts.port == 0 or "@" in parts.path + parts.fragment
+        except ValueError:
+            wrong = True
+        if wrong or any("@" in one and not is_secret(one) for one in parts.query.split("&")):
+            # not with what urlsplit says, which may quote a password
+            raise BadInput(
+                f"{show_place(url)} is not the URL of a Redis; one looks like "
+                "redis://user:password@host:6379/0 (in a password, write % @ / : ? and # as "
+                "%25 %40 %2F %3A %3F and %23; a port is a number)"
+            )
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        seen = (parts.username, parts.hostname, parts.path[1:])
+        learn([parts.password], seen)
+        learn_options(query.items(), seen)
         prefix = query.pop("prefix", PREFIX)
         if not prefix or not set(prefix).isdisjoint("{}"):
             raise BadInput(f"a prefix of keys must not be empty, nor have braces: {prefix!r}")
@@ -277,9 +292,14 @@ class RedisBackend(Backend):
                 retry_on_error=[redis.ConnectionError, redis.TimeoutError],
             )
         except (ValueError, TypeError) as error:
+            hide_in(error)
             raise BadInput(f"this is not the URL of a Redis: {error}") from error
         backend = cls(client, lease, prefix=prefix)
-        backend._asking(client.ping)
+        try:
+            backend._asking(client.ping)
+        except (ValueError, TypeError) as error:
+            hide_in(error)
+            raise BadInput(f"this URL of a Redis has a wrong option: {error}") from error
         return backend
 
     def close(self) -> None:
@@ -371,7 +391,8 @@ class RedisBackend(Backend):
         try:
             return function()
         except (redis.RedisError, OSError) as error:
-            words = " ".join(str(error).split()) or type(error).__name__
+            hide_in(error)
+            words = hide(" ".join(str(error).split())) or type(error).__name__
             if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
                 words = f"the Redis server cannot be reached ({words})"
             raise StoreError(words[:500]) from error

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -16,6 +16,7 @@ from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.pool import QueuePool
 
 from converge.errors import BadInput
+from converge.hiding import learn, learn_options, show_options, show_place
 
 DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb")
 # How long to wait for a server that is gone without a word, unless the URL says otherwise:
@@ -60,23 +61,34 @@ HOST_SECONDS = 60.0
 KEPT = 32
 
 
+_ENCODE = "in a user, a password or an option, write % @ / : ? and & as %25 %40 %2F %3A %3F and %26"
+
+
 def parse_url(url: str | URL) -> URL:
     """Read a database URL.
 
     :raises BadInput: it is none, or of a database that converge does not run on.
     """
-    try:
+    if isinstance(url, str):
+        _check_login(url)
+    parsed = None
+    # it is not the cause of what is raised: it may quote a password
+    with suppress(sa_exceptions.ArgumentError, ValueError):
         parsed = make_url(url)
-        backend = parsed.get_backend_name()
-    except sa_exceptions.ArgumentError as error:
+    if parsed is None:
         raise BadInput(
-            f"{url!r} is not a database URL; one looks like sqlite:///converge.db or "
-            "postgresql+psycopg://user@host/name"
-        ) from error
+            f"{show_place(url)} is not a database URL; one looks like sqlite:///converge.db or "
+            f"postgresql+psycopg://user@host/name ({_ENCODE}; a port is a number)"
+        )
+    backend = parsed.get_backend_name()
+    seen = (parsed.username, parsed.host, parsed.database, backend)
+    learn([parsed.password], seen)
+    learn_options(_options(parsed), seen)
     if backend not in DIALECTS:
         raise BadInput(
             f"converge does not run on {backend!r}; use sqlite, postgresql+psycopg or mysql+pymysql"
         )
+    _check_parts(parsed, backend)
     drivers = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
     drivers["mariadb"] = "mariadb+pymysql"
     if parsed.drivername in drivers:
@@ -87,6 +99,53 @@ def parse_url(url: str | URL) -> URL:
             "name a file: sqlite:///converge.db"
         )
     return parsed
+
+
+def _options(url: URL) -> list[tuple[str, str]]:
+    return [
+        (name, value)
+        for name, values in url.query.items()
+        for value in ((values,) if isinstance(values, str) else values)
+    ]
+
+
+def _check_parts(url: URL, backend: str) -> None:
+    """Whether a password is where it is looked for.
+
+    :raises BadInput: it is not, and would be shown as another part.
+    """
+    if backend == "sqlite":
+        if url.host or url.username or url.password or url.port:
+            raise BadInput(
+                "a URL of SQLite has a file only: sqlite:///relative.db or sqlite:////absolute.db"
+            )
+        return
+    if "@" in (url.host or "") or "@" in (url.database or ""):
+        raise _torn(url.drivername + "://")
+
+
+def _check_login(url: str) -> None:
+    """Whether there is one way only to read a text as a URL.
+
+    :raises BadInput: a part of a password may be taken for the host, say.
+    """
+    scheme, _, rest = url.partition("://")
+    login = rest.rpartition("@")[0]
+    if not scheme.startswith("sqlite") and not set(login).isdisjoint("@/?"):
+        raise _torn(url)
+
+
+def _torn(url: str) -> BadInput:
+    return BadInput(
+        f"{show_place(url)} cannot be read as a database URL: it has more than one @, or a / or ? "
+        f"before it; {_ENCODE}"
+    )
+
+
+def show_url(url: URL) -> str:
+    """A URL for people: without what is secret in it, or may be."""
+    shown = url.set(query={}).render_as_string(hide_password=True)
+    return shown + show_options(_options(url))
 
 
 def pool_options(connections: int | None, kept: int = KEPT) -> dict[str, int]:

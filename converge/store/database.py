@@ -27,6 +27,7 @@ from sqlalchemy.types import Double
 
 from converge import points
 from converge.errors import BadInput, CommitUnknown
+from converge.hiding import hide, hide_in
 from converge.points import Commit
 from converge.store.connecting import (
     ALONE,
@@ -41,6 +42,7 @@ from converge.store.connecting import (
     parse_url,
     pool_options,
     prepare_server,
+    show_url,
     statements_alone,
 )
 from converge.store.trouble import (
@@ -156,6 +158,7 @@ class Database:
         defaults = CONNECTION.get(self.dialect, {})
         if patient:
             defaults = {name: value for name, value in defaults.items() if name not in ANSWER}
+        wrong = None
         try:
             self.engine: Engine = oslo_engines.create_engine(
                 self.url.set(query={**defaults, **self.url.query}),
@@ -172,6 +175,11 @@ class Database:
                 f"the driver for {self.url.drivername} is not installed ({error}); "
                 f"install converge[{extra}]"
             ) from error
+        except (ValueError, TypeError, sa_exceptions.ArgumentError) as error:
+            wrong = hide(" ".join(str(error).split()))
+        if wrong is not None:
+            # without the cause, which may quote a secret
+            raise BadInput(f"{self.shown} cannot be used: {wrong}")
         if self.dialect != "sqlite":
             prepare_server(self.engine, self.dialect)
         self._trust = Trust(self.engine)
@@ -207,8 +215,8 @@ class Database:
 
     @cached_property
     def shown(self) -> str:
-        """The URL without its password."""
-        return self.url.render_as_string(hide_password=True)
+        """The URL without what is secret in it."""
+        return show_url(self.url)
 
     def close(self) -> None:
         """Close all connections."""
@@ -250,11 +258,16 @@ class Database:
         try:
             connection = self.engine.connect()
         except (oslo_exceptions.DBError, sa_exceptions.SQLAlchemyError) as error:
+            hide_in(error)
             if self._reached:
                 raise Away(f"{self.shown}: {explain(error)}") from error
             if is_unreachable(error):
                 raise Unreachable(f"{self.shown}: {explain(error)}") from error
             raise
+        except (TypeError, ValueError) as error:
+            # an option that its driver does not know, or not so
+            hide_in(error)
+            raise BadInput(f"{self.shown} cannot be used: {error}") from error
         except NotImplementedError as error:
             # lost in SQLAlchemy's first look at a server, on a connection it cannot invalidate
             cause = error.__context__ or error

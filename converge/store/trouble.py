@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from oslo_db import exception as oslo_exceptions
 from sqlalchemy import exc as sa_exceptions
 
 from converge.errors import ConvergeError, StaleLock, StoreError
+from converge.hiding import hide, hide_in
 
 READ_ONLY = "the database is read-only"
 _POSTGRESQL_LOCK = "55P03"
@@ -18,6 +20,20 @@ _MARIADB_LOCK = 1205
 _POSTGRESQL_AGAIN = {"40001", "40P01"}
 # 1467 is a deadlock, too: of two who insert many rows, over the counter of the table's ids
 _MARIADB_AGAIN = {1213, 1020, 1467}
+
+
+class _Hiding(logging.Filter):
+    """Keeps what is secret out of a log of oslo.db, which sees errors first."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1] is not None:
+            hide_in(record.exc_info[1])
+        record.msg, record.args = hide(record.getMessage()), ()
+        return True
+
+
+for _name in ("exc_filters", "engines"):
+    logging.getLogger(f"oslo_db.sqlalchemy.{_name}").addFilter(_Hiding())
 
 
 class Unreachable(StoreError):
@@ -125,6 +141,7 @@ def translated(where: str, origin: object = None) -> Iterator[None]:
             error, sa_exceptions.DBAPIError
         ):
             raise
+        hide_in(error)
         raised = (Locked if is_locked(error) else StoreError)(f"{where}: {explain(error)}")
         raised.__cause__ = error
         if not is_refused(raised):
@@ -157,5 +174,5 @@ def explain(error: BaseException) -> str:
     )
     for words, meaning in hints:
         if any(word in low for word in words):
-            return f"{meaning} ({text[:300]})"
-    return text[:500] or type(original).__name__
+            return f"{meaning} ({hide(text)[:300]})"
+    return hide(text)[:500] or type(original).__name__

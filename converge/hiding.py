@@ -1,0 +1,203 @@
+"""What must not be seen: the secrets of URLs, in whatever text they turn up.
+
+A driver may quote a part of a URL in an exception, and a handler may raise it again. So who opens
+a URL tells its secrets here, and who makes a message, a row or a log of a foreign text has them
+hidden.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterable
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
+
+STARS = "***"
+#: Options of URLs whose values are worth seeing. All others may be secrets, or hold some.
+SEEN = frozenset(
+    [
+        "charset",
+        "connect_timeout",
+        "read_timeout",
+        "write_timeout",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_count",
+        "tcp_user_timeout",
+        "sslmode",
+        "ssl_check_hostname",
+        "target_session_attrs",
+        "host",
+        "port",
+        "user",
+        "dbname",
+        "database",
+        "application_name",
+        "timeout",
+        "mode",
+        "cache",
+        "uri",
+        "db",
+        "protocol",
+        "prefix",
+        "socket_timeout",
+        "socket_connect_timeout",
+        "health_check_interval",
+        "max_connections",
+        "autocommit",
+        "gssencmode",
+        "channel_binding",
+    ]
+)
+# a shorter one is hidden only where it is a word: hardly a text has not all the letters
+_SHORT = 4
+_PLACE = re.compile(r"[\w.,/+\\-]*")
+
+_lock = threading.Lock()
+_forms: set[str] = set()
+_pattern: re.Pattern[str] | None = None
+
+
+def learn(secrets: Iterable[str | None], seen: Iterable[str | None] = ()) -> None:
+    """Hide these from now on, however they are written.
+
+    :param seen: what is shown of the same URL: a secret that is the same is none.
+    """
+    global _pattern
+    known = {one.casefold() for one in seen if one}
+    new = {
+        form
+        for secret in secrets
+        if secret and secret != STARS and secret.casefold() not in known
+        for form in _ways_to_write(secret)
+    }
+    with _lock:
+        if new <= _forms:
+            return
+        _forms.update(new)
+        longest_first = sorted(_forms, key=lambda form: (-len(form), form))
+        _pattern = re.compile("|".join(map(_expression, longest_first)), re.IGNORECASE)
+
+
+def _ways_to_write(secret: str) -> Iterable[str]:
+    for text in {secret, unquote(secret), unquote_plus(secret)}:
+        # a lone surrogate has no bytes to be quoted
+        safe = text.encode("utf-8", "replace").decode()
+        yield from (text, quote(safe, safe=""), quote(safe), quote(safe, safe=" +"))
+        yield from (quote_plus(safe), repr(text)[1:-1], json.dumps(text)[1:-1], ascii(text)[1:-1])
+        # as PostgreSQL's library writes it
+        yield re.sub(r"([\\'])", r"\\\1", text)
+
+
+def _expression(form: str) -> str:
+    escaped = re.escape(form)
+    return rf"(?<!\w){escaped}(?!\w)" if len(form) < _SHORT else escaped
+
+
+def hide(text: str) -> str:
+    """A text without the secrets that are known."""
+    return text if _pattern is None else _pattern.sub(STARS, text)
+
+
+# what Python's own exceptions keep outside of their arguments
+_INSIDE = ("strerror", "filename", "filename2")
+
+
+def hide_in(error: BaseException) -> None:
+    """Hide the secrets that are known in an exception and in all that led to it, for it may be
+    printed with them."""
+    if _pattern is None:
+        return
+    todo: list[BaseException | None] = [error]
+    done: set[int] = set()
+    while todo:
+        one = todo.pop()
+        if one is None or id(one) in done:
+            continue
+        done.add(id(one))
+        for name in _INSIDE:
+            value = getattr(one, name, None)
+            if isinstance(value, str) and hide(value) != value:
+                setattr(one, name, hide(value))
+        for name, value in list(vars(one).items()):
+            if isinstance(value, BaseException):
+                todo.append(value)
+            elif name == "__notes__":
+                value[:] = [hide(str(note)) for note in value]
+            elif isinstance(value, str) and hide(value) != value:
+                setattr(one, name, hide(value))
+        args = tuple(hide(value) if isinstance(value, str) else value for value in one.args)
+        if args != one.args:
+            one.args = args
+        todo += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            todo += one.exceptions
+
+
+def learn_options(options: Iterable[tuple[str, str]], seen: Iterable[str | None]) -> None:
+    """Hide from now on what may be secret among a URL's options.
+
+    :param seen: what is shown of the same URL.
+    """
+    options = list(options)
+    learn((value for name, value in options if name.lower() not in SEEN), seen)
+    if any(name.lower() in _NAMED for name, _ in options):
+        # what was not encoded in a secret looks like more options
+        learn(name for name, _ in options if name.lower() not in SEEN | _NAMED)
+
+
+def is_secret(option: str) -> bool:
+    """Whether an option of a URL, ``NAME=VALUE``, is one whose value is known to be a secret."""
+    return option.partition("=")[0].lower() in _NAMED
+
+
+def show_place(text: object) -> str:
+    """What was to be a URL and is none, for a message: nothing of it that may be secret."""
+    if not isinstance(text, str):
+        return f"an object of the type {type(text).__name__}"
+    if _PLACE.fullmatch(text):
+        return repr(text)
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text)
+    return f"'{scheme.group()}{STARS}'" if scheme else "what was given"
+
+
+def show_options(options: Iterable[tuple[str, str]]) -> str:
+    """The options of a URL for a message, with a question mark where there are any."""
+    shown = []
+    for name, value in options:
+        if name.lower() in SEEN and "@" not in value:
+            shown.append(f"{name}={value}")
+        elif name.isidentifier() and name.lower() in _NAMED:
+            shown.append(f"{name}={STARS}")
+        else:
+            # what was not encoded in a secret may look like another option
+            shown.append(STARS)
+    return "?" + "&".join(shown) if shown else ""
+
+
+#: Options whose names say what is not shown.
+_NAMED = frozenset(
+    [
+        "password",
+        "passwd",
+        "sslpassword",
+        "options",
+        "passfile",
+        "service",
+        "sslkey",
+        "sslcert",
+        "sslrootcert",
+        "ssl_key",
+        "ssl_cert",
+        "ssl_ca",
+        "ssl_key_password",
+        "read_default_file",
+        "username",
+        "ssl_keyfile",
+        "ssl_certfile",
+        "ssl_ca_certs",
+        "ssl_password",
+    ]
+)
