@@ -66,7 +66,7 @@ def claim(
         (
             (node.traversal_id, required)
             for node in free
-            if node.kind is Kind.UPDATE and not node.tainted
+            if not node.tainted
             for required in node.requires
         ),
     )

@@ -43,6 +43,8 @@ class Node:
     :ivar name: the resource's name, None for the stack's node.
     :ivar resource_id: its row, None for the stack's node and for rows yet to be inserted.
     :ivar keep: of a cleanup: this version stays unless it is replaced on the way.
+    :ivar definition: what is wanted of that name; of a cleanup, only if another version of the
+        same type is to take its place.
     :ivar requires: numbers of the update nodes whose results this node's references read.
     :ivar pending: how many predecessors it waits for.
     :ivar successors: numbers of the nodes that wait for it, in order.
@@ -190,14 +192,19 @@ def _number(
             name = str(what)
             resource_id = kept[name].id if name in kept else None
             definition = definitions[name]
+        elif kind is Kind.CLEANUP:
+            resource_id = int(what)
+            name = by_id[resource_id].name
+            wanted = definitions.get(name)
+            if wanted and resource_id not in kept_ids and wanted.type == by_id[resource_id].type:
+                # its delete may have been mended since
+                definition = wanted
+        if definition is not None:
             requires = tuple(
                 numbers[required]
                 for other in definition.requires
                 if (required := (Kind.UPDATE, other)) in numbers
             )
-        elif kind is Kind.CLEANUP:
-            resource_id = int(what)
-            name = by_id[resource_id].name
         nodes.append(
             Node(
                 number=number,

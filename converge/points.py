@@ -18,6 +18,8 @@ class Commit(StrEnum):
     #: the host's own transaction
     HOST = "host"
     CANCEL = "cancel"
+    #: a stack lets go of a resource without deleting it
+    ABANDON = "abandon"
     #: READY nodes become an engine's
     CLAIM = "claim"
     #: what became of a group of nodes; in the same transaction others are claimed

@@ -185,6 +185,10 @@ class ResourceType:
 
     #: Declared properties; None accepts any.
     schema: ClassVar[Mapping[str, Property] | None] = None
+    #: Properties that only ``delete`` heeds. Where a template changes nothing else of a resource,
+    #: the new ones are noted without a call of ``update``; also for the delete of one whose delete
+    #: has failed, so that it can be mended.
+    delete_properties: ClassVar[tuple[str, ...]] = ()
     #: When a failed call is tried again.
     retry: ClassVar[RetryPolicy] = RetryPolicy()
     #: Seconds that one call may take; None for no limit.

@@ -38,6 +38,9 @@ def make_context(
     """
     row = work.row
     assert row is not None
+    # how it is deleted may have been mended
+    deletes = work.decision.step is Step.DELETE
+    properties = work.decision.properties if deletes else row.properties
     limits = [one for one in (limit, work.traversal.node_timeout) if one is not None]
     return Context(
         work.traversal.stack,
@@ -45,7 +48,7 @@ def make_context(
         attempt=work.node.attempts,
         token=_token(work),
         physical_id=row.physical_id,
-        properties=row.properties,
+        properties=properties,
         attributes=row.attributes,
         timeout=min(limits) if limits else None,
         record=record,
@@ -112,6 +115,13 @@ def run(
     if work.locked and work.traversal.action is not Action.CHECK:
         template_id = work.traversal.template_id
         values = {"requires": work.requires, "template_id": template_id, "reason": None}
+        assert work.row is not None
+        if work.decision.properties is not work.row.properties:
+            # nothing has changed but how it is deleted
+            try:
+                values["properties"] = _storable("properties", dict(work.decision.properties))
+            except BadInput as error:
+                return failure(work, str(error))
     return Outcome(work, Result.DONE, values)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from converge.abandon import Forgotten, forget
 from converge.complete import halt
 from converge.errors import BadInput, Conflict, NotFound
 from converge.looking import Looking
@@ -25,7 +26,7 @@ from converge.start import (
     is_wanted,
     start,
 )
-from converge.store import migrate, stacks, traversals
+from converge.store import migrate, resources, stacks, traversals
 from converge.store.connecting import HOST_SECONDS
 from converge.store.database import Database, Transaction
 from converge.store.stacks import StackRow
@@ -354,6 +355,36 @@ class Store(Looking):
         return self._begin(transaction, begin, Commit.CANCEL)
 
     # -- looking after
+
+    def forget_resource(
+        self,
+        name: str,
+        resource: str,
+        *,
+        id: int | None = None,
+        transaction: HostTransaction | None = None,
+    ) -> Forgotten | None:
+        """Let a stack forget a resource without deleting it, say as its type is gone or its delete
+        can never succeed. What it stands for stays as it is; nobody looks after it any more. If
+        the name is still in the wanted template, the next update makes it anew.
+
+        :param id: which version, of a name that has several; see the error that asks for it.
+        :returns: what it was; None if the stack has let go of it already.
+        :raises NotFound: there is no such stack or resource.
+        :raises Conflict: something is being done to the stack or the resource.
+        :raises BadInput: there are several versions, and none is named.
+        """
+
+        def begin(tx: Transaction) -> Forgotten | None:
+            return forget(tx, name, resource, id)
+
+        def happened(tx: Transaction, done: Forgotten | None) -> bool:
+            return done is None or not resources.list_there(tx, [done.id])
+
+        if transaction is None:
+            return self.database.transact(begin, Commit.ABANDON, happened=happened)
+        with self.database.join(transaction) as tx:
+            return begin(tx)
 
     def stack(self, name: str) -> Stack:
         """The live stack of that name.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -154,7 +154,7 @@ def decide(
     if node.deaths >= _deaths_allowed(traversal, node, row, types):
         return Decision(Step.FAIL, reason=f"{node.deaths} engines died while they worked on it")
     if node.kind is Kind.CLEANUP:
-        return _decide_cleanup(node, row, types)
+        return _decide_cleanup(node, row, inputs, types)
     if row is None:
         return Decision(Step.FAIL, reason="its row is gone from the database")
     if traversal.action is Action.CHECK:
@@ -183,7 +183,10 @@ def _deaths_allowed(
 
 
 def _decide_cleanup(
-    node: SyncPointRow, row: ResourceRow | None, types: Mapping[str, ResourceType]
+    node: SyncPointRow,
+    row: ResourceRow | None,
+    inputs: Mapping[str, Input],
+    types: Mapping[str, ResourceType],
 ) -> Decision:
     if row is None or (node.keep and row.replaced_by is None):
         return Decision(Step.NOTHING)
@@ -194,7 +197,51 @@ def _decide_cleanup(
         return Decision(Step.FAIL, reason=unknown_type(row.type, types))
     if row.physical_id is None and not supports(resource_type, "find"):
         return Decision(Step.DROP)
-    return Decision(Step.DELETE, row.properties)
+    return Decision(Step.DELETE, _mended(node, row, inputs, resource_type))
+
+
+def _mended(
+    node: SyncPointRow,
+    row: ResourceRow,
+    inputs: Mapping[str, Input],
+    resource_type: ResourceType,
+) -> Mapping[str, Json]:
+    """The properties to delete a resource with: the wanted ones, if they differ from its own in
+    nothing but how it is deleted."""
+    wanted = load_definition(node.definition)
+    if wanted is None:
+        return row.properties
+    try:
+        properties = resolve_properties(wanted.properties, _lookup_in(inputs))
+        check_properties(wanted.type, resource_type, properties)
+    except (UnresolvedReference, BadInput):
+        return row.properties
+    is_same = _is_same_thing(resource_type, row.properties, properties)
+    return properties if is_same else row.properties
+
+
+def _is_same_thing(
+    resource_type: ResourceType, one: Mapping[str, Json], other: Mapping[str, Json]
+) -> bool:
+    """Whether properties that differ do so in nothing but how the resource is deleted."""
+    of_delete = resource_type.delete_properties
+    if not of_delete:
+        return False
+    left, right = (
+        {name: value for name, value in each.items() if name not in of_delete}
+        for each in (one, other)
+    )
+    return same(left, right)
+
+
+def _lookup_in(inputs: Mapping[str, Input]) -> Callable[[str], Physical]:
+    def lookup(name: str) -> Physical:
+        found = inputs.get(name)
+        if found is None or found.physical_id is None:
+            raise UnresolvedReference(f"resource {name!r} has no physical id yet")
+        return Physical(found.physical_id, found.attributes)
+
+    return lookup
 
 
 def _decide_update(
@@ -210,14 +257,8 @@ def _decide_update(
     if resource_type is None:
         return Decision(Step.FAIL, reason=unknown_type(definition.type, types))
 
-    def lookup(name: str) -> Physical:
-        found = inputs.get(name)
-        if found is None or found.physical_id is None:
-            raise UnresolvedReference(f"resource {name!r} has no physical id yet")
-        return Physical(found.physical_id, found.attributes)
-
     try:
-        properties = resolve_properties(definition.properties, lookup)
+        properties = resolve_properties(definition.properties, _lookup_in(inputs))
         check_properties(definition.type, resource_type, properties)
     except (UnresolvedReference, BadInput) as error:
         return Decision(Step.FAIL, reason=str(error))
@@ -227,8 +268,11 @@ def _decide_update(
         return Decision(Step.REPLACE, properties)
     if untouched or (row.action is Action.CREATE and row.status is not Status.COMPLETE):
         return Decision(Step.CREATE, properties)
-    if row.status is Status.COMPLETE and same(row.properties, properties):
-        return Decision(Step.NOTHING, properties)
+    if row.status is Status.COMPLETE:
+        if same(row.properties, properties):
+            return Decision(Step.NOTHING, row.properties)
+        if _is_same_thing(resource_type, row.properties, properties):
+            return Decision(Step.NOTHING, properties)
     if supports(resource_type, "update"):
         return Decision(Step.UPDATE, properties)
     return Decision(Step.REPLACE, properties)

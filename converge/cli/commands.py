@@ -261,6 +261,28 @@ def cancel(arguments: Namespace) -> int:
     return EXIT_COMPLETE
 
 
+def forget(arguments: Namespace) -> int:
+    """Let a stack forget a resource."""
+    from dataclasses import asdict
+
+    with opened(arguments) as store:
+        done = store.forget_resource(arguments.name, arguments.resource, id=arguments.id)
+    if arguments.json:
+        write_json(None if done is None else asdict(done), sys.stdout)
+        return EXIT_COMPLETE
+    who = f"stack {escape(repr(arguments.name))}"
+    what = f"resource {escape(repr(arguments.resource))}"
+    if done is None:
+        print(f"{who} has let go of {what} already")
+        return EXIT_COMPLETE
+    made = "nothing that is known of" if done.physical_id is None else repr(done.physical_id)
+    print(
+        f"{who} has let go of {what} (id {done.id}, type {escape(repr(done.type))}, {done.action} "
+        f"{done.status}); nothing was deleted, and nobody looks after it any more: {escape(made)}"
+    )
+    return EXIT_COMPLETE
+
+
 # Looking
 
 
@@ -520,6 +542,7 @@ COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "rollback": rollback,
     "check": check,
     "cancel": cancel,
+    "forget": forget,
     "list": list_,
     "show": show,
     "graph": graph,

@@ -252,6 +252,14 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     command("check", "Look whether a stack's resources are as they should be", stack, workers, run)
     by_name["check"].add_argument("--json", action="store_true", help="print one JSON document")
     command("cancel", "Stop what is being done to a stack", stack)
+    forget = command("forget", "Let go of (abandon) a resource without deleting it", stack, json)
+    forget.add_argument("resource", metavar="RESOURCE", help="its name in the template")
+    forget.add_argument(
+        "--id",
+        metavar="N",
+        type=_integer(1),
+        help="which version, of a name that has several",
+    )
     command("list", "List the stacks", json)
     command("show", "Show a stack: its status, resources and outputs", stack, json)
     graph = command("graph", "Draw the graph of a stack or of a template")

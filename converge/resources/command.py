@@ -55,9 +55,10 @@ class Command(ResourceType):
     ``triggers``
         any value; a change replaces the resource, whether there is an ``update`` or not.
 
-    A change of any other property, the text of a command included, runs the new ``update`` if
-    there is one, and otherwise replaces the resource. ``delete`` is run as it stood, with its
-    environment and directory, when the resource was last created or updated.
+    A change of ``delete`` alone runs nothing and is heeded from then on, also by a resource whose
+    delete has failed. A change of any other property, the text of a command included, runs the new
+    ``update`` if there is one, and otherwise replaces the resource; the old one is deleted by the
+    ``delete``, in the environment and directory, that it was last created or updated with.
 
     The commands are also given ``CONVERGE_STACK``, ``CONVERGE_RESOURCE``, ``CONVERGE_TOKEN``,
     ``CONVERGE_ATTEMPT`` and ``CONVERGE_PHYSICAL_ID``. The physical id is the token of the first
@@ -80,6 +81,7 @@ class Command(ResourceType):
         "directory": Property(str),
         "triggers": Property(object),
     }
+    delete_properties: ClassVar[tuple[str, ...]] = ("delete",)
 
     def create(self, context: Context, properties: Mapping[str, Any]) -> Physical:
         """Run ``create``, if there is one.

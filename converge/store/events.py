@@ -54,6 +54,14 @@ def list_failures(
     return [(row.resource, row.reason) for row in tx.execute(query.limit(limit))]
 
 
+def has_event(tx: Transaction, stack_id: int, resource: str, action: str) -> bool:
+    """Whether this happened to a resource of a stack, as far as events are kept."""
+    query = select(event.c.id).where(
+        event.c.stack_id == stack_id, event.c.resource == resource, event.c.action == action
+    )
+    return tx.execute(query.limit(1)).first() is not None
+
+
 def prune_events(tx: Transaction, stack_id: int) -> None:
     """Delete the events of all but the newest traversals of a stack."""
     query = select(traversal.c.id).where(traversal.c.stack_id == stack_id)

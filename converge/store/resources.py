@@ -322,6 +322,31 @@ def delete_locked(tx: Transaction, engine_id: int, rows: Sequence[ResourceRow]) 
         )
 
 
+def let_go(tx: Transaction, row: ResourceRow, others: Sequence[ResourceRow]) -> None:
+    """Delete a resource that nobody has locked. What required it requires what it required, so
+    that the order of deletes stays.
+
+    :param others: the other resources of its stack, locked as it is itself.
+    :raises StaleLock: somebody has locked it.
+    """
+    free = delete(resource).where(resource.c.id == row.id, resource.c.engine_id.is_(None))
+    _expect(tx.execute(free).rowcount, 1, "resources to let go of")
+    for other in others:
+        values: dict[str, Any] = {}
+        if row.id in other.requires:
+            values["requires"] = sorted({*other.requires, *row.requires} - {row.id})
+        values |= {
+            name: None for name in ("replaces", "replaced_by") if getattr(other, name) == row.id
+        }
+        if values:
+            tx.execute(update(resource).where(resource.c.id == other.id).values(**values))
+
+
+def list_there(tx: Transaction, ids: Iterable[int]) -> set[int]:
+    """Which of these resources there are."""
+    return set(tx.execute(select(resource.c.id).where(among(tx, resource.c.id, ids))).scalars())
+
+
 def forget_replacement(tx: Transaction, ids: Sequence[int]) -> None:
     """Make versions that are kept after all forget what was to replace them."""
     if ids:

@@ -104,6 +104,26 @@ def test_a_rollback_can_name_its_version(shell: Shell) -> None:
     assert out == "stack 'b' was rolled back already, to nothing\n"
 
 
+def test_a_resource_can_be_let_go_of(shell: Shell) -> None:
+    text = 'resources: {a: {type: command, properties: {create: "true", delete: "%s"}}}'
+    shell.write("s.yaml", text % "exit 3")
+    shell.run("up", "s.yaml")
+    shell.run("down", "s", status=1)
+    # a mended delete is heeded
+    shell.write("s.yaml", text % "echo gone > gone")
+    shell.run("up", "s.yaml")
+    assert shell.read("gone") == "gone\n"
+    _, err = shell.run("forget", "s", "b", status=2)
+    assert "stack 's' has no resource 'b'" in err
+    out, _ = shell.run("forget", "s", "a")
+    assert re.match(r"stack 's' has let go of resource 'a' \(id 2, type 'command', CREATE COM", out)
+    assert shell.run("forget", "s", "a")[0] == "stack 's' has let go of resource 'a' already\n"
+    shell.run("up", "s.yaml")
+    assert shell.json("forget", "s", "a")["type"] == "command"
+    assert shell.json("forget", "s", "a") is None
+    assert shell.json("down", "s")["status"] == "COMPLETE"
+
+
 def test_what_is_asked_for_again_goes_on(shell: Shell) -> None:
     shell.write("a.yaml", "resources: {n: {type: none}}")
     shell.run("up", "a.yaml", "--no-wait")
