@@ -63,7 +63,6 @@ from benchmarks.measuring import (
     surroundings,
     verdict,
 )
-from converge import engine_run
 from converge.engine import Engine
 from converge.stack import Stack
 from converge.stacks import Store
@@ -399,6 +398,9 @@ def print_profile(bench: Bench, nodes: int) -> None:
     """One more create, with the engine's turning thread profiled."""
     import cProfile
     import pstats
+
+    # older commits, which compare.py measures, have no such module
+    from converge import engine_run
 
     profile = cProfile.Profile(time.thread_time)
 
