@@ -318,6 +318,12 @@ class Owner:
             "the database is too slow for them"
         )
 
+    def holds(self, id_: int) -> bool:
+        """Whether the lease under an id is good."""
+        with self._lock:
+            lease = self._lease
+        return lease is not None and lease.id == id_ and lease.check()
+
     def give_up(self, id_: int) -> None:
         """Let the lease under an id run out, with all that is held by it; the next id is another
         one."""

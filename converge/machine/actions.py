@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from converge.errors import ConvergeError, StaleLock, StoreError
+from converge.errors import ConvergeError, StaleLock, StoreError, comes_from
 from converge.journal import Scope, held_scope
 from converge.journal.scope import KEYS
 from converge.journal.values import loads
 from converge.journaled import Journaled
-from converge.lease import RowOwner, check_lease
+from converge.lease import LOOK, RowOwner, check_lease, now
 from converge.machine.definition import Definition
 from converge.machine.moving import Held, Move
 from converge.plain import check_over
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
+#: Seconds before an action is called again that an error of the database went through.
+HAND_BACK = 1.0
 #: After so many deaths of processes that had taken it, an action is called after all others.
 CAREFUL = 2
 
@@ -107,11 +109,38 @@ class Actions:
         self._database = database
         self._definition = definition
         self._name = definition.name
+        self._look = lease * LOOK
         self.owner = RowOwner(database, lease)
+        self._closing = threading.Event()
+        # what the database did not answer to when it was let go of
+        self._left: list[moves.Lock] = []
+
+    def interrupt(self) -> None:
+        """End the waits of steps in actions that are being called."""
+        self._closing.set()
 
     def close(self) -> None:
         """Let go of all."""
-        self.owner.close()
+        self.interrupt()
+        try:
+            self.owner.close()
+        finally:
+            # whoever fires after that is not interrupted
+            self._closing = threading.Event()
+
+    def settle(self) -> None:
+        """Let go of what could not be let go of earlier: nobody has died of it.
+
+        :raises StoreError: it cannot be now, either.
+        """
+        left, self._left = self._left, []
+        if not left:
+            return
+        try:
+            self._release(left)
+        except BaseException:
+            self._left += left
+            raise
 
     def claim(self, limit: int) -> tuple[int, list[Held]]:
         """Take actions that are due and that nobody is at, at most so many: of those on which
@@ -176,15 +205,17 @@ class Actions:
             return
         locks = [one.lock for one in held]
         try:
-            self._database.transact(
-                lambda tx: moves.release_actions(tx, locks),
-                Commit.ACTION,
-                happened=repeatable,
-            )
+            self._release(locks)
         except ConvergeError as error:
-            LOG.warning("machine %s: %s; its lease is given up", self._name, error)
-            for owner in {one.owner for one in held}:
+            self._left += locks
+            for owner in sorted({one.owner for one in held}):
+                LOG.warning("machine %s: %s; lease %s is given up", self._name, error, owner)
                 self.owner.give_up(owner)
+
+    def _release(self, locks: Sequence[moves.Lock]) -> None:
+        self._database.transact(
+            lambda tx: moves.release_actions(tx, locks), Commit.ACTION, happened=repeatable
+        )
 
     def call(self, held: Held) -> Called:
         """Call an action, and note what became of it.
@@ -192,7 +223,8 @@ class Actions:
         :raises StoreError: that could not be noted.
         """
         hold = _Hold(held.key, held.lock)
-        if self.owner.current_id() != held.owner:
+        closing = self._closing
+        if not self.owner.holds(held.owner):
             return Called("PENDING", StaleLock("the lease was lost"), "the lease was lost")
         ends: list[bool] = []
 
@@ -210,7 +242,7 @@ class Actions:
             payloads=loads(held.payloads),
             attempt=held.attempts + 1,
             id=action_id(self._name, held.key, held.instance_id, held.number),
-            open_journal=lambda: self._open(hold),
+            open_journal=lambda: self._open(hold, closing),
             _lost=lambda: self.owner.lost(held.owner),
             _over=lambda transaction: ends.append(self._end_in(hold, transaction, spent())),
         )
@@ -220,6 +252,10 @@ class Actions:
         except Exception as error:
             if ends and not self.check([held]):
                 return Called("DONE", error, _reason(error))
+            if comes_from(error, self._database):
+                # it says nothing about the action
+                self._hand_back(hold, 0.0 if closing.is_set() else HAND_BACK)
+                return Called("PENDING", error, _reason(error))
             return self.fail(held, error)
         if ends:
             return Called("DONE", claimed=True)
@@ -312,12 +348,40 @@ class Actions:
         self._end(_Hold(held.key, held.lock), status, wait=wait, reason=reason)
         return Called(status, error, reason)
 
-    def _open(self, hold: _Hold) -> Scope:
+    def _open(self, hold: _Hold, closing: threading.Event) -> Scope:
+        owner = hold.lock[2]
         return held_scope(
             self._database,
             hold.scope(self._name),
-            hold.lock[2],
+            owner,
             lambda tx: moves.hold_action(tx, hold.lock),
+            lambda seconds: self._wait(seconds, owner, closing),
+        )
+
+    def _wait(self, seconds: float, owner: int, closing: threading.Event) -> None:
+        """Wait before a step is tried again.
+
+        :raises StaleLock: the lease is lost, or the machine is being closed; the step is tried
+            again by whoever has the action next.
+        """
+        end = now() + seconds
+        while True:
+            left = max(0.0, end - now())
+            closed = closing.wait(min(left, self._look))
+            if closed or not self.owner.holds(owner):
+                why = "the machine is being closed" if closed else "the lease is lost"
+                error = StaleLock(f"{why}; the action goes on with whoever has it next")
+                error.origin = self._database
+                raise error
+            if left <= self._look:
+                return
+
+    def _hand_back(self, hold: _Hold, wait: float) -> None:
+        self._database.transact(
+            lambda tx: moves.hand_back(tx, hold.lock, wait),
+            Commit.ACTION,
+            happened=repeatable,
+            alone=True,
         )
 
     def _end_in(self, hold: _Hold, transaction: HostTransaction, spent: bool) -> bool:

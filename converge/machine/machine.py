@@ -68,7 +68,12 @@ class Machine(Instances):
         self._sweeper.start(every, workers)
 
     def close(self) -> None:
-        """End the sweeping after the actions that are being called, and let go of all others."""
+        """End the sweeping after the actions that are being called, and let go of all others.
+
+        An action whose step waits to be tried again does not wait on: it is pending for whoever
+        sweeps next, and nothing is recorded of it.
+        """
+        self._actions.interrupt()
         self._sweeper.close()
         self._actions.close()
 

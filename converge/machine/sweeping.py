@@ -116,6 +116,7 @@ class Sweeper:
         :param stopped: whether to call no further one.
         :returns: how many were called without an error.
         """
+        self._actions.settle()
         due = self._database.read(lambda tx: moves.list_due_versions(tx, self._name))
         called = 0
         # what was taken waits while another is called, so few are, until they turn out to be quick

@@ -299,6 +299,29 @@ def end_action(
     return _END.execute(tx, {**_lock_parameters(lock), **values}).rowcount == 1
 
 
+_HAND_BACK = Prepared(
+    lambda now, dialect: (
+        update(move)
+        .where(*_is_held())
+        .values(
+            engine_id=null(),
+            next_at=case(
+                (bindparam("wait", type_=Double()) > 0, now + bindparam("wait", type_=Double())),
+                else_=move.c.next_at,
+            ),
+        )
+    )
+)
+
+
+def hand_back(tx: Transaction, lock: Lock, wait: float) -> None:
+    """Let go of an action that was called, as if it had not been.
+
+    :param wait: seconds before it is called again.
+    """
+    _HAND_BACK.execute(tx, {**_lock_parameters(lock), "wait": wait})
+
+
 _RELEASE = UpdateMany(move, _LOCK, {}, lambda row, now: {"engine_id": null()})
 
 

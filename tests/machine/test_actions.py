@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 
 from converge import Machine, RetryPolicy
 from converge.errors import ActionFailed, ConvergeError, StaleLock, StoreError
 from converge.lease import LEASE
 from converge.machine import Action, Move
-from converge.machine.actions import scope_name
+from converge.machine.actions import HAND_BACK, scope_name
 from converge.points import Commit
 from converge.process import process_identity
 from converge.store import engines, schema
@@ -664,3 +664,190 @@ def test_an_exception_that_a_guard_raises_again_and_again_has_one_note(place: Pl
     machine.create("k")
     machine.fire_many([("k", "more")] * 3)
     assert len(closed.__notes__) == 1
+
+
+# -- what is no failure of an action ------------------------------------------
+
+
+def held_by(place: Place) -> list[int | None]:
+    query = select(schema.move.c.engine_id)
+    return place.store.database.read(lambda tx: list(tx.execute(query).scalars()))
+
+
+def attempts(place: Place) -> list[int]:
+    query = select(schema.move.c.attempts + schema.move.c.deaths)
+    return place.store.database.read(lambda tx: list(tx.execute(query).scalars()))
+
+
+@pytest.mark.parametrize("sweeps", [True, False])
+def test_closing_ends_the_wait_of_a_step_and_leaves_the_action_to_others(
+    place: Place, world: World, sweeps: bool
+) -> None:
+    called = threading.Event()
+    raised: list[Exception] = []
+
+    def flaky() -> str:
+        called.set()
+        raise OSError("not now")
+
+    def act(action: Action) -> None:
+        action.step("one", flaky, retry=RetryPolicy(attempts=3, first=3600.0))
+
+    def fire() -> None:
+        try:
+            machine.fire("k", "press", create=True)
+        except Exception as error:
+            raised.append(error)
+
+    definition = world.definition(states={"off": {}, "on": {}})
+    machine, other = place.machine(definition), place.machine(definition)
+    world.behaviour["k"] = [act]
+    thread = threading.Thread(target=fire, daemon=True)
+    if sweeps:
+        with place.store.transaction() as tx:
+            machine.fire("k", "press", create=True, transaction=tx)
+        machine.start(every=0.01)
+    else:
+        thread.start()
+    assert called.wait(60)
+    machine.close()
+    if not sweeps:
+        thread.join(60)
+        (error,) = raised
+        assert isinstance(error, ActionFailed)
+        assert isinstance(error.__cause__, StaleLock)
+    assert (status(other), other.history("k")[0].reason) == ("PENDING", None)
+    assert (held_by(place), attempts(place)) == ([None], [0])
+    world.behaviour["k"] = [lambda action: action.step("one", world.step, "one")]
+    place.clock.advance(3600)
+    assert other.sweep() == 1
+    assert world.done == ["k press 1", "k press 1", "one"]
+    # and it can be used again
+    machine.fire("l", "press", create=True)
+    assert status(machine, "l") == "DONE"
+
+
+def test_a_step_does_not_wait_on_without_a_lease(place: Place, world: World) -> None:
+    def flaky() -> str:
+        machine._actions.owner.give_up(machine._actions.owner.current_id())
+        raise OSError("not now")
+
+    def act(action: Action) -> None:
+        action.step("one", flaky, retry=RetryPolicy(attempts=3, first=3600.0))
+
+    machine = place.machine(world.definition(), lease=1.0)
+    world.behaviour["k"] = [act]
+    with pytest.raises(ActionFailed, match="StaleLock: the lease is lost"):
+        machine.fire("k", "press", create=True)
+    assert (status(machine), machine.history("k")[0].reason) == ("PENDING", None)
+
+
+def test_a_step_waits_as_long_as_its_policy_says(place: Place, world: World) -> None:
+    def act(action: Action) -> None:
+        assert action.step("one", waiting.pop, retry=RetryPolicy(attempts=3, first=0.1)) == 1
+
+    waiting: Any = [1]
+    machine = place.machine(world.definition(), lease=1.0)
+    world.behaviour["k"] = [lambda action: waiting.clear() or act(action)]
+    waits: list[float] = []
+    real = machine._actions._wait
+
+    def wait(seconds: float, *more: Any) -> None:
+        waits.append(seconds)
+        real(seconds, *more)
+        waiting.append(1)
+
+    place.patch.setattr(machine._actions, "_wait", wait)
+    machine.fire("k", "press", create=True)
+    assert (len(waits), status(machine)) == (1, "DONE")
+
+
+@pytest.mark.parametrize("how", ["raised", "caused"])
+def test_an_error_of_the_database_is_no_failure_of_the_action_it_goes_through(
+    place: Place, world: World, how: str
+) -> None:
+    """However often."""
+
+    def away(action: Action) -> None:
+        error = StoreError("the server cannot be reached")
+        error.origin = place.store.database
+        if how == "raised":
+            raise error
+        raise RuntimeError("cannot go on") from error
+
+    machine = place.machine(world.definition(attempts=2))
+    world.behaviour["k"] = [away] * 5
+    with pytest.raises(ActionFailed, match=r"cannot be reached|cannot go on"):
+        machine.fire("k", "press", create=True)
+    assert (status(machine), machine.history("k")[0].reason) == ("PENDING", None)
+    for _ in range(4):
+        # not again and again in one sweep
+        assert machine.sweep() == 0
+        place.clock.advance(HAND_BACK)
+        before = len(world.done)
+        assert machine.sweep() == 0
+        assert len(world.done) == before + 1
+    assert (held_by(place), attempts(place)) == ([None], [0])
+    place.clock.advance(HAND_BACK)
+    assert machine.sweep() == 1
+    assert world.done == ["k press 1"] * 6
+
+
+def test_an_error_of_another_database_is_the_actions_own(place: Place, world: World) -> None:
+    def away(action: Action) -> None:
+        error = StoreError("the server cannot be reached")
+        error.origin = object()
+        raise error
+
+    machine = place.machine(world.definition(attempts=1))
+    world.behaviour["k"] = [away]
+    with pytest.raises(ActionFailed, match="StoreError"):
+        machine.fire("k", "press", create=True)
+    assert status(machine) == "FAILED"
+
+
+def test_an_outage_that_outlasts_the_lease_counts_no_death(place: Place, world: World) -> None:
+    def outage(action: Action) -> None:
+        patch.setattr(Database, "transact", refuse)
+        error = StoreError("away")
+        error.origin = place.store.database
+        raise error
+
+    def refuse(*arguments: Any, **more: Any) -> Any:
+        raise StoreError("away")
+
+    machine = place.machine(world.definition())
+    world.behaviour["k"] = [outage]
+    with place.patch.context() as patch, pytest.raises(ActionFailed):
+        machine.fire("k", "press", create=True)
+    assert held_by(place) != [None]
+    with place.patch.context() as patch:
+        patch.setattr(Database, "transact", refuse)
+        with pytest.raises(StoreError):
+            machine.sweep()
+    place.clock.advance(LEASE)
+    assert machine.sweep() == 1
+    assert attempts(place) == [1]
+    assert status(machine) == "DONE"
+
+
+def test_who_cannot_let_go_gives_up_the_lease_that_holds_and_no_other(
+    place: Place, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lose(action: Action) -> None:
+        owner = machine._actions.owner
+        ids.append(owner.current_id())
+        owner.give_up(ids[0])
+        ids.append(owner.current_id())
+        patch.setattr(Database, "transact", refuse)
+
+    def refuse(*arguments: Any, **more: Any) -> Any:
+        raise StoreError("away")
+
+    ids: list[int] = []
+    machine = place.machine(world.definition())
+    world.behaviour["a"] = [lose]
+    with place.patch.context() as patch:
+        machine.fire_many([("a", "press"), ("b", "press")], create=True)
+    assert f"lease {ids[0]} is given up" in caplog.text
+    assert machine._actions.owner.current_id() == ids[1] != ids[0]
