@@ -746,9 +746,9 @@ def test_a_step_waits_as_long_as_its_policy_says(place: Place, world: World) -> 
     def act(action: Action) -> None:
         assert action.step("one", waiting.pop, retry=RetryPolicy(attempts=3, first=0.1)) == 1
 
-    waiting: Any = [1]
+    waiting: list[int] = []
     machine = place.machine(world.definition(), lease=1.0)
-    world.behaviour["k"] = [lambda action: waiting.clear() or act(action)]
+    world.behaviour["k"] = [act]
     waits: list[float] = []
     real = machine._actions._wait
 
