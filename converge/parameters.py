@@ -12,6 +12,7 @@ from converge.document import INTEGERS, Document, Spot, hint, kind, plain, show
 from converge.errors import BadInput, TemplateError
 from converge.keys import BOUNDS, CONSTRAINT, PARAMETER
 from converge.model import Json
+from converge.patterns import PatternError, compile_pattern
 from converge.source import parse_json
 
 TYPES = ("string", "number", "boolean", "json", "comma_delimited_list")
@@ -50,7 +51,10 @@ class Constraint:
 
     def complaint(self, value: Json) -> str | None:
         """Why a value of the parameter's type breaks it, None if it does not."""
-        message = self._complaint(value)
+        try:
+            message = self._complaint(value)
+        except PatternError as error:
+            return str(error)
         return message if message is None or self.description is None else self.description
 
     def _complaint(self, value: Json) -> str | None:
@@ -80,10 +84,7 @@ class Constraint:
         return None
 
     def _mismatch(self, values: list[str]) -> str | None:
-        try:
-            matches = re.compile(self.argument).fullmatch
-        except (re.error, RecursionError, OverflowError) as error:
-            return f"its allowed_pattern is not a regular expression: {error}"
+        matches = compile_pattern(self.argument).fullmatch
         if all(matches(value) for value in values):
             return None
         return f"it must match the pattern {show(self.argument)}"
@@ -257,11 +258,18 @@ def refuse_foreign(document: Document, name: str, value: Json, spot: Spot) -> No
         raise PARAMETER.unsupported(document, "immutable", spot.child("immutable"), what)
     place = spot.child("constraints")
     for index, each in enumerate(value.get("constraints") or ()):
-        CONSTRAINT.refuse_foreign(document, each, place.child(index), f"a constraint of {what}")
+        spot = place.child(index)
+        CONSTRAINT.refuse_foreign(document, each, spot, f"a constraint of {what}")
+        if "allowed_pattern" in each:
+            try:
+                compile_pattern(each["allowed_pattern"])
+            except PatternError as error:
+                message = f"the allowed_pattern of {what} cannot be used: {error}"
+                raise document.error(message, spot.child("allowed_pattern")) from None
 
 
 def _with_default(document: Document, parameter: Parameter, default: Json, spot: Spot) -> Parameter:
-    # A regular expression can take for ever: it is applied when the template is used only.
+    # Only where the default is used: of a template that is stored, it may never be.
     checked = tuple(each for each in parameter.constraints if each.kind != "allowed_pattern")
     try:
         value = _declared(parameter, checked).value(default)

@@ -172,10 +172,27 @@ def test_constraints(declaration: str, good: Any, bad: Any, part: str) -> None:
     assert part in caught.value.message
 
 
-def test_a_pattern_is_applied_only_when_the_template_is_used() -> None:
-    declared = template("{type: string, default: 'aaa', constraints: [{allowed_pattern: '(a'}]}")
-    with pytest.raises(TemplateError, match="is not a regular expression"):
-        declared.resolve_parameters({})
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("(a", "is not a regular expression"), (r"(a)\1", "converge does not match a reference")],
+)
+def test_a_pattern_that_cannot_be_used_is_refused_but_for_drawing(
+    pattern: str, message: str
+) -> None:
+    declaration = f"{{type: string, default: b, constraints: [{{allowed_pattern: '{pattern}'}}]}}"
+    with pytest.raises(TemplateError, match=message) as caught:
+        template(declaration)
+    assert caught.value.line == 3
+    Template.parse(text(declaration), for_drawing=True)
+
+
+def test_a_pattern_that_is_too_much_work_is_said_in_place_of_the_authors_words() -> None:
+    pattern = "(.?){0,1600}x"
+    declared = template(
+        f"{{type: string, constraints: [{{allowed_pattern: '{pattern}', description: Wrong}}]}}"
+    )
+    with pytest.raises(TemplateError, match=r"'p' is .* too much work"):
+        declared.resolve_parameters({"p": "a" * 5000})
 
 
 def test_hidden_values_stay_hidden() -> None:
