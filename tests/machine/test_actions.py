@@ -205,11 +205,6 @@ def test_a_dead_process_of_this_host_is_not_waited_for(place: Place, world: Worl
     machine, other = place.machine(world.definition()), place.machine(world.definition())
     place.patch.setattr("converge.lease.process_identity", lambda: identity)
     dead = place.machine(world.definition(), lease=3600.0)
-<<<<<<< HEAD
-    dead._actions.owner.current_id()
-    place.patch.undo()
-=======
->>>>>>> e5fc339 (Have migration and action tests know of marks, and the comparison measure older commits)
     machine.create("k")
     place.die(Commit.FIRE.after, dead.fire, "k", "press")
     place.patch.undo()
