@@ -290,7 +290,8 @@ class Simulation:
             self.events["refused"] += 1
         if not (valid or limit or doubtful) and self.oracle.rows != before:
             self.complain("what an engine wrote that holds nothing changed something")
-        if works and not alive:
+        replaced = {one.work.node.key for one in outcomes if one.result is Result.REPLACE}
+        if not alive and any(work.node.key not in replaced for work in works):
             self.complain(f"engine {actor.id} claims after the end of its lease")
         if not actor.session.doubtful:
             for one in valid:
