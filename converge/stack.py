@@ -58,8 +58,8 @@ class Stack:
     def __repr__(self) -> str:
         return f"<Stack {self.name!r} {self.action} {self.status}>"
 
-    def _read(self, tx: Transaction) -> None:
-        found = stacks.get_standing(tx, self.id)
+    def _read(self, tx: Transaction, *, newest: bool = False) -> None:
+        found = stacks.get_standing(tx, self.id, newest=newest)
         if found is None or self._mark not in (None, found.stack.mark):
             raise NotFound(
                 f"stack {self.name!r} is not in the database any more, which has forgotten its "

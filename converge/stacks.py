@@ -201,7 +201,8 @@ class Store(Looking):
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Bring a stack about, whatever there is of it: create it, update it, or, when a
-        traversal to the very same version is running, leave it to go on.
+        traversal to the very same version is running, leave it to go on. Of two callers that
+        are the first, the second does as if it had come later.
 
         :raises BadInput: the name, the template or a parameter is wrong.
         """
@@ -210,10 +211,9 @@ class Store(Looking):
         values = _checked(template, parameters, types)
 
         def begin(tx: Transaction) -> Stack:
-            if stacks.find_stack(tx, name) is None:
-                row = stacks.insert_stack(tx, name)
+            row, new = stacks.take_stack(tx, name)
+            if new:
                 return self._start_wanted(tx, row, Action.CREATE, template, values, intent)
-            row = stacks.lock_stack(tx, name)
             if self._is_on_its_way(tx, row, template, values):
                 assert row.traversal_id is not None
                 return self._stack(tx, row.id, "resumed", None)
@@ -514,7 +514,7 @@ class Store(Looking):
 
     def _stack(self, tx: Transaction, stack_id: int, outcome: str, superseded: int | None) -> Stack:
         stack = Stack(self, stack_id, outcome, superseded)
-        stack._read(tx)
+        stack._read(tx, newest=bool(outcome))
         return stack
 
 

@@ -86,7 +86,7 @@ def is_wanted(
     """Whether this template with these parameters is the stack's wanted version."""
     if stack.template_id is None:
         return False
-    wanted = templates.get_template(tx, stack.template_id)
+    wanted = templates.get_template(tx, stack.template_id, newest=True)
     return same(wanted.body, template.to_dict()) and same(wanted.parameters, dict(parameters))
 
 
@@ -96,7 +96,7 @@ def load_definitions(
     """What a version wants; nothing for None."""
     if template_id is None:
         return {}
-    row = templates.get_template(tx, template_id)
+    row = templates.get_template(tx, template_id, newest=True)
     return Template.from_store(row.body).definitions(row.parameters, stack.name)
 
 

@@ -16,6 +16,9 @@ from converge.store.bulk import among
 from converge.store.database import Transaction
 from converge.store.schema import stack, template, traversal
 
+#: How often a name is looked for that is made and deleted meanwhile.
+_ROUNDS = 5
+
 _COLUMNS = [column for column in stack.c if column.name != "edges"]
 
 
@@ -76,6 +79,30 @@ def insert_stack(tx: Transaction, name: str) -> StackRow:
     return lock_stack(tx, name)
 
 
+def take_stack(tx: Transaction, name: str) -> tuple[StackRow, bool]:
+    """Lock the live stack of that name, or insert it. Of two callers that are the first, one
+    inserts it, and the other waits for that and finds it.
+
+    :returns: it, and whether it was inserted.
+    :raises Conflict: others made and deleted it again and again; or a transaction of the host's
+        cannot see what another one has made.
+    """
+    lost: Conflict | None = None
+    for _ in range(_ROUNDS):
+        if lost is not None or find_stack(tx, name) is not None:
+            # a lock shows what is newer than a snapshot of the host's
+            query = select(*_COLUMNS).where(stack.c.name == name, stack.c.live == 1)
+            locked = tx.execute(query.with_for_update()).one_or_none()
+            if locked is not None:
+                return _row(locked), False
+        try:
+            return insert_stack(tx, name), True
+        except Conflict as error:
+            lost = error
+    assert lost is not None
+    raise lost
+
+
 def find_stack(tx: Transaction, name: str) -> StackRow | None:
     """The live stack of that name."""
     if not is_name(name):
@@ -121,8 +148,11 @@ class Standing:
     traversal_mark: int | None
 
 
-def get_standing(tx: Transaction, stack_id: int) -> Standing | None:
-    """How a stack stands, live or deleted; None if there is none with this id."""
+def get_standing(tx: Transaction, stack_id: int, *, newest: bool = False) -> Standing | None:
+    """How a stack stands, live or deleted; None if there is none with this id.
+
+    :param newest: look also for what is newer than a snapshot of the host's.
+    """
     query = (
         select(*_COLUMNS, template.c.version, traversal.c.mark.label("traversal_mark"))
         .outerjoin_from(stack, template, template.c.id == stack.c.template_id)
@@ -130,6 +160,8 @@ def get_standing(tx: Transaction, stack_id: int) -> Standing | None:
         .where(stack.c.id == stack_id)
     )
     row = tx.execute(query).one_or_none()
+    if row is None and newest:
+        row = tx.execute(query.with_for_update(of=stack)).one_or_none()
     return None if row is None else Standing(_row(row), row.version, row.traversal_mark)
 
 

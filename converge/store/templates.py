@@ -46,13 +46,17 @@ def insert_template(
     return int(key[0])
 
 
-def get_template(tx: Transaction, template_id: int) -> TemplateRow:
+def get_template(tx: Transaction, template_id: int, *, newest: bool = False) -> TemplateRow:
     """One version by its id.
 
+    :param newest: look also for one that is newer than a snapshot of the host's.
     :raises NotFound: it is gone.
     """
     columns = (template.c.id, template.c.version, template.c.body, template.c.parameters)
-    row: Any = tx.execute(select(*columns).where(template.c.id == template_id)).one_or_none()
+    query = select(*columns).where(template.c.id == template_id)
+    row: Any = tx.execute(query).one_or_none()
+    if row is None and newest:
+        row = tx.execute(query.with_for_update()).one_or_none()
     if row is None:
         raise NotFound(f"there is no template with id {template_id}")
     return TemplateRow(*row)

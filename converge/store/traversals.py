@@ -79,8 +79,10 @@ def get_traversals(tx: Transaction, ids: Iterable[int]) -> dict[int, TraversalRo
 
 
 def get_traversal(tx: Transaction, traversal_id: int) -> TraversalRow:
-    """One traversal."""
-    return _row(tx.execute(_SELECT.where(traversal.c.id == traversal_id)).one())
+    """One traversal; also one that is newer than a snapshot of the host's."""
+    query = _SELECT.where(traversal.c.id == traversal_id)
+    row = tx.execute(query).one_or_none()
+    return _row(tx.execute(query.with_for_update()).one() if row is None else row)
 
 
 def last_action(tx: Transaction, stack_id: int) -> Action:

@@ -113,6 +113,64 @@ def test_two_updates_at_once_that_expect_nothing(shop: converge.Stack) -> None:
     assert store.stack("shop").traversal == chain[-1][1]
 
 
+def test_two_first_callers_at_once(store: converge.Store) -> None:
+    """The second finds what the first has made: it goes on with that, or takes its place."""
+    outcomes = at_once(*[lambda: store.converge_stack("shop", TEMPLATE)] * 4)
+    assert sorted(one.outcome for one in outcomes) == ["resumed"] * 3 + ["started"]
+    assert {one.traversal for one in outcomes} == {store.stack("shop").traversal}
+    first, second = at_once(
+        lambda: store.converge_stack("other", TEMPLATE),
+        lambda: store.converge_stack("other", OTHER),
+    )
+    if first.outcome == "superseded":
+        first, second = second, first
+    assert (first.outcome, second.outcome) == ("started", "superseded")
+    assert second.superseded == first.traversal
+    assert store.stack("other").traversal == second.traversal
+    assert len(store.stacks()) == 2
+
+
+@pytest.mark.parametrize("hosted", [False, True], ids=["own", "hosted"])
+@pytest.mark.parametrize("same", [True, False], ids=["the same", "another"])
+def test_a_first_caller_beside_one_that_is_not_committed(
+    store: converge.Store, same: bool, hosted: bool
+) -> None:
+    """The second waits for the first; so it does in a transaction of the host's, whose snapshot
+    is from before."""
+    host = sqlalchemy.create_engine(store.database.url, connect_args=_patience(store))
+    created = threading.Event()
+    commit = threading.Event()
+    wanted = TEMPLATE if same else OTHER
+
+    def first() -> converge.Stack:
+        with store.transaction() as tx:
+            stack = store.converge_stack("shop", TEMPLATE, transaction=tx)
+            created.set()
+            commit.wait(5)
+        return stack
+
+    def second() -> converge.Stack:
+        created.wait(5)
+        threading.Timer(0.2, commit.set).start()
+        if not hosted:
+            return store.converge_stack("shop", wanted)
+        with host.begin() as connection:
+            return store.converge_stack("shop", wanted, transaction=connection)
+
+    try:
+        one, other = at_once(first, second)
+    finally:
+        host.dispose()
+    assert one.outcome == "started"
+    assert (other.outcome, other.superseded) == (
+        ("resumed", None) if same else ("superseded", one.traversal)
+    )
+    assert store.stack("shop").traversal == other.traversal
+    engine = StepEngine(store, FakeWorld().types())
+    engine.run()
+    assert store.stack("shop").status == "COMPLETE"
+
+
 def test_a_create_beside_one_that_is_not_committed(store: converge.Store) -> None:
     """The second waits for the first, and is told."""
     created = threading.Event()
