@@ -32,6 +32,9 @@ from converge.store.traversals import TraversalRow
 from converge.store.types import REASON_LENGTH, text
 from converge.work import Decision, Outcome, Result, Step, Work, scope_name
 
+#: How many resources a reason names.
+_NAMED = 10
+
 _ENDS = {
     Result.DONE: State.DONE,
     Result.FAILED: State.FAILED,
@@ -229,7 +232,9 @@ def _event(outcome: Outcome) -> dict[str, Any] | None:
     if work.row is None or outcome.result is Result.HANDED_BACK:
         return None
     if outcome.result is Result.DONE and step in (Step.NOTHING, Step.DROP):
-        return None
+        if work.traversal.action is not Action.CHECK:
+            return None
+        return _make_event(work, events.UNCHECKED, f"type {work.row.type!r} has no check")
     status: str = Status.COMPLETE
     reason = outcome.reason
     if outcome.result is Result.FAILED:
@@ -252,7 +257,9 @@ def _make_event(work: Work, status: str, reason: str | None) -> dict[str, Any]:
     }
     cleanup = Action.DELETE if work.node.kind is Kind.CLEANUP else Action.UPDATE
     row = _row(work)
-    if work.node.kind is Kind.UPDATE and row.status is Status.INIT:
+    if work.traversal.action is Action.CHECK:
+        cleanup = Action.CHECK
+    elif work.node.kind is Kind.UPDATE and row.status is Status.INIT:
         cleanup = Action.CREATE
     return {
         "stack_id": work.traversal.stack_id,
@@ -391,6 +398,8 @@ def _end(tx: Transaction, stack: StackRow, traversal: TraversalRow, *, tainted: 
     elif tainted:
         status = TraversalStatus.FAILED
         reason = _what_failed(tx, traversal)
+    if traversal.action is Action.CHECK and traversal.halted is None:
+        reason = _with_unchecked(tx, traversal, reason)
     traversals.end_traversal(tx, traversal.id, status, reason)
     sync_points.delete_traversal_nodes(tx, traversal.id)
     events.insert_events(
@@ -433,6 +442,19 @@ def _end(tx: Transaction, stack: StackRow, traversal: TraversalRow, *, tainted: 
     ):
         why = text(f"rolled back: {reason}")
         start(tx, stack, Action.ROLLBACK, last_good(stack), Intent(), reason=why)
+
+
+def _with_unchecked(tx: Transaction, traversal: TraversalRow, reason: str | None) -> str | None:
+    """The reason of a check, with what it did not look at."""
+    names = events.list_unchecked(tx, traversal.stack_id, traversal.id)
+    if not names:
+        return reason
+    some = ", ".join(map(repr, names[:_NAMED]))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    have = "its type has" if len(names) == 1 else "their types have"
+    unchecked = f"not looked at, as {have} no check: {some}{more}"
+    room = REASON_LENGTH - len(unchecked) - 2
+    return text(unchecked) if reason is None or room < 0 else f"{text(reason, room)}; {unchecked}"
 
 
 def _what_failed(tx: Transaction, traversal: TraversalRow) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from converge.errors import BadInput, NotFound, UnresolvedReference
 from converge.graph import Graph
-from converge.model import Json, Physical, State, Status, TraversalStatus
+from converge.model import Action, Json, Physical, State, Status, TraversalStatus
 from converge.store import engines, resources, stacks, templates, traversals
 from converge.store import events as event_rows
 from converge.store import held as held_nodes
@@ -62,7 +62,14 @@ def show(tx: Transaction, name: str) -> dict[str, Any]:
             for one in sorted(best.values(), key=lambda one: one.id)
         },
         "outputs": _outputs(tx, row, best),
+        "unchecked": _unchecked(tx, row),
     }
+
+
+def _unchecked(tx: Transaction, row: StackRow) -> list[str]:
+    if row.action is not Action.CHECK or row.traversal_id is None:
+        return []
+    return event_rows.list_unchecked(tx, row.id, row.traversal_id)
 
 
 def current_versions(found: list[ResourceRow]) -> dict[str, ResourceRow]:

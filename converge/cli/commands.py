@@ -194,6 +194,8 @@ def _converge(
         line = summary(name, stack.action, status, stack.reason, watch.seconds)
         if watch.failure is not None and status == "COMPLETE":
             line += f", {prose(watch.failure)}"
+        elif status == "COMPLETE" and stack.action == "CHECK" and stack.reason:
+            line += f", {prose(stack.reason)}"
         _say(arguments, line)
         failed = status != "COMPLETE" or watch.failure is not None
         end = EXIT_FAILED if failed else EXIT_COMPLETE
@@ -245,6 +247,7 @@ def _deleted(stack: Stack) -> dict[str, Any]:
         "progress": {"total": 0, "done": 0, "running": 0, "failed": 0, "skipped": 0},
         "resources": {},
         "outputs": {},
+        "unchecked": [],
     }
 
 

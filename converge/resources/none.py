@@ -25,5 +25,8 @@ class Nothing(ResourceType):
     ) -> None:
         """Do nothing: every change is in place."""
 
+    def check(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
+        """Find nothing wrong: there is nothing outside that could be."""
+
     def delete(self, context: Context, physical_id: str) -> None:
         """Do nothing."""

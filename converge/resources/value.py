@@ -32,5 +32,8 @@ class Value(ResourceType):
         """Take another value, in place."""
         return Physical(physical_id, {"value": properties["value"]})
 
+    def check(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
+        """Find nothing wrong: there is nothing outside that could be."""
+
     def delete(self, context: Context, physical_id: str) -> None:
         """Do nothing: there is nothing outside."""

@@ -14,6 +14,8 @@ from converge.store.schema import event, traversal
 
 #: Of how many traversals of a stack, counted from the newest, the events are kept.
 KEPT_TRAVERSALS = 10
+#: The status of what a check did not look at.
+UNCHECKED = "UNCHECKED"
 
 
 def insert_events(tx: Transaction, events: Sequence[dict[str, Any]]) -> None:
@@ -52,6 +54,17 @@ def list_failures(
         .order_by(event.c.id)
     )
     return [(row.resource, row.reason) for row in tx.execute(query.limit(limit))]
+
+
+def list_unchecked(tx: Transaction, stack_id: int, traversal_id: int) -> list[str]:
+    """The resources that a check did not look at, by name."""
+    query = select(event.c.resource).where(
+        event.c.stack_id == stack_id,
+        event.c.traversal_id == traversal_id,
+        event.c.status == UNCHECKED,
+        event.c.resource.is_not(None),
+    )
+    return sorted(set(tx.execute(query).scalars()))
 
 
 def has_event(tx: Transaction, stack_id: int, resource: str, action: str) -> bool:

@@ -168,6 +168,21 @@ def test_check_finds_what_has_changed(shell: Shell) -> None:
     assert path.read_text() == "x"
 
 
+def test_check_says_what_it_did_not_look_at(shell: Shell) -> None:
+    shell.write(
+        "a.yaml",
+        "resources: {n: {type: none}, c: {type: command, properties: {create: 'true'}}, "
+        "d: {type: command, properties: {create: 'true'}}}",
+    )
+    shell.run("up", "a.yaml")
+    out, _ = shell.run("check", "a")
+    unchecked = "not looked at, as their types have no check: 'c', 'd'"
+    assert re.search(rf"CHECK COMPLETE in .* s, {unchecked}$", out, re.MULTILINE)
+    document = shell.json("check", "a")
+    assert (document["reason"], document["unchecked"]) == (unchecked, ["c", "d"])
+    assert shell.json("up", "a.yaml")["unchecked"] == []
+
+
 # Failures
 
 BROKEN = """\

@@ -1,0 +1,44 @@
+"""What a check says of what it did not look at."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import converge
+from converge.testing import FakeWorld, StepEngine
+
+
+class Blind(converge.ResourceType):
+    """Nobody can see whether it is there."""
+
+    def create(self, *arguments: Any) -> None:
+        """Do nothing."""
+
+    def delete(self, *arguments: Any) -> None:
+        """Do nothing."""
+
+
+def test_a_check_says_what_it_did_not_look_at(store: converge.Store) -> None:
+    world = FakeWorld()
+    engine = StepEngine(store, {"blind": Blind(), **world.types()})
+    wanted = {"seen": {"type": "fake"}, **{f"b{n:02}": {"type": "blind"} for n in range(12)}}
+    stack = store.create_stack("s", converge.Template.parse(json.dumps({"resources": wanted})))
+    engine.run()
+    assert store.show("s")["unchecked"] == []
+    store.check_stack("s")
+    engine.run()
+    named = ", ".join(f"'b{n:02}'" for n in range(10))
+    unchecked = f"not looked at, as their types have no check: {named} and 2 more"
+    assert (stack.refresh().status, stack.reason) == ("COMPLETE", unchecked)
+    assert store.show("s")["unchecked"] == [f"b{n:02}" for n in range(12)]
+    told = [one for one in store.events("s") if one["status"] == "UNCHECKED"]
+    assert {(one["action"], one["reason"]) for one in told} == {
+        ("CHECK", "type 'blind' has no check")
+    }
+    # beside what failed, too
+    world.things.clear()
+    store.check_stack("s")
+    engine.run()
+    assert stack.refresh().status == "FAILED"
+    assert stack.reason == f"resource 'seen': seen.0 is gone; {unchecked}"
