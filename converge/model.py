@@ -187,6 +187,17 @@ class Physical:
     attributes: Mapping[str, Json] = field(default_factory=dict)
 
 
+def same(one: Json, other: Json) -> bool:
+    """Whether two JSON values are equal, and of equal types: 1, 1.0 and true all differ."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
 def make_mark() -> int:
     """A random number that stands beside an id: after a database was brought back from an older
     copy, ids come again, marks do not."""

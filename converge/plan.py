@@ -10,11 +10,13 @@ together have no cycle as long as neither has one of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from converge.errors import BadInput, UnresolvedReference
+from converge.functions import resolve_properties
 from converge.graph import Graph
-from converge.model import Action, Definition, Kind, Status
+from converge.model import Action, Definition, Json, Kind, Physical, Status, same
 
 #: A node before it has a number: (kind, name or resource id).
 Key = tuple[Kind, str | int]
@@ -24,7 +26,11 @@ STACK: Key = (Kind.STACK, "")
 
 @dataclass(frozen=True, slots=True)
 class Existing:
-    """What the plan needs to know of a resource row."""
+    """What the plan needs to know of a resource row.
+
+    :ivar properties: those that it last reached.
+    :ivar physical: what others can refer to, None if it has no physical id.
+    """
 
     id: int
     name: str
@@ -33,6 +39,8 @@ class Existing:
     status: Status = Status.COMPLETE
     template_id: int | None = None
     requires: tuple[int, ...] = ()
+    properties: Mapping[str, Json] = field(default_factory=dict)
+    physical: Physical | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,30 +84,114 @@ class Plan:
 
 
 def best_versions(
-    existing: Iterable[Existing], wanted: int | None, previous: int | None
+    existing: Iterable[Existing],
+    wanted: int | None,
+    previous: int | None,
+    definitions: Mapping[str, Definition] | None = None,
+    alike: Collection[int] = (),
 ) -> dict[str, Existing]:
     """The version of each name that is kept.
 
-    Healthy before failed; then the one already at the wanted template, then at the
-    previous one, then the newest. A version whose deletion has begun is never kept.
+    Healthy before failed; then the one whose properties are what is wanted, whichever template
+    made it; then the one at the wanted template; then the one that has what would be wanted if
+    nothing that it refers to changed; then the one at the previous template, then the newest. A
+    version whose deletion has begun is never kept.
+
+    :param definitions: what is wanted, where that counts.
+    :param alike: ids of templates that say the same as the wanted one.
     """
-
-    def rank(resource: Existing) -> tuple[bool, bool, bool, int]:
-        return (
-            resource.status is not Status.FAILED,
-            wanted is not None and resource.template_id == wanted,
-            previous is not None and resource.template_id == previous,
-            resource.id,
-        )
-
-    best: dict[str, Existing] = {}
+    versions: dict[str, list[Existing]] = {}
     for resource in existing:
-        if resource.action is Action.DELETE:
-            continue
-        other = best.get(resource.name)
-        if other is None or rank(resource) > rank(other):
-            best[resource.name] = resource
+        if resource.action is not Action.DELETE:
+            versions.setdefault(resource.name, []).append(resource)
+    best = {name: found[0] for name, found in versions.items()}
+    several = {name: None for name, found in versions.items() if len(found) > 1}
+    settled: set[str] = set()
+    for name in _with_required(several, definitions or {}):
+        definition = (definitions or {}).get(name)
+        content = None if definition is None else _content(definition, best)
+        is_sure = definition is not None and settled.issuperset(definition.requires)
+        found = versions.get(name, [])
+        like = {one.id for one in found if _is_like(one, definition, content)}
+        if name in several:
+
+            def rank(
+                one: Existing, like: Collection[int] = like, is_sure: bool = is_sure
+            ) -> tuple[bool | int, ...]:
+                return (
+                    one.status is not Status.FAILED,
+                    is_sure and one.id in like,
+                    wanted is not None and (one.template_id == wanted or one.template_id in alike),
+                    one.id in like,
+                    previous is not None and one.template_id == previous,
+                    one.id,
+                )
+
+            best[name] = max(found, key=rank)
+        chosen = best.get(name)
+        if is_sure and chosen and chosen.id in like and chosen.status is Status.COMPLETE:
+            settled.add(name)
     return best
+
+
+def contested(existing: Iterable[Existing]) -> set[int]:
+    """The templates that versions of a name were made by of which one is to be chosen."""
+    versions: dict[str, list[Existing]] = {}
+    for one in existing:
+        versions.setdefault(one.name, []).append(one)
+    return {
+        one.template_id
+        for found in versions.values()
+        if len(found) > 1
+        for one in found
+        if one.template_id is not None
+    }
+
+
+def _with_required(names: Iterable[str], definitions: Mapping[str, Definition]) -> Iterable[str]:
+    """Names and all that they require, each after what it requires."""
+    edges: list[tuple[str, str | None]] = []
+    stack = list(names)
+    seen = set(stack)
+    while stack:
+        name = stack.pop()
+        edges.append((name, None))
+        if name in definitions:
+            for required in definitions[name].requires:
+                edges.append((name, required))
+                if required not in seen:
+                    seen.add(required)
+                    stack.append(required)
+    return Graph(edges)
+
+
+def _content(definition: Definition, best: Mapping[str, Existing]) -> Mapping[str, Json] | None:
+    """The properties that are wanted, if what they refer to stays as it is; None if that is not
+    there."""
+
+    def lookup(name: str) -> Physical:
+        found = best.get(name)
+        if found is None or found.physical is None:
+            raise UnresolvedReference(f"resource {name!r} has no physical id yet")
+        return found.physical
+
+    try:
+        return resolve_properties(definition.properties, lookup)
+    except (UnresolvedReference, BadInput):
+        return None
+
+
+def _is_like(
+    one: Existing, definition: Definition | None, content: Mapping[str, Json] | None
+) -> bool:
+    """Whether a version has these properties."""
+    return (
+        definition is not None
+        and content is not None
+        and one.physical is not None
+        and one.type == definition.type
+        and same(dict(one.properties), content)
+    )
 
 
 def plan(
@@ -108,6 +200,7 @@ def plan(
     *,
     wanted: int | None = None,
     previous: int | None = None,
+    alike: Collection[int] = (),
 ) -> Plan:
     """Plan the way from the existing resources to the wanted definitions.
 
@@ -115,9 +208,10 @@ def plan(
     :param existing: all the stack's resource rows.
     :param wanted: id of the wanted template, None where nothing is wanted.
     :param previous: id of the template wanted before.
+    :param alike: ids of older templates that say the same as the wanted one.
     :raises CircularDependency: the definitions (or the rows' ``requires``) have a cycle.
     """
-    best = best_versions(existing, wanted, previous)
+    best = best_versions(existing, wanted, previous, definitions, alike)
     kept = {name: best[name] for name in definitions if name in best}
     return _number(_edges(definitions, existing, kept), definitions, existing, kept)
 

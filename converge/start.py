@@ -6,7 +6,7 @@ death before the commit leaves nothing; after it, rows that any engine can claim
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,19 +16,21 @@ from converge.model import (
     Definition,
     Kind,
     OnFailure,
+    Physical,
     Status,
     TraversalStatus,
     check_seconds,
     make_mark,
+    same,
 )
-from converge.plan import Existing, Node, Plan, plan, plan_check
+from converge.plan import Existing, Node, Plan, contested, plan, plan_check
 from converge.store import events, node_moves, resources, stacks, sync_points, templates, traversals
 from converge.store.database import Transaction
 from converge.store.resources import ResourceRow
 from converge.store.stacks import StackRow
 from converge.store.types import text
 from converge.template import Template
-from converge.work import dump_definition, same
+from converge.work import dump_definition
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,10 @@ def start(
     if action is Action.CHECK:
         planned = plan_check(definitions, existing)
     else:
-        planned = plan(definitions, existing, wanted=template_id, previous=stack.template_id)
+        alike = _list_alike(tx, template_id, contested(existing))
+        planned = plan(
+            definitions, existing, wanted=template_id, previous=stack.template_id, alike=alike
+        )
     new = (
         [(name, definitions[name].type) for name in planned.new]
         if action is not Action.CHECK
@@ -194,6 +199,18 @@ def start(
     return Started(traversal_id, superseded)
 
 
+def _list_alike(tx: Transaction, wanted: int | None, others: Collection[int]) -> list[int]:
+    """Those of other templates that say the same as the wanted one: one that was put back."""
+    if wanted is None or not others:
+        return []
+    row = templates.get_template(tx, wanted)
+    return [
+        other.id
+        for other in templates.list_templates(tx, others)
+        if same(row.body, other.body) and same(row.parameters, other.parameters)
+    ]
+
+
 def _list_dying(
     rows: Sequence[ResourceRow], planned: Plan, definitions: Mapping[str, Definition]
 ) -> list[int]:
@@ -232,6 +249,8 @@ def _existing(row: ResourceRow) -> Existing:
         status=row.status,
         template_id=row.template_id,
         requires=tuple(row.requires),
+        properties=row.properties,
+        physical=None if row.physical_id is None else Physical(row.physical_id, row.attributes),
     )
 
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from converge.errors import BadInput, UnresolvedReference, did_you_mean
-from converge.model import Action, Definition, Json, Kind, Physical, Status
+from converge.model import Action, Definition, Json, Kind, Physical, Status, same
 from converge.resource_type import ResourceType, RetryPolicy, supports
 from converge.template import check_properties, resolve_properties
 
@@ -276,17 +276,6 @@ def _decide_update(
     if supports(resource_type, "update"):
         return Decision(Step.UPDATE, properties)
     return Decision(Step.REPLACE, properties)
-
-
-def same(one: Json, other: Json) -> bool:
-    """Whether two JSON values are equal, and of equal types: 1, 1.0 and true all differ."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
 
 
 def unknown_type(name: str, types: Mapping[str, ResourceType]) -> str:

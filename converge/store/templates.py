@@ -10,6 +10,7 @@ from sqlalchemy import Row, delete, insert, select, update
 
 from converge.errors import NotFound
 from converge.model import Json
+from converge.store.bulk import among
 from converge.store.database import Transaction
 from converge.store.schema import resource, template
 
@@ -60,6 +61,14 @@ def get_template(tx: Transaction, template_id: int, *, newest: bool = False) -> 
     if row is None:
         raise NotFound(f"there is no template with id {template_id}")
     return TemplateRow(*row)
+
+
+def list_templates(tx: Transaction, ids: Iterable[int]) -> list[TemplateRow]:
+    """Those of these versions that there are still."""
+    columns = (template.c.id, template.c.version, template.c.body, template.c.parameters)
+    query = select(*columns).where(among(tx, template.c.id, ids)).order_by(template.c.id)
+    rows: Any = tx.execute(query)
+    return [TemplateRow(*row) for row in rows]
 
 
 def find_version(tx: Transaction, stack_id: int, version: int) -> int:

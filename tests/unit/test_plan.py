@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import pytest
 
 from converge.errors import CircularDependency
-from converge.model import Action, Definition, Kind, Status
+from converge.model import Action, Definition, Kind, Physical, Status
 from converge.plan import Existing, Plan, best_versions, plan, plan_check
 
 
@@ -20,7 +20,8 @@ def wanted(**requires: str) -> dict[str, Definition]:
 
 
 def one(id_: int, name: str, *requires: int, **more: object) -> Existing:
-    return Existing(id_, name, "fake", requires=requires, **more)  # type: ignore[arg-type]
+    values = {"type": "fake", "requires": requires} | more
+    return Existing(id_, name, **values)  # type: ignore[arg-type]
 
 
 def edges(planned: Plan) -> set[tuple[str, str]]:
@@ -82,6 +83,42 @@ def test_best_version_of_equals_is_the_newest() -> None:
 def test_best_version_without_a_wanted_template() -> None:
     found = best_versions([one(1, "A", template_id=None), one(2, "B")], None, None)
     assert {name: best.id for name, best in found.items()} == {"A": 1, "B": 2}
+
+
+LIKE = {"properties": {"of": "a-1"}, "physical": Physical("b-1")}
+OTHER = {"properties": {"of": "a-2"}, "physical": Physical("b-2")}
+
+
+def kept(first: dict[str, object], second: dict[str, object], **a: object) -> int:
+    """Which version of B is kept: 8, or 9. It refers to A, of which there is one."""
+    required = {"id_": 1, "name": "A", "physical": Physical("a-1"), **a}
+    existing = [one(**required), one(8, "B", **first), one(9, "B", **second)]  # type: ignore[arg-type]
+    definitions = {
+        "B": Definition("fake", {"of": {"get_resource": "A"}}, ("A",)),
+        "A": Definition("fake"),
+    }
+    return best_versions(existing, 3, 2, definitions, alike=[1])["B"].id
+
+
+def test_the_version_that_has_what_is_wanted_is_kept_whichever_template_made_it() -> None:
+    assert kept(LIKE, OTHER | {"template_id": 2}) == 8
+    assert kept(LIKE, OTHER | {"template_id": 3}) == 8
+    assert kept(LIKE, LIKE) == 9
+    assert kept(LIKE | {"type": "other"}, OTHER) == 9
+    assert kept(LIKE | {"physical": None}, OTHER) == 9
+
+
+def test_a_failed_version_that_has_what_is_wanted_is_not_better_than_a_healthy_one() -> None:
+    assert kept(LIKE | {"status": Status.FAILED}, OTHER) == 9
+
+
+@pytest.mark.parametrize("a", [{"properties": {"size": 1}}, {"status": Status.FAILED}])
+def test_where_what_it_refers_to_will_change_the_template_counts_first(
+    a: dict[str, object],
+) -> None:
+    assert kept(LIKE, OTHER | {"template_id": 3}, **a) == 9
+    assert kept(LIKE, OTHER | {"template_id": 1}, **a) == 9
+    assert kept(LIKE, OTHER | {"template_id": 2}, **a) == 8
 
 
 def test_what_is_being_deleted_is_never_kept() -> None:

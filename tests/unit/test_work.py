@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from converge.model import Action, Definition, Kind, OnFailure, State, Status, TraversalStatus
+from converge.model import Action, Definition, Kind, OnFailure, State, Status, TraversalStatus, same
 from converge.resource_type import Property, ResourceType, RetryPolicy
 from converge.store.resources import Input, ResourceRow
 from converge.store.sync_points import SyncPointRow
@@ -18,7 +18,6 @@ from converge.work import (
     decide,
     dump_definition,
     load_definition,
-    same,
 )
 
 
