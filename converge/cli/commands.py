@@ -358,7 +358,7 @@ def graph(arguments: Namespace) -> int:
     how = arguments.format or ENDINGS.get(Path(output or "").suffix.lower(), "text")
     statuses: Mapping[str, str] = {}
     path = Path(what)
-    if path.suffix.lower() in _TEMPLATE_ENDINGS or (path.exists() and not path.is_dir()):
+    if path.suffix.lower() in _TEMPLATE_ENDINGS or _is_file(path):
         from converge.template import Template
 
         title, edges = path.stem, Template.load(path, for_drawing=True).graph()
@@ -370,6 +370,14 @@ def graph(arguments: Namespace) -> int:
     else:
         write_file(output, text)
     return EXIT_COMPLETE
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.exists() and not path.is_dir()
+    except (OSError, ValueError):
+        # the name of a stack may be longer than that of any file
+        return False
 
 
 def _stack_graph(arguments: Namespace) -> tuple[str, Graph[str], Mapping[str, str]]:

@@ -115,6 +115,8 @@ def _dot(text: str) -> str:
 
 _MERMAID = {character: f"#{ord(character)};" for character in '"#&<>`\\;%{}[]()|*_~'}
 _MERMAID_TABLE = str.maketrans(_MERMAID)
+# what could begin a directive, or end the comment, the HTML or the Markdown that it is in
+_MERMAID_COMMENT = str.maketrans({one: _MERMAID[one] for one in '"#&<>`\\;%{}'})
 
 
 def draw_mermaid(graph: Graph[str], title: str, statuses: Mapping[str, str]) -> str:
@@ -122,7 +124,7 @@ def draw_mermaid(graph: Graph[str], title: str, statuses: Mapping[str, str]) -> 
     number = {node: f"n{count}" for count, node in enumerate(graph, start=1)}
     lines = ["flowchart RL"]
     if title:
-        lines.append(f"  %% {escape(title)}".replace("{", "(").replace("}", ")"))
+        lines.append(f"  %% {escape(title).translate(_MERMAID_COMMENT)}")
     for node in graph:
         label = escape(node).translate(_MERMAID_TABLE)
         status = statuses.get(node, "")

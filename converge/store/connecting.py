@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy import exc as sa_exceptions
@@ -316,6 +318,8 @@ class Trust:
         self.breaks = 0
         self._since = 0.0
         self._path = sqlite_path(engine.url)
+        # a URI may say that there must be a file
+        self._makes = engine.dialect.name == "sqlite" and "mode" not in engine.url.query
         pool: Any = engine.pool
         pool._pre_ping = False
         event.listen(engine, "do_connect", self._connecting)
@@ -330,9 +334,11 @@ class Trust:
         # not dispose(): who waits for a connection of a pool that is disposed waits on
         self._since = time.monotonic()
 
-    def _connecting(self, *arguments: object) -> None:
+    def _connecting(self, dialect: object, record: object, words: Any, named: object) -> None:
         if self.reached and self._path is not None and self._identify_file() is None:
             raise sqlite3.OperationalError("unable to open database file: it was removed")
+        if self._makes:
+            _make_private(words[0])
 
     def _connected(self, connection: Any, record: Any) -> None:
         record.info["made"] = time.monotonic()
@@ -366,6 +372,22 @@ class Trust:
         except OSError:
             return None
         return found.st_dev, found.st_ino
+
+
+_making = threading.Lock()
+
+
+def _make_private(name: str) -> None:
+    """Make the file of an SQLite database, if there is none, so that only its owner reads and
+    writes it: there are secrets in it. SQLite gives the files beside it the same mode."""
+    if name.startswith("file:"):
+        name = unquote(urlsplit(name).path)
+    # a link may lead to where nothing is yet
+    path = os.path.realpath(name)
+    # who closes a file gives up all locks of this process on it, those of SQLite included
+    with _making, suppress(OSError):
+        # whatever is in the way, SQLite says so
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def sqlite_path(url: URL) -> str | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+import converge
+from converge.cli import main
 from converge.cli.drawing import draw, levels
 from converge.graph import Graph
 
@@ -85,6 +88,15 @@ def test_mermaid_labels_cannot_be_left() -> None:
     assert all(re.fullmatch(r'  n\d+\["[^"<>&`\\\n]+"\]', line) for line in labels)
 
 
+@pytest.mark.parametrize(
+    "title", [*HOSTILE, "%%{init: {'a': 1}}%%", "</pre><script>", "a\u2028b\rc\n"]
+)
+def test_a_title_cannot_leave_its_comment_in_mermaid(title: str) -> None:
+    first, second, *_ = draw(EXAMPLE, "mermaid", title=title).split("\n")
+    assert first == "flowchart RL"
+    assert re.fullmatch(r"  %% ([^<>&`\\%{}\"\r\u2028]|\w)*", second)
+
+
 def test_svg_has_every_node_and_edge_as_xml() -> None:
     root = ElementTree.fromstring(draw(EXAMPLE, "svg", title="<shop>", statuses={"A": "FAILED"}))
     assert root.findtext(f"{SVG}title") == "<shop>"
@@ -143,3 +155,15 @@ def test_deep_chains_with_long_edges_work(how: str) -> None:
     edges = [(f"n{i}", f"n{i - 1}") for i in range(1, 3000)]
     edges += [("n2999", f"n{i}") for i in range(0, 2990, 10)]
     assert "n2999" in draw(Graph(edges), how)
+
+
+@pytest.mark.parametrize("how", FORMATS)
+def test_a_stack_whose_name_is_too_long_for_a_file_can_be_drawn(
+    how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, url = "é" * 200, f"sqlite:///{tmp_path}/a.db"
+    store = converge.connect(url, create_schema=True)
+    store.create_stack(name, converge.Template.parse("resources: {vm: {type: none}}"))
+    store.close()
+    assert main(["--db", url, "graph", name, "--format", how]) == 0
+    assert "vm" in capsys.readouterr().out
