@@ -18,6 +18,19 @@ STARS = "***"
 SEEN = frozenset(
     [
         "charset",
+        "username",
+        "service",
+        "passfile",
+        "sslkey",
+        "sslcert",
+        "sslrootcert",
+        "ssl_key",
+        "ssl_cert",
+        "ssl_ca",
+        "ssl_keyfile",
+        "ssl_certfile",
+        "ssl_ca_certs",
+        "read_default_file",
         "connect_timeout",
         "read_timeout",
         "write_timeout",
@@ -137,20 +150,40 @@ def hide_in(error: BaseException) -> None:
 
 
 def learn_options(options: Iterable[tuple[str, str]], seen: Iterable[str | None]) -> None:
-    """Hide from now on what may be secret among a URL's options.
+    """Hide from now on what is secret among a URL's options.
 
     :param seen: what is shown of the same URL.
     """
     options = list(options)
-    learn((value for name, value in options if name.lower() not in SEEN), seen)
-    if any(name.lower() in _NAMED for name, _ in options):
+    secret = [value for name, value in options if is_secret(name)]
+    if secret:
         # what was not encoded in a secret looks like more options
-        learn(name for name, _ in options if name.lower() not in SEEN | _NAMED)
+        others = (one for one in options if one[0].lower() not in SEEN and not is_secret(one[0]))
+        secret += [part for one in others for part in one if len(part) >= _SHORT]
+    learn(secret, seen)
+
+
+def learn_words(words: Iterable[str]) -> None:
+    """Hide from now on what may be a secret in the words of a command: a URL may be in the wrong
+    place, or written so that nobody takes it for one."""
+    for word in words:
+        before, _, after = word.rpartition("@")
+        scheme, _, rest = before.partition("://")
+        parts = (rest or scheme).split(":")
+        # a password may have colons itself
+        found = [":".join(parts[count:]) for count in range(1, len(parts))]
+        learn(found, [scheme, parts[0], *re.split("[:/?]", after)])
+        if not before and "://" in word:
+            # what is no port may be a password without its host
+            place = re.split("[/?]", word.partition("://")[2])[0]
+            learn(one for one in place.split(":")[1:] if not one.isdigit())
+        options = re.split("[?&]", word)[1:]
+        learn(one.partition("=")[2] for one in options if is_secret(one))
 
 
 def is_secret(option: str) -> bool:
     """Whether an option of a URL, ``NAME=VALUE``, is one whose value is known to be a secret."""
-    return option.partition("=")[0].lower() in _NAMED
+    return _SECRET.search(option.partition("=")[0]) is not None
 
 
 def show_place(text: object) -> str:
@@ -169,7 +202,7 @@ def show_options(options: Iterable[tuple[str, str]]) -> str:
     for name, value in options:
         if name.lower() in SEEN and "@" not in value:
             shown.append(f"{name}={value}")
-        elif name.isidentifier() and name.lower() in _NAMED:
+        elif name.lower() in _NAMED:
             shown.append(f"{name}={STARS}")
         else:
             # what was not encoded in a secret may look like another option
@@ -177,27 +210,9 @@ def show_options(options: Iterable[tuple[str, str]]) -> str:
     return "?" + "&".join(shown) if shown else ""
 
 
-#: Options whose names say what is not shown.
+#: Options whose names are shown, and not their values.
 _NAMED = frozenset(
-    [
-        "password",
-        "passwd",
-        "sslpassword",
-        "options",
-        "passfile",
-        "service",
-        "sslkey",
-        "sslcert",
-        "sslrootcert",
-        "ssl_key",
-        "ssl_cert",
-        "ssl_ca",
-        "ssl_key_password",
-        "read_default_file",
-        "username",
-        "ssl_keyfile",
-        "ssl_certfile",
-        "ssl_ca_certs",
-        "ssl_password",
-    ]
+    ["password", "passwd", "sslpassword", "ssl_password", "ssl_key_password", "options"]
 )
+# also what is mistyped, or of a driver that is not known here
+_SECRET = re.compile("pass?w|pwd|secret|token|^options$", re.IGNORECASE)

