@@ -13,6 +13,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, TypeVar
 from weakref import WeakSet, finalize
 
@@ -91,11 +92,12 @@ class RowLeases(Leases):
     queue behind the work, however much of it there is.
 
     :param role: what their holder does.
+    :ivar database: over that connection.
     """
 
     def __init__(self, database: Database, seconds: float, role: str = engines.ENGINE) -> None:
         super().__init__(seconds)
-        self._database = database.separate()
+        self.database = database.separate()
         self._role = role
 
     def register(self, mark: int) -> int:
@@ -107,7 +109,7 @@ class RowLeases(Leases):
                 tx, host, pid, self.process, self.seconds, self._role, mark=mark
             )
 
-        return self._database.transact(
+        return self.database.transact(
             register,
             Commit.REGISTER,
             # one that nobody knows of does nothing, and its lease runs out
@@ -115,7 +117,7 @@ class RowLeases(Leases):
         )
 
     def prolong(self, id_: int, mark: int) -> bool:
-        return self._database.transact(
+        return self.database.transact(
             lambda tx: engines.renew_lease(tx, id_, mark),
             Commit.RENEW,
             happened=repeatable,
@@ -123,14 +125,14 @@ class RowLeases(Leases):
         )
 
     def leave(self, id_: int, mark: int) -> None:
-        self._database.transact(
+        self.database.transact(
             lambda tx: engines.end_engine(tx, id_, engines.STOPPED, mark=mark),
             Commit.LEAVE,
             happened=repeatable,
         )
 
     def close(self) -> None:
-        self._database.close()
+        self.database.close()
 
 
 class Lease:
@@ -229,12 +231,13 @@ class LeaseOver(ConvergeError):
     """The lease of who wants to hold something is over: others would take it away at once."""
 
 
-def check_lease(tx: Transaction, id_: int) -> None:
+def check_lease(tx: Transaction, id_: int, mark: int | None = None) -> None:
     """Whether one who is about to hold something has a lease.
 
+    :param mark: of the lease: its id can be another's by now.
     :raises LeaseOver: not any more.
     """
-    if not engines.is_alive(tx, id_):
+    if not engines.is_alive(tx, id_, mark):
         raise LeaseOver(f"the lease of {id_} is over")
 
 
@@ -246,10 +249,15 @@ class Owner:
     from this one.
 
     :param make_leases: gives where leases of this process are written.
+    :param after: what else is to be done after each renewal of a lease. It must not refer to
+        this owner: one that nobody has any more is to go.
     """
 
-    def __init__(self, make_leases: Callable[[], Leases]) -> None:
+    def __init__(
+        self, make_leases: Callable[[], Leases], after: Callable[[Lease], object] = lambda _: None
+    ) -> None:
         self._make_leases = make_leases
+        self._after = after
         self._begin()
         _OWNERS.add(self)
 
@@ -277,7 +285,7 @@ class Owner:
             if self._lease is None or not self._lease.check():
                 lease = self._lease = Lease(self._leases)
                 self._threads = []
-                self._run(lease.keep)
+                self._run(partial(lease.keep, partial(self._after, lease)))
                 # its threads know the lease only; an owner that nobody has any more ends them
                 finalize(self, lease.end)
             return self._lease
@@ -307,10 +315,14 @@ class Owner:
 
         :raises StoreError: each new lease is over before it can be used.
         """
+        return self.attempt_lease(lambda lease: function(lease.id))
+
+    def attempt_lease(self, function: Callable[[Lease], T]) -> T:
+        """As :meth:`attempt`, for a function that is given the lease."""
         for _ in range(_ATTEMPTS):
             lease = self.current_lease()
             try:
-                return function(lease.id)
+                return function(lease)
             except LeaseOver:
                 lease.lose()
         raise StoreError(
@@ -357,8 +369,10 @@ class RowOwner(Owner):
     :param seconds: how long the lease lasts without being renewed.
     """
 
-    def __init__(self, database: Database, seconds: float) -> None:
-        super().__init__(lambda: RowLeases(database, seconds, engines.JOURNAL))
+    def __init__(
+        self, database: Database, seconds: float, after: Callable[[Lease], object] = lambda _: None
+    ) -> None:
+        super().__init__(lambda: RowLeases(database, seconds, engines.JOURNAL), after)
 
 
 _OWNERS: WeakSet[Owner] = WeakSet()

@@ -5,7 +5,7 @@ ever fired at it are its history. The action of a move is called when the move i
 and if the process dies, by whoever sweeps; what it has done is in its journal.
 """
 
-from converge.machine.actions import Action
+from converge.machine.action import Action
 from converge.machine.definition import Definition, State, Transition
 from converge.machine.instances import Instance, Instances, list_machines
 from converge.machine.machine import Machine

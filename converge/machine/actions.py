@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
-import uuid
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import InitVar, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from converge.errors import ConvergeError, StaleLock, StoreError, comes_from
 from converge.journal import Scope, held_scope
-from converge.journal.scope import KEYS
 from converge.journal.values import loads
-from converge.journaled import Journaled
-from converge.lease import LOOK, RowOwner, check_lease, now
+from converge.lease import LOOK, Lease, RowLeases, RowOwner, check_lease, now
+from converge.machine.action import Action, action_id, scope_name
 from converge.machine.definition import Definition
-from converge.machine.moving import Held, Move
+from converge.machine.moving import Held, Move, Taker
+from converge.model import make_mark
 from converge.plain import check_over
 from converge.points import Commit
 from converge.store import moves, scopes
@@ -28,60 +28,14 @@ from converge.store.moves import MoveRow
 if TYPE_CHECKING:
     from converge.store.database import HostTransaction
 
+T = TypeVar("T")
+
 LOG = logging.getLogger(__name__)
 
 #: Seconds before an action is called again that an error of the database went through.
 HAND_BACK = 1.0
 #: After so many deaths of processes that had taken it, an action is called after all others.
 CAREFUL = 2
-
-
-@dataclass(slots=True)
-class Action(Journaled):
-    """What the action of a move is given.
-
-    :ivar payload: of the event.
-    :ivar payloads: the last payload of each event up to this one.
-    :ivar attempt: which attempt this is, from 1.
-    :ivar id: of this action and no other, the same at each attempt; to hand to the outside.
-    """
-
-    no_journal: ClassVar[str] = "this is the action of no machine, and has no journal"
-
-    machine: str
-    key: str
-    event: str
-    source: str
-    target: str
-    payload: Any = None
-    payloads: Mapping[str, Any] = field(default_factory=dict)
-    attempt: int = 1
-    id: str = ""
-    open_journal: InitVar[Callable[[], Scope] | None] = None
-    _lost: Callable[[], threading.Event] = field(default=threading.Event, repr=False)
-    _cancelled: threading.Event | None = field(default=None, init=False, repr=False)
-    _over: Callable[[HostTransaction], None] | None = field(default=None, repr=False)
-
-    def __post_init__(self, open_journal: Callable[[], Scope] | None) -> None:
-        Journaled.__init__(self, open_journal)
-
-    @property
-    def cancelled(self) -> threading.Event:
-        """Set when the action should give up, as another process will call it: this one is about
-        to lose its lease, or has closed the machine."""
-        # most actions never look
-        if self._cancelled is None:
-            self._cancelled = self._lost()
-        return self._cancelled
-
-    def done(self, transaction: HostTransaction) -> None:
-        """Record in the caller's transaction that the action is over: beside its effect there,
-        which then happens exactly once.
-
-        :raises StaleLock: the action is no longer this process's; roll back.
-        """
-        if self._over is not None:
-            self._over(transaction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +64,18 @@ class Actions:
         self._definition = definition
         self._name = definition.name
         self._look = lease * LOOK
-        self.owner = RowOwner(database, lease)
+        # with the marks that some are being taken with, and the locks of those that are taken
+        self._taking: set[int] = set()
+        self._in_hand: set[moves.Lock] = set()
+        # whoever renews the lease must not keep this from going
+        this = weakref.ref(self)
+
+        def after(lease: Lease) -> None:
+            actions = this()
+            if actions is not None:
+                actions.reconcile(lease)
+
+        self.owner = RowOwner(database, lease, after)
         self._closing = threading.Event()
         # what the database did not answer to when it was let go of
         self._left: list[moves.Lock] = []
@@ -128,19 +93,63 @@ class Actions:
             # whoever fires after that is not interrupted
             self._closing = threading.Event()
 
-    def settle(self) -> None:
+    def settle(self, database: Database | None = None) -> None:
         """Let go of what could not be let go of earlier: nobody has died of it.
 
+        :param database: over another connection.
         :raises StoreError: it cannot be now, either.
         """
         left, self._left = self._left, []
         if not left:
             return
         try:
-            self._release(left)
+            self._release(left, database)
         except BaseException:
             self._left += left
             raise
+
+    def take(self, function: Callable[[Taker], T], taken: Callable[[], Sequence[Held]]) -> T:
+        """Take actions.
+
+        :param function: takes some in a transaction.
+        :param taken: which, as soon as that is committed.
+        """
+
+        def take(lease: Lease) -> T:
+            mark = make_mark()
+            self._taking.add(mark)
+            try:
+                result = function(Taker(lease.id, lease.mark, mark))
+                # before the mark goes: somebody may compare at this moment
+                self._in_hand.update(one.lock for one in taken())
+                return result
+            finally:
+                self._taking.discard(mark)
+
+        return self.owner.attempt_lease(take)
+
+    def reconcile(self, lease: Lease) -> None:
+        """Let go of actions that a lease holds, and that this process has not in hand.
+
+        Such ones are left by a commit whose reply was lost, by an outage in which they could not
+        be let go of, and by a database that has forgotten its last seconds.
+        """
+        leases = lease.leases
+        assert isinstance(leases, RowLeases)
+        # the connection of the lease: this must not wait for the work
+        database = leases.database
+        try:
+            self.settle(database)
+            # the rows first: what is taken or ends meanwhile is then seen to be so
+            held = database.read(lambda tx: moves.list_held(tx, lease.id))
+            unknown = [
+                one for one in held if one[-1] not in self._taking and one not in self._in_hand
+            ]
+            if unknown:
+                self._release(unknown, database)
+                LOG.warning("machine %s let go of %s actions", self._name, len(unknown))
+        except ConvergeError as error:
+            LOG.warning("machine %s: %s; compared after the next renewal", self._name, error)
 
     def claim(self, limit: int) -> tuple[int, list[Held]]:
         """Take actions that are due and that nobody is at, at most so many: of those on which
@@ -148,14 +157,18 @@ class Actions:
 
         :returns: how many were taken, and those of them that are to be called.
         """
-        return self.owner.attempt(lambda owner: self._claim(owner, limit))
+        held: list[Held] = []
+        taken = self.take(lambda taker: self._claim(taker, limit, held), lambda: held)
+        return taken, held
 
-    def _claim(self, owner: int, limit: int) -> tuple[int, list[Held]]:
+    def _claim(self, taker: Taker, limit: int, held: list[Held]) -> int:
+        """:param held: where to put those that are to be called."""
         versions = self._definition.versions
+        owner, mark = taker.id, taker.mark
 
         def claim(tx: Transaction) -> list[MoveRow]:
-            check_lease(tx, owner)
-            return moves.claim_actions(tx, self._name, versions, owner, limit, CAREFUL)
+            check_lease(tx, owner, taker.lease)
+            return moves.claim_actions(tx, self._name, versions, owner, limit, CAREFUL, mark)
 
         try:
             rows = self._database.transact(
@@ -163,12 +176,12 @@ class Actions:
                 Commit.ACTION_CLAIM,
                 happened=lambda tx, rows: bool(rows) and _is_taken(tx, rows[0], owner),
             )
-            held = [one for row in rows if (one := self._hold(row, owner)) is not None]
+            held += [one for row in rows if (one := self._hold(row, owner)) is not None]
         except BaseException:
             # some may be held, and nobody knows which
             self.owner.give_up(owner)
             raise
-        return len(rows), held
+        return len(rows)
 
     def _hold(self, row: MoveRow, owner: int) -> Held | None:
         """An action that was taken; None if it is not to be called."""
@@ -192,11 +205,14 @@ class Actions:
             payloads=row.payloads,
             attempts=row.attempts,
             transition=transition,
+            token=row.token,
+            mark=row.mark,
         )
 
     def _refuse(self, row: MoveRow, owner: int, reason: str) -> None:
         LOG.error("machine %s, %s: action of %s: %s", self._name, row.key, row.event, reason)
-        hold = _Hold(row.key, (row.instance_id, row.number, owner, row.epoch))
+        lock = (row.instance_id, row.number, owner, row.epoch, row.mark)
+        hold = _Hold(row.key, lock, row.token)
         self._end(hold, "FAILED", reason=reason)
 
     def release(self, held: Sequence[Held]) -> None:
@@ -204,6 +220,7 @@ class Actions:
         if not held:
             return
         locks = [one.lock for one in held]
+        self._in_hand.difference_update(locks)
         try:
             self._release(locks)
         except ConvergeError as error:
@@ -212,8 +229,8 @@ class Actions:
                 LOG.warning("machine %s: %s; lease %s is given up", self._name, error, owner)
                 self.owner.give_up(owner)
 
-    def _release(self, locks: Sequence[moves.Lock]) -> None:
-        self._database.transact(
+    def _release(self, locks: Sequence[moves.Lock], database: Database | None = None) -> None:
+        (database or self._database).transact(
             lambda tx: moves.release_actions(tx, locks), Commit.ACTION, happened=repeatable
         )
 
@@ -222,7 +239,7 @@ class Actions:
 
         :raises StoreError: that could not be noted.
         """
-        hold = _Hold(held.key, held.lock)
+        hold = _Hold(held.key, held.lock, held.token)
         closing = self._closing
         if not self.owner.holds(held.owner):
             return Called("PENDING", StaleLock("the lease was lost"), "the lease was lost")
@@ -241,7 +258,7 @@ class Actions:
             payload=held.payload,
             payloads=loads(held.payloads),
             attempt=held.attempts + 1,
-            id=action_id(self._name, held.key, held.instance_id, held.number),
+            id=action_id(self._name, held.key, held.instance_id, held.number, held.token),
             open_journal=lambda: self._open(hold, closing),
             _lost=lambda: self.owner.lost(held.owner),
             _over=lambda transaction: ends.append(self._end_in(hold, transaction, spent())),
@@ -319,9 +336,12 @@ class Actions:
                 note(one, called)
                 if called.claimed:
                     claimed.append(one)
+                else:
+                    self._in_hand.discard(one.lock)
             for one in self.check(claimed):
                 error = ConvergeError("the transaction of its done() was rolled back")
                 note(one, self.fail(one, error))
+            self._in_hand.difference_update(one.lock for one in claimed)
             claimed.clear()
         finally:
             # what was not called, or may not be over, is to be let go of
@@ -345,7 +365,7 @@ class Actions:
         wait = held.transition.retry.wait(held.attempts + 1, error)
         status = "FAILED" if wait is None else "PENDING"
         reason = _reason(error)
-        self._end(_Hold(held.key, held.lock), status, wait=wait, reason=reason)
+        self._end(_Hold(held.key, held.lock, held.token), status, wait=wait, reason=reason)
         return Called(status, error, reason)
 
     def _open(self, hold: _Hold, closing: threading.Event) -> Scope:
@@ -474,26 +494,17 @@ class _Hold:
 
     key: str
     lock: moves.Lock
+    token: str
 
     def scope(self, machine: str) -> str:
         instance_id, number, *_ = self.lock
-        return scope_name(machine, self.key, instance_id, number)
+        return scope_name(machine, self.key, instance_id, number, self.token)
 
 
 def _is_taken(tx: Transaction, row: MoveRow, owner: int) -> bool:
     found = moves.get_move(tx, row.instance_id, row.number)
-    return found is not None and (found.engine_id, found.epoch) == (owner, row.epoch)
-
-
-def action_id(machine: str, key: str, instance_id: int, number: int) -> str:
-    """The id of an action: a UUID (version 5, RFC 9562)."""
-    # no name has a line break
-    return str(uuid.uuid5(KEYS, f"{machine}\n{key}\n{instance_id}\n{number}"))
-
-
-def scope_name(machine: str, key: str, instance_id: int, number: int) -> str:
-    """The name of the journal's scope of an action."""
-    return f"action {action_id(machine, key, instance_id, number)}"
+    taken = (owner, row.epoch, row.mark)
+    return found is not None and (found.engine_id, found.epoch, found.mark) == taken
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from converge.errors import BadInput, NotFound, StaleLock
 from converge.journal.backend import StepStatus
 from converge.journal.values import loads
-from converge.machine.actions import scope_name
+from converge.machine.action import scope_name
 from converge.machine.moving import BATCH, Move
 from converge.model import check_age, check_name
 from converge.points import Commit
@@ -103,15 +103,15 @@ class Instances:
         :raises NotFound: one of the instances is not there; then nothing is done.
         """
 
-        def again(tx: Transaction) -> list[tuple[int, int]]:
+        def again(tx: Transaction) -> list[moves.Key]:
             by_id = {row.id: key for key, row in self._lock(tx, keys).items()}
             failed = moves.retry_actions(tx, list(by_id))
-            names = [scope_name(self.name, by_id[one], one, number) for one, number in failed]
+            names = [scope_name(self.name, by_id[one[0]], *one) for one in failed]
             scopes.delete_failed(tx, scopes.find_scopes(tx, names), StepStatus.FAILED)
             return failed
 
-        def done(tx: Transaction, failed: list[tuple[int, int]]) -> bool:
-            return not moves.list_failed_of(tx, [one for one, _ in failed])
+        def done(tx: Transaction, failed: list[moves.Key]) -> bool:
+            return not moves.list_failed_of(tx, [one for one, *_ in failed])
 
         return len(self._run(None, again, Commit.ACTION, done))
 
@@ -127,7 +127,7 @@ class Instances:
             found = machines.lock_instances(tx, self.name, keys)
             by_id = {row.id: row.key for row in found.values()}
             begun = moves.list_begun(tx, list(by_id))
-            names = [scope_name(self.name, by_id[one], one, number) for one, number in begun]
+            names = [scope_name(self.name, by_id[one[0]], *one) for one in begun]
             scopes.delete_scopes(tx, scopes.find_scopes(tx, names))
             machines.delete_instances(tx, list(by_id))
             return list(by_id)

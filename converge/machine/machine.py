@@ -12,7 +12,7 @@ from converge.machine.actions import Actions
 from converge.machine.definition import Definition
 from converge.machine.drawing import draw
 from converge.machine.instances import Instance, Instances
-from converge.machine.moving import BATCH, Event, Fired, Held, Move, Mover, is_committed
+from converge.machine.moving import BATCH, Event, Fired, Held, Move, Mover, Taker, is_committed
 from converge.machine.sweeping import SWEEP, Sweeper
 from converge.model import check_name, check_seconds
 from converge.points import Commit
@@ -163,12 +163,13 @@ class Machine(Instances):
             for start in range(0, len(given), BATCH):
                 part = given[start : start + BATCH]
 
-                def fire(owner: int | None, part: Sequence[Event] = part) -> None:
-                    fired = self._fire_part(part, results, held, create, transaction, owner)
+                def fire(taker: Taker | None, part: Sequence[Event] = part) -> None:
+                    fired = self._fire_part(part, results, held, create, transaction, taker)
                     results.extend(fired.results)
 
                 if calls:
-                    self._actions.owner.attempt(fire)
+                    before = len(held)
+                    self._actions.take(fire, lambda before=before: held[before:])  # type: ignore[misc]
                 else:
                     fire(None)
             if self._actions.put_off(held):
@@ -189,7 +190,7 @@ class Machine(Instances):
         held: list[Held],
         create: bool,
         transaction: HostTransaction | None,
-        owner: int | None,
+        taker: Taker | None,
     ) -> Fired:
         """Fire a batch of events.
 
@@ -199,7 +200,7 @@ class Machine(Instances):
         before = len(held)
 
         def write(tx: Transaction) -> Fired:
-            fired = self._mover.fire(tx, part, create=create, owner=owner)
+            fired = self._mover.fire(tx, part, create=create, taker=taker)
             # known also if this is interrupted right after the commit
             held[before:] = [replace(one, index=len(results) + one.index) for one in fired.held]
             return fired

@@ -82,6 +82,8 @@ class Held:
 
     :ivar index: of which result.
     :ivar payloads: as a text of JSON.
+    :ivar token: of the transaction that made the move: a random text.
+    :ivar mark: a random number of who took it.
     """
 
     instance_id: int
@@ -96,12 +98,28 @@ class Held:
     payloads: str
     attempts: int
     transition: Transition
+    token: str
+    mark: int
     index: int = 0
 
     @property
-    def lock(self) -> tuple[int, int, int, int]:
-        """Instance, number, owner and epoch."""
-        return self.instance_id, self.number, self.owner, self.epoch
+    def lock(self) -> moves.Lock:
+        """Instance, number, owner, epoch and mark."""
+        return self.instance_id, self.number, self.owner, self.epoch, self.mark
+
+
+@dataclass(frozen=True, slots=True)
+class Taker:
+    """Who takes actions, once.
+
+    :ivar id: of its lease.
+    :ivar lease: the mark of that.
+    :ivar mark: what it takes them with: a random number.
+    """
+
+    id: int
+    lease: int
+    mark: int
 
 
 @dataclass(slots=True)
@@ -156,12 +174,12 @@ class Mover:
         )
 
     def fire(
-        self, tx: Transaction, events: Sequence[Event], *, create: bool, owner: int | None
+        self, tx: Transaction, events: Sequence[Event], *, create: bool, taker: Taker | None
     ) -> Fired:
         """Fire events; those of one instance in their order.
 
         :param create: insert instances that are not there.
-        :param owner: who will call the actions; None: whoever takes them.
+        :param taker: who will call the actions; None: whoever takes them.
         :raises LeaseOver: it has no lease any more.
         """
         rows = machines.lock_instances(tx, self.name, (event.key for event in events))
@@ -169,7 +187,7 @@ class Mover:
         if missing and create:
             self.insert(tx, missing, pass_over=True)
             rows |= machines.lock_instances(tx, self.name, missing)
-        return self._fire(tx, events, rows, owner)
+        return self._fire(tx, events, rows, taker)
 
     def time_out(self, tx: Transaction) -> Fired:
         """Fire timeouts that have passed. Their actions are for whoever takes them."""
@@ -225,7 +243,7 @@ class Mover:
         tx: Transaction,
         events: Sequence[Event],
         rows: Mapping[str, InstanceRow],
-        owner: int | None,
+        taker: Taker | None,
     ) -> Fired:
         found: dict[int, Move | Exception] = {}
         fired = Fired([], token=uuid.uuid4().hex)
@@ -239,7 +257,7 @@ class Mover:
                     later.append((index, event))
                 else:
                     now[event.key] = (index, event)
-            self._round(tx, list(now.values()), rows, owner, fired, found)
+            self._round(tx, list(now.values()), rows, taker, fired, found)
             todo = later
         fired.results = [found[index] for index in range(len(events))]
         return fired
@@ -249,7 +267,7 @@ class Mover:
         tx: Transaction,
         events: Sequence[tuple[int, Event]],
         rows: Mapping[str, InstanceRow],
-        owner: int | None,
+        taker: Taker | None,
         fired: Fired,
         found: dict[int, Move | Exception],
     ) -> None:
@@ -289,13 +307,17 @@ class Mover:
                 row.key, row.epoch, event.name, source, transition.target, event.payload, status
             )
             fired.made = (row.id, row.epoch)
-            if transition.action is not None and owner is not None:
-                held.append(_hold(row, event, source, transition, owner, index))
-        if held:
-            check_lease(tx, held[0].owner)
+            if transition.action is not None and taker is not None:
+                held.append(_hold(row, event, source, transition, taker, fired.token, index))
+        if held and taker is not None:
+            check_lease(tx, taker.id, taker.lease)
         fired.held += held
         machines.move_instances(tx, updates, self.definition.version)
-        moves.insert_moves(tx, self.name, self.definition.version, fired.token, made, owner)
+        version = self.definition.version
+        if taker is None:
+            moves.insert_moves(tx, self.name, version, fired.token, made, None)
+        else:
+            moves.insert_moves(tx, self.name, version, fired.token, made, taker.id, taker.mark)
 
     def _update(self, row: InstanceRow, state: str, payloads: str) -> dict[str, Any]:
         return {
@@ -352,14 +374,20 @@ class Mover:
 
 
 def _hold(
-    row: InstanceRow, event: Event, source: str, transition: Transition, owner: int, index: int
+    row: InstanceRow,
+    event: Event,
+    source: str,
+    transition: Transition,
+    taker: Taker,
+    token: str,
+    index: int,
 ) -> Held:
     return Held(
         instance_id=row.id,
         key=row.key,
         number=row.epoch,
         epoch=1,
-        owner=owner,
+        owner=taker.id,
         event=event.name,
         source=source,
         target=transition.target,
@@ -367,5 +395,7 @@ def _hold(
         payloads=row.payloads,
         attempts=0,
         transition=transition,
+        token=token,
+        mark=taker.mark,
         index=index,
     )

@@ -162,9 +162,23 @@ _IS_ALIVE = Prepared(
 )
 
 
-def is_alive(tx: Transaction, engine_id: int) -> bool:
-    """Whether an engine has a lease."""
-    return bool(_IS_ALIVE.execute(tx, {"id": engine_id}).scalar())
+_IS_MINE = Prepared(
+    lambda now, dialect: select(
+        _lives(now, bindparam("id", type_=engine.c.id.type))
+        .where(engine.c.mark == bindparam("mark", type_=engine.c.mark.type))
+        .exists()
+    )
+)
+
+
+def is_alive(tx: Transaction, engine_id: int, mark: int | None = None) -> bool:
+    """Whether an engine has a lease.
+
+    :param mark: that it must have.
+    """
+    if mark is None:
+        return bool(_IS_ALIVE.execute(tx, {"id": engine_id}).scalar())
+    return bool(_IS_MINE.execute(tx, {"id": engine_id, "mark": mark}).scalar())
 
 
 def find_living(tx: Transaction, ids: Iterable[int | None]) -> set[int]:

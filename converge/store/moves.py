@@ -33,6 +33,9 @@ from converge.store.types import ID, text
 #: When the action is tried again of a move whose action FAILED: it stays in the index of those
 #: that are not over, for a person to find.
 NEVER = 1e15
+#: What is taken off the time of a move whose action is no retry: it is due at once, whatever the
+#: clock says, which may go back; and the one made first comes first.
+AT_ONCE = 1e10
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class MoveRow:
     :ivar engine_id: who has taken the action; it may be dead.
     :ivar epoch: how often the action was taken.
     :ivar deaths: of how many processes that had taken it.
+    :ivar token: of the transaction that made it: a random text.
+    :ivar mark: a random number of who took the action last.
     """
 
     instance_id: int
@@ -62,20 +67,22 @@ class MoveRow:
     deaths: int
     version: int
     reason: str | None
+    token: str
+    mark: int
 
 
 _GIVEN = ("instance_id", "number", "event", "source", "target", "payload", "payloads", "status")
 _INSERT = InsertMany(
     move,
     {
-        **{name: move.c[name].type for name in (*_GIVEN, "engine_id", "epoch")},
+        **{name: move.c[name].type for name in (*_GIVEN, "engine_id", "epoch", "mark")},
         "delay": Double(),
     },
     lambda row, now: {
         **{name: value for name, value in row.items() if name != "delay"},
         "machine": bindparam("of_machine", type_=String()),
         "version": bindparam("of_version", type_=Integer()),
-        "token": bindparam("mark", type_=String()),
+        "token": bindparam("of_transaction", type_=String()),
         "at": now,
         "attempts": literal_column("0", Integer()),
         "deaths": literal_column("0", Integer()),
@@ -92,21 +99,24 @@ def insert_moves(
     token: str,
     rows: Sequence[Mapping[str, Any]],
     engine_id: int | None,
+    mark: int = 0,
 ) -> None:
     """Insert moves: instance_id, number, event, source, target, payload, payloads; those with an
     action have the status PENDING.
 
     :param engine_id: who works on the actions; None: whoever takes them.
+    :param mark: a random number of that.
     """
-    given = {"of_machine": machine, "of_version": version, "mark": token}
+    given = {"of_machine": machine, "of_version": version, "of_transaction": token}
     made = []
     for row in rows:
         pending = row["status"] == "PENDING"
         held = pending and engine_id is not None
         action = {
-            "delay": 0.0 if pending else None,
+            "delay": -AT_ONCE if pending else None,
             "engine_id": engine_id if held else None,
             "epoch": int(held),
+            "mark": mark if held else 0,
         }
         made.append({**row, **action})
     _INSERT.execute(tx, made, **given)
@@ -138,6 +148,8 @@ def _moves() -> Any:
         move.c.deaths,
         move.c.version,
         move.c.reason,
+        move.c.token,
+        move.c.mark,
     ).join_from(move, instance, instance.c.id == move.c.instance_id)
 
 
@@ -171,6 +183,10 @@ def list_due_versions(tx: Transaction, machine: str) -> list[int]:
     return sorted(tx.execute(query).scalars())
 
 
+def _at_once(now: ColumnElement[Any]) -> ColumnElement[Any]:
+    return now - literal_column(f"{AT_ONCE:.0f}", Double())
+
+
 _TAKE = UpdateMany(
     move,
     ("instance_id", "number"),
@@ -179,8 +195,9 @@ _TAKE = UpdateMany(
         "deaths": row["deaths"],
         "engine_id": bindparam("taker", type_=ID),
         "epoch": move.c.epoch + 1,
+        "mark": bindparam("of_taker", type_=ID),
         # one that kills who calls it comes after the others the next time
-        "next_at": now,
+        "next_at": _at_once(now),
     },
 )
 
@@ -192,6 +209,7 @@ def claim_actions(
     engine_id: int,
     limit: int,
     careful: int,
+    mark: int,
 ) -> list[MoveRow]:
     """Take actions that are to be called now, the oldest first, but of those on which many died
     only one, and that last; those that another sweeper takes are passed over.
@@ -199,6 +217,7 @@ def claim_actions(
     :param versions: only of moves by these versions.
     :param limit: at most so many.
     :param careful: how many deaths are many.
+    :param mark: a random number of who takes them.
     """
     # the last holder died, too: it has not let go
     deaths = move.c.deaths + case((move.c.engine_id.is_not(None), 1), else_=0)
@@ -217,7 +236,7 @@ def claim_actions(
     taken = [row for row in found if row.deaths < careful] + suspects[:1]
     if not taken:
         return []
-    _TAKE.execute(tx, [row._asdict() for row in sorted(taken)], taker=engine_id)
+    _TAKE.execute(tx, [row._asdict() for row in sorted(taken)], taker=engine_id, of_taker=mark)
     whole = _moves().where(
         among(tx, move.c.instance_id, (row.instance_id for row in taken)),
         move.c.engine_id == engine_id,
@@ -227,9 +246,9 @@ def claim_actions(
     return [by_key[row.instance_id, row.number] for row in taken]
 
 
-#: The lock on an action: instance and number of its move, engine and epoch.
-Lock = tuple[int, int, int, int]
-_LOCK = ("instance_id", "number", "engine_id", "epoch")
+#: The lock on an action: instance and number of its move, engine, epoch and mark.
+Lock = tuple[int, int, int, int, int]
+_LOCK = ("instance_id", "number", "engine_id", "epoch", "mark")
 
 
 def _is_held() -> list[ColumnElement[bool]]:
@@ -340,14 +359,26 @@ def list_locks(tx: Transaction, ids: Sequence[int]) -> set[Lock]:
     return {tuple(row) for row in rows}
 
 
-def list_begun(tx: Transaction, ids: Sequence[int]) -> list[tuple[int, int]]:
-    """Instance and number of moves whose action was begun, and is not DONE."""
+def list_held(tx: Transaction, engine_id: int) -> list[Lock]:
+    """The locks on actions that somebody holds."""
+    query = select(*(move.c[name] for name in _LOCK)).where(move.c.engine_id == engine_id)
+    rows: Any = tx.execute(query)
+    return [tuple(row) for row in rows]
+
+
+#: Instance, number and token of a move.
+Key = tuple[int, int, str]
+
+
+def list_begun(tx: Transaction, ids: Sequence[int]) -> list[Key]:
+    """The moves whose action was begun, and is not DONE."""
     # said so that the index of what is due does not serve: the key does
-    not_done = func.coalesce(move.c.next_at, 0) > 0
-    query = select(move.c.instance_id, move.c.number).where(
+    not_done = func.coalesce(move.c.next_at, 0) != 0
+    query = select(move.c.instance_id, move.c.number, move.c.token).where(
         among(tx, move.c.instance_id, ids), not_done, move.c.epoch > 0
     )
-    return [(row.instance_id, row.number) for row in tx.execute(query)]
+    rows: Any = tx.execute(query)
+    return [tuple(row) for row in rows]
 
 
 def list_failed(tx: Transaction, machine: str, limit: int) -> list[MoveRow]:
@@ -357,13 +388,13 @@ def list_failed(tx: Transaction, machine: str, limit: int) -> list[MoveRow]:
     return [MoveRow(*row) for row in rows]
 
 
-def list_failed_of(tx: Transaction, ids: Sequence[int]) -> list[tuple[int, int]]:
-    """Instance and number of moves of these instances whose action FAILED, locked."""
-    query = select(move.c.instance_id, move.c.number).where(
+def list_failed_of(tx: Transaction, ids: Sequence[int]) -> list[Key]:
+    """The moves of these instances whose action FAILED, locked."""
+    query = select(move.c.instance_id, move.c.number, move.c.token).where(
         among(tx, move.c.instance_id, ids), move.c.status == "FAILED"
     )
     rows: Any = tx.execute(query.with_for_update()) if ids else ()
-    return [(row.instance_id, row.number) for row in rows]
+    return [tuple(row) for row in rows]
 
 
 _RETRY = UpdateMany(
@@ -374,17 +405,17 @@ _RETRY = UpdateMany(
         "status": literal_column("'PENDING'", String()),
         "attempts": literal_column("0", Integer()),
         "deaths": literal_column("0", Integer()),
-        "next_at": now,
+        "next_at": _at_once(now),
         "reason": null(),
     },
 )
 
 
-def retry_actions(tx: Transaction, ids: Sequence[int]) -> list[tuple[int, int]]:
+def retry_actions(tx: Transaction, ids: Sequence[int]) -> list[Key]:
     """Have actions of these instances that FAILED tried again, now and as if for the first time.
 
-    :returns: instance and number of each.
+    :returns: their moves.
     """
     keys = list_failed_of(tx, ids)
-    _RETRY.execute(tx, [{"instance_id": one, "number": number} for one, number in keys])
+    _RETRY.execute(tx, [{"instance_id": one, "number": number} for one, number, _ in keys])
     return keys

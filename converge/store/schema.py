@@ -327,7 +327,8 @@ move = Table(
     Column("at", Double, nullable=False),
     Column("status", String(8), nullable=False),
     Column("attempts", Integer, nullable=False),
-    # when its action may be tried; far off if it FAILED, NULL if it is DONE or there is none
+    # when its action may be tried; long ago if it is no retry, far off if it FAILED, NULL if it is
+    # DONE or there is none
     Column("next_at", Double),
     # who works on its action, how often it was taken, and how many died who had taken it
     Column("engine_id", ID),

@@ -109,7 +109,7 @@ def test_nobody_takes_an_action_over_while_its_scope_is_taken(
 
 def claim(tx: Transaction, machine: converge.Machine, owner: int) -> list[str]:
     """The keys of the instances whose actions are taken, one at a time."""
-    return [one.key for one in moves.claim_actions(tx, machine.name, [1], owner, 1, CAREFUL)]
+    return [one.key for one in moves.claim_actions(tx, machine.name, [1], owner, 1, CAREFUL, 7)]
 
 
 @SERVERS
@@ -151,13 +151,15 @@ def test_a_move_from_an_epoch_that_is_no_more_is_refused(
     assert [one.state for one in machine.instances()] == ["off", "on"]
 
 
-@pytest.mark.parametrize(("owner", "epoch"), [(1, 0), (0, 1)])
-def test_the_end_of_an_action_names_its_owner_and_its_epoch(
-    store: converge.Store, machine: converge.Machine, owner: int, epoch: int
+@pytest.mark.parametrize("place", [2, 3, 4], ids=["owner", "epoch", "mark"])
+def test_the_end_of_an_action_names_its_owner_its_epoch_and_its_mark(
+    store: converge.Store, machine: converge.Machine, place: int
 ) -> None:
     leave(machine, "a")
     _, (held,) = machine._actions.claim(1)
-    lock = (held.instance_id, held.number, held.owner + owner, held.epoch + epoch)
+    numbers = list(held.lock)
+    numbers[place] += 1
+    lock: Any = tuple(numbers)
     with store.transaction() as tx:
         assert not moves.end_action(tx, lock, "DONE")
         with pytest.raises(StaleLock):
@@ -265,7 +267,7 @@ def test_of_the_actions_on_which_many_died_one_is_taken_and_comes_last(
         ids = [row.id for row in machines.lock_instances(tx, "lamp", "ab").values()]
         several = update(schema.move).where(schema.move.c.instance_id.in_(ids))
         tx.execute(several.values(deaths=CAREFUL))
-        taken = [one.key for one in moves.claim_actions(tx, "lamp", [1], owner, 9, CAREFUL)]
+        taken = [one.key for one in moves.claim_actions(tx, "lamp", [1], owner, 9, CAREFUL, 7)]
     assert sorted(taken[:-1]) == ["c", "d"]
     assert taken[-1] in "ab"
 

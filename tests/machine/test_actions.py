@@ -16,7 +16,8 @@ from converge import Machine, RetryPolicy
 from converge.errors import ActionFailed, ConvergeError, StaleLock, StoreError
 from converge.lease import LEASE
 from converge.machine import Action, Move
-from converge.machine.actions import HAND_BACK, scope_name
+from converge.machine.action import scope_name
+from converge.machine.actions import HAND_BACK
 from converge.points import Commit
 from converge.process import process_identity
 from converge.store import engines, schema
@@ -506,7 +507,7 @@ def test_a_machine_that_is_closed_lets_go_of_what_it_has(place: Place, world: Wo
 
 
 def test_scopes_of_actions_have_names_of_any_instance(place: Place) -> None:
-    assert len(scope_name("m" * 255, "k" * 255, 2**62, 2**31)) < 100
+    assert len(scope_name("m" * 255, "k" * 255, 2**62, 2**31, "f" * 32)) < 100
 
 
 def test_an_unknown_holder_counts_as_dead(place: Place, world: World) -> None:

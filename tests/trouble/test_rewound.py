@@ -267,6 +267,56 @@ def test_scopes_and_actions_that_were_let_go_are_free(
     assert held(store) == []
 
 
+def test_an_action_that_was_over_is_called_again_while_its_holder_lives(
+    server: servers.OwnServer, store: converge.Store
+) -> None:
+    """The lease that has it goes on; and ids that were handed to the outside do not come again."""
+    began, proceed = threading.Event(), threading.Event()
+    calls: list[tuple[str, str]] = []
+
+    def act(action: converge.machine.Action) -> None:
+        calls.append((action.key, action.id))
+        began.set()
+        assert proceed.wait(WAIT)
+
+    definition = {
+        "name": "lamp",
+        "initial": "off",
+        "states": {"off": {}},
+        "transitions": [{"event": "press", "source": "off", "target": "off", "action": act}],
+    }
+    machine = converge.Machine(store, definition, lease=LEASE)
+    other = converge.Machine(store, definition, lease=LEASE)
+    machine.create("k")
+    thread = threading.Thread(target=lambda: machine.fire("k", "press"))
+    thread.start()
+    assert began.wait(WAIT)
+    lease = machine._actions.owner.current_lease()
+    server.copy()
+    proceed.set()
+    thread.join(WAIT)
+    assert machine.history("k")[0].action == "DONE"
+    assert machine.fire("forgotten", "press", create=True).action == "DONE"
+    server.forget()
+    # the same numbers
+    assert machine.fire("fresh", "press", create=True).action == "DONE"
+
+    def called_again() -> bool:
+        other.sweep()
+        return other.history("k")[0].action == "DONE"
+
+    _until(called_again)
+    assert machine._actions.owner.current_lease() is lease
+    with store.database.transaction(write=False) as tx:
+        assert set(tx.execute(select(schema.move.c.deaths)).scalars()) == {0}
+    assert [key for key, _ in calls] == ["k", "forgotten", "fresh", "k"]
+    (first, again), ids = [id_ for key, id_ in calls if key == "k"], {id_ for _, id_ in calls}
+    assert (first, len(ids)) == (again, 3)
+    for one in (machine, other):
+        one.close()
+    assert held(store) == []
+
+
 def _until(look: Callable[[], bool]) -> None:
     end = time.monotonic() + WAIT
     while not look():
