@@ -581,6 +581,27 @@ def test_actions_go_round_as_long_as_there_is_work(place: Place) -> None:
     assert {one.action for one in machine.history("k", limit=5000)[:-1]} == {"DONE"}
 
 
+def test_closing_ends_a_long_chain_and_leaves_the_rest_to_others(place: Place) -> None:
+    rounds = 0
+    turned = threading.Event()
+
+    def act(action: Action) -> None:
+        nonlocal rounds
+        rounds += 1
+        machine.fire(action.key, "more" if rounds < 500 else "stop")
+        if rounds == 3:
+            turned.set()
+
+    machine, other = place.machine(ring(act)), place.machine(ring(lambda action: None))
+    with place.store.transaction() as tx:
+        machine.fire("k", "more", create=True, transaction=tx)
+    machine.start(every=0.01)
+    assert turned.wait(60)
+    machine.close()
+    assert other.sweep() == 1
+    assert {one.action for one in other.history("k")} == {"DONE"}
+
+
 def test_what_an_action_left_for_later_is_called_though_it_fails(place: Place) -> None:
     said: list[str] = []
 

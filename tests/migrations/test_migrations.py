@@ -163,7 +163,7 @@ def test_a_failed_action_from_before_they_were_found_can_be_tried_again(
     machine = converge.Machine(used, definition)
     machine.create("k")
     machine.fire("k", "look")
-    with pytest.raises(RuntimeError):
+    with pytest.raises(converge.ActionFailed):
         machine.fire("k", "press")
     machine.close()
     # which there were not then
