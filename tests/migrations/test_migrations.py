@@ -42,13 +42,12 @@ def contents(engine: sqlalchemy.Engine, but: Collection[str] = ()) -> dict[str, 
 
     def query(table: sqlalchemy.Table) -> sqlalchemy.Select[Any]:
         # by name: as the database gives them, not what types make of it
-        return sqlalchemy.select(
-            *(
-                sqlalchemy.literal_column(quoted(one.name))
-                for one in table.columns
-                if one.name not in but
-            )
-        ).select_from(table)
+        columns: list[sqlalchemy.ColumnElement[Any]] = [
+            sqlalchemy.literal_column(quoted(one.name))
+            for one in table.columns
+            if one.name not in but
+        ]
+        return sqlalchemy.select(*columns).select_from(table)
 
     quoted = engine.dialect.identifier_preparer.quote
     with engine.connect() as connection:
@@ -167,7 +166,7 @@ def test_a_failed_action_from_before_they_were_found_can_be_tried_again(
         machine.fire("k", "press")
     machine.close()
     # which there were not then
-    later = ("mark",)
+    later = ("mark", "previous_template_id")
     before = contents(engine, later)
     migrated_by(empty_database_url, lambda config: command.downgrade(config, "0004"))
     with engine.connect() as connection:
