@@ -249,7 +249,8 @@ class Run:
         if ends:
             self.store.notify_end()
         if limit and len(works) >= limit:
-            self._hungry = True
+            # with slow handlers, the next turn is soon enough
+            self._hungry = self._window() > self._most
         if self._hungry:
             self._more.set()
         idle = not works and not self._workers and self._finished.empty()
