@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from converge.errors import TemplateError, did_you_mean
+from converge.errors import TemplateError, did_you_mean, find_alike, with_article
 from converge.model import Json
 
 #: The largest text, in bytes of a file or in characters.
@@ -114,7 +114,8 @@ def plain(value: object, name: str, depth: int = DEPTH_LIMIT) -> Json:
         return {plain(key, name): plain(held, name, depth - 1) for key, held in value.items()}
     if isinstance(value, list | tuple):
         return [plain(held, name, depth - 1) for held in value]
-    raise TemplateError(f"a value is a {type(value).__name__}, which JSON has not", source=name)
+    what = with_article(type(value).__name__)
+    raise TemplateError(f"a value is {what}, which JSON has not", source=name)
 
 
 def kind(value: object) -> str:
@@ -147,7 +148,8 @@ def hint(word: object, known: Iterable[str]) -> str:
     if not isinstance(word, str) or len(word) > 300:
         return ""
     if len(names) > 20:
-        names = [name for name in names if abs(len(name) - len(word)) <= 3][:5000]
+        near = [name for name in names if abs(len(name) - len(word)) <= 3][:5000]
+        names = find_alike(word, names) or near
     text = did_you_mean(word, names)
     return "" if text.startswith("; known") and (len(names) > 20 or len(text) > 600) else text
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from typing import TYPE_CHECKING
+from unicodedata import name, normalize
 
 if TYPE_CHECKING:
     from converge.machine.moving import Move
@@ -170,14 +172,66 @@ def comes_from(error: BaseException, origin: object) -> bool:
     return False
 
 
+def find_alike(word: str, known: Iterable[str]) -> list[str]:
+    """The first known word that is another one and looks the same: Unicode has several ways to
+    write a letter. Nothing if there is none."""
+    form = normalize("NFKC", word)
+    alike = (
+        one
+        for one in known
+        if one != word and not (one.isascii() and word.isascii()) and normalize("NFKC", one) == form
+    )
+    return list(islice(alike, 1))
+
+
+def _difference(word: str, meant: str) -> str:
+    """Where two words look the same, which characters differ."""
+    first = _same_length(word, meant)
+    last = _same_length(word[first:][::-1], meant[first:][::-1])
+    one, other = word[first : len(word) - last], meant[first : len(meant) - last]
+    if normalize("NFKC", word) != normalize("NFKC", meant) and not (
+        len(one) == len(other) == 1 and _script(one) != _script(other)
+    ):
+        return ""
+    have, has = (" ".join(f"U+{ord(each):04X}" for each in text) for text in (other, one))
+    if not has:
+        return f", with {have} besides"
+    return f", with {have} in place of {has}" if have else f", without {has}"
+
+
+def _same_length(one: str, other: str) -> int:
+    """How many characters two words have in common at their beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next(
+        (count for count, (a, b) in pairs if a != b),
+        min(len(one), len(other)),
+    )
+
+
+def _script(letter: str) -> str:
+    # of what is no letter, all is one
+    return name(letter, "").partition(" ")[0] if letter.isalpha() else ""
+
+
+def with_article(noun: str) -> str:
+    """A noun with "a" or "an" before it."""
+    low = noun.lower()
+    vowel = low[:1] in tuple("aeiou") and not low.startswith(
+        ("uu", "ur", "uni", "use", "eu", "one")
+    )
+    return f"{'an' if vowel else 'a'} {noun}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint to append to a message about an unknown word.
 
     :returns: ``"; did you mean 'x'?"``, or, where nothing is close, the known words.
     """
     names = sorted(known)
-    close = get_close_matches(word, names, n=1) if len(word) <= 255 and len(names) <= 5000 else []
+    close = find_alike(word, names)
+    if not close and len(word) <= 255 and len(names) <= 5000:
+        close = get_close_matches(word, names, n=1)
     if close:
-        return f"; did you mean {close[0]!r}?"
+        return f"; did you mean {close[0]!r}{_difference(word, close[0])}?"
     more = ", ..." if len(names) > 20 else ""
     return f"; known: {', '.join(names[:20])}{more}" if names else ""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from converge.document import SIZE_LIMIT, Spot, hint, kind, show
-from converge.errors import BadInput, UnresolvedReference
+from converge.errors import BadInput, UnresolvedReference, find_alike
 from converge.model import Json, Physical
 
 #: Functions that refer to something else in the template.
@@ -317,7 +317,7 @@ def _walk(value: Json, keys: list[Json], what: str, error: type[Exception]) -> J
 def _there_is(names: Mapping[str, Json], word: Json) -> str:
     if not names:
         return "; there is none"
-    if len(names) > _SHOWN_NAMES:
+    if len(names) > _SHOWN_NAMES or (isinstance(word, str) and find_alike(word, names)):
         return hint(word, names)
     return "; there is " + ", ".join(show(name)[1:-1] for name in sorted(names))
 

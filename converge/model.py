@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from converge.errors import BadInput
+from converge.errors import BadInput, with_article
 
 #: A value that can be stored as JSON.
 Json = Any
@@ -211,10 +211,12 @@ def check_name(what: str, name: object) -> str:
         starts nor ends with a space. (All three databases store such names alike.)
     """
     if not isinstance(name, str):
-        raise BadInput(f"the name of a {what} must be a string, not {type(name).__name__}")
+        raise BadInput(
+            f"the name of {with_article(what)} must be a string, not {type(name).__name__}"
+        )
     shown = name if len(name) <= 60 else name[:57] + "..."
     if not name:
-        raise BadInput(f"the name of a {what} must not be empty")
+        raise BadInput(f"the name of {with_article(what)} must not be empty")
     if len(name) > NAME_LENGTH:
         raise BadInput(
             f"{what} name {shown!r} has {len(name)} characters; at most {NAME_LENGTH} are allowed"

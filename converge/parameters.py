@@ -180,7 +180,9 @@ def _to_json(given: Json) -> Json:
         try:
             given = parse_json(given, "")
         except TemplateError as error:
-            raise _WrongError(f"it must be a JSON object or list; it {error.message}") from None
+            # some of these say what it is or has, others what is wrong in it
+            it = "it " if error.message.startswith(("is ", "has ")) else ""
+            raise _WrongError(f"it must be a JSON object or list; {it}{error.message}") from None
     if isinstance(given, dict | list):
         return given
     raise _WrongError(f"it must be a JSON object or list, not {kind(given)}")

@@ -7,7 +7,7 @@ import inspect
 from concurrent.futures import Future
 from typing import Any
 
-from converge.errors import BadInput
+from converge.errors import BadInput, with_article
 
 
 def lazy_kind(function: object) -> str | None:
@@ -54,6 +54,6 @@ def check_over(made: object, what: str) -> None:
             stop()
             break
     raise BadInput(
-        f"{what} returned a {type(made).__name__}, which nobody runs to its end; "
+        f"{what} returned {with_article(type(made).__name__)}, which nobody runs to its end; "
         "it must return when it is done"
     )

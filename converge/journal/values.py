@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from converge.errors import BadInput
+from converge.errors import BadInput, with_article
 
 #: The longest value, in characters of JSON.
 LENGTH = 4 * 1024 * 1024
@@ -105,7 +105,7 @@ def _encode(value: Any, where: str = "") -> Any:
         if kind is known:
             return {_TAG: name, "value": to_json(value)}
     at = f" at {where}" if where else ""
-    raise BadInput(f"a {kind.__name__}{at} cannot be stored; {_ALLOWED} can")
+    raise BadInput(f"{with_article(kind.__name__)}{at} cannot be stored; {_ALLOWED} can")
 
 
 def _encode_items(value: Mapping[Any, Any], where: str = "") -> dict[str, Any]:
@@ -113,7 +113,8 @@ def _encode_items(value: Mapping[Any, Any], where: str = "") -> dict[str, Any]:
     for key, one in value.items():
         if type(key) is not str:
             at = f" at {where}" if where else ""
-            raise BadInput(f"the key {key!r}{at} is a {type(key).__name__}; keys must be strings")
+            what = with_article(type(key).__name__)
+            raise BadInput(f"the key {key!r}{at} is {what}; keys must be strings")
         encoded[key] = _encode(one, f"{where}[{key!r}]")
     return encoded
 

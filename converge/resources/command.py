@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from typing import IO, Any, ClassVar
 
-from converge.errors import BadInput, ConvergeError, Replace
+from converge.errors import BadInput, ConvergeError, Replace, with_article
 from converge.model import Json, Physical
 from converge.resource_type import Context, Property, ResourceType
 
@@ -207,7 +207,7 @@ def _environment(given: object) -> dict[str, str]:
         if isinstance(value, bool):
             value = "true" if value else "false"
         if not isinstance(value, str | int | float):
-            shown = "null" if value is None else f"a {type(value).__name__}"
+            shown = "null" if value is None else with_article(type(value).__name__)
             raise BadInput(
                 f"environment: {name} must be a string, a number or a boolean, not {shown}"
             )

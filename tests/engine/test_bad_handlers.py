@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 import converge
 from converge import points
-from converge.errors import StaleLock
+from converge.errors import StaleLock, with_article
 from converge.store import migrate, schema
 from converge.testing import FakeClock, StepEngine
 
@@ -259,7 +259,9 @@ def test_a_handler_that_returns_what_is_not_over_has_failed(
     engine.run()
     shown = store.show("s")
     assert shown["status"] == "FAILED"
-    assert f"{method} returned a {kind}, which nobody runs to its end" in shown["reason"]
+    assert (
+        f"{method} returned {with_article(kind)}, which nobody runs to its end" in shown["reason"]
+    )
     assert stack.name == "s"
 
 

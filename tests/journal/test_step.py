@@ -60,7 +60,7 @@ def test_a_value_that_cannot_be_recorded_is_named_with_its_step(place: Place, wo
 
     with pytest.raises(
         BadInput,
-        match=r"step 'paint' of scope 'job' has a value .* a object at \['colours'\]\[1\] cannot",
+        match=r"step 'paint' of scope 'job' has a value .* an object at \['colours'\]\[1\] cannot",
     ):
         run(place, program)
     assert world.calls == ["paint"]

@@ -113,13 +113,13 @@ class Pair(NamedTuple):
     [object(), Name.A, Pair(1), OrderedDict(), defaultdict(int), 1j, range(3), print, bytearray()],
 )
 def test_a_type_that_would_come_back_as_another_is_refused(value: Any) -> None:
-    with pytest.raises(BadInput, match=rf"a {type(value).__name__} at \[0\] cannot be stored"):
+    with pytest.raises(BadInput, match=rf"an? {type(value).__name__} at \[0\] cannot be stored"):
         dumps([value])
 
 
 @pytest.mark.parametrize("key", [1, None, ("a",), Name.A])
 def test_a_key_that_is_no_string_is_refused(key: Any) -> None:
-    with pytest.raises(BadInput, match=r"the key .* at \['a'\] is a .*; keys must be strings"):
+    with pytest.raises(BadInput, match=r"the key .* at \['a'\] is an? .*; keys must be strings"):
         dumps({"a": {key: 1}})
 
 

@@ -139,7 +139,7 @@ def test_what_cannot_be_a_key_an_event_or_a_payload_is_refused_before_anything_i
     machine = place.machine(ORDER)
     fine = ("a", "pay", SMALL)
     wrong: list[tuple[Any, str]] = [
-        (("", "pay"), "the name of a instance must not be empty"),
+        (("", "pay"), "the name of an instance must not be empty"),
         ((3, "pay"), "must be a string, not int"),
         (("k" * 256, "pay"), "has 256 characters; at most 255"),
         (("k", "pay\n"), "unprintable"),
@@ -147,7 +147,7 @@ def test_what_cannot_be_a_key_an_event_or_a_payload_is_refused_before_anything_i
         ("kp", "event 2 must be"),
         (
             ("k", "pay", object()),
-            "event 'pay' of 'k' has a payload that cannot be stored: a object",
+            "event 'pay' of 'k' has a payload that cannot be stored: an object",
         ),
         (
             ("k", "pay", {"a": [{3}, {"b": len}]}),

@@ -60,7 +60,7 @@ def test_values(type_name: str, given: Any, expected: Any) -> None:
         ("string", "a\0", "cannot be stored"),
         ("string", "\udc80", "cannot be stored"),
         ("string", {1: 2}, "key 1 must be a string"),
-        ("string", object(), "a value is a object"),
+        ("string", object(), "a value is an object"),
         ("number", "five", "'p' is 'five'; it must be a number"),
         ("number", "", "it must be a number"),
         ("number", ".", "it must be a number"),
