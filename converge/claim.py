@@ -165,6 +165,8 @@ def _lock(work: Work) -> dict[str, Any]:
     row = work.row
     assert row is not None
     action, status = _MARKS.get(work.decision.step, (row.action, row.status))
+    if work.decision.wanted is not None:
+        action = Action.REPLACE
     requires = row.requires
     type_ = row.type
     if work.decision.step in (Step.CREATE, Step.UPDATE):

@@ -6,12 +6,14 @@ engine's, at the epoch of its claim; of a stale one nothing is written.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 from converge.errors import StaleLock
-from converge.model import Action, Kind, OnFailure, State, Status, TraversalStatus
+from converge.model import Action, Json, Kind, OnFailure, State, Status, TraversalStatus
 from converge.rollback import last_good
 from converge.start import Intent, start
 from converge.store import (
@@ -276,11 +278,16 @@ def _as_before(row: ResourceRow) -> dict[str, Any]:
     return {"action": row.action, "status": row.status, "requires": row.requires}
 
 
-def replace(tx: Transaction, engine_id: int, work: Work) -> Work | Outcome:
+def replace(
+    tx: Transaction, engine_id: int, work: Work, then: Decision | None = None
+) -> Work | Outcome:
     """Insert the replacement of a work's resource and point its node at it.
 
-    The old version is healthy again, and is deleted at its own cleanup node.
+    The old version is healthy again, and is deleted at its own cleanup node. Where it is to go
+    first, it is deleted by the next work on the same node, and the one after that makes the new
+    one in its row.
 
+    :param then: how, where an update asked for it.
     :returns: the work on the replacement; or, if the traversal was superseded or halted
         meanwhile, the outcome to write, which leaves the old version as it was.
     :raises StaleLock: the work is not this engine's any more.
@@ -289,8 +296,15 @@ def replace(tx: Transaction, engine_id: int, work: Work) -> Work | Outcome:
     old = _row(work)
     if node is None or not _is_mine(node, work, engine_id):
         raise StaleLock(f"the replacement of {old.name!r} is not this engine's work any more")
-    if node.state is State.SUPERSEDED or node.tainted:
+    ends = node.state is State.SUPERSEDED or node.tainted
+    decision = then or work.decision
+    is_gone = decision.step is not Step.DELETE or work.decision.step is Step.DELETE
+    if decision.wanted is not None and is_gone:
+        return _clear(tx, engine_id, work, decision.wanted, ends=ends)
+    if ends:
         return Outcome(work, Result.SKIPPED, _as_before(old))
+    if decision.step is Step.DELETE:
+        return _delete_first(tx, engine_id, work, decision)
     new_id = resources.insert_replacement(
         tx, old, work.wanted_type, engine_id, work.requires, work.node.mark
     )
@@ -313,6 +327,51 @@ def replace(tx: Transaction, engine_id: int, work: Work) -> Work | Outcome:
         requires=work.requires,
         locked=True,
     )
+
+
+def _delete_first(tx: Transaction, engine_id: int, work: Work, decision: Decision) -> Work:
+    """Note that a resource is deleted before its replacement is made: from now on it is no whole
+    thing, whatever becomes of the work."""
+    old = _row(work)
+    marks = {"action": Action.REPLACE, "status": Status.IN_PROGRESS}
+    resources.write_locked(tx, engine_id, old.id, old.epoch, old.mark, **marks)
+    row = dataclasses.replace(old, action=Action.REPLACE, status=Status.IN_PROGRESS)
+    return dataclasses.replace(work, row=row, decision=decision)
+
+
+def _clear(
+    tx: Transaction, engine_id: int, work: Work, properties: Mapping[str, Json], *, ends: bool
+) -> Work | Outcome:
+    """Make the row of a resource that was deleted that of the one to be made in its place.
+
+    :param properties: those of the new one.
+    :param ends: the traversal makes nothing more.
+    :returns: the work that makes it, or the outcome to write.
+    """
+    old = _row(work)
+    spent = [work.scope, scope_name(old.id, Step.CREATE, 0)]
+    scopes.delete_scopes(tx, scopes.find_scopes(tx, spent))
+    values: dict[str, Any] = {
+        "action": Action.CREATE,
+        "status": Status.INIT if ends else Status.IN_PROGRESS,
+        "type": work.wanted_type,
+        "token": str(uuid4()),
+        "reason": None,
+        "template_id": None,
+        "physical_id": None,
+        "properties": {},
+        "attributes": {},
+        "requires": list(work.requires),
+    }
+    if work.decision.step is Step.DELETE:
+        reason = "before its replacement is made"
+        events.insert_events(tx, [_make_event(work, Status.COMPLETE, reason)])
+    if ends:
+        return Outcome(work, Result.SKIPPED, values)
+    resources.write_locked(tx, engine_id, old.id, old.epoch, old.mark, **values)
+    row = dataclasses.replace(old, **(values | {"status": Status.INIT}))
+    decision = Decision(Step.CREATE, properties)
+    return dataclasses.replace(work, row=row, decision=decision)
 
 
 def complete_failure(tx: Transaction, engine_id: int, outcome: Outcome) -> list[Outcome]:

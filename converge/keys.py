@@ -84,7 +84,7 @@ CONSTRAINT = Keys(
 )
 BOUNDS = Keys(("min", "max"))
 RESOURCE = Keys(
-    ("type", "properties", "depends_on"),
+    ("type", "properties", "depends_on", "replace"),
     ("metadata", "update_policy", "deletion_policy", "condition", "external_id"),
 )
 OUTPUT = Keys(("description", "value"), ("condition",))

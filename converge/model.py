@@ -160,6 +160,15 @@ def check_move(moves: Mapping[S, frozenset[S]], target: S, *sources: S) -> S:
     return target
 
 
+class Replacing(StrEnum):
+    """In which order a resource is replaced by a new one."""
+
+    #: the new one is made, what depends on it is pointed at it, and then the old one is deleted
+    CREATE_FIRST = "create_first"
+    #: the old one is deleted before the new one is made: there can be only one
+    DELETE_FIRST = "delete_first"
+
+
 @dataclass(frozen=True, slots=True)
 class Definition:
     """The desired state of one resource: parameters filled in, references to others still open.
@@ -168,11 +177,13 @@ class Definition:
     :ivar properties: JSON value in which ``get_resource``, ``get_attr`` and the functions
         around them are not evaluated yet.
     :ivar requires: names of the resources that must come first, sorted.
+    :ivar replace: in which order it is replaced; None leaves it to the type.
     """
 
     type: str
     properties: Mapping[str, Json] = field(default_factory=dict)
     requires: tuple[str, ...] = ()
+    replace: Replacing | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ def best_versions(
                 one: Existing, like: Collection[int] = like, is_sure: bool = is_sure
             ) -> tuple[bool | int, ...]:
                 return (
-                    one.status is not Status.FAILED,
+                    one.status is not Status.FAILED and one.action is not Action.REPLACE,
                     is_sure and one.id in like,
                     wanted is not None and (one.template_id == wanted or one.template_id in alike),
                     one.id in like,

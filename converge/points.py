@@ -27,6 +27,8 @@ class Commit(StrEnum):
     #: a failure that halts its traversal
     FAIL = "fail"
     REPLACE = "replace"
+    #: what was deleted before its replacement is made
+    CLEAR = "clear"
     #: the traversal ends
     FINISH = "finish"
     #: a physical id, in the middle of a handler

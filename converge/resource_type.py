@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from converge.errors import BadInput
 from converge.journaled import Journaled
-from converge.model import Json, check_seconds
+from converge.model import Json, Replacing, check_seconds
 from converge.plain import lazy_kind
 
 if TYPE_CHECKING:
@@ -189,6 +189,9 @@ class ResourceType:
     #: the new ones are noted without a call of ``update``; also for the delete of one whose delete
     #: has failed, so that it can be mended.
     delete_properties: ClassVar[tuple[str, ...]] = ()
+    #: In which order one is replaced by a new one: ``create_first``, or, for what can be there only
+    #: once, ``delete_first``. A resource of a template can say otherwise.
+    replace: ClassVar[str] = Replacing.CREATE_FIRST
     #: When a failed call is tried again.
     retry: ClassVar[RetryPolicy] = RetryPolicy()
     #: Seconds that one call may take; None for no limit.
@@ -232,6 +235,11 @@ def check_types(types: Mapping[str, ResourceType]) -> None:
             )
         if one.timeout is not None:
             check_seconds(f"resource type {name!r}: timeout", one.timeout)
+        if one.replace not in set(Replacing):
+            raise BadInput(
+                f"resource type {name!r}: replace must be {' or '.join(Replacing)}, "
+                f"not {one.replace!r}"
+            )
         for method in METHODS:
             kind = lazy_kind(getattr(one, method, None))
             if kind is not None:

@@ -12,7 +12,7 @@ from converge.model import Action, Json, Kind, Physical, Status
 from converge.plain import check_over
 from converge.resource_type import Context, ResourceType, RetryPolicy
 from converge.store.types import PHYSICAL_ID_LENGTH, dump, load, text
-from converge.work import Outcome, Result, Step, Work
+from converge.work import Outcome, Result, Step, Work, decide_replace
 
 if TYPE_CHECKING:
     from converge.journal import Scope
@@ -94,7 +94,8 @@ def run(
             return _call(work, types, context)
         except Replace:
             if step is Step.UPDATE:
-                return Outcome(work, Result.REPLACE)
+                then = decide_replace(work.node, work.row, work.decision.properties, types)
+                return Outcome(work, Result.REPLACE, then=then)
             return failure(work, f"Replace cannot be raised by {step}; only update can ask for it")
         except BaseException as error:
             if origin is not None and comes_from(error, origin):
@@ -143,6 +144,8 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
         if physical_id is not None:
             context.physical_id = physical_id
             check_over(handler.delete(context, physical_id), "delete")
+        if work.decision.wanted is not None:
+            return Outcome(work, Result.REPLACE)
         return Outcome(work, Result.DONE, deleted=True)
     if step is Step.CHECK:
         check_over(handler.check(context, row.physical_id, properties), "check")
@@ -254,7 +257,10 @@ def failure(work: Work, reason: str, wait: float | None = None) -> Outcome:
     step = work.decision.step
     if wait is None and row is not None:
         if step in HANDLED or step is Step.DROP:
-            values |= {"action": Action(_VERBS[step]), "status": Status.FAILED}
+            action = Action(_VERBS[step])
+            if work.decision.wanted is not None:
+                action = Action.REPLACE
+            values |= {"action": action, "status": Status.FAILED}
         elif row.status is not Status.COMPLETE and work.node.kind is Kind.UPDATE:
             # never handed to its type; what is healthy stays so
             values |= {"status": Status.FAILED}

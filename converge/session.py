@@ -184,7 +184,7 @@ class Session:
                     lambda tx: completing.finish(tx, self.engine_id, outcome.work), Commit.FINISH
                 )
             elif outcome.result is Result.REPLACE:
-                self._replace(outcome.work)
+                self._replace(outcome)
             else:
                 self._write(outcome)
         except Locked:
@@ -261,9 +261,11 @@ class Session:
         stale = self._guarded(lambda tx: write(tx, self.engine_id, outcome), commit)
         self._log_stale(stale or ())
 
-    def _replace(self, work: Work) -> None:
+    def _replace(self, outcome: Outcome) -> None:
+        work = outcome.work
+        commit = Commit.CLEAR if work.decision.step is Step.DELETE else Commit.REPLACE
         made = self._guarded(
-            lambda tx: completing.replace(tx, self.engine_id, work), Commit.REPLACE
+            lambda tx: completing.replace(tx, self.engine_id, work, outcome.then), commit
         )
         if isinstance(made, Work):
             self._works.append(made)

@@ -26,7 +26,7 @@ from converge.functions import (
 )
 from converge.graph import Graph
 from converge.keys import EXTENSION, OUTPUT, PARAMETER_GROUP, RESOURCE, TEMPLATE
-from converge.model import Definition, Json, check_name
+from converge.model import Definition, Json, Replacing, check_name
 from converge.parameters import PSEUDO, Parameter, parse_parameter, refuse_foreign
 from converge.properties import check_properties, property_problems
 from converge.source import parse as parse_text
@@ -61,12 +61,14 @@ class ResourceEntry:
     :ivar type: the name of its resource type.
     :ivar depends_on: names of resources that must come first although it does not refer to them.
     :ivar requires: names of all resources that must come first, sorted.
+    :ivar replace: in which order it is replaced; None leaves it to the type.
     """
 
     type: str
     properties: Mapping[str, Json]
     depends_on: tuple[str, ...]
     requires: tuple[str, ...]
+    replace: Replacing | None
     spot: Spot = field(repr=False, compare=False)
 
 
@@ -243,7 +245,7 @@ class Template:
         depends_on = self._depends_on(what, body.get("depends_on"), spot.child("depends_on"), names)
         requires = set(depends_on)
         for key, part in body.items():
-            if key != "type":
+            if key not in ("type", "replace"):
                 requires |= self._check_references(part, spot.child(key), names, name)
         if name in requires:
             raise self._error(f"{what} depends on itself", spot)
@@ -252,8 +254,18 @@ class Template:
             properties=MappingProxyType(properties),
             depends_on=depends_on,
             requires=tuple(sorted(requires)),
+            replace=self._replacing(what, body, spot.child("replace")),
             spot=spot,
         )
+
+    def _replacing(self, what: str, body: Mapping[str, Json], spot: Spot) -> Replacing | None:
+        value = body.get("replace")
+        if value is None:
+            return None
+        if not isinstance(value, str) or value not in set(Replacing):
+            known = " or ".join(Replacing)
+            raise self._error(f"replace of {what} must be {known}, not {show(value)}", spot)
+        return Replacing(value)
 
     def _depends_on(
         self, what: str, value: Json, spot: Spot, names: Collection[str]
@@ -504,7 +516,7 @@ class Template:
                 key: self._substitute(value, place.child(key), parameters, stack_name)
                 for key, value in entry.properties.items()
             }
-            definitions[name] = Definition(entry.type, properties, entry.requires)
+            definitions[name] = Definition(entry.type, properties, entry.requires, entry.replace)
         return definitions
 
     def output_values(self, parameters: Mapping[str, Json], stack_name: str) -> dict[str, Json]:

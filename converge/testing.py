@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from converge.errors import Replace
-from converge.model import Json, Kind, Physical, make_mark
+from converge.model import Json, Kind, Physical, Replacing, make_mark
 from converge.points import Commit
 from converge.resource_type import Context, ResourceType, RetryPolicy, check_types
 from converge.session import Session
@@ -81,12 +81,17 @@ class FakeWorld:
 
     def types(self, **retry: Any) -> dict[str, ResourceType]:
         """Resource types that act on this world: ``fake`` is updated in place, except for its
-        property ``replace``; ``fixed`` has no update.
+        property ``replace``; ``fixed`` has no update; ``only`` is one of which there can be only
+        one of a name.
 
         :param retry: what :class:`~converge.RetryPolicy` takes.
         """
         policy = RetryPolicy(**retry)
-        return {"fake": FakeType(self, policy), "fixed": FixedType(self, policy)}
+        return {
+            "fake": FakeType(self, policy),
+            "fixed": FixedType(self, policy),
+            "only": OnlyType(self, policy),
+        }
 
     def check_failure(self, what: str) -> None:
         """Raise if :meth:`fail` asked for it."""
@@ -135,6 +140,21 @@ class FixedType(ResourceType):
         """What an interrupted create made."""
         thing_id = self.world._tokens.get(context.token)
         return Physical(thing_id) if thing_id in self.world.things else None
+
+
+class OnlyType(FixedType):
+    """A resource of a :class:`FakeWorld` that can be there only once, and is not updated."""
+
+    schema = None
+    replace = Replacing.DELETE_FIRST
+
+    def create(self, context: Context, properties: Mapping[str, Any]) -> Physical:
+        """Make it, unless there is one of that name."""
+        mine = self.world._tokens.get(context.token)
+        for thing in self.world.things.values():
+            if thing.name == context.name and thing.id != mine:
+                raise RuntimeError(f"{thing.id} is there already")
+        return super().create(context, properties)
 
 
 class FakeType(FixedType):

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from converge.errors import BadInput, UnresolvedReference, did_you_mean
-from converge.model import Action, Definition, Json, Kind, Physical, Status, same
+from converge.model import Action, Definition, Json, Kind, Physical, Replacing, Status, same
 from converge.resource_type import ResourceType, RetryPolicy, supports
 from converge.template import check_properties, resolve_properties
 
@@ -41,11 +41,14 @@ class Step(StrEnum):
 class Decision:
     """:ivar properties: the resolved properties, where there are any.
     :ivar reason: why it fails.
+    :ivar wanted: of a replacement that has the old one deleted first, in its row: the properties of
+        the new one.
     """
 
     step: Step
     properties: Mapping[str, Json] = field(default_factory=dict)
     reason: str | None = None
+    wanted: Mapping[str, Json] | None = None
 
 
 @dataclass(slots=True)
@@ -109,6 +112,7 @@ class Outcome:
     :ivar wait: seconds until a retry.
     :ivar stepped: the handler recorded steps, in the scope of its work.
     :ivar max_attempts: of a retry: after how many attempts it is given up.
+    :ivar then: of an update that asks for a replacement: how that is done.
     """
 
     work: Work
@@ -120,18 +124,24 @@ class Outcome:
     wait: float = 0.0
     max_attempts: int | None = None
     stepped: bool = False
+    then: Decision | None = None
 
 
 def dump_definition(definition: Definition | None) -> Json:
     """A definition as JSON, for the node's row."""
     if definition is None:
         return None
-    return {"type": definition.type, "properties": dict(definition.properties)}
+    value = {"type": definition.type, "properties": dict(definition.properties)}
+    return value if definition.replace is None else value | {"replace": definition.replace}
 
 
 def load_definition(value: Json) -> Definition | None:
     """What :func:`dump_definition` made."""
-    return None if value is None else Definition(value["type"], value["properties"])
+    return (
+        None
+        if value is None
+        else Definition(value["type"], value["properties"], replace=value.get("replace"))
+    )
 
 
 def decide(
@@ -264,8 +274,11 @@ def _decide_update(
         return Decision(Step.FAIL, reason=str(error))
 
     untouched = row.status is Status.INIT
+    if row.action is Action.REPLACE:
+        # its delete has begun; whatever is wanted now, what there is is no whole thing any more
+        return decide_replace(node, row, properties, types)
     if row.type != definition.type and not untouched:
-        return Decision(Step.REPLACE, properties)
+        return decide_replace(node, row, properties, types)
     if untouched or (row.action is Action.CREATE and row.status is not Status.COMPLETE):
         return Decision(Step.CREATE, properties)
     if row.status is Status.COMPLETE:
@@ -275,7 +288,42 @@ def _decide_update(
             return Decision(Step.NOTHING, properties)
     if supports(resource_type, "update"):
         return Decision(Step.UPDATE, properties)
-    return Decision(Step.REPLACE, properties)
+    return decide_replace(node, row, properties, types)
+
+
+def decide_replace(
+    node: SyncPointRow,
+    row: ResourceRow,
+    properties: Mapping[str, Json],
+    types: Mapping[str, ResourceType],
+) -> Decision:
+    """Decide how a resource is replaced.
+
+    :param properties: those of the new one.
+    """
+    if not _deletes_first(node, row, types):
+        return Decision(Step.REPLACE, properties)
+    resource_type = types.get(row.type)
+    if resource_type is None:
+        return Decision(Step.FAIL, reason=unknown_type(row.type, types))
+    if row.physical_id is None and not supports(resource_type, "find"):
+        # nothing was made that could stand in the way of the new one
+        return Decision(Step.REPLACE, properties, wanted=properties)
+    is_same = row.type == node.definition["type"] and _is_same_thing(
+        resource_type, row.properties, properties
+    )
+    return Decision(Step.DELETE, properties if is_same else row.properties, wanted=properties)
+
+
+def _deletes_first(node: SyncPointRow, row: ResourceRow, types: Mapping[str, ResourceType]) -> bool:
+    """Whether what there is is to go before the new one is made."""
+    if row.action is Action.REPLACE:
+        return True
+    said = node.definition.get("replace")
+    if said is not None:
+        return bool(said == Replacing.DELETE_FIRST)
+    asked = (types.get(name) for name in (row.type, node.definition["type"]))
+    return any(one is not None and one.replace == Replacing.DELETE_FIRST for one in asked)
 
 
 def unknown_type(name: str, types: Mapping[str, ResourceType]) -> str:

@@ -85,8 +85,8 @@ class World:
 
     def types(self) -> dict[str, ResourceType]:
         """Resource types that act on this world: ``thing`` is updated in place, but replaced
-        for another ``kind``; ``fixed`` has no update."""
-        return {"thing": Thing(self), "fixed": Fixed(self)}
+        for another ``kind``; ``fixed`` has no update; ``only`` can be there only once."""
+        return {"thing": Thing(self), "fixed": Fixed(self), "only": Only(self)}
 
     def _read(self) -> None:
         while part := os.pread(self._file, 1 << 20, self._place):
@@ -163,6 +163,32 @@ class Fixed(ResourceType):
         """Whether it is still there."""
         self.world.call("check", context, id=physical_id)
         assert physical_id in self.world.things
+
+
+class Only(Fixed):
+    """A thing of which there can be one of a name, and which is replaced for another ``kind``."""
+
+    replace = "delete_first"
+
+    def create(self, context: Context, properties: Mapping[str, Any]) -> Physical:
+        """Make it; never is there another."""
+        mine = self.world.find(context.token)
+        made = [one for one in self.world.things if one.rpartition(".")[0] == context.name]
+        assert made in ([], [mine]), f"{made} there already"
+        return super().create(context, properties)
+
+    def update(
+        self,
+        context: Context,
+        physical_id: str,
+        properties: Mapping[str, Any],
+        previous: Mapping[str, Any],
+    ) -> Physical:
+        """Change it, if it is of the same kind."""
+        if properties.get("kind") != previous.get("kind"):
+            raise Replace
+        self.world.call("update", context, id=physical_id, properties=dict(properties))
+        return Physical(physical_id, {**properties, "made": physical_id})
 
 
 class Thing(Fixed):

@@ -149,6 +149,13 @@ class Story:
         assert isinstance(work, Work)
         self.held[engine] = self._engine(engine).call(work)
 
+    def die(self, before: str, *, engine: str = "one") -> None:
+        """Go on with the claimed node until this call, and make it no more."""
+        one, work = self._engine(engine), self.held.pop(engine)
+        assert isinstance(work, Work)
+        while f"{work.decision.step} {work.row and work.row.name}" != before:
+            (work,) = one.session.turn([one.call(work)], 0)
+
     def write(self, _: None, *, engine: str = "one") -> None:
         """Write what became of the claimed node."""
         if isinstance(self.held[engine], Work):

@@ -13,7 +13,7 @@ import pytest
 
 import converge
 from converge.errors import BadInput
-from converge.resource_type import METHODS, check_types, supports
+from converge.resource_type import METHODS, ResourceType, check_types, supports
 from converge.resources import load_types
 from converge.session import Session
 from converge.store import migrate
@@ -213,3 +213,11 @@ def test_every_door_refuses_an_async_method(tmp_path: Path) -> None:
 class Loaded(EntryPoint):
     def load(self) -> Any:
         return make_lazy()
+
+
+def test_an_order_of_replacing_that_there_is_not_is_refused() -> None:
+    class Wrong(ResourceType):
+        replace = "destroy_first"
+
+    with pytest.raises(BadInput, match="replace must be create_first or delete_first"):
+        check_types({"wrong": Wrong()})

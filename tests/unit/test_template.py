@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from converge.errors import BadInput, CircularDependency, TemplateError
-from converge.model import Definition, Physical
+from converge.model import Definition, Physical, Replacing
 from converge.resource_type import Property, ResourceType
 from converge.template import Template, check_properties, resolve
 
@@ -468,7 +468,7 @@ def test_what_no_type_brings_about(text: str, line: int, message: str) -> None:
                 in_resources(f"a:\n  type: any\n  {key}: {{}}"),
                 4,
                 f"resource 'a' has the key '{key}', which converge does not support; remove it"
-                " (known: type, properties, depends_on)",
+                " (known: type, properties, depends_on, replace)",
             )
             for key in (
                 "condition",
@@ -487,7 +487,7 @@ def test_what_no_type_brings_about(text: str, line: int, message: str) -> None:
         (
             in_resources("a:\n  type: any\n  zzz: 1"),
             4,
-            "unknown key 'zzz' in resource 'a'; known: depends_on, properties, type",
+            "unknown key 'zzz' in resource 'a'; known: depends_on, properties, replace, type",
         ),
         (
             "resources: {}\nparameters:\n  p:\n    type: string\n    immutable: true",
@@ -560,3 +560,13 @@ def test_ten_thousand_resources() -> None:
     # processor time: the machine may be busy with other things
     assert time.process_time() - start < 5
     assert list(template.graph()) == [f"r{i}" for i in range(10_000)]
+
+
+def test_a_resource_says_in_which_order_it_is_replaced() -> None:
+    text = "resources: {a: {type: t, replace: delete_first}, b: {type: t}}"
+    definitions = Template.parse(text).definitions({}, "s")
+    assert definitions["a"].replace is Replacing.DELETE_FIRST
+    assert definitions["b"].replace is None
+    for wrong in ("destroy", "1", "{get_param: a}"):
+        with pytest.raises(TemplateError, match="must be create_first or delete_first, not"):
+            Template.parse(f"resources: {{a: {{type: t, replace: {wrong}}}}}")
