@@ -137,7 +137,7 @@ def test_without_a_database_nothing_is_recorded(
         (["prune", "--keep", "-1"], "a whole number at least 0"),
         (["list", "--keep", "1"], "--keep is an option of prune"),
         (["prune", "--age", "1", "--failed"], "--failed is an option of forget"),
-        (["list", "--db", "nowhere://x"], "'nowhere://x' is not the URL of a journal"),
+        (["list", "--db", "nowhere://x"], "'nowhere://***' is not the URL of a journal"),
     ],
 )
 def test_a_mistake_is_named(

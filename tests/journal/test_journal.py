@@ -57,7 +57,7 @@ def test_a_backend_is_found_by_its_name_whatever_the_scheme(
     assert opened == [("https://host:2379", 5.0)]
     with pytest.raises(BadInput, match=r"there is no backend 'etc'; did you mean 'etcd'\?"):
         Journal("https://host:2379", backend="etc")
-    with pytest.raises(BadInput, match="'https://host:2379' is not the URL of a journal"):
+    with pytest.raises(BadInput, match=r"'https://\*\*\*' is not the URL of a journal"):
         Journal("https://host:2379")
 
 
