@@ -172,6 +172,4 @@ def test_the_example_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     said = "examples/pipeline.py: 'nowhere://***' is not the URL of a journal"
     assert done.stderr.startswith(said)
-        "examples/pipeline.py: 'nowhere://***' is not the URL of a journal"
-    )
     assert len(done.stderr.splitlines()) == 1
