@@ -347,8 +347,13 @@ def _clear(
     :param properties: those of the new one.
     :param ends: the traversal makes nothing more.
     :returns: the work that makes it, or the outcome to write.
+    :raises StaleLock: it was done before.
     """
     old = _row(work)
+    found = resources.lock_resources(tx, [old.id]).get(old.id)
+    if found is None or found.token != old.token:
+        # this was committed before, and the reply was lost
+        raise StaleLock(f"resource {old.name!r} has been made room for already")
     spent = [work.scope, scope_name(old.id, Step.CREATE, 0)]
     scopes.delete_scopes(tx, scopes.find_scopes(tx, spent))
     values: dict[str, Any] = {

@@ -297,10 +297,14 @@ class Oracle:
     # -- invariant 6: the order of cleanups
 
     def check_delete(self, physical_id: str) -> None:
-        """Nothing that requires it may still be there."""
+        """Nothing that requires it may still be there, unless its replacement is made next."""
         mine = [row for row in self.rows.resources.values() if row.physical_id == physical_id]
         token = self.world.things[physical_id].token
         mine = mine or [row for row in self.rows.resources.values() if row.token == token]
+        # what goes before its replacement is made goes under those that use it
+        if any(row.action == "REPLACE" for row in mine):
+            self.world.gone_first.add(token)
+            return
         for gone in mine:
             for row in self.rows.resources.values():
                 there = row.physical_id or self.world.by_token.get(row.token)

@@ -44,6 +44,10 @@ class World:
         self.by_token: dict[str, str] = {}
         self.failing = 0.0
         self.unsure: set[str] = set()
+        #: tokens of things that can be there only once
+        self.alone: set[str] = set()
+        #: tokens of things that went before their replacements were made
+        self.gone_first: set[str] = set()
         self.effects: list[str] = []
         self.is_late: Callable[[], bool] = lambda: False
         self.before_delete: Callable[[str], None] = lambda physical_id: None
@@ -63,6 +67,7 @@ class World:
             "fake": Fake(self, policy),
             "fixed": Fixed(self, policy),
             "noting": Noting(self, policy),
+            "only": Only(self, policy),
         }
 
     # -- what handlers do
@@ -96,6 +101,15 @@ class World:
             del self.things[physical_id]
             self._happened("delete", physical_id, late)
 
+    def check_alone(self, context: Context) -> None:
+        """What can be there only once must not be made beside another."""
+        label = f"{context.stack}/{context.name}"
+        for thing in self.things.values():
+            mine = thing.id.rpartition(".")[0] == label and thing.token != context.token
+            if mine and thing.token in self.alone - self.unsure and not self.is_late():
+                self._complain(f"{label} is made, and {thing.id} is there")
+        self.alone.add(context.token)
+
     def trouble(self, moment: str) -> None:
         """Raise, if a handler is to fail now.
 
@@ -124,7 +138,8 @@ class World:
             for value in thing.properties.values():
                 if not isinstance(value, str) or value in self.things:
                     continue
-                if self._tokens.get(value) not in self.unsure:
+                token = self._tokens.get(value)
+                if token not in self.unsure and token not in self.gone_first:
                     self._complain(f"{thing.id} refers to {value}, which is not there")
 
 
@@ -181,6 +196,17 @@ class Fake(Fixed):
         """Whether it is still there."""
         if physical_id not in self.world.things:
             raise RuntimeError(f"{physical_id} is gone")
+
+
+class Only(Fake):
+    """One that can be there only once: the old one goes before the new one is made."""
+
+    replace = "delete_first"
+
+    def create(self, context: Context, properties: Mapping[str, Any]) -> Physical:
+        """Make it; no other may be there."""
+        self.world.check_alone(context)
+        return super().create(context, properties)
 
 
 class Noting(Fake):
