@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import IO, Any, ClassVar
 
 from converge.errors import BadInput, ConvergeError, Replace, with_article
-from converge.model import Json, Physical
+from converge.model import Json, Physical, Replacing
 from converge.resource_type import Context, Property, ResourceType
 
 #: Bytes that a command may write to stdout, as that becomes an attribute.
@@ -62,7 +62,9 @@ class Command(ResourceType):
 
     The commands are also given ``CONVERGE_STACK``, ``CONVERGE_RESOURCE``, ``CONVERGE_TOKEN``,
     ``CONVERGE_ATTEMPT`` and ``CONVERGE_PHYSICAL_ID``. The physical id is the token of the first
-    ``create``, and known to it already: use it in the name of what is made.
+    ``create``, and known to it already: use it in the name of what is made, and say
+    ``replace: create_first`` in the template if the old one is to stay until the new one is there.
+    Without that the old one is deleted first.
 
     Attributes, always those of the last ``create`` or ``update`` that ran: ``stdout`` (white space
     stripped; at most 1 MiB, more is a failure), ``stderr`` (its last 64 KiB), and, where stdout is
@@ -82,6 +84,8 @@ class Command(ResourceType):
         "triggers": Property(object),
     }
     delete_properties: ClassVar[tuple[str, ...]] = ("delete",)
+    #: Both versions usually name the same thing.
+    replace: ClassVar[str] = Replacing.DELETE_FIRST
 
     def create(self, context: Context, properties: Mapping[str, Any]) -> Physical:
         """Run ``create``, if there is one.
