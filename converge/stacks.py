@@ -30,6 +30,7 @@ from converge.store import migrate, resources, stacks, traversals
 from converge.store.connecting import HOST_SECONDS
 from converge.store.database import Database, Transaction
 from converge.store.stacks import StackRow
+from converge.store.types import SOURCE_LENGTH, text
 from converge.template import Template
 
 if TYPE_CHECKING:
@@ -198,13 +199,19 @@ class Store(Looking):
         timeout: float | None = None,
         node_timeout: float | None = None,
         types: Mapping[str, ResourceType] | None = None,
+        source: str | None = None,
+        any_source: bool = False,
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Bring a stack about, whatever there is of it: create it, update it, or, when a
         traversal to the very same version is running, leave it to go on. Of two callers that
         are the first, the second does as if it had come later.
 
-        :raises BadInput: the name, the template or a parameter is wrong.
+        :param source: the file that the template is from, which the stack remembers: a template
+            from another one is refused.
+        :param any_source: take it all the same, and remember the new one.
+        :raises BadInput: the name, the template or a parameter is wrong; or the stack is from
+            another file.
         """
         check_name("stack", name)
         intent = Intent(on_failure, timeout, node_timeout)
@@ -212,6 +219,8 @@ class Store(Looking):
 
         def begin(tx: Transaction) -> Stack:
             row, new = stacks.take_stack(tx, name)
+            if source is not None:
+                _remember_source(tx, row, source, any_source=any_source)
             if new:
                 return self._start_wanted(tx, row, Action.CREATE, template, values, intent)
             if self._is_on_its_way(tx, row, template, values):
@@ -526,6 +535,19 @@ def _is_running(tx: Transaction, row: StackRow, action: Action) -> bool:
         return False
     assert row.traversal_id is not None
     return traversals.get_traversal(tx, row.traversal_id).halted is None
+
+
+def _remember_source(tx: Transaction, row: StackRow, source: str, *, any_source: bool) -> None:
+    kept = text(source, SOURCE_LENGTH)
+    if row.source == kept:
+        return
+    if row.source is not None and not any_source:
+        raise BadInput(
+            f"stack {row.name!r} was made from {row.source}, not from {kept}; if this is to take "
+            f"its place, as when the file was moved, say so: --stack {row.name}, or any_source; "
+            "if not, give it another name: --stack NAME"
+        )
+    stacks.update_stack(tx, row.id, source=kept)
 
 
 def _is_cancelled(tx: Transaction, row: StackRow) -> bool:

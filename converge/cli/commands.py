@@ -111,6 +111,9 @@ def up(arguments: Namespace) -> int:
             parameters=parameters,
             on_failure=arguments.on_failure,
             timeout=arguments.timeout,
+            source=os.path.abspath(arguments.file),
+            # who names the stack knows which one it is
+            any_source=arguments.stack is not None,
         )
 
     return _converge(arguments, name, begin, create=True)

@@ -29,6 +29,7 @@ from converge.store.types import (
     NAME,
     PHYSICAL_ID_LENGTH,
     REASON_LENGTH,
+    SOURCE_LENGTH,
     JsonText,
 )
 
@@ -83,7 +84,7 @@ stack = Table(
     Column("updated_at", Double, nullable=False),
     _mark(),
     # the file of its template
-    Column("source", String(2000)),
+    Column("source", String(SOURCE_LENGTH)),
     UniqueConstraint("name", "live", name="uniq_converge_stack0name0live"),
     **_OPTIONS,
 )

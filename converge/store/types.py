@@ -16,6 +16,7 @@ from converge.model import NAME_LENGTH
 
 REASON_LENGTH = 2000
 PHYSICAL_ID_LENGTH = 1024
+SOURCE_LENGTH = 2000
 
 
 # made once: json.dumps() and json.loads() make or look for theirs at every call

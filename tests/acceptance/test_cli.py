@@ -183,6 +183,29 @@ def test_check_says_what_it_did_not_look_at(shell: Shell) -> None:
     assert shell.json("up", "a.yaml")["unchecked"] == []
 
 
+def test_a_file_of_the_same_name_does_not_take_a_stack_over(shell: Shell) -> None:
+    for folder, text in (("one", "first"), ("two", "second")):
+        (shell.folder / folder).mkdir()
+        shell.write(
+            f"{folder}/app.yaml",
+            f"resources: {{f: {{type: value, properties: {{value: {text}}}}}}}",
+        )
+    shell.run("up", "one/app.yaml")
+    before = shell.json("show", "app")
+    _, err = shell.run("up", "two/app.yaml", status=2)
+    one, two = (str(shell.folder / folder / "app.yaml") for folder in ("one", "two"))
+    assert f"stack 'app' was made from {one}, not from {two};" in err
+    assert "--stack app" in err
+    assert shell.json("show", "app") == before
+    shell.run("up", two, "--stack", "other")
+    # however the file is called it is the same
+    assert shell.json("up", one)["outcome"] == "started"
+    # it was moved: from now on it is the other one
+    shell.run("up", "two/app.yaml", "--stack", "app")
+    shell.run("up", "two/app.yaml")
+    shell.run("up", "one/app.yaml", status=2)
+
+
 # Failures
 
 BROKEN = """\
