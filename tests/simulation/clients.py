@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from converge import Template
@@ -39,8 +40,30 @@ class Clients:
         simulation = self.simulation
         simulation.events[verb] += 1
         name = simulation.random.choice(simulation.names)
+        act = self._abandon if verb == "abandon" else partial(self._ask, verb)
         # one of its own for each call, as it may die
-        simulation.guarded(Body("a client"), lambda client: self._ask(verb, name))
+        simulation.guarded(Body("a client"), lambda client: act(name))
+
+    def _abandon(self, name: str) -> None:
+        """Let go of a resource; its thing stays in the world, for nobody."""
+        simulation = self.simulation
+        resources = simulation.oracle.rows.resources.values()
+        stacks = simulation.oracle.rows.stacks
+        # what can be there only once would stand in the way of another
+        mine = [
+            one for one in resources if stacks[one.stack_id].name == name and one.type != "only"
+        ]
+        if not mine:
+            return
+        one = simulation.random.choice(mine)
+        simulation.tell(f"{name} is to let go of {one.name}, resource {one.id}")
+        # whether it is done or not, and heard of or not
+        simulation.world.unsure.add(one.token)
+        try:
+            simulation.store.forget_resource(name, one.name, id=one.id)
+        except (Conflict, NotFound) as error:
+            simulation.tell(f"    {error}")
+            simulation.events[type(error).__name__] += 1
 
     def _ask(self, verb: str, name: str) -> None:
         simulation, random = self.simulation, self.simulation.random

@@ -51,7 +51,7 @@ RARE = {
     "bury": 1,
     "rewind": 1,
 }
-ASKED = {"update": 8, "rollback": 2, "delete": 2, "cancel": 3, "check": 1}
+ASKED = {"update": 8, "rollback": 2, "delete": 2, "cancel": 3, "check": 1, "abandon": 1}
 
 
 class Simulation:

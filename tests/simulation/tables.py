@@ -277,8 +277,12 @@ def _triggers() -> str:
 
     node = "'node ' || NEW.traversal_id || '.' || NEW.node || ': '"
     thing = "'resource ' || NEW.id || ' ' || NEW.name || ': '"
-    written = ("action", "status", "physical_id", "properties", "attributes", "requires")
+    written = ("action", "status", "physical_id", "properties", "attributes")
     changed = " OR ".join(f"NEW.{name} IS NOT OLD.{name}" for name in written)
+    # what the stack has let go of is required by nobody any more, and its row is gone
+    there = "(SELECT id FROM converge_resource)"
+    let_go = f"EXISTS (SELECT 1 FROM json_each(OLD.requires) WHERE value NOT IN {there})"
+    changed += f" OR (NEW.requires IS NOT OLD.requires AND NOT {let_go})"
     return "\n".join(
         (
             "CREATE TABLE sim_illegal (what TEXT);",
@@ -327,7 +331,8 @@ def _triggers() -> str:
                 "requires_lost",
                 "OF requires ON converge_resource",
                 "OLD.engine_id IS NULL AND EXISTS (SELECT 1 FROM json_each(OLD.requires) "
-                "WHERE value NOT IN (SELECT value FROM json_each(NEW.requires)))",
+                "WHERE value NOT IN (SELECT value FROM json_each(NEW.requires)) "
+                f"AND value IN {there})",
                 f"{thing} || 'forgets what it requires before it is brought about'",
             ),
             note(
