@@ -20,6 +20,7 @@ from typing import IO, Any, ClassVar
 from converge.errors import BadInput, ConvergeError, Replace, with_article
 from converge.model import Json, Physical, Replacing
 from converge.resource_type import Context, Property, ResourceType
+from converge.resources.watcher import Watched
 
 #: Bytes that a command may write to stdout, as that becomes an attribute.
 STDOUT_LIMIT = 1024 * 1024
@@ -72,7 +73,8 @@ class Command(ResourceType):
 
     A command is over when its shell has ended; what it left running in the background stays. When
     the engine gives up, or the time is over, the command and all of its process group are
-    terminated, and killed five seconds later.
+    terminated, and killed five seconds later. When the engine's process dies, by SIGKILL too, the
+    group is killed at once. What left the group (``setsid``) is out of reach of both.
     """
 
     schema: ClassVar[Mapping[str, Property]] = {
@@ -141,12 +143,16 @@ def _run(
         # would die of SIGPIPE if we went. Appending lets us empty a file that is written to.
         for file in (stdout, stderr):
             fcntl.fcntl(file, fcntl.F_SETFL, os.O_APPEND)
-        process = _start(which, script, context, physical_id, properties, stdout, stderr)
+        watched = _start(which, script, context, physical_id, properties, stdout, stderr)
+        process = watched.process
         try:
             kept = _wait(which, process, context, stdout, stderr)
         except BaseException:
-            _stop(process)
+            _stop_group(process)
             raise
+        finally:
+            watched.close()
+            process.wait()
         errors = _text((kept + _tail(stderr, STDERR_KEPT))[-STDERR_KEPT:])
         if process.returncode:
             last = _last_lines(errors)
@@ -167,7 +173,7 @@ def _start(
     properties: Mapping[str, Any],
     stdout: IO[bytes],
     stderr: IO[bytes],
-) -> subprocess.Popen[bytes]:
+) -> Watched:
     directory = properties.get("directory")
     if directory is not None and not os.path.isdir(directory):
         raise CommandError(
@@ -184,16 +190,7 @@ def _start(
         "CONVERGE_PHYSICAL_ID": physical_id,
     }
     try:
-        return subprocess.Popen(
-            ["/bin/sh", "-c", script],
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            cwd=directory,
-            env=environment,
-            # a Ctrl-C at the terminal is for the engine, which ends its commands in order
-            start_new_session=True,
-        )
+        return Watched(script, stdout, stderr, directory, environment)
     except ValueError as error:
         raise BadInput(f"{which} cannot be run: {error}") from error
     except OSError as error:
@@ -248,7 +245,6 @@ def _wait(
             kept = (kept + _tail(stderr, STDERR_KEPT))[-STDERR_KEPT:]
             os.ftruncate(stderr.fileno(), 0)
         pause = min(pause * 1.5, LONGEST_POLL)
-    process.wait()
     return kept
 
 
@@ -262,10 +258,8 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     return state is not None
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop_group(process: subprocess.Popen[bytes]) -> None:
     """End the whole process group: politely, then for good."""
-    if process.returncode is not None:
-        return
     never = threading.Event()
     for number in (signal.SIGTERM, signal.SIGKILL):
         # the shell leads the group, which has its process id, until it is reaped
@@ -274,7 +268,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + GRACE
         while _group_lives(process) and time.monotonic() < deadline:
             never.wait(LONGEST_POLL)
-    process.wait()
 
 
 def _group_lives(process: subprocess.Popen[bytes]) -> bool:

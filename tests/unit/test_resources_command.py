@@ -326,3 +326,41 @@ def test_no_zombie_is_left() -> None:
         ["ps", "-o", "stat=", "--ppid", str(os.getpid())], capture_output=True, text=True
     ).stdout
     assert "Z" not in children
+
+
+ENGINE = """
+import sys, threading
+from converge.resource_type import Context
+from converge.resources.command import Command
+
+for name in sys.argv[1:]:
+    script = f"sleep 1000 & echo $! > {name}.child; echo $$ > {name}; wait"
+    context = Context("shop", name, token=name)
+    threading.Thread(target=Command().create, args=(context, {"create": script})).start()
+"""
+
+
+def test_a_command_dies_with_its_engine(tmp_path: Path) -> None:
+    """Its children too, and where two run at once, so that one could hold the other's pipe."""
+    engine = subprocess.Popen([sys.executable, "-c", ENGINE, "a", "b"], cwd=tmp_path)
+    pids = [int(wait_for(tmp_path / name)) for name in ("a", "a.child", "b", "b.child")]
+    engine.kill()
+    engine.wait()
+    pause = threading.Event()
+    deadline = time.monotonic() + 10
+    while not all(ended(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a command outlived its engine"
+        pause.wait(0.005)
+
+
+def test_a_command_inherits_nothing_but_its_three_files() -> None:
+    with open("/dev/null") as file:
+        os.set_inheritable(file.fileno(), True)
+        assert create("ls /proc/$$/fd").attributes["stdout"] == "0\n1\n2"
+
+
+def test_a_command_that_cannot_be_started_leaves_no_watcher(tmp_path: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(CommandError, match="cannot be started"):
+        create("true", environment={"LONG": "x" * 4_000_000})
+    assert set(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,79 @@
+"""A process group that ends with the process that started it, however that process ends.
+
+Beside each command runs a small shell, the watcher. It reads from a pipe whose other end only the
+starting process keeps. When that process dies, by SIGKILL too, the system closes its end; the
+watcher reads the end of the file and kills the group of the command, grandchildren included.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from typing import IO
+
+#: Waits for the end of the pipe, then kills the group whose number it read first.
+_WATCH = 'read -r group || exit 0; while read -r _; do :; done; kill -s KILL -- "-$group"'
+#: Tells the watcher its group before anything is done, so that no death falls in between; closes
+#: its end of the pipe, which is its stdin, as nothing else is sure not to be inherited.
+_TELL = 'echo "$$" >&0; exec /bin/sh -c "$1" </dev/null'
+
+
+class Watched:
+    """A shell that runs a script in a session of its own, and dies with this process.
+
+    :raises OSError: if a process cannot be started.
+    :raises ValueError: if the script contains a NUL character.
+    """
+
+    def __init__(
+        self,
+        script: str,
+        stdout: IO[bytes],
+        stderr: IO[bytes],
+        directory: str | None,
+        environment: Mapping[str, str],
+    ) -> None:
+        # both ends are closed in whatever other threads start meanwhile
+        reader, self._writer = os.pipe()
+        try:
+            try:
+                self._watcher = subprocess.Popen(
+                    ["/bin/sh", "-c", _WATCH],
+                    stdin=reader,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    # no Ctrl-C is for it, and it keeps no folder busy
+                    start_new_session=True,
+                    cwd="/",
+                    env={},
+                )
+            finally:
+                os.close(reader)
+            try:
+                self.process = subprocess.Popen(
+                    ["/bin/sh", "-c", _TELL, "/bin/sh", script],
+                    stdin=self._writer,
+                    stdout=stdout,
+                    stderr=stderr,
+                    cwd=directory,
+                    env=environment,
+                    # a Ctrl-C at the terminal is for the engine, which ends its commands in order
+                    start_new_session=True,
+                )
+            except BaseException:
+                self._end_watcher()
+                raise
+        except BaseException:
+            os.close(self._writer)
+            raise
+
+    def close(self) -> None:
+        """Leave alone what still runs. Call it before the shell is reaped, whose number is that of
+        the group."""
+        self._end_watcher()
+        os.close(self._writer)
+
+    def _end_watcher(self) -> None:
+        self._watcher.kill()
+        self._watcher.wait()
