@@ -58,11 +58,14 @@ class Hold:
     :ivar scope: its key in the backend.
     :ivar owner: who holds it.
     :ivar epoch: which grows with every taking.
+    :ivar mark: a random number of the taking: the rest comes again after the place has forgotten
+        its last seconds.
     """
 
     scope: Any
     owner: int
     epoch: int
+    mark: int = 0
 
 
 @dataclass(frozen=True, slots=True)

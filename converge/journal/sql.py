@@ -3,12 +3,15 @@ id of an engine that lives, and an epoch."""
 
 from __future__ import annotations
 
+import logging
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from converge.errors import Busy, Conflict, NotFound
+from converge.errors import Busy, Conflict, ConvergeError, NotFound
 from converge.journal.backend import Backend, Hold, Record, ScopeInfo, StepStatus, Taken
-from converge.lease import RowOwner, check_lease
+from converge.lease import Lease, RowLeases, RowOwner, check_lease
+from converge.model import make_mark
 from converge.points import Commit
 from converge.process import is_gone
 from converge.recovery import expire
@@ -18,6 +21,8 @@ from converge.store.engines import EngineRow
 from converge.store.scopes import ScopeRow, StepRow
 
 T = TypeVar("T")
+
+LOG = logging.getLogger(__name__)
 
 
 class _Sql(Backend):
@@ -58,9 +63,7 @@ class _Sql(Backend):
 
     def release(self, hold: Hold, *, finished: bool) -> None:
         self._database.transact(
-            lambda tx: scopes.release_scope(
-                tx, hold.scope, hold.owner, hold.epoch, finished=finished
-            ),
+            lambda tx: scopes.release_scope(tx, *_lock(hold), finished=finished),
             Commit.LET_GO,
             happened=repeatable,
             alone=True,
@@ -108,7 +111,7 @@ class _Sql(Backend):
 
     def _transact_take(self, take: Callable[[Transaction], Taken]) -> Taken:
         def taken(tx: Transaction, result: Taken) -> bool:
-            return scopes.is_held(tx, result.hold.scope, result.hold.owner, result.hold.epoch)
+            return scopes.is_held(tx, *_lock(result.hold))
 
         while True:
             try:
@@ -127,18 +130,69 @@ class SqlBackend(_Sql):
 
     def __init__(self, database: Database, lease: float, *, owned: bool = False) -> None:
         super().__init__(database)
-        self.owner = RowOwner(database, lease)
+        # the marks of scopes that are taken, or being taken
+        self._in_hand: set[int] = set()
+        # whoever renews the lease must not keep this from going
+        this = weakref.ref(self)
+
+        def after(lease: Lease) -> None:
+            backend = this()
+            if backend is not None:
+                backend.reconcile(lease)
+
+        self.owner = RowOwner(database, lease, after)
         self._owned = owned
 
     def take(self, name: str) -> Taken:
+        mark = make_mark()
+        # before the commit: somebody may compare right after it
+        self._in_hand.add(mark)
+        try:
+            return self._take(name, mark)
+        except BaseException:
+            self._in_hand.discard(mark)
+            raise
+
+    def _take(self, name: str, mark: int) -> Taken:
         while True:
             try:
-                return self.owner.attempt(
-                    lambda owner: self._transact_take(lambda tx: _take(tx, name, owner))
+                return self.owner.attempt_lease(
+                    lambda lease: self._transact_take(lambda tx: _take(tx, name, lease, mark))
                 )
             except Busy:
                 if not self._bury_holder(name):
                     raise
+
+    def release(self, hold: Hold, *, finished: bool) -> None:
+        try:
+            super().release(hold, finished=finished)
+        finally:
+            # not before: somebody who compares would let go of what has come to its end
+            self._in_hand.discard(hold.mark)
+
+    def reconcile(self, lease: Lease) -> None:
+        """Let go of scopes that a lease holds, and that this process has not in hand.
+
+        Such ones are left by a commit whose reply was lost, by an outage in which they could not
+        be let go of, and by a database that has forgotten its last seconds.
+        """
+        leases = lease.leases
+        assert isinstance(leases, RowLeases)
+        # the connection of the lease: this must not wait for the work
+        database = leases.database
+        try:
+            # the rows first: what is taken or ends meanwhile is then seen to be so
+            held = database.read(lambda tx: scopes.list_held(tx, lease.id))
+            unknown = [one for one in held if one[-1] not in self._in_hand]
+            if unknown:
+                free = database.transact(
+                    lambda tx: scopes.free_scopes(tx, lease.id, unknown),
+                    Commit.LET_GO,
+                    happened=repeatable,
+                )
+                LOG.warning("the journal let go of %s scopes", free)
+        except ConvergeError as error:
+            LOG.warning("the journal: %s; compared after the next renewal", error)
 
     def _bury_holder(self, name: str) -> bool:
         """End the lease of who holds a scope, if that was a process of this host that is gone.
@@ -186,9 +240,10 @@ class HeldBackend(_Sql):
 
     def _take(self, tx: Transaction, name: str) -> Taken:
         self._hold(tx)
-        scope_id, epoch = scopes.insert_or_take(tx, name, self._engine_id)
+        mark = make_mark()
+        scope_id, epoch = scopes.insert_or_take(tx, name, self._engine_id, mark)
         records = [_record(one) for one in scopes.list_steps(tx, scope_id)]
-        return Taken(Hold(scope_id, self._engine_id, epoch), False, records)
+        return Taken(Hold(scope_id, self._engine_id, epoch, mark), False, records)
 
     def close(self) -> None:
         """The lock goes by other ways."""
@@ -204,24 +259,27 @@ def open_url(url: str, lease: float) -> SqlBackend:
     return SqlBackend(connect(url).database, lease, owned=True)
 
 
-def _take(tx: Transaction, name: str, owner: int) -> Taken:
-    check_lease(tx, owner)
+def _take(tx: Transaction, name: str, lease: Lease, mark: int) -> Taken:
+    owner = lease.id
+    check_lease(tx, owner, lease.mark)
     row = scopes.lock_scope(tx, name)
     if row is None:
-        return Taken(Hold(scopes.insert_scope(tx, name, owner), owner, 1))
+        return Taken(Hold(scopes.insert_scope(tx, name, owner, mark), owner, 1, mark))
     if row.holder is not None:
         raise Busy(f"scope {name!r} is being worked on by engine {row.holder}")
-    epoch = scopes.take_scope(tx, row, owner)
+    epoch = scopes.take_scope(tx, row, owner, mark)
     records = [_record(one) for one in scopes.list_steps(tx, row.id)]
-    return Taken(Hold(row.id, owner, epoch), row.finished_at is not None, records)
+    return Taken(Hold(row.id, owner, epoch, mark), row.finished_at is not None, records)
+
+
+def _lock(hold: Hold) -> tuple[int, int, int, int]:
+    return hold.scope, hold.owner, hold.epoch, hold.mark
 
 
 def _write(tx: Transaction, hold: Hold, record: Record) -> None:
     scopes.insert_step(
         tx,
-        hold.scope,
-        hold.owner,
-        hold.epoch,
+        *_lock(hold),
         record.name,
         wait=record.wait,
         **_values(record),
@@ -229,7 +287,7 @@ def _write(tx: Transaction, hold: Hold, record: Record) -> None:
 
 
 def _rewrite(tx: Transaction, hold: Hold, record: Record) -> None:
-    scopes.lock_hold(tx, hold.scope, hold.owner, hold.epoch)
+    scopes.lock_hold(tx, *_lock(hold))
     scopes.update_step(tx, hold.scope, record.name, record.wait, **_values(record))
 
 
@@ -253,7 +311,7 @@ def _is_written(tx: Transaction, hold: Hold, record: Record) -> bool:
 
 
 def _advance(tx: Transaction, hold: Hold, name: str, position: int) -> None:
-    scopes.advance_step(tx, hold.scope, hold.owner, hold.epoch, name, StepStatus.OPEN, position)
+    scopes.advance_step(tx, *_lock(hold), name, StepStatus.OPEN, position)
 
 
 def _is_at(tx: Transaction, hold: Hold, name: str, position: int) -> bool:

@@ -103,12 +103,13 @@ def lock_scope(tx: Transaction, name: str) -> ScopeRow | None:
     return row if row.holder in living else replace(row, holder=None)
 
 
-def insert_scope(tx: Transaction, name: str, engine_id: int) -> int:
+def insert_scope(tx: Transaction, name: str, engine_id: int, mark: int) -> int:
     """Insert a scope that an engine holds, and return its id.
 
+    :param mark: of this taking, a random number.
     :raises Conflict: there is one of that name, made at the same moment.
     """
-    values = {"name": name, "engine_id": engine_id, "epoch": 1}
+    values = {"name": name, "engine_id": engine_id, "epoch": 1, "mark": mark}
     try:
         done = tx.execute(insert(scope).values(**values, created_at=tx.now, updated_at=tx.now))
     except DBDuplicateEntry as error:
@@ -117,23 +118,26 @@ def insert_scope(tx: Transaction, name: str, engine_id: int) -> int:
     return int(done.inserted_primary_key[0])
 
 
-def insert_or_take(tx: Transaction, name: str, engine_id: int) -> tuple[int, int]:
+def insert_or_take(tx: Transaction, name: str, engine_id: int, mark: int) -> tuple[int, int]:
     """Take a scope, whoever holds it; make it if it is not there.
 
     :returns: its id and its new epoch.
     """
     row = lock_scope(tx, name)
     if row is None:
-        return insert_scope(tx, name, engine_id), 1
-    return row.id, take_scope(tx, row, engine_id)
+        return insert_scope(tx, name, engine_id, mark), 1
+    return row.id, take_scope(tx, row, engine_id, mark)
 
 
-def take_scope(tx: Transaction, row: ScopeRow, engine_id: int) -> int:
-    """Make a scope that the transaction has locked an engine's own, and return its new epoch."""
+def take_scope(tx: Transaction, row: ScopeRow, engine_id: int, mark: int) -> int:
+    """Make a scope that the transaction has locked an engine's own, and return its new epoch.
+
+    :param mark: of this taking, a random number.
+    """
     tx.execute(
         update(scope)
         .where(scope.c.id == row.id)
-        .values(engine_id=engine_id, epoch=row.epoch + 1, updated_at=tx.now)
+        .values(engine_id=engine_id, epoch=row.epoch + 1, mark=mark, updated_at=tx.now)
     )
     return row.epoch + 1
 
@@ -171,8 +175,14 @@ def _is_held() -> list[ColumnElement[bool]]:
     return [
         scope.c.id == bindparam("held_scope", type_=ID),
         scope.c.engine_id == bindparam("owner", type_=ID),
-        scope.c.epoch == bindparam("epoch", type_=Integer()),
+        scope.c.epoch == bindparam("held_epoch", type_=Integer()),
+        scope.c.mark == bindparam("held_mark", type_=ID),
     ]
+
+
+def _hold(scope_id: int, engine_id: int, epoch: int, mark: int) -> dict[str, Any]:
+    """The parameters of :func:`_is_held`."""
+    return {"held_scope": scope_id, "owner": engine_id, "held_epoch": epoch, "held_mark": mark}
 
 
 def _make_insert(now: ColumnElement[Any], dialect: str) -> Insert:
@@ -193,7 +203,7 @@ _INSERT = Prepared(_make_insert)
 
 
 def insert_step(
-    tx: Transaction, scope_id: int, engine_id: int, epoch: int, name: str, **values: Any
+    tx: Transaction, scope_id: int, engine_id: int, epoch: int, mark: int, name: str, **values: Any
 ) -> None:
     """Record a step of a scope that an engine holds.
 
@@ -201,25 +211,25 @@ def insert_step(
         the next attempt.
     :raises StaleLock: it does not hold it any more.
     """
-    held = {"held_scope": scope_id, "owner": engine_id, "epoch": epoch}
+    held = _hold(scope_id, engine_id, epoch, mark)
     if _INSERT.execute(tx, {**held, "name": name, **values}).rowcount != 1:
         raise StaleLock(f"step {name!r}: the scope is not held by this caller any more")
 
 
-def lock_hold(tx: Transaction, scope_id: int, engine_id: int, epoch: int) -> None:
+def lock_hold(tx: Transaction, scope_id: int, engine_id: int, epoch: int, mark: int) -> None:
     """Keep others from taking a scope over until the transaction ends.
 
     :raises StaleLock: the engine does not hold it any more.
     """
     query = select(scope.c.id).where(*_is_held()).with_for_update(read=True)
-    held = {"held_scope": scope_id, "owner": engine_id, "epoch": epoch}
+    held = _hold(scope_id, engine_id, epoch, mark)
     if tx.execute(query, held).first() is None:
         raise StaleLock("the scope is not held by this caller any more")
 
 
-def is_held(tx: Transaction, scope_id: int, engine_id: int, epoch: int) -> bool:
+def is_held(tx: Transaction, scope_id: int, engine_id: int, epoch: int, mark: int) -> bool:
     """Whether an engine holds a scope."""
-    held = {"held_scope": scope_id, "owner": engine_id, "epoch": epoch}
+    held = _hold(scope_id, engine_id, epoch, mark)
     return tx.execute(select(scope.c.id).where(*_is_held()), held).first() is not None
 
 
@@ -288,6 +298,7 @@ def advance_step(
     scope_id: int,
     engine_id: int,
     epoch: int,
+    mark: int,
     name: str,
     status: str,
     position: int,
@@ -297,9 +308,9 @@ def advance_step(
     :param status: the one that it must have.
     :raises StaleLock: the engine does not hold the scope any more, or it was there already.
     """
-    held = {"held_scope": scope_id, "owner": engine_id, "epoch": epoch}
+    held = _hold(scope_id, engine_id, epoch, mark)
     if not _looks_as_it_advances(tx.dialect):
-        lock_hold(tx, scope_id, engine_id, epoch)
+        lock_hold(tx, scope_id, engine_id, epoch, mark)
         held = {"held_scope": scope_id}
     values = {"step_name": name, "step_status": str(status), "reached": position}
     if _ADVANCE.execute(tx, {**held, **values}).rowcount != 1:
@@ -315,7 +326,7 @@ def find_step(tx: Transaction, scope_id: int, name: str) -> StepRow | None:
 
 
 def release_scope(
-    tx: Transaction, scope_id: int, engine_id: int, epoch: int, *, finished: bool
+    tx: Transaction, scope_id: int, engine_id: int, epoch: int, mark: int, *, finished: bool
 ) -> bool:
     """Let go of a scope. False: it was lost before.
 
@@ -323,10 +334,32 @@ def release_scope(
     """
     done = tx.execute(
         update(scope)
-        .where(scope.c.id == scope_id, scope.c.engine_id == engine_id, scope.c.epoch == epoch)
-        .values(engine_id=None, updated_at=tx.now, finished_at=tx.now if finished else None)
+        .where(*_is_held())
+        .values(engine_id=None, updated_at=tx.now, finished_at=tx.now if finished else None),
+        _hold(scope_id, engine_id, epoch, mark),
     )
     return done.rowcount == 1
+
+
+#: The id of a scope, and epoch and mark of the hold on it.
+Held = tuple[int, int, int]
+
+
+def list_held(tx: Transaction, engine_id: int) -> list[Held]:
+    """The scopes that an engine holds."""
+    query = select(scope.c.id, scope.c.epoch, scope.c.mark).where(scope.c.engine_id == engine_id)
+    rows: Any = tx.execute(query)
+    return [tuple(row) for row in rows]
+
+
+def free_scopes(tx: Transaction, engine_id: int, held: Sequence[Held]) -> int:
+    """Let go of those of these scopes that an engine still holds so, as if it had died, and
+    return how many there were."""
+    free = update(scope).where(*_is_held()).values(engine_id=None)
+    return sum(
+        tx.execute(free, _hold(scope_id, engine_id, epoch, mark)).rowcount
+        for scope_id, epoch, mark in held
+    )
 
 
 def list_scopes(tx: Transaction, after: str, limit: int) -> list[tuple[ScopeRow, int]]:

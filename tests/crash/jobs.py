@@ -43,10 +43,10 @@ class JournalJob(Job):
 
     def leave_behind(self, tx: Transaction, engine_id: int) -> None:
         """A scope with a step."""
-        scope = scopes.insert_scope(tx, "inherited", engine_id)
+        scope = scopes.insert_scope(tx, "inherited", engine_id, 7)
         values = {"number": 1, "version": 1, "status": "DONE", "value": '"begin"'}
         values |= {"attempts": 1, "position": 0, "wait": 0.0}
-        scopes.insert_step(tx, scope, engine_id, 1, "begin", **values)
+        scopes.insert_step(tx, scope, engine_id, 1, 7, "begin", **values)
 
     def _do_steps(self, scope: Scope) -> None:
         scope.step("register", self.act, "register")

@@ -7,6 +7,7 @@ would make good for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -171,13 +172,13 @@ def test_the_end_of_an_action_names_its_owner_its_epoch_and_its_mark(
         assert not moves.end_action(tx, held.lock, "FAILED")
 
 
-@pytest.mark.parametrize("place", ["owner", "epoch"])
-def test_a_scope_is_written_to_and_let_go_of_by_its_owner_at_its_epoch_only(
+@pytest.mark.parametrize("place", ["owner", "epoch", "mark"])
+def test_a_scope_is_written_to_and_let_go_of_by_its_owner_at_its_epoch_and_mark_only(
     backend: SqlBackend, place: str
 ) -> None:
     hold = backend.take("job").hold
     backend.write(hold, EACH)
-    other = Hold(hold.scope, hold.owner + (place == "owner"), hold.epoch + (place == "epoch"))
+    other = replace(hold, **{place: getattr(hold, place) + 1})
     with pytest.raises(StaleLock):
         backend.write(other, Record("a", 3))
     with pytest.raises(StaleLock):

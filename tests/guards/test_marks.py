@@ -17,13 +17,15 @@ from sqlalchemy import select, update
 import converge
 from converge import complete as completing
 from converge import points, recovery
-from converge.errors import NotFound, StaleLock
+from converge.errors import Busy, NotFound, StaleLock, StoreError
+from converge.journal.backend import Record
+from converge.journal.sql import SqlBackend
 from converge.lease import Lease
 from converge.machine.actions import _is_taken
 from converge.model import State
 from converge.points import Commit
 from converge.session import Session
-from converge.store import engines, moves, schema
+from converge.store import engines, moves, schema, scopes
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.guards.tools import LEASE, state, template
 
@@ -399,3 +401,141 @@ def test_actions_are_called_in_the_order_of_their_moves(
         clock.advance(1)
     assert lamp.machine.sweep() == 3
     assert lamp.calls == ["c", "a", "b"]
+
+
+# -- scopes of journals -------------------------------------------------------
+
+
+@pytest.fixture
+def journals(store: converge.Store) -> Iterator[Callable[..., SqlBackend]]:
+    made: list[SqlBackend] = []
+
+    def make(lease: float = 3600.0) -> SqlBackend:
+        made.append(SqlBackend(store.database, lease))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def scope_holders(store: converge.Store) -> list[int | None]:
+    query = select(schema.scope.c.engine_id).order_by(schema.scope.c.name)
+    return store.database.read(lambda tx: list(tx.execute(query).scalars()))
+
+
+def test_a_scope_that_its_holder_does_not_know_is_let_go_of_after_a_renewal(
+    store: converge.Store, journals: Callable[..., SqlBackend]
+) -> None:
+    one, other = journals(lease=1.0), journals()
+    compared = threading.Semaphore(0)
+    real = one.reconcile
+
+    def reconcile(lease: Lease) -> None:
+        real(lease)
+        compared.release()
+
+    one.reconcile = reconcile  # type: ignore[method-assign]
+    one.release(one.take("job").hold, finished=True)
+    finished = one.show("job")[0].finished
+    change(store, schema.scope, engine_id=one.owner.current_id(), mark=1)
+    with pytest.raises(Busy):
+        other.take("job")
+    # one may have begun before it was forgotten
+    assert all(compared.acquire(timeout=60) for _ in range(2))
+    assert scope_holders(store) == [None]
+    # nobody has begun it again
+    assert other.show("job")[0].finished == finished
+    assert other.take("job").finished
+
+
+def test_who_compares_keeps_the_scopes_in_hand(
+    store: converge.Store, journals: Callable[..., SqlBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that is being taken, or let go of."""
+    one = journals()
+    me = one.owner.current_id()
+    seen: list[tuple[str, list[int | None]]] = []
+
+    def compare(name: str) -> None:
+        if name in (Commit.TAKE.after, Commit.LET_GO.before):
+            one.reconcile(one.owner.current_lease())
+            seen.append((name, scope_holders(store)))
+
+    monkeypatch.setattr(points, "hook", compare)
+    for _ in range(2):
+        hold = one.take("job").hold
+        one.write(hold, Record(f"step {hold.epoch}", hold.epoch))
+        one.reconcile(one.owner.current_lease())
+        one.release(hold, finished=True)
+    assert seen == [(name, [me]) for name in (Commit.TAKE.after, Commit.LET_GO.before)] * 2
+    assert one.show("job")[0].finished is not None
+    assert not one._in_hand
+
+
+def test_a_scope_that_could_not_be_let_go_of_is_free_after_the_next_renewal(
+    store: converge.Store, journals: Callable[..., SqlBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one whose taking went through though it was not told so."""
+    one = journals()
+    hold = one.take("a").hold
+
+    def fail(*args: Any, **more: Any) -> bool:
+        raise StoreError("the database is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scopes, "release_scope", fail)
+        with pytest.raises(StoreError):
+            one.release(hold, finished=True)
+
+    def interrupt(name: str) -> None:
+        if name == Commit.TAKE.after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(points, "hook", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            one.take("b")
+    assert None not in scope_holders(store)
+    one.reconcile(one.owner.current_lease())
+    assert scope_holders(store) == [None, None]
+
+
+def test_a_scope_that_was_taken_again_is_not_let_go_of(
+    store: converge.Store, journals: Callable[..., SqlBackend]
+) -> None:
+    one = journals()
+    hold = one.take("job").hold
+    for held in [(hold.epoch + 1, hold.mark), (hold.epoch, hold.mark + 1)]:
+        with store.transaction() as tx:
+            assert scopes.free_scopes(tx, hold.owner, [(hold.scope, *held)]) == 0
+    with store.transaction() as tx:
+        assert scopes.free_scopes(tx, hold.owner, [(hold.scope, hold.epoch, hold.mark)]) == 1
+
+
+def test_no_scope_is_taken_under_an_id_that_is_another_ones(
+    store: converge.Store, journals: Callable[..., SqlBackend]
+) -> None:
+    one = journals()
+    id_ = one.owner.current_id()
+    change(store, schema.engine, mark=1)
+    assert one.take("job").hold.owner == one.owner.current_id() != id_
+
+
+def test_what_belongs_to_a_forgotten_scope_is_not_written_to_one_with_its_ids(
+    store: converge.Store, journals: Callable[..., SqlBackend], engine: Callable[..., StepEngine]
+) -> None:
+    """Of a caller, and of an engine's node."""
+    store.create_stack("s", template(a=[]))
+    one = engine()
+    (work,) = one.claim()
+    context = one.session.context(work)
+    assert context is not None
+    node = context.journal
+    node.step("first", lambda: 1)
+    hold = journals().take("job").hold
+    change(store, schema.scope, mark=1)
+    with pytest.raises(StaleLock):
+        node.step("second", lambda: 2)
+    with pytest.raises(StaleLock):
+        journals().write(hold, Record("a", 1))

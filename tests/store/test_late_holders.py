@@ -113,9 +113,9 @@ def jobs(store: converge.Store) -> list[int]:
     """The ids of scopes that are finished, and whose holder has ended."""
     with store.transaction() as tx:
         holder = register(tx)
-        ids = [scopes.insert_scope(tx, name, holder) for name in ("earlier job", "job")]
+        ids = [scopes.insert_scope(tx, name, holder, 7) for name in ("earlier job", "job")]
         for id_ in ids:
-            scopes.release_scope(tx, id_, holder, 1, finished=True)
+            scopes.release_scope(tx, id_, holder, 1, 7, finished=True)
         engines.end_engine(tx, holder, engines.STOPPED)
     return ids
 
@@ -137,7 +137,7 @@ def test_a_scope_of_one_that_registered_since_it_was_waited_for(
                 with store.database.engine.connect() as connection:
                     wait_until_waiting(connection, slow)
             holder = register(tx)
-            scopes.take_scope(tx, row, holder)
+            scopes.take_scope(tx, row, holder, 7)
         assert slow.result(10) == holder
 
 
@@ -150,7 +150,7 @@ def test_a_finished_scope_that_one_looks_at_since_those_to_prune_were_looked_for
     def look(tx: Transaction) -> None:
         row = scopes.lock_scope(tx, "job")
         assert row is not None
-        scopes.take_scope(tx, row, register(tx))
+        scopes.take_scope(tx, row, register(tx), 7)
 
     assert call(store, list_finished) == jobs
     with under_way(store, list_finished) as slow:
@@ -170,5 +170,5 @@ def test_what_somebody_holds_takes_no_place_among_what_is_looked_for(
         assert (first.key, second.key) == ("a", "b")
         row = scopes.lock_scope(tx, "earlier job")
         assert row is not None
-        scopes.take_scope(tx, row, register(tx))
+        scopes.take_scope(tx, row, register(tx), 7)
         assert scopes.list_finished(tx, None, None, 1) == jobs[1:]
