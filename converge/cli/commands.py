@@ -21,6 +21,7 @@ from converge.errors import BadInput, NotFound
 if TYPE_CHECKING:
     from converge.cli.running import Trouble
     from converge.graph import Graph
+    from converge.resource_type import ResourceType
     from converge.stack import Stack
     from converge.stacks import Store
 
@@ -153,11 +154,24 @@ def check(arguments: Namespace) -> int:
     )
 
 
+def _types(arguments: Namespace) -> dict[str, ResourceType]:
+    """The built-in types, as the operator wants them."""
+    from converge.resources import Command
+
+    names = arguments.pass_env or os.environ.get("CONVERGE_PASS_ENV", "").split()
+    try:
+        return {"command": Command(pass_env=names)}
+    except BadInput as error:
+        source = "--pass-env" if arguments.pass_env else "CONVERGE_PASS_ENV"
+        raise BadInput(str(error).replace("pass_env", source, 1)) from error
+
+
 def _converge(
     arguments: Namespace, name: str, begin: Callable[[Store], Stack], *, create: bool = False
 ) -> int:
     from converge.cli.running import Trouble, Watch, last_event, run_engine
 
+    types = _types(arguments)
     with opened(arguments, create=create) as store:
         after = last_event(store, name)
         stack = begin(store)
@@ -177,6 +191,7 @@ def _converge(
                 trouble,
                 workers=arguments.workers,
                 grace=arguments.grace,
+                types=types,
                 begun=True,
                 ended=watch.look,
                 going_on=f"`converge {arguments.command}` goes on with stack {escape(repr(name))} "
@@ -482,6 +497,7 @@ def engine(arguments: Namespace) -> int:
     """Run an engine."""
     from converge.cli.running import Trouble, run_engine
 
+    types = _types(arguments)
     if arguments.until_idle and not _is_there(arguments):
         return EXIT_COMPLETE
     trouble = Trouble(Reporter(sys.stderr))
@@ -495,6 +511,7 @@ def engine(arguments: Namespace) -> int:
             workers=arguments.workers,
             grace=arguments.grace,
             lease=arguments.lease,
+            types=types,
             until_idle=arguments.until_idle,
             begun=patient,
             greeting="" if arguments.until_idle else greeting,

@@ -40,6 +40,8 @@ exit status:
 environment:
   CONVERGE_DB     the database's URL, as for --db
   CONVERGE_DEBUG  show the traceback of every error
+  CONVERGE_PASS_ENV
+                  names of variables, with spaces between, as for --pass-env
   NO_COLOR        no colours
 """
 
@@ -160,6 +162,14 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         default=GRACE,
         help="seconds that running handlers have to finish after Ctrl-C or SIGTERM "
         f"(default: {GRACE:g})",
+    )
+    workers.add_argument(
+        "--pass-env",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a variable of this environment that command resources see, besides PATH, HOME, LANG "
+        "and TMPDIR; may be repeated (default: those that CONVERGE_PASS_ENV names)",
     )
     run = Parser(add_help=False)
     run.add_argument(

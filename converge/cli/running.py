@@ -25,6 +25,7 @@ from converge.errors import ConvergeError, NotFound, StoreError
 if TYPE_CHECKING:
     from converge.cli.progress import Reporter
     from converge.engine import Engine
+    from converge.resource_type import ResourceType
     from converge.stack import Stack
     from converge.stacks import Store
 
@@ -168,6 +169,7 @@ def run_engine(
     workers: int,
     grace: float,
     lease: float | None = None,
+    types: Mapping[str, ResourceType] | None = None,
     until_idle: bool = False,
     begun: bool = False,
     ended: Callable[[], bool] = lambda: False,
@@ -179,6 +181,7 @@ def run_engine(
     :param trouble: who is told when the database is away, and everything else.
     :param grace: seconds that what runs has to finish after the first signal.
     :param lease: the engine's, in seconds; None for the default.
+    :param types: resource types to use instead of installed ones of the same name.
     :param until_idle: whether to end when there is no more work in the whole database.
     :param begun: the database took what is to be done, so it will be back if it is away.
     :param ended: looks whether it has ended, and tells the reporter.
@@ -194,7 +197,7 @@ def run_engine(
     # looking at all of it again and again
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    engine = Engine(store, workers=workers, lease=LEASE if lease is None else lease)
+    engine = Engine(store, types, workers=workers, lease=LEASE if lease is None else lease)
     failures: list[BaseException] = []
     leaving = threading.Event()
 

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import IO, Any, ClassVar
 
 from converge.errors import BadInput, ConvergeError, Replace, with_article
@@ -34,6 +34,8 @@ GRACE = 5.0
 FIRST_POLL, LONGEST_POLL = 0.002, 0.05
 #: What of the output goes into the message of a failure.
 REASON_LINES, REASON_LENGTH = 10, 2000
+#: What a command sees of the engine's environment. All else may be secret.
+PASSED = ("PATH", "HOME", "LANG", "TMPDIR")
 #: An escaped NUL in JSON text, as opposed to an escaped backslash before "u0000".
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -50,7 +52,9 @@ class Command(ResourceType):
     ``create``, ``update``, ``delete``
         run by ``/bin/sh -c``, with an empty stdin and in a session of their own.
     ``environment``
-        variables to add: strings, numbers, booleans (``true`` or ``false``).
+        variables to add: strings, numbers, booleans (``true`` or ``false``). Of the engine's own
+        environment a command sees only ``PATH``, ``HOME``, ``LANG`` and ``TMPDIR``, and what
+        ``pass_env`` names.
     ``directory``
         where they run; default: the engine's current directory. It must exist.
     ``triggers``
@@ -75,6 +79,10 @@ class Command(ResourceType):
     the engine gives up, or the time is over, the command and all of its process group are
     terminated, and killed five seconds later. When the engine's process dies, by SIGKILL too, the
     group is killed at once. What left the group (``setsid``) is out of reach of both.
+
+    :param pass_env: names of further variables of the engine's environment that every command
+        sees; those that are not set there are left out.
+    :raises BadInput: for what cannot be the name of a variable.
     """
 
     schema: ClassVar[Mapping[str, Property]] = {
@@ -89,6 +97,11 @@ class Command(ResourceType):
     #: Both versions usually name the same thing.
     replace: ClassVar[str] = Replacing.DELETE_FIRST
 
+    def __init__(self, pass_env: Iterable[str] = ()) -> None:
+        if isinstance(pass_env, str):
+            raise BadInput(f"pass_env must be a list of names, not the string {pass_env!r}")
+        self.pass_env = tuple(_name(name, "pass_env") for name in pass_env)
+
     def create(self, context: Context, properties: Mapping[str, Any]) -> Physical:
         """Run ``create``, if there is one.
 
@@ -100,7 +113,7 @@ class Command(ResourceType):
         physical_id = context.physical_id or context.token
         # before anything is done, so that what an interrupted command made is deleted
         context.record(physical_id)
-        return Physical(physical_id, _run("create", context, physical_id, properties))
+        return Physical(physical_id, self._run("create", context, physical_id, properties))
 
     def update(
         self,
@@ -119,18 +132,29 @@ class Command(ResourceType):
             raise Replace("triggers changed")
         if properties.get("update") is None:
             raise Replace("there is no update command")
-        return Physical(physical_id, _run("update", context, physical_id, properties))
+        return Physical(physical_id, self._run("update", context, physical_id, properties))
 
     def delete(self, context: Context, physical_id: str) -> None:
         """Run ``delete``, if there is one.
 
         :raises CommandError: if it fails or is stopped.
         """
-        _run("delete", context, physical_id, context.properties)
+        self._run("delete", context, physical_id, context.properties)
+
+    def _run(
+        self, which: str, context: Context, physical_id: str, properties: Mapping[str, Any]
+    ) -> dict[str, Json]:
+        names = (*PASSED, *self.pass_env)
+        passed = {name: os.environ[name] for name in names if name in os.environ}
+        return _run(which, context, physical_id, properties, passed)
 
 
 def _run(
-    which: str, context: Context, physical_id: str, properties: Mapping[str, Any]
+    which: str,
+    context: Context,
+    physical_id: str,
+    properties: Mapping[str, Any],
+    passed: Mapping[str, str],
 ) -> dict[str, Json]:
     """Run one of the three commands to its end, and give back the attributes."""
     script = properties.get(which)
@@ -143,7 +167,7 @@ def _run(
         # would die of SIGPIPE if we went. Appending lets us empty a file that is written to.
         for file in (stdout, stderr):
             fcntl.fcntl(file, fcntl.F_SETFL, os.O_APPEND)
-        watched = _start(which, script, context, physical_id, properties, stdout, stderr)
+        watched = _start(which, script, context, physical_id, properties, passed, stdout, stderr)
         process = watched.process
         try:
             kept = _wait(which, process, context, stdout, stderr)
@@ -171,6 +195,7 @@ def _start(
     context: Context,
     physical_id: str,
     properties: Mapping[str, Any],
+    passed: Mapping[str, str],
     stdout: IO[bytes],
     stderr: IO[bytes],
 ) -> Watched:
@@ -181,7 +206,7 @@ def _start(
             f"(seen from {os.getcwd()!r})"
         )
     environment = {
-        **os.environ,
+        **passed,
         **_environment(properties.get("environment") or {}),
         "CONVERGE_STACK": context.stack,
         "CONVERGE_RESOURCE": context.name,
@@ -198,13 +223,18 @@ def _start(
         raise CommandError(f"{which} cannot be started: {error.strerror}{hint}") from error
 
 
+def _name(name: object, where: str) -> str:
+    if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+        raise BadInput(f"{where}: {name!r} cannot be the name of a variable")
+    return name
+
+
 def _environment(given: object) -> dict[str, str]:
     if not isinstance(given, Mapping):
         raise BadInput(f"environment must be a map, not {type(given).__name__}")
     result = {}
     for name, value in given.items():
-        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
-            raise BadInput(f"environment: {name!r} cannot be the name of a variable")
+        _name(name, "environment")
         if isinstance(value, bool):
             value = "true" if value else "false"
         if not isinstance(value, str | int | float):

@@ -266,6 +266,7 @@ def test_a_failure_can_roll_back(shell: Shell) -> None:
         (["up", "good.yaml", "--db", "sqlite:///good.yaml"], ["good.yaml"]),
         (["list", "--db", "sqlite:///other.db"], ["other.db", "db upgrade"]),
         (["list", "--db", "postgresql+psycopg://x@127.0.0.1:1/x"], ["127.0.0.1"]),
+        (["up", "good.yaml", "--pass-env", "A=1"], ["--pass-env", "'A=1'"]),
         (["graph", "cycle.yaml"], ["cycle.yaml"]),
         (["graph", "nothing"], ["'nothing'"]),
         (["graph", "good.yaml", "-o", "."], ["it is a folder"]),
@@ -295,6 +296,23 @@ def test_bad_input_gets_one_message_and_writes_nothing(
     for message in messages:
         assert message in err
     assert shell.names() == before
+
+
+def test_a_command_sees_what_the_operator_passes_on(shell: Shell) -> None:
+    script = "create: 'echo $A$B$CONVERGE_DB'"
+    shell.write("a.yaml", f"resources: {{a: {{type: command, properties: {{{script}}}}}}}\n")
+
+    def seen(stack: str, *words: str, **environment: str) -> str:
+        variables = {"A": "1", "B": "2", **environment}
+        words = ("--stack", stack, *words, "--db", "sqlite:///other.db")
+        shell.run("up", "a.yaml", *words, environment=variables)
+        return str(shell.json("show", stack, "--db", "sqlite:///other.db")["resources"]["a"])
+
+    shell.run("db", "upgrade", "--db", "sqlite:///other.db")
+    secret = {"CONVERGE_DB": "sqlite:///nowhere"}
+    assert "'stdout': ''" in seen("none", **secret)
+    assert "'stdout': '2'" in seen("option", "--pass-env", "B", CONVERGE_PASS_ENV="A")
+    assert "'stdout': '12'" in seen("variable", CONVERGE_PASS_ENV="A B")
 
 
 def test_what_does_not_exist_is_named(shell: Shell) -> None:

@@ -20,6 +20,7 @@ def test_up_has_defaults() -> None:
         "param": [],
         "workers": 8,
         "grace": 20.0,
+        "pass_env": [],
         "on_failure": "stop",
         "timeout": None,
         "no_wait": False,

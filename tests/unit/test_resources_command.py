@@ -103,9 +103,29 @@ def test_the_environment() -> None:
     ]
 
 
-def test_the_rest_of_the_environment_is_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("INHERITED", "yes")
-    assert create("echo $INHERITED").attributes["stdout"] == "yes"
+def test_of_the_engines_environment_only_what_is_named_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in list(os.environ):
+        monkeypatch.delenv(name)
+    for name in ("PATH", "HOME", "LANG", "TMPDIR"):
+        monkeypatch.setenv(name, f"/{name}")
+    monkeypatch.setenv("PASSED", "yes")
+    monkeypatch.setenv("PGPASSWORD", "secret")
+    script = {"create": "set"}
+    # the shell itself sets some: PWD, IFS...
+    context = make_context()
+    plain = Command().create(context, script).attributes["stdout"].splitlines()
+    named = Command(pass_env=["PASSED", "NOT_SET"]).create(context, script).attributes["stdout"]
+    assert {"PATH='/PATH'", "HOME='/HOME'", "LANG='/LANG'", "TMPDIR='/TMPDIR'"} <= set(plain)
+    assert not [line for line in plain if line.startswith(("PASSED", "PGPASSWORD"))]
+    assert set(named.splitlines()) - set(plain) == {"PASSED='yes'"}
+
+
+@pytest.mark.parametrize("names", ["PATH", ["A=B"], [""], [1]])
+def test_what_is_passed_must_be_a_list_of_names(names: Any) -> None:
+    with pytest.raises(BadInput, match="pass_env"):
+        Command(pass_env=names)
 
 
 @pytest.mark.parametrize(
