@@ -182,7 +182,7 @@ class SqlBackend(_Sql):
         database = leases.database
         try:
             # the rows first: what is taken or ends meanwhile is then seen to be so
-            held = database.read(lambda tx: scopes.list_held(tx, lease.id))
+            held = database.read(lambda tx: _list_held(tx, lease))
             unknown = [one for one in held if one[-1] not in self._in_hand]
             if unknown:
                 free = database.transact(
@@ -270,6 +270,12 @@ def _take(tx: Transaction, name: str, lease: Lease, mark: int) -> Taken:
     epoch = scopes.take_scope(tx, row, owner, mark)
     records = [_record(one) for one in scopes.list_steps(tx, row.id)]
     return Taken(Hold(row.id, owner, epoch, mark), row.finished_at is not None, records)
+
+
+def _list_held(tx: Transaction, lease: Lease) -> list[scopes.Held]:
+    # the id can be another's by now, who has in hand what it holds
+    check_lease(tx, lease.id, lease.mark)
+    return scopes.list_held(tx, lease.id)
 
 
 def _lock(hold: Hold) -> tuple[int, int, int, int]:

@@ -141,7 +141,7 @@ class Actions:
         try:
             self.settle(database)
             # the rows first: what is taken or ends meanwhile is then seen to be so
-            held = database.read(lambda tx: moves.list_held(tx, lease.id))
+            held = database.read(lambda tx: _list_held(tx, lease))
             unknown = [
                 one for one in held if one[-1] not in self._taking and one not in self._in_hand
             ]
@@ -499,6 +499,12 @@ class _Hold:
     def scope(self, machine: str) -> str:
         instance_id, number, *_ = self.lock
         return scope_name(machine, self.key, instance_id, number, self.token)
+
+
+def _list_held(tx: Transaction, lease: Lease) -> list[moves.Lock]:
+    # the id can be another's by now, who has in hand what it holds
+    check_lease(tx, lease.id, lease.mark)
+    return moves.list_held(tx, lease.id)
 
 
 def _is_taken(tx: Transaction, row: MoveRow, owner: int) -> bool:

@@ -539,3 +539,27 @@ def test_what_belongs_to_a_forgotten_scope_is_not_written_to_one_with_its_ids(
         node.step("second", lambda: 2)
     with pytest.raises(StaleLock):
         journals().write(hold, Record("a", 1))
+
+
+@pytest.mark.parametrize("what", ["scope", "move"])
+def test_who_compares_lets_go_of_nothing_under_an_id_that_is_another_ones(
+    store: converge.Store,
+    lamps: Callable[..., Lamp],
+    journals: Callable[..., SqlBackend],
+    what: str,
+) -> None:
+    if what == "scope":
+        owner, reconcile = (journal := journals()).owner, journal.reconcile
+        journals().take("job")
+    else:
+        owner, reconcile = (lamp := lamps()).actions.owner, lamp.actions.reconcile
+        other = lamps()
+        other.leave(store, "k")
+        other.actions.claim(1)
+    lease = owner.current_lease()
+    # its id is another's, who holds this
+    change(store, getattr(schema, what), engine_id=lease.id)
+    change(store, schema.engine, mark=1)
+    reconcile(lease)
+    query = select(getattr(schema, what).c.engine_id)
+    assert store.database.read(lambda tx: tx.execute(query).scalar()) == lease.id
