@@ -156,14 +156,18 @@ def check(arguments: Namespace) -> int:
 
 def _types(arguments: Namespace) -> dict[str, ResourceType]:
     """The built-in types, as the operator wants them."""
-    from converge.resources import Command
+    from converge.resources import Command, File
 
     names = arguments.pass_env or os.environ.get("CONVERGE_PASS_ENV", "").split()
     try:
-        return {"command": Command(pass_env=names)}
+        command = Command(pass_env=names)
     except BadInput as error:
         source = "--pass-env" if arguments.pass_env else "CONVERGE_PASS_ENV"
         raise BadInput(str(error).replace("pass_env", source, 1)) from error
+    try:
+        return {"command": command, "file": File(roots=arguments.file_root)}
+    except BadInput as error:
+        raise BadInput(str(error).replace("roots", "--file-root", 1)) from error
 
 
 def _converge(

@@ -171,6 +171,14 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         help="a variable of this environment that command resources see, besides PATH, HOME, LANG "
         "and TMPDIR; may be repeated (default: those that CONVERGE_PASS_ENV names)",
     )
+    workers.add_argument(
+        "--file-root",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="a folder in which file resources may be, and below; may be repeated (default: "
+        "anywhere)",
+    )
     run = Parser(add_help=False)
     run.add_argument(
         "--timeout",

@@ -8,7 +8,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +40,12 @@ class File(ResourceType):
 
     Delete removes the file only while it is the one that this resource wrote, edited in place or
     not: a file that another resource or program has put at the same path since then stays.
+
+    :param roots: the folders, if any, in and below which files are written, looked at and removed,
+        and nowhere else. A symbolic link in a path is followed only if it leads into one of them.
+        That is looked at before each access: whoever can swap a folder for a link at that very
+        moment is not kept out, and neither is a ``command``.
+    :raises BadInput: if one of them is no folder.
     """
 
     schema: ClassVar[Mapping[str, Property]] = {
@@ -48,6 +54,11 @@ class File(ResourceType):
         # a string or a number: see parse_mode
         "mode": Property(object),
     }
+
+    def __init__(self, roots: Iterable[str | os.PathLike[str]] = ()) -> None:
+        if isinstance(roots, str | os.PathLike):
+            raise BadInput(f"roots must be a list of folders, not {roots!r}")
+        self.roots = tuple(_root(folder) for folder in roots)
 
     def create(self, context: Context, properties: Mapping[str, Any]) -> Physical:
         """Write the file.
@@ -58,12 +69,12 @@ class File(ResourceType):
         data, mode = _content(properties), parse_mode(properties.get("mode"))
         path = _absolute(properties["path"])
         known = context.physical_id
+        if known and _same_relative(properties["path"], known):
+            path = known
+        self._confine("write", path)
         if known and known != path:
-            if _same_relative(properties["path"], known):
-                path = known
-            else:
-                # an earlier attempt, from an older definition, may have written another file
-                self.delete(context, known)
+            # an earlier attempt, from an older definition, may have written another file
+            self.delete(context, known)
         context.record(path)
         return _write(path, data, mode)
 
@@ -85,6 +96,7 @@ class File(ResourceType):
             _absolute(properties["path"]) != physical_id
         ):
             raise Replace(f"the path changes from {physical_id!r} to {properties['path']!r}")
+        self._confine("write", physical_id)
         return _write(physical_id, data, mode)
 
     def check(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
@@ -92,6 +104,8 @@ class File(ResourceType):
 
         :raises FileError: if it is missing or unreadable, or content or mode differ.
         """
+        # to read is to follow the last link, too
+        self._confine("read", physical_id, os.path.realpath(physical_id))
         try:
             with open(physical_id, "rb") as file:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -109,6 +123,7 @@ class File(ResourceType):
 
         :raises FileError: if there is a folder in its place, or it cannot be removed.
         """
+        self._confine("delete", physical_id)
         try:
             there = os.lstat(physical_id)
             if stat.S_ISDIR(there.st_mode):
@@ -120,6 +135,25 @@ class File(ResourceType):
             return
         except OSError as error:
             raise FileError(f"cannot delete {physical_id!r}: {error.strerror}") from error
+
+    def _confine(self, verb: str, path: str, real: str | None = None) -> None:
+        """:param real: where ``path`` leads; None for the place of its last name itself."""
+        if not self.roots:
+            return
+        if real is None:
+            real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        if not any(real.startswith(os.path.join(root, "")) for root in self.roots):
+            leads = "" if real == path else f" leads to {real!r}, which"
+            raise FileError(
+                f"cannot {verb} {path!r}: it{leads} is outside of "
+                f"{', '.join(map(repr, self.roots))}, the only place for files here"
+            )
+
+
+def _root(folder: str | os.PathLike[str]) -> str:
+    if not isinstance(folder, str | os.PathLike) or not os.path.isdir(folder):
+        raise BadInput(f"roots: {str(folder)!r} is no folder")
+    return os.path.realpath(os.fspath(folder))
 
 
 def parse_mode(mode: object) -> int:

@@ -267,6 +267,7 @@ def test_a_failure_can_roll_back(shell: Shell) -> None:
         (["list", "--db", "sqlite:///other.db"], ["other.db", "db upgrade"]),
         (["list", "--db", "postgresql+psycopg://x@127.0.0.1:1/x"], ["127.0.0.1"]),
         (["up", "good.yaml", "--pass-env", "A=1"], ["--pass-env", "'A=1'"]),
+        (["up", "good.yaml", "--file-root", "none"], ["--file-root", "'none' is no folder"]),
         (["graph", "cycle.yaml"], ["cycle.yaml"]),
         (["graph", "nothing"], ["'nothing'"]),
         (["graph", "good.yaml", "-o", "."], ["it is a folder"]),

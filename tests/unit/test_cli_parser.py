@@ -21,6 +21,7 @@ def test_up_has_defaults() -> None:
         "workers": 8,
         "grace": 20.0,
         "pass_env": [],
+        "file_root": [],
         "on_failure": "stop",
         "timeout": None,
         "no_wait": False,
