@@ -61,16 +61,16 @@ class Tenure:
     def __init__(self, lease: Lease, session: Session) -> None:
         self.lease = lease
         self.session = session
-        # by mark, too: of a node that was claimed, forgotten, and claimed again there are two
-        self._hand: dict[tuple[Key, int], Work] = {}
+        # by identity: of a node that was claimed, forgotten, and claimed again there are two
+        self._hand: dict[int, Work] = {}
 
     def take(self, work: Work) -> None:
         """It is in hand, until it has an outcome."""
-        self._hand[work.node.key, work.node.mark] = work
+        self._hand[id(work)] = work
 
     def put_down(self, work: Work) -> None:
         """It is not in hand any more."""
-        self._hand.pop((work.node.key, work.node.mark), None)
+        self._hand.pop(id(work), None)
 
     def in_hand(self) -> list[Work]:
         """The works that have no outcome yet."""

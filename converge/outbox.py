@@ -50,6 +50,8 @@ class Outbox:
 
     def free(self) -> list[Outcome]:
         """Those whose stack is not known to be locked."""
+        if not self._locked:
+            return self.all()
         return [one for one in self._outcomes.values() if stack_of(one) not in self._locked]
 
     # -- stacks that are locked

@@ -170,11 +170,16 @@ class Session:
             self.outbox.release(self.database.read(lambda tx: stacks.list_free(tx, locked)))
 
     def _write_free(self, limit: int) -> None:
+        group: list[Outcome] = []
+        alone: list[Outcome] = []
         for outcome in self.outbox.free():
             self._suspects.discard(outcome.work.node.key)
-            if _needs_its_own(outcome):
-                self._write_alone(outcome)
-        group = [one for one in self.outbox.free() if not _needs_its_own(one)]
+            (alone if _needs_its_own(outcome) else group).append(outcome)
+        for outcome in alone:
+            self._write_alone(outcome)
+        if alone:
+            # they may have met locked rows, and come to other outcomes
+            group = [one for one in self.outbox.free() if not _needs_its_own(one)]
         self._write_and_claim(group, limit - len(self._works))
 
     def _write_alone(self, outcome: Outcome) -> None:
