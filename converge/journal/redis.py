@@ -3,11 +3,11 @@
 The keys of a journal begin with its prefix in braces, so that a cluster keeps them in one slot, as
 scripts need it; several prefixes spread over several slots. They are, after ``{converge}:``:
 
-- ``owners``: the last owner's number; ``owner:N``: the process of one that lives, until its lease
-  ends;
+- ``owners``: the last owner's number; ``owner:N``: the process of one that lives, and a random
+  mark, until its lease ends; ``holds:N``: the names of the scopes that it took;
 - ``scopes``: the names of all scopes; ``finished``: those that are, by time;
-- ``scope:NAME``: epoch, owner, times; ``steps:NAME``: of each step ``=STEP``, its value, and
-  ``@STEP``, all else of it.
+- ``scope:NAME``: epoch, owner, the mark of its taking, times; ``steps:NAME``: of each step
+  ``=STEP``, its value, and ``@STEP``, all else of it.
 
 Times are those of the server's clock. What a record is worth when the server dies is its
 operator's choice: ``appendonly yes`` with ``appendfsync always`` keeps all that was recorded.
@@ -15,15 +15,20 @@ operator's choice: ``appendonly yes`` with ``appendfsync always`` keeps all that
 
 from __future__ import annotations
 
+import logging
 import uuid
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from converge.errors import BadInput, Busy, NotFound, StaleLock, StoreError
 from converge.hiding import hide, hide_in, is_secret, learn, learn_options, show_place
 from converge.journal.backend import Backend, Hold, Record, ScopeInfo, StepStatus, Taken
-from converge.lease import Leases, Owner
+from converge.lease import Lease, Leases, Owner
+from converge.model import make_mark
 from converge.process import is_gone
+
+LOG = logging.getLogger(__name__)
 
 PREFIX = "converge"
 #: How often a call is tried again when the connection was lost.
@@ -39,9 +44,10 @@ local function seconds(value) return string.format('%.6f', value) end
 local function alive(owner)
   return owner and owner ~= '' and redis.call('EXISTS', p .. 'owner:' .. owner) == 1
 end
-local function held(name, owner, epoch)
-  local found = redis.call('HMGET', p .. 'scope:' .. name, 'owner', 'epoch')
-  return found[1] == owner and found[2] == epoch
+-- the mark, as all else comes again when the server has forgotten its last seconds
+local function held(name, owner, epoch, mark)
+  local found = redis.call('HMGET', p .. 'scope:' .. name, 'owner', 'epoch', 'mark')
+  return found[1] == owner and found[2] == epoch and found[3] == mark
 end
 local function touch(name)
   redis.call('HSET', p .. 'scope:' .. name, 'updated', seconds(now))
@@ -62,7 +68,7 @@ end
 """
 
 _SCRIPTS = {
-    # the process, its lease in ms
+    # the process with its mark, its lease in ms
     "register": """
 local id = redis.call('INCR', p .. 'owners')
 redis.call('SET', p .. 'owner:' .. id, ARGV[1], 'PX', ARGV[2])
@@ -71,13 +77,15 @@ return id
     # one that is gone never comes back under its number
     "renew": """
 if redis.call('GET', p .. 'owner:' .. ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('PEXPIRE', p .. 'holds:' .. ARGV[1], ARGV[3])
 return redis.call('PEXPIRE', p .. 'owner:' .. ARGV[1], ARGV[3])
 """,
-    # the call's own mark makes it repeatable: whose answer was lost asks again
+    # the call's own mark makes it repeatable: whose answer was lost asks again; the process with
+    # its mark
     "take": """
 local name, owner, mark = ARGV[1], ARGV[2], ARGV[3]
 local key = p .. 'scope:' .. name
-if not alive(owner) then return {'lost'} end
+if redis.call('GET', p .. 'owner:' .. owner) ~= ARGV[4] then return {'lost'} end
 local f = redis.call('HMGET', key, 'owner', 'epoch', 'mark', 'finished')
 if alive(f[1]) and f[3] ~= mark then
   return {'busy', f[1], redis.call('GET', p .. 'owner:' .. f[1])}
@@ -89,45 +97,50 @@ if f[3] ~= mark then
   end
   redis.call('HINCRBY', key, 'epoch', 1)
   redis.call('HSET', key, 'owner', owner, 'mark', mark, 'updated', seconds(now))
+  redis.call('SADD', p .. 'holds:' .. owner, name)
+  redis.call('PEXPIRE', p .. 'holds:' .. owner, redis.call('PTTL', p .. 'owner:' .. owner))
 end
 local epoch = redis.call('HGET', key, 'epoch')
 return {'taken', epoch, f[4] or '', seconds(now), redis.call('HGETALL', p .. 'steps:' .. name)}
 """,
-    # scope, owner, epoch, step, value, number, version, status, attempts, wait, position
+    # scope, owner, epoch, mark, step, value, number, version, status, attempts, wait, position
     "write": """
 local name = ARGV[1]
-if not held(name, ARGV[2], ARGV[3]) then return 0 end
-local rest = {ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[11]}
+if not held(name, ARGV[2], ARGV[3], ARGV[4]) then return 0 end
+local rest = {ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[12]}
 rest[6] = seconds(now)
-rest[7] = seconds(now + tonumber(ARGV[10]))
+rest[7] = seconds(now + tonumber(ARGV[11]))
 rest[8] = ''
 local steps = p .. 'steps:' .. name
-redis.call('HSET', steps, '=' .. ARGV[4], ARGV[5], '@' .. ARGV[4], table.concat(rest, ' '))
+redis.call('HSET', steps, '=' .. ARGV[5], ARGV[6], '@' .. ARGV[5], table.concat(rest, ' '))
 touch(name)
 return 1
 """,
-    # scope, owner, epoch, step, position, the call's own mark
+    # scope, owner, epoch, mark, step, position, the call's own mark
     "advance": """
-local name, field = ARGV[1], '@' .. ARGV[4]
-if not held(name, ARGV[2], ARGV[3]) then return 0 end
+local name, field = ARGV[1], '@' .. ARGV[5]
+if not held(name, ARGV[2], ARGV[3], ARGV[4]) then return 0 end
 local text = redis.call('HGET', p .. 'steps:' .. name, field)
 if not text then return 0 end
 local pattern = '^(%d+ %d+) (%u+) (%d+) (%d+) (%S+) (%S+) (.*)$'
 local head, status, attempts, position, at, next, mark = string.match(text, pattern)
-if mark == ARGV[6] then return 1 end
-if status ~= 'OPEN' or tonumber(position) >= tonumber(ARGV[5]) then return 0 end
-local rest = {head, status, attempts, ARGV[5], seconds(now), next, ARGV[6]}
+if mark == ARGV[7] then return 1 end
+if status ~= 'OPEN' or tonumber(position) >= tonumber(ARGV[6]) then return 0 end
+local rest = {head, status, attempts, ARGV[6], seconds(now), next, ARGV[7]}
 redis.call('HSET', p .. 'steps:' .. name, field, table.concat(rest, ' '))
 touch(name)
 return 1
 """,
+    # scope, owner, epoch, mark, whether it has come to its end; nothing: as if its owner had died
     "release": """
 local name = ARGV[1]
 local key = p .. 'scope:' .. name
-if not held(name, ARGV[2], ARGV[3]) then return 0 end
+if not held(name, ARGV[2], ARGV[3], ARGV[4]) then return 0 end
 redis.call('HDEL', key, 'owner', 'mark')
+redis.call('SREM', p .. 'holds:' .. ARGV[2], name)
+if ARGV[5] == '' then return 1 end
 touch(name)
-if ARGV[4] == '1' then
+if ARGV[5] == '1' then
   redis.call('HSET', key, 'finished', seconds(now))
   redis.call('ZADD', p .. 'finished', seconds(now), name)
 else
@@ -135,6 +148,16 @@ else
   redis.call('ZREM', p .. 'finished', name)
 end
 return 1
+""",
+    # owner, its process with its mark
+    "holds": """
+local found = {}
+if redis.call('GET', p .. 'owner:' .. ARGV[1]) ~= ARGV[2] then return found end
+for _, name in ipairs(redis.call('SMEMBERS', p .. 'holds:' .. ARGV[1])) do
+  local f = redis.call('HMGET', p .. 'scope:' .. name, 'owner', 'epoch', 'mark')
+  if f[1] == ARGV[1] then found[#found + 1] = {name, f[2], f[3]} end
+end
+return found
 """,
     "list": """
 local first = '-'
@@ -198,7 +221,11 @@ while count < limit do
 end
 return count
 """,
-    "leave": "return redis.call('DEL', p .. 'owner:' .. ARGV[1])",
+    # owner, its process with its mark
+    "leave": """
+if redis.call('GET', p .. 'owner:' .. ARGV[1]) ~= ARGV[2] then return 0 end
+return redis.call('DEL', p .. 'owner:' .. ARGV[1], p .. 'holds:' .. ARGV[1])
+""",
 }
 
 
@@ -216,16 +243,26 @@ class KeyLeases(Leases):
         self._milliseconds = max(1, round(seconds * 1000))
 
     def register(self, mark: int) -> int:
-        return int(self._call("register", self.process, self._milliseconds))
+        return int(self._call("register", self.identity(mark), self._milliseconds))
 
     def prolong(self, id_: int, mark: int) -> bool:
-        return bool(self._call("renew", id_, self.process, self._milliseconds))
+        return bool(self._call("renew", id_, self.identity(mark), self._milliseconds))
 
     def leave(self, id_: int, mark: int) -> None:
-        self._call("leave", id_)
+        self._call("leave", id_, self.identity(mark))
+
+    def identity(self, mark: int) -> str:
+        """What tells a lease from each other one that has, or had, its number."""
+        return f"{self.process} {mark}"
 
     def close(self) -> None:
         """The connections are the journal's."""
+
+
+def _identity(lease: Lease) -> str:
+    leases = lease.leases
+    assert isinstance(leases, KeyLeases)
+    return leases.identity(lease.mark)
 
 
 class RedisBackend(Backend):
@@ -242,7 +279,17 @@ class RedisBackend(Backend):
         self._scripts = {
             name: client.register_script(_COMMON + script) for name, script in _SCRIPTS.items()
         }
-        self.owner = Owner(lambda: KeyLeases(self._call, lease))
+        # the marks of scopes that are taken, or being taken
+        self._in_hand: set[int] = set()
+        # whoever renews the lease must not keep this from going
+        this = weakref.ref(self)
+
+        def after(lease: Lease) -> None:
+            backend = this()
+            if backend is not None:
+                backend.reconcile(lease)
+
+        self.owner = Owner(lambda: KeyLeases(self._call, lease), after)
 
     @classmethod
     def open(cls, url: str, lease: float) -> RedisBackend:
@@ -309,21 +356,32 @@ class RedisBackend(Backend):
     # -- scopes
 
     def take(self, name: str) -> Taken:
-        mark = uuid.uuid4().hex
+        mark = make_mark()
+        # before the call: somebody may compare right after it
+        self._in_hand.add(mark)
+        try:
+            return self._take(name, mark)
+        except BaseException:
+            self._in_hand.discard(mark)
+            raise
+
+    def _take(self, name: str, mark: int) -> Taken:
         while True:
-            owner = self.owner.current_id()
-            what, *found = self._call("take", name, owner, mark)
+            lease = self.owner.current_lease()
+            owner = lease.id
+            what, *found = self._call("take", name, owner, mark, _identity(lease))
             if what == "lost":
                 self.owner.give_up(owner)
             elif what == "busy":
-                holder, process = found
-                if not is_gone(process):
+                holder, identity = found
+                # without the mark
+                if not is_gone(identity.split(" ")[0]):
                     raise Busy(f"scope {name!r} is being worked on by owner {holder}")
                 # nobody has to wait for the lease of a process of this host that is gone
-                self._call("leave", holder)
+                self._call("leave", holder, identity)
             else:
                 epoch, finished, time, steps = found
-                hold = Hold(name, owner, int(epoch))
+                hold = Hold(name, owner, int(epoch), mark)
                 return Taken(hold, finished != "", _records(steps, float(time)))
 
     def write(
@@ -354,10 +412,26 @@ class RedisBackend(Backend):
             )
 
     def release(self, hold: Hold, *, finished: bool) -> None:
-        self._call("release", *self._held(hold), int(finished))
+        try:
+            self._call("release", *self._held(hold), int(finished))
+        finally:
+            # not before: somebody who compares would let go of what has come to its end
+            self._in_hand.discard(hold.mark)
+
+    def reconcile(self, lease: Lease) -> None:
+        """Let go of scopes that a lease holds, and that this process has not in hand; as in
+        :meth:`converge.journal.sql.SqlBackend.reconcile`."""
+        try:
+            # these first: what is taken or ends meanwhile is then seen to be so
+            for name, epoch, mark in self._call("holds", lease.id, _identity(lease)):
+                if int(mark) not in self._in_hand:
+                    self._call("release", name, lease.id, epoch, mark, "")
+                    LOG.warning("the journal let go of scope %r", name)
+        except StoreError as error:
+            LOG.warning("the journal: %s; compared after the next renewal", error)
 
     def _held(self, hold: Hold) -> tuple[Any, ...]:
-        return hold.scope, hold.owner, hold.epoch
+        return hold.scope, hold.owner, hold.epoch, hold.mark
 
     def list_scopes(self, *, after: str = "", limit: int = 1000) -> list[ScopeInfo]:
         return [_info(one) for one in self._call("list", after, limit)]

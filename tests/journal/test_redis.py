@@ -6,15 +6,17 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
-from converge.errors import BadInput, StaleLock, StoreError
+from converge.errors import BadInput, Busy, StaleLock, StoreError
 from converge.journal import Journal, Record
 from converge.journal.backend import StepStatus
-from converge.journal.redis import RedisBackend
+from converge.journal.redis import RedisBackend, _identity
 from converge.process import process_identity
 from tests import backends
 
@@ -63,7 +65,7 @@ def keep(backend: RedisBackend, pauses: Pauses) -> None:
     """Renew the lease, in this thread."""
     lease = backend.owner.current_lease()
     pauses.over, lease._over = lease._over, pauses  # type: ignore[assignment]
-    lease.keep()
+    lease.keep(partial(backend.owner._after, lease))
     lease._over = pauses.over
 
 
@@ -89,12 +91,13 @@ def test_who_lost_the_lease_goes_on_under_another_number(backend: RedisBackend) 
 
 
 def test_a_call_whose_answer_was_lost_is_made_again(backend: RedisBackend) -> None:
-    owner = backend.owner.current_id()
-    first = backend._call("take", "job", owner, "mark")
-    again = backend._call("take", "job", owner, "mark")
+    lease = backend.owner.current_lease()
+    owner, identity = lease.id, _identity(lease)
+    first = backend._call("take", "job", owner, "mark", identity)
+    again = backend._call("take", "job", owner, "mark", identity)
     assert (first[0], first[1]) == (again[0], again[1]) == ("taken", "1")
-    assert backend._call("take", "job", owner, "another mark")[0] == "busy"
-    hold = ("job", owner, "1")
+    assert backend._call("take", "job", owner, "another mark", identity)[0] == "busy"
+    hold = ("job", owner, "1", "mark")
     record = ("each", "null", 1, 1, "OPEN", 1, 0.0, 0)
     assert [backend._call("write", *hold, *record) for _ in range(2)] == [1, 1]
     assert [backend._call("advance", *hold, "each", 5, "mark") for _ in range(2)] == [1, 1]
@@ -131,8 +134,66 @@ def test_each_prefix_is_another_journal(url: str) -> None:
 
 
 def test_an_owner_is_a_process(backend: RedisBackend) -> None:
-    key = f"{backend._prefix}owner:{backend.owner.current_id()}"
-    assert backend._client.get(key) == process_identity()
+    lease = backend.owner.current_lease()
+    key = f"{backend._prefix}owner:{lease.id}"
+    assert backend._client.get(key) == f"{process_identity()} {lease.mark}"
+
+
+def owner_of(backend: RedisBackend, scope: str) -> str | None:
+    owner: str | None = backend._client.hget(f"{backend._prefix}scope:{scope}", "owner")
+    return owner
+
+
+def test_scopes_that_their_holder_does_not_know_are_let_go_of(
+    backend: RedisBackend, url: str
+) -> None:
+    """Left by a server that has forgotten that they were let go of; those in hand are kept."""
+    kept, hold = (backend.take(name).hold for name in ("kept", "job"))
+    backend.write(hold, Record("a", 1))
+    backend.release(replace(hold, mark=hold.mark + 1), finished=True)
+    assert owner_of(backend, "job") is not None
+    backend._in_hand.discard(hold.mark)
+    with closing(RedisBackend.open(url, LEASE)) as other, pytest.raises(Busy):
+        other.take("job")
+    keep(backend, Pauses(lambda: None))
+    assert (owner_of(backend, "job"), owner_of(backend, "kept")) == (None, str(kept.owner))
+    assert backend.show("job")[0].finished is None
+    backend.release(kept, finished=True)
+    assert not backend._in_hand
+    with pytest.raises(StaleLock):
+        backend.write(hold, Record("b", 2))
+    assert [one.name for one in backend.take("job").records] == ["a"]
+
+
+def test_what_belongs_to_a_forgotten_scope_is_not_written_to_one_with_its_numbers(
+    backend: RedisBackend,
+) -> None:
+    hold = backend.take("job").hold
+    backend.write(hold, Record("each", 1, status=StepStatus.OPEN))
+    backend._client.hset(f"{backend._prefix}scope:job", "mark", "1")
+    with pytest.raises(StaleLock):
+        backend.write(hold, Record("a", 2))
+    with pytest.raises(StaleLock):
+        backend.advance(hold, "each", 1)
+    backend.release(hold, finished=True)
+    assert owner_of(backend, "job") is not None
+
+
+def test_an_owner_whose_number_is_another_ones_takes_and_lets_go_of_nothing(
+    backend: RedisBackend,
+) -> None:
+    hold = backend.take("job").hold
+    lease = backend.owner.current_lease()
+    key = f"{backend._prefix}owner:{lease.id}"
+    # another journal of this process
+    backend._client.set(key, f"{process_identity()} 1")
+    backend._in_hand.clear()
+    backend.reconcile(lease)
+    assert owner_of(backend, "job") == str(hold.owner)
+    assert backend.take("another").hold.owner != hold.owner
+    assert not lease.leases.prolong(lease.id, lease.mark)
+    lease.leases.leave(lease.id, lease.mark)
+    assert backend._client.get(key) == f"{process_identity()} 1"
 
 
 def test_a_server_that_is_not_there_is_named_so() -> None:
