@@ -354,7 +354,7 @@ from converge.resource_type import Context
 from converge.resources.command import Command
 
 for name in sys.argv[1:]:
-    script = f"sleep 1000 & echo $! > {name}.child; echo $$ > {name}; wait"
+    script = f"sleep 60 & echo $! > {name}.child; echo $$ > {name}; wait"
     context = Context("shop", name, token=name)
     threading.Thread(target=Command().create, args=(context, {"create": script})).start()
 """
