@@ -114,7 +114,7 @@ class Context(Journaled):
         properties: Mapping[str, Json] | None = None,
         attributes: Mapping[str, Json] | None = None,
         timeout: float | None = None,
-        record: Callable[[str], None] | None = None,
+        record: Callable[[str | None], None] | None = None,
         journal: Callable[[], Scope] | None = None,
     ) -> None:
         super().__init__(journal)
@@ -152,12 +152,15 @@ class Context(Journaled):
         self.interrupted = self.interrupted or interrupted
         self.cancelled.set()
 
-    def record(self, physical_id: str) -> None:
+    def record(self, physical_id: str | None) -> None:
         """Store the physical id at once, before ``create`` ends.
 
         If the engine dies or ``create`` fails afterwards, the next ``create`` finds it in
         ``physical_id``, and a delete is called with it.
 
+        :param physical_id: None, in a ``create`` alone, takes back what was recorded: nothing was
+            made, and there is nothing to delete.
+        :raises BadInput: it cannot be stored.
         :raises StaleLock: the work is no longer this engine's; stop at once.
         """
         if self._record is not None:

@@ -26,7 +26,7 @@ HANDLED = frozenset({Step.CREATE, Step.UPDATE, Step.DELETE, Step.CHECK})
 
 def make_context(
     work: Work,
-    record: Callable[[str], None] | None,
+    record: Callable[[str | None], None] | None,
     limit: float | None,
     journal: Callable[[], Scope] | None = None,
 ) -> Context:

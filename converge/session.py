@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from converge import complete as completing
 from converge import points
@@ -310,11 +310,12 @@ class Session:
         row = work.row
         assert row is not None
 
-        def record(physical_id: str) -> None:
-            check_physical_id(physical_id)
-            values = {"physical_id": physical_id}
+        def record(physical_id: str | None) -> None:
+            if physical_id is not None or work.decision.step is not Step.CREATE:
+                check_physical_id(physical_id)
+            values: dict[str, Any] = {"physical_id": physical_id}
             if work.decision.step is Step.CREATE:
-                values["properties"] = dict(work.decision.properties)  # type: ignore[assignment]
+                values["properties"] = dict(work.decision.properties)
             self.database.transact(
                 lambda tx: resources.write_locked(
                     tx, self.engine_id, row.id, row.epoch, row.mark, **values

@@ -41,7 +41,14 @@ _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class CommandError(ConvergeError):
-    """A command could not be started, failed, or was stopped; the message says which and why."""
+    """A command could not be started, failed, or was stopped; the message says which and why.
+
+    :ivar made_nothing: it never ran, or ended by itself, so that what it left is its own affair.
+    """
+
+    def __init__(self, message: str, *, made_nothing: bool = False) -> None:
+        super().__init__(message)
+        self.made_nothing = made_nothing
 
 
 class Command(ResourceType):
@@ -70,6 +77,10 @@ class Command(ResourceType):
     ``create``, and known to it already: use it in the name of what is made, and say
     ``replace: create_first`` in the template if the old one is to stay until the new one is there.
     Without that the old one is deleted first.
+
+    A ``create`` that exits with another status than 0 has made nothing: its ``delete`` is not run,
+    as that could remove what an older version made under the same name. It must clean up itself
+    what it left half made. The ``delete`` of one that was killed or interrupted is run.
 
     Attributes, always those of the last ``create`` or ``update`` that ran: ``stdout`` (white space
     stripped; at most 1 MiB, more is a failure), ``stderr`` (its last 64 KiB), and, where stdout is
@@ -111,9 +122,17 @@ class Command(ResourceType):
         if not any(name in properties for name in ("create", "update", "delete", "triggers")):
             raise BadInput("a command needs at least one of: create, update, delete, triggers")
         physical_id = context.physical_id or context.token
+        # what an interrupted attempt recorded may be there, whatever becomes of this one
+        is_first = context.physical_id is None
         # before anything is done, so that what an interrupted command made is deleted
         context.record(physical_id)
-        return Physical(physical_id, self._run("create", context, physical_id, properties))
+        try:
+            return Physical(physical_id, self._run("create", context, physical_id, properties))
+        except (BadInput, CommandError) as error:
+            made_nothing = isinstance(error, BadInput) or error.made_nothing
+            if is_first and made_nothing and not context.cancelled.is_set():
+                context.record(None)
+            raise
 
     def update(
         self,
@@ -183,7 +202,10 @@ def _run(
             if not last:
                 last = _last_lines(_text(_tail(stdout, STDERR_KEPT)))
             reason = f"{which} {_ending(process.returncode)}"
-            raise CommandError(f"{reason}: {last}" if last else f"{reason}, and printed nothing")
+            raise CommandError(
+                f"{reason}: {last}" if last else f"{reason}, and printed nothing",
+                made_nothing=not _killed_by(process.returncode),
+            )
         _refuse_long_stdout(which, stdout)
         output = _text(_tail(stdout, STDOUT_LIMIT))
     return {**_json_object(output), "stdout": output, "stderr": errors}
@@ -203,7 +225,8 @@ def _start(
     if directory is not None and not os.path.isdir(directory):
         raise CommandError(
             f"{which} was not run: the directory {directory!r} does not exist "
-            f"(seen from {os.getcwd()!r})"
+            f"(seen from {os.getcwd()!r})",
+            made_nothing=True,
         )
     environment = {
         **passed,
@@ -220,7 +243,9 @@ def _start(
         raise BadInput(f"{which} cannot be run: {error}") from error
     except OSError as error:
         hint = "; pass long values in a file" if error.errno == errno.E2BIG else ""
-        raise CommandError(f"{which} cannot be started: {error.strerror}{hint}") from error
+        raise CommandError(
+            f"{which} cannot be started: {error.strerror}{hint}", made_nothing=True
+        ) from error
 
 
 def _name(name: object, where: str) -> str:
@@ -313,10 +338,18 @@ def _group_lives(process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def _ending(returncode: int) -> str:
+def _killed_by(returncode: int) -> str:
+    """The signal that killed the shell, or what the shell ran; empty if none did."""
     if returncode < 0:
-        return f"was killed by {_signal_name(-returncode)}"
-    if returncode > 128 and (name := _signal_name(returncode - 128)):
+        return _signal_name(-returncode)
+    return _signal_name(returncode - 128) if returncode > 128 else ""
+
+
+def _ending(returncode: int) -> str:
+    name = _killed_by(returncode)
+    if returncode < 0:
+        return f"was killed by {name}"
+    if name:
         return f"exited with status {returncode} (what it ran was killed by {name})"
     return f"exited with status {returncode}"
 

@@ -104,6 +104,21 @@ def test_a_rollback_can_name_its_version(shell: Shell) -> None:
     assert out == "stack 'b' was rolled back already, to nothing\n"
 
 
+def test_what_a_failed_create_never_made_is_not_deleted(shell: Shell) -> None:
+    """Both versions name the same thing, and the new one finds it in its way."""
+    text = (
+        "resources: {a: {type: command, replace: create_first, "
+        "properties: {triggers: %d, create: mkdir a, delete: rmdir a}}}"
+    )
+    for number, status in ((1, 0), (2, 1)):
+        shell.write("s.yaml", text % number)
+        shell.run("up", "s.yaml", status=status)
+    shell.run("rollback", "s")
+    assert "a" in shell.names()
+    shell.run("down", "s")
+    assert "a" not in shell.names()
+
+
 def test_a_resource_can_be_let_go_of(shell: Shell) -> None:
     text = 'resources: {a: {type: command, properties: {create: "true", delete: "%s"}}}'
     shell.write("s.yaml", text % "exit 3")

@@ -98,7 +98,7 @@ def test_optional_methods(method: str) -> None:
 
 
 def test_record_stores_first_and_remembers_then() -> None:
-    stored: list[str] = []
+    stored: list[str | None] = []
     context = converge.Context("stack", "name", record=stored.append)
     context.record("id-1")
     assert stored == ["id-1"]
@@ -106,7 +106,7 @@ def test_record_stores_first_and_remembers_then() -> None:
 
 
 def test_a_record_that_is_refused_is_not_remembered() -> None:
-    def refuse(physical_id: str) -> None:
+    def refuse(physical_id: str | None) -> None:
         raise converge.StaleLock("gone")
 
     context = converge.Context("stack", "name", record=refuse)

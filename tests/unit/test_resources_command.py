@@ -199,13 +199,46 @@ def test_a_death_by_signal_is_told() -> None:
 
 
 def test_the_physical_id_is_recorded_before_the_command_runs(tmp_path: Path) -> None:
-    seen: list[tuple[str, bool]] = []
+    seen: list[tuple[str | None, bool]] = []
     made = tmp_path / "made"
     context = make_context(record=lambda physical_id: seen.append((physical_id, made.exists())))
-    with pytest.raises(CommandError):
-        create(f"touch {made}; exit 1", context=context)
+    create(f"touch {made}", context=context)
     assert seen == [("token-1", False)]
     assert made.exists()
+    assert context.physical_id == "token-1"
+
+
+@pytest.mark.parametrize(
+    ("script", "more", "known", "kept"),
+    [
+        ("exit 1", {}, None, None),
+        ("true", {"directory": "/nowhere"}, None, None),
+        ("true", {"environment": {"A": None}}, None, None),
+        ("true", {"environment": {"A": "x" * 3_000_000}}, None, None),
+        # it may have made something
+        ("kill -9 $$", {}, None, "token-1"),
+        ("sh -c 'kill -9 $$'; exit $?", {}, None, "token-1"),
+        ("yes", {}, None, "token-1"),
+        # so may an attempt before this one, which was interrupted
+        ("exit 1", {}, "token-1", "token-1"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_only_what_a_failed_create_may_have_made_stays_recorded(
+    script: str, more: dict[str, Any], known: str | None, kept: str | None
+) -> None:
+    recorded: list[str | None] = []
+    context = make_context(record=recorded.append, physical_id=known)
+    with pytest.raises((BadInput, CommandError)):
+        create(script, context=context, **more)
+    assert recorded[0] == "token-1"
+    assert (recorded[-1], context.physical_id) == (kept, kept)
+
+
+def test_a_create_that_is_stopped_stays_recorded() -> None:
+    context = make_context(timeout=0.01)
+    with pytest.raises(CommandError, match="longer than"):
+        create("sleep 1000", context=context)
     assert context.physical_id == "token-1"
 
 
