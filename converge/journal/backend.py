@@ -18,6 +18,8 @@ class StepStatus(StrEnum):
     DONE = "DONE"
     #: it failed for good
     FAILED = "FAILED"
+    #: it failed, and the program went on
+    CAUGHT = "CAUGHT"
     #: it failed, and is tried again
     RETRY = "RETRY"
     #: an ``each`` that has not come to its end

@@ -67,6 +67,8 @@ class Scope:
         self._ledger = ledger
         self._prefix = prefix
         self._count = 0
+        # steps that failed, of which nothing is recorded; the program may have caught that
+        self._raised: list[Record] = []
         self._recorded = ledger.recorded.get(prefix, {})
 
     # -- steps
@@ -122,7 +124,9 @@ class Scope:
         :param version: a higher one than the recorded does the step again.
         :param retry: when a failure is tried again; the count and the time are recorded. When
             it gives up, the failure is recorded, and the function is not called again. Without
-            it, nothing is recorded of a failure. Not with ``transaction``.
+            it, a failure is recorded if the program catches it and goes on to another step, or
+            to its end; when it runs again, the step fails in the same way, without a call.
+            Not with ``transaction``.
         :param transaction: the caller's own, in which the step is recorded; the caller commits,
             and takes the scope again after a rollback.
         :returns: what the function returned, as its record gives it back.
@@ -211,8 +215,12 @@ class Scope:
             raise BadInput(f"scope {self.name!r} has a nested scope {name!r} already")
         self._ledger.asked.add(path)
         nested = Scope(self._ledger, path)
-        yield nested
-        nested._check_end()
+        try:
+            yield nested
+            nested._check_end()
+        finally:
+            # whoever goes on after it has caught that
+            self._raised += nested._raised
 
     # -- helpers
 
@@ -232,8 +240,10 @@ class Scope:
         if path in self._ledger.asked:
             raise BadInput(
                 f"scope {self.name!r} has a step {name!r} already; "
-                "number the names, or use each() or a nested scope"
+                "number the names, or use each() or a nested scope; "
+                "to have a step that failed tried again, give it retry=converge.RetryPolicy(...)"
             )
+        self._record_raised()
         self._ledger.asked.add(path)
         self._count += 1
         here = self._recorded.get(self._count)
@@ -247,6 +257,13 @@ class Scope:
                 asked=f"{path} version {version}",
             )
         return path, self._count, record
+
+    def _record_raised(self) -> None:
+        """The program goes on after steps that failed: when it runs again, it must come the same
+        way, so they must fail again."""
+        raised, self._raised = self._raised, []
+        for record in raised:
+            self._ledger.write(record, None)
 
     def _mismatch(self, name: str, here: Record | None, record: Record | None) -> JournalMismatch:
         if here is None:
@@ -265,6 +282,7 @@ class Scope:
 
     def _check_end(self) -> None:
         """At the end, all that is recorded must have been asked for."""
+        self._record_raised()
         ledger = self._ledger
         recorded = self._recorded.values() if self._prefix else ledger.taken.records
         left = sorted(record.name for record in recorded if record.name not in ledger.asked)

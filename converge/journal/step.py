@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import inspect
 from collections.abc import Callable
 from functools import lru_cache, wraps
@@ -137,6 +138,8 @@ class Step:
             self._value = loads(record.value)
         elif record.status is StepStatus.FAILED:
             raise self._failed(record)
+        elif record.status is StepStatus.CAUGHT:
+            raise self._caught(record)
         elif record.status is StepStatus.RETRY:
             self._attempts = record.attempts
             if record.wait > 0:
@@ -170,11 +173,14 @@ class Step:
         :returns: seconds until the next attempt, None if there is no policy.
         :raises StepFailed: there is no further attempt.
         """
-        if self._retry is None or isinstance(error, StaleLock | StoreError):
+        if isinstance(error, StaleLock | StoreError):
             return None
         self._attempts += 1
-        wait = self._retry.wait(self._attempts, error)
         about = dumps({"type": type(error).__name__, "message": _message(error)})
+        if self._retry is None:
+            self._scope._raised.append(self._record(StepStatus.CAUGHT, about))
+            return None
+        wait = self._retry.wait(self._attempts, error)
         status = StepStatus.FAILED if wait is None else StepStatus.RETRY
         self._write(status, about, None, wait or 0.0)
         if wait is None:
@@ -191,6 +197,14 @@ class Step:
             reason=reason,
         )
 
+    def _caught(self, record: Record) -> StepFailed:
+        """The failure that the program caught, as an exception of its type, too, if that is one of
+        Python's own."""
+        kind, reason = (loads(record.value)[part] for part in ("type", "message"))
+        error = _both(kind)(reason, step=self.name, kind=kind, reason=reason)
+        error.add_note(f"step {self.name!r} of scope {self._scope.name!r}; recorded earlier")
+        return error
+
     def _write(
         self,
         status: StepStatus,
@@ -198,9 +212,31 @@ class Step:
         transaction: HostTransaction | None,
         wait: float = 0.0,
     ) -> None:
+        self._scope._ledger.write(self._record(status, value, wait), transaction)
+
+    def _record(self, status: StepStatus, value: str, wait: float = 0.0) -> Record:
         attempts = self._attempts + (status is StepStatus.DONE)
-        record = Record(self._path, self._number, self._version, status, value, attempts, wait)
-        self._scope._ledger.write(record, transaction)
+        return Record(self._path, self._number, self._version, status, value, attempts, wait)
+
+
+@lru_cache(maxsize=1000)
+def _both(kind: str) -> type[StepFailed]:
+    """The type of failures that are also of one of Python's own types.
+
+    :param kind: the name of that type; any other gives StepFailed itself.
+    """
+    found = getattr(builtins, kind, None)
+    if not (isinstance(found, type) and issubclass(found, Exception)) or found is Exception:
+        return StepFailed
+    # KeyError would show its message in quotes
+    body = {"__str__": lambda self: self.reason, "__module__": __name__}
+    try:
+        made: type[StepFailed] = type(kind, (StepFailed, found), body)
+        made("", step="", kind=kind, reason="")
+    except TypeError:
+        # one that needs more than a message
+        return StepFailed
+    return made
 
 
 @lru_cache(maxsize=1000)

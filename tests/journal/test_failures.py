@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from converge.errors import StaleLock, StepFailed, StoreError
+from converge.errors import BadInput, StaleLock, StepFailed, StoreError
 from converge.journal import Journal, Scope
 from converge.resource_type import RetryPolicy
 from tests.journal.places import Place
@@ -164,3 +164,71 @@ def test_an_error_whose_text_cannot_be_had_is_recorded_without(place: Place) -> 
 
     with pytest.raises(StepFailed, match=r"failed for good: Odd: $"):
         run(place, lambda scope: scope.step("a", fail, retry=RetryPolicy()))
+
+
+class Refused(Exception):
+    """An error that Python does not know."""
+
+
+@pytest.mark.parametrize("error", [ConnectionError("away"), KeyError("missing"), Refused("no")])
+def test_a_failure_that_the_program_caught_comes_again_without_a_call(
+    place: Place, error: Exception
+) -> None:
+    calls: list[str] = []
+    works = False
+
+    def charge() -> None:
+        calls.append("charge")
+        if not works:
+            raise error
+
+    def program(scope: Scope, crash: bool) -> None:
+        try:
+            # the failure of a step of a nested scope is caught around it
+            with scope.scope("bank") as bank:
+                bank.step("charge", charge)
+        except (type(error), StepFailed):
+            scope.step("tell", calls.append, "told")
+        else:
+            scope.step("ship", calls.append, "shipped")
+        if crash:
+            raise Crash
+
+    journal = Journal(place.backend())
+    with pytest.raises(Crash), journal.scope("job") as scope:
+        program(scope, crash=True)
+    assert calls == ["charge", "told"]
+    works = True
+    with journal.scope("job") as scope:
+        program(scope, crash=False)
+    assert calls == ["charge", "told"]
+    # not caught this time
+    with pytest.raises(StepFailed) as found, journal.scope("job") as scope:
+        scope.scope("bank").__enter__().step("charge", charge)
+    assert calls == ["charge", "told"]
+    assert isinstance(found.value, type(error)) is (type(error) is not Refused)
+    assert (found.value.kind, str(found.value)) == (type(error).__name__, str(error))
+
+
+def test_a_failure_that_ended_the_program_is_tried_again(place: Place, world: World) -> None:
+    world.failures = {"a": 1}
+    journal = Journal(place.backend())
+    with pytest.raises(RuntimeError), journal.scope("job") as scope:
+        scope.step("a", world.call, "a")
+    with journal.scope("job") as scope:
+        scope.step("a", world.call, "a")
+    assert world.calls == ["a", "a"]
+
+
+def test_a_step_that_failed_and_is_asked_for_again_says_what_to_do(
+    place: Place, world: World
+) -> None:
+    world.failures = {"a": 1}
+
+    def program(scope: Scope) -> None:
+        with pytest.raises(RuntimeError):
+            scope.step("a", world.call, "a")
+        scope.step("a", world.call, "a")
+
+    with pytest.raises(BadInput, match=r"has a step 'a' already.*tried again, give it retry="):
+        run(place, program)
