@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from converge.errors import BadInput, JournalMismatch, StaleLock, StepFailed, StoreError
 from converge.journal.backend import Record, StepStatus
 from converge.journal.values import check_returns, dumps, loads
+from converge.plain import check_over, lazy_kind
 from converge.resource_type import RetryPolicy
 
 if TYPE_CHECKING:
@@ -109,6 +110,11 @@ class Step:
         """Do it with a function, unless it is recorded."""
         if not callable(function):
             raise BadInput(f"step {self.name!r}: {function!r} is not a function")
+        if (kind := lazy_kind(function)) is not None:
+            raise BadInput(
+                f"step {self.name!r}: {function!r} is {kind}, whose call does not run it; "
+                "give it a plain function, such as one that calls asyncio.run()"
+            )
         self._begin()
         if self.done:
             return self._value  # type: ignore[no-any-return]
@@ -121,6 +127,7 @@ class Step:
         while True:
             try:
                 value = function(*args, **kwargs)
+                check_over(value, f"the function of step {self.name!r}")
             except Exception as error:
                 wait = self._fail(error)
                 if wait is None:

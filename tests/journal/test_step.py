@@ -230,3 +230,17 @@ def test_a_key_never_changes_from_release_to_release() -> None:
     with Journal("memory://").scope("order-17") as scope:
         assert scope.key("charge") == "b52ec9d5-7fd1-5713-88df-ec22ca524a25"
         assert scope.key("mail", 3) == "424fd161-fa0f-536c-958c-00d8e9b66947"
+
+
+def test_a_step_must_be_over_when_its_function_returns(place: Place) -> None:
+    async def later() -> int:
+        return 1
+
+    functions: dict[str, Callable[[], Any]] = {
+        "an async function": later,
+        "a coroutine": lambda: later(),
+    }
+    for words, function in functions.items():
+        with pytest.raises(BadInput, match=words):
+            run(place, lambda scope, function=function: scope.step("a", function))  # type: ignore[misc]
+    assert place.journal().show("job")[1] == []
