@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         ActionFailed,
         BadInput,
         Busy,
+        Cancelled,
         CircularDependency,
         CommitUnknown,
         Conflict,
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BadInput": "errors",
+    "Cancelled": "errors",
     "Busy": "errors",
     "CircularDependency": "errors",
     "CommitUnknown": "errors",
@@ -81,6 +83,7 @@ __all__ = [
     "ActionFailed",
     "BadInput",
     "Busy",
+    "Cancelled",
     "CircularDependency",
     "CommitUnknown",
     "Conflict",

@@ -76,6 +76,11 @@ class StaleLock(_FromStore):
     """The work is no longer this engine's: another engine, or a newer epoch, has it."""
 
 
+class Cancelled(ConvergeError):
+    """A handler is told to stop (``context.cancelled``) while one of its steps waits to be tried
+    again. Let it pass through: what the step has left of its attempts is kept."""
+
+
 class Busy(ConvergeError):
     """Somebody else who lives has it."""
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from converge import complete as completing
 from converge import points
 from converge.claim import claim, is_suspect
-from converge.errors import StaleLock, StoreError
+from converge.errors import Cancelled, StaleLock, StoreError
 from converge.journal import Scope, node_scope
 from converge.outbox import Outbox, stack_of
 from converge.points import Commit
@@ -332,7 +332,8 @@ class Session:
             )
 
         def wait(seconds: float) -> None:
-            context.cancelled.wait(seconds)
+            if context.cancelled.wait(seconds):
+                raise Cancelled(context.cancel_reason or "the handler was cancelled")
 
         context = make_context(work, record, self.types[work.type_name].timeout, journal)
         return context

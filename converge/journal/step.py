@@ -9,7 +9,7 @@ from functools import lru_cache, wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from converge.errors import BadInput, JournalMismatch, StaleLock, StepFailed, StoreError
+from converge.errors import BadInput, Cancelled, JournalMismatch, StaleLock, StepFailed, StoreError
 from converge.journal.backend import Record, StepStatus
 from converge.journal.values import check_returns, dumps, loads
 from converge.plain import check_over, lazy_kind
@@ -180,7 +180,7 @@ class Step:
         :returns: seconds until the next attempt, None if there is no policy.
         :raises StepFailed: there is no further attempt.
         """
-        if isinstance(error, StaleLock | StoreError):
+        if isinstance(error, Cancelled | StaleLock | StoreError):
             return None
         self._attempts += 1
         about = dumps({"type": type(error).__name__, "message": _message(error)})

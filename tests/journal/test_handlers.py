@@ -255,3 +255,37 @@ def test_a_handler_without_steps_has_no_scope(stage: Stage) -> None:
 def test_a_context_of_no_engine_has_no_journal() -> None:
     with pytest.raises(ConvergeError, match="has no journal"):
         Context("shop", "job").step("a", int)
+
+
+class Patient(converge.ResourceType):
+    """One step that fails, with a policy that waits for long."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def create(self, context: Context, properties: Mapping[str, Any]) -> None:
+        def fail() -> None:
+            self.calls += 1
+            # the engine stops while it is at work
+            context.cancel("the engine is stopping", interrupted=True)
+            raise OSError("not now")
+
+        context.step("call", fail, retry=RetryPolicy(attempts=8, first=30.0))
+
+    def delete(self, context: Context, physical_id: str) -> None: ...
+
+
+def test_a_step_that_waits_in_a_handler_that_is_cancelled_keeps_its_attempts(
+    fresh_store: OpenStore,
+) -> None:
+    store = fresh_store(FakeClock())
+    patient = Patient()
+    engine = StepEngine(store, {"job": patient})
+    store.create_stack("s", TEMPLATE)
+    (work,) = engine.claim()
+    outcome = engine.call(work)
+    assert (outcome.result, patient.calls) == (Result.HANDED_BACK, 1)
+    journal = Journal(store)
+    (scope,) = journal.scopes()
+    (step,) = journal.show(scope.name)[1]
+    assert (step.status, step.attempts) == ("RETRY", 1)
