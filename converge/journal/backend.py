@@ -101,7 +101,11 @@ class Backend(ABC):
 
     A hold is lost when its owner gives no sign of life for the length of a lease and
     somebody else takes the scope; whatever the loser then writes is refused.
+
+    :ivar origin: what its errors name as theirs; see :func:`converge.errors.comes_from`.
     """
+
+    origin: object = None
 
     @abstractmethod
     def take(self, name: str) -> Taken:

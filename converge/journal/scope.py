@@ -13,6 +13,7 @@ from converge.errors import BadInput, JournalMismatch
 from converge.journal.backend import Backend, Record, StepStatus, Taken
 from converge.journal.step import Step
 from converge.model import NAME_LENGTH, check_name
+from converge.plain import lazy_kind
 from converge.resource_type import RetryPolicy
 
 if TYPE_CHECKING:
@@ -156,6 +157,13 @@ class Scope:
             raise BadInput(
                 f"each {name!r}: every must be a whole number of at least 1, not {every!r}"
             )
+        kind = lazy_kind(items) if callable(items) else None
+        # a generator gives its items when they are asked for
+        if kind is not None and kind != "a generator":
+            raise BadInput(
+                f"each {name!r}: {items!r} is {kind}, whose call gives no items; "
+                "give it a plain function, such as one that calls asyncio.run()"
+            )
         path, number, record = self._ask(name, 1)
         start = 0 if record is None else record.position
         if record is not None and record.status is StepStatus.END:
@@ -215,18 +223,23 @@ class Scope:
             raise BadInput(f"scope {self.name!r} has a nested scope {name!r} already")
         self._ledger.asked.add(path)
         nested = Scope(self._ledger, path)
+        # its first step is what the program goes on to
+        nested._raised, self._raised = self._raised, []
         try:
             yield nested
-            nested._check_end()
+            nested._check_all_asked()
         finally:
             # whoever goes on after it has caught that
             self._raised += nested._raised
 
     # -- helpers
 
-    def _ask(self, name: str, version: int) -> tuple[str, int, Record | None]:
+    def _ask(
+        self, name: str, version: int, transaction: HostTransaction | None = None
+    ) -> tuple[str, int, Record | None]:
         """Note that a step is asked for.
 
+        :param transaction: the caller's own, in which the step is to be recorded.
         :returns: its name with those of the scopes around it, its number, and its record.
         """
         if type(version) is not int or version < 1:
@@ -243,7 +256,7 @@ class Scope:
                 "number the names, or use each() or a nested scope; "
                 "to have a step that failed tried again, give it retry=converge.RetryPolicy(...)"
             )
-        self._record_raised()
+        self._record_raised(transaction)
         self._ledger.asked.add(path)
         self._count += 1
         here = self._recorded.get(self._count)
@@ -258,12 +271,16 @@ class Scope:
             )
         return path, self._count, record
 
-    def _record_raised(self) -> None:
+    def _record_raised(self, transaction: HostTransaction | None = None) -> None:
         """The program goes on after steps that failed: when it runs again, it must come the same
-        way, so they must fail again."""
+        way, so they must fail again.
+
+        :param transaction: the caller's, if the next step is recorded in it: it may keep everybody
+            else from writing, and what is undone with the next step was not gone on from.
+        """
         raised, self._raised = self._raised, []
         for record in raised:
-            self._ledger.write(record, None)
+            self._ledger.write(record, transaction)
 
     def _mismatch(self, name: str, here: Record | None, record: Record | None) -> JournalMismatch:
         if here is None:
@@ -281,8 +298,12 @@ class Scope:
         )
 
     def _check_end(self) -> None:
-        """At the end, all that is recorded must have been asked for."""
+        """The scope comes to its end."""
         self._record_raised()
+        self._check_all_asked()
+
+    def _check_all_asked(self) -> None:
+        """At the end, all that is recorded must have been asked for."""
         ledger = self._ledger
         recorded = self._recorded.values() if self._prefix else ledger.taken.records
         left = sorted(record.name for record in recorded if record.name not in ledger.asked)

@@ -32,7 +32,7 @@ class _Sql(Backend):
     """
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self._database = self.origin = database
 
     def write(
         self, hold: Hold, record: Record, transaction: Any = None, *, replaces: bool = False

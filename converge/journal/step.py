@@ -9,7 +9,7 @@ from functools import lru_cache, wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from converge.errors import BadInput, Cancelled, JournalMismatch, StaleLock, StepFailed, StoreError
+from converge.errors import BadInput, Cancelled, JournalMismatch, StepFailed, comes_from
 from converge.journal.backend import Record, StepStatus
 from converge.journal.values import check_returns, dumps, loads
 from converge.plain import check_over, lazy_kind
@@ -137,7 +137,9 @@ class Step:
             return self._end(value)  # type: ignore[no-any-return]
 
     def _begin(self) -> None:
-        self._path, self._number, record = self._scope._ask(self.name, self._version)
+        self._path, self._number, record = self._scope._ask(
+            self.name, self._version, self._transaction
+        )
         if record is None or self._version > record.version:
             return
         if record.status is StepStatus.DONE:
@@ -180,7 +182,7 @@ class Step:
         :returns: seconds until the next attempt, None if there is no policy.
         :raises StepFailed: there is no further attempt.
         """
-        if isinstance(error, Cancelled | StaleLock | StoreError):
+        if isinstance(error, Cancelled) or comes_from(error, self._scope._ledger.backend.origin):
             return None
         self._attempts += 1
         about = dumps({"type": type(error).__name__, "message": _message(error)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -128,3 +128,17 @@ def test_each_of_a_hundred_thousand_items_keeps_one_row(place: Place) -> None:
     assert [position for (_, position), *rest in sizes if not rest] == [many // 4, many // 2]
     assert abs(sizes[0][0][0] - sizes[1][0][0]) <= 1
     assert place.journal().show("job")[1][0].position == many
+
+
+def test_the_function_of_an_each_must_give_its_items_when_it_is_called(place: Place) -> None:
+    async def later(done: int) -> list[int]:
+        return [1]
+
+    async def generate(done: int) -> AsyncIterator[int]:
+        yield 1
+
+    for function in (later, generate):
+        items: Any = function
+        with pytest.raises(BadInput, match=r"each 'a': .* is an async"):
+            run(place, lambda scope, items=items: list(scope.each("a", items)))  # type: ignore[misc]
+    assert place.journal().show("job")[1] == []

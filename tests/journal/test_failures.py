@@ -116,20 +116,38 @@ def test_an_exception_that_is_not_worth_it_is_not_tried_again(place: Place, worl
 
 
 @pytest.mark.parametrize("error", [StaleLock, StoreError])
+@pytest.mark.parametrize("within", ["itself", "as the cause", "in a group"])
 def test_trouble_of_the_store_is_no_failure_of_a_step(
-    place: Place, world: World, error: type[Exception]
+    place: Place, world: World, error: type[StaleLock | StoreError], within: str
 ) -> None:
     """It says nothing of the function, and may say that the step is another one's now."""
 
     def lose() -> None:
         world.calls.append("a")
-        raise error("lost")
+        lost = error("lost")
+        lost.origin = place.backend().origin
+        if within == "as the cause":
+            raise RuntimeError("lost") from lost
+        raise lost if within == "itself" else ExceptionGroup("lost", [lost])
 
     for _ in range(4):
-        with pytest.raises(error, match="lost"):
+        with pytest.raises((error, RuntimeError, ExceptionGroup), match="lost"):
             run(place, lambda scope: scope.step("a", lose, retry=RetryPolicy(attempts=2)))
     assert world.calls == ["a"] * 4
     assert (place.slept, place.journal().show("job")[1]) == ([], [])
+
+
+def test_trouble_of_a_store_of_the_programs_own_is_a_failure(place: Place, world: World) -> None:
+    def lose() -> None:
+        world.calls.append("a")
+        lost = StoreError("lost")
+        lost.origin = world
+        raise lost
+
+    for _ in range(2):
+        with pytest.raises(StepFailed, match="StoreError: lost"):
+            run(place, lambda scope: scope.step("a", lose, retry=RetryPolicy(attempts=1)))
+    assert world.calls == ["a"]
 
 
 def test_without_a_policy_nothing_is_recorded_of_a_failure(place: Place, world: World) -> None:
@@ -232,3 +250,21 @@ def test_a_step_that_failed_and_is_asked_for_again_says_what_to_do(
 
     with pytest.raises(BadInput, match=r"has a step 'a' already.*tried again, give it retry="):
         run(place, program)
+
+
+def test_a_failure_that_was_caught_is_recorded_by_a_step_of_the_next_nested_scope(
+    place: Place, world: World
+) -> None:
+    def program(scope: Scope, crash: bool) -> None:
+        with pytest.raises((RuntimeError, StepFailed)), scope.scope("one") as one:
+            one.step("a", world.call, "a")
+        with scope.scope("other") as other:
+            other.step("b", world.call, "b")
+        if crash:
+            raise Crash
+
+    world.failures = {"a": 1}
+    with pytest.raises(Crash):
+        run(place, lambda scope: program(scope, crash=True))
+    run(place, lambda scope: program(scope, crash=False))
+    assert world.calls == ["a", "b"]

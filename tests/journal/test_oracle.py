@@ -69,6 +69,7 @@ class Life:
 
     def __init__(self, backend: Backend, left: float, log: list[str]) -> None:
         self.backend = backend
+        self.origin = backend.origin
         self.left = left
         self.log = log
         self.began = False

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import pytest
 
-from converge.errors import BadInput, StaleLock
+from converge.errors import BadInput, StaleLock, StepFailed
 from converge.journal import Journal, Scope
 from converge.journal.scope import Item
 from converge.resource_type import RetryPolicy
@@ -153,3 +154,28 @@ def test_a_journal_in_memory_has_no_transactions(world: World) -> None:
     journal = Journal("memory://")
     with pytest.raises(BadInput, match="no transactions"), journal.scope("job") as scope:
         scope.step("a", world.call, "a", transaction=object())  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_failure_that_was_caught_is_recorded_in_the_transaction_of_the_next_step(
+    sql: InDatabase, world: World, nested: bool
+) -> None:
+    """Beside it, on SQLite, it would wait for the caller, who waits for it."""
+
+    def program(scope: Scope, crash: bool) -> None:
+        with sql.store.transaction() as tx:
+            inner = scope.scope("bank") if nested else nullcontext(scope)
+            with inner as bank, pytest.raises((RuntimeError, StepFailed)):
+                bank.step("a", world.call, "a", transaction=tx)
+            scope.step("b", world.call, "b", transaction=tx)
+            if crash:
+                raise Crash
+
+    world.failures = {"a": 2}
+    with pytest.raises(Crash):
+        run(sql, partial(program, crash=True))
+    # undone with the step that came after it
+    assert sql.journal().show("job")[1] == []
+    for _ in range(2):
+        run(sql, partial(program, crash=False))
+    assert world.calls == ["a", "b"] * 2
