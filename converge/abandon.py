@@ -11,7 +11,6 @@ from converge.store import events, resources, scopes, stacks
 from converge.store.database import Transaction
 from converge.store.resources import ResourceRow
 from converge.store.types import text
-from converge.work import Step, scope_name
 
 #: What the event says that was done.
 FORGET = "FORGET"
@@ -78,7 +77,7 @@ def forget(tx: Transaction, name: str, resource: str, number: int | None) -> For
             "wait until that has ended"
         )
     resources.let_go(tx, row, [other for other in rows if other is not row])
-    scopes.delete_scopes(tx, scopes.find_scopes(tx, [scope_name(row.id, Step.CREATE, 0)]))
+    scopes.delete_scopes(tx, scopes.find_resource_scopes(tx, [row.id]))
     events.insert_events(
         tx,
         [

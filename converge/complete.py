@@ -32,7 +32,7 @@ from converge.store.stacks import StackRow
 from converge.store.sync_points import Key, NodeState
 from converge.store.traversals import TraversalRow
 from converge.store.types import REASON_LENGTH, text
-from converge.work import Decision, Outcome, Result, Step, Work, scope_name
+from converge.work import HANDLED, Decision, Outcome, Result, Step, Work
 
 #: How many resources a reason names.
 _NAMED = 10
@@ -179,16 +179,35 @@ def _write_resources(
         written.append((row.id, row.epoch, values))
     resources.release(tx, engine_id, written)
     resources.delete_locked(tx, engine_id, deleted)
-    spent = [outcome.work.scope for outcome, _ in kept if outcome.stepped and _is_over(outcome)]
-    spent += [scope_name(row.id, Step.CREATE, 0) for row in deleted]
-    scopes.delete_scopes(tx, scopes.find_scopes(tx, spent))
+    spent = [row.id for row in deleted]
+    spent += [
+        _row(outcome.work).id
+        for outcome, node in kept
+        if outcome.work.locked and _is_spent(outcome, node) and _may_have_steps(outcome)
+    ]
+    scopes.delete_scopes(tx, scopes.find_resource_scopes(tx, spent))
 
 
-def _is_over(outcome: Outcome) -> bool:
-    """Whether nobody will ask for the steps of a work again; a create goes on in a later
-    traversal."""
-    return outcome.result is Result.DONE or (
-        outcome.result is Result.FAILED and outcome.work.decision.step is not Step.CREATE
+def _is_spent(outcome: Outcome, node: NodeState) -> bool:
+    """Whether nobody will ask for the steps of any work on a resource again.
+
+    A create goes on in a later traversal, everything else in a later attempt only.
+    """
+    step = outcome.work.decision.step
+    if step not in HANDLED:
+        return False
+    over = outcome.result in _ENDS or node.state is State.SUPERSEDED
+    return outcome.result is Result.DONE or (over and step is not Step.CREATE)
+
+
+def _may_have_steps(outcome: Outcome) -> bool:
+    """Whether a work, or an earlier one on its resource, can have recorded any; most have not,
+    and are not asked about."""
+    work = outcome.work
+    return (
+        outcome.stepped
+        or work.node.attempts > 1
+        or _row(work).status not in (Status.INIT, Status.COMPLETE)
     )
 
 
@@ -313,6 +332,8 @@ def replace(
         tx, engine_id, [(old.id, old.epoch, _as_before(old) | {"replaced_by": new_id})]
     )
     node_moves.point_at(tx, engine_id, node, new_id)
+    # it may have taken steps before it asked for this
+    scopes.delete_scopes(tx, scopes.find_resource_scopes(tx, [old.id]))
     if locked[old.id].blocking:
         node_moves.unblock(tx, [old.id])
     events.insert_events(tx, [_make_event(work, "REPLACED", f"resource {new_id} takes its place")])
@@ -354,8 +375,7 @@ def _clear(
     if found is None or found.token != old.token:
         # this was committed before, and the reply was lost
         raise StaleLock(f"resource {old.name!r} has been made room for already")
-    spent = [work.scope, scope_name(old.id, Step.CREATE, 0)]
-    scopes.delete_scopes(tx, scopes.find_scopes(tx, spent))
+    scopes.delete_scopes(tx, scopes.find_resource_scopes(tx, [old.id]))
     values: dict[str, Any] = {
         "action": Action.CREATE,
         "status": Status.INIT if ends else Status.IN_PROGRESS,

@@ -14,10 +14,11 @@ from converge.complete import halt
 from converge.model import State, TraversalStatus
 from converge.points import Commit
 from converge.process import is_gone
-from converge.store import engines, lost, node_moves, resources, sync_points, traversals
+from converge.store import engines, lost, node_moves, resources, scopes, sync_points, traversals
 from converge.store.database import Database, Transaction, repeatable
 from converge.store.traversals import TraversalRow
 from converge.store.trouble import Locked
+from converge.work import scope_traversal
 
 T = TypeVar("T")
 
@@ -34,6 +35,7 @@ class Sweep:
     :ivar unblocked: BLOCKED nodes whose resource was free.
     :ivar overdue: traversals past their deadline.
     :ivar leftovers: sync points of traversals that are over.
+    :ivar scopes: scopes of the journal whose steps nobody will ask for again.
     :ivar ready: READY nodes that wait for an engine; at most the size of a batch is counted.
     """
 
@@ -42,11 +44,21 @@ class Sweep:
     unblocked: int = 0
     overdue: int = 0
     leftovers: int = 0
+    scopes: int = 0
     ready: int = 0
 
     def __bool__(self) -> bool:
         """Whether there is something new for an engine to do, or anything was put right."""
-        return any((self.engines, self.nodes, self.unblocked, self.overdue, self.leftovers))
+        return any(
+            (
+                self.engines,
+                self.nodes,
+                self.unblocked,
+                self.overdue,
+                self.leftovers,
+                self.scopes,
+            )
+        )
 
     def __add__(self, later: Sweep) -> Sweep:
         """What two sweeps did, and what was ready at the later one."""
@@ -56,6 +68,7 @@ class Sweep:
             self.unblocked + later.unblocked,
             self.overdue + later.overdue,
             self.leftovers + later.leftovers,
+            self.scopes + later.scopes,
             later.ready,
         )
 
@@ -70,6 +83,7 @@ class _Survey:
     blocked: list[sync_points.Key]
     overdue: list[TraversalRow]
     ended: list[int]
+    spent: list[int]
     retries: bool
     ready: int
 
@@ -84,6 +98,7 @@ class Sweeper:
         self.database = database
         # a sweep looks for leftovers of so many traversals only; the next one goes on from there
         self._after = 0
+        self._after_scopes_of = 0
 
     def sweep(self) -> Sweep:
         """One round of recovery.
@@ -108,10 +123,15 @@ class Sweeper:
         leftovers = 0
         if found.ended:
             leftovers = self._transact(_delete_leftovers, found.ended, commit=Commit.SWEEP) or 0
-        return Sweep(dead, nodes, unblocked, overdue, leftovers, found.ready)
+        spent = 0
+        if found.spent:
+            spent = self._transact(_delete_spent, found.spent, commit=Commit.SWEEP) or 0
+        return Sweep(dead, nodes, unblocked, overdue, leftovers, spent, found.ready)
 
     def _survey(self, tx: Transaction) -> _Survey:
         ended, self._after = lost.list_leftover_traversals(tx, self._after, BATCH)
+        scopes_of = lost.list_work_scopes(tx, self._after_scopes_of, BATCH)
+        self._after_scopes_of = scopes_of[-1].resource_id if len(scopes_of) >= BATCH else 0
         return _Survey(
             expired=engines.list_expired(tx, BATCH),
             gone=list_gone(tx),
@@ -119,6 +139,7 @@ class Sweeper:
             blocked=lost.list_free_blocked(tx, BATCH),
             overdue=traversals.list_overdue(tx, BATCH),
             ended=ended,
+            spent=sorted({one.resource_id for one in _spent(tx, scopes_of)}),
             retries=lost.has_due_retries(tx),
             ready=lost.count_due(tx, BATCH),
         )
@@ -161,7 +182,7 @@ def sweep(database: Database) -> Sweep:
     """
     sweeper = Sweeper(database)
     found = sweeper.sweep()
-    while sweeper._after:
+    while sweeper._after or sweeper._after_scopes_of:
         found += sweeper.sweep()
     return found
 
@@ -248,3 +269,26 @@ def _delete_leftovers(tx: Transaction, traversal_ids: Sequence[int]) -> int:
     keys = lost.list_leftovers(tx, traversal_ids, BATCH)
     sync_points.delete_nodes(tx, keys)
     return len(keys)
+
+
+def _spent(tx: Transaction, found: Sequence[lost.WorkScope]) -> list[lost.WorkScope]:
+    """Those of these scopes whose steps nobody will ask for again."""
+    of_traversal = {one.id: scope_traversal(one.name) for one in found}
+    rows = traversals.get_traversals(tx, (number for number in of_traversal.values() if number))
+    running = {row.id for row in rows.values() if row.status is TraversalStatus.RUNNING}
+    spent = []
+    for one in found:
+        number = of_traversal[one.id]
+        over = one.is_whole if number is None else number not in running
+        if one.is_gone or (one.is_free and over):
+            spent.append(one)
+    return spent
+
+
+def _delete_spent(tx: Transaction, resource_ids: Sequence[int]) -> int:
+    # nobody begins to work on them meanwhile
+    resources.lock_states(tx, resource_ids)
+    found = lost.list_work_scopes(tx, 0, BATCH, only=resource_ids)
+    spent = [one.id for one in _spent(tx, found)]
+    scopes.delete_scopes(tx, spent)
+    return len(spent)

@@ -12,16 +12,13 @@ from converge.model import Action, Json, Kind, Physical, Status
 from converge.plain import check_over
 from converge.resource_type import Context, ResourceType, RetryPolicy
 from converge.store.types import PHYSICAL_ID_LENGTH, dump, load, text
-from converge.work import Outcome, Result, Step, Work, decide_replace
+from converge.work import HANDLED, Outcome, Result, Step, Work, decide_replace
 
 if TYPE_CHECKING:
     from converge.journal import Scope
 
 #: The largest properties or attributes of one resource, in characters of JSON.
 VALUE_LENGTH = 4 * 1024 * 1024
-
-#: Steps that call a handler; all others are over at once.
-HANDLED = frozenset({Step.CREATE, Step.UPDATE, Step.DELETE, Step.CHECK})
 
 
 def make_context(
@@ -82,7 +79,7 @@ def run(
 ) -> Outcome:
     """Do what was decided, and say what became of it. Never raises.
 
-    :param context: given for the steps in :data:`HANDLED`.
+    :param context: given for the steps in :data:`~converge.work.HANDLED`.
     :param origin: the database: an error of it that passes through the handler is no failure of
         the handler's.
     """

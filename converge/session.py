@@ -19,7 +19,6 @@ from converge.points import Commit
 from converge.recovery import release_engine
 from converge.resource_type import Context, ResourceType, check_types
 from converge.run import (
-    HANDLED,
     check_physical_id,
     failed_attempt,
     failure,
@@ -31,7 +30,7 @@ from converge.store.database import Database, Transaction, repeatable
 from converge.store.sync_points import Key
 from converge.store.traversals import TraversalRow
 from converge.store.trouble import Locked, is_refused
-from converge.work import Outcome, Result, Step, Work
+from converge.work import HANDLED, Outcome, Result, Step, Work
 
 T = TypeVar("T")
 

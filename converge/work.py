@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -35,6 +36,10 @@ class Step(StrEnum):
     FAIL = "fail"
     #: the stack's own node: the traversal ends
     FINISH = "finish"
+
+
+#: Steps that call a handler; all others are over at once.
+HANDLED = frozenset({Step.CREATE, Step.UPDATE, Step.DELETE, Step.CHECK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,20 @@ def scope_name(resource_id: int, step: Step, traversal_id: int) -> str:
     every traversal, as is the token."""
     name = f"resource {resource_id} {step}"
     return name if step is Step.CREATE else f"{name} {traversal_id}"
+
+
+_SCOPE = re.compile(rf"resource \d+ (?:{'|'.join(sorted(HANDLED))})(?: (\d+))?")
+
+
+def scope_traversal(name: str) -> int | None:
+    """The traversal that a scope's name belongs to, of :func:`scope_name`; None of a create."""
+    found = _SCOPE.fullmatch(name)
+    return None if found is None or found[1] is None else int(found[1])
+
+
+def is_work_scope(name: str) -> bool:
+    """Whether a scope's name can be one of :func:`scope_name`."""
+    return _SCOPE.fullmatch(name) is not None
 
 
 class Result(StrEnum):

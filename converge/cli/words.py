@@ -50,6 +50,8 @@ def recovered(done: Sweep) -> list[str]:
         lines.append(f"{_count(done.overdue, 'traversal')} ended, as the time was over")
     if done.leftovers:
         lines.append(f"{_count(done.leftovers, 'node')} of ended traversals removed")
+    if done.scopes:
+        lines.append(f"{_count(done.scopes, 'scope')} of work that is over removed")
     if not lines:
         lines.append("nothing to recover")
     if done.ready:

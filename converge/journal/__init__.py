@@ -19,6 +19,7 @@ from converge.journal.scope import Item, Scope, _Ledger
 from converge.journal.step import Step
 from converge.lease import LEASE, LEAST
 from converge.model import check_age, check_name, check_seconds
+from converge.work import is_work_scope
 
 if TYPE_CHECKING:
     from converge.stacks import Store
@@ -86,6 +87,10 @@ class Journal:
         :raises BadInput: the name cannot be one.
         """
         check_name("scope", name)
+        if is_work_scope(name):
+            raise BadInput(
+                f"{name!r} is kept for the work on resources; give the scope another name"
+            )
         taken = self._take(name, wait)
         ledger = _Ledger(self.backend, name, taken, self._sleep)
         scope = Scope(ledger)
@@ -181,6 +186,7 @@ def node_scope(
         engine_id,
         lambda tx: resources.hold_lock(tx, engine_id, resource_id, epoch, mark),
         sleep,
+        resource_id,
     )
 
 
@@ -190,15 +196,17 @@ def held_scope(
     engine_id: int,
     hold: Callable[[Transaction], object],
     sleep: Callable[[float], None] = time.sleep,
+    resource_id: int | None = None,
 ) -> Scope:
     """The scope of work that an engine has locked otherwise.
 
     :param hold: keeps others from that lock until the transaction ends.
+    :param resource_id: that the work is about.
     :raises StaleLock: it has not, any more.
     """
     from converge.journal.sql import HeldBackend
 
-    backend = HeldBackend(database, engine_id, hold)
+    backend = HeldBackend(database, engine_id, hold, resource_id)
     return Scope(_Ledger(backend, name, backend.take(name), sleep))
 
 

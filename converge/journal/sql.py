@@ -226,14 +226,20 @@ class HeldBackend(_Sql):
     :param engine_id: of the engine that has the lock.
     :param hold: keeps others from the lock until the transaction ends; raises
         :class:`~converge.StaleLock` if the engine has it no more.
+    :param resource_id: that the work is about.
     """
 
     def __init__(
-        self, database: Database, engine_id: int, hold: Callable[[Transaction], object]
+        self,
+        database: Database,
+        engine_id: int,
+        hold: Callable[[Transaction], object],
+        resource_id: int | None,
     ) -> None:
         super().__init__(database)
         self._engine_id = engine_id
         self._hold = hold
+        self._resource_id = resource_id
 
     def take(self, name: str) -> Taken:
         return self._transact_take(lambda tx: self._take(tx, name))
@@ -241,7 +247,7 @@ class HeldBackend(_Sql):
     def _take(self, tx: Transaction, name: str) -> Taken:
         self._hold(tx)
         mark = make_mark()
-        scope_id, epoch = scopes.insert_or_take(tx, name, self._engine_id, mark)
+        scope_id, epoch = scopes.insert_or_take(tx, name, self._engine_id, mark, self._resource_id)
         records = [_record(one) for one in scopes.list_steps(tx, scope_id)]
         return Taken(Hold(scope_id, self._engine_id, epoch, mark), False, records)
 

@@ -7,15 +7,15 @@ them all the time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, literal, or_, select
 
-from converge.model import State, TraversalStatus
+from converge.model import State, Status, TraversalStatus
 from converge.store.bulk import among
 from converge.store.database import Transaction
 from converge.store.engines import ALIVE
-from converge.store.schema import engine, resource, sync_point, traversal
+from converge.store.schema import engine, resource, scope, sync_point, traversal
 from converge.store.sync_points import Key, is_in
 
 
@@ -110,6 +110,49 @@ def _distinct(after: int, limit: int) -> Any:
     through it for a DISTINCT. PostgreSQL does not."""
     query = select(sync_point.c.traversal_id.label("id")).where(sync_point.c.traversal_id > after)
     return query.distinct().order_by(sync_point.c.traversal_id).limit(limit).subquery("step")
+
+
+class WorkScope(NamedTuple):
+    """A scope of the journal, of work on a resource.
+
+    :ivar is_free: nobody works on the resource, or it is gone.
+    :ivar is_whole: the resource is gone, or complete: nothing goes on with its create.
+    """
+
+    id: int
+    name: str
+    resource_id: int
+    is_gone: bool
+    is_free: bool
+    is_whole: bool
+
+
+def list_work_scopes(
+    tx: Transaction, after: int, limit: int, only: Sequence[int] | None = None
+) -> list[WorkScope]:
+    """The scopes of work on resources, by resource.
+
+    :param after: of resources from this id on.
+    :param only: those of these resources.
+    """
+    is_gone = resource.c.id.is_(None)
+    is_whole = resource.c.status == Status.COMPLETE
+    query = (
+        select(
+            scope.c.id,
+            scope.c.name,
+            scope.c.resource_id,
+            is_gone,
+            resource.c.engine_id.is_(None),
+            or_(is_gone, is_whole),
+        )
+        .outerjoin_from(scope, resource, resource.c.id == scope.c.resource_id)
+        .where(scope.c.resource_id > after)
+    )
+    if only is not None:
+        query = query.where(among(tx, scope.c.resource_id, only))
+    rows: Any = tx.execute(query.order_by(scope.c.resource_id, scope.c.id).limit(limit))
+    return [WorkScope(*row[:3], *map(bool, row[3:])) for row in rows]
 
 
 def list_leftovers(tx: Transaction, traversal_ids: Sequence[int], limit: int) -> list[Key]:

@@ -103,13 +103,22 @@ def lock_scope(tx: Transaction, name: str) -> ScopeRow | None:
     return row if row.holder in living else replace(row, holder=None)
 
 
-def insert_scope(tx: Transaction, name: str, engine_id: int, mark: int) -> int:
+def insert_scope(
+    tx: Transaction, name: str, engine_id: int, mark: int, resource_id: int | None = None
+) -> int:
     """Insert a scope that an engine holds, and return its id.
 
     :param mark: of this taking, a random number.
+    :param resource_id: that its work is about.
     :raises Conflict: there is one of that name, made at the same moment.
     """
-    values = {"name": name, "engine_id": engine_id, "epoch": 1, "mark": mark}
+    values = {
+        "name": name,
+        "engine_id": engine_id,
+        "epoch": 1,
+        "mark": mark,
+        "resource_id": resource_id,
+    }
     try:
         done = tx.execute(insert(scope).values(**values, created_at=tx.now, updated_at=tx.now))
     except DBDuplicateEntry as error:
@@ -118,14 +127,17 @@ def insert_scope(tx: Transaction, name: str, engine_id: int, mark: int) -> int:
     return int(done.inserted_primary_key[0])
 
 
-def insert_or_take(tx: Transaction, name: str, engine_id: int, mark: int) -> tuple[int, int]:
+def insert_or_take(
+    tx: Transaction, name: str, engine_id: int, mark: int, resource_id: int | None
+) -> tuple[int, int]:
     """Take a scope, whoever holds it; make it if it is not there.
 
+    :param resource_id: that its work is about.
     :returns: its id and its new epoch.
     """
     row = lock_scope(tx, name)
     if row is None:
-        return insert_scope(tx, name, engine_id, mark), 1
+        return insert_scope(tx, name, engine_id, mark, resource_id), 1
     return row.id, take_scope(tx, row, engine_id, mark)
 
 
@@ -397,6 +409,14 @@ def find_scopes(tx: Transaction, names: Sequence[str]) -> list[int]:
     if not names:
         return []
     query = select(scope.c.id).where(scope.c.name.in_(list(names)))
+    return list(tx.execute(query).scalars())
+
+
+def find_resource_scopes(tx: Transaction, resource_ids: Sequence[int]) -> list[int]:
+    """The ids of the scopes of all work on these resources."""
+    if not resource_ids:
+        return []
+    query = select(scope.c.id).where(among(tx, scope.c.resource_id, resource_ids))
     return list(tx.execute(query).scalars())
 
 

@@ -38,7 +38,7 @@ class Counted(converge.ResourceType):
         self.calls: Counter[str] = Counter()
         self.began = threading.Event()
         self.go = threading.Event()
-        self.told = 0
+        self.told = threading.Event()
         self._waits = waits
 
     def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
@@ -47,7 +47,7 @@ class Counted(converge.ResourceType):
         self.began.set()
         if first:
             assert context.cancelled.wait(WAIT)
-            self.told += 1
+            self.told.set()
             assert self.go.wait(WAIT)
             raise RuntimeError("told to stop")
 
@@ -126,7 +126,7 @@ def test_what_an_engine_runs_is_told_when_the_lease_is_lost_and_what_waits_is_dr
         assert counted.began.wait(WAIT)
         lose_lease(losing.engine)
         losing.end(stack)
-    assert counted.told == 1
+    assert counted.told.wait(WAIT)
 
 
 def test_a_worker_looks_at_the_time_before_it_begins(
@@ -167,7 +167,7 @@ def test_an_engine_that_stops_leaves_nothing_to_its_lease(real: converge.Store) 
     engine.start()
     assert counted.began.wait(WAIT)
     engine.stop(grace=0)
-    assert counted.told == 1
+    assert counted.told.wait(WAIT)
     with real.transaction() as tx:
         assert engines.list_engines(tx) == []
         assert [one.state for one in engines.list_engines(tx, [engines.STOPPED])] == ["STOPPED"]

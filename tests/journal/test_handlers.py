@@ -11,10 +11,11 @@ import pytest
 
 import converge
 from converge import points, recovery
-from converge.errors import ConvergeError, StaleLock
+from converge.errors import BadInput, ConvergeError, StaleLock
 from converge.journal import Journal
 from converge.points import Commit
 from converge.resource_type import Context, RetryPolicy
+from converge.store import scopes
 from converge.testing import FakeClock, StepEngine
 from converge.work import Outcome, Result, Work
 
@@ -289,3 +290,122 @@ def test_a_step_that_waits_in_a_handler_that_is_cancelled_keeps_its_attempts(
     (scope,) = journal.scopes()
     (step,) = journal.show(scope.name)[1]
     assert (step.status, step.attempts) == ("RETRY", 1)
+
+
+class Forgetful(converge.ResourceType):
+    """Its first call of each verb takes a step and then fails or dies; later ones take none.
+
+    :ivar calls: the verbs.
+    """
+
+    retry: ClassVar[RetryPolicy] = RetryPolicy(attempts=2, first=0.1)
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def _call(self, verb: str, context: Context) -> None:
+        first = verb not in self.calls
+        self.calls.append(verb)
+        if first:
+            context.step("a", int)
+            raise OSError("not now")
+
+    def create(self, context: Context, properties: Mapping[str, Any]) -> None:
+        """Make it."""
+        self._call("create", context)
+
+    def update(
+        self, context: Context, physical_id: str, properties: Mapping[str, Any], previous: object
+    ) -> None:
+        """Change it."""
+        self._call("update", context)
+
+    def check(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
+        """Look at it."""
+        self._call("check", context)
+
+    def delete(self, context: Context, physical_id: str) -> None:
+        """Delete it."""
+        self._call("delete", context)
+
+
+def test_an_attempt_without_steps_leaves_nothing_of_an_earlier_one(fresh_store: OpenStore) -> None:
+    clock = FakeClock()
+    store = fresh_store(clock)
+    forgetful = Forgetful()
+    engine = StepEngine(store, {"job": forgetful}, clock=clock)
+
+    def begin() -> Any:
+        yield store.create_stack("s", TEMPLATE)
+        yield store.update_stack("s", CHANGED)
+        yield store.check_stack("s")
+        yield store.delete_stack("s")
+
+    with Journal(store) as journal:
+        for _ in begin():
+            engine.step()
+            assert len(journal.scopes()) == 1
+            clock.advance(1)
+            engine.run()
+            assert journal.scopes() == []
+    assert forgetful.calls == [
+        verb for verb in ("create", "update", "check", "delete") for _ in "12"
+    ]
+
+
+def test_a_work_whose_traversal_is_superseded_leaves_no_scope(stage: Stage) -> None:
+    stage.store.create_stack("shop", TEMPLATE)
+    engine = stage.engine()
+    engine.run()
+    # one dies in an update, which nobody will ever ask for again
+    stage.store.update_stack("shop", CHANGED)
+    (work,) = engine.claim()
+    with deadly(Commit.ITEM.after, 2):
+        call_and_die(engine, work)
+    assert len(stage.scopes()) == 1
+    stage.store.update_stack("shop", TEMPLATE)
+    stage.die()
+    recovery.sweep(stage.store.database)
+    assert stage.scopes() == []
+    # the next one is handed back when it is superseded
+    engine = stage.engine()
+    (work,) = engine.claim()
+    stage.job.failing = "step 2"
+    outcome = engine.call(work)
+    assert outcome.result is Result.RETRY
+    stage.store.update_stack("shop", CHANGED)
+    engine.write(outcome)
+    assert stage.scopes() == []
+
+
+def test_a_sweep_collects_scopes_of_resources_that_are_gone_and_leaves_the_others(
+    stage: Stage,
+) -> None:
+    stage.store.create_stack("shop", TEMPLATE)
+    engine = stage.engine()
+    (work,) = engine.claim()
+    stage.job.failing = "step 4"
+    engine.write(engine.call(work))
+    # of an update that is to be tried again, in a stack of its own
+    stage.store.create_stack("other", TEMPLATE)
+    engine.run()
+    stage.store.update_stack("other", CHANGED)
+    (update,) = engine.claim()
+    stage.job.failing = "step 2"
+    engine.write(engine.call(update))
+    with stage.store.transaction() as tx:
+        scopes.insert_scope(tx, "resource 77 create", 1, 7, resource_id=77)
+        scopes.insert_scope(tx, "resource 78 update 1", 1, 7, resource_id=78)
+        scopes.insert_scope(tx, "order 77", 1, 7)
+    recovery.sweep(stage.store.database)
+    # a retry goes on there
+    assert stage.scopes() == sorted(["order 77", work.scope, update.scope])
+
+
+def test_a_host_cannot_take_the_scope_of_a_node(stage: Stage) -> None:
+    with Journal(stage.store) as journal:
+        refused = pytest.raises(BadInput, match="'resource 5 create' is kept for the work on")
+        with refused, journal.scope("resource 5 create"):
+            pytest.fail("it must be refused")
+        with journal.scope("resource 5 creates"):
+            pass

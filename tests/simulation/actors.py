@@ -7,11 +7,10 @@ from random import Random
 
 from converge import ResourceType, Store
 from converge.model import Kind
-from converge.run import HANDLED
 from converge.session import Session
 from converge.store.sync_points import Key
 from converge.testing import StepEngine, label
-from converge.work import Outcome, Result, Work
+from converge.work import HANDLED, Outcome, Result, Work
 from tests.simulation.faults import Body
 
 #: How many written outcomes are kept to be delivered again.

@@ -17,11 +17,10 @@ from converge import points, recovery
 from converge.errors import StaleLock, StoreError
 from converge.model import Action
 from converge.points import Commit
-from converge.run import HANDLED
 from converge.stack import Stack
 from converge.store import engines
 from converge.testing import FakeClock
-from converge.work import Outcome, Result, Work
+from converge.work import HANDLED, Outcome, Result, Work
 from tests.simulation import templates
 from tests.simulation.actors import Actor, describe, describe_outcome
 from tests.simulation.arena import Arena

@@ -54,11 +54,12 @@ def test_hostile_names_are_escaped() -> None:
             ],
         ),
         (
-            Sweep(unblocked=1, overdue=1, leftovers=3),
+            Sweep(unblocked=1, overdue=1, leftovers=3, scopes=2),
             [
                 "1 node unblocked, as the resource was free",
                 "1 traversal ended, as the time was over",
                 "3 nodes of ended traversals removed",
+                "2 scopes of work that is over removed",
             ],
         ),
     ],
