@@ -251,12 +251,19 @@ def _edges(
         if resource.name not in definitions:
             continue
         going = resource.action is Action.DELETE
-        if going and resource.name not in kept and resource.id not in required_ids:
+        if going and resource.id not in required_ids and not _is_made(kept.get(resource.name)):
             # it is half gone and may still hold a name or a path that its successor needs
             edges.append(((Kind.UPDATE, resource.name), cleanup))
         else:
             edges.append((cleanup, (Kind.UPDATE, resource.name)))
     return edges
+
+
+def _is_made(one: Existing | None) -> bool:
+    """Whether a version has come about."""
+    return one is not None and not (
+        one.action is Action.CREATE and one.status is not Status.COMPLETE
+    )
 
 
 def _number(

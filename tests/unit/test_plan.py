@@ -132,6 +132,20 @@ def test_what_is_being_deleted_is_never_kept() -> None:
 # -- the edges
 
 
+@pytest.mark.parametrize("newer", [None, Status.INIT, Status.IN_PROGRESS, Status.FAILED])
+def test_what_is_half_gone_goes_before_its_successor_is_made(newer: Status | None) -> None:
+    going = one(1, "A", action=Action.DELETE)
+    made = [] if newer is None else [one(2, "A", status=newer)]
+    planned = plan(wanted(A=""), [going, *made])
+    assert ("update A", "cleanup A #1") in edges(planned)
+    check_consistent(planned)
+
+
+def test_what_is_half_gone_goes_after_a_successor_that_is_there() -> None:
+    planned = plan(wanted(A=""), [one(1, "A", action=Action.DELETE), one(2, "A")])
+    assert ("cleanup A #1", "update A") in edges(planned)
+
+
 def test_create() -> None:
     planned = plan(wanted(A="", B="", C="A B", D="C", E="C"), [])
     assert edges(planned) == {
