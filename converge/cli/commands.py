@@ -158,16 +158,22 @@ def _types(arguments: Namespace) -> dict[str, ResourceType]:
     """The built-in types, as the operator wants them."""
     from converge.resources import Command, File
 
-    names = arguments.pass_env or os.environ.get("CONVERGE_PASS_ENV", "").split()
+    names = arguments.pass_env
+    if not names:
+        names = os.environ.get("CONVERGE_PASS_ENV", "").replace(",", " ").split()
+    roots = arguments.file_root
+    if not roots:
+        roots = [one for one in os.environ.get("CONVERGE_FILE_ROOT", "").split(os.pathsep) if one]
     try:
         command = Command(pass_env=names)
     except BadInput as error:
         source = "--pass-env" if arguments.pass_env else "CONVERGE_PASS_ENV"
         raise BadInput(str(error).replace("pass_env", source, 1)) from error
     try:
-        return {"command": command, "file": File(roots=arguments.file_root)}
+        return {"command": command, "file": File(roots=roots)}
     except BadInput as error:
-        raise BadInput(str(error).replace("roots", "--file-root", 1)) from error
+        source = "--file-root" if arguments.file_root else "CONVERGE_FILE_ROOT"
+        raise BadInput(str(error).replace("roots", source, 1)) from error
 
 
 def _converge(

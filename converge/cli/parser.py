@@ -41,7 +41,9 @@ environment:
   CONVERGE_DB     the database's URL, as for --db
   CONVERGE_DEBUG  show the traceback of every error
   CONVERGE_PASS_ENV
-                  names of variables, with spaces between, as for --pass-env
+                  names of variables, with spaces or commas between, as for --pass-env
+  CONVERGE_FILE_ROOT
+                  folders, with colons between as in PATH, as for --file-root
   NO_COLOR        no colours
 """
 
@@ -177,7 +179,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         action="append",
         default=[],
         help="a folder in which file resources may be, and below; may be repeated (default: "
-        "anywhere)",
+        "those that CONVERGE_FILE_ROOT names, or else anywhere)",
     )
     run = Parser(add_help=False)
     run.add_argument(

@@ -329,6 +329,25 @@ def test_a_command_sees_what_the_operator_passes_on(shell: Shell) -> None:
     assert "'stdout': ''" in seen("none", **secret)
     assert "'stdout': '2'" in seen("option", "--pass-env", "B", CONVERGE_PASS_ENV="A")
     assert "'stdout': '12'" in seen("variable", CONVERGE_PASS_ENV="A B")
+    assert "'stdout': '12'" in seen("commas", CONVERGE_PASS_ENV="A,B")
+
+
+def test_files_are_where_the_operator_wants_them(shell: Shell) -> None:
+    for name in "ab":
+        shell.write(
+            f"{name}.yaml",
+            f"resources: {{a: {{type: file, properties: {{path: {name}.txt, content: x}}}}}}",
+        )
+    inside = {"CONVERGE_FILE_ROOT": os.pathsep.join([str(shell.folder / "tests"), "."])}
+    (shell.folder / "tests").mkdir()
+    (shell.folder / "other").mkdir()
+    shell.run("up", "a.yaml", environment=inside)
+    outside = {"CONVERGE_FILE_ROOT": "other"}
+    out, _ = shell.run("up", "b.yaml", environment=outside, status=1)
+    assert "the only place for files here" in out
+    shell.run("up", "b.yaml", "--file-root", ".", environment=outside)
+    _, err = shell.run("up", "a.yaml", environment={"CONVERGE_FILE_ROOT": "none"}, status=2)
+    assert "CONVERGE_FILE_ROOT: 'none' is no folder" in err
 
 
 def test_what_does_not_exist_is_named(shell: Shell) -> None:
