@@ -26,9 +26,10 @@ from converge.start import (
     is_wanted,
     start,
 )
-from converge.store import migrate, resources, stacks, traversals
+from converge.store import resources, stacks, traversals
 from converge.store.connecting import HOST_SECONDS
 from converge.store.database import Database, Transaction
+from converge.store.schema_version import check_schema, is_newest
 from converge.store.stacks import StackRow
 from converge.store.types import SOURCE_LENGTH, text
 from converge.template import Template
@@ -70,9 +71,12 @@ def connect(
         url or os.environ.get("CONVERGE_DB") or DEFAULT_URL, clock=clock, connections=connections
     )
     try:
-        if create_schema:
-            migrate.upgrade_if_needed(database)
-        migrate.check_version(database)
+        if create_schema and not is_newest(database):
+            # alembic takes long to import
+            from converge.store.migrate import upgrade
+
+            upgrade(database.url)
+        check_schema(database)
     except BaseException:
         database.close()
         raise

@@ -11,10 +11,11 @@ import sqlalchemy
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 import converge
-from converge.store import migrate, schema
+from converge.store import migrate, schema, schema_version
 from converge.testing import FakeWorld, StepEngine
 
 TEMPLATE = converge.Template.parse("resources: {A: {type: fake}, B: {type: fake, depends_on: A}}")
@@ -71,7 +72,7 @@ def migrated_by(url: str, move: Callable[[Any], None]) -> None:
 def test_upgrade_of_an_empty_database(empty_database_url: str, engine: sqlalchemy.Engine) -> None:
     migrate.upgrade(empty_database_url)
     assert tables(engine) == {*schema.metadata.tables, schema.VERSION_TABLE}
-    assert migrate.current(empty_database_url) == migrate.head()
+    assert migrate.current(empty_database_url) == schema_version.HEAD
     with converge.connect(empty_database_url) as store:
         assert store.stacks() == []
 
@@ -108,10 +109,10 @@ def test_twelve_upgrades_at_once_all_succeed(
     for process in processes:
         process.join(100)
     assert [process.exitcode for process in processes] == [0] * AT_ONCE
-    assert migrate.current(empty_database_url) == migrate.head()
+    assert migrate.current(empty_database_url) == schema_version.HEAD
     with engine.connect() as connection:
         version = connection.execute(text(f"SELECT version_num FROM {schema.VERSION_TABLE}"))
-        assert version.scalars().all() == [migrate.head()]
+        assert version.scalars().all() == [schema_version.HEAD]
     assert migrate.check(empty_database_url) == []
 
 
@@ -246,8 +247,8 @@ def test_connect_to_an_older_schema(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     migrate.upgrade(empty_database_url)
-    found = migrate.head()
-    monkeypatch.setattr(migrate, "head", lambda: "9999")
+    found = schema_version.HEAD
+    monkeypatch.setattr(schema_version, "HEAD", "9999")
     message = f"is at version {found}, this converge needs 9999; run: converge --db"
     with pytest.raises(converge.SchemaError, match=message):
         converge.connect(empty_database_url)
@@ -298,7 +299,7 @@ def test_sql_is_what_makes_the_tables(url: str) -> None:
     text = migrate.sql(url)
     for name in (*schema.metadata.tables, schema.VERSION_TABLE):
         assert f"CREATE TABLE {name} " in text
-    assert migrate.head() in text
+    assert schema_version.HEAD in text
 
 
 def test_sql_makes_a_database_that_can_be_used(
@@ -349,3 +350,8 @@ def test_the_filter_takes_names_of_other_things() -> None:
     assert migrate.exclude_converge("orders", "table", {})
     assert migrate.exclude_converge(None, "schema", {})
     assert migrate.exclude_converge("converge_column", "column", {"table_name": "orders"})
+
+
+def test_the_versions_are_those_of_the_scripts() -> None:
+    scripts = ScriptDirectory.from_config(migrate._config()).walk_revisions()
+    assert [script.revision for script in scripts] == [*reversed(schema_version.VERSIONS)]
