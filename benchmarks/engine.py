@@ -206,7 +206,7 @@ class Bench:
         self._client = threading.get_ident()
         self._counts = (Counts(), Counts())
         # the first listener, so it is told of a commit before any engine is
-        self.store.add_listener(self._mark)
+        self.store.bus.add_listener(self._mark)
         database = self.store.database.engine
         event.listen(database, "before_cursor_execute", self._count_statement)
         event.listen(database, "commit", self._count_commit)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from converge.engine import Engine
     from converge.errors import (
-        ActionFailed,
         BadInput,
         Busy,
         Cancelled,
@@ -34,8 +33,10 @@ if TYPE_CHECKING:
     from converge.graph import Graph
     from converge.journal import Journal, Scope
     from converge.machine import Machine, State, Transition
+    from converge.machine.move import ActionFailed
     from converge.model import Physical
-    from converge.resource_type import Context, Property, ResourceType, RetryPolicy
+    from converge.resource_type import Context, Property, ResourceType
+    from converge.retry import RetryPolicy
     from converge.stack import Stack
     from converge.stacks import Store, connect
     from converge.template import Template
@@ -50,7 +51,7 @@ _HOMES = {
     "CommitUnknown": "errors",
     "Conflict": "errors",
     "ConvergeError": "errors",
-    "ActionFailed": "errors",
+    "ActionFailed": "machine",
     "IllegalEvent": "errors",
     "JournalMismatch": "errors",
     "NotFound": "errors",
@@ -71,7 +72,7 @@ _HOMES = {
     "Context": "resource_type",
     "Property": "resource_type",
     "ResourceType": "resource_type",
-    "RetryPolicy": "resource_type",
+    "RetryPolicy": "retry",
     "Stack": "stack",
     "Store": "stacks",
     "connect": "stacks",

@@ -25,6 +25,7 @@ from converge.session import Session
 from converge.store import engines, sync_points, traversals
 from converge.store.database import Transaction, repeatable
 from converge.store.sync_points import Key
+from converge.tenure import Tenure
 from converge.work import Outcome, Result, Step, Work
 from converge.workers import Job, Workers
 
@@ -53,33 +54,6 @@ class Finished:
     job: Job | None
     outcome: Outcome
     seconds: float = 0.0
-
-
-class Tenure:
-    """What an engine has under one lease. After its loss there is another, with nothing of it."""
-
-    def __init__(self, lease: Lease, session: Session) -> None:
-        self.lease = lease
-        self.session = session
-        # by identity: of a node that was claimed, forgotten, and claimed again there are two
-        self._hand: dict[int, Work] = {}
-
-    def take(self, work: Work) -> None:
-        """It is in hand, until it has an outcome."""
-        self._hand[id(work)] = work
-
-    def put_down(self, work: Work) -> None:
-        """It is not in hand any more."""
-        self._hand.pop(id(work), None)
-
-    def in_hand(self) -> list[Work]:
-        """The works that have no outcome yet."""
-        return list(self._hand.values())
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the lease is lost."""
-        return self.lease.lost.is_set()
 
 
 class Run:
@@ -143,7 +117,7 @@ class Run:
 
     def begin(self) -> None:
         """Begin to work in the background."""
-        self.store.add_listener(self.wake)
+        self.store.bus.add_listener(self.wake)
         for name, target in {
             "turn": self._turn_loop,
             "claim": self._claim_loop,
@@ -197,7 +171,7 @@ class Run:
             self._end()
 
     def _end(self) -> None:
-        self.store.remove_listener(self.wake)
+        self.store.bus.remove_listener(self.wake)
         self._tenure.lease.end()
         self._workers.close()
         self.ended.set()
@@ -247,7 +221,7 @@ class Run:
             return False
         self._take_on(tenure, works)
         if ends:
-            self.store.notify_end()
+            self.store.bus.notify_end()
         if limit and len(works) >= limit:
             # with slow handlers, the next turn is soon enough
             self._hungry = self._window() > self._most

@@ -9,11 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from difflib import get_close_matches
 from itertools import islice
-from typing import TYPE_CHECKING
 from unicodedata import name, normalize
-
-if TYPE_CHECKING:
-    from converge.machine.moving import Move
 
 
 class ConvergeError(Exception):
@@ -122,18 +118,6 @@ class IllegalEvent(ConvergeError):
     def __init__(self, message: str, *, legal: Sequence[str]) -> None:
         super().__init__(message)
         self.legal = tuple(legal)
-
-
-class ActionFailed(ConvergeError):
-    """A move of a machine was made, and its action did not come to its end. What it raised is the
-    ``__cause__``.
-
-    :ivar move: the move; ``move.action`` says whether the action is called again.
-    """
-
-    def __init__(self, message: str, *, move: Move) -> None:
-        super().__init__(message)
-        self.move = move
 
 
 class SchemaError(ConvergeError):

@@ -12,7 +12,7 @@ import platform
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import ClassVar, TypeVar
 from weakref import WeakSet, finalize
@@ -20,7 +20,7 @@ from weakref import WeakSet, finalize
 from converge.errors import ConvergeError, StoreError
 from converge.model import make_mark
 from converge.points import Commit
-from converge.process import process_identity
+from converge.process import is_gone, process_identity
 from converge.store import engines
 from converge.store.database import Database, Transaction, repeatable
 
@@ -239,6 +239,22 @@ def check_lease(tx: Transaction, id_: int, mark: int | None = None) -> None:
     """
     if not engines.is_alive(tx, id_, mark):
         raise LeaseOver(f"the lease of {id_} is over")
+
+
+def list_gone(tx: Transaction) -> list[int]:
+    """Those whose lease goes on, though their process was of this host and is gone."""
+    return [row.id for row in engines.list_leased(tx) if is_gone(row.process)]
+
+
+def expire(database: Database, engine_ids: Iterable[int]) -> None:
+    """End the leases of those that are known to be gone, so that nobody waits for them.
+
+    :raises StoreError: the database cannot be used.
+    """
+    for engine_id in engine_ids:
+        database.transact(
+            partial(engines.expire_lease, engine_id=engine_id), Commit.EXPIRE, happened=repeatable
+        )
 
 
 class Owner:

@@ -21,6 +21,9 @@ Json = Any
 S = TypeVar("S", bound=str)
 
 NAME_LENGTH = 255
+#: The database, and its file, where nothing else is said.
+DEFAULT_FILE = "converge.db"
+DEFAULT_URL = f"sqlite:///{DEFAULT_FILE}"
 
 
 class Action(StrEnum):

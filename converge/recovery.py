@@ -5,20 +5,19 @@ Every engine sweeps; row locks let one of them win. Each sweep is idempotent and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 from converge.complete import halt
+from converge.journal.names import find_traversal
+from converge.lease import expire, list_gone
 from converge.model import State, TraversalStatus
 from converge.points import Commit
-from converge.process import is_gone
 from converge.store import engines, lost, node_moves, resources, scopes, sync_points, traversals
 from converge.store.database import Database, Transaction, repeatable
 from converge.store.traversals import TraversalRow
 from converge.store.trouble import Locked
-from converge.work import scope_traversal
 
 T = TypeVar("T")
 
@@ -187,22 +186,6 @@ def sweep(database: Database) -> Sweep:
     return found
 
 
-def list_gone(tx: Transaction) -> list[int]:
-    """Those whose lease goes on, though their process was of this host and is gone."""
-    return [row.id for row in engines.list_leased(tx) if is_gone(row.process)]
-
-
-def expire(database: Database, engine_ids: Iterable[int]) -> None:
-    """End the leases of those that are known to be gone, so that nobody waits for them.
-
-    :raises StoreError: the database cannot be used.
-    """
-    for engine_id in engine_ids:
-        database.transact(
-            partial(engines.expire_lease, engine_id=engine_id), Commit.EXPIRE, happened=repeatable
-        )
-
-
 def _recover_one(tx: Transaction, engine_id: int) -> tuple[bool, int]:
     """Recover up to a batch of one dead engine's nodes.
 
@@ -273,7 +256,7 @@ def _delete_leftovers(tx: Transaction, traversal_ids: Sequence[int]) -> int:
 
 def _spent(tx: Transaction, found: Sequence[lost.WorkScope]) -> list[lost.WorkScope]:
     """Those of these scopes whose steps nobody will ask for again."""
-    of_traversal = {one.id: scope_traversal(one.name) for one in found}
+    of_traversal = {one.id: find_traversal(one.name) for one in found}
     rows = traversals.get_traversals(tx, (number for number in of_traversal.values() if number))
     running = {row.id for row in rows.values() if row.status is TraversalStatus.RUNNING}
     spent = []

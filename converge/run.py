@@ -10,7 +10,8 @@ from converge.errors import BadInput, Replace, comes_from
 from converge.hiding import hide
 from converge.model import Action, Json, Kind, Physical, Status
 from converge.plain import check_over
-from converge.resource_type import Context, ResourceType, RetryPolicy
+from converge.resource_type import Context, ResourceType
+from converge.retry import RetryPolicy
 from converge.store.types import PHYSICAL_ID_LENGTH, dump, load, text
 from converge.work import HANDLED, Outcome, Result, Step, Work, decide_replace
 

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from converge.bus.memory import MemoryBus
 from converge.errors import NotFound, StoreError
 from converge.model import Status
 from converge.store import stacks
-from converge.store.database import Transaction
-
-if TYPE_CHECKING:
-    from converge.stacks import Store
+from converge.store.database import Database, Transaction
 
 LOG = logging.getLogger(__name__)
 
 #: Seconds between two looks at a stack that is waited for, when nothing in this process tells.
 _LOOK = 0.25
+
+
+class _Store(Protocol):
+    """What a stack asks of the store that it is of."""
+
+    database: Database
+    bus: MemoryBus
+
+    def cancel_stack(self, name: str) -> object:
+        """End its running traversal."""
 
 
 class Stack:
@@ -34,7 +42,7 @@ class Stack:
     :ivar live: False once it is deleted.
     """
 
-    def __init__(self, store: Store, stack_id: int, outcome: str, superseded: int | None) -> None:
+    def __init__(self, store: _Store, stack_id: int, outcome: str, superseded: int | None) -> None:
         self._store = store
         self.id = stack_id
         self.outcome = outcome
@@ -107,7 +115,7 @@ class Stack:
         end = None if timeout is None else time.monotonic() + timeout
         trouble: StoreError | None = None
         while True:
-            seen = self._store.ended
+            seen = self._store.bus.ended
             try:
                 self.refresh()
             except StoreError as error:
@@ -127,9 +135,9 @@ class Stack:
                         f"the {self.action} of stack {self.name!r} is still in progress "
                         f"after {timeout:g} s"
                     ) from trouble
-            self._store.wait_for_end(left, seen)
+            self._store.bus.wait_for_end(left, seen)
 
     def cancel(self) -> Stack:
-        """End its running traversal; see :meth:`Store.cancel_stack`."""
+        """End its running traversal; see :meth:`~converge.Store.cancel_stack`."""
         self._store.cancel_stack(self.name)
         return self.refresh()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from converge.abandon import Forgotten, forget
+from converge.bus.memory import MemoryBus
 from converge.complete import halt
 from converge.errors import BadInput, Conflict, NotFound
 from converge.looking import Looking
@@ -29,24 +28,20 @@ from converge.start import (
 from converge.store import resources, stacks, traversals
 from converge.store.connecting import HOST_SECONDS
 from converge.store.database import Database, Transaction
-from converge.store.schema_version import check_schema, is_newest
+from converge.store.opening import Url, open_database
 from converge.store.stacks import StackRow
 from converge.store.types import SOURCE_LENGTH, text
 from converge.template import Template
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import URL
-
     from converge.store.database import HostTransaction
-
-DEFAULT_URL = "sqlite:///converge.db"
 
 #: Rounds of recovery by hand at most: each is bounded, and meanwhile more can be left behind.
 _ROUNDS = 100
 
 
 def connect(
-    url: str | URL | None = None,
+    url: Url | None = None,
     *,
     create_schema: bool = False,
     connections: int | None = None,
@@ -65,22 +60,9 @@ def connect(
     :raises SchemaError: the tables are missing, too old, too new, or not converge's.
     :raises StoreError: the database cannot be reached or used.
     """
-    if connections is not None and (type(connections) is not int or connections < 1):
-        raise BadInput(f"connections must be a whole number from 1, not {connections!r}")
-    database = Database(
-        url or os.environ.get("CONVERGE_DB") or DEFAULT_URL, clock=clock, connections=connections
+    return Store(
+        open_database(url, create_schema=create_schema, connections=connections, clock=clock)
     )
-    try:
-        if create_schema and not is_newest(database):
-            # alembic takes long to import
-            from converge.store.migrate import upgrade
-
-            upgrade(database.url)
-        check_schema(database)
-    except BaseException:
-        database.close()
-        raise
-    return Store(database)
 
 
 class Store(Looking):
@@ -102,10 +84,7 @@ class Store(Looking):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        self._listeners: list[Callable[[], None]] = []
-        self._changed = threading.Condition()
-        self._ended = 0
-        self._lock = threading.Lock()
+        self.bus = MemoryBus()
 
     def __enter__(self) -> Store:
         return self
@@ -428,46 +407,9 @@ class Store(Looking):
         self.notify()
         return done
 
-    # -- within the process
-
-    def add_listener(self, listener: Callable[[], None]) -> None:
-        """Call a function whenever this process has changed something."""
-        with self._lock:
-            self._listeners.append(listener)
-
-    def remove_listener(self, listener: Callable[[], None]) -> None:
-        """Undo :meth:`add_listener`."""
-        with self._lock:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
-
     def notify(self) -> None:
-        """Tell the engines of this process to look for work."""
-        with self._lock:
-            listeners = list(self._listeners)
-        for listener in listeners:
-            listener()
-
-    def notify_end(self) -> None:
-        """Tell who waits in this process that a traversal has ended."""
-        with self._changed:
-            self._ended += 1
-            self._changed.notify_all()
-
-    @property
-    def ended(self) -> int:
-        """How many traversals' ends were told in this process."""
-        return self._ended
-
-    def wait_for_end(self, timeout: float, seen: int | None = None) -> None:
-        """Wait until a traversal ended in this process, or some seconds have passed.
-
-        :param seen: what :attr:`ended` was before the caller looked, so that no end is missed
-            between the look and the wait.
-        """
-        with self._changed:
-            start = self._ended if seen is None else seen
-            self._changed.wait_for(lambda: self._ended != start, timeout)
+        """Tell the engines of this process to look for work, after a commit of the host's own."""
+        self.bus.notify()
 
     # -- helpers
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from converge.errors import Replace
 from converge.model import Json, Kind, Physical, Replacing, make_mark
 from converge.points import Commit
-from converge.resource_type import Context, ResourceType, RetryPolicy, check_types
+from converge.resource_type import Context, ResourceType, check_types
+from converge.retry import RetryPolicy
 from converge.session import Session
 from converge.store import engines
 from converge.work import Outcome, Result, Step, Work

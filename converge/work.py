@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from converge.errors import BadInput, UnresolvedReference, did_you_mean
+from converge.journal.names import work_scope_name
 from converge.model import Action, Definition, Json, Kind, Physical, Replacing, Status, same
-from converge.resource_type import ResourceType, RetryPolicy, supports
+from converge.resource_type import ResourceType, supports
+from converge.retry import RetryPolicy
 from converge.template import check_properties, resolve_properties
 
 if TYPE_CHECKING:
@@ -76,7 +77,11 @@ class Work:
     def scope(self) -> str:
         """The name of the journal's scope of this piece of work."""
         assert self.row is not None
-        return scope_name(self.row.id, self.decision.step, self.traversal.id)
+        step = self.decision.step
+        # a create is one and the same in every traversal, as is its token
+        return work_scope_name(
+            self.row.id, step, None if step is Step.CREATE else self.traversal.id
+        )
 
     @property
     def wanted_type(self) -> str:
@@ -89,27 +94,6 @@ class Work:
         if self.decision.step in (Step.CREATE, Step.UPDATE):
             return self.wanted_type
         return "" if self.row is None else self.row.type
-
-
-def scope_name(resource_id: int, step: Step, traversal_id: int) -> str:
-    """The name of the journal's scope of the work on a resource: of its create it is the same in
-    every traversal, as is the token."""
-    name = f"resource {resource_id} {step}"
-    return name if step is Step.CREATE else f"{name} {traversal_id}"
-
-
-_SCOPE = re.compile(rf"resource \d+ (?:{'|'.join(sorted(HANDLED))})(?: (\d+))?")
-
-
-def scope_traversal(name: str) -> int | None:
-    """The traversal that a scope's name belongs to, of :func:`scope_name`; None of a create."""
-    found = _SCOPE.fullmatch(name)
-    return None if found is None or found[1] is None else int(found[1])
-
-
-def is_work_scope(name: str) -> bool:
-    """Whether a scope's name can be one of :func:`scope_name`."""
-    return _SCOPE.fullmatch(name) is not None
 
 
 class Result(StrEnum):

@@ -7,12 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from converge.engine_run import Tenure
-    from converge.resource_type import Context
-    from converge.work import Work
+from converge.resource_type import Context
+from converge.tenure import Tenure
+from converge.work import Work
 
 
 @dataclass(slots=True)

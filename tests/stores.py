@@ -51,3 +51,10 @@ class Stores:
 
 def _hurry(connection: Any, record: object) -> None:
     connection.execute("PRAGMA synchronous = OFF")
+
+
+def stack_store(stack: converge.Stack) -> converge.Store:
+    """The store that a stack is of."""
+    store = stack._store
+    assert isinstance(store, converge.Store)
+    return store

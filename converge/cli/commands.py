@@ -17,6 +17,7 @@ from converge.cli.output import escape, moment, prose, shown, write_file, write_
 from converge.cli.progress import PlainReporter, Reporter, counts, make_reporter, summary
 from converge.cli.words import holds, lease, recovered
 from converge.errors import BadInput, NotFound
+from converge.model import DEFAULT_FILE, DEFAULT_URL
 
 if TYPE_CHECKING:
     from converge.cli.running import Trouble
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from converge.stack import Stack
     from converge.stacks import Store
 
-DEFAULT_FILE = "converge.db"
-DEFAULT_URL = f"sqlite:///{DEFAULT_FILE}"
 _SILENT = logging.NullHandler()
 _TEMPLATE_ENDINGS = {".yaml", ".yml", ".json"}
 

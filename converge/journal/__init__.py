@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 from converge.errors import BadInput, Busy, did_you_mean
 from converge.hiding import show_place
 from converge.journal.backend import Backend, Record, ScopeInfo
+from converge.journal.names import is_work_scope
 from converge.journal.scope import Item, Scope, _Ledger
 from converge.journal.step import Step
 from converge.lease import LEASE, LEAST
 from converge.model import check_age, check_name, check_seconds
-from converge.work import is_work_scope
 
 if TYPE_CHECKING:
-    from converge.stacks import Store
-    from converge.store.database import Database, Transaction
+    from converge.store.database import Database, HasDatabase, Transaction
 
 __all__ = ["Backend", "Item", "Journal", "Record", "Scope", "ScopeInfo", "Step"]
 
@@ -54,7 +53,7 @@ class Journal:
 
     def __init__(
         self,
-        where: Store | str | Backend,
+        where: HasDatabase | str | Backend,
         *,
         backend: str | None = None,
         lease: float = LEASE,
@@ -210,7 +209,7 @@ def held_scope(
     return Scope(_Ledger(backend, name, backend.take(name), sleep))
 
 
-def _open(where: Store | str, name: str | None, lease: float) -> Backend:
+def _open(where: HasDatabase | str, name: str | None, lease: float) -> Backend:
     if not isinstance(where, str):
         from converge.journal.sql import SqlBackend
 

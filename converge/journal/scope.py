@@ -14,7 +14,7 @@ from converge.journal.backend import Backend, Record, StepStatus, Taken
 from converge.journal.step import Step
 from converge.model import NAME_LENGTH, check_name
 from converge.plain import lazy_kind
-from converge.resource_type import RetryPolicy
+from converge.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from converge.store.database import HostTransaction

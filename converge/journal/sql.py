@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 from converge.errors import Busy, Conflict, ConvergeError, NotFound
 from converge.journal.backend import Backend, Hold, Record, ScopeInfo, StepStatus, Taken
-from converge.lease import Lease, RowLeases, RowOwner, check_lease
+from converge.lease import Lease, RowLeases, RowOwner, check_lease, expire
 from converge.model import make_mark
 from converge.points import Commit
 from converge.process import is_gone
-from converge.recovery import expire
 from converge.store import engines, scopes
 from converge.store.database import Database, Transaction, repeatable
 from converge.store.engines import EngineRow
+from converge.store.opening import open_database
 from converge.store.scopes import ScopeRow, StepRow
 
 T = TypeVar("T")
@@ -260,9 +260,7 @@ def open_url(url: str, lease: float) -> SqlBackend:
 
     :raises SchemaError: it lacks converge's tables.
     """
-    from converge.stacks import connect
-
-    return SqlBackend(connect(url).database, lease, owned=True)
+    return SqlBackend(open_database(url), lease, owned=True)
 
 
 def _take(tx: Transaction, name: str, lease: Lease, mark: int) -> Taken:

@@ -13,7 +13,7 @@ from converge.errors import BadInput, Cancelled, JournalMismatch, StepFailed, co
 from converge.journal.backend import Record, StepStatus
 from converge.journal.values import check_returns, dumps, loads
 from converge.plain import check_over, lazy_kind
-from converge.resource_type import RetryPolicy
+from converge.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from converge.journal.scope import Scope

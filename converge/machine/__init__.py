@@ -9,10 +9,11 @@ from converge.machine.action import Action
 from converge.machine.definition import Definition, State, Transition
 from converge.machine.instances import Instance, Instances, list_machines
 from converge.machine.machine import Machine
-from converge.machine.moving import Move
+from converge.machine.move import ActionFailed, Move
 
 __all__ = [
     "Action",
+    "ActionFailed",
     "Definition",
     "Instance",
     "Instances",

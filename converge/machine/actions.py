@@ -17,7 +17,8 @@ from converge.journal.values import loads
 from converge.lease import LOOK, Lease, RowLeases, RowOwner, check_lease, now
 from converge.machine.action import Action, action_id, scope_name
 from converge.machine.definition import Definition
-from converge.machine.moving import Held, Move, Taker
+from converge.machine.move import Move
+from converge.machine.moving import Held, Taker
 from converge.model import make_mark
 from converge.plain import check_over
 from converge.points import Commit

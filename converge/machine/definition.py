@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from converge.errors import BadInput, did_you_mean
 from converge.model import check_name, check_seconds
 from converge.plain import check_over, lazy_kind
-from converge.resource_type import RetryPolicy
+from converge.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from converge.machine import Action

@@ -10,7 +10,8 @@ from converge.errors import BadInput, NotFound, StaleLock
 from converge.journal.backend import StepStatus
 from converge.journal.values import loads
 from converge.machine.action import scope_name
-from converge.machine.moving import BATCH, Move
+from converge.machine.move import Move
+from converge.machine.moving import BATCH
 from converge.model import check_age, check_name
 from converge.points import Commit
 from converge.store import machines, moves, scopes
@@ -19,8 +20,7 @@ from converge.store.machines import InstanceRow
 from converge.store.moves import MoveRow
 
 if TYPE_CHECKING:
-    from converge.stacks import Store
-    from converge.store.database import HostTransaction
+    from converge.store.database import HasDatabase, HostTransaction
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Instances:
     :param name: of the machine.
     """
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: HasDatabase, name: str) -> None:
         check_name("machine", name)
         self.name = name
         self._database = store.database
@@ -205,7 +205,7 @@ class Instances:
         raise again
 
 
-def list_machines(store: Store) -> list[str]:
+def list_machines(store: HasDatabase) -> list[str]:
     """The names of the machines that have instances."""
     return store.database.read(machines.list_names)
 

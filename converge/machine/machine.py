@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from converge.errors import ActionFailed, BadInput, StoreError, did_you_mean
+from converge.errors import BadInput, StoreError, did_you_mean
 from converge.lease import LEASE, LEAST
 from converge.machine.actions import Actions
 from converge.machine.definition import Definition
 from converge.machine.drawing import draw
 from converge.machine.instances import Instance, Instances
-from converge.machine.moving import BATCH, Event, Fired, Held, Move, Mover, Taker, is_committed
+from converge.machine.move import ActionFailed, Move
+from converge.machine.moving import BATCH, Event, Fired, Held, Mover, Taker, is_committed
 from converge.machine.sweeping import SWEEP, Sweeper
 from converge.model import check_name, check_seconds
 from converge.points import Commit
@@ -21,8 +22,7 @@ from converge.store.database import Transaction, repeatable
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from converge.stacks import Store
-    from converge.store.database import HostTransaction
+    from converge.store.database import HasDatabase, HostTransaction
 
 
 class Machine(Instances):
@@ -37,7 +37,7 @@ class Machine(Instances):
     :raises BadInput: the definition is wrong.
     """
 
-    def __init__(self, store: Store, definition: object, *, lease: float = LEASE) -> None:
+    def __init__(self, store: HasDatabase, definition: object, *, lease: float = LEASE) -> None:
         self.definition = Definition.of(definition)
         super().__init__(store, self.definition.name)
         check_seconds("lease", lease, LEAST)

@@ -13,6 +13,7 @@ from converge.errors import BadInput, ConvergeError, IllegalEvent, NotFound, did
 from converge.journal.values import dumps, loads
 from converge.lease import check_lease
 from converge.machine.definition import Definition, Transition
+from converge.machine.move import Move
 from converge.model import check_name
 from converge.store import machines, moves
 from converge.store.database import Transaction
@@ -24,28 +25,6 @@ LOG = logging.getLogger(__name__)
 BATCH = 1000
 #: Seconds after which a timeout that cannot fire is tried again.
 LATER = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """What an event did.
-
-    :ivar number: as which move of its instance, from 1.
-    :ivar payload: as it is given back after it was stored.
-    :ivar at: when, in seconds since 1970; None of one just made.
-    :ivar action: ``NONE``, ``PENDING``, ``DONE`` or ``FAILED``.
-    :ivar reason: why the last attempt of the action failed.
-    """
-
-    key: str
-    number: int
-    event: str
-    source: str
-    target: str
-    payload: Any
-    action: str
-    at: float | None = None
-    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
+from converge.lease import expire, list_gone
 from converge.machine.actions import Actions
 from converge.machine.moving import BATCH, Fired, Mover
 from converge.model import check_seconds
-from converge.recovery import expire, list_gone
 from converge.store import machines, moves
 from converge.store.database import Database
 

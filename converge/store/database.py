@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from oslo_db import api as oslo_api
 from oslo_db import exception as oslo_exceptions
@@ -128,6 +128,12 @@ class Transaction:
 if TYPE_CHECKING:
     #: What a host may hand over to have something happen in its own transaction.
     HostTransaction = Transaction | Connection | Session
+
+
+class HasDatabase(Protocol):
+    """What journals and machines ask of a :class:`~converge.Store`."""
+
+    database: Database
 
 
 class Database:

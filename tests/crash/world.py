@@ -16,7 +16,8 @@ from typing import Any
 
 from converge.errors import Replace
 from converge.model import Json, Physical
-from converge.resource_type import Context, ResourceType, RetryPolicy
+from converge.resource_type import Context, ResourceType
+from converge.retry import RetryPolicy
 
 
 @dataclass(frozen=True, slots=True)

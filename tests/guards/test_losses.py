@@ -17,10 +17,11 @@ import pytest
 
 import converge
 from converge import recovery
-from converge.engine_run import Run, Tenure
+from converge.engine_run import Run
 from converge.errors import StoreError
 from converge.session import Session
 from converge.store import engines
+from converge.tenure import Tenure
 from converge.testing import StepEngine
 from converge.work import Outcome, Work
 from tests.guards.tools import template

@@ -10,7 +10,7 @@ import pytest
 
 from converge.errors import BadInput, StepFailed
 from converge.journal import Scope
-from converge.resource_type import RetryPolicy
+from converge.retry import RetryPolicy
 from tests.journal.places import Place
 from tests.journal.world import Crash, World, mismatch, run, steps
 

@@ -10,7 +10,7 @@ import pytest
 import converge
 from converge.cli import main
 from converge.journal import Journal
-from converge.resource_type import RetryPolicy
+from converge.retry import RetryPolicy
 
 
 def interrupt(journal: Journal) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from converge.errors import BadInput, StaleLock, StepFailed, StoreError
 from converge.journal import Journal, Scope
-from converge.resource_type import RetryPolicy
+from converge.retry import RetryPolicy
 from tests.journal.places import Place
 from tests.journal.world import Crash, World, run, steps
 

@@ -14,7 +14,8 @@ from converge import points, recovery
 from converge.errors import BadInput, ConvergeError, StaleLock
 from converge.journal import Journal
 from converge.points import Commit
-from converge.resource_type import Context, RetryPolicy
+from converge.resource_type import Context
+from converge.retry import RetryPolicy
 from converge.store import scopes
 from converge.testing import FakeClock, StepEngine
 from converge.work import Outcome, Result, Work

@@ -13,8 +13,7 @@ import pytest
 from converge.errors import BadInput, Busy, StoreError
 from converge.journal import Journal, Record
 from converge.journal.sql import SqlBackend
-from converge.lease import check_lease
-from converge.recovery import expire, list_gone
+from converge.lease import check_lease, expire, list_gone
 from converge.store import engines
 from tests.journal.places import LEASE, InDatabase, Place
 

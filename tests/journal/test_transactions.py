@@ -12,7 +12,7 @@ import pytest
 from converge.errors import BadInput, StaleLock, StepFailed
 from converge.journal import Journal, Scope
 from converge.journal.scope import Item
-from converge.resource_type import RetryPolicy
+from converge.retry import RetryPolicy
 from tests.journal.places import InDatabase, Place
 from tests.journal.world import Crash, World, run
 

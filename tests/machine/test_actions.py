@@ -13,11 +13,12 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from converge import Machine, RetryPolicy
-from converge.errors import ActionFailed, ConvergeError, StaleLock, StoreError
+from converge.errors import ConvergeError, StaleLock, StoreError
 from converge.lease import LEASE
 from converge.machine import Action, Move
 from converge.machine.action import scope_name
 from converge.machine.actions import HAND_BACK
+from converge.machine.move import ActionFailed
 from converge.points import Commit
 from converge.process import process_identity
 from converge.store import engines, schema

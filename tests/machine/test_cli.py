@@ -11,7 +11,7 @@ import pytest
 import converge
 from converge.cli import main
 from converge.machine import Action, Machine
-from converge.resource_type import RetryPolicy
+from converge.retry import RetryPolicy
 
 CALLS: list[str] = []
 

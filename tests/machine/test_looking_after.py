@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import update
 
 from converge import Machine, RetryPolicy, connect, lease, points
-from converge.errors import ActionFailed, BadInput, NotFound, StoreError
+from converge.errors import BadInput, NotFound, StoreError
 from converge.lease import LEASE, RowLeases
 from converge.machine import Action, Instances, list_machines
+from converge.machine.move import ActionFailed
 from converge.points import Commit
 from converge.store import schema
 from tests.machine.place import Place

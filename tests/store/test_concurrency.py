@@ -17,6 +17,7 @@ from converge.model import SYNC_POINT_MOVES, Kind, State
 from converge.store import engines, node_moves, resources, schema, sync_points
 from converge.store.database import Transaction
 from converge.testing import FakeClock, FakeWorld, StepEngine
+from tests.stores import stack_store
 
 TEMPLATE = converge.Template.parse(
     "resources: {A: {type: fake}, B: {type: fake}, C: {type: fake, depends_on: [A, B]}}"
@@ -43,12 +44,12 @@ def asker(store: converge.Store) -> int:
 def test_there_is_nothing_to_claim_for_an_engine_whose_lease_has_ended(
     shop: converge.Stack, clock: FakeClock
 ) -> None:
-    engine = StepEngine(shop._store, FakeWorld().types(), lease=10)
+    engine = StepEngine(stack_store(shop), FakeWorld().types(), lease=10)
     clock.advance(10)
     assert engine.claim() == []
-    assert StepEngine(shop._store, FakeWorld().types()).claim()
+    assert StepEngine(stack_store(shop), FakeWorld().types()).claim()
     # neither for one that others took for dead, nor for one that is unknown
-    with shop._store.transaction() as tx:
+    with stack_store(shop).transaction() as tx:
         engines.end_engine(tx, engine.id, engines.DEAD)
         assert sync_points.lock_ready(tx, engine.id, 1) == []
         assert sync_points.lock_ready(tx, engine.id + 1000, 1) == []
@@ -97,7 +98,7 @@ def test_two_creates_at_once(store: converge.Store) -> None:
 
 
 def test_two_updates_at_once_that_expect_the_same(shop: converge.Stack) -> None:
-    store = shop._store
+    store = stack_store(shop)
     outcomes = at_once(*[lambda: store.update_stack("shop", OTHER, expected=shop.traversal)] * 3)
     started = [one for one in outcomes if isinstance(one, converge.Stack)]
     assert [one.superseded for one in started] == [shop.traversal]
@@ -105,7 +106,7 @@ def test_two_updates_at_once_that_expect_the_same(shop: converge.Stack) -> None:
 
 
 def test_two_updates_at_once_that_expect_nothing(shop: converge.Stack) -> None:
-    store = shop._store
+    store = stack_store(shop)
     outcomes = at_once(*[lambda: store.update_stack("shop", OTHER)] * 3)
     chain = sorted((one.superseded, one.traversal) for one in outcomes)
     assert chain[0][0] == shop.traversal
@@ -253,7 +254,7 @@ def test_a_start_on_a_host_whose_snapshot_is_old(store: converge.Store) -> None:
 
 
 def test_two_claims_at_once_take_different_nodes(shop: converge.Stack) -> None:
-    store = shop._store
+    store = stack_store(shop)
     engines = [StepEngine(store, FakeWorld().types()) for _ in range(4)]
     works = at_once(*[lambda engine=engine: engine.claim() for engine in engines])
     claimed = [work.row.name for found in works for work in found if work.row is not None]
@@ -266,7 +267,7 @@ def test_two_claims_at_once_take_different_nodes(shop: converge.Stack) -> None:
 def test_ready_rows_that_another_transaction_has_are_passed_over(
     shop: converge.Stack, asker: int
 ) -> None:
-    store = shop._store
+    store = stack_store(shop)
     with store.transaction() as tx:
         (first,) = sync_points.lock_ready(tx, asker, 1)
         if is_sqlite(store):
@@ -300,7 +301,7 @@ def test_ready_rows_come_in_the_order_in_which_they_became_ready(
 
 
 def test_the_limit_of_a_claim(shop: converge.Stack, asker: int) -> None:
-    with shop._store.transaction() as tx:
+    with stack_store(shop).transaction() as tx:
         assert len(sync_points.lock_ready(tx, asker, 1)) == 1
 
 
@@ -313,7 +314,7 @@ Claimed = tuple[Transaction, Any, int]
 @pytest.fixture
 def claimed(shop: converge.Stack) -> Iterator[Claimed]:
     """A transaction, node A as it is after a claim, and the id of the engine that claimed it."""
-    store = shop._store
+    store = stack_store(shop)
     engine = StepEngine(store, FakeWorld().types())
     (work,) = engine.claim()
     with store.transaction() as tx:
@@ -345,7 +346,7 @@ def test_a_node_is_moved_at_its_epoch_only(claimed: Claimed) -> None:
 
 
 def test_a_node_is_started_and_blocked_once(shop: converge.Stack, asker: int) -> None:
-    with shop._store.transaction() as tx:
+    with stack_store(shop).transaction() as tx:
         (node,) = sync_points.lock_ready(tx, asker, 1)
         node_moves.start_nodes(tx, 1, [node.key])
         with pytest.raises(StaleLock):
@@ -355,7 +356,7 @@ def test_a_node_is_started_and_blocked_once(shop: converge.Stack, asker: int) ->
 
 
 def test_a_node_waits_for_no_more_than_it_does(shop: converge.Stack) -> None:
-    store = shop._store
+    store = stack_store(shop)
     node = nodes(store)["C"]
     assert (node.state, node.pending) == (State.WAITING, 2)
     with store.transaction() as tx:
@@ -418,7 +419,7 @@ def test_a_resource_is_written_under_its_lock_only(claimed: Claimed) -> None:
 
 def test_moves_that_are_not_declared_are_refused(shop: converge.Stack) -> None:
     """Every function that moves a node refuses one that is in no state to be moved so."""
-    store = shop._store
+    store = stack_store(shop)
     node = nodes(store)["A"]
     assert node.kind is Kind.UPDATE
 

@@ -10,6 +10,7 @@ import pytest
 
 import converge
 from converge.testing import FakeWorld, StepEngine
+from tests.stores import stack_store
 
 TEMPLATE = converge.Template.parse("resources: {a: {type: fake}}")
 
@@ -39,7 +40,7 @@ def stack(fresh_store: Callable[..., converge.Store]) -> converge.Stack:
 
 @pytest.fixture
 def outage(stack: converge.Stack, monkeypatch: pytest.MonkeyPatch) -> Outage:
-    return Outage(stack._store, monkeypatch)
+    return Outage(stack_store(stack), monkeypatch)
 
 
 def test_an_outage_is_waited_out_and_told_once(
@@ -48,7 +49,7 @@ def test_an_outage_is_waited_out_and_told_once(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    StepEngine(stack._store, FakeWorld().types()).run()
+    StepEngine(stack_store(stack), FakeWorld().types()).run()
     monkeypatch.setattr("converge.stack._LOOK", 0)
     outage.left = 3
     with caplog.at_level(logging.WARNING, logger="converge.stack"):

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from converge.model import Action, Definition, Kind, OnFailure, State, Status, TraversalStatus, same
-from converge.resource_type import Property, ResourceType, RetryPolicy
+from converge.resource_type import Property, ResourceType
+from converge.retry import RetryPolicy
 from converge.store.resources import Input, ResourceRow
 from converge.store.sync_points import SyncPointRow
 from converge.store.traversals import TraversalRow
