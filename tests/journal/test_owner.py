@@ -100,7 +100,7 @@ def test_the_lease_of_a_process_that_is_gone_is_ended_once(
 ) -> None:
     backend = sql.backend()
     backend.take("job")
-    monkeypatch.setattr("converge.recovery.is_gone", lambda process: True)
+    monkeypatch.setattr("converge.lease.is_gone", lambda process: True)
     database = sql.store.database
     gone = database.read(list_gone)
     assert gone == [backend.owner.current_id()]
