@@ -1,8 +1,9 @@
-"""What must not be seen: the secrets of URLs, in whatever text they turn up.
+"""What must not be seen: the secrets of URLs, and hidden parameters, in whatever text they turn up.
 
 A driver may quote a part of a URL in an exception, and a handler may raise it again. So who opens
 a URL tells its secrets here, and who makes a message, a row or a log of a foreign text has them
-hidden.
+hidden. What a template's hidden parameters are is secret in what is told of its stack alone: see
+:class:`Secrets`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import re
 import threading
 from collections.abc import Iterable
+from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 STARS = "***"
@@ -90,8 +92,12 @@ def learn(secrets: Iterable[str | None], seen: Iterable[str | None] = ()) -> Non
         if new <= _forms:
             return
         _forms.update(new)
-        longest_first = sorted(_forms, key=lambda form: (-len(form), form))
-        _pattern = re.compile("|".join(map(_expression, longest_first)), re.IGNORECASE)
+        _pattern = _compile(_forms)
+
+
+def _compile(forms: Iterable[str]) -> re.Pattern[str]:
+    longest_first = sorted(forms, key=lambda form: (-len(form), form))
+    return re.compile("|".join(map(_expression, longest_first)), re.IGNORECASE)
 
 
 def _ways_to_write(secret: str) -> Iterable[str]:
@@ -112,6 +118,60 @@ def _expression(form: str) -> str:
 def hide(text: str) -> str:
     """A text without the secrets that are known."""
     return text if _pattern is None else _pattern.sub(STARS, text)
+
+
+class Secrets:
+    """Values that are hidden in what is told of one stack.
+
+    :param values: JSON values. In a list or mapping, each value is a secret, and of a text with
+        several lines each line; true, false and null are none.
+    """
+
+    def __init__(self, values: Iterable[Any]) -> None:
+        found = {text for value in values for text in _texts(value)}
+        self._values = found | {line for text in found for line in _lines(text)}
+        forms = {form for secret in self._values for form in _ways_to_write(secret)}
+        self._pattern = _compile(forms) if forms else None
+
+    def __bool__(self) -> bool:
+        return self._pattern is not None
+
+    def hide(self, text: str) -> str:
+        """A text without these, nor the secrets of URLs."""
+        text = hide(text)
+        return text if self._pattern is None else self._pattern.sub(STARS, text)
+
+    def hide_in_json(self, value: Any) -> Any:
+        """A JSON value without these."""
+        if self._pattern is None:
+            return value
+        if isinstance(value, str):
+            return self._pattern.sub(STARS, value)
+        if isinstance(value, list):
+            return [self.hide_in_json(one) for one in value]
+        if isinstance(value, dict):
+            return {key: self.hide_in_json(one) for key, one in value.items()}
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return STARS if str(value) in self._values else value
+        return value
+
+
+def _texts(value: Any) -> Iterable[str]:
+    """The secrets in a JSON value, as texts."""
+    if isinstance(value, str):
+        if value.strip():
+            yield value.strip()
+    elif isinstance(value, list | dict):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _texts(one)
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)
+
+
+def _lines(text: str) -> Iterable[str]:
+    # whoever shows a text may indent its lines, or show some of them
+    lines = (line.strip() for line in text.splitlines())
+    return (line for line in lines if len(line) >= _SHORT)
 
 
 # what Python's own exceptions keep outside of their arguments

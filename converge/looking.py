@@ -24,12 +24,14 @@ class Looking:
         (seconds since 1970)."""
         return self.database.read(views.list_stacks)
 
-    def show(self, name: str) -> dict[str, Any]:
+    def show(self, name: str, *, reveal: bool = False) -> dict[str, Any]:
         """A stack with its progress, resources and outputs.
 
+        :param reveal: what the template's hidden parameters are is ``***`` in properties,
+            attributes, physical ids and outputs; this shows it.
         :raises NotFound: there is no such stack.
         """
-        return self.database.read(lambda tx: views.show(tx, name))
+        return self.database.read(lambda tx: views.show(tx, name, reveal=reveal))
 
     def progress(self, name: str) -> dict[str, int]:
         """How many nodes of the current traversal are total, done, running, failed, skipped.
@@ -78,6 +80,8 @@ class Looking:
         - ``blocked_by``: the id of the older traversal that still works on its resource.
         - ``attempt``, ``max_attempts``, ``deaths`` (of engines at work on it), and
           ``ready_in_seconds`` (negative: it has been ready).
+        - ``traceback``: if a resource is named, of the exception that ``reason`` is about; None if
+          there is none, as of a reason that says all. At most 16 KiB, its end.
         - ``more``: in the last answer, how many were left out. There are 100 at most.
 
         :raises NotFound: there is no such stack or resource.

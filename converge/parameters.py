@@ -118,7 +118,9 @@ class Parameter:
         try:
             value = convert(self.type, given)
         except _WrongError as error:
-            raise BadInput(f"parameter {show(self.name)} {shown}; {error}") from None
+            # what is wrong inside of it may be quoted after the semicolon
+            what = str(error).partition(";")[0] if self.hidden else str(error)
+            raise BadInput(f"parameter {show(self.name)} {shown}; {what}") from None
         for constraint in self.constraints:
             complaint = constraint.complaint(value)
             if complaint is not None:
@@ -247,6 +249,20 @@ def parse_parameter(document: Document, name: str, value: Json, spot: Spot) -> P
     if body.get("default") is None:
         return parameter
     return _with_default(document, parameter, body["default"], spot.child("default"))
+
+
+def hidden_values(body: Json, parameters: Mapping[str, Json]) -> list[Json]:
+    """The values of the hidden ones among a stored template's parameters.
+
+    :param body: of the template.
+    :param parameters: the value of each.
+    """
+    declared = body.get("parameters") or {}
+    return [
+        value
+        for name, value in parameters.items()
+        if (about := declared.get(name)) and "hidden" in about and _to_boolean(about["hidden"])
+    ]
 
 
 def refuse_foreign(document: Document, name: str, value: Json, spot: Spot) -> None:

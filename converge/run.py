@@ -7,15 +7,16 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from converge.errors import BadInput, Replace, comes_from
-from converge.hiding import hide
 from converge.model import Action, Json, Kind, Physical, Status
 from converge.plain import check_over
+from converge.reasons import cut_traceback, describe, format_traceback
 from converge.resource_type import Context, ResourceType
 from converge.retry import RetryPolicy
 from converge.store.types import PHYSICAL_ID_LENGTH, dump, load, text
 from converge.work import HANDLED, Outcome, Result, Step, Work, decide_replace
 
 if TYPE_CHECKING:
+    from converge.hiding import Secrets
     from converge.journal import Scope
 
 #: The largest properties or attributes of one resource, in characters of JSON.
@@ -101,7 +102,8 @@ def run(
             if context.interrupted:
                 return handed_back(work)
             # a handler that calls sys.exit() must not take the engine's thread with it
-            return failed_attempt(work, types[work.type_name].retry, describe(error), error)
+            policy = types[work.type_name].retry
+            return failed_attempt(work, policy, describe(error), error, format_traceback(error))
     if step is Step.REPLACE:
         return Outcome(work, Result.REPLACE)
     if step is Step.SKIP:
@@ -222,10 +224,16 @@ def _storable(what: str, value: Json) -> Json:
     return load(stored)
 
 
-def failed_attempt(work: Work, policy: RetryPolicy, reason: str, error: BaseException) -> Outcome:
+def failed_attempt(
+    work: Work,
+    policy: RetryPolicy,
+    reason: str,
+    error: BaseException,
+    traceback: str | None = None,
+) -> Outcome:
     """The outcome of a handler call that failed: another attempt, if the policy has one."""
     wait = policy.wait(work.node.attempts - work.node.deaths, error)
-    outcome = failure(work, reason, wait)
+    outcome = failure(work, reason, wait, traceback)
     # attempts that an engine died in are not counted against it
     outcome.max_attempts = policy.attempts + work.node.deaths
     return outcome
@@ -239,20 +247,28 @@ def handed_back(work: Work, reason: str | None = None) -> Outcome:
     """
     outcome = Outcome(work, Result.HANDED_BACK, started=True)
     if reason is not None:
-        outcome.values = {"reason": text(f"interrupted, and is tried again: {reason}")}
+        outcome.values = {"reason": f"interrupted, and is tried again: {reason}"}
+        outcome.raw = True
         outcome.wait = HAND_BACK
     return outcome
 
 
-def failure(work: Work, reason: str, wait: float | None = None) -> Outcome:
-    """The outcome of a failed attempt.
+def failure(
+    work: Work, reason: str, wait: float | None = None, traceback: str | None = None
+) -> Outcome:
+    """The outcome of a failed attempt. Its words are raw: see :func:`go_over`.
 
     :param wait: seconds until the next one, None if there is none.
+    :param traceback: of the exception that the reason is about.
     """
-    reason = text(reason)
-    values: dict[str, Any] = {"reason": reason}
     row = work.row
     step = work.decision.step
+    values: dict[str, Any] = {"reason": reason}
+    if traceback is not None:
+        values["traceback"] = traceback
+    elif row is not None and row.reason == reason:
+        # what is told again, as by a check, keeps its traceback
+        del values["reason"]
     if wait is None and row is not None:
         if step in HANDLED or step is Step.DROP:
             action = Action(_VERBS[step])
@@ -263,8 +279,8 @@ def failure(work: Work, reason: str, wait: float | None = None) -> Outcome:
             # never handed to its type; what is healthy stays so
             values |= {"status": Status.FAILED}
     if wait is None:
-        return Outcome(work, Result.FAILED, values, reason=reason)
-    return Outcome(work, Result.RETRY, values, reason=reason, wait=wait)
+        return Outcome(work, Result.FAILED, values, reason=reason, raw=True)
+    return Outcome(work, Result.RETRY, values, reason=reason, wait=wait, raw=True)
 
 
 _VERBS = {
@@ -276,11 +292,14 @@ _VERBS = {
 }
 
 
-def describe(error: BaseException) -> str:
-    """The text of a handler's exception, for a person."""
-    try:
-        words = str(error).strip()
-    except BaseException:
-        words = ""
-    # it may be an error of a driver that quotes a URL
-    return hide(words) or type(error).__name__
+def go_over(outcome: Outcome, secrets: Secrets) -> None:
+    """Have what an outcome says fit its columns, and be without secrets. They come first: half a
+    secret would not be known for one."""
+    outcome.raw = False
+    if outcome.reason is not None:
+        outcome.reason = text(secrets.hide(outcome.reason))
+    values = outcome.values
+    if values.get("reason") is not None:
+        values["reason"] = text(secrets.hide(values["reason"]))
+    if values.get("traceback") is not None:
+        values["traceback"] = cut_traceback(secrets.hide(values["traceback"]))

@@ -13,6 +13,7 @@ from converge import complete as completing
 from converge import points
 from converge.claim import claim, is_suspect
 from converge.errors import Cancelled, StaleLock, StoreError
+from converge.hiding import Secrets
 from converge.journal import Scope, node_scope
 from converge.outbox import Outbox, stack_of
 from converge.points import Commit
@@ -22,9 +23,11 @@ from converge.run import (
     check_physical_id,
     failed_attempt,
     failure,
+    go_over,
     make_context,
     run,
 )
+from converge.secrecy import read_secrets
 from converge.store import engines, resources, stacks, sync_points
 from converge.store.database import Database, Transaction, repeatable
 from converge.store.sync_points import Key
@@ -35,6 +38,8 @@ from converge.work import HANDLED, Outcome, Result, Step, Work
 T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
+#: Of handlers, with their tracebacks.
+FAILURES = logging.getLogger("converge.failures")
 
 #: How many traversals' intents are remembered.
 _KNOWN = 1000
@@ -62,6 +67,8 @@ class Session:
         # works to do, which the caller has not been given yet
         self._works: list[Work] = []
         self._known: dict[int, TraversalRow] = {}
+        # of each traversal, by its id and mark, in which something failed
+        self._secrets: dict[tuple[int, int], Secrets] = {}
         # the nodes in hand that may be what kills engines
         self._suspects: set[Key] = set()
         #: A commit may have gone through though its reply was lost: what this engine holds in the
@@ -77,6 +84,7 @@ class Session:
         """
         self.outbox.put(outcomes)
         try:
+            self._go_over()
             self._look_at_locked()
             self._write_free(limit)
         except StoreError:
@@ -161,6 +169,41 @@ class Session:
         return release_engine(tx, self.engine_id, keep=kept)
 
     # -- writing
+
+    def _go_over(self) -> None:
+        """Have outcomes say nothing that is secret, and tell the log."""
+        for outcome in self.outbox.all():
+            if outcome.raw:
+                self._go_over_one(outcome)
+
+    def _go_over_one(self, outcome: Outcome) -> None:
+        go_over(outcome, self._secrets_of(outcome.work.traversal))
+        traceback = outcome.values.get("traceback")
+        if traceback is None:
+            return
+        work = outcome.work
+        is_last = outcome.result is not Result.RETRY
+        FAILURES.log(
+            logging.ERROR if is_last else logging.WARNING,
+            "stack %r: %s of resource %r failed%s: %s\n%s",
+            work.traversal.stack,
+            work.decision.step,
+            None if work.row is None else work.row.name,
+            "" if is_last else f", and is tried again in {outcome.wait:g} s",
+            outcome.reason,
+            # not as exc_info: who formats that knows nothing of secrets
+            traceback.rstrip(),
+        )
+
+    def _secrets_of(self, traversal: TraversalRow) -> Secrets:
+        key = (traversal.id, traversal.mark)
+        found = self._secrets.get(key)
+        if found is None:
+            if len(self._secrets) > _KNOWN:
+                self._secrets = {}
+            found = self.database.read(lambda tx: read_secrets(tx, traversal.stack_id))
+            self._secrets[key] = found
+        return found
 
     def _look_at_locked(self) -> None:
         """See whether the rows of stacks that were locked are free again."""
@@ -255,6 +298,7 @@ class Session:
                 self.outbox.remove([outcome])
                 instead = failure(outcome.work, reason)
                 self.outbox.put([instead])
+                self._go_over_one(instead)
                 self._write_alone(instead)
 
     def _write(self, outcome: Outcome) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 from converge.errors import BadInput, NotFound, UnresolvedReference
 from converge.graph import Graph
+from converge.hiding import Secrets
 from converge.model import Action, Json, Physical, State, Status, TraversalStatus
+from converge.secrecy import read_secrets
 from converge.store import engines, resources, stacks, templates, traversals
 from converge.store import events as event_rows
 from converge.store import held as held_nodes
@@ -33,13 +35,18 @@ def list_stacks(tx: Transaction) -> list[dict[str, Any]]:
     ]
 
 
-def show(tx: Transaction, name: str) -> dict[str, Any]:
-    """A stack with its progress, resources and outputs."""
+def show(tx: Transaction, name: str, *, reveal: bool = False) -> dict[str, Any]:
+    """A stack with its progress, resources and outputs.
+
+    :param reveal: show also what hidden parameters are.
+    """
     row = stacks.get_stack(tx, name)
     found = resources.list_resources(tx, row.id)
     best = current_versions(found)
     names = {one.id: one.name for one in found}
     over = row.status is not Status.IN_PROGRESS
+    secrets = Secrets(()) if reveal else read_secrets(tx, row.id)
+    shown = secrets.hide_in_json
     return {
         "name": row.name,
         "action": row.action,
@@ -54,14 +61,14 @@ def show(tx: Transaction, name: str) -> dict[str, Any]:
                 "status": shown_status(one, over=over),
                 "action": one.action,
                 "reason": one.reason,
-                "physical_id": one.physical_id,
-                "properties": one.properties,
-                "attributes": one.attributes,
+                "physical_id": shown(one.physical_id),
+                "properties": shown(one.properties),
+                "attributes": shown(one.attributes),
                 "requires": sorted({names[key] for key in one.requires if key in names}),
             }
             for one in sorted(best.values(), key=lambda one: one.id)
         },
-        "outputs": _outputs(tx, row, best),
+        "outputs": shown(_outputs(tx, row, best)),
         "unchecked": _unchecked(tx, row),
     }
 

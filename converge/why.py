@@ -40,10 +40,16 @@ def why(tx: Transaction, name: str, resource: str | None = None) -> list[Answer]
             hint = did_you_mean(resource, known)
             raise NotFound(f"stack {name!r} has no resource {resource!r}{hint}")
     if row.status is Status.IN_PROGRESS and row.traversal_id is not None:
-        return _why_waiting(tx, row, row.traversal_id, resource)
+        answers = _why_waiting(tx, row, row.traversal_id, resource)
+    elif resource is not None:
+        answers = [_why_resource(row, resource, best.get(resource))]
+    else:
+        return _why_ended(tx, row)
     if resource is not None:
-        return [_why_resource(row, resource, best.get(resource))]
-    return _why_ended(tx, row)
+        one = best.get(resource)
+        traceback = None if one is None else resources.get_traceback(tx, one.id)
+        answers = [answer | {"traceback": traceback} for answer in answers]
+    return answers
 
 
 def _wanted_names(tx: Transaction, row: StackRow) -> set[str]:

@@ -111,6 +111,8 @@ class Result(StrEnum):
 class Outcome:
     """:ivar values: columns of the resource to write.
     :ivar deleted: the resource is gone.
+    :ivar reason: why it failed, in words that have not been gone over while ``raw``.
+    :ivar raw: its words may have secrets, and be too long for their columns.
     :ivar started: of a work handed back: its handler was called, and may have done something.
     :ivar wait: seconds until a retry.
     :ivar stepped: the handler recorded steps, in the scope of its work.
@@ -128,6 +130,7 @@ class Outcome:
     max_attempts: int | None = None
     stepped: bool = False
     then: Decision | None = None
+    raw: bool = False
 
 
 def dump_definition(definition: Definition | None) -> Json:

@@ -67,6 +67,7 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _report(error: Exception) -> int:
+    from converge.cli.output import lines
     from converge.errors import ConvergeError
     from converge.hiding import hide, hide_in
 
@@ -79,13 +80,7 @@ def _report(error: Exception) -> int:
     message = hide(str(error)) or type(error).__name__
     if not expected:
         message = f"unexpected {type(error).__name__}: {message}"
-    print(f"converge: error: {_printable(message)}", file=sys.stderr)
+    print(f"converge: error: {lines(message)}", file=sys.stderr)
     if not expected:
         print("set CONVERGE_DEBUG=1 to see the traceback", file=sys.stderr)
     return EXIT_USAGE if expected else EXIT_INTERNAL
-
-
-def _printable(message: str) -> str:
-    from converge.cli.output import escape
-
-    return "\n".join(map(escape, message.split("\n")))

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converge.cli import EXIT_COMPLETE, EXIT_FAILED
-from converge.cli.output import escape, moment, prose, shown, write_file, write_json, write_table
+from converge.cli.output import (
+    escape,
+    lines,
+    moment,
+    prose,
+    shown,
+    write_file,
+    write_json,
+    write_table,
+)
 from converge.cli.progress import PlainReporter, Reporter, counts, make_reporter, summary
 from converge.cli.words import holds, lease, recovered
 from converge.errors import BadInput, NotFound
@@ -461,6 +470,9 @@ def why(arguments: Namespace) -> int:
     else:
         for one in found:
             print(prose(one["message"]))
+        if arguments.traceback:
+            traceback = found[0]["traceback"]
+            print("there is no traceback" if traceback is None else lines(traceback.rstrip()))
     return EXIT_COMPLETE
 
 

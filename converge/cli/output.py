@@ -51,6 +51,11 @@ def prose(text: object) -> str:
     return escape(" | ".join(line for line in lines if line))
 
 
+def lines(text: str) -> str:
+    """A text in its lines, each of them escaped."""
+    return "\n".join(map(escape, text.split("\n")))
+
+
 def quoted(name: str) -> str:
     """A name as part of a list: in double quotes if it could be misread there."""
     plain = escape(name)

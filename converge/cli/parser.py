@@ -300,6 +300,11 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         "name", metavar="NAME", nargs="?", help="the stack (default: what is stuck anywhere)"
     )
     why.add_argument("resource", metavar="RESOURCE", nargs="?", help="default: all that matter")
+    why.add_argument(
+        "--traceback",
+        action="store_true",
+        help="also the traceback of the exception that the resource failed with",
+    )
     engine = command("engine", "Run an engine: do the work of all stacks", workers)
     engine.add_argument("--until-idle", action="store_true", help="end when there is no more work")
     engine.add_argument(
@@ -450,6 +455,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         _check_journal(arguments, commands["journal"])
     if arguments.command == "machine":
         _check_machine(arguments, commands["machine"])
+    if arguments.command == "why" and arguments.traceback and arguments.resource is None:
+        commands["why"].error("--traceback needs a NAME and a RESOURCE")
     if arguments.command == "events" and arguments.follow and arguments.json:
         commands["events"].error("--follow and --json exclude each other")
     return arguments

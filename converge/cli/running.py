@@ -20,6 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from converge.cli import EXIT_INTERRUPTED, EXIT_TERMINATED
+from converge.cli.output import lines
 from converge.errors import ConvergeError, NotFound, StoreError
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ POLL_MOST = 0.2
 POLL_AWAY = 1.0
 #: After so many seconds without trouble the next one is a new one.
 QUIET = 60.0
+#: The logger of handlers' exceptions.
+FAILURES = "converge.failures"
 _EVENTS = 1000
 
 T = TypeVar("T")
@@ -309,6 +312,11 @@ class _ToReporter(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if self.level == logging.DEBUG:
             self._trouble.reporter.note(self.format(record))
+            return
+        if record.name == FAILURES:
+            # who sees the events sees the reason there
+            if not self._trouble.reporter.wants_events:
+                self._trouble.reporter.note(lines(record.getMessage()))
             return
         arguments = record.args if isinstance(record.args, tuple) else ()
         error = next((one for one in arguments if isinstance(one, StoreError)), None)

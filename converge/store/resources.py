@@ -130,6 +130,12 @@ def list_resources(tx: Transaction, stack_id: int, *, lock: bool = False) -> lis
     return [_row(row) for row in tx.execute(query.with_for_update() if lock else query)]
 
 
+def get_traceback(tx: Transaction, resource_id: int) -> str | None:
+    """The traceback of what a resource's reason is about."""
+    query = select(resource.c.traceback).where(resource.c.id == resource_id)
+    return tx.execute(query).scalar_one_or_none()
+
+
 def lock_resources(tx: Transaction, ids: Iterable[int]) -> dict[int, ResourceRow]:
     """Lock the rows of these resources until the transaction ends, in the order of their ids."""
     wanted = set(ids)
@@ -232,7 +238,7 @@ def release(
 ) -> None:
     """Write what became of resources and release their locks.
 
-    :param rows: (id, epoch, columns to write) of each.
+    :param rows: (id, epoch, columns to write) of each; a reason without a traceback has none.
     :raises StaleLock: one of the locks is not this engine's.
     """
     shapes: dict[tuple[str, ...], list[dict[str, Any]]] = {}
@@ -249,8 +255,14 @@ def release(
             engine_id=None,
             blocking=False,
             updated_at=tx.now,
+            **_without_traceback(alike[0]),
         )
         _expect(found, len(alike), "resource locks to release")
+
+
+def _without_traceback(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What takes away the traceback of an older reason, where a new one is written."""
+    return {"traceback": None} if "reason" in values and "traceback" not in values else {}
 
 
 def hold_lock(tx: Transaction, engine_id: int, resource_id: int, epoch: int, mark: int = 0) -> None:
@@ -276,12 +288,13 @@ def hold_lock(tx: Transaction, engine_id: int, resource_id: int, epoch: int, mar
 def write_locked(
     tx: Transaction, engine_id: int, resource_id: int, epoch: int, mark: int = 0, **values: Any
 ) -> None:
-    """Write columns of a resource that the engine keeps locked.
+    """Write columns of a resource that the engine keeps locked; a reason has no traceback.
 
     :param mark: of the claim that took the lock.
     :raises StaleLock: it is not this engine's.
     """
     parameters = {"b_id": resource_id, "b_engine": engine_id, "b_epoch": epoch, "b_mark": mark}
+    values |= _without_traceback(values)
     done = tx.execute(update(resource).where(_IS_MINE).values(**values), parameters)
     _expect(done.rowcount, 1, "resource locks held")
 

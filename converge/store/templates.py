@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, Text, delete, insert, select, type_coerce, update
 
 from converge.errors import NotFound
 from converge.model import Json
@@ -68,6 +68,17 @@ def list_templates(tx: Transaction, ids: Iterable[int]) -> list[TemplateRow]:
     columns = (template.c.id, template.c.version, template.c.body, template.c.parameters)
     query = select(*columns).where(among(tx, template.c.id, ids)).order_by(template.c.id)
     rows: Any = tx.execute(query)
+    return [TemplateRow(*row) for row in rows]
+
+
+def list_hiding(tx: Transaction, stack_id: int) -> list[TemplateRow]:
+    """The versions of a stack that may have hidden parameters. Of all others nothing is read."""
+    columns = (template.c.id, template.c.version, template.c.body, template.c.parameters)
+    body, parameters = (type_coerce(column, Text) for column in columns[2:])
+    query = select(*columns).where(
+        template.c.stack_id == stack_id, parameters != "{}", body.like('%"hidden":%')
+    )
+    rows: Any = tx.execute(query.order_by(template.c.id))
     return [TemplateRow(*row) for row in rows]
 
 

@@ -96,20 +96,20 @@ class Wordless(Exception):
 
 
 RAISED: dict[str, tuple[BaseException, str]] = {
-    "exit": (SystemExit("bye"), "bye"),
-    "exit code": (SystemExit(3), "3"),
-    "interrupt": (KeyboardInterrupt(), "KeyboardInterrupt"),
-    "generator exit": (GeneratorExit(), "GeneratorExit"),
-    "cancelled": (asyncio.CancelledError(), "CancelledError"),
-    "own": (Own("mine"), "mine"),
-    "group": (BaseExceptionGroup("all", [SystemExit(), ValueError()]), "all"),
-    "stop iteration": (StopIteration(), "StopIteration"),
-    "memory": (MemoryError(), "MemoryError"),
-    "recursion": (RecursionError("too deep"), "too deep"),
+    "exit": (SystemExit("bye"), "SystemExit: bye (test_bad_handlers.py:"),
+    "exit code": (SystemExit(3), "SystemExit: 3 ("),
+    "interrupt": (KeyboardInterrupt(), "KeyboardInterrupt ("),
+    "generator exit": (GeneratorExit(), "GeneratorExit ("),
+    "cancelled": (asyncio.CancelledError(), "CancelledError ("),
+    "own": (Own("mine"), "Own: mine ("),
+    "group": (BaseExceptionGroup("all", [SystemExit(), ValueError()]), "): SystemExit; ValueError"),
+    "stop iteration": (StopIteration(), "StopIteration ("),
+    "memory": (MemoryError(), "MemoryError ("),
+    "recursion": (RecursionError("too deep"), "RecursionError: too deep ("),
     "stale": (StaleLock("not a real one"), "not a real one"),
-    "unspeakable": (Unspeakable(), "Unspeakable"),
-    "wordless": (Wordless(), "Wordless"),
-    "unprintable": (ValueError("a\x00b\ud800c"), "a\\0b?c"),
+    "unspeakable": (Unspeakable(), "Unspeakable: <its message cannot be read> ("),
+    "wordless": (Wordless(), "Wordless: <its message cannot be read> ("),
+    "unprintable": (ValueError("a\x00b\ud800c"), "ValueError: a\\0b?c ("),
     "long": (ValueError("x" * 100_000), "[...]"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import converge
@@ -41,4 +42,6 @@ def test_a_check_says_what_it_did_not_look_at(store: converge.Store) -> None:
     store.check_stack("s")
     engine.run()
     assert stack.refresh().status == "FAILED"
-    assert stack.reason == f"resource 'seen': seen.0 is gone; {unchecked}"
+    place = r"\(testing\.py:\d+ in check\)"
+    gone = rf"resource 'seen': RuntimeError: seen\.0 is gone {place}; {re.escape(unchecked)}"
+    assert re.fullmatch(gone, stack.reason or "")

@@ -52,6 +52,8 @@ class Echo(converge.ResourceType):
         pass
 
 
+PLACE = f" (test_values.py:{Echo.create.__code__.co_firstlineno + 2} in create)"
+
 TYPES: dict[str, converge.ResourceType] = {"echo": Echo(), "other": Echo("other")}
 
 
@@ -151,7 +153,8 @@ REASONS = {
 
 @pytest.mark.parametrize("which", REASONS)
 def test_reasons_are_stored_whatever_they_are(store: converge.Store, which: str) -> None:
-    error, reason = REASONS[which]
+    error, words = REASONS[which]
+    reason = f"RuntimeError: {words}{PLACE}"
     shown = run(store, error=error)
     assert shown["status"] == "FAILED"
     assert shown["resources"]["A"]["reason"] == reason
@@ -172,7 +175,7 @@ def test_long_reasons_are_cut_to_fit(store: converge.Store, text: str, name: str
         assert REASON_LENGTH - 10 <= len(reason) <= REASON_LENGTH
         assert " [...] " in reason
         # the end of an error is often what says most
-        assert reason[-10:] == text.replace("\0", "\\0").replace("\ud800", "?")[-10:]
+        assert reason.endswith(text.replace("\0", "\\0").replace("\ud800", "?")[-10:] + PLACE)
 
 
 # -- values

@@ -104,8 +104,9 @@ def test_a_retry_says_which_it_is_and_when_and_why_and_is_not_stuck(stage: Stage
     stage.clock.advance(3)
     (answer,) = stage.store.why("s")
     assert answer["message"] == (
-        "resource 'a' is tried again in 17 s (retry 2 of 4), as it failed: create a failed"
+        f"resource 'a' is tried again in 17 s (retry 2 of 4), as it failed: {answer['reason']}"
     )
+    assert answer["reason"].startswith("RuntimeError: create a failed (testing.py:")
     assert (answer["attempt"], answer["max_attempts"]) == (2, 5)
     assert answer["ready_in_seconds"] == pytest.approx(17, abs=0.1)
     assert "waits for 'a'; resource 'a' is tried again in 17 s" in stage.why("s", "b")[0]
@@ -120,7 +121,9 @@ def test_the_deaths_of_engines_are_told_and_are_no_retries(stage: Stage) -> None
     assert stage.why("s")[0].endswith("none is alive; 1 engine died at work on it")
     stage.world.fail("create a")
     stage.engine().run()
-    assert "(retry 1 of 4), as it failed: create a failed; 1 engine died" in stage.why("s")[0]
+    (answer,) = stage.store.why("s")
+    died = f"(retry 1 of 4), as it failed: {answer['reason']}; 1 engine died"
+    assert died in answer["message"]
     assert stage.store.why("s")[0]["max_attempts"] == 5
 
 

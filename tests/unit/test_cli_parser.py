@@ -75,6 +75,9 @@ def test_engines_can_be_listed_with_those_that_ended() -> None:
 def test_why_asks_about_a_resource_a_stack_or_everything() -> None:
     asked = [parse(words.split()) for words in ("why s r", "why s", "why")]
     assert [(one.name, one.resource) for one in asked] == [("s", "r"), ("s", None), (None, None)]
+    assert parse(["why", "s", "r", "--traceback"]).traceback
+    with pytest.raises(UsageError, match="--traceback needs a NAME and a RESOURCE"):
+        parse(["why", "s", "--traceback"])
 
 
 @pytest.mark.parametrize(
