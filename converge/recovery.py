@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from converge.complete import halt
+from converge.halt import halt
 from converge.journal.names import find_traversal
 from converge.lease import expire, list_gone
 from converge.model import State, TraversalStatus

@@ -9,15 +9,18 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from converge import complete as completing
 from converge import points
 from converge.claim import claim, is_suspect
+from converge.complete import complete
 from converge.errors import Cancelled, StaleLock, StoreError
+from converge.finish import finish
+from converge.halt import complete_failure, halts
 from converge.hiding import Secrets
 from converge.journal import Scope, node_scope
 from converge.outbox import Outbox, stack_of
 from converge.points import Commit
 from converge.recovery import release_engine
+from converge.replace import replace
 from converge.resource_type import Context, ResourceType, check_types
 from converge.run import (
     check_physical_id,
@@ -227,9 +230,7 @@ class Session:
     def _write_alone(self, outcome: Outcome) -> None:
         try:
             if outcome.work.decision.step is Step.FINISH:
-                self._guarded(
-                    lambda tx: completing.finish(tx, self.engine_id, outcome.work), Commit.FINISH
-                )
+                self._guarded(lambda tx: finish(tx, self.engine_id, outcome.work), Commit.FINISH)
             elif outcome.result is Result.REPLACE:
                 self._replace(outcome)
             else:
@@ -241,7 +242,7 @@ class Session:
 
     def _write_and_claim(self, group: Sequence[Outcome], limit: int) -> None:
         def both(tx: Transaction) -> tuple[list[Outcome], list[Work]]:
-            stale = completing.complete(tx, self.engine_id, group)
+            stale = complete(tx, self.engine_id, group)
             return stale, self._claim(tx, limit) if limit > 0 else []
 
         if not group:
@@ -302,8 +303,8 @@ class Session:
                 self._write_alone(instead)
 
     def _write(self, outcome: Outcome) -> None:
-        if completing.halts(outcome):
-            write, commit = completing.complete_failure, Commit.FAIL
+        if halts(outcome):
+            write, commit = complete_failure, Commit.FAIL
         else:
             write, commit = _complete_one, Commit.COMPLETE
         stale = self._guarded(lambda tx: write(tx, self.engine_id, outcome), commit)
@@ -312,9 +313,7 @@ class Session:
     def _replace(self, outcome: Outcome) -> None:
         work = outcome.work
         commit = Commit.CLEAR if work.decision.step is Step.DELETE else Commit.REPLACE
-        made = self._guarded(
-            lambda tx: completing.replace(tx, self.engine_id, work, outcome.then), commit
-        )
+        made = self._guarded(lambda tx: replace(tx, self.engine_id, work, outcome.then), commit)
         if isinstance(made, Work):
             self._works.append(made)
             self._suspects.update({made.node.key} if is_suspect(made.node) else ())
@@ -408,9 +407,9 @@ def _needs_its_own(outcome: Outcome) -> bool:
     return (
         outcome.work.decision.step is Step.FINISH
         or outcome.result is Result.REPLACE
-        or completing.halts(outcome)
+        or halts(outcome)
     )
 
 
 def _complete_one(tx: Transaction, engine_id: int, outcome: Outcome) -> list[Outcome]:
-    return completing.complete(tx, engine_id, [outcome])
+    return complete(tx, engine_id, [outcome])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from converge.abandon import Forgotten, forget
 from converge.bus.memory import MemoryBus
-from converge.complete import halt
 from converge.errors import BadInput, Conflict, NotFound
+from converge.halt import halt
 from converge.looking import Looking
 from converge.model import Action, OnFailure, Status, TraversalStatus, check_name, check_seconds
 from converge.points import Commit

@@ -324,7 +324,8 @@ def test_a_value_that_the_database_refuses_fails_its_resource_only(
                 raise StoreError("refused") from DBDataError()
         return complete(tx, engine_id, outcomes)
 
-    monkeypatch.setattr(completing, "complete", picky)
+    for module in ("session", "halt"):
+        monkeypatch.setattr(f"converge.{module}.complete", picky)
     store.create_stack("s", template("fake", 3), on_failure=on_failure)
     StepEngine(store, FakeWorld().types()).run()
     shown = store.show("s")

@@ -15,6 +15,7 @@ import converge
 from converge import complete as completing
 from converge.errors import StaleLock
 from converge.model import State, TraversalStatus
+from converge.replace import replace
 from converge.store import resources, traversals
 from converge.store.database import Transaction
 from converge.testing import FakeClock, FakeWorld, StepEngine
@@ -90,7 +91,7 @@ def test_a_late_replacement_is_refused_before_it_is_made(
         store.transaction() as tx,
         pytest.raises(StaleLock, match="replacement of 'a' is not this engine's"),
     ):
-        completing.replace(tx, late.id, outcome.work)
+        replace(tx, late.id, outcome.work)
     other.write(*map(other.call, works))
     other.run()
     assert list(store.show("s")["resources"]) == ["a"]
@@ -229,6 +230,6 @@ def test_a_group_that_cannot_be_written_is_written_one_by_one(
             raise StaleLock("a row moved between two statements")
         return complete(tx, engine_id, group)
 
-    monkeypatch.setattr(completing, "complete", hurt)
+    monkeypatch.setattr("converge.session.complete", hurt)
     one.write(*outcomes)
     assert {state(store, outcome.work) for outcome in outcomes} == {State.DONE}
