@@ -41,6 +41,9 @@ class Context(Journaled):
     :ivar attempt: which attempt of this node this is, from 1.
     :ivar token: an idempotency token: the same for every attempt of the same piece of work,
         also by another engine; hand it to outside services.
+    :ivar resource_token: the token of the resource's ``create``, in every handler: what ``create``
+        wrote on the thing that it made, ``update`` and ``delete`` can compare.
+    :ivar stack_token: a text that no other stack has, nor a later one of the same name.
     :ivar physical_id: the physical id known so far, None if there is none.
     :ivar properties: the properties that the resource was last brought to.
     :ivar attributes: its attributes as last recorded.
@@ -62,6 +65,8 @@ class Context(Journaled):
         *,
         attempt: int = 1,
         token: str = "",
+        resource_token: str = "",
+        stack_token: str = "",
         physical_id: str | None = None,
         properties: Mapping[str, Json] | None = None,
         attributes: Mapping[str, Json] | None = None,
@@ -74,6 +79,8 @@ class Context(Journaled):
         self.name = name
         self.attempt = attempt
         self.token = token
+        self.resource_token = resource_token
+        self.stack_token = stack_token
         self.physical_id = physical_id
         self.properties: Mapping[str, Json] = properties or {}
         self.attributes: Mapping[str, Json] = attributes or {}

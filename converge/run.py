@@ -46,6 +46,9 @@ def make_context(
         row.name,
         attempt=work.node.attempts,
         token=_token(work),
+        resource_token=row.token,
+        # of a stack made before there were marks, it is 0
+        stack_token=f"{work.traversal.stack_id}-{work.traversal.stack_mark:x}",
         physical_id=row.physical_id,
         properties=properties,
         attributes=row.attributes,

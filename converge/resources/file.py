@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 from converge.errors import BadInput, ConvergeError, Replace
 from converge.model import Physical
 from converge.resource_type import Context, Property, ResourceType
+from converge.resources.owned import find_own, is_of_stack, keep, kept_at, locked, publish, put_mark
 
 DEFAULT_MODE = 0o644
 #: The longest physical id.
@@ -30,16 +31,29 @@ class File(ResourceType):
     content or the new one, and a crash leaves one of the two.
 
     Properties: ``path`` (a relative one starts at the current directory of the engine that
-    creates the file, and is made absolute once), ``content`` (default: empty), and ``mode``
-    (default ``"0644"``, whatever the umask). Missing parent folders are created, and stay when
-    the file is deleted. If the path is a symbolic link, the link is replaced and what it points
-    to is left alone.
+    creates the file, and is made absolute once), ``content`` (default: empty), ``mode`` (default
+    ``"0644"``, whatever the umask), ``adopt`` and ``on_delete``. Missing parent folders are
+    created, and stay when the file is deleted.
 
-    The physical id is the absolute path. Attributes: ``path``, ``sha256``, ``size`` (bytes), and
-    ``identity`` (for converge's own use). Another path makes another file, and removes this one.
+    A file, or a symbolic link, that is there already is refused, and left alone. With ``adopt:
+    true`` the new file takes its place. The old one is kept beside it, under a name that begins
+    with ``.converge-kept-``, and is put back, the very same file, when the resource is deleted.
+    With ``on_delete: leave`` (in the place of ``restore``) a delete leaves at the path what is
+    there, whether it was adopted or not, and removes what was kept.
 
-    Delete removes the file only while it is the one that this resource wrote, edited in place or
-    not: a file that another resource or program has put at the same path since then stays.
+    The physical id is the absolute path. Attributes: ``path``, ``sha256``, ``size`` (bytes),
+    ``original`` (where the adopted file is kept, if there is one), and ``identity`` (for
+    converge's own use). Another path makes another file, and removes this one.
+
+    Update and delete touch only the file that this resource wrote, edited in place or not. Where
+    somebody has put another file at the path since then, an update is refused (without ``adopt``),
+    and a delete leaves it. Of the same stack, a resource with another name and an older version
+    make way without ``adopt``: their file is kept, too, until it is deleted, and put back if the
+    new one is deleted first, by a rollback.
+
+    It is known whose a file is by an extended attribute (``user.converge``). Where the file system
+    has none, it is the inode and the time stamp, and the files of other resources of the stack are
+    foreign ones.
 
     :param roots: the folders, if any, in and below which files are written, looked at and removed,
         and nowhere else. A symbolic link in a path is followed only if it leads into one of them.
@@ -53,7 +67,10 @@ class File(ResourceType):
         "content": Property(str),
         # a string or a number: see parse_mode
         "mode": Property(object),
+        "adopt": Property(bool),
+        "on_delete": Property(str),
     }
+    delete_properties: ClassVar[tuple[str, ...]] = ("on_delete",)
 
     def __init__(self, roots: Iterable[str | os.PathLike[str]] = ()) -> None:
         if isinstance(roots, str | os.PathLike):
@@ -64,19 +81,28 @@ class File(ResourceType):
         """Write the file.
 
         :raises BadInput: for a bad property.
-        :raises FileError: if it cannot be written.
+        :raises FileError: if something else is there, or it cannot be written.
         """
-        data, mode = _content(properties), parse_mode(properties.get("mode"))
+        writing = _Writing(context, properties)
         path = _absolute(properties["path"])
         known = context.physical_id
         if known and _same_relative(properties["path"], known):
             path = known
         self._confine("write", path)
+        # before anything is recorded, as what is recorded is deleted
+        writing.find_place(path)
         if known and known != path:
             # an earlier attempt, from an older definition, may have written another file
             self.delete(context, known)
-        context.record(path)
-        return _write(path, data, mode)
+        if known != path:
+            context.record(path)
+        try:
+            return writing.write(path)
+        except _InTheWay:
+            # it came between; of an earlier attempt there may still be something
+            if known != path:
+                context.record(None)
+            raise
 
     def update(
         self,
@@ -89,15 +115,15 @@ class File(ResourceType):
 
         :raises Replace: if the path is another one.
         :raises BadInput: for a bad property.
-        :raises FileError: if it cannot be written.
+        :raises FileError: if something else is there now, or it cannot be written.
         """
-        data, mode = _content(properties), parse_mode(properties.get("mode"))
+        writing = _Writing(context, properties)
         if properties["path"] != previous.get("path") and (
             _absolute(properties["path"]) != physical_id
         ):
             raise Replace(f"the path changes from {physical_id!r} to {properties['path']!r}")
         self._confine("write", physical_id)
-        return _write(physical_id, data, mode)
+        return writing.write(physical_id)
 
     def check(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
         """Compare the real file with what it should be.
@@ -119,20 +145,28 @@ class File(ResourceType):
             raise FileError(f"the mode of {physical_id!r} is {mode:04o}, not {wanted:04o}")
 
     def delete(self, context: Context, physical_id: str) -> None:
-        """Remove the file, if it is (still) there and (still) ours.
+        """Remove the file, if it is (still) there and (still) ours, or put back what it took the
+        place of.
 
+        :raises BadInput: for a bad property.
         :raises FileError: if there is a folder in its place, or it cannot be removed.
         """
         self._confine("delete", physical_id)
+        leaves = _leaves(context.properties)
         try:
-            there = os.lstat(physical_id)
-            if stat.S_ISDIR(there.st_mode):
+            if os.path.isdir(physical_id) and not os.path.islink(physical_id):
                 raise FileError(f"cannot delete {physical_id!r}: it is a directory now")
-            if _is_ours(physical_id, there, context):
-                os.unlink(physical_id)
-                _sync_directory(os.path.dirname(physical_id))
-        except (FileNotFoundError, NotADirectoryError):
-            return
+            with locked(os.path.dirname(physical_id)):
+                kept = kept_at(physical_id, context)
+                own = find_own(physical_id, context, _digests(context.properties))
+                if own is None:
+                    _give_back(kept, physical_id)
+                elif not leaves and os.path.lexists(kept):
+                    os.replace(kept, own)
+                else:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(kept if leaves else own)
+            _sync_directory(os.path.dirname(physical_id))
         except OSError as error:
             raise FileError(f"cannot delete {physical_id!r}: {error.strerror}") from error
 
@@ -207,46 +241,142 @@ def _same_relative(path: str, known: str) -> bool:
     return not os.path.isabs(path) and known.endswith(os.sep + os.path.normpath(path))
 
 
-def _write(path: str, data: bytes, mode: int) -> Physical:
-    folder = os.path.dirname(path)
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise FileError(
-            f"cannot write {path!r}: the folder {folder!r} cannot be created: {error.strerror}"
-        ) from error
-    try:
-        identity = _write_and_rename(path, data, mode)
-        _sync_directory(folder)
-    except OSError as error:
-        raise FileError(f"cannot write {path!r}: {error.strerror}") from error
-    attributes = {
-        "path": path,
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "size": len(data),
-        "identity": identity,
-    }
-    return Physical(path, attributes)
+class _InTheWay(FileError):
+    """Something else is at the path."""
 
 
-def _write_and_rename(path: str, data: bytes, mode: int) -> str:
-    descriptor, temporary = tempfile.mkstemp(prefix=".converge-", dir=os.path.dirname(path))
+class _Writing:
+    """One write of a file.
+
+    :raises BadInput: for a bad property.
+    """
+
+    def __init__(self, context: Context, properties: Mapping[str, Any]) -> None:
+        self.context = context
+        self.data = _content(properties)
+        self.mode = parse_mode(properties.get("mode"))
+        self.digest = hashlib.sha256(self.data).hexdigest()
+        self.digests = {self.digest, *_digests(context.properties)}
+        self.adopts = properties.get("adopt") is True
+        _leaves(properties)
+
+    def find_place(self, path: str) -> str | None:
+        """Where the file of an earlier write is that this one takes the place of, if there is one.
+
+        :raises FileError: something else is there.
+        """
+        try:
+            own = find_own(path, self.context, self.digests)
+            if own is None and os.path.lexists(path) and not self._may_keep(path):
+                raise _InTheWay(
+                    f"cannot write {path!r}: it is there already, and this resource did not make "
+                    "it; move it away, or say adopt: true to put this one in its place"
+                )
+        except OSError as error:
+            raise FileError(f"cannot write {path!r}: {error.strerror}") from error
+        return own
+
+    def _may_keep(self, path: str) -> bool:
+        there = os.lstat(path)
+        if stat.S_ISDIR(there.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not (stat.S_ISREG(there.st_mode) or stat.S_ISLNK(there.st_mode)):
+            raise FileError(f"cannot write {path!r}: what is there is no file")
+        kept = kept_at(path, self.context)
+        if os.path.lexists(kept) and not os.path.samestat(there, os.lstat(kept)):
+            raise FileError(
+                f"cannot write {path!r}: something has put another file in the place of the one "
+                f"that this resource made, and {kept!r} is what it adopted before; "
+                "move one of the two away"
+            )
+        return self.adopts or is_of_stack(path, self.context)
+
+    def write(self, path: str) -> Physical:
+        """Write the file.
+
+        :raises FileError: something else is there, or it cannot be written.
+        """
+        folder = os.path.dirname(path)
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise FileError(
+                f"cannot write {path!r}: the folder {folder!r} cannot be created: {error.strerror}"
+            ) from error
+        try:
+            identity = self._write_and_publish(path)
+            _sync_directory(folder)
+        except FileExistsError as error:
+            raise _InTheWay(
+                f"cannot write {path!r}: something else was put there meanwhile"
+            ) from error
+        except OSError as error:
+            raise FileError(f"cannot write {path!r}: {error.strerror}") from error
+        attributes = {
+            "path": path,
+            "sha256": self.digest,
+            "size": len(self.data),
+            "identity": identity,
+        }
+        kept = kept_at(path, self.context)
+        if os.path.lexists(kept):
+            attributes["original"] = kept
+        return Physical(path, attributes)
+
+    def _write_and_publish(self, path: str) -> str:
+        descriptor, temporary = tempfile.mkstemp(prefix=".converge-", dir=os.path.dirname(path))
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(self.data)
+                file.flush()
+                put_mark(file.fileno(), self.context)
+                os.fchmod(file.fileno(), self.mode)
+                # the kernel's own time stamps are so coarse that two quick writes can share one
+                now = time.time_ns()
+                os.utime(file.fileno(), ns=(now, now))
+                os.fsync(file.fileno())
+                written = os.fstat(file.fileno())
+            with locked(os.path.dirname(path)):
+                place = self.find_place(path)
+                if place is None and os.path.lexists(path):
+                    keep(path, kept_at(path, self.context))
+                    place = path
+                if place is None:
+                    publish(temporary, path)
+                else:
+                    os.replace(temporary, place)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        return f"{written.st_ino}/{written.st_mtime_ns}"
+
+
+def _leaves(properties: Mapping[str, Any]) -> bool:
+    """Whether a delete leaves the file."""
+    wanted = properties.get("on_delete", "restore")
+    if wanted not in ("restore", "leave"):
+        raise BadInput(f"on_delete must be restore or leave, not {wanted!r}")
+    return bool(wanted == "leave")
+
+
+def _digests(properties: Mapping[str, Any]) -> set[str]:
+    """SHA-256 of the content; nothing if it is none."""
     try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            # the kernel's own time stamps are so coarse that two quick writes can share one
-            now = time.time_ns()
-            os.utime(file.fileno(), ns=(now, now))
-            os.fsync(file.fileno())
-            written = os.fstat(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    return f"{written.st_ino}/{written.st_mtime_ns}"
+        return {hashlib.sha256(_content(properties)).hexdigest()}
+    except BadInput:
+        return set()
+
+
+def _give_back(kept: str, path: str) -> None:
+    """Put back what was kept, for a file that is gone, unless something else has its place."""
+    if not os.path.lexists(kept):
+        return
+    if not os.path.lexists(path):
+        os.rename(kept, path)
+    elif os.path.samestat(os.lstat(kept), os.lstat(path)):
+        # it was about to be replaced
+        os.unlink(kept)
 
 
 def _sync_directory(folder: str) -> None:
@@ -257,21 +387,3 @@ def _sync_directory(folder: str) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _is_ours(path: str, there: os.stat_result, context: Context) -> bool:
-    """Whether the file at ``path`` is the one that the resource wrote.
-
-    The inode stays when somebody edits the file in place. The time stamp stays when the file is
-    restored or moved to another disk. Whoever writes a new file over it changes both, also with
-    the same content; so the old name of a renamed resource does not delete the new one's file.
-    """
-    if not stat.S_ISREG(there.st_mode):
-        # a link, say, may be given the inode of the file that it took the place of
-        return False
-    identity = context.attributes.get("identity")
-    if isinstance(identity, str):
-        inode, _, modified = identity.partition("/")
-        return str(there.st_ino) == inode or str(there.st_mtime_ns) == modified
-    # create was interrupted, so it is not known whether it had written yet
-    return Path(path).read_bytes() == _content(context.properties)

@@ -16,7 +16,7 @@ from converge.store.schema import progress, stack, traversal
 
 @dataclass(frozen=True, slots=True)
 class TraversalRow:
-    """A traversal with the name of its stack."""
+    """A traversal with the name and the mark of its stack."""
 
     id: int
     stack_id: int
@@ -38,12 +38,16 @@ class TraversalRow:
     started_at: float
     ended_at: float | None
     mark: int
+    stack_mark: int
 
 
-_FIELDS = [name for name in TraversalRow.__dataclass_fields__ if name != "stack"]
-_SELECT = select(*(traversal.c[name] for name in _FIELDS), stack.c.name.label("stack")).join_from(
-    traversal, stack, stack.c.id == traversal.c.stack_id
-)
+_OF_STACK = {"stack": stack.c.name, "stack_mark": stack.c.mark}
+_SELECT = select(
+    *(
+        _OF_STACK[name].label(name) if name in _OF_STACK else traversal.c[name]
+        for name in TraversalRow.__dataclass_fields__
+    )
+).join_from(traversal, stack, stack.c.id == traversal.c.stack_id)
 
 
 def _row(row: Any) -> TraversalRow:

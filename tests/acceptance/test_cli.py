@@ -350,6 +350,30 @@ def test_files_are_where_the_operator_wants_them(shell: Shell) -> None:
     assert "CONVERGE_FILE_ROOT: 'none' is no folder" in err
 
 
+def test_a_file_that_is_there_is_refused_or_adopted(shell: Shell) -> None:
+    page = shell.folder / "page"
+    page.write_text("mine")
+
+    def up(name: str, content: str, more: str = "", status: int = 0) -> str:
+        properties = f"{{path: page, content: '{content}'{more}}}"
+        shell.write("a.yaml", f"resources: {{{name}: {{type: file, properties: {properties}}}}}")
+        return str(shell.run("up", "a.yaml", status=status)[0])
+
+    assert "is there already, and this resource did not make it" in up("a", "1", status=1)
+    shell.run("down", "a")
+    assert page.read_text() == "mine"
+    up("a", "1", ", adopt: true")
+    # of the same stack, one with another name takes it over, and gives it back
+    up("b", "2", ", adopt: true")
+    assert page.read_text() == "2"
+    shell.run("rollback", "a")
+    assert page.read_text() == "1"
+    shell.write("c.yaml", shell.read("a.yaml").replace(", adopt: true", ""))
+    assert "is there already" in shell.run("up", "c.yaml", status=1)[0]
+    shell.run("down", "a")
+    assert page.read_text() == "mine"
+
+
 def test_what_does_not_exist_is_named(shell: Shell) -> None:
     shell.write("shop.yaml", "resources: {page: {type: none}}")
     shell.run("up", "shop.yaml")

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
 import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,26 +17,54 @@ import pytest
 from converge.errors import BadInput, Replace
 from converge.model import Physical
 from converge.resource_type import Context
+from converge.resources import file as file_module
 from converge.resources.file import File, FileError, parse_mode
 
 FILE = File()
 
 
 def make_context(**known: Any) -> Context:
-    return Context("shop", "page", **{"token": "token-1", **known})
+    tokens = {"resource_token": "token-1", "stack_token": "1-a"}
+    return Context("shop", "page", **{"token": "token-1", **tokens, **known})
 
 
-def create(path: Path | str, content: str = "x", **properties: Any) -> Physical:
-    made = FILE.create(make_context(), {"path": str(path), "content": content, **properties})
+def create(
+    path: Path | str, content: str = "x", by: str = "token-1", **properties: Any
+) -> Physical:
+    """:param by: the token of the resource."""
+    context = make_context(resource_token=by)
+    made = FILE.create(context, {"path": str(path), "content": content, **properties})
     assert isinstance(made, Physical)
     return made
 
 
-def delete(made: Physical, properties: dict[str, Any] | None = None) -> None:
+def update(made: Physical, content: str, by: str = "token-1", **properties: Any) -> Physical:
+    wanted = {"path": made.id, "content": content, **properties}
+    known = make_context(physical_id=made.id, attributes=made.attributes, resource_token=by)
+    return FILE.update(known, made.id, wanted, wanted)
+
+
+def delete(made: Physical, properties: dict[str, Any] | None = None, by: str = "token-1") -> None:
     known = make_context(
-        physical_id=made.id, attributes=made.attributes, properties=properties or {}
+        physical_id=made.id,
+        attributes=made.attributes,
+        properties=properties or {},
+        resource_token=by,
     )
     FILE.delete(known, made.id)
+
+
+@pytest.fixture(params=["marks", "no marks", "no marks, no links"])
+def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A file system with all that is needed, or without extended attributes, or hard links too."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    missing = {"marks": [], "no marks": ["getxattr", "setxattr"]}
+    for name in missing.get(request.param, ["getxattr", "setxattr", "link"]):
+        monkeypatch.setattr(os, name, refuse)
+    return str(request.param)
 
 
 def permissions(path: Path) -> int:
@@ -195,12 +229,9 @@ def test_a_failed_write_leaves_the_old_content_and_nothing_else(
     assert os.listdir(tmp_path) == ["f"]
 
 
-def test_a_link_is_replaced_and_its_target_left_alone(tmp_path: Path) -> None:
+def test_a_link_in_its_place_is_not_deleted(tmp_path: Path, system: str) -> None:
     (tmp_path / "target").write_text("precious")
-    (tmp_path / "f").symlink_to("target")
     made = create(tmp_path / "f", "new")
-    assert not (tmp_path / "f").is_symlink()
-    assert (tmp_path / "f").read_text() == "new"
     (tmp_path / "f").unlink()
     (tmp_path / "f").symlink_to("target")
     # file systems may give it the inode of what was there
@@ -210,6 +241,15 @@ def test_a_link_is_replaced_and_its_target_left_alone(tmp_path: Path) -> None:
         delete(replace(made, attributes={**made.attributes, **attributes}))
         assert (tmp_path / "target").read_text() == "precious"
         assert (tmp_path / "f").is_symlink()
+
+
+def test_a_new_file_with_the_inode_of_the_old_one_is_another(tmp_path: Path) -> None:
+    made = create(tmp_path / "f", "new")
+    (tmp_path / "f").unlink()
+    (tmp_path / "f").write_text("precious")
+    identity = f"{(tmp_path / 'f').stat().st_ino}/1"
+    delete(replace(made, attributes={**made.attributes, "identity": identity}))
+    assert (tmp_path / "f").read_text() == "precious"
 
 
 def test_deleting_what_is_gone_is_no_error(tmp_path: Path) -> None:
@@ -247,28 +287,329 @@ def test_a_file_that_was_moved_to_another_disk_is_deleted(tmp_path: Path) -> Non
     assert os.listdir(tmp_path) == ["kept"]
 
 
-@pytest.mark.parametrize("content", ["same", "other"])
-def test_a_renamed_resource_keeps_its_file_when_the_old_name_is_deleted(
-    tmp_path: Path, content: str
+# -- what others made
+
+
+@pytest.mark.parametrize("there", ["file", "same", "link", "dangling", "of another stack"])
+@pytest.mark.usefixtures("system")
+def test_what_is_there_is_refused_and_left(there: str, tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    (tmp_path / "target").write_text("precious")
+    if there.endswith(("link", "dangling")):
+        path.symlink_to("target" if there == "link" else "nowhere")
+    elif there == "of another stack":
+        FILE.create(make_context(stack_token="1-b"), {"path": str(path), "content": "x"})
+    else:
+        path.write_text("x" if there == "same" else "precious")
+    before = (os.lstat(path), os.listdir(tmp_path))
+    recorded: list[Any] = []
+    context = make_context(record=recorded.append)
+    with pytest.raises(FileError, match=r"f': it is there already, .* adopt: true"):
+        FILE.create(context, {"path": str(path), "content": "x"})
+    assert recorded == []
+    assert (os.lstat(path), os.listdir(tmp_path)) == before
+    assert (tmp_path / "target").read_text() == "precious"
+
+
+@pytest.mark.parametrize("at", ["fsync", "link"])
+def test_what_came_between_is_refused_and_left(
+    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = create(tmp_path / "f", "same")
-    new = create(tmp_path / "f", content)
-    delete(old)
-    assert (tmp_path / "f").read_text() == content
-    delete(new)
+    path = tmp_path / "f"
+    recorded: list[Any] = []
+    real = getattr(os, at)
+
+    def come_between(*arguments: Any) -> None:
+        path.write_text("x")
+        real(*arguments)
+
+    monkeypatch.setattr(os, at, come_between)
+    context = make_context(record=recorded.append)
+    with pytest.raises(FileError, match=r"it is there already|was put there meanwhile"):
+        FILE.create(context, {"path": str(path), "content": "x"})
+    assert recorded == [str(path), None]
+    assert os.listdir(tmp_path) == ["f"]
+
+
+@pytest.mark.parametrize("there", ["file", "link"])
+@pytest.mark.usefixtures("system")
+def test_what_is_adopted_is_put_back_by_delete(there: str, tmp_path: Path) -> None:
+    path, target = tmp_path / "f", tmp_path / "target"
+    target.write_text("precious")
+    path.symlink_to("target")
+    if there == "file":
+        path.unlink()
+        path.write_text("precious")
+        path.chmod(0o640)
+    before = os.lstat(path)
+    made = create(path, "1", adopt=True)
+    assert not path.is_symlink()
+    assert path.read_text() == "1"
+    assert permissions(path) == 0o644
+    made = update(made, "2", adopt=True)
+    assert path.read_text() == "2"
+    assert Path(str(made.attributes["original"])).read_text() == "precious"
+    for _ in range(2):
+        delete(made, {"path": made.id, "content": "2"})
+        after = os.lstat(path)
+        assert (after.st_ino, after.st_mode, after.st_mtime_ns) == (
+            before.st_ino,
+            before.st_mode,
+            before.st_mtime_ns,
+        )
+        assert path.read_text() == "precious"
+    assert sorted(os.listdir(tmp_path)) == ["f", "target"]
+
+
+@pytest.mark.parametrize("adopted", [True, False])
+@pytest.mark.usefixtures("system")
+def test_a_delete_can_leave_what_is_there(adopted: bool, tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    if adopted:
+        path.write_text("before")
+    made = create(path, "1", adopt=True)
+    for _ in range(2):
+        delete(made, {"path": made.id, "content": "1", "on_delete": "leave"})
+        assert path.read_text() == "1"
+        assert os.listdir(tmp_path) == ["f"]
+
+
+def test_on_delete_is_one_of_two(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="on_delete must be restore or leave, not 'keep'"):
+        create(tmp_path / "f", on_delete="keep")
     assert os.listdir(tmp_path) == []
 
 
-def test_after_an_interrupted_create_only_what_it_wrote_is_deleted(tmp_path: Path) -> None:
+def test_what_is_no_file_is_not_adopted(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f")
+    with pytest.raises(FileError, match="what is there is no file"):
+        create(tmp_path / "f", adopt=True)
+    assert os.listdir(tmp_path) == ["f"]
+
+
+@pytest.mark.usefixtures("system")
+def test_a_file_that_somebody_put_in_its_place_is_not_written_nor_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    made = create(path, "1")
+    (tmp_path / "new").write_text("precious")
+    (tmp_path / "new").rename(path)
+    with pytest.raises(FileError, match="it is there already"):
+        update(made, "2")
+    delete(made, {"path": made.id, "content": "1"})
+    assert path.read_text() == "precious"
+    # said so, it is kept, and put back
+    made = update(made, "2", adopt=True)
+    assert path.read_text() == "2"
+    (tmp_path / "new").write_text("precious, too")
+    (tmp_path / "new").rename(path)
+    with pytest.raises(FileError, match="move one of the two away"):
+        update(made, "3", adopt=True)
+    delete(made, {"path": made.id, "content": "2"})
+    assert path.read_text() == "precious, too"
+    # what was kept is not lost with what took its place
+    path.unlink()
+    delete(made, {"path": made.id, "content": "2"})
+    assert path.read_text() == "precious"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_a_file_that_is_gone_is_written_again(tmp_path: Path) -> None:
+    made = create(tmp_path / "f", "1")
+    (tmp_path / "f").unlink()
+    update(made, "2")
+    assert (tmp_path / "f").read_text() == "2"
+
+
+# -- of the same stack
+
+
+@pytest.mark.parametrize("before", [None, "before"])
+@pytest.mark.parametrize("content", ["same", "other"])
+@pytest.mark.parametrize("first", ["old", "new"])
+def test_a_renamed_resource_takes_the_file_over(
+    tmp_path: Path, content: str, first: str, before: str | None
+) -> None:
+    path = tmp_path / "f"
+    if before is not None:
+        path.write_text(before)
+    old = create(path, "same", by="old", adopt=before is not None)
+    new = create(path, content, by="new")
+    assert path.read_text() == content
+    if first == "new":
+        # a rollback
+        delete(new, by="new")
+        assert path.read_text() == "same"
+        old = update(old, "more", by="old")
+        assert path.read_text() == "more"
+        delete(old, by="old")
+    else:
+        delete(old, by="old")
+        assert path.read_text() == content
+        delete(new, by="new")
+    assert (path.read_text() if path.exists() else None) == before
+    assert os.listdir(tmp_path) == ([] if before is None else ["f"])
+
+
+def test_a_file_that_was_taken_over_is_updated_where_it_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    old, new = create(path, "1", by="old"), create(path, "2", by="new")
+    newest = create(path, "3", by="newest")
+    old = update(old, "4", by="old")
+    assert path.read_text() == "3"
+    delete(newest, by="newest")
+    assert path.read_text() == "2"
+    delete(new, by="new")
+    assert path.read_text() == "4"
+    delete(old, by="old")
+    assert os.listdir(tmp_path) == []
+
+
+def test_one_is_deleted_while_another_takes_its_file_over(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("precious")
+    for number in range(20):
+        old = create(path, "1", by=f"old {number}", adopt=True)
+        with ThreadPoolExecutor(2) as pool:
+            making = pool.submit(create, path, "2", by=f"new {number}", adopt=True)
+            pool.submit(delete, old, by=f"old {number}").result()
+        assert path.read_text() == "2"
+        delete(making.result(), by=f"new {number}")
+        assert path.read_text() == "precious"
+        assert os.listdir(tmp_path) == ["f"]
+
+
+# -- what was interrupted
+
+
+class Killed(BaseException):
+    """What ends a handler at a call, as a SIGKILL would."""
+
+
+CALLS = ["mkstemp", "setxattr", "fchmod", "fsync", "link", "replace", "unlink", "_sync_directory"]
+
+
+@pytest.mark.parametrize("then", ["again", "newer", "delete", "leave"])
+@pytest.mark.parametrize("there", [None, "foreign", "old", "own"])
+def test_a_write_that_was_interrupted(there: str | None, then: str, tmp_path: Path) -> None:
+    """Whichever call is the last one, done or not: nothing of others is lost, nothing stays."""
+    for number in range(1, 20):
+        for done in (False, True):
+            folder = tmp_path / f"{number} {done}"
+            folder.mkdir()
+            if not interrupt(folder / "f", there, number, done, then):
+                assert number > 6
+                return
+    pytest.fail("it is never over")
+
+
+def interrupt(path: Path, there: str | None, number: int, done: bool, then: str) -> bool:
+    """Write a file and die at a call; then go on.
+
+    :param there: what is there before: nothing, a foreign file, one of the stack, the own one.
+    :param done: whether the call is done.
+    :returns: whether there is such a call.
+    """
+    wanted = {"path": str(path), "content": "new", "adopt": there == "foreign"}
+    known: dict[str, Any] = {"resource_token": "me"}
+    old = None
+    if there == "foreign":
+        path.write_text("foreign")
+    elif there == "old":
+        old = create(path, "old", by="old")
+    elif there == "own":
+        made = create(path, "own", by="me")
+        known |= {"physical_id": made.id, "attributes": made.attributes}
+        known["properties"] = {"path": made.id, "content": "own"}
+
+    def work(wanted: dict[str, Any], **more: Any) -> Physical:
+        context = make_context(**known, **more)
+        if there == "own":
+            return FILE.update(context, str(path), wanted, known["properties"])
+        made = FILE.create(context, wanted)
+        assert isinstance(made, Physical)
+        return made
+
+    def record(physical_id: str | None) -> None:
+        known.update(physical_id=physical_id, properties=wanted)
+
+    with dying_at(number, done) as died:
+        work(wanted, record=record)
+    if not died:
+        return False
+    if there is not None:
+        # whoever reads it finds one of the two
+        assert path.read_text() in (there, "new")
+
+    left = [one for one in os.listdir(path.parent) if one.startswith(".converge-")]
+    for one in left:
+        if not one.startswith(".converge-kept-"):
+            # a crash leaves the temporary file
+            (path.parent / one).unlink()
+    if then in ("again", "newer"):
+        content = {"again": "new", "newer": "newer"}[then]
+        made = work({**wanted, "content": content}, record=record)
+        assert path.read_text() == content
+        known["attributes"] = made.attributes
+        known.update(physical_id=made.id, properties={**wanted, "content": content})
+    if "physical_id" in known:
+        if then == "leave":
+            there_now = path.read_text() if path.exists() else None
+            known["properties"] = {**known["properties"], "on_delete": "leave"}
+        FILE.delete(make_context(**known), str(path))
+        if then == "leave":
+            assert (path.read_text() if path.exists() else None) == there_now
+            path.unlink(missing_ok=True)
+    if old is not None and then != "leave":
+        assert path.read_text() == "old"
+        delete(old, by="old")
+    elif there == "foreign" and then != "leave":
+        assert path.read_text() == "foreign"
+        path.unlink()
+    assert then == "leave" or os.listdir(path.parent) == []
+    return True
+
+
+@contextmanager
+def dying_at(number: int, done: bool) -> Iterator[list[bool]]:
+    """Die at a call of a function of the system, and do nothing more from then on."""
+    died: list[bool] = []
+    calls = itertools.count(1)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def stub(real: Any) -> Any:
+            def call(*args: Any, **options: Any) -> Any:
+                if died:
+                    raise Killed
+                if next(calls) == number:
+                    if done:
+                        real(*args, **options)
+                    died.append(True)
+                    raise Killed
+                return real(*args, **options)
+
+            return call
+
+        for one in CALLS:
+            module = {"mkstemp": tempfile, "_sync_directory": file_module}.get(one, os)
+            patch.setattr(module, one, stub(getattr(module, one)))
+        with suppress(Killed):
+            yield died
+
+
+@pytest.mark.usefixtures("system")
+def test_a_create_that_was_interrupted_knows_what_it_wrote(tmp_path: Path) -> None:
     path = tmp_path / "f"
     properties = {"path": str(path), "content": "mine"}
+    create(path, "mine")
     interrupted = make_context(physical_id=str(path), properties=properties)
-    path.write_text("was there before")
-    FILE.delete(interrupted, str(path))
-    assert path.read_text() == "was there before"
-    path.write_text("mine")
+    FILE.create(interrupted, properties)
     FILE.delete(interrupted, str(path))
     assert not path.exists()
+    path.write_text("was not there before")
+    with pytest.raises(FileError, match="it is there already"):
+        FILE.create(interrupted, properties)
+    FILE.delete(interrupted, str(path))
+    assert path.read_text() == "was not there before"
 
 
 def test_a_create_with_a_new_definition_removes_what_the_old_one_wrote(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ TRAVERSAL = TraversalRow(
     started_at=0.0,
     ended_at=None,
     mark=7,
+    stack_mark=8,
 )
 
 
