@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 import converge
 from converge import complete as completing
 from converge.errors import StaleLock
 from converge.model import State, TraversalStatus
 from converge.replace import replace
-from converge.store import resources, traversals
+from converge.store import resources, schema, traversals
 from converge.store.database import Transaction
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from converge.work import Outcome, Result
@@ -40,6 +41,9 @@ def test_a_completion_leaves_out_what_is_not_this_engines_or_of_an_earlier_claim
     one.session.reconcile(())
     (again,) = one.claim()
     assert (again.node.key, again.node.epoch) == (work.node.key, work.node.epoch + 1)
+    # the marks of two claims differ, too; here the epoch alone is to tell
+    with store.transaction() as tx:
+        tx.execute(update(schema.sync_point).values(mark=work.node.mark))
     with store.transaction() as tx:
         assert completing.complete(tx, one.id, [outcome]) == [outcome]
     assert state(store, work) is State.RUNNING
