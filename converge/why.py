@@ -157,16 +157,21 @@ def _why_resource(row: StackRow, resource: str, one: ResourceRow | None) -> Answ
 
 
 def _why_ended(tx: Transaction, row: StackRow) -> list[Answer]:
+    failures: list[tuple[str, str | None]] = []
+    if row.traversal_id is not None and row.status is Status.FAILED:
+        failures = event_rows.list_failures(tx, row.id, row.traversal_id, limit=LIMIT)
     message = f"the {row.action} is {row.status}"
-    if row.reason:
+    # what a resource failed for is told of that
+    if row.reason and not any(
+        row.reason.startswith(f"resource {name!r}: ") for name, _ in failures
+    ):
         message += f": {row.reason}"
     answers = [_answer(row.name, row.traversal_id, None, row.status, message, reason=row.reason)]
-    if row.traversal_id is not None and row.status is Status.FAILED:
-        for name, reason in event_rows.list_failures(tx, row.id, row.traversal_id, limit=LIMIT):
-            message = f"resource {name!r} failed: {reason}"
-            answers.append(
-                _answer(row.name, row.traversal_id, name, Status.FAILED, message, reason=reason)
-            )
+    for name, reason in failures:
+        message = f"resource {name!r} failed: {reason}"
+        answers.append(
+            _answer(row.name, row.traversal_id, name, Status.FAILED, message, reason=reason)
+        )
     return answers
 
 

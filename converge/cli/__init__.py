@@ -47,10 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.close(null)
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
-        print("\nconverge: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return _report_interrupt(words)
     except Exception as error:
-        return _report(error)
+        return _report(error, words)
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -66,9 +65,21 @@ def _run(argv: Sequence[str]) -> int:
     return run(arguments)
 
 
-def _report(error: Exception) -> int:
-    from converge.cli.output import lines
-    from converge.errors import ConvergeError
+def _report_interrupt(words: Sequence[str]) -> int:
+    from converge.cli.endings import find_json, interrupted_document
+    from converge.cli.output import write_json
+
+    if find_json(words):
+        write_json(interrupted_document(EXIT_INTERRUPTED), sys.stdout)
+    else:
+        print("\nconverge: interrupted", file=sys.stderr)
+    return EXIT_INTERRUPTED
+
+
+def _report(error: Exception, words: Sequence[str]) -> int:
+    from converge.cli.endings import error_document, find_json
+    from converge.cli.output import lines, write_json
+    from converge.errors import ConvergeError, TemplateError
     from converge.hiding import hide, hide_in
 
     hide_in(error)
@@ -77,10 +88,18 @@ def _report(error: Exception) -> int:
 
         traceback.print_exception(error)
     expected = isinstance(error, ConvergeError | OSError)
-    message = hide(str(error)) or type(error).__name__
+    status = EXIT_USAGE if expected else EXIT_INTERNAL
+    kind = type(error).__name__
+    message = hide(str(error)) or kind
+    if find_json(words):
+        place = {}
+        if isinstance(error, TemplateError):
+            place = {"source": error.source, "line": error.line}
+        write_json(error_document(message, kind, status, **place), sys.stdout)
+        return status
     if not expected:
-        message = f"unexpected {type(error).__name__}: {message}"
+        message = f"unexpected {kind}: {message}"
     print(f"converge: error: {lines(message)}", file=sys.stderr)
     if not expected:
         print("set CONVERGE_DEBUG=1 to see the traceback", file=sys.stderr)
-    return EXIT_USAGE if expected else EXIT_INTERNAL
+    return status

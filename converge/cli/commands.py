@@ -13,6 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converge.cli import EXIT_COMPLETE, EXIT_FAILED
+from converge.cli.endings import (
+    again,
+    failed_document,
+    interrupted_document,
+    next_line,
+    show_line,
+)
 from converge.cli.output import (
     escape,
     lines,
@@ -214,28 +221,42 @@ def _converge(
                 ended=watch.look,
                 going_on=f"`converge {arguments.command}` goes on with stack {escape(repr(name))} "
                 "from there",
+                on_leave=lambda status: _leave(arguments, status),
             )
         finally:
             reporter.end()
         if interrupted is not None:
             _say(arguments, summary(name, stack.action, stack.status, None) + ", interrupted")
-            return _finish(arguments, store, stack, interrupted)
+            _say(arguments, again(arguments))
+            wrong = interrupted_document(interrupted)
+            return _finish(arguments, store, stack, interrupted, wrong)
         if watch.superseded:
             reporter.note(
                 f"somebody else started {stack.action} of stack {name!r} meanwhile "
-                f"(traversal {stack.traversal}); see `converge show {name}`"
+                f"(traversal {stack.traversal})"
             )
-            return trouble.wait_out(lambda: _finish(arguments, store, stack, EXIT_FAILED))
+            _say(arguments, show_line(arguments, name))
+            wrong = failed_document(stack.action, "SUPERSEDED", None)
+            return trouble.wait_out(lambda: _finish(arguments, store, stack, EXIT_FAILED, wrong))
         status = str(stack.status)
-        line = summary(name, stack.action, status, stack.reason, watch.seconds)
-        if watch.failure is not None and status == "COMPLETE":
-            line += f", {prose(watch.failure)}"
-        elif status == "COMPLETE" and stack.action == "CHECK" and stack.reason:
-            line += f", {prose(stack.reason)}"
+        reason = watch.told.shorten(stack.reason)
+        line = summary(name, stack.action, status, reason, watch.seconds)
+        if reason and status == "COMPLETE" and (stack.action == "CHECK" or watch.failure):
+            line += f", {prose(reason)}"
         _say(arguments, line)
-        failed = status != "COMPLETE" or watch.failure is not None
-        end = EXIT_FAILED if failed else EXIT_COMPLETE
-        return trouble.wait_out(lambda: _finish(arguments, store, stack, end))
+        if status == "COMPLETE" and watch.failure is None:
+            return trouble.wait_out(lambda: _finish(arguments, store, stack, EXIT_COMPLETE))
+        _say(arguments, next_line(arguments, name, status, watch.told.last, stack.reason))
+        wrong = failed_document(stack.action, status, stack.reason)
+        return trouble.wait_out(lambda: _finish(arguments, store, stack, EXIT_FAILED, wrong))
+
+
+def _leave(arguments: Namespace, status: int) -> None:
+    """Say how it ends where there is no time for the whole document."""
+    if arguments.json:
+        write_json(interrupted_document(status), sys.stdout)
+    else:
+        print(again(arguments))
 
 
 def _done(stack: Stack) -> str:
@@ -262,11 +283,20 @@ def _say(arguments: Namespace, line: str) -> None:
         print(line, flush=True)
 
 
-def _finish(arguments: Namespace, store: Store, stack: Stack, status: int) -> int:
-    """Print the end of it: the document, or the outputs."""
+def _finish(
+    arguments: Namespace,
+    store: Store,
+    stack: Stack,
+    status: int,
+    wrong: Mapping[str, Any] | None = None,
+) -> int:
+    """Print the end of it: the document, or the outputs.
+
+    :param wrong: what the document says of what went wrong.
+    """
     if arguments.json:
         document = store.show(stack.name) if stack.live else _deleted(stack)
-        write_json({**document, "outcome": stack.outcome}, sys.stdout)
+        write_json({**document, "outcome": stack.outcome, **(wrong or {})}, sys.stdout)
     elif status == EXIT_COMPLETE and not arguments.no_wait and stack.live:
         _write_outputs(store.show(stack.name)["outputs"])
     return status
@@ -290,7 +320,12 @@ def _deleted(stack: Stack) -> dict[str, Any]:
 def cancel(arguments: Namespace) -> int:
     """Stop what is being done to a stack."""
     with opened(arguments) as store:
-        outcome = store.cancel_stack(arguments.name).outcome
+        stack = store.cancel_stack(arguments.name)
+    outcome = stack.outcome
+    if arguments.json:
+        names = ("name", "action", "status", "reason", "traversal", "outcome")
+        write_json({name: getattr(stack, name) for name in names}, sys.stdout)
+        return EXIT_COMPLETE
     said = {
         "started": "cancelled; what runs is told to stop",
         "resumed": "cancelled already; what runs has still to stop",

@@ -271,7 +271,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     )
     command("check", "Look whether a stack's resources are as they should be", stack, workers, run)
     by_name["check"].add_argument("--json", action="store_true", help="print one JSON document")
-    command("cancel", "Stop what is being done to a stack", stack)
+    command("cancel", "Stop what is being done to a stack", stack, json)
     forget = command("forget", "Let go of (abandon) a resource without deleting it", stack, json)
     forget.add_argument("resource", metavar="RESOURCE", help="its name in the template")
     forget.add_argument(

@@ -110,6 +110,8 @@ class Reporter:
     #: Whether it wants :meth:`events` and :meth:`update`: they cost queries.
     wants_events = False
     wants_updates = False
+    #: Whether the events of traversals are among those that it tells.
+    tells_stacks = False
 
     def __init__(self, errors: IO[str]) -> None:
         self.stderr = errors
@@ -139,6 +141,7 @@ class PlainReporter(Reporter):
     """A line per event."""
 
     wants_events = True
+    tells_stacks = True
 
     def __init__(self, stream: IO[str], errors: IO[str]) -> None:
         super().__init__(errors)

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from converge.cli import EXIT_INTERRUPTED, EXIT_TERMINATED
+from converge.cli.endings import Told
 from converge.cli.output import lines
 from converge.errors import ConvergeError, NotFound, StoreError
 
@@ -116,12 +117,14 @@ class Watch:
 
     :ivar stack: the stack, as last seen.
     :ivar failure: why the traversal failed, if a rollback followed.
+    :ivar told: what was told of failures.
     :ivar superseded: whether somebody else started another traversal.
     """
 
     def __init__(self, store: Store, stack: Stack, reporter: Reporter, after: int) -> None:
         self.stack = stack
         self.failure: str | None = None
+        self.told = Told(stacks=reporter.tells_stacks)
         self.superseded = False
         self.seconds = 0.0
         self._store = store
@@ -143,7 +146,8 @@ class Watch:
         ended = self.superseded or self.stack.status != "IN_PROGRESS"
         if self._reporter.wants_events:
             # only after the status was read are all events of an ended traversal there
-            self._reporter.events(self._events.rest() if ended else self._events.new())
+            events = self._events.rest() if ended else self._events.new()
+            self._reporter.events([self.told.note(event) for event in events])
         if self._reporter.wants_updates and not ended:
             self._tell()
         return ended
@@ -178,6 +182,7 @@ def run_engine(
     ended: Callable[[], bool] = lambda: False,
     going_on: str = "other engines go on from there",
     greeting: str = "",
+    on_leave: Callable[[int], None] = lambda status: None,
 ) -> int | None:
     """Run an engine until something has ended, there is no more work, or a signal comes.
 
@@ -190,6 +195,7 @@ def run_engine(
     :param ended: looks whether it has ended, and tells the reporter.
     :param going_on: what happens to the rest after a signal.
     :param greeting: what to tell when it runs and signals are caught.
+    :param on_leave: called with the exit status, if it leaves at once after a third signal.
     :returns: None, or the exit status if a signal came first.
     :raises ConvergeError: the engine could not start, or stopped by itself.
     """
@@ -239,7 +245,7 @@ def run_engine(
                 raise _end_of(thread, failures)
             leaving.set()
             look_on = (lambda: True) if over else look
-            _stop(engine, thread, interrupts, grace, reporter, look_on, going_on)
+            _stop(engine, thread, interrupts, grace, reporter, look_on, going_on, on_leave)
         except BaseException:
             engine.stop(grace=0)
             raise
@@ -360,6 +366,7 @@ def _stop(
     reporter: Reporter,
     look: Callable[[], bool],
     going_on: str,
+    on_leave: Callable[[int], None],
 ) -> None:
     """Stop an engine as gently as the signals that come meanwhile allow.
 
@@ -381,6 +388,7 @@ def _stop(
         if interrupts.count >= 3:
             reporter.end()
             reporter.note(f"left; {going_on}, once this engine counts as dead")
+            on_leave(interrupts.status)
             sys.stdout.flush()
             os._exit(interrupts.status)
         look()

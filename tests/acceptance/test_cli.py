@@ -237,25 +237,32 @@ resources:
 def test_a_failure_is_told_and_explained(shell: Shell) -> None:
     shell.write("a.yaml", BROKEN)
     out, _ = shell.run("up", "a.yaml", status=1)
-    last = out.splitlines()[-1]
+    assert out.count("boom") == 1
+    *_, told, last, following = out.splitlines()
+    assert told.endswith(" (stack) CREATE FAILED: resource 'bad'")
     assert last.startswith("stack 'a': CREATE FAILED in ")
-    assert "bad" in last
-    assert "boom" in last
+    assert last.endswith(" s: resource 'bad'")
+    assert following == "next: converge why a bad"
+    assert shell.run(*following.split()[2:])[0].endswith("create exited with status 3: boom\n")
     document = shell.json("show", "a")
     assert document["status"] == "FAILED"
     assert (statuses(document)["good"], statuses(document)["bad"]) == ("COMPLETE", "FAILED")
-    assert "boom" in shell.run("why", "a")[0]
+    assert shell.run("why", "a")[0].count("boom") == 1
     assert "boom" in shell.json("why", "a", "bad")[0]["message"]
-    assert shell.json("up", "a.yaml", status=1)["status"] == "FAILED"
+    document = shell.json("up", "a.yaml", status=1)
+    assert document["status"] == "FAILED"
+    reason = "resource 'bad': create exited with status 3: boom"
+    assert document["error"] == {"message": reason, "kind": "StackFailed", "exit": 1}
 
 
 def test_a_failure_can_roll_back(shell: Shell) -> None:
     shell.write("a.yaml", BROKEN)
     out, _ = shell.run("up", "a.yaml", "--on-failure", "rollback", status=1)
-    last = out.splitlines()[-1]
+    assert out.count("boom") == 1
+    last, following = out.splitlines()[-2:]
     assert last.startswith("stack 'a': ROLLBACK COMPLETE in ")
-    assert "rolled back: " in last
-    assert "boom" in last
+    assert last.endswith(" s, rolled back: resource 'bad'")
+    assert following == "next: converge events a"
     assert "gone" in shell.names()
     assert shell.json("show", "a")["resources"] == {}
 

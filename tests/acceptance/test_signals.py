@@ -80,7 +80,9 @@ def test_a_signal_finishes_what_runs_and_up_goes_on_from_there(
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == status, (out, err)
     assert "Traceback" not in err
-    assert out.splitlines()[-1].endswith("IN_PROGRESS, interrupted")
+    last, following = out.splitlines()[-2:]
+    assert last.endswith("IN_PROGRESS, interrupted")
+    assert following == "next: converge up slow.yaml"
     assert shell.read("log") == "first\nsecond\n"
 
     document = shell.json("show", "slow")
@@ -123,11 +125,14 @@ def test_what_runs_is_cancelled_when_its_grace_is_over(shell: Shell) -> None:
 
 
 def test_a_grace_of_nothing_cancels_at_once(shell: Shell) -> None:
-    process = begin_slow(shell, "--grace", "0")
+    process = begin_slow(shell, "--grace", "0", "--json")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, (out, err)
     assert "stopping: what runs is cancelled; `converge up` goes on" in err
+    document = json.loads(out)
+    assert document["status"] == "IN_PROGRESS"
+    assert document["error"] == {"message": "interrupted", "kind": "Interrupted", "exit": 130}
 
 
 # Engines that die

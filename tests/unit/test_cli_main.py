@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,10 @@ import pytest
 from converge.cli import commands, main
 from converge.cli.running import EventReader, Interrupts, Watch, wait_until
 from converge.errors import Conflict, StoreError, TemplateError
+
+
+class BrokenProcess(OSError):
+    """Has no words."""
 
 
 def failing(error: BaseException) -> object:
@@ -47,6 +52,77 @@ def test_errors_are_one_message_without_a_traceback(
     assert output.out == ""
     assert message in output.err
     assert "Traceback" not in output.err
+
+
+@pytest.mark.parametrize(
+    ("error", "document"),
+    [
+        (
+            TemplateError("no", source="a.yaml", line=3),
+            {"message": "a.yaml:3: no", "kind": "TemplateError", "exit": 2}
+            | {"source": "a.yaml", "line": 3},
+        ),
+        (Conflict("first \x1b[31m"), {"message": "first \x1b[31m", "kind": "Conflict", "exit": 2}),
+        (StoreError("away"), {"message": "away", "kind": "StoreError", "exit": 2}),
+        (BrokenProcess(), {"message": "BrokenProcess", "kind": "BrokenProcess", "exit": 2}),
+        (KeyboardInterrupt(), {"message": "interrupted", "kind": "Interrupted", "exit": 130}),
+        (RuntimeError("boom"), {"message": "boom", "kind": "RuntimeError", "exit": 70}),
+    ],
+)
+def test_errors_of_commands_with_json_are_json(
+    error: BaseException,
+    document: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("CONVERGE_DEBUG", raising=False)
+    monkeypatch.setattr(commands, "run", failing(error))
+    assert main(["list", "--json"]) == document["exit"]
+    output = capsys.readouterr()
+    assert json.loads(output.out) == {"error": document}
+    assert output.err == ""
+
+
+# of every command, and of none
+WRONG = [
+    "up nothing.yaml",
+    "up t.yaml --workers 0",
+    "down s",
+    "rollback s --to x",
+    "check s",
+    "cancel s",
+    "forget s r",
+    "list extra",
+    "show s",
+    "graph s",
+    "events s --follow",
+    "why s",
+    "engine",
+    "engines --al",
+    "recover --all",
+    "journal prune",
+    "machine show m k",
+    "db",
+    "up",
+    "nonsense",
+    "",
+]
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_every_command_refuses_in_json_where_that_is_asked_for(
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CONVERGE_DB", raising=False)
+    assert main([*words.split(), "--json"]) == 2
+    output = capsys.readouterr()
+    error = json.loads(output.out)["error"]
+    assert error["message"]
+    assert (error["exit"], output.err) == (2, "")
 
 
 def test_debugging_shows_the_traceback(
@@ -159,7 +235,7 @@ class FakeStack:
 
 
 class Silent:
-    wants_events = wants_updates = False
+    wants_events = wants_updates = tells_stacks = False
 
 
 RUNNING = ("UPDATE", "IN_PROGRESS", 1, None)

@@ -1,0 +1,157 @@
+"""How a command ended, in words and as JSON: what failed, and what to type next.
+
+The reason of a failure is told once. Where the event of a resource told it, all that is told later
+names the resource alone.
+"""
+
+from __future__ import annotations
+
+import shlex
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from converge.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED
+from converge.cli.output import escape
+from converge.hiding import hide
+
+#: What stands for the middle of a reason that was too long.
+_CUT = " [...] "
+
+
+class Told:
+    """The failures that were told.
+
+    :param stacks: whether those of traversals are told, and not of resources alone.
+    :ivar last: the resource that failed first in the traversal that was told of last.
+    """
+
+    def __init__(self, *, stacks: bool) -> None:
+        self.last: str | None = None
+        self._stacks = stacks
+        self._whole: set[str] = set()
+        self._traversal: int | None = None
+        self._reasons: dict[str, set[str]] = {}
+
+    def note(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Take note of an event that is told; what is to be told of it."""
+        if event["traversal"] != self._traversal:
+            self._traversal, self.last = event["traversal"], None
+        name, reason = event["resource"], event["reason"]
+        if name is None:
+            short = self.shorten(reason)
+            if self._stacks and reason and event["status"] in ("FAILED", "CANCELLED"):
+                self._whole.add(reason)
+            return {**event, "reason": short}
+        if event["status"] == "FAILED":
+            self.last = self.last or name
+            self._reasons.setdefault(name, set()).add(reason or "")
+        return dict(event)
+
+    def shorten(self, reason: str | None) -> str | None:
+        """The reason of a traversal, without those of resources that were told."""
+        for name, told in self._reasons.items():
+            what = f"resource {name!r}"
+            before, found, after = (reason or "").partition(f"{what}: ")
+            if not found:
+                continue
+            for one in told:
+                if after.startswith(one):
+                    return f"{before}{what}{after[len(one) :]}"
+                if _CUT in after and one.startswith(after.partition(_CUT)[0][:500]):
+                    return f"{before}{what}"
+        for one in self._whole:
+            if reason == one:
+                return None
+            if (reason or "").endswith(f": {one}"):
+                return (reason or "")[: -len(one) - 2]
+        return reason
+
+
+def next_line(
+    arguments: Namespace, name: str, status: str, failed: str | None, reason: str | None
+) -> str:
+    """What to type next, after a failure.
+
+    :param status: of the stack; of one that is COMPLETE, what was asked for was rolled back.
+    :param failed: the resource that failed first, if that is known.
+    :param reason: of the stack.
+    """
+    if status == "COMPLETE":
+        return _line(arguments, "events", name)
+    if status == "FAILED" and failed is not None:
+        return _line(arguments, "why", name, failed)
+    if status == "FAILED" and (reason or "").startswith("resource "):
+        return _line(arguments, "why", name)
+    return again(arguments)
+
+
+def show_line(arguments: Namespace, name: str) -> str:
+    """To look at a stack that somebody else has started."""
+    return _line(arguments, "show", name)
+
+
+def again(arguments: Namespace) -> str:
+    """The same command, which goes on. The values of parameters may be secret."""
+    if arguments.command == "up":
+        words = [arguments.file]
+        if arguments.stack is not None:
+            words += ["--stack", arguments.stack]
+        for parameter, _ in arguments.param:
+            words += ["--param", f"{parameter}=..."]
+    else:
+        words = [arguments.name]
+    if getattr(arguments, "to", None) is not None:
+        words += ["--to", str(arguments.to)]
+    if getattr(arguments, "on_failure", "stop") != "stop":
+        words += ["--on-failure", arguments.on_failure]
+    return _line(arguments, arguments.command, *words)
+
+
+def _line(arguments: Namespace, *words: str) -> str:
+    given = ["converge", *words]
+    if arguments.db:
+        given += ["--db", arguments.db if hide(arguments.db) == arguments.db else "URL"]
+    return f"next: {shlex.join(map(escape, given))}"
+
+
+# -- as JSON
+
+
+def error_document(message: str, kind: str, status: int, **more: Any) -> dict[str, Any]:
+    """What a command with ``--json`` prints of an error.
+
+    :param kind: the name of the exception's type, or one of those below.
+    :param status: the exit status.
+    """
+    return {"error": {"message": message, "kind": kind, "exit": status, **more}}
+
+
+_INTERRUPTS = {
+    EXIT_INTERRUPTED: ("interrupted", "Interrupted"),
+    EXIT_TERMINATED: ("terminated", "Terminated"),
+}
+
+
+def interrupted_document(status: int) -> dict[str, Any]:
+    """Of a command that a signal ended."""
+    return error_document(*_INTERRUPTS[status], status)
+
+
+def failed_document(action: str, status: str, reason: str | None) -> dict[str, Any]:
+    """Of a stack that did not come to be what was asked for.
+
+    :param status: of the stack; SUPERSEDED where somebody else started something else.
+    """
+    kind = "StackRolledBack" if status == "COMPLETE" else f"Stack{status.capitalize()}"
+    return error_document(reason or f"the {action} is {status}", kind, EXIT_FAILED)
+
+
+def find_json(words: Iterable[str]) -> bool:
+    """Whether JSON is asked for, in a command line that may be wrong."""
+    for word in words:
+        if word == "--":
+            return False
+        if word == "--json":
+            return True
+    return False
