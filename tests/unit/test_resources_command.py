@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -170,12 +171,32 @@ def test_stdin_is_empty() -> None:
     assert create("cat; echo end").attributes["stdout"] == "end"
 
 
-def test_a_failure_tells_the_status_and_the_last_lines_of_stderr() -> None:
+def fail(script: str) -> list[str]:
+    """The lines of the reason."""
     with pytest.raises(CommandError) as failure:
-        create("for i in $(seq 30); do echo line $i >&2; done; echo out; exit 3")
-    text = str(failure.value)
-    assert text.startswith("create exited with status 3: line 21\n")
-    assert text.endswith("\nline 30")
+        create(script)
+    first, *lines = str(failure.value).splitlines()
+    return [first.removeprefix("create exited with status 3: "), *lines]
+
+
+def test_a_failure_tells_the_status_and_the_last_lines_as_printed() -> None:
+    numbers = [str(number) for number in range(21, 41)]
+    turns = "if [ $((i % 2)) = 0 ]; then echo $i; else echo $i >&2; fi"
+    assert fail(f"for i in $(seq 40); do {turns}; done; exit 3") == numbers
+    # where only one of the two is printed to for a while
+    assert fail("seq 40; seq 2 >&2; exit 3") == [*numbers[2:], "1", "2"]
+    assert fail("seq 2 >&2; seq 40; exit 3") == numbers
+    assert fail("echo a; sleep 0.2; seq 2 >&2; sleep 0.2; seq 2; exit 3") == [*"a1212"]
+    # a line that is not ended, and one that is written over
+    assert fail("printf a; printf b >&2; printf a; exit 3") == ["b", "aa"]
+    assert fail("printf '10%%\\r20%%\\r\\n'; exit 3") == ["20%"]
+
+
+def test_without_inotify_the_last_lines_are_in_a_rough_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
+    assert fail("seq 20; seq 2 >&2; exit 3") == [*map(str, range(3, 21)), "1", "2"]
 
 
 def test_a_failure_with_nothing_on_stderr_shows_stdout() -> None:
