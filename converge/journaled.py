@@ -46,6 +46,13 @@ class Journaled:
         """Do a step unless it is done; see :meth:`converge.journal.Scope.step`."""
         return self.journal.step(name, function, *args, **kwargs)
 
-    def each(self, name: str, items: Any, *, every: int = 1) -> Iterator[Item[Any]]:
+    def each(
+        self,
+        name: str,
+        items: Any,
+        *,
+        key: Callable[[Any], str | int] | None = None,
+        every: int = 1,
+    ) -> Iterator[Item[Any]]:
         """Go through items that are not done; see :meth:`converge.journal.Scope.each`."""
-        return self.journal.each(name, items, every=every)
+        return self.journal.each(name, items, key=key, every=every)

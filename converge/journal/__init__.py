@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from converge.errors import BadInput, Busy, did_you_mean
 from converge.hiding import show_place
-from converge.journal.backend import Backend, Record, ScopeInfo
+from converge.journal.backend import Backend, Record, ScopeInfo, StepStatus
+from converge.journal.items import Item
 from converge.journal.names import is_work_scope
-from converge.journal.scope import Item, Scope, _Ledger
+from converge.journal.scope import Scope, _Ledger
 from converge.journal.step import Step
 from converge.lease import LEASE, LEAST
 from converge.model import check_age, check_name, check_seconds
@@ -129,7 +130,8 @@ class Journal:
 
         :raises NotFound: there is none.
         """
-        return self.backend.show(name)
+        info, records = self.backend.show(name)
+        return info, [one for one in records if one.status is not StepStatus.KEYS]
 
     def forget(self, name: str, *, failed: bool = False) -> int:
         """Delete a scope with all that is recorded: the work would be done anew.

@@ -26,6 +26,8 @@ class StepStatus(StrEnum):
     OPEN = "OPEN"
     #: one that has
     END = "END"
+    #: no step, but keys of an each's items that are done
+    KEYS = "KEYS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,8 @@ class Record:
     :ivar name: unique in the scope; within nested scopes with their names before it.
     :ivar number: as which step of its (nested) scope it was asked for, from 1.
     :ivar value: what it returned, as a text of JSON (:mod:`converge.journal.values`); or, of one
-        that failed, the exception's type and message.
+        that failed, the exception's type and message; or, of an ``each``, what tells which items
+        are done (:mod:`converge.journal.items`).
     :ivar attempts: how often it was tried.
     :ivar wait: seconds until the next attempt; as read, what is left of them.
     :ivar position: how many items of an ``each`` are done.
@@ -83,7 +86,7 @@ class Taken:
 class ScopeInfo:
     """A scope, for people.
 
-    :ivar steps: how many steps are recorded.
+    :ivar steps: how many steps are recorded; records of keys are none.
     :ivar owner: who holds it, None if nobody does.
     :ivar finished: when it came to its end, in seconds since 1970, None if it has not.
     """
@@ -127,9 +130,12 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def advance(self, hold: Hold, name: str, position: int, transaction: Any = None) -> None:
+    def advance(
+        self, hold: Hold, name: str, position: int, value: str, transaction: Any = None
+    ) -> None:
         """Note that an ``each`` has come to a position, which is beyond the one recorded.
 
+        :param value: replaces that of its record.
         :raises StaleLock: the hold was lost, or it was there already.
         """
 

@@ -106,7 +106,9 @@ class MemoryBackend(Backend):
             scope.records[record.name] = replace(record, at=now)
             scope.updated = now
 
-    def advance(self, hold: Hold, name: str, position: int, transaction: Any = None) -> None:
+    def advance(
+        self, hold: Hold, name: str, position: int, value: str, transaction: Any = None
+    ) -> None:
         _refuse(transaction)
         with self._memory.lock:
             now = self._renew()
@@ -118,7 +120,7 @@ class MemoryBackend(Backend):
                 or record.position >= position
             ):
                 raise StaleLock(f"each {name!r} is at item {position} already, or beyond it")
-            scope.records[name] = replace(record, position=position, at=now)
+            scope.records[name] = replace(record, position=position, value=value, at=now)
             scope.updated = now
 
     def release(self, hold: Hold, *, finished: bool) -> None:
@@ -140,9 +142,7 @@ class MemoryBackend(Backend):
     def _info(self, name: str) -> ScopeInfo:
         scope = self._memory.scopes[name]
         owner = str(scope.owner) if self._alive(scope.owner) else None
-        return ScopeInfo(
-            name, len(scope.records), owner, scope.created, scope.updated, scope.finished
-        )
+        return ScopeInfo(name, _count(scope), owner, scope.created, scope.updated, scope.finished)
 
     def show(self, name: str) -> tuple[ScopeInfo, list[Record]]:
         with self._memory.lock:
@@ -162,7 +162,7 @@ class MemoryBackend(Backend):
                 raise Busy(f"scope {name!r} is being worked on")
             records = self._memory.scopes[name].records
             if not failed:
-                return len(self._memory.scopes.pop(name).records)
+                return _count(self._memory.scopes.pop(name))
             forgotten = [key for key, one in records.items() if one.status is StepStatus.FAILED]
             for key in forgotten:
                 del records[key]
@@ -187,6 +187,11 @@ class MemoryBackend(Backend):
     def close(self) -> None:
         with self._memory.lock:
             self._memory.owners.pop(self._owner, None)
+
+
+def _count(scope: _Scope) -> int:
+    """How many steps are recorded."""
+    return sum(one.status is not StepStatus.KEYS for one in scope.records.values())
 
 
 def _as_read(record: Record, now: float) -> Record:

@@ -6,8 +6,8 @@ scripts need it; several prefixes spread over several slots. They are, after ``{
 - ``owners``: the last owner's number; ``owner:N``: the process of one that lives, and a random
   mark, until its lease ends; ``holds:N``: the names of the scopes that it took;
 - ``scopes``: the names of all scopes; ``finished``: those that are, by time;
-- ``scope:NAME``: epoch, owner, the mark of its taking, times; ``steps:NAME``: of each step
-  ``=STEP``, its value, and ``@STEP``, all else of it.
+- ``scope:NAME``: epoch, owner, the mark of its taking, times, how many records are of keys;
+  ``steps:NAME``: of each record ``=STEP``, its value, and ``@STEP``, all else of it.
 
 Times are those of the server's clock. What a record is worth when the server dies is its
 operator's choice: ``appendonly yes`` with ``appendfsync always`` keeps all that was recorded.
@@ -52,13 +52,17 @@ end
 local function touch(name)
   redis.call('HSET', p .. 'scope:' .. name, 'updated', seconds(now))
 end
+-- each has two fields, as has what is none
+local function count(name)
+  local others = redis.call('HGET', p .. 'scope:' .. name, 'others') or 0
+  return redis.call('HLEN', p .. 'steps:' .. name) / 2 - others
+end
 local function info(name)
   local key = p .. 'scope:' .. name
   local f = redis.call('HMGET', key, 'owner', 'created', 'updated', 'finished', 'epoch')
   local owner = ''
   if alive(f[1]) then owner = f[1] end
-  local steps = redis.call('HLEN', p .. 'steps:' .. name) / 2
-  return {name, steps, owner, f[2] or '', f[3] or '', f[4] or '', f[5] or ''}
+  return {name, count(name), owner, f[2] or '', f[3] or '', f[4] or '', f[5] or ''}
 end
 local function drop(name)
   redis.call('DEL', p .. 'scope:' .. name, p .. 'steps:' .. name)
@@ -112,11 +116,15 @@ rest[6] = seconds(now)
 rest[7] = seconds(now + tonumber(ARGV[11]))
 rest[8] = ''
 local steps = p .. 'steps:' .. name
-redis.call('HSET', steps, '=' .. ARGV[5], ARGV[6], '@' .. ARGV[5], table.concat(rest, ' '))
+local text = table.concat(rest, ' ')
+local new = redis.call('HSET', steps, '=' .. ARGV[5], ARGV[6], '@' .. ARGV[5], text)
+if ARGV[9] == 'KEYS' and new > 0 then
+  redis.call('HINCRBY', p .. 'scope:' .. name, 'others', 1)
+end
 touch(name)
 return 1
 """,
-    # scope, owner, epoch, mark, step, position, the call's own mark
+    # scope, owner, epoch, mark, step, position, value, the call's own mark
     "advance": """
 local name, field = ARGV[1], '@' .. ARGV[5]
 if not held(name, ARGV[2], ARGV[3], ARGV[4]) then return 0 end
@@ -124,10 +132,11 @@ local text = redis.call('HGET', p .. 'steps:' .. name, field)
 if not text then return 0 end
 local pattern = '^(%d+ %d+) (%u+) (%d+) (%d+) (%S+) (%S+) (.*)$'
 local head, status, attempts, position, at, next, mark = string.match(text, pattern)
-if mark == ARGV[7] then return 1 end
+if mark == ARGV[8] then return 1 end
 if status ~= 'OPEN' or tonumber(position) >= tonumber(ARGV[6]) then return 0 end
-local rest = {head, status, attempts, ARGV[6], seconds(now), next, ARGV[7]}
-redis.call('HSET', p .. 'steps:' .. name, field, table.concat(rest, ' '))
+local rest = {head, status, attempts, ARGV[6], seconds(now), next, ARGV[8]}
+local steps = p .. 'steps:' .. name
+redis.call('HSET', steps, field, table.concat(rest, ' '), '=' .. ARGV[5], ARGV[7])
 touch(name)
 return 1
 """,
@@ -177,18 +186,18 @@ if redis.call('EXISTS', p .. 'scope:' .. ARGV[1]) == 0 then return {'missing', '
 if alive(owner) then return {'busy', owner} end
 local key = p .. 'steps:' .. ARGV[1]
 if ARGV[2] == '0' then
-  local count = redis.call('HLEN', key) / 2
+  local steps = count(ARGV[1])
   drop(ARGV[1])
-  return {'done', count}
+  return {'done', steps}
 end
-local fields, count = redis.call('HGETALL', key), 0
+local fields, failed = redis.call('HGETALL', key), 0
 for i = 1, #fields, 2 do
   if string.sub(fields[i], 1, 1) == '@' and string.match(fields[i + 1], '^%d+ %d+ FAILED ') then
     redis.call('HDEL', key, fields[i], '=' .. string.sub(fields[i], 2))
-    count = count + 1
+    failed = failed + 1
   end
 end
-return {'done', count}
+return {'done', failed}
 """,
     # age, or nothing; how many to keep, or nothing; limit
     "prune": """
@@ -403,9 +412,12 @@ class RedisBackend(Backend):
         if not done:
             raise StaleLock(f"step {record.name!r}: the scope is not held by this caller any more")
 
-    def advance(self, hold: Hold, name: str, position: int, transaction: Any = None) -> None:
+    def advance(
+        self, hold: Hold, name: str, position: int, value: str, transaction: Any = None
+    ) -> None:
         _refuse(transaction)
-        if not self._call("advance", *self._held(hold), name, position, uuid.uuid4().hex):
+        mark = uuid.uuid4().hex
+        if not self._call("advance", *self._held(hold), name, position, value, mark):
             raise StaleLock(
                 f"each {name!r}: the scope is not held by this caller any more, or it is at item "
                 f"{position} already, or beyond it"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from converge.errors import BadInput, JournalMismatch
 from converge.journal.backend import Backend, Record, StepStatus, Taken
+from converge.journal.items import ByKey, InOrder, Item, Progress, sort_keys
 from converge.journal.step import Step
 from converge.model import NAME_LENGTH, check_name
 from converge.plain import lazy_kind
@@ -41,7 +41,9 @@ class _Ledger:
         self.asked: set[str] = set()
         # what was recorded before, by the scopes around it and its number
         self.recorded: dict[str, dict[int, Record]] = {}
-        for record in taken.records:
+        self.keys = sort_keys(taken.records)
+        self.steps = [one for one in taken.records if one.status is not StepStatus.KEYS]
+        for record in self.steps:
             prefix = record.name[: record.name.rfind(_SEPARATOR) + 1]
             self.recorded.setdefault(prefix, {})[record.number] = record
 
@@ -140,22 +142,39 @@ class Scope:
         return step if function is None else step.call(function, *args, **kwargs)
 
     def each(
-        self, name: str, items: Iterable[T] | Callable[[int], Iterable[T]], *, every: int = 1
+        self,
+        name: str,
+        items: Iterable[T] | Callable[[int], Iterable[T]],
+        *,
+        key: Callable[[T], str | int] | None = None,
+        every: int = 1,
     ) -> Iterator[Item[T]]:
         """Go through items; one is done when the next is asked for. A scope that is begun again
         goes on after the last one done.
 
         :param name: unique in the scope.
         :param items: the same ones in the same order each time: those that are done are passed
-            over. Or a function that is given how many are done, and returns the rest.
+            over, and a digest tells whether they are the same. (Of an item that cannot be stored
+            as a value, it tells that there is one.) Or a function that is given how many are
+            done, and returns the rest; nobody looks then at those that are done.
+        :param key: gives the key of an item, a string or a whole number that no other one has.
+            The items may then be others each time, in any order: those whose keys are done are
+            passed over. Give the items themselves, not a function.
         :param every: record after so many items, and at the end.
         :returns: items with ``value``, ``index`` and a repeatable unique ``key``. Their
             ``done(transaction=…)`` records one in the caller's transaction, beside its effect.
-        :raises JournalMismatch: there are fewer items than are done; or as in :meth:`step`.
+        :raises JournalMismatch: the first items are others than those that are done, or there are
+            fewer; or as in :meth:`step`.
+        :raises BadInput: two items have one key.
         """
         if type(every) is not int or every < 1:
             raise BadInput(
                 f"each {name!r}: every must be a whole number of at least 1, not {every!r}"
+            )
+        if key is not None and (callable(items) or not callable(key)):
+            raise BadInput(
+                f"each {name!r}: key must be a function of an item, and the items be given "
+                "themselves, not a function that is told how many are done"
             )
         kind = lazy_kind(items) if callable(items) else None
         # a generator gives its items when they are asked for
@@ -165,7 +184,6 @@ class Scope:
                 "give it a plain function, such as one that calls asyncio.run()"
             )
         path, number, record = self._ask(name, 1)
-        start = 0 if record is None else record.position
         if record is not None and record.status is StepStatus.END:
             return
         if record is not None and record.status is not StepStatus.OPEN:
@@ -174,30 +192,21 @@ class Scope:
                 recorded=f"step {path}",
                 asked=f"each {path}",
             )
+        where = f"scope {self.name!r}: each {name!r}"
+        found = record or Record(path, number, status=StepStatus.OPEN)
+        progress: Progress
+        if key is None:
+            progress = InOrder(self._ledger, where, found, every)
+        else:
+            progress = ByKey(self._ledger, where, found, every, key)
         if record is None:
-            self._ledger.write(Record(path, number, status=StepStatus.OPEN), None)
-        position = _Position(self._ledger, path, start, every)
-        index = start
-        rest = items(start) if callable(items) else self._pass_over(path, items, start)
-        for value in rest:
-            yield Item(value, index, partial(self.key, name, index), position)
-            index += 1
-            position.reach(index)
-        self._ledger.write(Record(path, number, status=StepStatus.END, position=index), None)
-
-    def _pass_over(self, path: str, items: Iterable[T], count: int) -> Iterator[T]:
-        rest = iter(items)
-        for passed in range(count):
-            try:
-                next(rest)
-            except StopIteration:
-                raise JournalMismatch(
-                    f"scope {self.name!r}: {count} items of each {path!r} are done, "
-                    f"but there are only {passed} now",
-                    recorded=str(count),
-                    asked=str(passed),
-                ) from None
-        return rest
+            self._ledger.write(found, None)
+        for index, value, own in progress.rest(items):
+            position = progress.position
+            yield Item(value, index, partial(self._make_key, name, own), progress, position)
+            progress.reach(position)
+        end = progress.position
+        self._ledger.write(Record(path, number, status=StepStatus.END, position=end), None)
 
     def key(self, name: str, index: int | None = None, *, version: int = 1) -> str:
         """The idempotency key of a step or item: the same each time, and no other's.
@@ -206,12 +215,14 @@ class Scope:
             was done before.
         :returns: a UUID (version 5, RFC 9562) of scope, step and index.
         """
-        parts = [self._ledger.name, f"{self._prefix}{name}"]
-        if index is not None:
-            parts.append(str(index))
+        more = [] if index is None else [str(index)]
         if version != 1:
-            parts.append(f"version {version}")
+            more.append(f"version {version}")
+        return self._make_key(name, *more)
+
+    def _make_key(self, name: str, *more: str) -> str:
         # a separator that no name has keeps ("a", "b/c") and ("a/b", "c") apart
+        parts = [self._ledger.name, f"{self._prefix}{name}", *more]
         return str(uuid.uuid5(KEYS, "\n".join(parts)))
 
     @contextmanager
@@ -305,7 +316,7 @@ class Scope:
     def _check_all_asked(self) -> None:
         """At the end, all that is recorded must have been asked for."""
         ledger = self._ledger
-        recorded = self._recorded.values() if self._prefix else ledger.taken.records
+        recorded = self._recorded.values() if self._prefix else ledger.steps
         left = sorted(record.name for record in recorded if record.name not in ledger.asked)
         if left:
             shown = ", ".join(repr(name) for name in left[:5])
@@ -315,57 +326,6 @@ class Scope:
                 recorded=left[0],
                 asked=None,
             )
-
-
-class Item(Generic[T]):
-    """One of the items of :meth:`Scope.each`.
-
-    :ivar value: the item itself.
-    :ivar index: its number, from 0.
-    """
-
-    __slots__ = ("_key", "_position", "index", "value")
-
-    def __init__(self, value: T, index: int, key: Callable[[], str], position: _Position) -> None:
-        self.value = value
-        self.index = index
-        self._key = key
-        self._position = position
-
-    @property
-    def key(self) -> str:
-        """Its idempotency key."""
-        return self._key()
-
-    def done(self, transaction: HostTransaction | None = None) -> None:
-        """Record that it, and all before it, are done.
-
-        :param transaction: the caller's own, in which the item has its effect.
-        """
-        self._position.record(self.index + 1, transaction)
-
-
-class _Position:
-    """How far an ``each`` has come, and how far that is recorded."""
-
-    def __init__(self, ledger: _Ledger, path: str, start: int, every: int) -> None:
-        self._ledger = ledger
-        self._path = path
-        self._recorded = start
-        self._every = every
-
-    def reach(self, position: int) -> None:
-        if position - self._recorded >= self._every:
-            self.record(position, None)
-
-    def record(self, position: int, transaction: HostTransaction | None) -> None:
-        # one that was recorded in a transaction may have been rolled back, and be done in another
-        if position < self._recorded or (position == self._recorded and transaction is None):
-            return
-        ledger = self._ledger
-        ledger.backend.advance(ledger.taken.hold, self._path, position, transaction)
-        ledger.records[self._path] = replace(ledger.records[self._path], position=position)
-        self._recorded = position
 
 
 def _check_step_name(name: object) -> None:

@@ -49,13 +49,15 @@ class _Sql(Backend):
             alone=not replaces,
         )
 
-    def advance(self, hold: Hold, name: str, position: int, transaction: Any = None) -> None:
+    def advance(
+        self, hold: Hold, name: str, position: int, value: str, transaction: Any = None
+    ) -> None:
         if transaction is not None:
             with self._database.join(transaction) as tx:
-                _advance(tx, hold, name, position)
+                _advance(tx, hold, name, position, value)
             return
         self._database.transact(
-            lambda tx: _advance(tx, hold, name, position),
+            lambda tx: _advance(tx, hold, name, position, value),
             Commit.ITEM,
             happened=lambda tx, result: _is_at(tx, hold, name, position),
             alone=True,
@@ -70,14 +72,17 @@ class _Sql(Backend):
         )
 
     def list_scopes(self, *, after: str = "", limit: int = 1000) -> list[ScopeInfo]:
-        found = self._database.read(lambda tx: scopes.list_scopes(tx, after, limit))
+        found = self._database.read(
+            lambda tx: scopes.list_scopes(tx, after, limit, StepStatus.KEYS)
+        )
         return [_info(row, steps) for row, steps in found]
 
     def show(self, name: str) -> tuple[ScopeInfo, list[Record]]:
         def read(tx: Transaction) -> tuple[ScopeInfo, list[Record]]:
             row = _existing(scopes.get_scope(tx, name), name)
-            steps = scopes.list_steps(tx, row.id)
-            return _info(row, len(steps)), [_record(one) for one in steps]
+            records = [_record(one) for one in scopes.list_steps(tx, row.id)]
+            count = sum(one.status is not StepStatus.KEYS for one in records)
+            return _info(row, count), records
 
         return self._database.read(read)
 
@@ -88,7 +93,9 @@ class _Sql(Backend):
                 raise Busy(f"scope {name!r} is being worked on by engine {row.holder}")
             if failed:
                 return row.id, scopes.delete_failed(tx, [row.id], StepStatus.FAILED)
-            return row.id, scopes.delete_scopes(tx, [row.id])
+            steps = scopes.count_steps(tx, row.id, StepStatus.KEYS)
+            scopes.delete_scopes(tx, [row.id])
+            return row.id, steps
 
         def forgotten(tx: Transaction, result: tuple[int, int]) -> bool:
             scope_id, _ = result
@@ -320,8 +327,8 @@ def _is_written(tx: Transaction, hold: Hold, record: Record) -> bool:
     } == _values(record)
 
 
-def _advance(tx: Transaction, hold: Hold, name: str, position: int) -> None:
-    scopes.advance_step(tx, *_lock(hold), name, StepStatus.OPEN, position)
+def _advance(tx: Transaction, hold: Hold, name: str, position: int, value: str) -> None:
+    scopes.advance_step(tx, *_lock(hold), name, StepStatus.OPEN, position, value)
 
 
 def _is_at(tx: Transaction, hold: Hold, name: str, position: int) -> bool:

@@ -31,6 +31,7 @@ _TINY_OFFSET = re.compile(r"([-+])00:00:00\.(\d{6})$")
 _QUOTED_TAG = f'"{_TAG}"'
 # made once: json.dumps() makes one at every call, and json.loads() looks for what is not there
 _TO_TEXT = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+_TO_SORTED = json.JSONEncoder(allow_nan=False, separators=(",", ":"), sort_keys=True).encode
 _FROM_TEXT = json.JSONDecoder().raw_decode
 _PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
 
@@ -78,6 +79,19 @@ def dumps(value: object) -> str:
     if len(text) > LENGTH:
         raise BadInput(f"it has {len(text)} characters as JSON; at most {LENGTH} can be stored")
     return text
+
+
+def canonical(value: object) -> str:
+    """A value as a text of JSON that is the same for equal ones, whatever order a dict is in.
+
+    :raises BadInput: it has a part that cannot be stored.
+    """
+    try:
+        return _TO_SORTED(_encode(value))
+    except RecursionError:
+        raise BadInput("it contains itself, or is nested too deeply") from None
+    except ValueError as error:
+        raise BadInput(str(error)) from None
 
 
 def loads(text: str) -> Any:

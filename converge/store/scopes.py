@@ -293,7 +293,11 @@ def _make_advance(now: ColumnElement[Any], dialect: str) -> Update:
             step.c.status == bindparam("step_status", type_=String()),
             step.c.position < bindparam("reached", type_=Integer()),
         )
-        .values(position=bindparam("reached", type_=Integer()), at=now)
+        .values(
+            position=bindparam("reached", type_=Integer()),
+            value=bindparam("step_value", type_=LONG_TEXT),
+            at=now,
+        )
     )
 
 
@@ -314,10 +318,12 @@ def advance_step(
     name: str,
     status: str,
     position: int,
+    value: str,
 ) -> None:
     """Note how far an each has come, of a scope that an engine holds.
 
     :param status: the one that it must have.
+    :param value: replaces that of its record.
     :raises StaleLock: the engine does not hold the scope any more, or it was there already.
     """
     held = _hold(scope_id, engine_id, epoch, mark)
@@ -325,6 +331,7 @@ def advance_step(
         lock_hold(tx, scope_id, engine_id, epoch, mark)
         held = {"held_scope": scope_id}
     values = {"step_name": name, "step_status": str(status), "reached": position}
+    values["step_value"] = value
     if _ADVANCE.execute(tx, {**held, **values}).rowcount != 1:
         raise StaleLock(
             f"each {name!r}: the scope is not held by this caller any more, or it is at item "
@@ -374,11 +381,22 @@ def free_scopes(tx: Transaction, engine_id: int, held: Sequence[Held]) -> int:
     )
 
 
-def list_scopes(tx: Transaction, after: str, limit: int) -> list[tuple[ScopeRow, int]]:
-    """Scopes by name, each with the number of its steps."""
-    steps = (
-        select(func.count()).where(step.c.scope_id == scope.c.id).scalar_subquery().label("steps")
-    )
+def count_steps(tx: Transaction, scope_id: int, other: str) -> int:
+    """How many steps a scope has.
+
+    :param other: the status of what is none.
+    """
+    query = select(func.count()).where(step.c.scope_id == scope_id, step.c.status != other)
+    return int(tx.execute(query).scalar_one())
+
+
+def list_scopes(tx: Transaction, after: str, limit: int, other: str) -> list[tuple[ScopeRow, int]]:
+    """Scopes by name, each with the number of its steps.
+
+    :param other: the status of what is none.
+    """
+    own = (step.c.scope_id == scope.c.id, step.c.status != other)
+    steps = select(func.count()).where(*own).scalar_subquery().label("steps")
     query = _select(_holder(tx).scalar_subquery()).add_columns(steps).where(scope.c.name > after)
     rows: Any = tx.execute(query.order_by(scope.c.name).limit(limit))
     return [(ScopeRow(*row[:-1]), int(row[-1])) for row in rows]

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from sqlalchemy import update
 
 import converge
 from converge import Conflict, IllegalEvent, Journal, Machine, NotFound, RetryPolicy, Scope
+from converge.journal import items
 from converge.machine import Action
 from converge.store import schema, scopes
 from converge.store.database import Transaction
@@ -71,6 +73,12 @@ class JournalJob(Job):
             with self.store.transaction() as tx:
                 self.insert(tx, f"item {number.value}")
                 number.done(tx)
+        # whoever goes on goes the other way round
+        letters = "abc" if self.is_first("sort") else "cba"
+        # keys soon get records of their own
+        with mock.patch.object(items, "FULL", 1):
+            for letter in scope.each("sort", letters, key=str):
+                self.act(f"sort {letter.value}", letter.key)
 
     def _draft(self, journal: Journal) -> None:
         for name in ("draft 1", "draft 2"):

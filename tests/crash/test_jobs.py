@@ -39,7 +39,7 @@ class Ending:
 
     :ivar host: how often each row is in the host's table.
     :ivar effects: how often each was had outside.
-    :ivar scopes: the steps of each.
+    :ivar scopes: the steps of each; keys of items come in any order.
     :ivar instances: the state of each.
     :ivar moves: of each instance.
     :ivar wrong: what may be so in no run.
@@ -59,7 +59,8 @@ def read_ending(job: Job) -> Ending:
     effects = job.world.effects()
     scopes = {row["id"]: row["name"] for row in rows["scope"]}
     keys = {row["id"]: row["key"] for row in rows["instance"]}
-    steps = sorted(rows["step"], key=lambda row: (row["number"], row["name"]))
+    plain = (row | {"value": ""} if row["status"] == "KEYS" else row for row in rows["step"])
+    steps = sorted(plain, key=lambda row: (row["number"], row["name"]))
     columns = "number event source target payload version status"
     return Ending(
         host=Counter(job.rows()),

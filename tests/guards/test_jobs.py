@@ -33,7 +33,7 @@ WRITES: dict[str, Callable[[SqlBackend, Hold, Transaction], None]] = {
     "a step again": lambda backend, hold, tx: backend.write(
         hold, Record("old", 1, version=2), tx, replaces=True
     ),
-    "an item": lambda backend, hold, tx: backend.advance(hold, "each", 1, tx),
+    "an item": lambda backend, hold, tx: backend.advance(hold, "each", 1, "null", tx),
 }
 
 
@@ -184,7 +184,7 @@ def test_a_scope_is_written_to_and_let_go_of_by_its_owner_at_its_epoch_and_mark_
     with pytest.raises(StaleLock):
         backend.write(other, EACH, replaces=True)
     with pytest.raises(StaleLock):
-        backend.advance(other, "each", 1)
+        backend.advance(other, "each", 1, "null")
     backend.release(other, finished=True)
     assert backend.show("job")[0].owner is not None
     assert [one.position for one in backend.show("job")[1]] == [0]
@@ -228,7 +228,7 @@ def test_what_is_a_transaction_by_itself_is_one_statement(
     monkeypatch.setattr(Database, "transact", watched)
     hold = backend.take("job").hold
     backend.write(hold, EACH)
-    backend.advance(hold, "each", 1)
+    backend.advance(hold, "each", 1, "null")
     backend.write(hold, EACH, replaces=True)
     backend.release(hold, finished=False)
     backend.owner.current_lease().renew()

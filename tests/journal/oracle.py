@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from hashlib import blake2b
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -14,11 +16,13 @@ from hypothesis import strategies as st
 
 from converge.journal import Record
 from converge.journal.backend import StepStatus
-from converge.journal.values import dumps
+from converge.journal.values import dumps, loads
 
 #: How often a step with a policy is tried.
 ATTEMPTS = 3
 EACH = (StepStatus.OPEN, StepStatus.END)
+#: How many keys of items get a record of their own.
+FULL = 2
 
 
 # -- programs ----------------------------------------------------------------
@@ -43,12 +47,21 @@ class Step:
 class Each:
     """:ivar items: what records each: the ``next`` one, ``done()``, or an ``own`` transaction.
     :ivar lazy: whether a function gives the rest.
+    :ivar keyed: whether they have keys.
+    :ivar first: the first one's value; the others count on from it.
     """
 
     name: str
     items: tuple[str, ...] = ("next",)
     every: int = 1
     lazy: bool = False
+    keyed: bool = False
+    first: int = 0
+
+    @property
+    def values(self) -> range:
+        """The items themselves."""
+        return range(self.first, self.first + len(self.items))
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,7 @@ OPERATIONS = st.one_of(
     # a block that fails ends its program
     st.builds(replace, STEPS, form=st.just("call"), fails=st.integers(0, ATTEMPTS)),
     st.builds(Each, NAMES, ITEMS, st.integers(1, 3), st.booleans()),
+    st.builds(Each, NAMES, ITEMS, st.integers(1, 3), keyed=st.just(True)),
 )
 #: How many places a process passes before it dies.
 LIVES = st.integers(0, 16) | st.integers(4, 60)
@@ -112,6 +126,8 @@ def change(data: st.DataObject, program: Program) -> Program:
         others += [replace(op, version=one) for one in range(1, op.version)]
     if isinstance(op, Each):
         others = [Step(op.name), *(replace(op, items=op.items[:end]) for end in (-1, 0))]
+        others += [replace(op, first=one) for one in (1, -2)]
+        others += [] if op.lazy else [replace(op, keyed=not op.keyed)]
     changes = st.sampled_from(places)
     if others:
         changes |= st.sampled_from(others).map(lambda other: (other, *after))
@@ -165,6 +181,7 @@ def expect(
 def keeps(program: Program, recorded: Mapping[str, Record]) -> bool:
     """Whether what is recorded is, in each scope, the beginning of what a program asks for."""
     steps = dict(asked(program))
+    recorded = _steps(recorded)
     for path in set(map(_scope_of, recorded)):
         wanted = [one.name for one in _within(recorded, path)]
         if [name for name in steps if _scope_of(name) == path][: len(wanted)] != wanted:
@@ -181,8 +198,45 @@ def _fits(op: Step | Each, record: Record) -> bool:
     is_each = record.status in EACH
     if isinstance(op, Step):
         return op.version >= record.version + is_each
-    ended = record.status is StepStatus.END or op.lazy
-    return is_each and (ended or len(op.items) >= record.position)
+    if not is_each:
+        return False
+    return record.status is StepStatus.END or record.position == 0 or _differ(op, record) is None
+
+
+def _differ(op: Each, record: Record) -> tuple[str, str] | None:
+    """What a mismatch says if an each that has come to a position was of other items."""
+    recorded, asked = (f"each {record.name} {how} key=" for how in ("with", "without"))
+    keyed = "keys" in loads(record.value)
+    if keyed != op.keyed:
+        return (recorded, asked) if keyed else (asked, recorded)
+    if keyed or op.lazy:
+        return None
+    if record.position > len(op.items):
+        return str(record.position), str(len(op.items))
+    digest = f'{{"digest":"{_digest(op.values[: record.position])}"}}'
+    if digest == record.value:
+        return None
+    both = (loads(one)["digest"] for one in (record.value, digest))
+    recorded, asked = (f"each {record.name} of digest {one}" for one in both)
+    return recorded, asked
+
+
+def _digest(values: Iterable[int]) -> str:
+    digest = bytes(16)
+    for value in values:
+        digest = blake2b(digest + str(value).encode(), digest_size=16).digest()
+    return digest.hex()
+
+
+def _short(value: int) -> str:
+    """A key as it is recorded."""
+    digest = blake2b(f'"{value}"'.encode(), digest_size=12).digest()
+    return base64.urlsafe_b64encode(digest).decode()
+
+
+def _steps(recorded: Mapping[str, Record]) -> dict[str, Record]:
+    """Without the keys of items."""
+    return {name: one for name, one in recorded.items() if one.status is not StepStatus.KEYS}
 
 
 def _scope_of(name: str) -> str:
@@ -190,7 +244,7 @@ def _scope_of(name: str) -> str:
 
 
 def _within(recorded: Mapping[str, Record], path: str) -> list[Record]:
-    found = (one for one in recorded.values() if _scope_of(one.name) == path)
+    found = (one for one in _steps(recorded).values() if _scope_of(one.name) == path)
     return sorted(found, key=lambda one: one.number)
 
 
@@ -209,10 +263,14 @@ def _foretell(program: Program, recorded: Mapping[str, Record], path: str = "") 
         if found is not None and found.name != name:
             raise Refused(found.name, name)
         if isinstance(op, Each):
-            yield from _foretell_each(op, found, Record(name, count))
+            yield from _foretell_each(op, found, Record(name, count), recorded)
         else:
             yield from _foretell_step(op, found, Record(name, count))
-    left = {one.name for one in here[count:]} if path else {*recorded} - {*dict(asked(program))}
+    left = (
+        {one.name for one in here[count:]}
+        if path
+        else {*_steps(recorded)} - {*dict(asked(program))}
+    )
     if left:
         raise Refused(min(left), None)
 
@@ -240,7 +298,9 @@ def _foretell_step(op: Step, found: Record | None, new: Record) -> Iterator[Even
             return
 
 
-def _foretell_each(op: Each, found: Record | None, new: Record) -> Iterator[Event]:
+def _foretell_each(
+    op: Each, found: Record | None, new: Record, recorded: Mapping[str, Record]
+) -> Iterator[Event]:
     record = replace(new, status=StepStatus.OPEN)
     if found is None:
         yield Event(written(record), record)
@@ -252,15 +312,42 @@ def _foretell_each(op: Each, found: Record | None, new: Record) -> Iterator[Even
         return
     else:
         record = found
-    if record.position > len(op.items) and not op.lazy:
-        raise Refused(str(record.position), str(len(op.items)))
-    for index in range(record.position, len(op.items)):
-        call = f"call {new.name} {index}"
+    if record.position and (told := _differ(op, record)):
+        raise Refused(*told)
+    part = f"keys\n{blake2b(new.name.encode(), digest_size=16).hexdigest()}\n"
+    parts = [one for name, one in recorded.items() if name.startswith(part)]
+    done = [short for one in parts for short in _split(loads(one.value))]
+    latest = _split((loads(record.value) or {}).get("keys", ""))
+    latest = [one for one in latest if one not in done]
+    position = record.position
+    for index, value in enumerate(op.values):
+        if _short(value) in done + latest if op.keyed else index < position:
+            continue
+        full = len(latest) - (position - record.position)
+        if op.keyed and full >= FULL:
+            parts.append(Record(f"{part}{len(parts) + 1}", new.number, status=StepStatus.KEYS))
+            parts[-1] = replace(parts[-1], value=dumps("".join(latest[:full])))
+            yield Event(written(parts[-1]), parts[-1])
+            done += latest[:full]
+            del latest[:full]
+        position += 1
+        latest.append(_short(value))
+        call = f"call {new.name} {f'key {value}' if op.keyed else index}"
         yield Event(call)
-        if op.items[index] != "next" or index + 1 - record.position >= op.every:
-            record = replace(record, position=index + 1)
-            row = call if op.items[index] == "own" else None
-            yield Event(f"advance {new.name} {index + 1}", record, row)
-    end = max(record.position, len(op.items))
-    record = replace(record, status=StepStatus.END, position=end)
-    yield Event(written(record), record)
+        keys = f'{{"keys":"{"".join(latest)}"}}'
+        if not op.keyed:
+            keys = f'{{"digest":"{_digest(op.values[:position])}"}}'
+        here = replace(record, position=position, value=keys)
+        advance = Event(f"advance {new.name} {position}", here)
+        if op.items[index] != "next":
+            record = here
+            yield advance._replace(row=call if op.items[index] == "own" else None)
+        if position - record.position >= op.every:
+            record = here
+            yield advance
+    end = Record(new.name, new.number, status=StepStatus.END, position=position)
+    yield Event(written(end), end)
+
+
+def _split(shorts: str) -> list[str]:
+    return [shorts[at : at + 16] for at in range(0, len(shorts), 16)]

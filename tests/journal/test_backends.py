@@ -218,11 +218,11 @@ def test_an_each_advances_and_never_goes_back(anywhere: Place) -> None:
     hold = backend.take("job").hold
     backend.write(hold, OPEN)
     for position in (1, 2, 1000):
-        backend.advance(hold, "each", position)
+        backend.advance(hold, "each", position, f"[{position}]")
     for position in (1000, 999, 0):
         with pytest.raises(StaleLock):
-            backend.advance(hold, "each", position)
-    assert plain(backend.show("job")[1]) == [replace(OPEN, position=1000)]
+            backend.advance(hold, "each", position, "null")
+    assert plain(backend.show("job")[1]) == [replace(OPEN, position=1000, value="[1000]")]
 
 
 def test_only_an_open_each_advances(anywhere: Place) -> None:
@@ -231,7 +231,7 @@ def test_only_an_open_each_advances(anywhere: Place) -> None:
     backend.write(hold, Record("each", 1, status=StepStatus.END, position=3))
     for name in ("each", "there is none"):
         with pytest.raises(StaleLock):
-            backend.advance(hold, name, 4)
+            backend.advance(hold, name, 4, "null")
     assert backend.show("job")[1][0].position == 3
 
 
@@ -246,15 +246,15 @@ def test_a_lost_hold_is_refused_whatever_it_wants(anywhere: Place) -> None:
     with pytest.raises(StaleLock):
         lost.write(old, replace(OPEN, status=StepStatus.END), replaces=True)
     with pytest.raises(StaleLock):
-        lost.advance(old, "each", 1)
+        lost.advance(old, "each", 1, "null")
     lost.release(old, finished=True)
     assert plain(taker.show("job")[1]) == [OPEN]
     assert taker.show("job")[0].finished is None
-    taker.advance(new, "each", 1)
+    taker.advance(new, "each", 1, "null")
     taker.release(new, finished=False)
     # free again, and yet not the loser's
     with pytest.raises(StaleLock):
-        lost.advance(old, "each", 2)
+        lost.advance(old, "each", 2, "null")
 
 
 def test_a_lost_hold_is_refused_also_by_the_databases_own_clock(real: Place) -> None:
@@ -262,15 +262,15 @@ def test_a_lost_hold_is_refused_also_by_the_databases_own_clock(real: Place) -> 
     old = lost.take("job").hold
     lost.write(old, OPEN)
     lost.write(old, Record("a%s", 2, status=StepStatus.RETRY, wait=60.0))
-    lost.advance(old, "each", 1)
+    lost.advance(old, "each", 1, "null")
     with pytest.raises(StaleLock):
-        lost.advance(old, "each", 1)
+        lost.advance(old, "each", 1, "null")
     real.kill(lost)
     new = taker.take("job").hold
     with pytest.raises(StaleLock):
         lost.write(old, Record("b", 3))
     with pytest.raises(StaleLock):
-        lost.advance(old, "each", 2)
+        lost.advance(old, "each", 2, "null")
     taker.write(new, Record("c", 3, value='"100 % é ?"'.encode("ascii", "replace").decode()))
     found = taker.show("job")[1]
     assert [(one.name, one.position) for one in found] == [("each", 1), ("a%s", 0), ("c", 0)]
@@ -287,9 +287,9 @@ def test_a_hold_that_was_let_go_is_no_hold(anywhere: Place) -> None:
         backend.write(hold, Record("a", 2))
     again = backend.take("job").hold
     with pytest.raises(StaleLock):
-        backend.advance(hold, "each", 1)
+        backend.advance(hold, "each", 1, "null")
     backend.release(hold, finished=True)
-    backend.advance(again, "each", 1)
+    backend.advance(again, "each", 1, "null")
 
 
 def test_a_hold_on_what_was_forgotten_is_refused(anywhere: Place) -> None:
@@ -314,8 +314,24 @@ def test_what_is_no_transaction_is_refused(anywhere: Place) -> None:
     with pytest.raises(BadInput, match="transaction"):
         backend.write(hold, Record("a", 2), object())
     with pytest.raises(BadInput, match="transaction"):
-        backend.advance(hold, "each", 1, object())
+        backend.advance(hold, "each", 1, "null", object())
     assert plain(backend.show("job")[1]) == [OPEN]
+
+
+def test_keys_of_items_are_kept_and_are_no_steps(anywhere: Place) -> None:
+    backend = anywhere.backend()
+    hold = backend.take("job").hold
+    keys = Record("keys\nabc\n1", 1, status=StepStatus.KEYS, value='"k"')
+    backend.write(hold, OPEN)
+    for value in ('"a"', '"k"'):
+        backend.write(hold, replace(keys, value=value), replaces=value == '"k"')
+    assert plain(backend.show("job")[1]) == [OPEN, keys]
+    assert (backend.show("job")[0].steps, backend.list_scopes()[0].steps) == (1, 1)
+    backend.release(hold, finished=False)
+    assert plain(backend.take("job").records) == [OPEN, keys]
+    anywhere.kill(backend)
+    assert backend.forget("job") == 1
+    assert backend.take("job").records == []
 
 
 # -- looking -----------------------------------------------------------------

@@ -23,11 +23,12 @@ from sqlalchemy import Column, MetaData, String, Table, insert, select
 
 from converge import RetryPolicy, points
 from converge.errors import JournalMismatch, NotFound, StaleLock, StepFailed
-from converge.journal import Record, Scope
+from converge.journal import Record, Scope, items
 from converge.journal.backend import Backend, Hold, StepStatus, Taken
 from tests.journal.conftest import DATABASES, MEMORY, REDIS, _place
 from tests.journal.oracle import (
     ATTEMPTS,
+    FULL,
     LIVES,
     Each,
     Nest,
@@ -100,8 +101,8 @@ class Life:
         write = partial(self.backend.write, hold, record, tx, replaces=replaces)
         self._commit(written(record), tx, write)
 
-    def advance(self, hold: Hold, name: str, position: int, tx: Any = None) -> None:
-        advance = partial(self.backend.advance, hold, name, position, tx)
+    def advance(self, hold: Hold, name: str, position: int, value: str, tx: Any = None) -> None:
+        advance = partial(self.backend.advance, hold, name, position, value, tx)
         self._commit(f"advance {name} {position}", tx, advance)
 
     def release(self, hold: Hold, *, finished: bool) -> None:
@@ -190,7 +191,8 @@ class Trial:
 
     def _lose(self, program: Program, log: list[str]) -> None:
         """Note the effects on whose edge a process died; there are few."""
-        lost = list(itertools.takewhile(is_effect, reversed(log)))
+        told = [one for one in log if not one.endswith(f" {StepStatus.KEYS}")]
+        lost = list(itertools.takewhile(is_effect, reversed(told)))
         assert len(lost) <= max((getattr(op, "every", 1) for _, op in asked(program)), default=0)
         self.again.update(lost)
 
@@ -203,7 +205,7 @@ class Trial:
                 with pytest.raises(StaleLock):
                     backend.write(hold, replace(record, value='"late"'), replaces=True)
                 with pytest.raises(StaleLock):
-                    backend.advance(hold, record.name, 99)
+                    backend.advance(hold, record.name, 99, "null")
             backend.release(hold, finished=not self.finished)
 
     def _look(self) -> None:
@@ -213,7 +215,8 @@ class Trial:
         except NotFound:
             assert not self._holds
             return
-        wanted = sorted(self.recorded.values(), key=lambda one: (one.number, one.name))
+        steps = (one for one in self.recorded.values() if one.status is not StepStatus.KEYS)
+        wanted = sorted(steps, key=lambda one: (one.number, one.name))
         assert [replace(one, at=0.0) for one in records] == wanted
         seen = (info.steps, info.owner, info.finished is not None)
         assert seen == (len(wanted), None, self.finished)
@@ -237,12 +240,13 @@ class Trial:
                 self._do(scope, op, life, path + op.name)
 
     def _go_through(self, scope: Scope, op: Each, life: Life, name: str) -> None:
-        count = len(op.items)
-        items: Any = (lambda done: range(done, count)) if op.lazy else range(count)
-        for item in scope.each(op.name, items, every=op.every):
-            assert item.value == item.index
+        items: Any = (lambda done: op.values[done:]) if op.lazy else op.values
+        key = str if op.keyed else None
+        for item in scope.each(op.name, items, key=key, every=op.every):
+            assert item.value == op.first + item.index
+            called = f"key {item.value}" if op.keyed else item.index
             with self._transaction(op.items[item.index] == "own") as tx:
-                self._have_effect(f"call {name} {item.index}", item.key, life, tx)
+                self._have_effect(f"call {name} {called}", item.key, life, tx)
                 if op.items[item.index] != "next":
                     item.done(transaction=tx)
 
@@ -304,9 +308,15 @@ def count_effects(log: Iterable[str]) -> Counter[str]:
 
 
 @pytest.fixture(params=[MEMORY, *DATABASES, REDIS])
-def everywhere(request: pytest.FixtureRequest, _databases: Any, _stores: Any) -> Iterator[Place]:
+def everywhere(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    _databases: Any,
+    _stores: Any,
+) -> Iterator[Place]:
     """An empty place of each kind that answers; databases tell the time themselves, and have a
-    host's table."""
+    host's table. Keys soon get records of their own."""
+    monkeypatch.setattr(items, "FULL", FULL)
     place = _place(request, _databases, _stores, real=True)
     if isinstance(place, InDatabase):
         EFFECT.metadata.create_all(place.store.database.engine)

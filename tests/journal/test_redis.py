@@ -100,10 +100,12 @@ def test_a_call_whose_answer_was_lost_is_made_again(backend: RedisBackend) -> No
     hold = ("job", owner, "1", "mark")
     record = ("each", "null", 1, 1, "OPEN", 1, 0.0, 0)
     assert [backend._call("write", *hold, *record) for _ in range(2)] == [1, 1]
-    assert [backend._call("advance", *hold, "each", 5, "mark") for _ in range(2)] == [1, 1]
-    assert backend._call("advance", *hold, "each", 5, "another mark") == 0
+    assert [backend._call("advance", *hold, "each", 5, "[5]", "mark") for _ in range(2)] == [1, 1]
+    assert backend._call("advance", *hold, "each", 5, "[6]", "another mark") == 0
     (found,) = backend.show("job")[1]
-    assert replace(found, at=0.0) == Record("each", 1, status=StepStatus.OPEN, position=5)
+    assert replace(found, at=0.0) == Record(
+        "each", 1, status=StepStatus.OPEN, value="[5]", position=5
+    )
 
 
 def test_the_scope_of_a_process_that_is_gone_is_free_at_once(
@@ -174,7 +176,7 @@ def test_what_belongs_to_a_forgotten_scope_is_not_written_to_one_with_its_number
     with pytest.raises(StaleLock):
         backend.write(hold, Record("a", 2))
     with pytest.raises(StaleLock):
-        backend.advance(hold, "each", 1)
+        backend.advance(hold, "each", 1, "null")
     backend.release(hold, finished=True)
     assert owner_of(backend, "job") is not None
 

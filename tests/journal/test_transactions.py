@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from converge.errors import BadInput, StaleLock, StepFailed
-from converge.journal import Journal, Scope
-from converge.journal.scope import Item
+from converge.journal import Item, Journal, Scope
 from converge.retry import RetryPolicy
 from tests.journal.places import InDatabase, Place
 from tests.journal.world import Crash, World, run
