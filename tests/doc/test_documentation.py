@@ -350,6 +350,24 @@ def test_every_document_is_in_the_index() -> None:
         assert path.stem == "index" or re.search(rf"^   {path.stem}$", index, re.MULTILINE)
 
 
+def test_messages_to_troubleshoot_are_what_is_said() -> None:
+    page = " ".join((ROOT / "doc" / "troubleshooting.rst").read_text(encoding="utf-8").split())
+    sources = (path.read_text(encoding="utf-8") for path in (ROOT / "converge").rglob("*.py"))
+    # a message may be in several literals
+    code = re.sub(r"""["']\s+f?["']""", "", " ".join(sources))
+    quoted = re.findall(r'"([^"]{12,})"', page)
+    assert len(quoted) > 20
+    # what differs each time: numbers, names, paths
+    differs = re.compile(
+        r"'[^']*'|…|/[^ ,]+|(?:engine|attempt|retry|traversal|version)? ?\b[0-9]+\b|HOST|UPDATE|by "
+        r"|create\b|KeyError.*|s \(|;|none|(?:is|are) alive|died|\d h \d.*|\d min ago"
+    )
+    for message in quoted:
+        for words in differs.split(message):
+            said = words.strip(" ;:,()")
+            assert len(said) < 8 or said in code, f"{message!r}: nothing says {said!r}"
+
+
 def test_links_of_the_readme_lead_to_files() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8"))
     assert links
