@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from converge.errors import ConvergeError, StaleLock, StoreError, comes_from
+from converge.hiding import hide
 from converge.journal import Scope, held_scope
 from converge.journal.values import loads
 from converge.lease import LOOK, Lease, RowLeases, RowOwner, check_lease, now
@@ -516,6 +517,7 @@ def _is_taken(tx: Transaction, row: MoveRow, owner: int) -> bool:
 
 def _reason(error: Exception) -> str:
     try:
-        return f"{type(error).__name__}: {error}"
+        # it may be an error of a driver that quotes a URL
+        return hide(f"{type(error).__name__}: {error}")
     except Exception:
         return type(error).__name__

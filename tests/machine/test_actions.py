@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, update
 
-from converge import Machine, RetryPolicy
+from converge import Machine, RetryPolicy, hiding
 from converge.errors import ConvergeError, StaleLock, StoreError
 from converge.lease import LEASE
 from converge.machine import Action, Move
@@ -152,6 +152,22 @@ def test_an_error_that_cannot_be_printed_is_an_error(place: Place, world: World)
     with pytest.raises(ActionFailed, match="failed: Unspeakable"):
         machine.fire("k", "press", create=True)
     assert machine.history("k")[0].reason == "Unspeakable"
+
+
+def test_an_error_with_the_secret_of_a_url_is_kept_without_it(
+    place: Place, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_openly(action: Action) -> None:
+        raise RuntimeError("cannot open redis://:xylo77sesame@somewhere")
+
+    monkeypatch.setattr(hiding, "_forms", set())
+    monkeypatch.setattr(hiding, "_pattern", None)
+    hiding.learn(["xylo77sesame"])
+    machine = place.machine(world.definition())
+    world.behaviour["k"] = [fail_openly]
+    with pytest.raises(ActionFailed, match=r"cannot open redis://:\*\*\*@somewhere"):
+        machine.fire("k", "press", create=True)
+    assert machine.history("k")[0].reason == "RuntimeError: cannot open redis://:***@somewhere"
 
 
 # -- deaths ------------------------------------------------------------------
