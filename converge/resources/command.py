@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
-import glob
 import json
 import os
 import re
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import IO, Any, ClassVar
@@ -20,6 +17,7 @@ from typing import IO, Any, ClassVar
 from converge.errors import BadInput, ConvergeError, Replace, with_article
 from converge.model import Json, Physical, Replacing
 from converge.resource_type import Context, Property, ResourceType
+from converge.resources.groups import Record, stop_group
 from converge.resources.printed import Printed
 from converge.resources.watcher import Watched
 
@@ -92,7 +90,10 @@ class Command(ResourceType):
     A command is over when its shell has ended; what it left running in the background stays. When
     the engine gives up, or the time is over, the command and all of its process group are
     terminated, and killed five seconds later. When the engine's process dies, by SIGKILL too, the
-    group is killed at once. What left the group (``setsid``) is out of reach of both.
+    group is killed at once, by a watcher, as the next attempt may start at any moment. If the
+    watcher was killed, too, the next command of the resource on the same host, of the same user,
+    first ends the group as the engine would: a file in ``$TMPDIR/converge-UID`` tells which it is.
+    What left the group (``setsid``) is out of reach of all three.
 
     :param pass_env: names of further variables of the engine's environment that every command
         sees; those that are not set there are left out.
@@ -198,7 +199,7 @@ def _run(
             try:
                 kept = _wait(which, process, context, stdout, stderr, printed)
             except BaseException:
-                _stop_group(process)
+                stop_group(process.pid, lambda: _has_ended(process), GRACE)
                 raise
             finally:
                 watched.close()
@@ -245,8 +246,16 @@ def _start(
         "CONVERGE_ATTEMPT": str(context.attempt),
         "CONVERGE_PHYSICAL_ID": physical_id,
     }
+    record = Record(context.resource_token)
+    if (group := record.find()) is not None:
+        # its engine was killed, and its watcher, too
+        stop_group(group, lambda: record.find() is None, GRACE)
+        if record.find() is not None:
+            raise CommandError(
+                f"{which} was not run: process {group} of an earlier attempt cannot be ended"
+            )
     try:
-        return Watched(script, stdout, stderr, directory, environment)
+        return Watched(script, stdout, stderr, directory, environment, record)
     except ValueError as error:
         raise BadInput(f"{which} cannot be run: {error}") from error
     except OSError as error:
@@ -322,31 +331,6 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
         # the host program has children reaped behind our back
         return True
     return state is not None
-
-
-def _stop_group(process: subprocess.Popen[bytes]) -> None:
-    """End the whole process group: politely, then for good."""
-    never = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        # the shell leads the group, which has its process id, until it is reaped
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-        deadline = time.monotonic() + GRACE
-        while _group_lives(process) and time.monotonic() < deadline:
-            never.wait(LONGEST_POLL)
-
-
-def _group_lives(process: subprocess.Popen[bytes]) -> bool:
-    """Whether anything in the shell's process group still runs."""
-    if not _has_ended(process):
-        return True
-    # signal 0 would count the dead that nobody has reaped, the shell among them
-    for path in glob.iglob("/proc/[0-9]*/stat"):
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            state, _, group = file.read().rpartition(b")")[2].split()[:3]
-            if int(group) == process.pid and state not in (b"Z", b"X"):
-                return True
-    return False
 
 
 def _killed_by(returncode: int) -> str:

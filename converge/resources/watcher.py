@@ -3,6 +3,8 @@
 Beside each command runs a small shell, the watcher. It reads from a pipe whose other end only the
 starting process keeps. When that process dies, by SIGKILL too, the system closes its end; the
 watcher reads the end of the file and kills the group of the command, grandchildren included.
+
+The watcher can be killed, too. What then finds the command is the record of its process.
 """
 
 from __future__ import annotations
@@ -12,11 +14,18 @@ import subprocess
 from collections.abc import Mapping
 from typing import IO
 
+from converge.resources.groups import Record, get_system
+
 #: Waits for the end of the pipe, then kills the group whose number it read first.
 _WATCH = 'read -r group || exit 0; while read -r _; do :; done; kill -s KILL -- "-$group"'
 #: Tells the watcher its group before anything is done, so that no death falls in between; closes
 #: its end of the pipe, which is its stdin, as nothing else is sure not to be inherited.
-_TELL = 'echo "$$" >&0; exec /bin/sh -c "$1" </dev/null'
+_TELL = (
+    'echo "$$" >&0; '
+    # before anything is done, too; where there is no /proc, there is no record
+    '{ read -r line </proc/$$/stat && printf "%s\\n" "$3" "$line" >"$2"; } 2>/dev/null; '
+    'exec /bin/sh -c "$1" </dev/null'
+)
 
 
 class Watched:
@@ -33,7 +42,9 @@ class Watched:
         stderr: IO[bytes],
         directory: str | None,
         environment: Mapping[str, str],
+        record: Record,
     ) -> None:
+        self._record = record
         # both ends are closed in whatever other threads start meanwhile
         reader, self._writer = os.pipe()
         try:
@@ -52,7 +63,7 @@ class Watched:
                 os.close(reader)
             try:
                 self.process = subprocess.Popen(
-                    ["/bin/sh", "-c", _TELL, "/bin/sh", script],
+                    ["/bin/sh", "-c", _TELL, "/bin/sh", script, record.path, get_system()],
                     stdin=self._writer,
                     stdout=stdout,
                     stderr=stderr,
@@ -73,6 +84,7 @@ class Watched:
         the group."""
         self._end_watcher()
         os.close(self._writer)
+        self._record.remove(self.process.pid)
 
     def _end_watcher(self) -> None:
         self._watcher.kill()

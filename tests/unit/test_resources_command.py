@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -409,7 +411,7 @@ from converge.resources.command import Command
 
 for name in sys.argv[1:]:
     script = f"sleep 60 & echo $! > {name}.child; echo $$ > {name}; wait"
-    context = Context("shop", name, token=name)
+    context = Context("shop", name, token=name, resource_token=name)
     threading.Thread(target=Command().create, args=(context, {"create": script})).start()
 """
 
@@ -425,6 +427,42 @@ def test_a_command_dies_with_its_engine(tmp_path: Path) -> None:
     while not all(ended(pid) for pid in pids):
         assert time.monotonic() < deadline, "a command outlived its engine"
         pause.wait(0.005)
+
+
+def test_what_outlived_its_engine_and_its_watcher_is_ended_by_the_next_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    names = ["a", "b"]
+    engine = subprocess.Popen([sys.executable, "-c", ENGINE, *names], cwd=tmp_path)
+    pids = [int(wait_for(tmp_path / name)) for name in ("a", "a.child", "b", "b.child")]
+    try:
+        # nothing may see that the other one dies
+        engine.send_signal(signal.SIGSTOP)
+        listed = ["ps", "-o", "pid=", "--ppid", str(engine.pid)]
+        children = subprocess.run(listed, capture_output=True, check=True).stdout.split()
+        for watcher in {int(pid) for pid in children} - {*pids}:
+            os.kill(watcher, signal.SIGKILL)
+        engine.kill()
+        engine.wait()
+        folder = tmp_path / f"converge-{os.geteuid()}"
+        assert sorted(os.listdir(folder)) == names
+        # the number of b's is another process's by now
+        told = (folder / "b").read_text().split(" ")
+        told[21 - 52] = "1"
+        (folder / "b").write_text(" ".join(told))
+        for name in names:
+            context = make_context(token=f"{name} delete", resource_token=name)
+            script = f"kill -0 {pids[0]} || echo none of a; kill -0 {pids[2]} && echo b"
+            made = create(script, context=context)
+            assert made.attributes["stdout"] == "none of a\nb"
+        assert [ended(pid) for pid in pids] == [True, True, False, False]
+        assert os.listdir(folder) == []
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_a_command_inherits_nothing_but_its_three_files() -> None:

@@ -1,0 +1,115 @@
+"""Process groups: how one is ended, and how that of an earlier attempt is found.
+
+While a command runs, a file beside tells its process. Where engine and watcher were both killed,
+the next attempt on the same host finds it there and ends it. The folder is the user's own, in that
+for temporary files. The shell itself writes the file, before it does anything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import signal
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from functools import cache
+
+#: Seconds between two looks at a group that is to end.
+POLL = 0.05
+
+
+class Record:
+    """The file that tells the process of a resource's command.
+
+    :param token: of the resource; empty for no file.
+    :ivar path: of the file; empty if there can be none.
+    """
+
+    def __init__(self, token: str) -> None:
+        folder = _folder() if token else ""
+        self.path = folder and os.path.join(folder, token)
+
+    def find(self) -> int | None:
+        """The process group of an earlier attempt, if its shell still runs."""
+        if not self.path:
+            return None
+        try:
+            with open(self.path, encoding="utf-8", errors="replace") as file:
+                system, _, line = file.read().partition("\n")
+            pid, start = _identify(line)
+            with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+                # a number is given to another process when it is free
+                is_same = _identify(file.read()) == (pid, start)
+        except (OSError, ValueError, IndexError):
+            return None
+        return pid if is_same and system == get_system() else None
+
+    def remove(self, pid: int) -> None:
+        """Remove the file, unless it tells another process."""
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            with open(self.path, encoding="utf-8", errors="replace") as file:
+                told = _identify(file.read().partition("\n")[2])[0]
+            if told == pid:
+                os.unlink(self.path)
+
+
+@cache
+def get_system() -> str:
+    """What tells this start of this host, and this container, from others."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def stop_group(group: int, has_ended: Callable[[], bool], grace: float) -> None:
+    """End a process group: politely, then for good.
+
+    :param has_ended: whether its leader has, which leads it until it is reaped.
+    :param grace: seconds to wait after each.
+    """
+    never = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)
+        deadline = time.monotonic() + grace
+        while (alive := not has_ended() or group_lives(group)) and time.monotonic() < deadline:
+            never.wait(POLL)
+        if not alive:
+            # its number may soon be that of another one
+            return
+
+
+def group_lives(group: int) -> bool:
+    """Whether anything in a process group still runs."""
+    # signal 0 would count the dead that nobody has reaped, the leader among them
+    for path in glob.iglob("/proc/[0-9]*/stat"):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            state, _, own = file.read().rpartition(b")")[2].split()[:3]
+            if int(own) == group and state not in (b"Z", b"X"):
+                return True
+    return False
+
+
+def _identify(line: str) -> tuple[int, str]:
+    """A process's number and the time of its start, of its line in /proc."""
+    number, _, rest = line.partition(" ")
+    return int(number), rest.rpartition(")")[2].split()[19]
+
+
+def _folder() -> str:
+    """The user's folder for such files; empty if it is somebody else's."""
+    folder = os.path.join(tempfile.gettempdir(), f"converge-{os.geteuid()}")
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        there = os.lstat(folder)
+    except OSError:
+        return ""
+    is_own = stat.S_ISDIR(there.st_mode) and there.st_uid == os.geteuid()
+    return folder if is_own and not there.st_mode & 0o022 else ""
