@@ -68,6 +68,8 @@ SEEN = frozenset(
 )
 # a shorter one is hidden only where it is a word: hardly a text has not all the letters
 _SHORT = 4
+# what stands where a text was cut
+_CUT = re.compile(r"\.\.\.|\[\.\.\.\] ")
 _PLACE = re.compile(r"[\w.,/+\\-]*")
 
 _lock = threading.Lock()
@@ -139,7 +141,27 @@ class Secrets:
     def hide(self, text: str) -> str:
         """A text without these, nor the secrets of URLs."""
         text = hide(text)
-        return text if self._pattern is None else self._pattern.sub(STARS, text)
+        return text if self._pattern is None else self._hide_rests(self._pattern.sub(STARS, text))
+
+    def _hide_rests(self, text: str) -> str:
+        """Hide what is left of a secret after the place where a text was cut."""
+        for cut in reversed(list(_CUT.finditer(text))):
+            start = cut.end()
+            rest = max((self._rest(text, start, one) for one in self._values), default=0)
+            if rest:
+                text = text[:start] + STARS + text[start + rest :]
+        return text
+
+    @staticmethod
+    def _rest(text: str, start: int, secret: str) -> int:
+        """How many of the last characters of a secret a text has at its start."""
+        head = text[start : start + _SHORT]
+        at = secret.find(head, 1) if len(head) == _SHORT else -1
+        while at > 0:
+            if text.startswith(secret[at:], start):
+                return len(secret) - at
+            at = secret.find(head, at + 1)
+        return 0
 
     def hide_in_json(self, value: Any) -> Any:
         """A JSON value without these."""

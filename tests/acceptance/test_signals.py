@@ -31,13 +31,19 @@ resources:
 """
 
 
-def begin_slow(shell: Shell, *words: str, **keywords: Any) -> subprocess.Popen[str]:
+#: And does not end when it is told to.
+STUBBORN = SLOW.replace("echo > started", "trap '' TERM; echo > started")
+
+
+def begin_slow(
+    shell: Shell, *words: str, template: str = SLOW, **keywords: Any
+) -> subprocess.Popen[str]:
     """Start ``up`` on SLOW, and return when its second resource runs."""
     for name in ("started", "go"):
         path = shell.folder / name
         path.unlink(missing_ok=True)
         os.mkfifo(path)
-    shell.write("slow.yaml", SLOW)
+    shell.write("slow.yaml", template)
     process = shell.start("up", "slow.yaml", *words, **keywords)
     wait_for_second(shell, process)
     return process
@@ -135,6 +141,21 @@ def test_a_grace_of_nothing_cancels_at_once(shell: Shell) -> None:
     assert document["error"] == {"message": "interrupted", "kind": "Interrupted", "exit": 130}
 
 
+def test_a_third_interrupt_leaves_at_once_and_says_so_in_json(shell: Shell) -> None:
+    process = begin_slow(shell, "--json", template=STUBBORN)
+    process.send_signal(signal.SIGINT)
+    read_until(process, "stopping")
+    process.send_signal(signal.SIGINT)
+    read_until(process, "cancelling what runs")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130, (out, err)
+    assert "left; `converge up` goes on" in err
+    assert json.loads(out) == {
+        "error": {"message": "interrupted", "kind": "Interrupted", "exit": 130}
+    }
+
+
 # Engines that die
 
 
@@ -185,14 +206,17 @@ def test_up_says_that_somebody_else_superseded_it(shell: Shell) -> None:
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 1, (out, err)
     assert "somebody else started UPDATE of stack 'slow'" in err
+    assert out.splitlines()[-1] == "next: converge show slow"
     shell.run("engine", "--until-idle")
     assert shell.json("show", "slow")["status"] == "COMPLETE"
 
 
 def test_up_says_that_it_was_cancelled(shell: Shell) -> None:
     process = begin_slow(shell, "--json")
-    assert "cancelled" in shell.run("cancel", "slow")[0]
+    assert shell.json("cancel", "slow")["outcome"] == "started"
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 1, (out, err)
-    assert json.loads(out)["status"] == "CANCELLED"
+    document = json.loads(out)
+    assert document["status"] == "CANCELLED"
+    assert (document["error"]["kind"], document["error"]["exit"]) == ("StackCancelled", 1)
     assert "third" not in shell.read("log")

@@ -201,6 +201,10 @@ def test_the_secrets_of_a_stack_are_hidden_in_texts_and_values() -> None:
     assert secrets.hide("> abcdefgh") == "> ***"
     # a short one where it is a word
     assert secrets.hide("ab cab") == "*** cab"
+    # its rest, where somebody had cut the text before
+    assert secrets.hide("exited: ...ret/word | [...] et/word ...rd, ...ret/wo") == (
+        "exited: ...*** | [...] *** ...rd, ...ret/wo"
+    )
     value = {"s3cret/word": ["x s3cret/word", 4711, 4711.5, True, None]}
     assert secrets.hide_in_json(value) == {"s3cret/word": ["x ***", "***", 4711.5, True, None]}
     assert not Secrets([None, True, " "])
