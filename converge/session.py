@@ -370,7 +370,14 @@ class Session:
 
         def journal() -> Scope:
             return node_scope(
-                self.database, work.scope, self.engine_id, row.id, row.epoch, row.mark, wait
+                self.database,
+                work.scope,
+                self.engine_id,
+                row.id,
+                row.epoch,
+                row.mark,
+                wait,
+                work.keys_in,
             )
 
         def wait(seconds: float) -> None:

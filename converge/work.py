@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid5
 
 from converge.errors import BadInput, UnresolvedReference, did_you_mean
 from converge.journal.names import work_scope_name
@@ -82,6 +83,18 @@ class Work:
         return work_scope_name(
             self.row.id, step, None if step is Step.CREATE else self.traversal.id
         )
+
+    @property
+    def keys_in(self) -> UUID:
+        """The name space of the idempotency keys of its steps: made of what is random, as ids
+        come again after the database has forgotten its last seconds."""
+        assert self.row is not None
+        token = UUID(self.row.token)
+        if self.decision.step is Step.CREATE:
+            return token
+        # of a start before there were marks, it is 0
+        traversal = self.traversal.mark or self.traversal.id
+        return uuid5(token, f"{self.decision.step} {traversal}")
 
     @property
     def wanted_type(self) -> str:

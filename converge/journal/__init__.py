@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from converge.errors import BadInput, Busy, did_you_mean
 from converge.hiding import show_place
 from converge.journal.backend import Backend, Record, ScopeInfo, StepStatus
 from converge.journal.items import Item
 from converge.journal.names import is_work_scope
-from converge.journal.scope import Scope, _Ledger
+from converge.journal.scope import KEYS, Scope, _Ledger
 from converge.journal.step import Step
 from converge.lease import LEASE, LEAST
 from converge.model import check_age, check_name, check_seconds
@@ -174,9 +175,11 @@ def node_scope(
     epoch: int,
     mark: int,
     sleep: Callable[[float], None],
+    keys_in: UUID,
 ) -> Scope:
     """The scope of a node's work on a resource that an engine has locked.
 
+    :param keys_in: as in :func:`held_scope`.
     :raises StaleLock: it has not, any more.
     """
     from converge.store import resources
@@ -188,6 +191,7 @@ def node_scope(
         lambda tx: resources.hold_lock(tx, engine_id, resource_id, epoch, mark),
         sleep,
         resource_id,
+        keys_in,
     )
 
 
@@ -198,17 +202,20 @@ def held_scope(
     hold: Callable[[Transaction], object],
     sleep: Callable[[float], None] = time.sleep,
     resource_id: int | None = None,
+    keys_in: UUID = KEYS,
 ) -> Scope:
     """The scope of work that an engine has locked otherwise.
 
     :param hold: keeps others from that lock until the transaction ends.
     :param resource_id: that the work is about.
+    :param keys_in: the name space of its idempotency keys, where its name can come again for other
+        work.
     :raises StaleLock: it has not, any more.
     """
     from converge.journal.sql import HeldBackend
 
     backend = HeldBackend(database, engine_id, hold, resource_id)
-    return Scope(_Ledger(backend, name, backend.take(name), sleep))
+    return Scope(_Ledger(backend, name, backend.take(name), sleep, keys_in))
 
 
 def _open(where: HasDatabase | str, name: str | None, lease: float) -> Backend:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: The name space of idempotency keys.
+#: The name space of idempotency keys, unless a scope has its own.
 KEYS = uuid.UUID("6b0fb1a5-7d0c-5c1c-9c5e-2f8f4b7a4a01")
 _SEPARATOR = "/"
 
@@ -30,12 +30,18 @@ class _Ledger:
     """What a taken scope and its nested ones share: the hold, and what is recorded."""
 
     def __init__(
-        self, backend: Backend, name: str, taken: Taken, pause: Callable[[float], None]
+        self,
+        backend: Backend,
+        name: str,
+        taken: Taken,
+        pause: Callable[[float], None],
+        keys_in: uuid.UUID = KEYS,
     ) -> None:
         self.backend = backend
         self.name = name
         self.taken = taken
         self.pause = pause
+        self.keys_in = keys_in
         self.records = {record.name: record for record in taken.records}
         self.written = False
         self.asked: set[str] = set()
@@ -223,7 +229,7 @@ class Scope:
     def _make_key(self, name: str, *more: str) -> str:
         # a separator that no name has keeps ("a", "b/c") and ("a/b", "c") apart
         parts = [self._ledger.name, f"{self._prefix}{name}", *more]
-        return str(uuid.uuid5(KEYS, "\n".join(parts)))
+        return str(uuid.uuid5(self._ledger.keys_in, "\n".join(parts)))
 
     @contextmanager
     def scope(self, name: str) -> Iterator[Scope]:

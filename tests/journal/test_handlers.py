@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -223,6 +224,37 @@ def test_a_second_update_does_its_steps_again_with_other_keys(stage: Stage) -> N
         engine.run()
     assert stage.job.names() == STEPS[:3] * 2
     assert len(set(stage.job.calls)) == 6
+
+
+def test_works_that_got_the_ids_of_forgotten_ones_have_other_keys(tmp_path: Path) -> None:
+    """As in a database that has forgotten all of a stack; a create that goes on in a later
+    traversal has the same keys."""
+
+    def open_store(clock: FakeClock) -> converge.Store:
+        url = f"sqlite:///{tmp_path}/{len(found)}.db"
+        return converge.connect(url, create_schema=True, clock=clock)
+
+    found: list[tuple[list[str], set[str]]] = []
+    for _ in range(2):
+        stage = Stage(open_store)
+        stage.store.create_stack("shop", TEMPLATE)
+        stage.job.retry = RetryPolicy(attempts=1)  # type: ignore[misc]
+        stage.job.failing = "step 4"
+        engine = stage.engine()
+        engine.run()
+        names = stage.scopes()
+        for template in (TEMPLATE, CHANGED):
+            stage.store.update_stack("shop", template)
+            engine.run()
+        assert len(set(stage.job.calls)) == len(STEPS) + 3
+        stage.store.delete_stack("shop")
+        engine.run()
+        found.append((names, {key for *_, key in stage.job.calls}))
+        assert len(found[-1][1]) == len(STEPS) + 4
+        stage.store.close()
+    (names, keys), (same_names, others) = found
+    assert names == same_names != []
+    assert keys.isdisjoint(others)
 
 
 def test_the_scope_of_a_create_that_failed_for_good_is_gone_with_the_resource(

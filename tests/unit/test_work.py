@@ -16,6 +16,7 @@ from converge.store.traversals import TraversalRow
 from converge.work import (
     Decision,
     Step,
+    Work,
     decide,
     dump_definition,
     load_definition,
@@ -294,6 +295,23 @@ def test_check_nodes(of_row: dict[str, Any], step: Step) -> None:
 def test_same(one: Any, other: Any, equal: bool) -> None:
     assert same(one, other) is equal
     assert same(other, one) is equal
+
+
+def test_the_keys_of_an_update_are_those_of_its_traversals_mark() -> None:
+    token = "6b0fb1a5-7d0c-5c1c-9c5e-2f8f4b7a4a01"
+
+    def keys_in(step: Step, token: str = token, **traversal: Any) -> Any:
+        decision = Decision(step)
+        return Work(replace(TRAVERSAL, **traversal), node(), row(token=token), decision, []).keys_in
+
+    other = token.replace("6", "7")
+    assert keys_in(Step.CREATE) == keys_in(Step.CREATE, id=2, mark=9)
+    found = [keys_in(Step.CREATE), keys_in(Step.CREATE, other), keys_in(Step.UPDATE, other)]
+    found += [keys_in(step) for step in (Step.UPDATE, Step.DELETE, Step.CHECK)]
+    # the same id in a database that has forgotten the first one; and before there were marks
+    found += [keys_in(Step.UPDATE, mark=9), *(keys_in(Step.UPDATE, mark=0, id=id) for id in (1, 2))]
+    assert len(set(found)) == len(found)
+    assert keys_in(Step.UPDATE, id=2) == keys_in(Step.UPDATE)
 
 
 def test_definitions_round_trip_without_what_the_node_has_itself() -> None:
