@@ -78,8 +78,9 @@ def _report_interrupt(words: Sequence[str]) -> int:
 
 def _report(error: Exception, words: Sequence[str]) -> int:
     from converge.cli.endings import error_document, find_json
-    from converge.cli.output import lines, write_json
+    from converge.cli.output import write_json
     from converge.errors import ConvergeError, TemplateError
+    from converge.escaping import lines
     from converge.hiding import hide, hide_in
 
     hide_in(error)

@@ -20,19 +20,11 @@ from converge.cli.endings import (
     next_line,
     show_line,
 )
-from converge.cli.output import (
-    escape,
-    lines,
-    moment,
-    prose,
-    shown,
-    write_file,
-    write_json,
-    write_table,
-)
+from converge.cli.output import moment, shown, write_file, write_json, write_table
 from converge.cli.progress import PlainReporter, Reporter, counts, make_reporter, summary
 from converge.cli.words import holds, lease, recovered
 from converge.errors import BadInput, NotFound
+from converge.escaping import escape, lines, prose
 from converge.model import DEFAULT_FILE, DEFAULT_URL
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from converge.cli.output import escape, quoted
+from converge.escaping import escape, quoted
 from converge.graph import Graph
 
 #: The fill of a node by its status; white for any other.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from converge.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED
-from converge.cli.output import escape
+from converge.escaping import escape
 from converge.hiding import hide
 
 #: What stands for the middle of a reason that was too long.

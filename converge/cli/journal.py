@@ -10,7 +10,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from converge.cli import EXIT_COMPLETE
-from converge.cli.output import escape, moment, shown, write_json, write_table
+from converge.cli.output import moment, shown, write_json, write_table
+from converge.escaping import escape
 
 if TYPE_CHECKING:
     from converge.journal import Journal, Record, ScopeInfo

@@ -9,8 +9,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from converge.cli import EXIT_COMPLETE
-from converge.cli.output import duration, moment, quoted, shown, write_json, write_table
+from converge.cli.output import duration, moment, shown, write_json, write_table
 from converge.errors import NotFound, did_you_mean
+from converge.escaping import quoted
 
 if TYPE_CHECKING:
     from converge.machine import Instance, Instances, Move

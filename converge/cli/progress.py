@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
-from converge.cli.output import STYLES, duration, escape, is_terminal, make_console, moment, prose
+from converge.cli.output import STYLES, duration, is_terminal, make_console, moment
+from converge.escaping import escape, prose
 
 #: How many running resources the live view names.
 RUNNING_MAX = 8

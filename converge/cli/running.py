@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from converge.cli import EXIT_INTERRUPTED, EXIT_TERMINATED
 from converge.cli.endings import Told
-from converge.cli.output import lines
 from converge.errors import ConvergeError, NotFound, StoreError
+from converge.escaping import lines
 
 if TYPE_CHECKING:
     from converge.cli.progress import Reporter

@@ -13,7 +13,7 @@ from html import escape as escape_xml
 from itertools import pairwise
 
 from converge.cli.drawing import COLOURS, levels
-from converge.cli.output import escape
+from converge.escaping import escape
 from converge.graph import Graph
 
 #: Pixels.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from converge.cli.output import duration, escape
+from converge.cli.output import duration
+from converge.escaping import escape
 
 if TYPE_CHECKING:
     from converge.recovery import Sweep

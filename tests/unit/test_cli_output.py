@@ -10,16 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from converge.cli.output import (
-    duration,
-    escape,
-    quoted,
-    shown,
-    write_file,
-    write_json,
-    write_table,
-)
+from converge.cli.output import duration, shown, write_file, write_json, write_table
 from converge.errors import BadInput
+from converge.escaping import escape, quoted
 
 
 class Terminal(io.StringIO):
