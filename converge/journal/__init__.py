@@ -137,8 +137,9 @@ class Journal:
     def forget(self, name: str, *, failed: bool = False) -> int:
         """Delete a scope with all that is recorded: the work would be done anew.
 
-        :param failed: delete only what is recorded of steps that failed for good: the work goes
-            on there, when what made them fail is mended.
+        :param failed: delete only what is recorded of steps that failed for good, also of those
+            whose failure the program caught: the work goes on there, when what made them fail is
+            mended. Steps that it did after one, as it had failed, stay recorded.
         :returns: how many steps are forgotten.
         :raises NotFound: there is none.
         :raises Busy: somebody works on it.

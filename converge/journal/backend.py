@@ -99,6 +99,10 @@ class ScopeInfo:
     finished: float | None
 
 
+#: Of steps that fail again without a call.
+FAILED = (StepStatus.FAILED, StepStatus.CAUGHT)
+
+
 class Backend(ABC):
     """Keeps scopes and their steps.
 
@@ -161,7 +165,7 @@ class Backend(ABC):
     def forget(self, name: str, *, failed: bool = False) -> int:
         """Delete a scope with its records.
 
-        :param failed: delete only its records of steps that failed for good.
+        :param failed: delete only its records of steps that failed for good, caught or not.
         :returns: how many records were deleted.
         :raises NotFound: there is none of that name.
         :raises Busy: somebody who lives holds it.

@@ -10,7 +10,7 @@ from typing import Any
 
 from converge.errors import BadInput, Busy, NotFound, StaleLock
 from converge.hiding import show_place
-from converge.journal.backend import Backend, Hold, Record, ScopeInfo, StepStatus, Taken
+from converge.journal.backend import FAILED, Backend, Hold, Record, ScopeInfo, StepStatus, Taken
 
 
 @dataclass(slots=True)
@@ -163,7 +163,7 @@ class MemoryBackend(Backend):
             records = self._memory.scopes[name].records
             if not failed:
                 return _count(self._memory.scopes.pop(name))
-            forgotten = [key for key, one in records.items() if one.status is StepStatus.FAILED]
+            forgotten = [key for key, one in records.items() if one.status in FAILED]
             for key in forgotten:
                 del records[key]
             return len(forgotten)

@@ -192,7 +192,9 @@ if ARGV[2] == '0' then
 end
 local fields, failed = redis.call('HGETALL', key), 0
 for i = 1, #fields, 2 do
-  if string.sub(fields[i], 1, 1) == '@' and string.match(fields[i + 1], '^%d+ %d+ FAILED ') then
+  local status = string.match(fields[i + 1], '^%d+ %d+ (%u+) ')
+  local is_failed = status == 'FAILED' or status == 'CAUGHT'
+  if string.sub(fields[i], 1, 1) == '@' and is_failed then
     redis.call('HDEL', key, fields[i], '=' .. string.sub(fields[i], 2))
     failed = failed + 1
   end

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from converge.errors import Busy, Conflict, ConvergeError, NotFound
-from converge.journal.backend import Backend, Hold, Record, ScopeInfo, StepStatus, Taken
+from converge.journal.backend import FAILED, Backend, Hold, Record, ScopeInfo, StepStatus, Taken
 from converge.lease import Lease, RowLeases, RowOwner, check_lease, expire
 from converge.model import make_mark
 from converge.points import Commit
@@ -92,7 +92,7 @@ class _Sql(Backend):
             if row.holder is not None:
                 raise Busy(f"scope {name!r} is being worked on by engine {row.holder}")
             if failed:
-                return row.id, scopes.delete_failed(tx, [row.id], StepStatus.FAILED)
+                return row.id, scopes.delete_failed(tx, [row.id], FAILED)
             steps = scopes.count_steps(tx, row.id, StepStatus.KEYS)
             scopes.delete_scopes(tx, [row.id])
             return row.id, steps
@@ -100,7 +100,7 @@ class _Sql(Backend):
         def forgotten(tx: Transaction, result: tuple[int, int]) -> bool:
             scope_id, _ = result
             if failed:
-                return not scopes.has_failed(tx, scope_id, StepStatus.FAILED)
+                return not scopes.has_failed(tx, scope_id, FAILED)
             return not scopes.has_scopes(tx, [scope_id])
 
         return self._database.transact(forget, Commit.PRUNE, happened=forgotten)[1]

@@ -107,7 +107,7 @@ class Instances:
             by_id = {row.id: key for key, row in self._lock(tx, keys).items()}
             failed = moves.retry_actions(tx, list(by_id))
             names = [scope_name(self.name, by_id[one[0]], *one) for one in failed]
-            scopes.delete_failed(tx, scopes.find_scopes(tx, names), StepStatus.FAILED)
+            scopes.delete_failed(tx, scopes.find_scopes(tx, names), [StepStatus.FAILED])
             return failed
 
         def done(tx: Transaction, failed: list[moves.Key]) -> bool:

@@ -251,12 +251,13 @@ def has_scopes(tx: Transaction, ids: Sequence[int]) -> bool:
     return bool(ids) and tx.execute(query).first() is not None
 
 
-def has_failed(tx: Transaction, scope_id: int, status: str) -> bool:
-    """Whether a scope has steps of this status.
+def has_failed(tx: Transaction, scope_id: int, statuses: Sequence[str]) -> bool:
+    """Whether a scope has steps of one of these statuses.
 
-    :param status: of steps that failed for good.
+    :param statuses: of steps that failed for good.
     """
-    query = select(step.c.name).where(step.c.scope_id == scope_id, step.c.status == status)
+    found = step.c.status.in_([str(one) for one in statuses])
+    query = select(step.c.name).where(step.c.scope_id == scope_id, found)
     return tx.execute(query.limit(1)).first() is not None
 
 
@@ -438,14 +439,15 @@ def find_resource_scopes(tx: Transaction, resource_ids: Sequence[int]) -> list[i
     return list(tx.execute(query).scalars())
 
 
-def delete_failed(tx: Transaction, ids: Sequence[int], status: str) -> int:
-    """Delete the steps of scopes that have this status, and return how many there were.
+def delete_failed(tx: Transaction, ids: Sequence[int], statuses: Sequence[str]) -> int:
+    """Delete the steps of scopes that have one of these statuses, and return how many there were.
 
-    :param status: of steps that failed for good.
+    :param statuses: of steps that failed for good.
     """
     if not ids:
         return 0
-    failed = delete(step).where(among(tx, step.c.scope_id, ids), step.c.status == status)
+    found = step.c.status.in_([str(one) for one in statuses])
+    failed = delete(step).where(among(tx, step.c.scope_id, ids), found)
     return int(tx.execute(failed).rowcount)
 
 

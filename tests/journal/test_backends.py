@@ -392,7 +392,7 @@ def test_a_forgotten_scope_is_gone_with_its_records(anywhere: Place) -> None:
 def test_of_a_scope_the_failed_steps_alone_can_be_forgotten(anywhere: Place) -> None:
     backend = anywhere.backend()
     hold = backend.take("job").hold
-    statuses = [StepStatus.DONE, StepStatus.FAILED, StepStatus.RETRY, StepStatus.FAILED]
+    statuses = [StepStatus.DONE, StepStatus.FAILED, StepStatus.RETRY, StepStatus.CAUGHT]
     for number, status in enumerate([*statuses, StepStatus.OPEN], start=1):
         backend.write(hold, Record(f"step {number}", number, status=status, value='"FAILED"'))
     with pytest.raises(Busy):
