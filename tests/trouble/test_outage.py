@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from itertools import pairwise
 from typing import Any
 
@@ -271,38 +273,52 @@ def test_a_full_disk_is_waited_out_and_nothing_is_half_written(
     assert running.gate.calls == ["b"]
 
 
+class Disk:
+    """What limits the file of an SQLite database to its size while it is full.
+
+    :ivar refused: released by each transaction that is rolled back.
+    """
+
+    def __init__(self, store: converge.Store) -> None:
+        self.full = False
+        self.refused = threading.Semaphore(0)
+        engine = store.database.engine
+        self._path = engine.url.database
+        event.listen(engine, "checkout", self._limit)
+        event.listen(engine, "rollback", lambda connection: self.refused.release())
+
+    def fill(self) -> None:
+        """Use up the free pages, too."""
+        with closing(sqlite3.connect(str(self._path), timeout=WAIT)) as connection, connection:
+            free = connection.execute("PRAGMA freelist_count").fetchone()[0]
+            connection.execute("CREATE TABLE filling (data)")
+            connection.execute("INSERT INTO filling VALUES (zeroblob(?))", [free * 4096])
+        self.full = True
+
+    def _limit(self, connection: Any, record: object, proxy: object) -> None:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages if self.full else 1_000_000}")
+
+
 @pytest.mark.parametrize("database", [only("sqlite")], indirect=True)
 def test_an_engine_goes_on_when_a_full_disk_has_space_again(database_url: str) -> None:
-    full = False
-    refused = threading.Semaphore(0)
-
-    def limit(connection: Any, record: object, proxy: object) -> None:
-        pages = connection.execute("PRAGMA page_count").fetchone()[0]
-        connection.execute(f"PRAGMA max_page_count = {pages if full else 1_000_000}")
-
     class Large(Calls):
         def create(self, context: converge.Context, properties: Mapping[str, Any]) -> Any:
             super().create(context, properties)
             return converge.Physical(context.name, {"text": "x" * 100_000})
 
     with converge.connect(database_url) as store:
-        event.listen(store.database.engine, "checkout", limit)
-        event.listen(store.database.engine, "rollback", lambda connection: refused.release())
+        disk = Disk(store)
         running = Running(store, LONG)
         large = Large()
         running.engine.types["gate"] = large
-
-        def fill() -> None:
-            nonlocal full
-            full = True
-
-        large.during = fill
+        large.during = disk.fill
         with running.engine:
             stack = store.create_stack("s", CHAIN)
             for _ in range(3):
-                assert refused.acquire(timeout=WAIT)
+                assert disk.refused.acquire(timeout=WAIT)
             assert store.show("s")["progress"]["done"] == 1
-            full = False
+            disk.full = False
             assert stack.wait(WAIT) == "COMPLETE"
         assert large.calls == ["b"]
         assert running.quick.calls == ["a", "c"]
@@ -413,6 +429,45 @@ def test_an_outage_that_passes_through_a_handler_is_no_failure_of_it(
     assert stack.action == "CREATE"
     assert handler.attempts == [1, 1]
     assert [one["status"] for one in troubled.store.events("s") if one["resource"]] == ["COMPLETE"]
+
+
+LARGE = "x" * 100_000
+FILLS: dict[str, Callable[[converge.Context], object]] = {
+    # the properties are recorded with it
+    "record": USES["record"],
+    "step": lambda context: context.step("one", str, LARGE),
+    # what one of them records may find room on a page
+    "each": lambda context: [
+        list(context.each(f"{number} {'x' * 200}", [1])) for number in range(60)
+    ],
+}
+
+
+@pytest.mark.parametrize("database", [only("sqlite")], indirect=True)
+@pytest.mark.parametrize("on_failure", ["stop", "rollback"])
+@pytest.mark.parametrize("use", FILLS)
+def test_a_disk_that_is_full_in_the_middle_of_a_handler_is_no_failure_of_it(
+    database_url: str, use: str, on_failure: str
+) -> None:
+    with converge.connect(database_url) as store:
+        disk = Disk(store)
+        handler = Recorder(FILLS[use])
+        handler.during = disk.fill
+        template = converge.Template.from_dict(
+            {"resources": {"a": {"type": "uses", "properties": {"large": LARGE}}}}
+        )
+        with converge.Engine(store, {"uses": handler}, lease=LONG, poll=0.05) as engine:
+            stack = store.create_stack("s", template, on_failure=on_failure)
+            try:
+                assert handler.began.acquire(timeout=WAIT)
+                assert "full" in str(handler.raised[0])
+            finally:
+                disk.full = False
+            assert stack.wait(WAIT) == "COMPLETE"
+            assert engine.error is None
+        assert stack.action == "CREATE"
+        assert handler.attempts[0] == handler.attempts[-1] == 1
+        assert [one["status"] for one in store.events("s") if one["resource"]] == ["COMPLETE"]
 
 
 def test_a_pool_that_times_out_is_no_failure_of_a_handler(troubled: Troubled) -> None:
