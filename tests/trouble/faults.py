@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -28,7 +29,8 @@ class Faults:
         self._error: BaseException | None = None
         self._at: int | str = 1
         self._times = 0
-        self._seen = 0
+        # by thread: each has a transaction of its own
+        self._seen: Counter[int] = Counter()
         self._lock = threading.Lock()
         self.raised = 0
         #: released for each
@@ -54,7 +56,8 @@ class Faults:
         :param times: in how many transactions; -1 for all.
         """
         with self._lock:
-            self._error, self._at, self._times, self._seen = error, at, times, 0
+            self._error, self._at, self._times = error, at, times
+            self._seen.clear()
 
     def stop(self) -> None:
         """Let all statements pass."""
@@ -62,19 +65,21 @@ class Faults:
             self._times = 0
 
     def _begin(self, connection: object) -> None:
-        self._seen = 0
+        with self._lock:
+            self._seen[threading.get_ident()] = 0
 
     def _execute(self, cursor: object, statement: str, *more: Any) -> None:
         if not statement.lstrip().upper().startswith(WRITES):
             return
         with self._lock:
-            self._seen += 1
-            if self._seen != self._at:
+            thread = threading.get_ident()
+            self._seen[thread] += 1
+            if self._seen[thread] != self._at:
                 return
         self._raise()
 
     def _commit(self, connection: Any) -> None:
-        if self._at == "COMMIT" and self._seen:
+        if self._at == "COMMIT" and self._seen[threading.get_ident()]:
             self._raise()
 
     def _raise(self) -> None:
