@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from converge.errors import BadInput, Cancelled, JournalMismatch, StepFailed, comes_from
+from converge.hiding import hide
 from converge.journal.backend import Record, StepStatus
 from converge.journal.values import check_returns, dumps, loads
 from converge.plain import check_over, lazy_kind
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+#: Characters of a failure's message that are kept, and in which secrets are looked for.
+_KEPT, _LOOKED_AT = 2000, 500_000
 _KEY_PARAMETER = "idempotency_key"
 
 
@@ -268,4 +271,5 @@ def _message(error: BaseException) -> str:
         words = str(error)
     except Exception:
         words = ""
-    return words[:2000]
+    # before it is cut: half a secret would not be known for one
+    return hide(words[:_LOOKED_AT])[:_KEPT]

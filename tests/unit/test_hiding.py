@@ -129,6 +129,10 @@ def test_the_command_line_shows_no_secret(
 def test_a_handlers_error_keeps_no_secret_in_its_row(tmp_path: Path) -> None:
     class Opens(converge.ResourceType):
         def create(self, context: converge.Context, properties: Any) -> None:
+            # a step's failure has a row of its own
+            context.step("open", self._open, retry=converge.RetryPolicy(attempts=1))
+
+        def _open(self) -> None:
             url = make_url(f"postgresql+psycopg://user@{NOWHERE}/x?password={quote(password)}")
             try:
                 converge.connect(url)
@@ -142,7 +146,11 @@ def test_a_handlers_error_keeps_no_secret_in_its_row(tmp_path: Path) -> None:
     store = converge.connect(own)
     store.create_stack("s", converge.Template.parse("resources: {a: {type: opens}}"))
     StepEngine(store, {"opens": Opens()}).run()
-    shown = json.dumps([store.show("s"), store.events("s")], default=str)
+    with converge.Journal(store) as journal:
+        (scope,) = journal.scopes()
+        recorded = journal.show(scope.name)
+    shown = json.dumps([store.show("s"), store.events("s"), recorded], default=str)
+    assert recorded[1][0].status == "FAILED"
     assert "cannot be reached" in shown
     assert [half for half in HALVES if half in shown] == []
 
