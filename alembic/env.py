@@ -6,8 +6,8 @@ from typing import Any
 
 from alembic import context
 
-from converge.store.migrate import include_name
-from converge.store.schema import VERSION_TABLE, metadata
+from converge.sql.migrate import include_name
+from converge.sql.schema import VERSION_TABLE, metadata
 
 config = context.config
 OPTIONS: dict[str, Any] = {

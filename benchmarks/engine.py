@@ -64,9 +64,9 @@ from benchmarks.measuring import (
     verdict,
 )
 from converge.engine import Engine
+from converge.sql.schema import metadata
 from converge.stack import Stack
-from converge.stacks import Store
-from converge.store.schema import metadata
+from converge.store import Store
 from converge.template import Template
 
 LAYERS = 20
@@ -400,16 +400,16 @@ def print_profile(bench: Bench, nodes: int) -> None:
     import pstats
 
     # older commits, which compare.py measures, have no such module
-    from converge import engine_run
+    from converge.engine import run
 
     profile = cProfile.Profile(time.thread_time)
 
-    turn_loop = engine_run.Run._turn_loop
+    turn_loop = run.Run._turn_loop
 
-    def profiled(run: engine_run.Run) -> None:
+    def profiled(run: run.Run) -> None:
         profile.runcall(turn_loop, run)
 
-    with mock.patch.object(engine_run.Run, "_turn_loop", profiled):
+    with mock.patch.object(run.Run, "_turn_loop", profiled):
         bench.create(layered(nodes, nodes // LAYERS))
     pstats.Stats(profile).sort_stats("cumulative").print_stats(50)
 

@@ -84,7 +84,7 @@ from benchmarks.plain_machine import (
     Plain,
 )
 from converge.machine import Action, Machine, Move
-from converge.store import schema
+from converge.sql import schema
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import URL
 
-from converge.store import schema
+from converge.sql import schema
 
 NAME = "order"
 #: Seconds until the timeout of an instance that is paid.

@@ -65,11 +65,11 @@ from benchmarks.measuring import (
 )
 from converge.engine import Engine
 from converge.lease import LEASE, LEAST
-from converge.recovery import Sweeper
-from converge.stacks import Store
-from converge.store import engines
-from converge.store.database import Transaction
-from converge.store.schema import metadata, resource, sync_point, traversal
+from converge.protocol.recover import Sweeper
+from converge.sql import engines
+from converge.sql.database import Transaction
+from converge.sql.schema import metadata, resource, sync_point, traversal
+from converge.store import Store
 from converge.testing import StepEngine
 
 MARIADB = "mysql+pymysql://root@127.0.0.1:3306/?charset=utf8mb4"

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from converge.machine import Machine, State, Transition
     from converge.machine.move import ActionFailed
     from converge.model import Physical
-    from converge.resource_type import Context, Property, ResourceType
+    from converge.resources.resource_type import Context, Property, ResourceType
     from converge.retry import RetryPolicy
     from converge.stack import Stack
-    from converge.stacks import Store, connect
+    from converge.store import Store, connect
     from converge.template import Template
 
 __version__ = "0.1.0"
@@ -69,13 +69,13 @@ _HOMES = {
     "State": "machine",
     "Transition": "machine",
     "Physical": "model",
-    "Context": "resource_type",
-    "Property": "resource_type",
-    "ResourceType": "resource_type",
+    "Context": "resources.resource_type",
+    "Property": "resources.resource_type",
+    "ResourceType": "resources.resource_type",
     "RetryPolicy": "retry",
     "Stack": "stack",
-    "Store": "stacks",
-    "connect": "stacks",
+    "Store": "store",
+    "connect": "store",
     "Engine": "engine",
     "Template": "template",
 }

@@ -9,8 +9,8 @@ from typing import Protocol
 from converge.bus.memory import MemoryBus
 from converge.errors import NotFound, StoreError
 from converge.model import Status
-from converge.store import stacks
-from converge.store.database import Database, Transaction
+from converge.sql import stacks
+from converge.sql.database import Database, Transaction
 
 LOG = logging.getLogger(__name__)
 

@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from converge.crash_points import Commit
+from converge.engine.core import Session
 from converge.errors import Replace
 from converge.model import Json, Kind, Physical, Replacing, make_mark
-from converge.points import Commit
-from converge.resource_type import Context, ResourceType, check_types
+from converge.protocol.decide import Outcome, Result, Step, Work
+from converge.resources.resource_type import Context, ResourceType, check_types
 from converge.retry import RetryPolicy
-from converge.session import Session
-from converge.store import engines
-from converge.work import Outcome, Result, Step, Work
+from converge.sql import engines
 
 if TYPE_CHECKING:
-    from converge.stacks import Store
+    from converge.store import Store
 
 __all__ = ["FakeClock", "FakeType", "FakeWorld", "StepEngine"]
 

@@ -408,6 +408,6 @@ def required() -> list[str]:
 
 def _upgrade(url: str) -> None:
     # only tests that use a database need the store
-    from converge.store import migrate
+    from converge.sql import migrate
 
     migrate.upgrade(url)

@@ -69,7 +69,7 @@ class OwnServer(Backend):
 
     def migrated(self) -> str:
         """The URL of a new database with converge's schema."""
-        from converge.store import migrate
+        from converge.sql import migrate
 
         url = self.empty()
         migrate.upgrade(url)

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import delete, event
 
 import converge
-from converge.store import schema
+from converge.sql import schema
 from tests.backends import Backend, Sqlite
 
 

@@ -75,7 +75,7 @@ class MutationError(Exception):
 class Edit:
     """A piece of a function to put another one in the place of.
 
-    :ivar at: the file, and the function, as ``converge/lease.py::Lease.renew``; or only a file.
+    :ivar at: the file and the function, as ``converge/lease/lease.py::Lease.renew``; or a file.
     :ivar find: what must be in it once.
     :ivar put: what takes its place.
     """

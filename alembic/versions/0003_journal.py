@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
-from converge.store.migrate import commits_each_statement
+from converge.sql.migrate import commits_each_statement
 
 revision = "0003"
 down_revision = "0002"

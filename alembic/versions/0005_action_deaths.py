@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from converge.store.migrate import commits_each_statement
+from converge.sql.migrate import commits_each_statement
 
 revision = "0005"
 down_revision = "0004"

@@ -30,9 +30,9 @@ from converge.model import DEFAULT_FILE, DEFAULT_URL
 if TYPE_CHECKING:
     from converge.cli.running import Trouble
     from converge.graph import Graph
-    from converge.resource_type import ResourceType
+    from converge.resources.resource_type import ResourceType
     from converge.stack import Stack
-    from converge.stacks import Store
+    from converge.store import Store
 
 _SILENT = logging.NullHandler()
 _TEMPLATE_ENDINGS = {".yaml", ".yml", ".json"}
@@ -415,7 +415,7 @@ def _write_outputs(outputs: Mapping[str, Any], before: str = "") -> None:
 
 def graph(arguments: Namespace) -> int:
     """Draw a graph."""
-    from converge.cli.drawing import ENDINGS, draw
+    from converge.drawing.graphs import ENDINGS, draw
 
     what, output = arguments.what, arguments.output
     how = arguments.format or ENDINGS.get(Path(output or "").suffix.lower(), "text")
@@ -524,7 +524,7 @@ def recover(arguments: Namespace) -> int:
     """Do a round of recovery by hand."""
     from dataclasses import asdict
 
-    from converge.recovery import Sweep
+    from converge.protocol.recover import Sweep
 
     done = Sweep()
     if _is_there(arguments):
@@ -570,7 +570,7 @@ def engine(arguments: Namespace) -> int:
 @contextmanager
 def _when_there(arguments: Namespace, trouble: Trouble) -> Iterator[Store]:
     """The store, as soon as its server lets us in."""
-    from converge.store.trouble import Unreachable
+    from converge.sql.faults import Unreachable
 
     with trouble.wait_out(lambda: connect(arguments, create=True), kind=Unreachable) as store:
         yield store
@@ -595,7 +595,7 @@ def machine(arguments: Namespace) -> int:
 
 def db(arguments: Namespace) -> int:
     """Look after the database's schema."""
-    from converge.store import migrate
+    from converge.sql import migrate
 
     url = database_url(arguments) or DEFAULT_URL
     if arguments.operation == "sql":

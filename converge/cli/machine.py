@@ -15,7 +15,7 @@ from converge.escaping import quoted
 
 if TYPE_CHECKING:
     from converge.machine import Instance, Instances, Move
-    from converge.stacks import Store
+    from converge.store import Store
 
 #: Rows that are read at a time.
 BATCH = 1000

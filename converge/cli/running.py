@@ -27,9 +27,9 @@ from converge.escaping import lines
 if TYPE_CHECKING:
     from converge.cli.progress import Reporter
     from converge.engine import Engine
-    from converge.resource_type import ResourceType
+    from converge.resources.resource_type import ResourceType
     from converge.stack import Stack
-    from converge.stacks import Store
+    from converge.store import Store
 
 #: Seconds between looks at the database: soon after the start, then less often.
 POLL_FIRST = 0.02

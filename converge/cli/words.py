@@ -9,7 +9,7 @@ from converge.cli.output import duration
 from converge.escaping import escape
 
 if TYPE_CHECKING:
-    from converge.recovery import Sweep
+    from converge.protocol.recover import Sweep
 
 #: So many of an engine's nodes are named in the table.
 NAMED = 3

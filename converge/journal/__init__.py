@@ -24,7 +24,7 @@ from converge.lease import LEASE, LEAST
 from converge.model import check_age, check_name, check_seconds
 
 if TYPE_CHECKING:
-    from converge.store.database import Database, HasDatabase, Transaction
+    from converge.sql.database import Database, HasDatabase, Transaction
 
 __all__ = ["Backend", "Item", "Journal", "Record", "Scope", "ScopeInfo", "Step"]
 
@@ -183,7 +183,7 @@ def node_scope(
     :param keys_in: as in :func:`held_scope`.
     :raises StaleLock: it has not, any more.
     """
-    from converge.store import resources
+    from converge.sql import resources
 
     return held_scope(
         database,

@@ -17,7 +17,7 @@ from converge.plain import lazy_kind
 from converge.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from converge.store.database import HostTransaction
+    from converge.sql.database import HostTransaction
 
 T = TypeVar("T")
 

@@ -8,17 +8,17 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from converge.crash_points import Commit
 from converge.errors import Busy, Conflict, ConvergeError, NotFound
 from converge.journal.backend import FAILED, Backend, Hold, Record, ScopeInfo, StepStatus, Taken
 from converge.lease import Lease, RowLeases, RowOwner, check_lease, expire
+from converge.lease.process import is_gone
 from converge.model import make_mark
-from converge.points import Commit
-from converge.process import is_gone
-from converge.store import engines, scopes
-from converge.store.database import Database, Transaction, repeatable
-from converge.store.engines import EngineRow
-from converge.store.opening import open_database
-from converge.store.scopes import ScopeRow, StepRow
+from converge.sql import engines, scopes
+from converge.sql.database import Database, Transaction, repeatable
+from converge.sql.engines import EngineRow
+from converge.sql.opening import open_database
+from converge.sql.scopes import ScopeRow, StepRow
 
 T = TypeVar("T")
 

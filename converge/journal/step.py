@@ -18,7 +18,7 @@ from converge.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from converge.journal.scope import Scope
-    from converge.store.database import HostTransaction
+    from converge.sql.database import HostTransaction
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,11 +9,11 @@ from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from converge.journal.scope import KEYS
-from converge.journaled import Journaled
+from converge.resources.journaled import Journaled
 
 if TYPE_CHECKING:
     from converge.journal import Scope
-    from converge.store.database import HostTransaction
+    from converge.sql.database import HostTransaction
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from converge.crash_points import Commit
 from converge.errors import ConvergeError, StaleLock, StoreError, comes_from
 from converge.hiding import hide
 from converge.journal import Scope, held_scope
@@ -22,13 +23,12 @@ from converge.machine.move import Move
 from converge.machine.moving import Held, Taker
 from converge.model import make_mark
 from converge.plain import check_over
-from converge.points import Commit
-from converge.store import moves, scopes
-from converge.store.database import Database, Transaction, repeatable
-from converge.store.moves import MoveRow
+from converge.sql import moves, scopes
+from converge.sql.database import Database, Transaction, repeatable
+from converge.sql.moves import MoveRow
 
 if TYPE_CHECKING:
-    from converge.store.database import HostTransaction
+    from converge.sql.database import HostTransaction
 
 T = TypeVar("T")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from converge.crash_points import Commit
 from converge.errors import BadInput, NotFound, StaleLock
 from converge.journal.backend import StepStatus
 from converge.journal.values import loads
@@ -13,14 +14,13 @@ from converge.machine.action import scope_name
 from converge.machine.move import Move
 from converge.machine.moving import BATCH
 from converge.model import check_age, check_name
-from converge.points import Commit
-from converge.store import machines, moves, scopes
-from converge.store.database import Transaction
-from converge.store.machines import InstanceRow
-from converge.store.moves import MoveRow
+from converge.sql import machines, moves, scopes
+from converge.sql.database import Transaction
+from converge.sql.machines import InstanceRow
+from converge.sql.moves import MoveRow
 
 if TYPE_CHECKING:
-    from converge.store.database import HasDatabase, HostTransaction
+    from converge.sql.database import HasDatabase, HostTransaction
 
 T = TypeVar("T")
 

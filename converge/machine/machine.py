@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from converge.crash_points import Commit
 from converge.errors import BadInput, StoreError, did_you_mean
 from converge.lease import LEASE, LEAST
 from converge.machine.actions import Actions
@@ -16,13 +17,12 @@ from converge.machine.move import ActionFailed, Move
 from converge.machine.moving import BATCH, Event, Fired, Held, Mover, Taker, is_committed
 from converge.machine.sweeping import SWEEP, Sweeper
 from converge.model import check_name, check_seconds
-from converge.points import Commit
-from converge.store.database import Transaction, repeatable
+from converge.sql.database import Transaction, repeatable
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from converge.store.database import HasDatabase, HostTransaction
+    from converge.sql.database import HasDatabase, HostTransaction
 
 
 class Machine(Instances):

@@ -15,9 +15,9 @@ from converge.lease import check_lease
 from converge.machine.definition import Definition, Transition
 from converge.machine.move import Move
 from converge.model import check_name
-from converge.store import machines, moves
-from converge.store.database import Transaction
-from converge.store.machines import InstanceRow
+from converge.sql import machines, moves
+from converge.sql.database import Transaction
+from converge.sql.machines import InstanceRow
 
 LOG = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from converge.lease import expire, list_gone
 from converge.machine.actions import Actions
 from converge.machine.moving import BATCH, Fired, Mover
 from converge.model import check_seconds
-from converge.store import machines, moves
-from converge.store.database import Database
+from converge.sql import machines, moves
+from converge.sql.database import Database
 
 LOG = logging.getLogger(__name__)
 

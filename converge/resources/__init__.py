@@ -7,10 +7,10 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from converge.errors import BadInput
-from converge.resource_type import ResourceType, check_types
 from converge.resources.command import Command
 from converge.resources.file import File
 from converge.resources.none import Nothing
+from converge.resources.resource_type import ResourceType, check_types
 from converge.resources.value import Value
 
 __all__ = ["GROUP", "Command", "File", "Nothing", "Value", "load_types"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from converge.resource_type import Context, ResourceType
+from converge.resources.resource_type import Context, ResourceType
 
 
 class Nothing(ResourceType):

@@ -21,7 +21,7 @@ import os
 import stat
 from collections.abc import Container, Iterator
 
-from converge.resource_type import Context
+from converge.resources.resource_type import Context
 
 #: The name of the extended attribute; its value is the stack's token and the resource's.
 _ATTRIBUTE = "user.converge"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from converge.model import Physical
-from converge.resource_type import Context, Property, ResourceType
+from converge.resources.resource_type import Context, Property, ResourceType
 
 
 class Value(ResourceType):

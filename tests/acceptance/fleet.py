@@ -32,7 +32,7 @@ ON_SERVERS = pytest.mark.parametrize(
 _PRELOAD = [
     "alembic.autogenerate",
     "converge.engine",
-    "converge.store.migrate",
+    "converge.sql.migrate",
     "psycopg",
     "pymysql",
     "retrying",

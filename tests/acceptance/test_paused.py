@@ -11,9 +11,9 @@ from typing import Any
 from sqlalchemy import select
 
 import converge
-from converge import points
-from converge.points import Commit
-from converge.store import schema
+from converge import crash_points
+from converge.crash_points import Commit
+from converge.sql import schema
 from tests.acceptance.fleet import LIMIT, ON_SERVERS, Fleet, Process, wait_for
 from tests.acceptance.witness import HANDLER, Log, Orders, types
 
@@ -47,17 +47,17 @@ REPLACED: dict[str, Any] = {"before": {"replace": 1}, "now": {"replace": 2}}
 RETRIED: dict[str, Any] = {"type": "retried", "now": {"failures": 1}}
 CASES = {
     "a create": Case(HANDLER, now=DEAF, is_stale=True),
-    "a create that has ended": Case(points.AFTER_CALL),
+    "a create that has ended": Case(crash_points.AFTER_CALL),
     "a claim": Case(Commit.CLAIM.after, begun=False),
     "an update": Case(HANDLER, before={}, now=DEAF, is_stale=True),
     "a delete": Case(HANDLER, before=DEAF, now=None, is_stale=True),
     "a replacement to be asked for": Case(HANDLER, **REPLACED),
-    "a replacement that was asked for": Case(points.AFTER_CALL, **REPLACED),
+    "a replacement that was asked for": Case(crash_points.AFTER_CALL, **REPLACED),
     "a replacement to be made": Case(Commit.REPLACE.after, **REPLACED),
     "a failure to come": Case(HANDLER, **RETRIED),
-    "a failure": Case(points.AFTER_CALL, **RETRIED),
+    "a failure": Case(crash_points.AFTER_CALL, **RETRIED),
     "a cancelled create": Case(HANDLER, now=DEAF, cancel="after", is_stale=True),
-    "a create that obeyed": Case(points.AFTER_CALL, now={"waits": 1}, cancel="before"),
+    "a create that obeyed": Case(crash_points.AFTER_CALL, now={"waits": 1}, cancel="before"),
     # the last, as its node is free for the next engine
     "a retry that is written": Case(Commit.COMPLETE.after, **RETRIED),
 }

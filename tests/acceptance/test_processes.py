@@ -16,7 +16,7 @@ import yaml
 from sqlalchemy import select
 
 import converge
-from converge.store import schema
+from converge.sql import schema
 from tests.acceptance.fleet import LIMIT, ON_SERVERS, Cutter, wait_for
 from tests.acceptance.shell import Shell
 

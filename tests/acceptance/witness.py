@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from sqlalchemy import event
 
 import converge
-from converge import points
+from converge import crash_points
 from converge.errors import StaleLock
 
 #: What a process is told by signals: to stop as SIGSTOP does, but between two transactions;
@@ -245,7 +245,7 @@ def main(orders: Orders) -> None:
     store = converge.connect(orders.url)
     freezer = None if orders.place is None else Freezer(store, log, orders.place)
     if freezer is not None:
-        points.hook = freezer.reach
+        crash_points.hook = freezer.reach
     engine = converge.Engine(
         store,
         types=types(log, freezer),

@@ -10,8 +10,8 @@ from sqlalchemy import Column, MetaData, String, Table, delete, insert, select
 
 import converge
 from converge import Journal, Scope
-from converge.store import engines
-from converge.store.database import Transaction
+from converge.sql import engines
+from converge.sql.database import Transaction
 from converge.testing import FakeClock
 from tests.crash.reaper import gone_identity
 from tests.journal.driver import World

@@ -15,8 +15,8 @@ import converge
 from converge import Conflict, IllegalEvent, Journal, Machine, NotFound, RetryPolicy, Scope
 from converge.journal import items
 from converge.machine import Action
-from converge.store import schema, scopes
-from converge.store.database import Transaction
+from converge.sql import schema, scopes
+from converge.sql.database import Transaction
 from converge.testing import FakeClock
 from tests.crash.job import LEASE, Job
 from tests.crash.reaper import serve

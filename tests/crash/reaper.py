@@ -21,8 +21,8 @@ from typing import Any
 from sqlalchemy import event, text
 
 import converge
-from converge import points
-from converge.process import process_identity
+from converge import crash_points
+from converge.lease.process import process_identity
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Die at each time that a point is reached, which takes some minutes.
@@ -85,11 +85,11 @@ class Reaper:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Be the hook for the length of a block."""
-        before, points.hook = points.hook, self
+        before, crash_points.hook = crash_points.hook, self
         try:
             yield
         finally:
-            points.hook = before
+            crash_points.hook = before
 
 
 def gone_identity() -> str:

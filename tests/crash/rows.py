@@ -12,8 +12,8 @@ from sqlalchemy import select
 
 from converge.graph import Graph
 from converge.model import Kind, State, TraversalStatus
-from converge.store import schema
-from converge.store.database import Database, Transaction
+from converge.sql import schema
+from converge.sql.database import Database, Transaction
 from tests.crash.world import Call, World
 
 Row = dict[str, Any]

@@ -17,13 +17,13 @@ import yaml
 from sqlalchemy import Column, MetaData, String, Table, delete, func, insert, select, update
 
 import converge
-from converge import recovery
+from converge.crash_points import Commit
 from converge.model import State
-from converge.points import Commit
-from converge.store import engines, schema
-from converge.store.database import repeatable
+from converge.protocol import recover
+from converge.protocol.decide import Outcome, Work
+from converge.sql import engines, schema
+from converge.sql.database import repeatable
 from converge.testing import FakeClock, StepEngine, label
-from converge.work import Outcome, Work
 from tests.crash.reaper import gone_identity
 from tests.crash.world import World
 
@@ -115,7 +115,7 @@ class Player:
     def recover(self) -> None:
         """Wait for the end of the leases of the dead, and put right what they left."""
         self.do_advance(LEASE + SLICE)
-        recovery.sweep(self.store.database)
+        recover.sweep(self.store.database)
 
     def settle(self) -> None:
         """Let the engines work until no traversal runs."""
@@ -257,7 +257,7 @@ class Player:
         """Stop, and hand back what is in hand."""
         one = self.engine(engine)
         self.store.database.transact(
-            lambda tx: recovery.leave(tx, one.id, one.session.mark),
+            lambda tx: recover.leave(tx, one.id, one.session.mark),
             Commit.LEAVE,
             happened=repeatable,
         )
@@ -266,7 +266,7 @@ class Player:
     def do_sweep(self, engine: str) -> None:
         """One round of recovery."""
         self.engine(engine)
-        recovery.sweep(self.store.database)
+        recover.sweep(self.store.database)
 
     def do_forget(self, engine: str) -> None:
         """Delete the rows of engines that ended long ago."""

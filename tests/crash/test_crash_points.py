@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import converge
-from converge import points
+from converge import crash_points
 from tests import backends
 from tests.crash.deaths import Reference, Stage
 from tests.crash.reaper import EVERY_HIT, Driver
@@ -81,7 +81,7 @@ def list_hits(references: References, point: str) -> list[tuple[str, int]]:
         return [(name, hit) for name, count in counts.items() for hit in range(1, count + 1)]
     most = max(counts, key=lambda name: counts[name])
     more = [(most, hit) for hit in (1, 2, 3, counts[most]) if hit <= counts[most]]
-    others = list(counts)[points.STACKS.index(point) % 2 :: 2] if len(counts) > 4 else counts
+    others = list(counts)[crash_points.STACKS.index(point) % 2 :: 2] if len(counts) > 4 else counts
     turns = [(name, (1, counts[name])[turn % 2]) for turn, name in enumerate(others)]
     return sorted({*turns, *more})
 
@@ -98,7 +98,7 @@ def choose_hits(references: References, point: str, number: int) -> list[tuple[s
 
 
 @pytest.mark.parametrize("database", [pytest.param("sqlite", marks=ON_SQLITE)], indirect=True)
-@pytest.mark.parametrize("point", points.STACKS)
+@pytest.mark.parametrize("point", crash_points.STACKS)
 def test_one_dies_and_the_others_end_as_if_nothing_had_been(
     point: str, stage: Stage, references: References
 ) -> None:
@@ -109,12 +109,12 @@ def test_one_dies_and_the_others_end_as_if_nothing_had_been(
     assert {case: differences for case, differences in found.items() if differences} == {}
 
 
-@pytest.mark.parametrize("point", points.STACKS)
+@pytest.mark.parametrize("point", crash_points.STACKS)
 def test_a_process_is_killed_and_another_ends_as_if_nothing_had_been(
     point: str, stage: Stage, references: References, driver: Driver, database: backends.Backend
 ) -> None:
     # each database has others
-    number = points.STACKS.index(point) + backends.NAMES.index(database.name)
+    number = crash_points.STACKS.index(point) + backends.NAMES.index(database.name)
     found = {
         (name, hit): stage.play_with_kill(driver, name, point, hit, references[name])
         for name, hit in choose_hits(references, point, number)
@@ -126,8 +126,8 @@ def test_a_process_is_killed_and_another_ends_as_if_nothing_had_been(
 @pytest.mark.sqlite
 def test_every_crash_point_is_reached_by_some_story(references: References) -> None:
     reached = {point for one in references.values() for point in one.counts}
-    assert set(points.STACKS) - reached == set()
-    assert reached - set(points.STACKS) == set()
+    assert set(crash_points.STACKS) - reached == set()
+    assert reached - set(crash_points.STACKS) == set()
 
 
 @pytest.mark.database

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 import converge
-from converge import points
+from converge import crash_points
+from converge.crash_points import Commit
+from converge.lease.process import is_gone
 from converge.model import EngineState
-from converge.points import Commit
-from converge.process import is_gone
 from converge.testing import FakeClock
 from tests import backends
 from tests.crash.job import LATER, Job
@@ -30,7 +30,7 @@ from tests.journal.driver import AFTER_EFFECT, BEFORE_EFFECT
 
 #: The commits of leases and of the host, without which there are no journal and no machines.
 BESIDES = (Commit.REGISTER, Commit.RENEW, Commit.LEAVE, Commit.EXPIRE, Commit.HOST)
-POINTS = points.both_sides(points.JOURNAL + points.MACHINE + BESIDES)
+POINTS = crash_points.both_sides(crash_points.JOURNAL + crash_points.MACHINE + BESIDES)
 
 
 @dataclass(frozen=True, slots=True)

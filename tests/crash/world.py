@@ -16,7 +16,7 @@ from typing import Any
 
 from converge.errors import Replace
 from converge.model import Json, Physical
-from converge.resource_type import Context, ResourceType
+from converge.resources.resource_type import Context, ResourceType
 from converge.retry import RetryPolicy
 
 

@@ -22,7 +22,7 @@ from converge.model import (
     check_move,
     sources_of,
 )
-from converge.store import engines, schema, stacks
+from converge.sql import engines, schema, stacks
 
 DOC = Path(__file__).resolve().parents[2] / "doc"
 

@@ -15,9 +15,9 @@ import pytest
 from sqlalchemy import select
 
 import converge
-from converge import points
+from converge import crash_points
 from converge.errors import StaleLock, with_article
-from converge.store import migrate, schema
+from converge.sql import migrate, schema
 from converge.testing import FakeClock, StepEngine
 
 WAIT = 60.0
@@ -294,10 +294,10 @@ def test_a_result_that_changes_after_the_return_harms_nobody_else(
     shared: dict[str, Any] = {"a": {}}
 
     def hook(name: str) -> None:
-        if name == points.AFTER_CALL:
+        if name == crash_points.AFTER_CALL:
             shared["a"]["b"] = object()
 
-    monkeypatch.setattr(points, "hook", hook)
+    monkeypatch.setattr(crash_points, "hook", hook)
     shown = run_all(store, {"shares": lambda context, properties: converge.Physical("x", shared)})
     assert shown["shares"]["status"] in ("COMPLETE", "FAILED")
     assert shown["shares"]["attributes"] in ({}, {"a": {}})
@@ -348,7 +348,7 @@ def test_a_handler_that_never_returns_is_given_up_after_a_cancel(
     store: converge.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also without a timeout of its own; and its late return changes nothing."""
-    monkeypatch.setattr("converge.engine_run.GRACE", 0.1)
+    monkeypatch.setattr("converge.engine.run.GRACE", 0.1)
     deaf = Deaf()
     types = {"deaf": Does(deaf, attempts=3), "good": Does(good)}
     with converge.Engine(store, types, workers=1, lease=1.0, poll=0.05):
@@ -373,7 +373,7 @@ def test_a_handler_that_never_returns_is_given_up_after_a_cancel(
 def test_a_handler_that_never_returns_is_given_up_at_each_attempt(
     store: converge.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("converge.engine_run.GRACE", 0.1)
+    monkeypatch.setattr("converge.engine.run.GRACE", 0.1)
     deaf = Deaf()
     types = {"deaf": Does(deaf, attempts=2, first=0.0)}
     try:

@@ -10,12 +10,12 @@ import pytest
 from oslo_db.exception import DBDataError
 
 import converge
-from converge import complete as completing
+from converge.engine.core import Session
 from converge.errors import BadInput, ConvergeError, StoreError
-from converge.process import is_gone, process_identity
-from converge.session import Session
+from converge.lease.process import is_gone, process_identity
+from converge.protocol import complete as completing
+from converge.protocol.decide import Outcome, Result, Work
 from converge.testing import FakeWorld, StepEngine
-from converge.work import Outcome, Result, Work
 
 WAIT = 60.0
 
@@ -178,7 +178,7 @@ def test_a_node_timeout_ends_a_handler_that_listens(store: converge.Store, gate:
 def test_a_node_timeout_gives_up_a_handler_that_does_not_listen(
     store: converge.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("converge.engine_run.GRACE", 0.1)
+    monkeypatch.setattr("converge.engine.run.GRACE", 0.1)
     deaf = Deaf()
     with converge.Engine(store, {"deaf": deaf}, workers=1, poll=0.05):
         stack = store.create_stack("s", template("deaf", 1), node_timeout=0.1)
@@ -294,7 +294,7 @@ def test_lost_replies_of_commits_lose_no_node(
                 raise StoreError("the connection was lost")
             return works
 
-    monkeypatch.setattr("converge.engine_run.Session", Flaky)
+    monkeypatch.setattr("converge.engine.run.Session", Flaky)
     with converge.Engine(store, types, workers=2, poll=0.02):
         stack = store.create_stack("s", template(kind, 12, chain=True))
         assert stack.wait(WAIT) == "COMPLETE"
@@ -324,7 +324,7 @@ def test_a_value_that_the_database_refuses_fails_its_resource_only(
                 raise StoreError("refused") from DBDataError()
         return complete(tx, engine_id, outcomes)
 
-    for module in ("session", "halt"):
+    for module in ("engine.core", "protocol.halt"):
         monkeypatch.setattr(f"converge.{module}.complete", picky)
     store.create_stack("s", template("fake", 3), on_failure=on_failure)
     StepEngine(store, FakeWorld().types()).run()

@@ -14,15 +14,15 @@ import pytest
 from sqlalchemy import select, update
 
 import converge
+from converge.engine.core import Session
 from converge.errors import BadInput
 from converge.lease import Lease, RowLeases
-from converge.recovery import sweep
-from converge.session import Session
-from converge.start import Intent
-from converge.store import engines, schema
-from converge.store.held import read_clock
+from converge.protocol.decide import Work
+from converge.protocol.recover import sweep
+from converge.protocol.start import Intent
+from converge.sql import engines, schema
+from converge.sql.held import read_clock
 from converge.testing import FakeClock, FakeWorld, StepEngine
-from converge.work import Work
 
 WAIT = 60.0
 INF = float("inf")

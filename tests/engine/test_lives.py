@@ -11,13 +11,13 @@ import pytest
 from sqlalchemy import select
 
 import converge
-from converge import engine_run
+from converge.engine import run
+from converge.engine.core import Session
+from converge.engine.workers import Job, Workers
 from converge.errors import BadInput, ConvergeError, StoreError
-from converge.session import Session
-from converge.store.database import Database
-from converge.store.schema import sync_point
+from converge.sql.database import Database
+from converge.sql.schema import sync_point
 from converge.testing import FakeWorld
-from converge.workers import Job, Workers
 
 WAIT = 60.0
 ONE = converge.Template.parse("resources: {a: {type: quick}}")
@@ -92,7 +92,7 @@ def test_a_start_that_fails_is_as_if_it_had_not_been(
 def test_a_run_that_the_database_held_up_does_not_mix_with_the_next(
     store: converge.Store, engine: converge.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_run, "GRACE", 0.05)
+    monkeypatch.setattr(run, "GRACE", 0.05)
     held, go = threading.Event(), threading.Event()
     turn = Session.turn
 
@@ -170,7 +170,7 @@ def test_a_sweep_that_fails_is_not_the_last(
         raise ZeroDivisionError("a mistake in the sweep")
 
     engine.start()
-    monkeypatch.setattr("converge.recovery.Sweeper.sweep", sweep)
+    monkeypatch.setattr("converge.protocol.recover.Sweeper.sweep", sweep)
     try:
         for _ in range(3):
             assert sweeps.acquire(timeout=WAIT)

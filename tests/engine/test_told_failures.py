@@ -11,7 +11,7 @@ import pytest
 
 import converge
 from converge.cli import main
-from converge.reasons import TRACEBACK_LENGTH
+from converge.protocol.reasons import TRACEBACK_LENGTH
 from converge.testing import FakeClock, StepEngine
 
 SECRETS = {"word": "s3cret-word-1", "key": '{"private": "s3cret-key-2"}'}
@@ -204,8 +204,8 @@ def test_outputs_with_hidden_parameters_are_starred_unless_revealed(
 def test_no_secret_is_looked_for_but_once_in_each_traversal_that_fails(
     store: converge.Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from converge import session
-    from converge.secrecy import read_secrets
+    from converge.engine import core
+    from converge.protocol.secrets import read_secrets
 
     looks: list[int] = []
 
@@ -213,7 +213,7 @@ def test_no_secret_is_looked_for_but_once_in_each_traversal_that_fails(
         looks.append(stack_id)
         return read_secrets(tx, stack_id)
 
-    monkeypatch.setattr(session, "read_secrets", look)
+    monkeypatch.setattr(core, "read_secrets", look)
     thing = Thing()
     engine = StepEngine(store, {"thing": thing}, clock=clock)
     resources = {name: {"type": "thing"} for name in "abc"}

@@ -13,14 +13,14 @@ import pytest
 from sqlalchemy import update
 
 import converge
-from converge import complete as completing
 from converge.errors import StaleLock
 from converge.model import State, TraversalStatus
-from converge.replace import replace
-from converge.store import resources, schema, traversals
-from converge.store.database import Transaction
+from converge.protocol import complete as completing
+from converge.protocol.decide import Outcome, Result
+from converge.protocol.replace import replace
+from converge.sql import resources, schema, traversals
+from converge.sql.database import Transaction
 from converge.testing import FakeClock, FakeWorld, StepEngine
-from converge.work import Outcome, Result
 from tests.guards.tools import LEASE, lose, state, template
 
 
@@ -234,6 +234,6 @@ def test_a_group_that_cannot_be_written_is_written_one_by_one(
             raise StaleLock("a row moved between two statements")
         return complete(tx, engine_id, group)
 
-    monkeypatch.setattr("converge.session.complete", hurt)
+    monkeypatch.setattr("converge.engine.core.complete", hurt)
     one.write(*outcomes)
     assert {state(store, outcome.work) for outcome in outcomes} == {State.DONE}

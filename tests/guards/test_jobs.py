@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import Table, event, select, update
 
 import converge
+from converge.crash_points import Commit
 from converge.errors import StaleLock
 from converge.journal import Record
 from converge.journal.backend import Hold, StepStatus
@@ -21,9 +22,8 @@ from converge.journal.sql import SqlBackend
 from converge.lease import LEASE
 from converge.machine.actions import CAREFUL, Actions
 from converge.machine.moving import Held
-from converge.points import Commit
-from converge.store import machines, moves, schema
-from converge.store.database import Database, Transaction
+from converge.sql import machines, moves, schema
+from converge.sql.database import Database, Transaction
 from converge.testing import FakeClock, StepEngine
 from tests.guards.tools import SERVERS
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 import pytest
 
 import converge
+from converge.crash_points import Commit
 from converge.lease import RENEW, Lease, RowLeases
-from converge.points import Commit
-from converge.store import engines
-from converge.store.database import Database
+from converge.sql import engines
+from converge.sql.database import Database
 from converge.testing import FakeClock
 from tests.guards.tools import LEASE
 
@@ -44,8 +44,8 @@ class Held:
         self.seconds = 0.0
         self.slow = 0.0
         self.losses = 0
-        monkeypatch.setattr("converge.lease.now", lambda: self.seconds)
-        monkeypatch.setattr("converge.points.hook", self._take_time)
+        monkeypatch.setattr("converge.lease.lease.now", lambda: self.seconds)
+        monkeypatch.setattr("converge.crash_points.hook", self._take_time)
         self.leases = RowLeases(database, LEASE)
 
     def take(self) -> Lease:

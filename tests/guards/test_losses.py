@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 import converge
-from converge import recovery
-from converge.engine_run import Run
+from converge.engine.core import Session
+from converge.engine.run import Run
+from converge.engine.tenure import Tenure
 from converge.errors import StoreError
-from converge.session import Session
-from converge.store import engines
-from converge.tenure import Tenure
+from converge.protocol import recover
+from converge.protocol.decide import Outcome, Work
+from converge.sql import engines
 from converge.testing import StepEngine
-from converge.work import Outcome, Work
 from tests.guards.tools import template
 
 WAIT = 60.0
@@ -89,7 +89,7 @@ class Losing:
         self.counted = counted
         self.ids: list[int] = []
         self.engine = converge.Engine(store, {"fake": counted}, workers=1, poll=0.05)
-        monkeypatch.setattr("converge.engine.Run", Quick)
+        monkeypatch.setattr("converge.engine.engine.Run", Quick)
         begin = Run._begin_tenure
 
         def begin_again(run: Run) -> Tenure:
@@ -107,7 +107,7 @@ class Losing:
         assert self.counted.go.wait(WAIT)
         with self.store.transaction() as tx:
             engines.expire_lease(tx, self.ids[0])
-        assert recovery.sweep(self.store.database).engines == 1
+        assert recover.sweep(self.store.database).engines == 1
         self.engine.wake()
         assert stack.wait(2 * SOON) == "COMPLETE"
         assert len(self.ids) == 2
@@ -136,7 +136,7 @@ def test_a_worker_looks_at_the_time_before_it_begins(
     """After a pause it may be the first thread that goes on."""
     stack = start(real)
     paused = 0.0
-    monkeypatch.setattr("converge.lease.now", lambda: time.monotonic() + paused)
+    monkeypatch.setattr("converge.lease.lease.now", lambda: time.monotonic() + paused)
     tenures: Counter[int] = Counter()
 
     class Pauses(Counted):
@@ -231,7 +231,7 @@ def test_a_handler_is_told_that_its_time_is_over(real: converge.Store) -> None:
 def test_a_handler_that_does_not_obey_is_not_waited_for(
     real: converge.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("converge.engine_run.GRACE", 0.1)
+    monkeypatch.setattr("converge.engine.run.GRACE", 0.1)
     slow = Slow(obeys=False)
     stack = real.create_stack("s", template(a=[]), node_timeout=0.1)
     with running(real, slow):
@@ -265,7 +265,7 @@ def test_an_engine_that_may_hold_what_it_does_not_know_looks(
                 raise StoreError("the connection was lost")
             return works
 
-    monkeypatch.setattr("converge.engine_run.Session", Deafened)
+    monkeypatch.setattr("converge.engine.run.Session", Deafened)
     counted = Counted(waits=False)
     engine = converge.Engine(real, {"fake": counted}, poll=0.05)
     stack = start(real)

@@ -15,17 +15,18 @@ import pytest
 from sqlalchemy import select, update
 
 import converge
-from converge import complete as completing
-from converge import points, recovery
+from converge import crash_points
+from converge.crash_points import Commit
+from converge.engine.core import Session
 from converge.errors import Busy, NotFound, StaleLock, StoreError
 from converge.journal.backend import Record
 from converge.journal.sql import SqlBackend
 from converge.lease import Lease
 from converge.machine.actions import _is_taken
 from converge.model import State
-from converge.points import Commit
-from converge.session import Session
-from converge.store import engines, moves, schema, scopes
+from converge.protocol import complete as completing
+from converge.protocol import recover
+from converge.sql import engines, moves, schema, scopes
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.guards.tools import LEASE, state, template
 
@@ -94,11 +95,11 @@ def test_who_leaves_ends_nobody_else_with_its_id(store: converge.Store, world: F
         id_ = engines.insert_engine(tx, "h", 1, "p", LEASE, mark=7)
     (work,) = Session(store.database, id_, world.types(), 7).turn((), 1)
     with store.transaction() as tx:
-        recovery.leave(tx, id_, 8)
+        recover.leave(tx, id_, 8)
     assert state(store, work) is State.RUNNING
     with store.transaction() as tx:
         assert engines.is_alive(tx, id_)
-        recovery.leave(tx, id_, 7)
+        recover.leave(tx, id_, 7)
     assert state(store, work) is State.READY
     with store.transaction() as tx:
         assert not engines.is_alive(tx, id_)
@@ -305,7 +306,7 @@ def test_who_compares_keeps_the_actions_that_are_being_taken(
             lamp.actions.reconcile(lamp.actions.owner.current_lease())
             seen.append(holders(store))
 
-    monkeypatch.setattr(points, "hook", compare)
+    monkeypatch.setattr(crash_points, "hook", compare)
     if point is Commit.FIRE:
         lamp.machine.fire("k", "press", create=True)
     else:
@@ -462,7 +463,7 @@ def test_who_compares_keeps_the_scopes_in_hand(
             one.reconcile(one.owner.current_lease())
             seen.append((name, scope_holders(store)))
 
-    monkeypatch.setattr(points, "hook", compare)
+    monkeypatch.setattr(crash_points, "hook", compare)
     for _ in range(2):
         hold = one.take("job").hold
         one.write(hold, Record(f"step {hold.epoch}", hold.epoch))
@@ -493,7 +494,7 @@ def test_a_scope_that_could_not_be_let_go_of_is_free_after_the_next_renewal(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(points, "hook", interrupt)
+        patch.setattr(crash_points, "hook", interrupt)
         with pytest.raises(KeyboardInterrupt):
             one.take("b")
     assert None not in scope_holders(store)

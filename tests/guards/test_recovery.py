@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy import update
 
 import converge
-from converge import recovery
+from converge.engine.core import Session
+from converge.lease.process import process_identity
 from converge.model import State, TraversalStatus
-from converge.process import process_identity
-from converge.session import Session
-from converge.store import engines, node_moves, schema, sync_points, traversals
+from converge.protocol import recover
+from converge.sql import engines, schema, sync_points, transitions, traversals
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.guards.tools import LEASE, lose, names, state, template
 
@@ -54,11 +54,11 @@ def test_a_dead_engine_is_recovered_to_the_last_of_its_nodes(
     engine: Callable[..., StepEngine],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(recovery, "BATCH", 2)
+    monkeypatch.setattr(recover, "BATCH", 2)
     store.create_stack("s", template(a=[], b=[], c=[], d=[], e=[]))
     assert len(engine(LEASE).claim(5)) == 5
     clock.advance(LEASE)
-    found = recovery.sweep(store.database)
+    found = recover.sweep(store.database)
     assert (found.engines, found.nodes) == (1, 5)
     assert len(engine().claim(10)) == 5
 
@@ -84,7 +84,7 @@ def test_a_process_of_this_host_that_is_gone_needs_no_lease_to_end(
         gone = engines.insert_engine(tx, "h", int(pid), f"{host}/{pid}/{int(started) + 1}", 1e6)
     assert len(Session(store.database, gone, world.types()).turn([], 1)) == 1
     assert engine().claim() == []
-    assert recovery.sweep(store.database).engines == 1
+    assert recover.sweep(store.database).engines == 1
     assert len(engine().claim()) == 1
 
 
@@ -96,7 +96,7 @@ def test_nodes_of_an_engine_that_is_no_more_are_found(
     stray.claim()
     with store.transaction() as tx:
         engines.end_engine(tx, stray.id, engines.DEAD)
-    found = recovery.sweep(store.database)
+    found = recover.sweep(store.database)
     assert (found.engines, found.nodes) == (0, 1)
     # its lease may still last
     assert stray.claim() == []
@@ -111,11 +111,11 @@ def test_a_retry_that_is_due_gets_its_turn_among_what_is_no_retry(
     store.create_stack("s", template(a=[]))
     one.step()
     store.create_stack("t", template(b=[], c=[]))
-    assert not recovery.sweep(store.database)
+    assert not recover.sweep(store.database)
     clock.advance(5)
     store.create_stack("u", template(d=[]))
     assert names(one.claim()) == ["b"]
-    recovery.sweep(store.database)
+    recover.sweep(store.database)
     assert names(one.claim(2)) == ["c", "a"]
 
 
@@ -127,13 +127,13 @@ def test_a_lost_wake_up_is_made_good_and_one_that_is_not_due_is_not(
     outcome = slow.call(*slow.claim())
     stack = store.update_stack("s", template(a={"properties": {"x": 2}}))
     assert other.claim() == []
-    assert recovery.sweep(store.database).unblocked == 0
+    assert recover.sweep(store.database).unblocked == 0
     with store.transaction() as tx:
         # nobody will know that a node waits for this
         tx.execute(update(schema.resource).values(blocking=False))
     slow.write(outcome)
     assert other.claim() == []
-    assert recovery.sweep(store.database).unblocked == 1
+    assert recover.sweep(store.database).unblocked == 1
     other.run()
     assert stack.refresh().status == "COMPLETE"
     assert world.properties() == {"a.0": {"x": 2}}
@@ -145,8 +145,8 @@ def test_only_what_is_blocked_is_unblocked(
     store.create_stack("s", template(a=[]))
     (work,) = engine().claim()
     with store.transaction() as tx:
-        assert node_moves.unblock_nodes(tx, [work.node.key]) == 0
-        assert node_moves.unblock(tx, [work.node.resource_id or 0]) == 0
+        assert transitions.unblock_nodes(tx, [work.node.key]) == 0
+        assert transitions.unblock(tx, [work.node.resource_id or 0]) == 0
     assert state(store, work) is State.RUNNING
 
 
@@ -157,7 +157,7 @@ def test_leftovers_go_but_for_what_somebody_works_on(
     one = engine()
     outcome = one.call(*one.claim())
     store.update_stack("s", template(a=[]))
-    assert recovery.sweep(store.database).leftovers == 0
+    assert recover.sweep(store.database).leftovers == 0
     with store.transaction() as tx:
         (key,) = (
             row.key
@@ -170,4 +170,4 @@ def test_leftovers_go_but_for_what_somebody_works_on(
     done = store.create_stack("t", template(a=[], b=["a"])).traversal
     with store.transaction() as tx:
         traversals.end_traversal(tx, done or 0, TraversalStatus.COMPLETE, None)
-    assert recovery.sweep(store.database).leftovers == 3
+    assert recover.sweep(store.database).leftovers == 3

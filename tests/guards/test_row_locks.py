@@ -15,12 +15,12 @@ from sqlalchemy import Select, event, select
 from sqlalchemy.dialects import postgresql
 
 import converge
-from converge import recovery
-from converge.points import Commit
-from converge.store import engines, resources, schema, stacks, sync_points
-from converge.store.database import Database, Transaction, repeatable
+from converge.crash_points import Commit
+from converge.protocol import recover
+from converge.protocol.decide import Work
+from converge.sql import engines, resources, schema, stacks, sync_points
+from converge.sql.database import Database, Transaction, repeatable
 from converge.testing import FakeClock, FakeWorld, StepEngine
-from converge.work import Work
 from tests.guards.tools import LEASE, SERVERS, is_sqlite, lose, template
 
 Lock = Callable[[Transaction, Work], object]
@@ -187,7 +187,7 @@ def test_every_transaction_locks_stack_then_nodes_then_resources_each_in_order_o
     run()
     store.update_stack("s", template(d=[]), timeout=1)
     clock.advance(2)
-    recovery.sweep(store.database)
+    recover.sweep(store.database)
     store.update_stack("s", template(d=[]))
     store.cancel_stack("s")
     store.delete_stack("s")

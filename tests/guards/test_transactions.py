@@ -12,9 +12,9 @@ import pytest
 from oslo_db.exception import DBConnectionError, DBDeadlock
 
 import converge
+from converge.crash_points import Commit
 from converge.errors import CommitUnknown
-from converge.points import Commit
-from converge.store.database import Database, Transaction, repeatable
+from converge.sql.database import Database, Transaction, repeatable
 
 
 class Trouble:
@@ -28,7 +28,7 @@ class Trouble:
         self.asked = 0
         self._point = point
         self._errors = [error]
-        monkeypatch.setattr("converge.points.hook", self._hit)
+        monkeypatch.setattr("converge.crash_points.hook", self._hit)
 
     def _hit(self, name: str) -> None:
         if name == self._point and self._errors:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 import converge
-from converge import recovery
 from converge.model import State
-from converge.store import sync_points
+from converge.protocol import recover
+from converge.protocol.decide import Work
+from converge.sql import sync_points
 from converge.testing import FakeClock
-from converge.work import Work
 
 LEASE = 10.0
 SERVERS = pytest.mark.parametrize(
@@ -53,4 +53,4 @@ def is_sqlite(store: converge.Store) -> bool:
 def lose(store: converge.Store, clock: FakeClock, count: int = 1) -> None:
     """Let leases end, and others notice."""
     clock.advance(LEASE)
-    assert recovery.sweep(store.database).engines == count
+    assert recover.sweep(store.database).engines == count

@@ -15,7 +15,7 @@ from sqlalchemy import event, select, text
 
 import converge
 from converge import Conflict
-from converge.store import schema
+from converge.sql import schema
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.invariants.tools import Watched, at_once, count, crew, layers, snapshot, template
 

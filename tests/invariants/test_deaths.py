@@ -9,14 +9,14 @@ from itertools import count as numbers
 import pytest
 
 import converge
-from converge import points
+from converge import crash_points
 from converge.errors import StaleLock
 from converge.model import Action, State, Status
-from converge.recovery import sweep
-from converge.run import failure
-from converge.store import resources
+from converge.protocol.call import failure
+from converge.protocol.decide import Outcome, Result, Step, Work
+from converge.protocol.recover import sweep
+from converge.sql import resources
 from converge.testing import FakeClock, FakeWorld, StepEngine
-from converge.work import Outcome, Result, Step, Work
 from tests.invariants.tools import (
     LEASE,
     at_once,
@@ -214,14 +214,14 @@ def test_invariant_4_every_traversal_ends_whatever_dies(
 
     def live(length: int) -> bool:
         expire(clock)
-        monkeypatch.setattr(points, "hook", Life(length))
+        monkeypatch.setattr(crash_points, "hook", Life(length))
         try:
             sweep(store.database)
             StepEngine(store, types, lease=LEASE).run()
         except Death:
             return False
         finally:
-            monkeypatch.setattr(points, "hook", None)
+            monkeypatch.setattr(crash_points, "hook", None)
         return True
 
     deaths = 0

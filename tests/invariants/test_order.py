@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import select
 
 import converge
+from converge.engine.core import Session
 from converge.model import Kind, State
-from converge.session import Session
-from converge.store import schema
+from converge.protocol.decide import Step
+from converge.sql import schema
 from converge.testing import FakeClock, FakeWorld, StepEngine
-from converge.work import Step
 from tests.invariants.tools import (
     Watched,
     at_once,

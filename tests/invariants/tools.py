@@ -13,10 +13,10 @@ from sqlalchemy import select
 
 import converge
 from converge.model import Kind, State
-from converge.store import schema
-from converge.store.database import Transaction
+from converge.protocol.decide import Outcome, Work
+from converge.sql import schema
+from converge.sql.database import Transaction
 from converge.testing import FakeClock, FakeType, FakeWorld, FixedType, StepEngine
-from converge.work import Outcome, Work
 
 T = TypeVar("T")
 

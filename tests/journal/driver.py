@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import event
 
 import converge
-from converge import points
+from converge import crash_points
 from converge.journal import Journal
 from examples import pipeline
 
@@ -35,9 +35,9 @@ class World(pipeline.World):
 
     def act(self, what: str, key: str) -> None:
         """Have an effect."""
-        points.hit(BEFORE_EFFECT)
+        crash_points.hit(BEFORE_EFFECT)
         super().act(what, key)
-        points.hit(AFTER_EFFECT)
+        crash_points.hit(AFTER_EFFECT)
 
 
 class Driver:
@@ -130,7 +130,7 @@ def _answer(store: converge.Store, point: str | None, hit: int, **request: Any) 
                 if left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-        points.hook = kill
+        crash_points.hook = kill
         _run(store, **request)
         os._exit(0)
     except BaseException:

@@ -14,7 +14,7 @@ from converge.journal import Backend, Journal
 from converge.journal.memory import Memory, MemoryBackend
 from converge.journal.redis import PREFIX, RedisBackend
 from converge.journal.sql import SqlBackend
-from converge.store import schema
+from converge.sql import schema
 from converge.testing import FakeClock
 
 #: Seconds; no test waits for its end.

@@ -11,15 +11,16 @@ from typing import Any, ClassVar
 import pytest
 
 import converge
-from converge import points, recovery
+from converge import crash_points
+from converge.crash_points import Commit
 from converge.errors import BadInput, ConvergeError, StaleLock
 from converge.journal import Journal
-from converge.points import Commit
-from converge.resource_type import Context
+from converge.protocol import recover
+from converge.protocol.decide import Outcome, Result, Work
+from converge.resources.resource_type import Context
 from converge.retry import RetryPolicy
-from converge.store import scopes
+from converge.sql import scopes
 from converge.testing import FakeClock, StepEngine
-from converge.work import Outcome, Result, Work
 
 OpenStore = Callable[..., converge.Store]
 STEPS = [f"step {number}" for number in range(1, 11)]
@@ -96,7 +97,7 @@ class Stage:
     def die(self) -> None:
         """The leases of all engines end, and what they held is free."""
         self.clock.advance(LEASE + 1)
-        recovery.sweep(self.store.database)
+        recover.sweep(self.store.database)
 
 
 @pytest.fixture
@@ -115,11 +116,11 @@ def deadly(point: str, hit: int) -> Iterator[None]:
         if left <= 0:
             raise Died
 
-    points.hook = kill
+    crash_points.hook = kill
     try:
         yield
     finally:
-        points.hook = None
+        crash_points.hook = None
 
 
 def call_and_die(engine: StepEngine, work: Work) -> None:
@@ -398,7 +399,7 @@ def test_a_work_whose_traversal_is_superseded_leaves_no_scope(stage: Stage) -> N
     assert len(stage.scopes()) == 1
     stage.store.update_stack("shop", TEMPLATE)
     stage.die()
-    recovery.sweep(stage.store.database)
+    recover.sweep(stage.store.database)
     assert stage.scopes() == []
     # the next one is handed back when it is superseded
     engine = stage.engine()
@@ -430,7 +431,7 @@ def test_a_sweep_collects_scopes_of_resources_that_are_gone_and_leaves_the_other
         scopes.insert_scope(tx, "resource 77 create", 1, 7, resource_id=77)
         scopes.insert_scope(tx, "resource 78 update 1", 1, 7, resource_id=78)
         scopes.insert_scope(tx, "order 77", 1, 7)
-    recovery.sweep(stage.store.database)
+    recover.sweep(stage.store.database)
     # a retry goes on there
     assert stage.scopes() == sorted(["order 77", work.scope, update.scope])
 

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, MetaData, String, Table, insert, select
 
-from converge import RetryPolicy, points
+from converge import RetryPolicy, crash_points
 from converge.errors import JournalMismatch, NotFound, StaleLock, StepFailed
 from converge.journal import Record, Scope, items
 from converge.journal.backend import Backend, Hold, StepStatus, Taken
@@ -155,7 +155,7 @@ class Trial:
         life = Life(journal.backend, left, self.log)
         ended: BaseException | None = None
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(points, "hook", life.reach)
+            patch.setattr(crash_points, "hook", life.reach)
             patch.setattr(journal, "backend", life)
             try:
                 with journal.scope(self.name) as scope:

@@ -14,7 +14,7 @@ from converge.errors import BadInput, Busy, StoreError
 from converge.journal import Journal, Record
 from converge.journal.sql import SqlBackend
 from converge.lease import check_lease, expire, list_gone
-from converge.store import engines
+from converge.sql import engines
 from tests.journal.places import LEASE, InDatabase, Place
 
 
@@ -100,7 +100,7 @@ def test_the_lease_of_a_process_that_is_gone_is_ended_once(
 ) -> None:
     backend = sql.backend()
     backend.take("job")
-    monkeypatch.setattr("converge.lease.is_gone", lambda process: True)
+    monkeypatch.setattr("converge.lease.lease.is_gone", lambda process: True)
     database = sql.store.database
     gone = database.read(list_gone)
     assert gone == [backend.owner.current_id()]

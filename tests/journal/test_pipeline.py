@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
+from converge.crash_points import Commit
 from converge.journal import Journal
-from converge.points import Commit
 from examples.pipeline import STEPS, draw_samples
 from tests import backends
 from tests.journal.driver import AFTER_EFFECT, BEFORE_EFFECT, Driver

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from converge import Machine, Store, points
+from converge import Machine, Store, crash_points
 from converge.lease import LEASE
 from converge.testing import FakeClock
 
@@ -47,7 +47,7 @@ class Place:
                 raise Crash(name)
 
         with self.patch.context() as patch:
-            patch.setattr(points, "hook", hook)
+            patch.setattr(crash_points, "hook", hook)
             with pytest.raises(Crash):
                 function(*arguments)
         self.clock.advance(LEASE)

@@ -13,16 +13,16 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from converge import Machine, RetryPolicy, hiding
+from converge.crash_points import Commit
 from converge.errors import ConvergeError, StaleLock, StoreError
 from converge.lease import LEASE
+from converge.lease.process import process_identity
 from converge.machine import Action, Move
 from converge.machine.action import scope_name
 from converge.machine.actions import HAND_BACK
 from converge.machine.move import ActionFailed
-from converge.points import Commit
-from converge.process import process_identity
-from converge.store import engines, schema
-from converge.store.database import Database, Transaction
+from converge.sql import engines, schema
+from converge.sql.database import Database, Transaction
 from tests.machine.place import Crash, Place
 from tests.machine.world import EFFECT, World, count, fail, status
 
@@ -221,7 +221,7 @@ def test_a_dead_process_of_this_host_is_not_waited_for(place: Place, world: Worl
     identity = process_identity(child.pid)
     child.communicate(b"\n")
     machine, other = place.machine(world.definition()), place.machine(world.definition())
-    place.patch.setattr("converge.lease.process_identity", lambda: identity)
+    place.patch.setattr("converge.lease.lease.process_identity", lambda: identity)
     dead = place.machine(world.definition(), lease=3600.0)
     machine.create("k")
     place.die(Commit.FIRE.after, dead.fire, "k", "press")

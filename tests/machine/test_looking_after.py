@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from converge import Machine, RetryPolicy, connect, lease, points
+from converge import Machine, RetryPolicy, connect, crash_points
+from converge.crash_points import Commit
 from converge.errors import BadInput, NotFound, StoreError
-from converge.lease import LEASE, RowLeases
+from converge.lease import LEASE, RowLeases, lease
 from converge.machine import Action, Instances, list_machines
 from converge.machine.move import ActionFailed
-from converge.points import Commit
-from converge.store import schema
+from converge.sql import schema
 from tests.machine.place import Place
 from tests.machine.world import World, count, fail, status
 
@@ -29,7 +29,7 @@ STATES: dict[str, Any] = {"off": {}, "on": {}}
 
 def die(action: Action) -> None:
     """Be what kills the process."""
-    points.hit(HERE)
+    crash_points.hit(HERE)
 
 
 def sweep_and_die(place: Place, world: World, key: str) -> None:
@@ -480,7 +480,7 @@ def test_actions_that_are_quick_are_taken_together(
     with place.store.transaction() as tx:
         machine.fire_many([(key, "press") for key in keys], create=True, transaction=tx)
     reached: Counter[str] = Counter()
-    monkeypatch.setattr(points, "hook", lambda name: reached.update([name]))
+    monkeypatch.setattr(crash_points, "hook", lambda name: reached.update([name]))
     assert machine.sweep() == 51
     # 1, 2, 4, 8, 16, 20, and then nothing
     assert reached[Commit.ACTION_CLAIM.after] == 7

@@ -14,12 +14,12 @@ from oslo_db.exception import DBConnectionError
 from sqlalchemy import create_engine, event, func, select
 from sqlalchemy.orm import Session
 
-from converge import Machine, State, Transition, connect, points
+from converge import Machine, State, Transition, connect, crash_points
+from converge.crash_points import Commit
 from converge.errors import BadInput, Conflict, IllegalEvent, NotFound
 from converge.machine import Instance, Move
 from converge.machine.definition import Definition
-from converge.points import Commit
-from converge.store import machines, moves, schema
+from converge.sql import machines, moves, schema
 from tests.doc.test_documentation import ROOT, blocks
 from tests.machine.place import Place
 
@@ -297,7 +297,7 @@ def lose(place: Place, *, before: bool, times: int = 1) -> Callable[[], None]:
             left -= 1
             raise DBConnectionError
 
-    place.patch.setattr(points, "hook", hook)
+    place.patch.setattr(crash_points, "hook", hook)
     event.listen(place.store.database.engine, "commit", commit)
     return lambda: event.remove(place.store.database.engine, "commit", commit)
 

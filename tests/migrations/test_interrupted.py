@@ -12,8 +12,8 @@ import sqlalchemy
 from sqlalchemy import event, inspect, text
 
 import converge
-from converge.store import migrate, schema, schema_version
-from converge.store.database import Database
+from converge.sql import migrate, schema, schema_version
+from converge.sql.database import Database
 from tests.backends import Backend, MariaDB
 
 CHANGES = ("CREATE", "ALTER", "INSERT", "UPDATE", "DELETE")
@@ -91,7 +91,7 @@ def test_an_upgrade_whose_process_is_gone_is_run_again(
     empty_database_url: str, statement: int
 ) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["converge.store.migrate"])
+    context.set_forkserver_preload(["converge.sql.migrate"])
     process = context.Process(target=upgrade_and_die, args=(empty_database_url, statement))
     process.start()
     process.join(60)

@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 import converge
-from converge.store import migrate, schema, schema_version
+from converge.sql import migrate, schema, schema_version
 from converge.testing import FakeWorld, StepEngine
 
 TEMPLATE = converge.Template.parse("resources: {A: {type: fake}, B: {type: fake, depends_on: A}}")
@@ -60,7 +60,7 @@ def contents(engine: sqlalchemy.Engine, but: Collection[str] = ()) -> dict[str, 
 
 def migrated_by(url: str, move: Callable[[Any], None]) -> None:
     """Run one of alembic's commands on converge's migrations."""
-    database = converge.store.database.Database(url)
+    database = converge.sql.database.Database(url)
     try:
         with database.engine.connect() as connection:
             move(migrate._config(connection=connection))
@@ -100,7 +100,7 @@ def test_twelve_upgrades_at_once_all_succeed(
 ) -> None:
     # processes of their own, that need not import everything again
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["converge.store.migrate"])
+    context.set_forkserver_preload(["converge.sql.migrate"])
     processes = [
         context.Process(target=migrate.upgrade, args=(empty_database_url,)) for _ in range(AT_ONCE)
     ]

@@ -26,9 +26,9 @@ from hypothesis.stateful import (
 import converge
 from converge.errors import StaleLock
 from converge.model import Action, Status
-from converge.store import resources
-from converge.store.database import Transaction
-from converge.store.resources import ResourceRow
+from converge.sql import resources
+from converge.sql.database import Transaction
+from converge.sql.resources import ResourceRow
 
 #: How many examples on SQLite; more of them for a long look.
 EXAMPLES = int(os.environ.get("CONVERGE_TEST_EXAMPLES", "20"))

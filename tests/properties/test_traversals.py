@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 import converge
-from converge import recovery
-from converge.store import schema
+from converge.protocol import recover
+from converge.protocol.decide import Outcome
+from converge.sql import schema
 from converge.testing import FakeClock, FakeWorld, StepEngine
-from converge.work import Outcome
 from tests import backends
 from tests.stores import Stores
 
@@ -168,7 +168,7 @@ class Play:
             if called:
                 engine.call(work)
         self.clock.advance(LEASE)
-        assert recovery.sweep(self.store.database).engines == 1
+        assert recover.sweep(self.store.database).engines == 1
         self.check_references()
 
     def end(self) -> str:

@@ -23,9 +23,9 @@ from sqlalchemy import select
 import converge
 from converge.errors import StaleLock
 from converge.model import SYNC_POINT_MOVES, Kind, State
-from converge.store import engines, schema, sync_points
-from converge.store.database import Transaction
-from converge.store.sync_points import LIVE, Key, NodeState
+from converge.sql import engines, schema, sync_points
+from converge.sql.database import Transaction
+from converge.sql.sync_points import LIVE, Key, NodeState
 from converge.testing import FakeClock
 
 LEASE = 1e9

@@ -19,11 +19,12 @@ import yaml
 from sqlalchemy import func, select
 
 import converge
-from converge import errors, recovery
+from converge import errors
 from converge.model import Json
-from converge.store import schema
+from converge.protocol import recover
+from converge.protocol.decide import Outcome, Work
+from converge.sql import schema
 from converge.testing import FakeClock, FakeWorld, StepEngine, label
-from converge.work import Outcome, Work
 
 HERE = Path(__file__).parent
 NAME = "story"
@@ -174,7 +175,7 @@ class Story:
 
     def sweep(self, found: dict[str, int]) -> None:
         """A round of recovery, which finds so many of each sort."""
-        done = recovery.sweep(self.store.database)
+        done = recover.sweep(self.store.database)
         # what is ready is every other step's business
         sorts = set(done.__slots__) - {"ready"} | found.keys()
         assert {sort: n for sort in sorts if (n := getattr(done, sort))} == found

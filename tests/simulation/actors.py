@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from converge import ResourceType, Store
+from converge.engine.core import Session
 from converge.model import Kind
-from converge.session import Session
-from converge.store.sync_points import Key
+from converge.protocol.decide import HANDLED, Outcome, Result, Work
+from converge.sql.sync_points import Key
 from converge.testing import StepEngine, label
-from converge.work import HANDLED, Outcome, Result, Work
 from tests.simulation.faults import Body
 
 #: How many written outcomes are kept to be delivered again.

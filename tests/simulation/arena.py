@@ -16,7 +16,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import StaticPool
 
 import converge
-from converge import points
+from converge import crash_points
 from tests import backends
 from tests.simulation.tables import Tables
 
@@ -54,7 +54,7 @@ class Arena:
             with mock.patch.object(oslo_api, "time", SimpleNamespace(sleep=lambda seconds: None)):
                 yield
         finally:
-            points.hook = None
+            crash_points.hook = None
             logging.disable(before)
             logger.disabled = disabled
 

@@ -1,7 +1,7 @@
 """What goes wrong within one operation of one engine: it dies, its connection is cut, the reply
 to its commit is lost, or others go on while it stands between two transactions.
 
-All of it happens at the crash points of :mod:`converge.points`.
+All of it happens at the crash points of :mod:`converge.crash_points`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from enum import StrEnum
 
 from oslo_db import exception as oslo_exceptions
 
+from converge.crash_points import AFTER_CALL, BEFORE_CALL
 from converge.errors import StoreError
-from converge.points import AFTER_CALL, BEFORE_CALL
 
 
 class Crash(BaseException):

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from converge import points
-from converge.points import Commit
+from converge import crash_points
+from converge.crash_points import Commit
 from tests.simulation.arena import Arena
 from tests.simulation.faults import Fault
 from tests.simulation.scheduler import ASKED, COMMON, RARE, Simulation
@@ -43,7 +43,7 @@ EVERYTHING: frozenset[str] = frozenset(
         *(
             commit.after
             for commit in Commit
-            if commit not in points.JOURNAL + points.MACHINE
+            if commit not in crash_points.JOURNAL + crash_points.MACHINE
             # in SQLite, where one transaction follows the other, these leave nothing to do
             if commit not in (Commit.UNBLOCK, Commit.SWEEP, Commit.RELEASE)
         ),

@@ -13,14 +13,15 @@ from collections import Counter, deque
 from collections.abc import Callable
 from random import Random
 
-from converge import points, recovery
+from converge import crash_points
+from converge.crash_points import Commit
 from converge.errors import StaleLock, StoreError
 from converge.model import Action
-from converge.points import Commit
+from converge.protocol import recover
+from converge.protocol.decide import HANDLED, Outcome, Result, Work
+from converge.sql import engines
 from converge.stack import Stack
-from converge.store import engines
 from converge.testing import FakeClock
-from converge.work import HANDLED, Outcome, Result, Work
 from tests.simulation import templates
 from tests.simulation.actors import Actor, describe, describe_outcome
 from tests.simulation.arena import Arena
@@ -106,7 +107,7 @@ class Simulation:
 
     def run(self) -> None:
         """Run the seed, until its end or until something is wrong; see :attr:`wrong`."""
-        points.hook = self.faults
+        crash_points.hook = self.faults
         for number in range(self.random.choice((2, 2, 2, 3))):
             self.guarded(Actor(f"E{number + 1}"), self._join)
         self.clients.ask("update")
@@ -379,7 +380,7 @@ class Simulation:
     def _sweep(self, actor: Actor) -> None:
         self.tell(f"{actor.name} sweeps")
         now = self.clock()
-        found = recovery.sweep(self.store.database)
+        found = recover.sweep(self.store.database)
         if actor.deceived:
             actor.session.doubtful = True
         self.tell(f"    {found.engines} engines, {found.nodes} nodes, {found.unblocked} unblocked")
@@ -427,7 +428,7 @@ class Simulation:
         mark = actor.mark
         actor.dead = True
         self.faults.current = None
-        self.store.database.transact(lambda tx: recovery.leave(tx, actor.id, mark), Commit.LEAVE)
+        self.store.database.transact(lambda tx: recover.leave(tx, actor.id, mark), Commit.LEAVE)
         if not actor.deceived and any(
             row.engine_id == actor.id for row in self.oracle.rows.sync_points.values()
         ):

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from converge import points, recovery
-from converge.work import Outcome, Result
+from converge import crash_points
+from converge.protocol import recover
+from converge.protocol.decide import Outcome, Result
 from tests.simulation.actors import Actor
 from tests.simulation.arena import Arena
 from tests.simulation.play import EVERYTHING, Tally, new_arena, play, play_all
@@ -92,7 +93,7 @@ def halfway(arena: Arena) -> Iterator[Simulation]:
     simulation = Simulation(arena, OTHERS)
     simulation.world.failing = 0.0
     with arena.quiet():
-        points.hook = simulation.faults
+        crash_points.hook = simulation.faults
         one, two = Actor("E1"), Actor("E2")
         simulation._join(one)
         simulation._join(two)
@@ -220,6 +221,6 @@ def test_a_stack_that_comes_to_no_end_is_noticed(
 ) -> None:
     # it stands still for ever, and nobody looks after it
     halfway.actors[0].paused = True
-    monkeypatch.setattr(recovery, "sweep", lambda database: recovery.Sweep())
+    monkeypatch.setattr(recover, "sweep", lambda database: recover.Sweep())
     halfway._run_dry()
     assert halfway.wrong == ["no end in sight"]

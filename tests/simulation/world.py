@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from converge import Physical, Replace, ResourceType, RetryPolicy
-from converge.resource_type import Context
+from converge.resources.resource_type import Context
 
 
 @dataclass(slots=True)

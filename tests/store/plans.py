@@ -18,8 +18,8 @@ import sqlalchemy
 from psycopg import sql
 from sqlalchemy import ColumnElement, Engine, event, insert, literal, select
 
-from converge.store.database import Transaction
-from converge.store.schema import metadata
+from converge.sql.database import Transaction
+from converge.sql.schema import metadata
 
 
 @dataclass(frozen=True, slots=True)

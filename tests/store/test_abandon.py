@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 import converge
-from converge.store import schema
+from converge.sql import schema
 from converge.testing import FakeWorld, StepEngine
 
 CHAIN = converge.Template.parse("""\

@@ -19,8 +19,8 @@ from sqlalchemy import Connection, event, text
 
 import converge
 from converge import Machine
-from converge.store import engines, moves, scopes
-from converge.store.database import Transaction
+from converge.sql import engines, moves, scopes
+from converge.sql.database import Transaction
 from tests.machine.world import World
 
 T = TypeVar("T")

@@ -14,11 +14,11 @@ import pytest
 from sqlalchemy import String, case, cast, func, literal, null, select
 
 import converge
-from converge.points import Commit
-from converge.recovery import BATCH, Sweeper, release_engine
-from converge.store import engines, sync_points, traversals
-from converge.store.database import Transaction
-from converge.store.schema import resource, stack, sync_point, traversal
+from converge.crash_points import Commit
+from converge.protocol.recover import BATCH, Sweeper, release_engine
+from converge.sql import engines, sync_points, traversals
+from converge.sql.database import Transaction
+from converge.sql.schema import resource, stack, sync_point, traversal
 from converge.testing import FakeWorld, StepEngine
 from tests.store.plans import Seen, Watch, analyze, check, numbers, put
 

@@ -11,7 +11,7 @@ import sqlalchemy
 from sqlalchemy import func, orm, select, text
 
 import converge
-from converge.store import schema
+from converge.sql import schema
 from converge.testing import FakeWorld, StepEngine
 
 OpenStore = Callable[..., converge.Store]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import converge
-from converge.store.types import REASON_LENGTH
+from converge.sql.types import REASON_LENGTH
 from converge.testing import StepEngine
 
 NAMES = [

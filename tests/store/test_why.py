@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import update
 
 import converge
-from converge import why as asking
+from converge.inspection import why as asking
 from converge.model import EngineState
-from converge.store import engines, schema
+from converge.sql import engines, schema
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.store.plans import Watch, analyze
 
@@ -356,7 +356,7 @@ def test_engines_that_ended_are_listed_when_asked_for(stage: Stage) -> None:
 def test_an_engine_with_many_nodes_is_listed_with_the_first_and_the_count(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("converge.looking._HOLDS", 2)
+    monkeypatch.setattr("converge.inspection.queries._HOLDS", 2)
     stage.store.create_stack("s", template({"a": "", "b": "", "c": ""}))
     first, second = stage.engine(), stage.engine()
     first.claim(1)

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import delete
 
 import converge
-from converge.store import schema
+from converge.sql import schema
 from tests import backends
 from tests.trouble.proxy import Mode, Proxy
 from tests.trouble.troubled import Troubled

@@ -11,12 +11,12 @@ from sqlalchemy import event, func, select
 
 import converge
 from converge import Journal, Machine, RetryPolicy
+from converge.crash_points import Commit
 from converge.errors import CommitUnknown, StepFailed
 from converge.machine import Action, Move
-from converge.points import Commit
+from converge.sql import database as database_module
+from converge.sql import schema
 from converge.stack import Stack
-from converge.store import database as database_module
-from converge.store import schema
 from converge.testing import FakeWorld, StepEngine
 from tests.trouble.faults import only
 from tests.trouble.proxy import Loss

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import select
 
 import converge
+from converge.crash_points import Commit
 from converge.lease import Lease, RowLeases
-from converge.points import Commit
-from converge.recovery import sweep
-from converge.store import engines as engine_rows
-from converge.store import schema
+from converge.protocol.recover import sweep
+from converge.sql import engines as engine_rows
+from converge.sql import schema
 from converge.testing import FakeClock, FakeType, FakeWorld, StepEngine
 from tests.trouble.proxy import Loss
 from tests.trouble.troubled import Troubled

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 import converge
-from converge import recovery
+from converge.crash_points import Commit
 from converge.errors import StoreError
 from converge.model import State
-from converge.points import Commit
-from converge.store import connecting
-from converge.store.database import Database
+from converge.protocol import recover
+from converge.sql import connections
+from converge.sql.database import Database
 from converge.testing import FakeWorld, StepEngine
 from tests.guards.tools import SERVERS, names, state, template
 
@@ -30,7 +30,7 @@ def store(fresh_store: Callable[..., converge.Store]) -> converge.Store:
 @pytest.fixture
 def quick(store: converge.Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[converge.Store]:
     """The same database, whose sessions wait for locked rows as short as they can."""
-    monkeypatch.setattr(connecting, "LOCK_SECONDS", 1)
+    monkeypatch.setattr(connections, "LOCK_SECONDS", 1)
     with converge.connect(store.database.url) as quick:
         yield quick
 
@@ -139,7 +139,7 @@ def test_a_sweep_goes_on_with_the_next_where_something_is_locked(
         store.create_stack(name, gone, timeout=0.001)
     with store.transaction() as host:
         store.update_stack("held", template(b=[]), transaction=host)
-        assert recovery.sweep(quick.database).overdue == 1
+        assert recover.sweep(quick.database).overdue == 1
     assert store.stack("other").status == "FAILED"
     assert store.stack("held").status == "IN_PROGRESS"
 

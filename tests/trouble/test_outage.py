@@ -17,11 +17,11 @@ from sqlalchemy import create_engine, event, make_url, select
 from sqlalchemy.exc import OperationalError
 
 import converge
-from converge import engine_run
+from converge.engine import run
 from converge.errors import StoreError
-from converge.store import database as database_module
-from converge.store import schema
-from converge.store.database import Database
+from converge.sql import database as database_module
+from converge.sql import schema
+from converge.sql.database import Database
 from tests.trouble.faults import only
 from tests.trouble.proxy import Mode
 from tests.trouble.troubled import Troubled
@@ -108,7 +108,7 @@ def running(
     request: pytest.FixtureRequest, troubled: Troubled, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Running]:
     # an engine that is stopped while the database is away waits for so long
-    monkeypatch.setattr(engine_run, "GRACE", 0.5)
+    monkeypatch.setattr(run, "GRACE", 0.5)
     one = Running(troubled.store, getattr(request, "param", LEASE))
     one.engine.start()
     yield one

@@ -13,11 +13,11 @@ import pytest
 from sqlalchemy import event, make_url, select, text, update
 
 import converge
+from converge.crash_points import Commit
 from converge.errors import StoreError
-from converge.points import Commit
-from converge.store import database as database_module
-from converge.store import schema
-from converge.store.database import Transaction
+from converge.sql import database as database_module
+from converge.sql import schema
+from converge.sql.database import Transaction
 from tests.trouble.faults import Faults, only
 
 WAIT = 30.0

@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 import converge
 from converge.errors import NotFound
-from converge.store import schema
+from converge.sql import schema
 from tests import servers
 
 WAIT = 60.0

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, event, make_url
 
 import converge
 from converge.errors import BadInput, SchemaError, StoreError
-from converge.store import database as database_module
+from converge.sql import database as database_module
 from tests.backends import Backend, Sqlite
 
 TEMPLATE = converge.Template.parse("resources: {a: {type: none}}")

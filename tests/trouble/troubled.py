@@ -12,9 +12,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 
 import converge
-from converge import points
-from converge.points import Commit
-from converge.store.database import Database
+from converge import crash_points
+from converge.crash_points import Commit
+from converge.sql.database import Database
 from tests.backends import Backend
 from tests.trouble.faults import Faults
 from tests.trouble.proxy import Loss, Proxy
@@ -67,11 +67,11 @@ class Troubled:
         self.hits.clear()
         self._losses.clear()
         self._lost.clear()
-        points.hook = self._hit
+        crash_points.hook = self._hit
 
     def end(self) -> None:
         """After a test: what was to be lost was lost."""
-        points.hook = None
+        crash_points.hook = None
         self.faults.stop()
         self.read_only = False
         assert self._lost == set(self._losses)

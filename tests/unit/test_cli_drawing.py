@@ -11,7 +11,7 @@ import pytest
 
 import converge
 from converge.cli import main
-from converge.cli.drawing import draw, levels
+from converge.drawing.graphs import draw, levels
 from converge.graph import Graph
 
 EXAMPLE = Graph([("C", "A"), ("C", "B"), ("D", "C"), ("E", "C"), ("lone", None)])

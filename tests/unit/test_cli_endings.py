@@ -9,7 +9,7 @@ import pytest
 
 from converge.cli.endings import Told, again, failed_document, find_json, next_line
 from converge.cli.parser import parse
-from converge.store.types import text
+from converge.sql.types import text
 
 
 def event(resource: str | None, status: str, reason: str | None, traversal: int = 1) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from converge.cli.words import holds, lease, recovered
-from converge.recovery import Sweep
+from converge.protocol.recover import Sweep
 
 
 def node(resource: str | None, kind: str = "update", since: float = 3.0) -> dict[str, Any]:

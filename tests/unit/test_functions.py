@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from converge.document import SIZE_LIMIT, Spot
 from converge.errors import BadInput, UnresolvedReference
-from converge.functions import (
+from converge.model import Physical
+from converge.template.functions import (
     LITERAL,
     function_of,
     misuses,
@@ -15,7 +15,7 @@ from converge.functions import (
     resolve_properties,
     substitute,
 )
-from converge.model import Physical
+from converge.template.values import SIZE_LIMIT, Spot
 
 WORLD = {
     "server": Physical(

@@ -249,8 +249,8 @@ def test_repr() -> None:
 
 
 def test_docstring() -> None:
-    assert doctest.testmod(converge.graph).attempted > 0
-    assert doctest.testmod(converge.graph).failed == 0
+    assert doctest.testmod(converge.graph.graph).attempted > 0
+    assert doctest.testmod(converge.graph.graph).failed == 0
 
 
 def test_deep_chain() -> None:

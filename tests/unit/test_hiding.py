@@ -16,8 +16,8 @@ from sqlalchemy.engine import make_url
 import converge
 from converge import hiding
 from converge.cli import main
-from converge.store import migrate
-from converge.store.connecting import parse_url, show_url
+from converge.sql import migrate
+from converge.sql.connections import parse_url, show_url
 from converge.testing import StepEngine
 
 # nobody listens there, so that connecting fails at once

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from converge import points
+from converge import crash_points
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -54,7 +54,7 @@ def test_the_documentation_lists_all_mutations() -> None:
 def test_the_documentation_lists_all_crash_points() -> None:
     page = mutations.PAGE.read_text(encoding="utf-8")
     listed = re.findall(r"^``(\w+)``$", page.partition(".. points")[2], re.MULTILINE)
-    assert listed == list(dict.fromkeys(name.partition(".")[0] for name in points.NAMES))
+    assert listed == list(dict.fromkeys(name.partition(".")[0] for name in crash_points.NAMES))
 
 
 def test_an_edit_is_made_in_its_function_only() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converge.patterns import WORK, PatternError, compile_pattern
+from converge.template.patterns import WORK, PatternError, compile_pattern
 
 PATTERNS = [
     "",

@@ -11,7 +11,7 @@ import pytest
 
 from converge.errors import CircularDependency
 from converge.model import Action, Definition, Kind, Physical, Status
-from converge.plan import Existing, Plan, best_versions, plan, plan_check
+from converge.protocol.plan import Existing, Plan, best_versions, plan, plan_check
 
 
 def wanted(**requires: str) -> dict[str, Definition]:

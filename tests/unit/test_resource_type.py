@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import converge
+from converge.engine.core import Session
 from converge.errors import BadInput
-from converge.resource_type import METHODS, ResourceType, check_types, supports
 from converge.resources import load_types
-from converge.session import Session
-from converge.store import migrate
+from converge.resources.resource_type import METHODS, ResourceType, check_types, supports
+from converge.sql import migrate
 from converge.testing import StepEngine
 
 

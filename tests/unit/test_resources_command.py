@@ -16,9 +16,9 @@ import pytest
 
 from converge.errors import BadInput, Replace
 from converge.model import Physical
-from converge.resource_type import Context
 from converge.resources import command
 from converge.resources.command import Command, CommandError
+from converge.resources.resource_type import Context
 
 
 def make_context(**known: Any) -> Context:
@@ -406,7 +406,7 @@ def test_no_zombie_is_left() -> None:
 
 ENGINE = """
 import sys, threading
-from converge.resource_type import Context
+from converge.resources.resource_type import Context
 from converge.resources.command import Command
 
 for name in sys.argv[1:]:

@@ -16,9 +16,9 @@ import pytest
 
 from converge.errors import BadInput, Replace
 from converge.model import Physical
-from converge.resource_type import Context
 from converge.resources import file as file_module
 from converge.resources.file import File, FileError, parse_mode
+from converge.resources.resource_type import Context
 
 FILE = File()
 

@@ -7,8 +7,8 @@ import pytest
 
 from converge.errors import BadInput
 from converge.model import Physical
-from converge.resource_type import Context
 from converge.resources import GROUP, Command, File, Nothing, Value, load_types
+from converge.resources.resource_type import Context
 
 
 @pytest.fixture

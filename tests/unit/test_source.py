@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from converge import source
-from converge.document import DEPTH_LIMIT, SIZE_LIMIT, hint, plain, show
 from converge.errors import TemplateError
+from converge.template import reading
+from converge.template.values import DEPTH_LIMIT, SIZE_LIMIT, hint, plain, show
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 20)
@@ -18,14 +18,14 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 
 def value(text: str | bytes, name: str = "t.yaml") -> Any:
-    return source.parse(text, name).value
+    return reading.parse(text, name).value
 
 
 @pytest.fixture(params=["libyaml", "pure"])
 def loader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both parsers of PyYAML: the fast one is not everywhere."""
     if request.param == "pure":
-        monkeypatch.setattr(source, "_LOADER", yaml.SafeLoader)
+        monkeypatch.setattr(reading, "_LOADER", yaml.SafeLoader)
     return str(request.param)
 
 
@@ -142,7 +142,7 @@ def test_the_deepest_allowed() -> None:
 
 
 def test_keys_that_are_no_strings_are_kept_as_written_and_noted() -> None:
-    document = source.parse("on: {80: a, 1.50: b, ~: c}\n", "t.yaml")
+    document = reading.parse("on: {80: a, 1.50: b, ~: c}\n", "t.yaml")
     assert document.value == {"on": {"80": "a", "1.50": "b", "~": "c"}}
     assert [str(problem) for problem in document.problems] == [
         "t.yaml:1: key 'on' is true in YAML; to be a name, it must be quoted",
@@ -165,7 +165,7 @@ two:
   <<: [*base, *other]
 quoted: {"<<": 1}
 """
-    found = source.parse(text, "t.yaml")
+    found = reading.parse(text, "t.yaml")
     assert found.value["one"] == {"b": 3, "a": 1}
     assert found.value["two"] == {"a": 1, "b": 1, "c": 2}
     assert found.value["quoted"] == {"<<": 1}
@@ -173,7 +173,7 @@ quoted: {"<<": 1}
 
 
 def test_lines(loader: str) -> None:
-    spot = source.parse("# comment\na:\n  b:\n  - c\n  - d:\n      e\n", "t.yaml").spot
+    spot = reading.parse("# comment\na:\n  b:\n  - c\n  - d:\n      e\n", "t.yaml").spot
     assert spot.child("a").line == 2
     assert spot.child("a").child("b").child(0).line == 4
     assert spot.child("a").child("b").child(1).child("d").line == 5
@@ -182,7 +182,7 @@ def test_lines(loader: str) -> None:
 
 
 def test_lines_of_json() -> None:
-    spot = source.parse('{"a":\n  {"b": [1,\n 2]},\n\n "c": "d"}', "t").spot
+    spot = reading.parse('{"a":\n  {"b": [1,\n 2]},\n\n "c": "d"}', "t").spot
     assert spot.child("a").child("b").line == 2
     assert spot.child("a").child("b").child(1).line == 3
     assert spot.child("c").line == 5
@@ -267,16 +267,16 @@ def test_a_mark_of_utf_8_is_let_pass() -> None:
 def test_files(tmp_path: Path) -> None:
     good = tmp_path / "good.yaml"
     good.write_text("a: 1")
-    assert source.read(good).value == {"a": 1}
-    assert source.read(str(good)).name == str(good)
+    assert reading.read(good).value == {"a": 1}
+    assert reading.read(str(good)).name == str(good)
     with pytest.raises(TemplateError, match=r"none\.yaml: cannot be read: No such file"):
-        source.read(tmp_path / "none.yaml")
+        reading.read(tmp_path / "none.yaml")
     with pytest.raises(TemplateError, match="cannot be read: Is a directory"):
-        source.read(tmp_path)
+        reading.read(tmp_path)
     with pytest.raises(TemplateError, match="cannot be read: embedded null byte"):
-        source.read("a\0b")
+        reading.read("a\0b")
     with pytest.raises(TemplateError) as caught:
-        source.read(tmp_path / ("x" * 5000))
+        reading.read(tmp_path / ("x" * 5000))
     assert len(str(caught.value)) < 400
 
 
@@ -285,12 +285,12 @@ def test_a_file_that_is_too_large(tmp_path: Path) -> None:
     with large.open("wb") as file:
         os.truncate(file.fileno(), 10_000_000)
     with pytest.raises(TemplateError) as caught:
-        source.read(large)
+        reading.read(large)
     assert caught.value.message == ("has 10,000,000 bytes; a template can have 5,242,880 at most")
     with pytest.raises(TemplateError, match="at most"):
-        source.read("/dev/zero")
+        reading.read("/dev/zero")
     with pytest.raises(TemplateError, match="5,242,881 characters"):
-        source.parse("x" * (SIZE_LIMIT + 1), "t")
+        reading.parse("x" * (SIZE_LIMIT + 1), "t")
 
 
 class Strange:
@@ -329,11 +329,11 @@ def test_plain_copies() -> None:
 
 
 def test_parse_json() -> None:
-    assert source.parse_json("[1]", "x") == [1]
+    assert reading.parse_json("[1]", "x") == [1]
     with pytest.raises(TemplateError, match="is not valid JSON"):
-        source.parse_json("[1", "x")
+        reading.parse_json("[1", "x")
     with pytest.raises(TemplateError, match="characters"):
-        source.parse_json(" " * (SIZE_LIMIT + 1), "x")
+        reading.parse_json(" " * (SIZE_LIMIT + 1), "x")
 
 
 def test_hints_stay_short_and_cheap() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from converge.errors import BadInput, CircularDependency, TemplateError
 from converge.model import Definition, Physical, Replacing
-from converge.resource_type import Property, ResourceType
+from converge.resources.resource_type import Property, ResourceType
 from converge.template import Template, check_properties, resolve
 
 

@@ -10,10 +10,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from converge import source
 from converge.errors import TemplateError
-from converge.resource_type import ResourceType
-from converge.template import Template
+from converge.resources.resource_type import ResourceType
+from converge.template import Template, reading
 
 SEED = """\
 heat_template_version: 2021-04-16
@@ -150,7 +149,7 @@ def test_mutated_yaml(changes: list[tuple[int, int, str]]) -> None:
 @given(mutations)
 def test_mutated_yaml_in_pure_python(changes: list[tuple[int, int, str]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "_LOADER", yaml.SafeLoader)
+        patch.setattr(reading, "_LOADER", yaml.SafeLoader)
         use(mutate(SEED, changes))
 
 

@@ -8,19 +8,12 @@ from typing import Any
 import pytest
 
 from converge.model import Action, Definition, Kind, OnFailure, State, Status, TraversalStatus, same
-from converge.resource_type import Property, ResourceType
+from converge.protocol.decide import Decision, Step, Work, decide, dump_definition, load_definition
+from converge.resources.resource_type import Property, ResourceType
 from converge.retry import RetryPolicy
-from converge.store.resources import Input, ResourceRow
-from converge.store.sync_points import SyncPointRow
-from converge.store.traversals import TraversalRow
-from converge.work import (
-    Decision,
-    Step,
-    Work,
-    decide,
-    dump_definition,
-    load_definition,
-)
+from converge.sql.resources import Input, ResourceRow
+from converge.sql.sync_points import SyncPointRow
+from converge.sql.traversals import TraversalRow
 
 
 class Plain(ResourceType):

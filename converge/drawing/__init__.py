@@ -1,0 +1,1 @@
+"""Drawings: of graphs, as text, dot, mermaid and SVG, and of states."""

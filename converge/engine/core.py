@@ -1,0 +1,422 @@
+"""An engine's dealings with the database under one id: write outcomes, claim nodes.
+
+Both the threaded engine and the one that tests step by hand are loops around this.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from converge import crash_points
+from converge.crash_points import Commit
+from converge.engine.in_flight import Outbox, stack_of
+from converge.errors import Cancelled, StaleLock, StoreError
+from converge.hiding import Secrets
+from converge.journal import Scope, node_scope
+from converge.protocol.call import (
+    check_physical_id,
+    failed_attempt,
+    failure,
+    go_over,
+    make_context,
+    run,
+)
+from converge.protocol.claim import claim, is_suspect
+from converge.protocol.complete import complete
+from converge.protocol.decide import HANDLED, Outcome, Result, Step, Work
+from converge.protocol.finish import finish
+from converge.protocol.halt import complete_failure, halts
+from converge.protocol.recover import release_engine
+from converge.protocol.replace import replace
+from converge.protocol.secrets import read_secrets
+from converge.resources.resource_type import Context, ResourceType, check_types
+from converge.sql import engines, resources, stacks, sync_points
+from converge.sql.database import Database, Transaction, repeatable
+from converge.sql.faults import Locked, is_refused
+from converge.sql.sync_points import Key
+from converge.sql.traversals import TraversalRow
+
+T = TypeVar("T")
+
+LOG = logging.getLogger(__name__)
+#: Of handlers, with their tracebacks.
+FAILURES = logging.getLogger("converge.failures")
+
+#: How many traversals' intents are remembered.
+_KNOWN = 1000
+
+
+class Session:
+    """:param engine_id: the engine's id, which fences all it writes.
+    :param types: its resource types by name.
+    :param mark: of its registration.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        engine_id: int,
+        types: Mapping[str, ResourceType],
+        mark: int = 0,
+    ) -> None:
+        self.database = database
+        self.engine_id = engine_id
+        check_types(types)
+        self.types = types
+        self.mark = mark
+        self.outbox = Outbox()
+        # works to do, which the caller has not been given yet
+        self._works: list[Work] = []
+        self._known: dict[int, TraversalRow] = {}
+        # of each traversal, by its id and mark, in which something failed
+        self._secrets: dict[tuple[int, int], Secrets] = {}
+        # the nodes in hand that may be what kills engines
+        self._suspects: set[Key] = set()
+        #: A commit may have gone through though its reply was lost: what this engine holds in the
+        #: database and what it has in hand may differ.
+        self.doubtful = False
+
+    def turn(self, outcomes: Sequence[Outcome], limit: int) -> list[Work]:
+        """Write what became of works, and claim up to ``limit`` new nodes.
+
+        :returns: the works to do, which includes the replacements asked for by outcomes.
+        :raises StoreError: the database cannot be used; what was not written is kept, and written
+            by a later turn.
+        """
+        self.outbox.put(outcomes)
+        try:
+            self._go_over()
+            self._look_at_locked()
+            self._write_free(limit)
+        except StoreError:
+            self.doubtful = True
+            raise
+        works, self._works = self._works, []
+        return works
+
+    def claim(self, limit: int) -> list[Work]:
+        """Claim up to ``limit`` new nodes, while another thread may be in a turn.
+
+        :raises StoreError: the database cannot be used.
+        """
+        try:
+            works = self.database.transact(
+                lambda tx: self._claim(tx, limit), Commit.CLAIM, patient=False
+            )
+        except (Locked, StaleLock):
+            # rows moved between two statements; everything is read afresh next time
+            return []
+        except StoreError:
+            # the commit may have gone through, with nodes claimed that nobody knows of
+            self.doubtful = True
+            raise
+        self._suspects.update(work.node.key for work in works if is_suspect(work.node))
+        return works
+
+    def _claim(self, tx: Transaction, limit: int) -> list[Work]:
+        if len(self._known) > _KNOWN:
+            self._known = {}
+        return claim(
+            tx,
+            self.engine_id,
+            limit,
+            self.types,
+            self._known,
+            suspect=not self._suspects,
+            mark=self.mark,
+        )
+
+    def reconcile(self, in_hand: Iterable[Work]) -> list[Work]:
+        """Let go of the nodes that this engine holds without knowing it, also of one that it
+        knows from an earlier claim only; and see which of those that it knows it does not hold.
+
+        Such nodes are left by a commit whose reply was lost, and by a database that has forgotten
+        its last seconds.
+
+        :param in_hand: the works that the caller knows of.
+        :returns: those of them that this engine does not hold: nothing can come of them.
+        :raises StaleLock: this engine's id is another's.
+        """
+        self.doubtful = False
+        works = [*in_hand, *self._works]
+        known = [*works, *(outcome.work for outcome in self.outbox.all())]
+        # two of them may be of one node, of different claims
+        marks = {(work.node.key, work.node.mark) for work in known}
+        try:
+            self.database.settle()
+            held = self.database.read(self._list_held)
+            kept = {key: mark for key, mark in held.items() if (key, mark) in marks}
+            if held != kept:
+                released = self.database.transact(
+                    lambda tx: self._release_all_but(tx, kept), Commit.RECONCILE, patient=False
+                )
+                LOG.warning("engine %s let go of %s nodes", self.engine_id, released)
+        except StoreError:
+            self.doubtful = True
+            raise
+        self._suspects.intersection_update(kept)
+        self.outbox.keep(kept)
+        self._works = [work for work in self._works if kept.get(work.node.key) == work.node.mark]
+        return [work for work in works if kept.get(work.node.key) != work.node.mark]
+
+    def _list_held(self, tx: Transaction) -> dict[Key, int]:
+        if not engines.is_registered(tx, self.engine_id, self.mark):
+            raise StaleLock(f"engine {self.engine_id} is not registered any more")
+        return sync_points.list_marks(tx, self.engine_id)
+
+    def _release_all_but(self, tx: Transaction, kept: Mapping[Key, int]) -> int:
+        if not engines.lock_engine(tx, self.engine_id, self.mark):
+            raise StaleLock(f"engine {self.engine_id} is not registered any more")
+        return release_engine(tx, self.engine_id, keep=kept)
+
+    # -- writing
+
+    def _go_over(self) -> None:
+        """Have outcomes say nothing that is secret, and tell the log."""
+        for outcome in self.outbox.all():
+            if outcome.raw:
+                self._go_over_one(outcome)
+
+    def _go_over_one(self, outcome: Outcome) -> None:
+        go_over(outcome, self._secrets_of(outcome.work.traversal))
+        traceback = outcome.values.get("traceback")
+        if traceback is None:
+            return
+        work = outcome.work
+        is_last = outcome.result is not Result.RETRY
+        FAILURES.log(
+            logging.ERROR if is_last else logging.WARNING,
+            "stack %r: %s of resource %r failed%s: %s\n%s",
+            work.traversal.stack,
+            work.decision.step,
+            None if work.row is None else work.row.name,
+            "" if is_last else f", and is tried again in {outcome.wait:g} s",
+            outcome.reason,
+            # not as exc_info: who formats that knows nothing of secrets
+            traceback.rstrip(),
+        )
+
+    def _secrets_of(self, traversal: TraversalRow) -> Secrets:
+        key = (traversal.id, traversal.mark)
+        found = self._secrets.get(key)
+        if found is None:
+            if len(self._secrets) > _KNOWN:
+                self._secrets = {}
+            found = self.database.read(lambda tx: read_secrets(tx, traversal.stack_id))
+            self._secrets[key] = found
+        return found
+
+    def _look_at_locked(self) -> None:
+        """See whether the rows of stacks that were locked are free again."""
+        locked = self.outbox.to_look_at()
+        if locked:
+            self.outbox.release(self.database.read(lambda tx: stacks.list_free(tx, locked)))
+
+    def _write_free(self, limit: int) -> None:
+        group: list[Outcome] = []
+        alone: list[Outcome] = []
+        for outcome in self.outbox.free():
+            self._suspects.discard(outcome.work.node.key)
+            (alone if _needs_its_own(outcome) else group).append(outcome)
+        for outcome in alone:
+            self._write_alone(outcome)
+        if alone:
+            # they may have met locked rows, and come to other outcomes
+            group = [one for one in self.outbox.free() if not _needs_its_own(one)]
+        self._write_and_claim(group, limit - len(self._works))
+
+    def _write_alone(self, outcome: Outcome) -> None:
+        try:
+            if outcome.work.decision.step is Step.FINISH:
+                self._guarded(lambda tx: finish(tx, self.engine_id, outcome.work), Commit.FINISH)
+            elif outcome.result is Result.REPLACE:
+                self._replace(outcome)
+            else:
+                self._write(outcome)
+        except Locked:
+            self.outbox.hold([stack_of(outcome)])
+        else:
+            self.outbox.remove([outcome])
+
+    def _write_and_claim(self, group: Sequence[Outcome], limit: int) -> None:
+        def both(tx: Transaction) -> tuple[list[Outcome], list[Work]]:
+            stale = complete(tx, self.engine_id, group)
+            return stale, self._claim(tx, limit) if limit > 0 else []
+
+        if not group:
+            self._works += self.claim(limit) if limit > 0 else []
+            return
+        try:
+            stale, works = self.database.transact(both, Commit.COMPLETE, patient=False)
+        except Locked:
+            # the commit did not come; others go on without those whose rows are locked
+            self._write_unlocked(group)
+        except StaleLock:
+            # rows moved between two statements; everything is read afresh next time
+            self._write_one_by_one(group)
+        except StoreError as error:
+            # the commit may have gone through, with nodes claimed that nobody knows of
+            self.doubtful = True
+            if len(group) < 2 and not is_refused(error):
+                raise
+            self._write_one_by_one(group)
+        else:
+            self.outbox.remove(group)
+            self._log_stale(stale)
+            self._suspects.update(work.node.key for work in works if is_suspect(work.node))
+            self._works += works
+
+    def _write_unlocked(self, group: Sequence[Outcome]) -> None:
+        """Write the outcomes of a group but those of stacks whose rows somebody has locked."""
+        by_stack: dict[int, list[Outcome]] = {}
+        for outcome in group:
+            by_stack.setdefault(stack_of(outcome), []).append(outcome)
+        if len(by_stack) > 1:
+            free = self.database.read(lambda tx: stacks.list_free(tx, by_stack))
+            self.outbox.hold(by_stack.keys() - free)
+            parts = [part for stack_id, part in by_stack.items() if stack_id in free]
+            if len(parts) > 1 and len(parts) == len(by_stack):
+                # something else of one of them is locked
+                for part in parts:
+                    self._write_and_claim(part, 0)
+                return
+            self._write_and_claim([one for part in parts for one in part], 0)
+            return
+        self.outbox.hold(by_stack)
+
+    def _write_one_by_one(self, group: Sequence[Outcome]) -> None:
+        """Find the outcome that a group fails for, and write the others."""
+        for outcome in group:
+            try:
+                self._write_alone(outcome)
+            except StoreError as error:
+                if not is_refused(error):
+                    raise
+                # a state must never be lost because a value was not taken
+                reason = f"what became of it cannot be stored: {error}"
+                self.outbox.remove([outcome])
+                instead = failure(outcome.work, reason)
+                self.outbox.put([instead])
+                self._go_over_one(instead)
+                self._write_alone(instead)
+
+    def _write(self, outcome: Outcome) -> None:
+        if halts(outcome):
+            write, commit = complete_failure, Commit.FAIL
+        else:
+            write, commit = _complete_one, Commit.COMPLETE
+        stale = self._guarded(lambda tx: write(tx, self.engine_id, outcome), commit)
+        self._log_stale(stale or ())
+
+    def _replace(self, outcome: Outcome) -> None:
+        work = outcome.work
+        commit = Commit.CLEAR if work.decision.step is Step.DELETE else Commit.REPLACE
+        made = self._guarded(lambda tx: replace(tx, self.engine_id, work, outcome.then), commit)
+        if isinstance(made, Work):
+            self._works.append(made)
+            self._suspects.update({made.node.key} if is_suspect(made.node) else ())
+        elif made is not None:
+            self.outbox.put([made])
+
+    def _guarded(self, function: Callable[[Transaction], T], commit: Commit) -> T | None:
+        """Run a transaction about one work; None if that is not this engine's any more."""
+        try:
+            return self.database.transact(function, commit, patient=False)
+        except StaleLock as error:
+            LOG.warning("%s", error)
+            # of what is dropped here, something may still be held
+            self.doubtful = True
+            return None
+
+    def _log_stale(self, stale: Sequence[Outcome]) -> None:
+        for outcome in stale:
+            # of its node, something may still be held: a replacement whose reply was lost
+            self.doubtful = True
+            work = outcome.work
+            LOG.warning(
+                "refused: %s of %r in traversal %s is not engine %s's work any more",
+                work.decision.step,
+                None if work.row is None else work.row.name,
+                work.traversal.id,
+                self.engine_id,
+            )
+
+    # -- calling handlers
+
+    def context(self, work: Work) -> Context | None:
+        """The context of a work's handler; None where no handler is called."""
+        if work.decision.step not in HANDLED:
+            return None
+        row = work.row
+        assert row is not None
+
+        def record(physical_id: str | None) -> None:
+            if physical_id is not None or work.decision.step is not Step.CREATE:
+                check_physical_id(physical_id)
+            values: dict[str, Any] = {"physical_id": physical_id}
+            if work.decision.step is Step.CREATE:
+                values["properties"] = dict(work.decision.properties)
+            self.database.transact(
+                lambda tx: resources.write_locked(
+                    tx, self.engine_id, row.id, row.epoch, row.mark, **values
+                ),
+                Commit.RECORD,
+                happened=repeatable,
+                alone=True,
+            )
+            row.physical_id = physical_id
+
+        def journal() -> Scope:
+            return node_scope(
+                self.database,
+                work.scope,
+                self.engine_id,
+                row.id,
+                row.epoch,
+                row.mark,
+                wait,
+                work.keys_in,
+            )
+
+        def wait(seconds: float) -> None:
+            if context.cancelled.wait(seconds):
+                raise Cancelled(context.cancel_reason or "the handler was cancelled")
+
+        context = make_context(work, record, self.types[work.type_name].timeout, journal)
+        return context
+
+    def run(self, work: Work, context: Context | None) -> Outcome:
+        """Call the work's handler, in no transaction."""
+        if context is None:
+            return run(work, self.types, None)
+        crash_points.hit(crash_points.BEFORE_CALL)
+        outcome = run(work, self.types, context, self.database)
+        outcome.stepped = context.has_journal
+        crash_points.hit(crash_points.AFTER_CALL)
+        return outcome
+
+    def timed_out(self, work: Work, seconds: float) -> Outcome:
+        """The outcome of a handler that did not come back in time."""
+        reason = f"{work.decision.step} timed out after {seconds:g} s"
+        policy = self.types[work.type_name].retry
+        return failed_attempt(work, policy, reason, TimeoutError(reason))
+
+    def given_up(self, work: Work, seconds: float) -> Outcome:
+        """The outcome of a handler that did not obey a cancel."""
+        reason = f"{work.decision.step} did not stop within {seconds:g} s of being cancelled"
+        return failure(work, reason)
+
+
+def _needs_its_own(outcome: Outcome) -> bool:
+    """Whether an outcome is written in a transaction of its own."""
+    return (
+        outcome.work.decision.step is Step.FINISH
+        or outcome.result is Result.REPLACE
+        or halts(outcome)
+    )
+
+
+def _complete_one(tx: Transaction, engine_id: int, outcome: Outcome) -> list[Outcome]:
+    return complete(tx, engine_id, [outcome])

@@ -1,0 +1,157 @@
+"""The engine: claims nodes and calls their resource types, in threads of this process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from converge.engine.run import Run
+from converge.errors import BadInput, ConvergeError
+from converge.lease import LEASE, LEAST
+from converge.model import check_seconds
+from converge.resources import load_types
+from converge.resources.resource_type import ResourceType, check_types
+
+if TYPE_CHECKING:
+    from converge.store import Store
+
+#: Seconds between two looks for work, when nothing else wakes the engine.
+POLL = 0.5
+#: Connections to the database that an engine needs besides those of its workers: to write, to
+#: claim, to sweep, and for its lease.
+CONNECTIONS = 4
+
+
+class Engine:
+    """Claims nodes and calls their resource types, in threads of this process.
+
+    Any number of engines work on one database. As a context manager it works in the
+    background and stops at the end of the block. It can be started again.
+
+    :param store: what :func:`converge.connect` gave.
+    :param types: resource types by name, besides the installed ones; None for those only.
+    :param workers: how many handlers run at once. Each that uses ``context.record`` or its
+        journal needs a connection to the database meanwhile.
+    :param lease: seconds without a sign of life after which other engines take its work over.
+    :param poll: seconds between two looks for work.
+    :raises BadInput: a number out of range.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        types: Mapping[str, ResourceType] | None = None,
+        *,
+        workers: int = 8,
+        lease: float = LEASE,
+        poll: float = POLL,
+    ) -> None:
+        if type(workers) is not int or not 1 <= workers <= 1000:
+            raise BadInput(f"workers must be a whole number from 1 to 1000, not {workers!r}")
+        self.store = store
+        self.types = {**load_types(), **(types or {})}
+        check_types(self.types)
+        self.workers = workers
+        self.lease = check_seconds("lease", lease, LEAST)
+        self.poll = check_seconds("poll", poll)
+        self._run: Run | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def id(self) -> int | None:
+        """Its id in the database, None before its first start; a new one after its lease was
+        lost."""
+        return None if self._run is None else self._run.id
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended it, if that was neither a stop nor the end of its block."""
+        return None if self._run is None else self._run.error
+
+    def __enter__(self) -> Engine:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Register and begin to work in the background.
+
+        :raises StoreError: the database cannot be used.
+        :raises BadInput: the store may have too few connections for so many workers.
+        :raises ConvergeError: it runs already.
+        """
+        with self._lock:
+            if self._run is not None and not self._run.ended.is_set():
+                raise ConvergeError("this engine runs already")
+            needed = self.workers + CONNECTIONS
+            self.store.database.check_limit(needed, f"an engine with {self.workers} workers")
+            run = Run(
+                self.store,
+                self.types,
+                workers=self.workers,
+                lease=self.lease,
+                poll=self.poll,
+                needed=needed,
+            )
+            self._run = run
+            run.begin()
+
+    def stop(self, grace: float | None = None) -> None:
+        """Stop: claim nothing more, let running handlers finish, hand the rest back. Does nothing
+        if it does not run.
+
+        :param grace: seconds that running handlers have, None for as long as they take. After
+            that ``context.cancelled`` is set, and what then still runs is given up; its node
+            is ready for another engine at once.
+        """
+        if self._run is not None:
+            self._run.stop(grace)
+
+    def run(self, *, until_idle: bool = False) -> None:
+        """Work in the background and wait: for :meth:`stop` from another thread, or, if asked
+        for, until no node in the whole database is to be worked on.
+
+        :raises ConvergeError: it has stopped by itself.
+        """
+        self.start()
+        try:
+            self.wait_idle() if until_idle else self._running().ended.wait()
+        finally:
+            self.stop()
+        self._check_error(self._running())
+
+    def wait_idle(self, timeout: float | None = None) -> bool:
+        """Wait until no node in the whole database is to be worked on, by any engine.
+
+        :param timeout: seconds to wait at most.
+        :returns: whether that was so; false also if the engine was stopped meanwhile.
+        :raises ConvergeError: it does not run, or has stopped by itself.
+        """
+        run = self._running()
+        idle = run.wait_idle(timeout)
+        self._check_error(run)
+        return idle
+
+    def wake(self) -> None:
+        """Look for work now."""
+        if self._run is not None:
+            self._run.wake()
+
+    def _running(self) -> Run:
+        if self._run is None:
+            raise ConvergeError("this engine was not started")
+        return self._run
+
+    @staticmethod
+    def _check_error(run: Run) -> None:
+        if run.error is not None:
+            raise ConvergeError("the engine has stopped by itself") from run.error

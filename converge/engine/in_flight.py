@@ -1,0 +1,80 @@
+"""Outcomes on their way into the database.
+
+They stay here until they are written, or known to be refused: an outage loses none. Those of a
+stack whose rows somebody else has locked (a host that started it in a transaction of its own, and
+leaves that open) wait for that, and all others go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from converge.protocol.decide import Outcome
+from converge.sql.sync_points import Key
+
+#: Seconds between two looks whether a stack's rows are free.
+LOOK = 0.25
+
+
+class Outbox:
+    """The outcomes of one session that are not written yet, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._outcomes: dict[int, Outcome] = {}
+        # the stacks whose rows are locked
+        self._locked: set[int] = set()
+        self._look_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
+    def put(self, outcomes: Iterable[Outcome]) -> None:
+        """Add outcomes; one that is here already stays where it is."""
+        for outcome in outcomes:
+            self._outcomes.setdefault(id(outcome), outcome)
+
+    def remove(self, outcomes: Iterable[Outcome]) -> None:
+        """These are written, or refused."""
+        for outcome in outcomes:
+            self._outcomes.pop(id(outcome), None)
+
+    def keep(self, keys: Iterable[Key]) -> None:
+        """Drop the outcomes of all other nodes."""
+        kept = set(keys)
+        self.remove([one for one in self._outcomes.values() if one.work.node.key not in kept])
+
+    def all(self) -> list[Outcome]:
+        """All of them."""
+        return list(self._outcomes.values())
+
+    def free(self) -> list[Outcome]:
+        """Those whose stack is not known to be locked."""
+        if not self._locked:
+            return self.all()
+        return [one for one in self._outcomes.values() if stack_of(one) not in self._locked]
+
+    # -- stacks that are locked
+
+    def hold(self, stack_ids: Iterable[int]) -> None:
+        """The rows of these stacks are locked by somebody else."""
+        self._locked.update(stack_ids)
+        self._look_at = time.monotonic() + LOOK
+
+    def to_look_at(self) -> list[int]:
+        """The locked stacks that it is time to look at again."""
+        if not self._locked or time.monotonic() < self._look_at:
+            return []
+        # those of which nothing is left need no look
+        self._locked &= {stack_of(one) for one in self._outcomes.values()}
+        self._look_at = time.monotonic() + LOOK
+        return sorted(self._locked)
+
+    def release(self, stack_ids: Iterable[int]) -> None:
+        """The rows of these stacks are free again."""
+        self._locked.difference_update(stack_ids)
+
+
+def stack_of(outcome: Outcome) -> int:
+    """The id of the stack that an outcome is about."""
+    return outcome.work.traversal.stack_id

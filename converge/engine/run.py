@@ -1,0 +1,517 @@
+"""One run of an engine, from its start to its stop.
+
+One thread turns: it writes what handlers achieved and claims new nodes, many of both in one
+transaction. While there are more nodes ready than it gets, a second one claims, beside it.
+Worker threads call handlers. One keeps the lease, one watches the time, one sweeps.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from converge.crash_points import Commit
+from converge.engine.core import Session
+from converge.engine.tenure import Tenure
+from converge.engine.workers import Job, Workers
+from converge.errors import StaleLock, StoreError
+from converge.lease import Lease, RowLeases, now
+from converge.protocol.call import failure
+from converge.protocol.decide import Outcome, Result, Step, Work
+from converge.protocol.recover import Sweeper, leave
+from converge.resources.resource_type import ResourceType
+from converge.sql import engines, sync_points, traversals
+from converge.sql.database import Transaction, repeatable
+from converge.sql.sync_points import Key
+
+if TYPE_CHECKING:
+    from converge.store import Store
+
+LOG = logging.getLogger(__name__)
+
+#: At most so many nodes are held at a time.
+WINDOW = 1000
+#: Nodes are claimed ahead for so many seconds of the workers' time.
+AHEAD = 0.25
+#: Seconds that a handler has to obey ``context.cancelled`` before it is given up.
+GRACE = 5.0
+#: Seconds between two looks at something that is waited for.
+LOOK = 0.25
+#: Why handlers are interrupted.
+LOST = "the engine lost its lease"
+
+
+@dataclass(slots=True)
+class Finished:
+    """What came back from a worker, or needed none (then there is no job)."""
+
+    tenure: Tenure
+    job: Job | None
+    outcome: Outcome
+    seconds: float = 0.0
+
+
+class Run:
+    """Registers, and works from :meth:`begin` until :meth:`stop`.
+
+    :param lease: seconds without a sign of life after which other engines take its work over.
+    :param poll: seconds between two looks for work.
+    :param needed: how many connections it may need.
+    :ivar ended: set when it works no more.
+    :ivar error: what ended it, if that was not a stop.
+    :raises StoreError: the database cannot be used.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        types: Mapping[str, ResourceType],
+        *,
+        workers: int,
+        lease: float,
+        poll: float,
+        needed: int,
+    ) -> None:
+        self.store = store
+        self.types = types
+        self.poll = poll
+        self.ended = threading.Event()
+        self.error: BaseException | None = None
+        self._database = store.database
+        self._most = workers
+        self._workers = Workers(workers, self._work)
+        self._finished: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._hand_back = threading.Event()
+        self._idle = threading.Event()
+        self._threads: list[threading.Thread] = []
+        # more nodes are ready than the turning thread claimed: the other one claims
+        self._hungry = False
+        self._more = threading.Event()
+        self._claiming = threading.Lock()
+        # what is held is to be compared with what is in hand
+        self._compare = threading.Event()
+        self._breaks = 0
+        # what a handler takes, in seconds
+        self._seconds = AHEAD
+        # what engines of this host left that are gone need not wait for the end of their leases
+        Sweeper(self._database).sweep()
+        self._database.transact(engines.delete_old_engines, Commit.FORGET, happened=repeatable)
+        self._check_server(needed)
+        self._leases = RowLeases(self._database, lease)
+        try:
+            self._tenure = self._begin_tenure()
+        except BaseException:
+            self._leases.close()
+            raise
+
+    @property
+    def id(self) -> int:
+        """The engine's id in the database; a new one after its lease was lost."""
+        return self._tenure.lease.id
+
+    def begin(self) -> None:
+        """Begin to work in the background."""
+        self.store.bus.add_listener(self.wake)
+        for name, target in {
+            "turn": self._turn_loop,
+            "claim": self._claim_loop,
+            "watch": self._watch_loop,
+            "sweep": self._sweep_loop,
+        }.items():
+            thread = threading.Thread(target=target, name=f"converge-{name}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self, grace: float | None) -> None:
+        """Stop; see :meth:`converge.Engine.stop`. More than one may ask for it at a time."""
+        self._stopping.set()
+        self.wake()
+        if not self.ended.wait(grace):
+            self._hand_back.set()
+            self.wake()
+            if not self.ended.wait(3 * GRACE):
+                LOG.warning("engine %s: the database does not answer; its lease runs out", self.id)
+                self._end()
+        for thread in self._threads:
+            # one that the database does not answer ends by itself
+            thread.join(GRACE)
+
+    def wait_idle(self, timeout: float | None) -> bool:
+        """Wait until no node in the whole database is to be worked on, or the run has ended.
+
+        :returns: whether there is no such node.
+        """
+        self._idle.clear()
+        self.wake()
+        # set after the end, too: who clears it later sees the end
+        return not self.ended.is_set() and self._idle.wait(timeout) and not self.ended.is_set()
+
+    def wake(self) -> None:
+        """Look for work now."""
+        self._finished.put(None)
+
+    # -- the turning thread
+
+    def _turn_loop(self) -> None:
+        try:
+            while not self.ended.is_set() and not self._turn():
+                pass
+        except BaseException as error:
+            LOG.exception("engine %s stops", self.id)
+            self.error = error
+        finally:
+            # nobody looks after what still runs, so it must not go on
+            self._interrupt_all("the engine has stopped")
+            self._end()
+
+    def _end(self) -> None:
+        self.store.bus.remove_listener(self.wake)
+        self._tenure.lease.end()
+        self._workers.close()
+        self.ended.set()
+        self._more.set()
+        self._idle.set()
+        self._leases.close()
+
+    def _turn(self) -> bool:
+        """One round. True: the engine has stopped."""
+        tenure = self._tenure
+        if tenure.is_over:
+            self._begin_anew()
+            return self._stopping.is_set()
+        session = tenure.session
+        outcomes = self._collect(tenure, wait=not session.outbox.free())
+        if tenure.is_over:
+            # what a handler came to because of that is no failure of its own
+            return False
+        outcomes += self._look_at_running(tenure)
+        stopping = self._stopping.is_set()
+        if stopping:
+            with self._claiming:
+                self._hungry = False
+                outcomes += self._take_back()
+            if self._hand_back.is_set():
+                outcomes += self._give_up(tenure)
+        for outcome in outcomes:
+            tenure.put_down(outcome.work)
+        busy = bool(outcomes) or bool(session.outbox)
+        ends = any(outcome.work.decision.step is Step.FINISH for outcome in outcomes)
+        limit = 0 if stopping or self._hungry else self._room(len(outcomes))
+        try:
+            # in this round already: it may fail
+            session.outbox.put(outcomes)
+            if session.doubtful or self._compare.is_set() or self._breaks != self._database.breaks:
+                self._reconcile(tenure)
+            works = session.turn((), limit)
+        except StaleLock:
+            # the database forgot that this engine is there
+            tenure.lease.lose()
+            return False
+        except StoreError as error:
+            LOG.warning("%s; trying again", error)
+            self._stopping.wait(min(1.0, self.poll))
+            return stopping and self._hand_back.is_set()
+        if tenure.is_over:
+            return False
+        self._take_on(tenure, works)
+        if ends:
+            self.store.bus.notify_end()
+        if limit and len(works) >= limit:
+            # with slow handlers, the next turn is soon enough
+            self._hungry = self._window() > self._most
+        if self._hungry:
+            self._more.set()
+        idle = not works and not self._workers and self._finished.empty()
+        if stopping and idle and (self._hand_back.is_set() or not session.outbox):
+            self._leave(tenure)
+            return True
+        if not busy and idle:
+            self._check_idle()
+        return False
+
+    def _collect(self, tenure: Tenure, *, wait: bool) -> list[Outcome]:
+        """Take what workers finished; wait for something to do if there is nothing."""
+        outcomes: list[Outcome] = []
+        timeout = min(self.poll, LOOK) if tenure.session.outbox else self.poll
+        while True:
+            try:
+                finished = self._finished.get(block=wait, timeout=timeout if wait else None)
+            except queue.Empty:
+                return outcomes
+            wait = False
+            if finished is None:
+                continue
+            if finished.job is not None:
+                self._workers.discard(finished.job)
+                if finished.job.abandoned:
+                    continue
+                # a moving average, quick to see that handlers have become slow
+                weight = 0.5 if finished.seconds > self._seconds else 0.05
+                self._seconds += weight * (finished.seconds - self._seconds)
+            if finished.tenure is tenure:
+                outcomes.append(finished.outcome)
+
+    def _reconcile(self, tenure: Tenure) -> None:
+        """Compare what the database says is held with what is in hand."""
+        with self._claiming:
+            self._compare.clear()
+            breaks = self._database.breaks
+            forgotten = tenure.session.reconcile(tenure.in_hand())
+            self._breaks = breaks
+            for work in forgotten:
+                LOG.warning(
+                    "engine %s: the database has forgotten that it took %s of traversal %s",
+                    tenure.lease.id,
+                    work.decision.step,
+                    work.traversal.id,
+                )
+                tenure.put_down(work)
+            gone = {id(work) for work in forgotten}
+            for job in self._workers.all():
+                if id(job.work) in gone:
+                    job.interrupt("the database has forgotten that this engine took the work")
+                    self._workers.abandon(job)
+
+    def _claim_loop(self) -> None:
+        while not self.ended.is_set():
+            self._more.wait()
+            self._more.clear()
+            with self._claiming:
+                tenure = self._tenure
+                limit = self._room(0)
+                if not self._hungry or tenure.is_over:
+                    continue
+                window = self._window()
+                # a few of many are not worth a transaction; the turning thread calls again
+                if limit < max(1, window // 4 if window > 4 * self._most else 1):
+                    continue
+                try:
+                    works = tenure.session.claim(limit)
+                except Exception as error:
+                    # the turning thread claims again, and meets what is more than a hiccup
+                    LOG.warning("%s; trying again", error)
+                    self._hungry = False
+                    self.wake()
+                    continue
+                self._hungry = len(works) >= limit
+                self._take_on(tenure, works)
+            if self._hungry:
+                self._more.set()
+            else:
+                self.wake()
+
+    def _room(self, finished: int) -> int:
+        """How many more nodes to hold."""
+        return max(0, self._window() - len(self._workers) - finished)
+
+    def _window(self) -> int:
+        """How many nodes to hold: no more than the workers get done soon, so that other engines
+        are left their share; but many, while the commits are what takes the time."""
+        soon = int(self._most * AHEAD / max(self._seconds, 1e-6))
+        return max(self._most, min(soon, WINDOW))
+
+    def _take_on(self, tenure: Tenure, works: list[Work]) -> None:
+        """Give works to the workers, or settle them here if they need no handler."""
+        session = tenure.session
+        for work in works:
+            tenure.take(work)
+            if work.decision.step is Step.FINISH:
+                self._finished.put(Finished(tenure, None, Outcome(work, Result.DONE)))
+                continue
+            context = session.context(work)
+            if context is None:
+                self._finished.put(Finished(tenure, None, session.run(work, None)))
+                continue
+            job = Job(work, context, tenure)
+            if tenure.is_over:
+                job.interrupt(LOST)
+            self._workers.add(job)
+
+    def _work(self, job: Job) -> None:
+        """Call a handler, in a worker's thread."""
+        tenure = job.tenure
+        # the time itself: after a pause, this thread may be the first to go on
+        if not tenure.lease.check():
+            self._workers.discard(job)
+            return
+        assert job.started is not None
+        try:
+            outcome = tenure.session.run(job.work, job.context)
+        except BaseException as error:
+            LOG.exception("engine %s: a handler got out of hand", tenure.lease.id)
+            outcome = failure(job.work, f"got out of hand: {type(error).__name__}")
+        self._finished.put(Finished(tenure, job, outcome, time.monotonic() - job.started))
+
+    def _look_at_running(self, tenure: Tenure) -> list[Outcome]:
+        """Give up handlers that don't obey a cancel; see whether handlers have become slow."""
+        at = time.monotonic()
+        outcomes = []
+        slow = False
+        for job in self._workers.all():
+            if job.started is None:
+                continue
+            slow = slow or at - job.started > AHEAD
+            if job.cancelled_at is not None and at - job.cancelled_at > GRACE:
+                self._workers.abandon(job)
+                limit = job.context.timeout
+                if limit is not None and at - job.started > limit:
+                    outcomes.append(tenure.session.timed_out(job.work, limit))
+                else:
+                    outcomes.append(tenure.session.given_up(job.work, GRACE))
+        if slow:
+            self._seconds = max(self._seconds, AHEAD)
+            if len(self._workers) > self._most:
+                outcomes += self._take_back()
+        return outcomes
+
+    def _take_back(self) -> list[Outcome]:
+        """Hand back the works whose handlers have not started, for any engine to take."""
+        return [Outcome(job.work, Result.HANDED_BACK) for job in self._workers.take_queued()]
+
+    def _give_up(self, tenure: Tenure) -> list[Outcome]:
+        """Interrupt what runs, wait a little for it, and expect nothing more of the rest."""
+        self._interrupt_all("the engine is stopping")
+        outcomes = []
+        end = time.monotonic() + GRACE
+        while self._workers and (left := end - time.monotonic()) > 0:
+            try:
+                finished = self._finished.get(timeout=left)
+            except queue.Empty:
+                break
+            if finished is None:
+                continue
+            if finished.job is not None:
+                self._workers.discard(finished.job)
+            if finished.tenure is tenure:
+                outcomes.append(finished.outcome)
+        for job in self._workers.all():
+            self._workers.abandon(job)
+        return outcomes
+
+    def _check_idle(self) -> None:
+        if self._idle.is_set():
+            return
+        try:
+            if not self._database.read(sync_points.count_live):
+                self._idle.set()
+        except StoreError as error:
+            LOG.warning("%s", error)
+
+    # -- beginning, ending, and beginning anew
+
+    def _check_server(self, needed: int) -> None:
+        """Say so if the server has too few connections for this engine alone."""
+        limit = self._database.read_limit()
+        if limit is not None and limit < needed:
+            LOG.warning(
+                "%s: the server allows %s connections, and this engine may need %s; "
+                "raise max_connections there, or have fewer workers",
+                self._database.shown,
+                limit,
+                needed,
+            )
+
+    def _begin_tenure(self) -> Tenure:
+        """Register."""
+        lease = Lease(self._leases, self._lose)
+        threading.Thread(target=lease.keep, name="converge-lease", daemon=True).start()
+        return Tenure(lease, Session(self._database, lease.id, self.types, lease.mark))
+
+    def _lose(self) -> None:
+        """The lease is gone or about to go: stop what runs, before another engine starts it."""
+        self._workers.take_queued()
+        self._interrupt_all(LOST)
+        self.wake()
+
+    def _interrupt_all(self, reason: str) -> None:
+        for job in self._workers.all():
+            job.interrupt(reason)
+
+    def _begin_anew(self) -> None:
+        """Forget all works of the old id, and register under a new one."""
+        with self._claiming:
+            self._hungry = False
+            self._workers.take_queued()
+            for job in self._workers.all():
+                self._workers.abandon(job)
+        if self._stopping.is_set():
+            return
+        try:
+            self._tenure = self._begin_tenure()
+        except StoreError as error:
+            LOG.warning("%s; trying again", error)
+            self._stopping.wait(min(1.0, self.poll))
+
+    def _leave(self, tenure: Tenure) -> None:
+        """Leave at once what another engine can take."""
+        lease = tenure.lease
+        lease.end()
+        try:
+            self._database.transact(
+                lambda tx: leave(tx, lease.id, lease.mark),
+                Commit.LEAVE,
+                happened=repeatable,
+                patient=False,
+            )
+        except StoreError as error:
+            LOG.warning("engine %s: %s; its lease will run out", lease.id, error)
+
+    # -- the threads that look after the others
+
+    def _watch_loop(self) -> None:
+        """What must be seen in time, however long the database takes."""
+        while not self.ended.wait(min(LOOK, self._leases.seconds / 20)):
+            self._tenure.lease.check()
+            at = time.monotonic()
+            for job in self._workers.all():
+                limit = job.context.timeout
+                if job.started is not None and limit is not None and at - job.started > limit:
+                    job.cancel(at, f"it took longer than {limit:g} s")
+
+    def _sweep_loop(self) -> None:
+        """Recover what others left, and tell handlers that are to stop."""
+        sweeper = Sweeper(self._database)
+        last_sweep = now()
+        lease = self._leases.seconds
+        while not self.ended.wait(min(1.0, lease / 3)):
+            try:
+                self._tell_cancelled()
+                if now() - last_sweep >= lease / 3:
+                    last_sweep = now()
+                    self._compare.set()
+                    found = sweeper.sweep()
+                    if found or found.ready:
+                        self.wake()
+            except Exception as error:
+                # it must not end, whatever is wrong this time
+                known = isinstance(error, StoreError)
+                LOG.warning("engine %s: %s", self.id, error, exc_info=not known)
+
+    def _tell_cancelled(self) -> None:
+        """Set ``context.cancelled`` of works that are to stop: their traversal was cancelled or
+        ran out of time, or a newer one deletes or replaces what they are about."""
+        tenure = self._tenure
+        jobs = [job for job in self._workers.all() if job.tenure is tenure]
+        ids = {job.work.traversal.id for job in jobs}
+        if not ids:
+            return
+
+        def look(tx: Transaction) -> tuple[dict[int, str], set[Key]]:
+            reasons, superseded = traversals.list_cancelled(tx, ids)
+            id_ = tenure.lease.id
+            return reasons, sync_points.list_cancelled(tx, id_) if superseded else set()
+
+        reasons, nodes = self._database.read(look)
+        at = time.monotonic()
+        for job in jobs:
+            reason = reasons.get(job.work.traversal.id)
+            if reason is not None:
+                job.cancel(at, reason)
+            elif job.work.node.key in nodes:
+                job.cancel(at, "a newer traversal deletes or replaces the resource")

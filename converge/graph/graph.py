@@ -1,0 +1,373 @@
+"""Graphs of what requires what, with nothing but the standard library.
+
+A :class:`Graph` is immutable. The constructor finds the topological order. The first question
+about edges makes two arrays of numbers of them, in which nodes are numbered in that order: every
+node has a greater number than all that it requires. So neither the arrays nor the serialization
+can express a cycle.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Set
+from itertools import chain, filterfalse, islice, pairwise, repeat
+from operator import sub
+from typing import Generic, NamedTuple, TypeVar, cast
+
+from converge.errors import BadInput, CircularDependency
+from converge.graph.encoding import LIMIT, decode, encode
+
+H = TypeVar("H", bound=Hashable)
+K = TypeVar("K", bound=Hashable)
+
+_SHOWN_EDGES = 8
+_SHOWN_CHARACTERS = 200
+
+
+class _Rows(NamedTuple):
+    """A list of lists of node numbers, as two flat arrays.
+
+    Row *i* is ``flat[offsets[i]:offsets[i + 1]]``, in ascending order.
+    """
+
+    offsets: array[int]
+    flat: array[int]
+
+    @classmethod
+    def pack(cls, rows: Iterable[list[int]]) -> _Rows:
+        offsets = array("i", [0])
+        flat = array("i")
+        for row in rows:
+            flat.extend(row)
+            offsets.append(len(flat))
+        return cls(offsets, flat)
+
+    def row(self, number: int) -> array[int]:
+        return self.flat[self.offsets[number] : self.offsets[number + 1]]
+
+    def lengths(self) -> Iterator[int]:
+        return map(sub, self.offsets[1:], self.offsets)
+
+    def owners(self) -> Iterator[int]:
+        """For each entry of the flat array the number of its row."""
+        return chain.from_iterable(map(repeat, range(len(self.offsets) - 1), self.lengths()))
+
+    def transposed(self) -> _Rows:
+        rows: list[list[int]] = [[] for _ in range(len(self.offsets) - 1)]
+        _exhaust(map(list.append, map(rows.__getitem__, self.flat), self.owners()))
+        return _Rows.pack(rows)
+
+
+class Graph(Generic[H]):
+    """An immutable directed graph without cycles: which nodes require which.
+
+    Any hashable object except None can be a node. Two graphs are equal if they have the same
+    nodes and the same edges.
+
+    :param edges: pairs of a node and one that it requires; ``(node, None)`` adds a node that
+        need not have edges. Repeated edges count once.
+    :raises CircularDependency: if nodes require each other, or one requires itself.
+    :raises BadInput: if an edge is not a pair, or a node is None or not hashable.
+
+    >>> graph = Graph([("roof", "walls"), ("walls", "floor"), ("garden", None)])
+    >>> list(graph)
+    ['floor', 'walls', 'roof', 'garden']
+    >>> list(graph.requires("roof"))
+    ['walls']
+    """
+
+    __slots__ = ("__weakref__", "_collected", "_dependants", "_index", "_nodes", "_requirements")
+
+    _nodes: tuple[H, ...]
+    _index: dict[H, int]
+    # What the constructor was given, until the rows are first needed.
+    _collected: dict[H, list[H | None]] | None
+    # Either kind of rows is made when first needed.
+    _requirements: _Rows | None
+    _dependants: _Rows | None
+
+    def __init__(self, edges: Iterable[tuple[H, H | None]] = ()) -> None:
+        collected: defaultdict[H, list[H | None]] = defaultdict(list)
+        for edge in edges:
+            try:
+                requirer, required = edge
+                collected[requirer].append(required)
+            except (TypeError, ValueError) as error:
+                raise BadInput(
+                    f"an edge must be a pair of hashable nodes (requirer, required), not {edge!r}"
+                ) from error
+        if None in collected:
+            raise BadInput(
+                "None cannot be a graph's node, it only marks one that requires nothing: "
+                f"{(None, *collected[cast(H, None)][:1])!r}"
+            )
+        try:
+            self._index = _topological_numbers(collected)
+        except TypeError as error:
+            raise BadInput(f"a graph's nodes must be hashable: {error}") from error
+        self._nodes = tuple(self._index)
+        self._collected = collected
+        self._requirements = self._dependants = None
+
+    @staticmethod
+    def _of(
+        nodes: Iterable[K], *, requirements: _Rows | None = None, dependants: _Rows | None = None
+    ) -> Graph[K]:
+        """A graph of distinct nodes in topological order, and at least one kind of rows."""
+        graph: Graph[K] = Graph.__new__(Graph)
+        graph._nodes = tuple(nodes)
+        graph._index = dict(zip(graph._nodes, range(len(graph._nodes)), strict=True))
+        graph._collected = None
+        graph._requirements = requirements
+        graph._dependants = dependants
+        return graph
+
+    # Threads may be in these two at the same time: they come to the same result, and what it
+    # is made from goes only when the result is there.
+
+    def _get_requirements(self) -> _Rows:
+        collected, dependants = self._collected, self._dependants
+        if self._requirements is None:
+            if collected is not None:
+                self._requirements = self._pack(collected)
+                self._collected = None
+            elif dependants is not None:
+                self._requirements = dependants.transposed()
+        return cast(_Rows, self._requirements)
+
+    def _get_dependants(self) -> _Rows:
+        if self._dependants is None:
+            self._dependants = self._get_requirements().transposed()
+        return self._dependants
+
+    def _pack(self, collected: dict[H, list[H | None]]) -> _Rows:
+        number = cast("dict[H | None, int]", self._index).get  # None for None
+        rows = (set(map(number, collected.get(node, ()))) for node in self._nodes)
+        return _Rows.pack(sorted(cast("set[int]", row - {None})) for row in rows)
+
+    def _edge_count(self) -> int:
+        return len((self._dependants or self._get_requirements()).flat)
+
+    def _select(self, numbers: Iterable[int]) -> Set[H]:
+        return dict.fromkeys(map(self._nodes.__getitem__, numbers)).keys()
+
+    def edges(self) -> Iterator[tuple[H, H | None]]:
+        """The edges as the constructor takes them: they rebuild an equal graph.
+
+        :returns: each ``(requirer, required)`` once, and ``(node, None)`` for the nodes that
+            have no edges at all; sorted by requirer, then required, in the graph's order.
+        """
+        requirements = self._get_requirements()
+        wanted = bytearray(len(self._nodes))
+        _exhaust(map(wanted.__setitem__, requirements.flat, repeat(1)))
+        for number, node in enumerate(self._nodes):
+            row = requirements.row(number)
+            if row:
+                for required in row:
+                    yield node, self._nodes[required]
+            elif not wanted[number]:
+                yield node, None
+
+    def requires(self, node: H) -> Set[H]:
+        """The nodes that a node directly requires, a set in the graph's order.
+
+        :raises KeyError: if there is no such node.
+        """
+        return self._select(self._get_requirements().row(self._index[node]))
+
+    def required_by(self, node: H) -> Set[H]:
+        """The nodes that directly require a node, a set in the graph's order.
+
+        :raises KeyError: if there is no such node.
+        """
+        return self._select(self._get_dependants().row(self._index[node]))
+
+    def leaves(self) -> Set[H]:
+        """The nodes that require nothing, a set in the graph's order."""
+        return self._select(_empty(self._get_requirements()))
+
+    def roots(self) -> Set[H]:
+        """The nodes that nothing requires, a set in the graph's order."""
+        return self._select(_empty(self._get_dependants()))
+
+    def reversed(self) -> Graph[H]:
+        """The graph with each edge turned round; its order is this one's from back to front."""
+        return Graph._of(reversed(self._nodes), dependants=_mirrored(self._get_requirements()))
+
+    def translate(self, function: Callable[[H], K]) -> Graph[K]:
+        """The graph with each node replaced by what a function makes of it.
+
+        Nodes of which the function makes the same become one node, with the edges of all of
+        them. Where they require each other, directly or through others, that is a cycle.
+        While all nodes stay distinct, the order stays too.
+
+        :param function: called once per node, required ones first.
+        :raises CircularDependency: if joining nodes makes a cycle.
+        :raises BadInput: if the function returns None or something not hashable.
+        """
+        made = list(map(function, self._nodes))
+        try:
+            distinct = set(made)
+        except TypeError as error:
+            raise BadInput(f"a graph's nodes must be hashable: {error}") from error
+        if None in distinct:
+            node = self._nodes[made.index(cast(K, None))]
+            raise BadInput(f"None cannot be a graph's node: the translation of {node!r} is None")
+        if len(distinct) == len(made):
+            return Graph._of(
+                made, requirements=self._get_requirements(), dependants=self._dependants
+            )
+        lone: Iterable[tuple[K, K | None]] = zip(made, repeat(None))
+        requirements = self._get_requirements()
+        edges = zip(
+            map(made.__getitem__, requirements.owners()),
+            map(made.__getitem__, requirements.flat),
+            strict=True,
+        )
+        return Graph(chain(lone, edges))
+
+    def __getitem__(self, node: H) -> Graph[H]:
+        """The graph of a node and all that directly or indirectly require it, in this order.
+
+        :raises KeyError: if there is no such node.
+        """
+        dependants = self._get_dependants()
+        start = self._index[node]
+        found = {start}
+        pending = [start]
+        while pending:
+            news = set(dependants.row(pending.pop())) - found
+            found |= news
+            pending += news
+        members = sorted(found)
+        renumbered = dict(zip(members, range(len(members)), strict=True))
+        # Whatever requires a member is a member itself, so no entry is missing.
+        rows = (list(map(renumbered.__getitem__, dependants.row(i))) for i in members)
+        return Graph._of(map(self._nodes.__getitem__, members), dependants=_Rows.pack(rows))
+
+    def __iter__(self) -> Iterator[H]:
+        """The nodes in topological order: each after all that it requires.
+
+        The nodes come in the order in which the edges first named them as requirers, but where
+        one requires nodes that did not come yet, these come just before it, in the order of its
+        edges. So an order that already is topological is kept.
+        """
+        return iter(self._nodes)
+
+    def __reversed__(self) -> Iterator[H]:
+        return reversed(self._nodes)
+
+    def __len__(self) -> int:
+        """The number of nodes."""
+        return len(self._nodes)
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._index
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Graph):
+            return NotImplemented
+        if self is other:
+            return True
+        if len(self) != len(other) or self._edge_count() != other._edge_count():
+            return False
+        own, others = self._get_requirements(), other._get_requirements()
+        if self._nodes == other._nodes:
+            return own == others
+        if self._index.keys() != other._index.keys():
+            return False
+        mine = [self._index[node] for node in other._nodes]
+        return all(
+            own.row(number) == array("i", sorted(map(mine.__getitem__, others.row(i))))
+            for i, number in enumerate(mine)
+        )
+
+    def __hash__(self) -> int:
+        return hash((frozenset(self._nodes), self._edge_count()))
+
+    def __repr__(self) -> str:
+        shown = list(islice(self.edges(), _SHOWN_EDGES + 1)) if len(self) < 100 else []
+        if len(shown) <= _SHOWN_EDGES and (shown or not self):
+            text = f"Graph({shown or ''})"
+            if len(text) <= _SHOWN_CHARACTERS:
+                return text
+        return f"<Graph of {len(self)} nodes and {self._edge_count()} edges>"
+
+    def to_bytes(self: Graph[str]) -> bytes:
+        """The graph in few bytes, for graphs of strings; see :mod:`converge.graph.encoding`.
+
+        :raises BadInput: if a node is not a string.
+        """
+        for node in self._nodes:
+            if not isinstance(node, str):
+                raise BadInput(f"only a graph of strings can be serialized, not {node!r}")
+        return encode(self._nodes, *self._get_requirements())
+
+    @staticmethod
+    def from_bytes(data: bytes | bytearray | memoryview, *, limit: int = LIMIT) -> Graph[str]:
+        """The graph that :meth:`to_bytes` wrote, with the same order.
+
+        :param limit: the most bytes that the data may have uncompressed.
+        :raises BadInput: if the data is not such a graph, damaged, of another version of the
+            format, or larger than the limit.
+        """
+        names, offsets, flat = decode(bytes(memoryview(data)), limit)
+        return Graph._of(names, requirements=_Rows(offsets, flat))
+
+
+def _exhaust(iterator: Iterable[object]) -> None:
+    """Run through an iterator for its side effects, without the cost of a loop."""
+    deque(iterator, maxlen=0)
+
+
+def _topological_numbers(collected: Mapping[H, list[H | None]]) -> dict[H, int]:
+    """All nodes in topological order, each with its position.
+
+    :param collected: what each node requires.
+    :raises CircularDependency: if there is a cycle.
+    """
+    numbers: dict[H, int] = {}
+    numbers[cast(H, None)] = -1  # keeps the loop below from taking it for a node
+    # The nodes on the way down from a start, each with the requirements still to be looked at.
+    # They are filtered in C, and that when they are looked at, so that each is looked at once.
+    path: dict[H, Iterator[H]] = {}
+    for start in collected:
+        if start in numbers:
+            continue
+        node = start
+        while True:
+            remaining = path.get(node)
+            if remaining is None:
+                required_ones = cast("list[H]", collected[node])
+                remaining = path[node] = filterfalse(numbers.__contains__, required_ones)
+            for required in remaining:
+                if required in collected:
+                    if required in path:
+                        walk = list(path)
+                        raise CircularDependency(walk[walk.index(required) :])
+                    node = required
+                    break
+                numbers[required] = len(numbers) - 1
+            else:
+                numbers[node] = len(numbers) - 1
+                path.popitem()
+                if not path:
+                    break
+                node = next(reversed(path))
+    del numbers[cast(H, None)]
+    return numbers
+
+
+def _empty(rows: _Rows) -> Iterator[int]:
+    return (number for number, (start, end) in enumerate(pairwise(rows.offsets)) if start == end)
+
+
+def _mirrored(rows: _Rows) -> _Rows:
+    """The rows of the graph in which node *i* is called *n* - 1 - *i*."""
+    last = len(rows.offsets) - 2
+    size = len(rows.flat)
+    return _Rows(
+        array("i", map(sub, repeat(size), reversed(rows.offsets))),
+        array("i", map(sub, repeat(last), reversed(rows.flat))),
+    )

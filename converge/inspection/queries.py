@@ -1,0 +1,122 @@
+"""What can be asked of a database: each method is one read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from converge.errors import BadInput
+from converge.graph import Graph
+from converge.inspection import views, why
+from converge.sql.database import Database
+
+#: How many nodes of each engine are listed at most.
+_HOLDS = 1000
+
+
+class Looking:
+    """The part of :class:`converge.Store` that only reads."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def stacks(self) -> list[dict[str, Any]]:
+        """The live stacks, by name: name, action, status, reason, version, created, updated
+        (seconds since 1970)."""
+        return self.database.read(views.list_stacks)
+
+    def show(self, name: str, *, reveal: bool = False) -> dict[str, Any]:
+        """A stack with its progress, resources and outputs.
+
+        :param reveal: what the template's hidden parameters are is ``***`` in properties,
+            attributes, physical ids and outputs; this shows it.
+        :raises NotFound: there is no such stack.
+        """
+        return self.database.read(lambda tx: views.show(tx, name, reveal=reveal))
+
+    def progress(self, name: str) -> dict[str, int]:
+        """How many nodes of the current traversal are total, done, running, failed, skipped.
+
+        :raises NotFound: there is no such stack.
+        """
+        return self.database.read(lambda tx: views.progress(tx, name))
+
+    def running(self, name: str) -> list[dict[str, Any]]:
+        """What handlers are at work on: resource, kind, engine, since_seconds; oldest first.
+
+        :raises NotFound: there is no such stack.
+        """
+        return self.database.read(lambda tx: views.running(tx, name))
+
+    def events(
+        self, name: str, *, after: int | None = None, limit: int = 1000
+    ) -> list[dict[str, Any]]:
+        """What happened to a stack, oldest first; of the last one of that name if none lives.
+
+        :param after: only events with a higher id.
+        :param limit: at most so many: those after ``after``, or the newest.
+        :raises NotFound: there never was such a stack.
+        """
+        return self.database.read(lambda tx: views.events(tx, name, after, limit))
+
+    def why(self, name: str | None = None, resource: str | None = None) -> list[dict[str, Any]]:
+        """What a stack, or one of its resources, waits for, who holds that, and what failed.
+
+        Without a name: what is stuck in the whole database, which is nodes held by engines whose
+        lease has ended, handlers at work for longer than ``node_timeout``, traversals past their
+        deadline, BLOCKED nodes, and READY nodes that no engine takes. A retry that is not due is
+        not stuck.
+
+        Each answer has these keys, of which all but ``message`` can be None:
+
+        - ``message``: the answer in words; what follows are its parts.
+        - ``stack``, ``traversal`` (its id), ``resource``, ``kind`` (``update``, ``cleanup`` or
+          ``stack``), ``state``, and ``reason``, why it failed last.
+
+        And these, where they apply:
+
+        - ``waits_for``: the names of what it waits for itself.
+        - ``engine``, ``host``, ``since_seconds``, ``lease_seconds`` (negative: the lease ended):
+          who holds it, or else what it waits for, since when and how much longer.
+        - ``blocked_by``: the id of the older traversal that still works on its resource.
+        - ``attempt``, ``max_attempts``, ``deaths`` (of engines at work on it), and
+          ``ready_in_seconds`` (negative: it has been ready).
+        - ``traceback``: if a resource is named, of the exception that ``reason`` is about; None if
+          there is none, as of a reason that says all. At most 16 KiB, its end.
+        - ``more``: in the last answer, how many were left out. There are 100 at most.
+
+        :raises NotFound: there is no such stack or resource.
+        :raises BadInput: a resource without a stack.
+        """
+        if name is None:
+            if resource is not None:
+                raise BadInput(f"name the stack that resource {resource!r} belongs to")
+            return self.database.read(why.stuck)
+        return self.database.read(lambda tx: why.why(tx, name, resource))
+
+    def engines(self, *, ended: bool = False) -> list[dict[str, Any]]:
+        """The engines, by id.
+
+        Each has ``id``, ``host``, ``pid``, ``state`` (``ALIVE``; ``EXPIRED``: its lease has ended
+        and nobody has noticed yet; ``STOPPED`` or ``DEAD``), ``started`` (seconds since 1970),
+        ``lease`` (its length in seconds), ``lease_seconds`` (until it ends; negative: ended so
+        long ago), ``nodes`` (how many it holds) and ``holds`` (those it has held for longest, 1,000
+        at most), each with ``stack``, ``traversal``, ``resource``, ``kind`` and ``since_seconds``.
+
+        :param ended: also those that stopped or died within the last day.
+        """
+        return self.database.read(lambda tx: views.list_engines(tx, ended=ended, limit=_HOLDS))
+
+    def graph(self, name: str) -> Graph[str]:
+        """The graph of the wanted resources.
+
+        :raises NotFound: there is no such stack.
+        """
+        return self.database.read(lambda tx: views.graph(tx, name))
+
+    def traversal_graph(self, name: str) -> Graph[str]:
+        """The graph that the current traversal walks: ``update NAME``, ``cleanup NAME #ID`` and
+        ``stack``, as it was stored when it started.
+
+        :raises NotFound: there is no such stack.
+        """
+        return self.database.read(lambda tx: views.traversal_graph(tx, name))

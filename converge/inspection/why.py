@@ -1,0 +1,388 @@
+"""Why something does not go on: what it waits for, who holds that, and what is stuck.
+
+Read only, and bounded by what is shown. Every answer is a dictionary; the keys are described
+at :meth:`converge.Store.why`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from converge.errors import NotFound, did_you_mean
+from converge.inspection.views import current_versions, shown_status
+from converge.model import Kind, State, Status
+from converge.sql import engines, held, resources, stacks, templates, traversals
+from converge.sql import events as event_rows
+from converge.sql.database import Transaction
+from converge.sql.engines import EngineRow
+from converge.sql.held import HeldNode, Predecessor
+from converge.sql.resources import ResourceRow
+from converge.sql.stacks import StackRow
+
+#: Answers at most.
+LIMIT = 100
+#: Seconds after which a READY node is stuck, if engines are alive and could take it.
+LONG = 60.0
+#: So many names, or causes, are in one message.
+_NAMED = 3
+
+Answer = dict[str, Any]
+
+
+def why(tx: Transaction, name: str, resource: str | None = None) -> list[Answer]:
+    """What a stack or one of its resources waits for, and what failed."""
+    row = stacks.get_stack(tx, name)
+    best = current_versions(resources.list_resources(tx, row.id)) if resource else {}
+    if resource is not None and resource not in best:
+        known = _wanted_names(tx, row) | best.keys()
+        if resource not in known:
+            hint = did_you_mean(resource, known)
+            raise NotFound(f"stack {name!r} has no resource {resource!r}{hint}")
+    if row.status is Status.IN_PROGRESS and row.traversal_id is not None:
+        answers = _why_waiting(tx, row, row.traversal_id, resource)
+    elif resource is not None:
+        answers = [_why_resource(row, resource, best.get(resource))]
+    else:
+        return _why_ended(tx, row)
+    if resource is not None:
+        one = best.get(resource)
+        traceback = None if one is None else resources.get_traceback(tx, one.id)
+        answers = [answer | {"traceback": traceback} for answer in answers]
+    return answers
+
+
+def _wanted_names(tx: Transaction, row: StackRow) -> set[str]:
+    if row.template_id is None:
+        return set()
+    return set(templates.get_template(tx, row.template_id).body.get("resources") or {})
+
+
+# A traversal that runs
+
+
+def _why_waiting(
+    tx: Transaction, row: StackRow, traversal_id: int, resource: str | None
+) -> list[Answer]:
+    nodes, more = held.list_held(tx, traversal_id, LIMIT, resource)
+    shown = [one for one in nodes if one.state not in _OVER] or nodes
+    if resource is not None:
+        # its cleanup waits for its update; that need not be said
+        shown = [one for one in shown if one.kind is Kind.UPDATE] or shown
+    else:
+        # the stack's own node waits for all the others
+        shown = [one for one in shown if one.kind is not Kind.STACK or one.state != State.WAITING]
+    known = Known(tx, shown)
+    answers = []
+    if resource is None:
+        answers += _why_stopping(tx, row, traversal_id)
+    for one in shown:
+        if one.state is State.WAITING:
+            answers.append(_why_node_waits(tx, one))
+        else:
+            answers.append(known.answer(one))
+    if not answers:
+        what = "" if resource is None else f" of resource {resource!r}"
+        message = f"traversal {traversal_id} is running, but has no node{what} to work on"
+        answers.append(_answer(row.name, traversal_id, resource, row.status, message))
+    return answers + _and_more(row.name, more)
+
+
+_OVER = (State.DONE, State.FAILED, State.SKIPPED)
+
+
+def _why_stopping(tx: Transaction, row: StackRow, traversal_id: int) -> list[Answer]:
+    traversal = traversals.get_traversal(tx, traversal_id)
+    if traversal.halted is None:
+        return []
+    message = f"the {row.action} is being stopped, and will be {traversal.halted}"
+    if traversal.reason:
+        message += f": {traversal.reason}"
+    return [_answer(row.name, traversal_id, None, row.status, message, reason=traversal.reason)]
+
+
+def _why_node_waits(tx: Transaction, one: HeldNode) -> Answer:
+    """A node that waits for others, with what those wait for in the end."""
+    found = held.list_outstanding(tx, one.traversal_id, one.node)
+    direct = [other for other in found if other.direct]
+    # what it waits for itself comes first
+    ends = sorted(
+        (other for other in found if other.state is not State.WAITING),
+        key=lambda other: not other.direct,
+    )
+    causes = held.list_nodes(tx, one.traversal_id, (end.node for end in ends[:_NAMED]))
+    causes.sort(key=lambda cause: not any(cause.node == other.node for other in direct))
+    known = Known(tx, causes)
+    message = f"{_what(one)} waits for {_names(direct)}"
+    simple = len(direct) == len(ends) == 1 and ends[0].direct
+    if simple and causes[0].state is State.RUNNING:
+        message += f", which {known.holder_of(causes[0])}"
+    else:
+        message += "".join(f"; {known.message(cause)}" for cause in causes)
+        if len(ends) > len(causes):
+            message += f"; and for {len(ends) - len(causes)} more"
+    answer = _answer(
+        one.stack, one.traversal_id, one.resource, one.state, message, one.kind, one.reason
+    )
+    answer["waits_for"] = [other.resource for other in direct]
+    for cause in causes:
+        if cause.state in (State.RUNNING, State.BLOCKED):
+            answer |= known.facts(cause)
+            break
+    return answer
+
+
+def _names(nodes: Sequence[Predecessor]) -> str:
+    listed = [
+        repr(one.resource) if one.kind is not Kind.CLEANUP else f"the cleanup of {one.resource!r}"
+        for one in nodes[:_NAMED]
+    ]
+    if len(nodes) > _NAMED:
+        listed.append(f"{len(nodes) - _NAMED} more")
+    return " and ".join(filter(None, (", ".join(listed[:-1]), *listed[-1:]))) or "nothing"
+
+
+# A traversal that is over
+
+
+def _why_resource(row: StackRow, resource: str, one: ResourceRow | None) -> Answer:
+    status = Status.CANCELLED if one is None else shown_status(one, over=True)
+    reason = None if one is None else one.reason
+    message = f"resource {resource!r} is {status}"
+    if reason:
+        message += f": {reason}"
+    elif status is Status.CANCELLED:
+        message = f"resource {resource!r} was not created: the {row.action} is {row.status}"
+    return _answer(row.name, row.traversal_id, resource, status, message, reason=reason)
+
+
+def _why_ended(tx: Transaction, row: StackRow) -> list[Answer]:
+    failures: list[tuple[str, str | None]] = []
+    if row.traversal_id is not None and row.status is Status.FAILED:
+        failures = event_rows.list_failures(tx, row.id, row.traversal_id, limit=LIMIT)
+    message = f"the {row.action} is {row.status}"
+    # what a resource failed for is told of that
+    if row.reason and not any(
+        row.reason.startswith(f"resource {name!r}: ") for name, _ in failures
+    ):
+        message += f": {row.reason}"
+    answers = [_answer(row.name, row.traversal_id, None, row.status, message, reason=row.reason)]
+    for name, reason in failures:
+        message = f"resource {name!r} failed: {reason}"
+        answers.append(
+            _answer(row.name, row.traversal_id, name, Status.FAILED, message, reason=reason)
+        )
+    return answers
+
+
+# The whole database
+
+
+def stuck(tx: Transaction, limit: int = LIMIT) -> list[Answer]:
+    """What does not go on in any stack.
+
+    :param limit: answers at most; one more says how many were left out.
+    """
+    found: list[tuple[HeldNode, str]] = []
+    keys = set()
+    more = 0
+    alive = held.count_alive(tx)
+    ready = held.list_passed_over(tx, LONG, limit + 1) if alive else held.list_due(tx, limit + 1)
+    for (nodes, others), note in (
+        (held.list_abandoned(tx, limit + 1), "; nobody has recovered it yet"),
+        (held.list_overrun(tx, limit + 1), "; that is longer than a handler may take"),
+        (held.list_blocked(tx, limit + 1), ""),
+        (ready, ""),
+    ):
+        more += others
+        for one in nodes:
+            if (one.traversal_id, one.node) not in keys:
+                keys.add((one.traversal_id, one.node))
+                found.append((one, note))
+    overdue = held.list_overdue(tx, limit)
+    answers = [_why_overdue(one) for one in overdue]
+    shown = found[: limit - len(overdue)]
+    known = Known(tx, [one for one, _ in shown], alive)
+    for one, note in shown:
+        answer = known.answer(one)
+        answer["message"] = f"stack {one.stack!r}: {answer['message']}{note}"
+        answers.append(answer)
+    return answers + _and_more(None, more + len(found) - len(shown))
+
+
+def _why_overdue(one: held.Overdue) -> Answer:
+    message = f"stack {one.stack!r}: the {one.action} should have ended {_span(one.late)} ago"
+    message += (
+        ", but no engine has noticed"
+        if one.halted is None
+        else f"; it will be {one.halted} when what runs has ended"
+    )
+    return _answer(one.stack, one.traversal_id, None, State.RUNNING, message, reason=one.reason)
+
+
+# One node in words
+
+
+class Known:
+    """What has to be known to tell about nodes, read at once for all of them.
+
+    :param alive: how many engines are alive, if that is known already.
+    """
+
+    def __init__(self, tx: Transaction, nodes: Iterable[HeldNode], alive: int | None = None):
+        nodes = list(nodes)
+        blocked = (one.resource_id or 0 for one in nodes if one.state is State.BLOCKED)
+        self._workers = held.list_workers(tx, blocked)
+        told = [*nodes, *self._workers.values()]
+        ids = {engine for one in told for engine in (one.engine_id, one.holder) if engine}
+        self._engines: Mapping[int, EngineRow] = engines.get_engines(tx, ids)
+        self._now = held.read_clock(tx)
+        if alive is None and any(one.state is State.READY for one in nodes):
+            alive = held.count_alive(tx)
+        self._alive = alive or 0
+
+    def answer(self, one: HeldNode) -> Answer:
+        """All about a node that does not wait for others."""
+        message = self.message(one)
+        answer = _answer(
+            one.stack, one.traversal_id, one.resource, one.state, message, one.kind, one.reason
+        )
+        if one.state in (State.RUNNING, State.READY):
+            answer |= {"attempt": one.attempt, "deaths": one.deaths}
+            if one.max_attempts is not None:
+                answer["max_attempts"] = max(0, one.max_attempts - one.deaths)
+        if one.state is State.READY:
+            answer["ready_in_seconds"] = one.wait
+        return answer | self.facts(one)
+
+    def facts(self, one: HeldNode) -> Answer:
+        """The engine that holds it, or what blocks it."""
+        if one.state is State.BLOCKED:
+            other = self._workers.get(one.resource_id or 0)
+            if other is not None:
+                return {"blocked_by": other.traversal_id, **self.facts(other)}
+        engine_id = one.holder if one.state is State.BLOCKED else one.engine_id
+        if not engine_id:
+            return {}
+        facts: Answer = {"engine": engine_id}
+        if one.engine_id:
+            facts["since_seconds"] = max(0.0, one.since)
+        row = self._engines.get(engine_id)
+        if row is not None:
+            facts |= {"host": row.host, "lease_seconds": row.expires_at - self._now}
+        return facts
+
+    def message(self, one: HeldNode) -> str:
+        """What a node does or waits for, as a sentence."""
+        what = _what(one)
+        if one.state in (State.RUNNING, State.SUPERSEDED):
+            held_for = f"for {_span(one.since)}, attempt {one.attempt}"
+            engine, lease = self._engine(one.engine_id), self._lease(one.engine_id)
+            message = f"{what} is held by {engine} ({held_for}){lease}"
+        elif one.state is State.READY and one.wait > 0:
+            message = f"{what} is tried again in {_span(one.wait)}{_retry(one)}"
+        elif one.state is State.READY:
+            message = f"{what} has been ready for {_span(-one.wait)} and waits for an engine"
+            message += f"; {self._alive or 'none'} {'is' if self._alive < 2 else 'are'} alive"
+        elif one.state is State.BLOCKED:
+            message = f"{what} is blocked{self._blocked_by(one)}"
+        elif one.state is State.FAILED:
+            return f"{what} failed" + (f": {one.reason}" if one.reason else "")
+        elif one.state is State.SKIPPED:
+            return f"{what} is skipped: the traversal is being stopped, or what it requires failed"
+        else:
+            return f"{what} is {one.state.lower()}"
+        if one.deaths:
+            message += f"; {_count(one.deaths, 'engine')} died at work on it"
+        return message
+
+    def holder_of(self, one: HeldNode) -> str:
+        """Who holds a node, as the rest of a sentence that ``which`` begins."""
+        engine, lease = self._engine(one.engine_id), self._lease(one.engine_id)
+        return f"{engine} has held for {_span(one.since)}{lease}"
+
+    def _blocked_by(self, one: HeldNode) -> str:
+        other = self._workers.get(one.resource_id or 0)
+        if other is not None:
+            what = f"{other.kind} of {other.resource!r}"
+            return f" by traversal {other.traversal_id}'s {what}, which {self.holder_of(other)}"
+        if one.holder is not None:
+            return f" by {self._engine(one.holder)}, which holds its lock{self._lease(one.holder)}"
+        return ", but its resource is free; the next round of recovery makes it ready"
+
+    def _engine(self, engine_id: int | None) -> str:
+        row = self._engines.get(engine_id or 0)
+        return f"engine {engine_id}" + ("" if row is None else f" on {row.host}")
+
+    def _lease(self, engine_id: int | None) -> str:
+        row = self._engines.get(engine_id or 0)
+        if row is None:
+            return ", of which nothing else is known"
+        if row.state != engines.ALIVE:
+            return "; that engine has " + ("stopped" if row.state == engines.STOPPED else "died")
+        left = row.expires_at - self._now
+        return (
+            f"; its lease ends in {_span(left)}"
+            if left > 0
+            else f"; its lease ended {_span(left)} ago"
+        )
+
+
+def _what(one: HeldNode) -> str:
+    if one.kind is Kind.STACK:
+        return "the end of the traversal"
+    what = f"resource {one.resource!r}"
+    if one.kind is Kind.CLEANUP:
+        what = f"the cleanup of {what}"
+    return (
+        f"the superseded {one.kind} of {one.resource!r}" if one.state is State.SUPERSEDED else what
+    )
+
+
+def _retry(one: HeldNode) -> str:
+    retry = f"retry {one.attempt}"
+    if one.max_attempts is not None:
+        retry += f" of {max(one.attempt, one.max_attempts - one.deaths - 1)}"
+    return f" ({retry})" + (f", as it failed: {one.reason}" if one.reason else "")
+
+
+def _answer(
+    stack: str,
+    traversal: int | None,
+    resource: str | None,
+    state: str,
+    message: str,
+    kind: str | None = None,
+    reason: str | None = None,
+) -> Answer:
+    return {
+        "stack": stack,
+        "traversal": traversal,
+        "resource": resource,
+        "kind": kind,
+        "state": state,
+        "reason": reason,
+        "message": message,
+    }
+
+
+def _and_more(stack: str | None, more: int) -> list[Answer]:
+    if more <= 0:
+        return []
+    count = f"{more} or more" if more >= held.COUNTED else str(more)
+    answer = dict.fromkeys(("stack", "traversal", "resource", "kind", "state", "reason"))
+    return [{**answer, "stack": stack, "message": f"and {count} more", "more": more}]
+
+
+def _span(seconds: float) -> str:
+    """A length of time, to the second at most."""
+    seconds = abs(seconds)
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,308 @@
+"""Running a handler: outside any transaction, from a claimed work to its outcome."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from converge.errors import BadInput, Replace, comes_from
+from converge.model import Action, Json, Kind, Physical, Status
+from converge.plain import check_over
+from converge.protocol.decide import HANDLED, Outcome, Result, Step, Work, decide_replace
+from converge.protocol.reasons import cut_traceback, describe, format_traceback
+from converge.resources.resource_type import Context, ResourceType
+from converge.retry import RetryPolicy
+from converge.sql.types import PHYSICAL_ID_LENGTH, dump, load, text
+
+if TYPE_CHECKING:
+    from converge.hiding import Secrets
+    from converge.journal import Scope
+
+#: The largest properties or attributes of one resource, in characters of JSON.
+VALUE_LENGTH = 4 * 1024 * 1024
+
+
+def make_context(
+    work: Work,
+    record: Callable[[str | None], None] | None,
+    limit: float | None,
+    journal: Callable[[], Scope] | None = None,
+) -> Context:
+    """What the handler is told.
+
+    :param record: stores a physical id at once.
+    :param journal: opens the scope of the work.
+    :param limit: seconds that the type allows for one call.
+    """
+    row = work.row
+    assert row is not None
+    # how it is deleted may have been mended
+    deletes = work.decision.step is Step.DELETE
+    properties = work.decision.properties if deletes else row.properties
+    limits = [one for one in (limit, work.traversal.node_timeout) if one is not None]
+    return Context(
+        work.traversal.stack,
+        row.name,
+        attempt=work.node.attempts,
+        token=_token(work),
+        resource_token=row.token,
+        # of a stack made before there were marks, it is 0
+        stack_token=f"{work.traversal.stack_id}-{work.traversal.stack_mark:x}",
+        physical_id=row.physical_id,
+        properties=properties,
+        attributes=row.attributes,
+        timeout=min(limits) if limits else None,
+        record=record,
+        journal=journal,
+    )
+
+
+def _token(work: Work) -> str:
+    """The same for every attempt: of the create of a row, of one traversal's update of it."""
+    row = work.row
+    assert row is not None
+    if work.decision.step is Step.CREATE:
+        return row.token
+    root = uuid.UUID(row.token)
+    if work.decision.step is Step.DELETE:
+        return str(uuid.uuid5(root, "delete"))
+    # of a start before there were marks, it is 0
+    traversal = work.traversal.mark or work.traversal.id
+    return str(uuid.uuid5(root, f"{work.decision.step} {traversal}"))
+
+
+#: Seconds before a work is tried again that was handed back for an error of the store.
+HAND_BACK = 1.0
+
+
+def run(
+    work: Work,
+    types: Mapping[str, ResourceType],
+    context: Context | None,
+    origin: object = None,
+) -> Outcome:
+    """Do what was decided, and say what became of it. Never raises.
+
+    :param context: given for the steps in :data:`~converge.protocol.decide.HANDLED`.
+    :param origin: the database: an error of it that passes through the handler is no failure of
+        the handler's.
+    """
+    step = work.decision.step
+    if step in HANDLED:
+        assert work.row is not None
+        assert context is not None
+        try:
+            return _call(work, types, context)
+        except Replace:
+            if step is Step.UPDATE:
+                then = decide_replace(work.node, work.row, work.decision.properties, types)
+                return Outcome(work, Result.REPLACE, then=then)
+            return failure(work, f"Replace cannot be raised by {step}; only update can ask for it")
+        except BaseException as error:
+            if origin is not None and comes_from(error, origin):
+                return handed_back(work, describe(error))
+            if context.interrupted:
+                return handed_back(work)
+            # a handler that calls sys.exit() must not take the engine's thread with it
+            policy = types[work.type_name].retry
+            return failed_attempt(work, policy, describe(error), error, format_traceback(error))
+    if step is Step.REPLACE:
+        return Outcome(work, Result.REPLACE)
+    if step is Step.SKIP:
+        return Outcome(work, Result.SKIPPED)
+    if step is Step.FAIL:
+        return failure(work, work.decision.reason or "it cannot be done")
+    if step is Step.DROP:
+        return Outcome(work, Result.DONE, deleted=True)
+    values: dict[str, Any] = {}
+    if work.locked and work.traversal.action is not Action.CHECK:
+        template_id = work.traversal.template_id
+        values = {"requires": work.requires, "template_id": template_id, "reason": None}
+        assert work.row is not None
+        if work.decision.properties is not work.row.properties:
+            # nothing has changed but how it is deleted
+            try:
+                values["properties"] = _storable("properties", dict(work.decision.properties))
+            except BadInput as error:
+                return failure(work, str(error))
+    return Outcome(work, Result.DONE, values)
+
+
+def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Outcome:
+    row = work.row
+    assert row is not None
+    handler: Any = types[work.type_name]
+    properties = work.decision.properties
+    step = work.decision.step
+    if step is Step.DELETE:
+        physical_id = row.physical_id
+        if physical_id is None:
+            # it looks for what was made with the token of the create
+            context.token, token = row.token, context.token
+            found = handler.find(context)
+            check_over(found, "find")
+            context.token = token
+            physical_id = None if found is None else _physical(found, None, context).id
+        if physical_id is not None:
+            context.physical_id = physical_id
+            check_over(handler.delete(context, physical_id), "delete")
+        if work.decision.wanted is not None:
+            return Outcome(work, Result.REPLACE)
+        return Outcome(work, Result.DONE, deleted=True)
+    if step is Step.CHECK:
+        check_over(handler.check(context, row.physical_id, properties), "check")
+        values: dict[str, Any] = {"reason": None, "status": Status.COMPLETE}
+        return Outcome(work, Result.DONE, values)
+    # before the call, which may change what it is given
+    reached = _storable("properties", dict(properties))
+    if step is Step.CREATE:
+        made = handler.create(context, properties)
+        check_over(made, "create")
+        physical = _physical(made, None, context)
+    else:
+        made = handler.update(context, row.physical_id, properties, row.properties)
+        check_over(made, "update")
+        assert row.physical_id is not None
+        physical = _physical(made, Physical(row.physical_id, row.attributes), context)
+    values = {
+        "action": Action.CREATE if step is Step.CREATE else Action.UPDATE,
+        "status": Status.COMPLETE,
+        "reason": None,
+        "physical_id": physical.id,
+        "properties": reached,
+        "attributes": _storable("attributes", dict(physical.attributes)),
+        "requires": work.requires,
+        "template_id": work.traversal.template_id,
+    }
+    return Outcome(work, Result.DONE, values)
+
+
+def _physical(made: object, before: Physical | None, context: Context) -> Physical:
+    """What a handler returned, checked.
+
+    :raises BadInput: it cannot be stored.
+    """
+    if made is None:
+        made = before or Physical(context.physical_id or context.token)
+    elif isinstance(made, str):
+        made = Physical(made, before.attributes if before else {})
+    if not isinstance(made, Physical):
+        raise BadInput(
+            "a handler must return converge.Physical, a physical id, or None, "
+            f"not {type(made).__name__}"
+        )
+    check_physical_id(made.id)
+    if not isinstance(made.attributes, Mapping):
+        raise BadInput(f"attributes must be a mapping, not {type(made.attributes).__name__}")
+    return made
+
+
+def check_physical_id(physical_id: object) -> None:
+    """Whether a physical id can be stored on every database.
+
+    :raises BadInput: it cannot.
+    """
+    if not isinstance(physical_id, str):
+        raise BadInput(f"a physical id must be a string, not {type(physical_id).__name__}")
+    if not 0 < len(physical_id) <= PHYSICAL_ID_LENGTH:
+        raise BadInput(
+            f"a physical id must have 1 to {PHYSICAL_ID_LENGTH} characters, not {len(physical_id)}"
+        )
+    if text(physical_id, PHYSICAL_ID_LENGTH) != physical_id:
+        raise BadInput("a physical id must not have NUL or surrogate characters")
+
+
+def _storable(what: str, value: Json) -> Json:
+    try:
+        stored = dump(value)
+        size = len(stored)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInput(f"the {what} cannot be stored as JSON: {error}") from error
+    if size > VALUE_LENGTH:
+        raise BadInput(
+            f"the {what} have {size} characters as JSON; at most {VALUE_LENGTH} can be stored"
+        )
+    # a copy: the handler, or a thread that it left behind, may go on with its own
+    return load(stored)
+
+
+def failed_attempt(
+    work: Work,
+    policy: RetryPolicy,
+    reason: str,
+    error: BaseException,
+    traceback: str | None = None,
+) -> Outcome:
+    """The outcome of a handler call that failed: another attempt, if the policy has one."""
+    wait = policy.wait(work.node.attempts - work.node.deaths, error)
+    outcome = failure(work, reason, wait, traceback)
+    # attempts that an engine died in are not counted against it
+    outcome.max_attempts = policy.attempts + work.node.deaths
+    return outcome
+
+
+def handed_back(work: Work, reason: str | None = None) -> Outcome:
+    """The outcome of a handler that was called and did not come to its end, for a reason that is
+    not its own: it is called again, and nothing is counted.
+
+    :param reason: of an error of the store.
+    """
+    outcome = Outcome(work, Result.HANDED_BACK, started=True)
+    if reason is not None:
+        outcome.values = {"reason": f"interrupted, and is tried again: {reason}"}
+        outcome.raw = True
+        outcome.wait = HAND_BACK
+    return outcome
+
+
+def failure(
+    work: Work, reason: str, wait: float | None = None, traceback: str | None = None
+) -> Outcome:
+    """The outcome of a failed attempt. Its words are raw: see :func:`go_over`.
+
+    :param wait: seconds until the next one, None if there is none.
+    :param traceback: of the exception that the reason is about.
+    """
+    row = work.row
+    step = work.decision.step
+    values: dict[str, Any] = {"reason": reason}
+    if traceback is not None:
+        values["traceback"] = traceback
+    elif row is not None and row.reason == reason:
+        # what is told again, as by a check, keeps its traceback
+        del values["reason"]
+    if wait is None and row is not None:
+        if step in HANDLED or step is Step.DROP:
+            action = Action(_VERBS[step])
+            if work.decision.wanted is not None:
+                action = Action.REPLACE
+            values |= {"action": action, "status": Status.FAILED}
+        elif row.status is not Status.COMPLETE and work.node.kind is Kind.UPDATE:
+            # never handed to its type; what is healthy stays so
+            values |= {"status": Status.FAILED}
+    if wait is None:
+        return Outcome(work, Result.FAILED, values, reason=reason, raw=True)
+    return Outcome(work, Result.RETRY, values, reason=reason, wait=wait, raw=True)
+
+
+_VERBS = {
+    Step.CREATE: "CREATE",
+    Step.UPDATE: "UPDATE",
+    Step.DELETE: "DELETE",
+    Step.DROP: "DELETE",
+    Step.CHECK: "CHECK",
+}
+
+
+def go_over(outcome: Outcome, secrets: Secrets) -> None:
+    """Have what an outcome says fit its columns, and be without secrets. They come first: half a
+    secret would not be known for one."""
+    outcome.raw = False
+    if outcome.reason is not None:
+        outcome.reason = text(secrets.hide(outcome.reason))
+    values = outcome.values
+    if values.get("reason") is not None:
+        values["reason"] = text(secrets.hide(values["reason"]))
+    if values.get("traceback") is not None:
+        values["traceback"] = cut_traceback(secrets.hide(values["traceback"]))

@@ -1,0 +1,187 @@
+"""Claiming: READY nodes become this engine's, each with the lock on its resource."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from converge.model import Action, Kind, Status, make_mark
+from converge.protocol.decide import Decision, Step, Work, decide
+from converge.resources.resource_type import ResourceType
+from converge.sql import resources, sync_points, transitions, traversals
+from converge.sql.database import Transaction
+from converge.sql.resources import ResourceRow
+from converge.sql.sync_points import SyncPointRow
+from converge.sql.traversals import TraversalRow
+
+#: Steps for which the lock on the resource is taken.
+_LOCKING = frozenset({Step.CREATE, Step.UPDATE, Step.REPLACE, Step.DELETE, Step.CHECK, Step.DROP})
+#: After so many deaths of engines a node is claimed with no other such node.
+CAREFUL = 2
+
+_MARKS = {
+    Step.CREATE: (Action.CREATE, Status.IN_PROGRESS),
+    Step.UPDATE: (Action.UPDATE, Status.IN_PROGRESS),
+    Step.DELETE: (Action.DELETE, Status.IN_PROGRESS),
+    Step.DROP: (Action.DELETE, Status.IN_PROGRESS),
+}
+
+
+def claim(
+    tx: Transaction,
+    engine_id: int,
+    limit: int,
+    types: Mapping[str, ResourceType],
+    known: dict[int, TraversalRow],
+    *,
+    suspect: bool = True,
+    mark: int | None = None,
+) -> list[Work]:
+    """Claim up to ``limit`` nodes in the order in which they became ready.
+
+    A node whose resource an older traversal still holds becomes BLOCKED; it is readied when
+    that lock is released. A node on which several engines died is a suspect, and claimed alone:
+    else what was in hand beside it each time would be held to kill engines, too.
+
+    :param suspect: whether a suspect may be among them; at most one is.
+    :param types: the resource types of this engine.
+    :param known: traversals seen before, whose intent never changes; filled up.
+    :param mark: of the engine's registration.
+    """
+    free, rows = _lock_free(tx, engine_id, limit, suspect=suspect, mark=mark)
+    if not free:
+        return []
+    # a node has the mark of its traversal until it is claimed; after that, who knows
+    unknown = {
+        node.traversal_id
+        for node in free
+        if (seen := known.get(node.traversal_id)) is None or seen.mark != node.mark
+    }
+    if unknown:
+        known.update(traversals.get_traversals(tx, unknown))
+    claim_mark = make_mark()
+    transitions.start_nodes(tx, engine_id, [node.key for node in free], claim_mark)
+    found = resources.list_inputs(
+        tx,
+        (
+            (node.traversal_id, required)
+            for node in free
+            if not node.tainted
+            for required in node.requires
+        ),
+    )
+    works = []
+    locks = []
+    for node in free:
+        node.epoch += 1
+        node.attempts += 1
+        node.mark = claim_mark
+        row = rows.get(node.resource_id) if node.resource_id is not None else None
+        inputs = [
+            found[node.traversal_id, required]
+            for required in node.requires
+            if (node.traversal_id, required) in found
+        ]
+        decision = decide(
+            known[node.traversal_id], node, row, {one.name: one for one in inputs}, types
+        )
+        work = Work(
+            traversal=known[node.traversal_id],
+            node=node,
+            row=row,
+            decision=decision,
+            requires=sorted(one.id for one in inputs),
+            locked=_needs_lock(node, row, decision),
+        )
+        if work.locked:
+            locks.append(_lock(work))
+        works.append(work)
+    resources.take_locks(tx, engine_id, locks, claim_mark)
+    return works
+
+
+def is_suspect(node: SyncPointRow) -> bool:
+    """Whether a node may be what kills its engines."""
+    return node.deaths >= CAREFUL
+
+
+def _lock_ready(
+    tx: Transaction, engine_id: int, limit: int, *, suspect: bool, mark: int | None
+) -> list[SyncPointRow]:
+    """READY nodes, locked, of which at most one is a suspect."""
+    nodes = sync_points.lock_ready(tx, engine_id, limit, mark=mark)
+    suspects = [node for node in nodes if is_suspect(node)]
+    put_off = {node.key for node in suspects[1 if suspect else 0 :]}
+    left = [node for node in nodes if node.key not in put_off]
+    if put_off and len(left) < limit:
+        # those that were put off must not keep the others from their turn
+        seen = {node.key for node in left}
+        others = sync_points.lock_ready(tx, engine_id, limit, CAREFUL - 1, mark)
+        left += [node for node in others if node.key not in seen][: limit - len(left)]
+    return left
+
+
+def _lock_free(
+    tx: Transaction, engine_id: int, limit: int, *, suspect: bool, mark: int | None
+) -> tuple[list[SyncPointRow], dict[int, ResourceRow]]:
+    """Lock the oldest READY nodes whose resources are free, and those resources.
+
+    The others become BLOCKED, and younger ones take their turn.
+    """
+    while True:
+        nodes = _lock_ready(tx, engine_id, limit, suspect=suspect, mark=mark)
+        rows = resources.lock_resources(
+            tx, (node.resource_id for node in nodes if node.resource_id is not None)
+        )
+        free: list[SyncPointRow] = []
+        held: dict[int, list[SyncPointRow]] = {}
+        taken: set[int] = set()
+        for node in nodes:
+            row = rows.get(node.resource_id) if node.resource_id is not None else None
+            if row is None or node.tainted:
+                free.append(node)
+            elif row.engine_id is not None:
+                held.setdefault(row.id, []).append(node)
+            elif row.id not in taken:
+                taken.add(row.id)
+                free.append(node)
+        transitions.block_nodes(tx, [node.key for blocked in held.values() for node in blocked])
+        resources.set_blocking(tx, sorted(held))
+        if free or not held:
+            return free, rows
+
+
+def _needs_lock(node: SyncPointRow, row: ResourceRow | None, decision: Decision) -> bool:
+    if row is None:
+        return False
+    # what an update node found unchanged is still written: its requires and its template
+    return decision.step in _LOCKING or (
+        node.kind is Kind.UPDATE and decision.step in (Step.NOTHING, Step.FAIL)
+    )
+
+
+def _lock(work: Work) -> dict[str, Any]:
+    """The new columns of the resource; the work keeps the row as it was, but for the epoch."""
+    row = work.row
+    assert row is not None
+    action, status = _MARKS.get(work.decision.step, (row.action, row.status))
+    if work.decision.wanted is not None:
+        action = Action.REPLACE
+    requires = row.requires
+    type_ = row.type
+    if work.decision.step in (Step.CREATE, Step.UPDATE):
+        # old and new, until it is known which of them it really depends on
+        requires = sorted({*row.requires, *work.requires})
+        type_ = work.wanted_type
+    lock = {
+        "id": row.id,
+        "epoch": row.epoch,
+        "action": action,
+        "status": status,
+        "type": type_,
+    }
+    if requires != row.requires:
+        lock["requires"] = requires
+    row.epoch += 1
+    row.mark = work.node.mark
+    return lock

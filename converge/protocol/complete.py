@@ -1,0 +1,271 @@
+"""Completing: what became of the work is written, and arrives at the successors.
+
+Many completions share one transaction. Each is valid only while its node still is this
+engine's, at the epoch of its claim; of a stale one nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from converge.model import Action, Kind, State, Status
+from converge.protocol.decide import HANDLED, Outcome, Result, Step, Work
+from converge.sql import events, resources, scopes, sync_points, transitions, traversals
+from converge.sql.database import Transaction
+from converge.sql.resources import ResourceRow
+from converge.sql.sync_points import Key, NodeState
+from converge.sql.types import text
+
+_ENDS = {
+    Result.DONE: State.DONE,
+    Result.FAILED: State.FAILED,
+    Result.SKIPPED: State.SKIPPED,
+}
+
+
+def complete(tx: Transaction, engine_id: int, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Write a group of outcomes, in one transaction.
+
+    Locks are taken in this order: the nodes and their successors by key, the resources by
+    id. The only key that can come later is a stack's own node, which has the highest number
+    of its traversal.
+
+    :returns: the stale ones: nothing was written of them, as another engine has the work.
+    """
+    stale: list[Outcome] = []
+    rows = _lock_with_successors(tx, outcomes)
+    valid = []
+    for outcome in outcomes:
+        node = rows.get(outcome.work.node.key)
+        if node is not None and is_mine(node, outcome.work, engine_id):
+            valid.append((outcome, node))
+        else:
+            stale.append(outcome)
+    locked = resources.lock_states(tx, (row_of(o.work).id for o, _ in valid if o.work.locked))
+    kept = []
+    for outcome, node in valid:
+        row = locked.get(row_of(outcome.work).id) if outcome.work.locked else None
+        if outcome.work.locked and (
+            row is None
+            or (row.engine_id, row.epoch, row.mark)
+            != (engine_id, row_of(outcome.work).epoch, row_of(outcome.work).mark)
+        ):
+            stale.append(outcome)
+        else:
+            kept.append((outcome, node))
+    _write_nodes(tx, engine_id, kept)
+    _write_resources(tx, engine_id, kept)
+    _arrive(tx, kept, rows)
+    _count(tx, engine_id, kept)
+    events.insert_events(
+        tx, [event for outcome, _ in kept if (event := _event(outcome)) is not None]
+    )
+    transitions.unblock(tx, sorted(row.id for row in locked.values() if row.blocking))
+    return stale
+
+
+def row_of(work: Work) -> ResourceRow:
+    """The resource of a work that has one."""
+    assert work.row is not None
+    return work.row
+
+
+def is_mine(node: NodeState, work: Work, engine_id: int) -> bool:
+    """Whether a node still is an engine's, by the claim that a work came from."""
+    return (
+        node.engine_id == engine_id
+        and node.epoch == work.node.epoch
+        and node.mark == work.node.mark
+        and node.state in (State.RUNNING, State.SUPERSEDED)
+    )
+
+
+def _lock_with_successors(tx: Transaction, outcomes: Sequence[Outcome]) -> dict[Key, NodeState]:
+    keys: set[Key] = set()
+    for outcome in outcomes:
+        node = outcome.work.node
+        keys.add(node.key)
+        if outcome.result in _ENDS:
+            keys.update((node.traversal_id, successor) for successor in node.successors)
+    rows = sync_points.lock_nodes(tx, keys)
+    # a halted traversal's running nodes were led to the stack's node after their claim, and
+    # have no further attempt
+    late = {
+        (key[0], successor)
+        for outcome in outcomes
+        if (key := outcome.work.node.key) in rows and (outcome.result in _ENDS or rows[key].tainted)
+        for successor in rows[key].successors
+    } - rows.keys()
+    if late:
+        rows.update(sync_points.lock_nodes(tx, late))
+    return rows
+
+
+def _write_nodes(
+    tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, NodeState]]
+) -> None:
+    ends: dict[State, list[NodeState]] = {}
+    superseded = []
+    for outcome, node in kept:
+        if node.state is State.SUPERSEDED:
+            superseded.append(node.key)
+            continue
+        if outcome.result in (Result.RETRY, Result.HANDED_BACK):
+            if outcome.result is Result.RETRY and node.tainted:
+                # its traversal was halted meanwhile: no further attempt
+                outcome.result = Result.FAILED
+                outcome.values["status"] = Status.FAILED
+            else:
+                transitions.requeue_node(
+                    tx,
+                    engine_id,
+                    node,
+                    outcome.wait,
+                    max_attempts=outcome.max_attempts,
+                    uncounted=outcome.result is Result.HANDED_BACK,
+                )
+                continue
+        ends.setdefault(_ENDS[outcome.result], []).append(node)
+    for state, nodes in ends.items():
+        transitions.end_nodes(tx, engine_id, nodes, state)
+    sync_points.delete_nodes(tx, superseded)
+
+
+def _write_resources(
+    tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, NodeState]]
+) -> None:
+    written = []
+    deleted = []
+    for outcome, node in kept:
+        if not outcome.work.locked:
+            continue
+        row = row_of(outcome.work)
+        if outcome.deleted:
+            deleted.append(row)
+            continue
+        values = outcome.values
+        if outcome.result is Result.HANDED_BACK and not outcome.started:
+            values = as_before(row)
+        elif outcome.result is Result.RETRY and node.state is State.SUPERSEDED:
+            values = values | {"status": Status.FAILED}
+        written.append((row.id, row.epoch, values))
+    resources.release(tx, engine_id, written)
+    resources.delete_locked(tx, engine_id, deleted)
+    spent = [row.id for row in deleted]
+    spent += [
+        row_of(outcome.work).id
+        for outcome, node in kept
+        if outcome.work.locked and _is_spent(outcome, node) and _may_have_steps(outcome)
+    ]
+    scopes.delete_scopes(tx, scopes.find_resource_scopes(tx, spent))
+
+
+def _is_spent(outcome: Outcome, node: NodeState) -> bool:
+    """Whether nobody will ask for the steps of any work on a resource again.
+
+    A create goes on in a later traversal, everything else in a later attempt only.
+    """
+    step = outcome.work.decision.step
+    if step not in HANDLED:
+        return False
+    over = outcome.result in _ENDS or node.state is State.SUPERSEDED
+    return outcome.result is Result.DONE or (over and step is not Step.CREATE)
+
+
+def _may_have_steps(outcome: Outcome) -> bool:
+    """Whether a work, or an earlier one on its resource, can have recorded any; most have not,
+    and are not asked about."""
+    work = outcome.work
+    return (
+        outcome.stepped
+        or work.node.attempts > 1
+        or row_of(work).status not in (Status.INIT, Status.COMPLETE)
+    )
+
+
+def _arrive(
+    tx: Transaction,
+    kept: Sequence[tuple[Outcome, NodeState]],
+    rows: Mapping[Key, NodeState],
+) -> None:
+    counts: Counter[Key] = Counter()
+    tainted: set[Key] = set()
+    for outcome, node in kept:
+        if node.state is State.SUPERSEDED or outcome.result not in _ENDS:
+            continue
+        taints = outcome.result is not Result.DONE or node.tainted
+        for successor in node.successors:
+            key = (node.traversal_id, successor)
+            counts[key] += 1
+            if taints and not rows[key].tainted:
+                tainted.add(key)
+    transitions.taint(tx, sorted(tainted))
+    transitions.arrive(tx, counts, rows)
+
+
+def _count(tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, NodeState]]) -> None:
+    counts: dict[int, Counter[Result]] = {}
+    for outcome, node in kept:
+        if node.state is not State.SUPERSEDED and outcome.result in _ENDS:
+            counts.setdefault(node.traversal_id, Counter())[outcome.result] += 1
+    for traversal_id, count in sorted(counts.items()):
+        traversals.add_progress(
+            tx,
+            traversal_id,
+            engine_id,
+            count[Result.DONE],
+            count[Result.FAILED],
+            count[Result.SKIPPED],
+        )
+
+
+def _event(outcome: Outcome) -> dict[str, Any] | None:
+    work = outcome.work
+    step = work.decision.step
+    if work.row is None or outcome.result is Result.HANDED_BACK:
+        return None
+    if outcome.result is Result.DONE and step in (Step.NOTHING, Step.DROP):
+        if work.traversal.action is not Action.CHECK:
+            return None
+        return make_event(work, events.UNCHECKED, f"type {work.row.type!r} has no check")
+    status: str = Status.COMPLETE
+    reason = outcome.reason
+    if outcome.result is Result.FAILED:
+        status = Status.FAILED
+    elif outcome.result is Result.SKIPPED:
+        status = "SKIPPED"
+    elif outcome.result is Result.RETRY:
+        status = "RETRY"
+        attempt = f"attempt {work.node.attempts} of {outcome.max_attempts}"
+        reason = f"{attempt}, again in {outcome.wait:g} s: {reason}"
+    return make_event(work, status, reason)
+
+
+def make_event(work: Work, status: str, reason: str | None) -> dict[str, Any]:
+    verbs = {
+        Step.CREATE: Action.CREATE,
+        Step.DELETE: Action.DELETE,
+        Step.DROP: Action.DELETE,
+        Step.CHECK: Action.CHECK,
+    }
+    cleanup = Action.DELETE if work.node.kind is Kind.CLEANUP else Action.UPDATE
+    row = row_of(work)
+    if work.traversal.action is Action.CHECK:
+        cleanup = Action.CHECK
+    elif work.node.kind is Kind.UPDATE and row.status is Status.INIT:
+        cleanup = Action.CREATE
+    return {
+        "stack_id": work.traversal.stack_id,
+        "traversal_id": work.traversal.id,
+        "resource": row.name,
+        "action": verbs.get(work.decision.step, cleanup),
+        "status": status,
+        "reason": None if reason is None else text(reason),
+    }
+
+
+def as_before(row: ResourceRow) -> dict[str, Any]:
+    """The columns that a claim changed, as they were."""
+    return {"action": row.action, "status": row.status, "requires": row.requires}

@@ -1,0 +1,350 @@
+"""What an engine does for one node: the decision, as a pure function, and its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid5
+
+from converge.errors import BadInput, UnresolvedReference, did_you_mean
+from converge.journal.names import work_scope_name
+from converge.model import Action, Definition, Json, Kind, Physical, Replacing, Status, same
+from converge.resources.resource_type import ResourceType, supports
+from converge.retry import RetryPolicy
+from converge.template import check_properties, resolve_properties
+
+if TYPE_CHECKING:
+    from converge.sql.resources import Input, ResourceRow
+    from converge.sql.sync_points import SyncPointRow
+    from converge.sql.traversals import TraversalRow
+
+
+class Step(StrEnum):
+    """What is to be done for a node."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    REPLACE = "replace"
+    DELETE = "delete"
+    CHECK = "check"
+    #: the row goes, nothing real was ever made
+    DROP = "drop"
+    #: it is as it should be
+    NOTHING = "nothing"
+    #: a predecessor failed, or the traversal was halted
+    SKIP = "skip"
+    FAIL = "fail"
+    #: the stack's own node: the traversal ends
+    FINISH = "finish"
+
+
+#: Steps that call a handler; all others are over at once.
+HANDLED = frozenset({Step.CREATE, Step.UPDATE, Step.DELETE, Step.CHECK})
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """:ivar properties: the resolved properties, where there are any.
+    :ivar reason: why it fails.
+    :ivar wanted: of a replacement that has the old one deleted first, in its row: the properties of
+        the new one.
+    """
+
+    step: Step
+    properties: Mapping[str, Json] = field(default_factory=dict)
+    reason: str | None = None
+    wanted: Mapping[str, Json] | None = None
+
+
+@dataclass(slots=True)
+class Work:
+    """A claimed node, with all that its handler needs.
+
+    :ivar row: the resource as it was before the claim, with the epoch of the claim.
+    :ivar locked: whether the claim took the resource's lock.
+    :ivar requires: ids of the resources that it will really depend on.
+    """
+
+    traversal: TraversalRow
+    node: SyncPointRow
+    row: ResourceRow | None
+    decision: Decision
+    requires: list[int]
+    locked: bool = False
+
+    @property
+    def scope(self) -> str:
+        """The name of the journal's scope of this piece of work."""
+        assert self.row is not None
+        step = self.decision.step
+        # a create is one and the same in every traversal, as is its token
+        return work_scope_name(
+            self.row.id, step, None if step is Step.CREATE else self.traversal.id
+        )
+
+    @property
+    def keys_in(self) -> UUID:
+        """The name space of the idempotency keys of its steps: made of what is random, as ids
+        come again after the database has forgotten its last seconds."""
+        assert self.row is not None
+        token = UUID(self.row.token)
+        if self.decision.step is Step.CREATE:
+            return token
+        # of a start before there were marks, it is 0
+        traversal = self.traversal.mark or self.traversal.id
+        return uuid5(token, f"{self.decision.step} {traversal}")
+
+    @property
+    def wanted_type(self) -> str:
+        """The name of the resource type that an update node wants."""
+        return str(self.node.definition["type"])
+
+    @property
+    def type_name(self) -> str:
+        """The name of the resource type whose handler is called."""
+        if self.decision.step in (Step.CREATE, Step.UPDATE):
+            return self.wanted_type
+        return "" if self.row is None else self.row.type
+
+
+class Result(StrEnum):
+    """What became of the work."""
+
+    DONE = "DONE"
+    FAILED = "FAILED"
+    RETRY = "RETRY"
+    SKIPPED = "SKIPPED"
+    REPLACE = "REPLACE"
+    HANDED_BACK = "HANDED_BACK"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """:ivar values: columns of the resource to write.
+    :ivar deleted: the resource is gone.
+    :ivar reason: why it failed, in words that have not been gone over while ``raw``.
+    :ivar raw: its words may have secrets, and be too long for their columns.
+    :ivar started: of a work handed back: its handler was called, and may have done something.
+    :ivar wait: seconds until a retry.
+    :ivar stepped: the handler recorded steps, in the scope of its work.
+    :ivar max_attempts: of a retry: after how many attempts it is given up.
+    :ivar then: of an update that asks for a replacement: how that is done.
+    """
+
+    work: Work
+    result: Result
+    values: dict[str, Any] = field(default_factory=dict)
+    deleted: bool = False
+    started: bool = False
+    reason: str | None = None
+    wait: float = 0.0
+    max_attempts: int | None = None
+    stepped: bool = False
+    then: Decision | None = None
+    raw: bool = False
+
+
+def dump_definition(definition: Definition | None) -> Json:
+    """A definition as JSON, for the node's row."""
+    if definition is None:
+        return None
+    value = {"type": definition.type, "properties": dict(definition.properties)}
+    return value if definition.replace is None else value | {"replace": definition.replace}
+
+
+def load_definition(value: Json) -> Definition | None:
+    """What :func:`dump_definition` made."""
+    return (
+        None
+        if value is None
+        else Definition(value["type"], value["properties"], replace=value.get("replace"))
+    )
+
+
+def decide(
+    traversal: TraversalRow,
+    node: SyncPointRow,
+    row: ResourceRow | None,
+    inputs: Mapping[str, Input],
+    types: Mapping[str, ResourceType],
+) -> Decision:
+    """Decide what is to be done for a node.
+
+    :param row: its resource, None if that is gone.
+    :param inputs: the resources that its references name, brought about already.
+    :param types: the resource types of this engine.
+    """
+    if node.kind is Kind.STACK:
+        return Decision(Step.FINISH)
+    if node.tainted:
+        return Decision(Step.SKIP)
+    if node.deaths >= _deaths_allowed(traversal, node, row, types):
+        return Decision(Step.FAIL, reason=f"{node.deaths} engines died while they worked on it")
+    if node.kind is Kind.CLEANUP:
+        return _decide_cleanup(node, row, inputs, types)
+    if row is None:
+        return Decision(Step.FAIL, reason="its row is gone from the database")
+    if traversal.action is Action.CHECK:
+        resource_type = types.get(row.type)
+        if resource_type is None:
+            return Decision(Step.FAIL, reason=unknown_type(row.type, types))
+        if row.status is not Status.COMPLETE and row.action is not Action.CHECK:
+            # what it should be like is not known, and a check must not make it look well
+            return Decision(Step.FAIL, reason=row.reason or f"its {row.action} did not end")
+        step = Step.CHECK if supports(resource_type, "check") else Step.NOTHING
+        return Decision(step, row.properties)
+    return _decide_update(node, row, inputs, types)
+
+
+def _deaths_allowed(
+    traversal: TraversalRow,
+    node: SyncPointRow,
+    row: ResourceRow | None,
+    types: Mapping[str, ResourceType],
+) -> int:
+    name = "" if row is None else row.type
+    if node.kind is Kind.UPDATE and traversal.action is not Action.CHECK and node.definition:
+        name = node.definition["type"]
+    resource_type = types.get(name)
+    return (RetryPolicy() if resource_type is None else resource_type.retry).deaths
+
+
+def _decide_cleanup(
+    node: SyncPointRow,
+    row: ResourceRow | None,
+    inputs: Mapping[str, Input],
+    types: Mapping[str, ResourceType],
+) -> Decision:
+    if row is None or (node.keep and row.replaced_by is None):
+        return Decision(Step.NOTHING)
+    if row.status is Status.INIT:
+        return Decision(Step.DROP)
+    resource_type = types.get(row.type)
+    if resource_type is None:
+        return Decision(Step.FAIL, reason=unknown_type(row.type, types))
+    if row.physical_id is None and not supports(resource_type, "find"):
+        return Decision(Step.DROP)
+    return Decision(Step.DELETE, _mended(node, row, inputs, resource_type))
+
+
+def _mended(
+    node: SyncPointRow,
+    row: ResourceRow,
+    inputs: Mapping[str, Input],
+    resource_type: ResourceType,
+) -> Mapping[str, Json]:
+    """The properties to delete a resource with: the wanted ones, if they differ from its own in
+    nothing but how it is deleted."""
+    wanted = load_definition(node.definition)
+    if wanted is None:
+        return row.properties
+    try:
+        properties = resolve_properties(wanted.properties, _lookup_in(inputs))
+        check_properties(wanted.type, resource_type, properties)
+    except (UnresolvedReference, BadInput):
+        return row.properties
+    is_same = _is_same_thing(resource_type, row.properties, properties)
+    return properties if is_same else row.properties
+
+
+def _is_same_thing(
+    resource_type: ResourceType, one: Mapping[str, Json], other: Mapping[str, Json]
+) -> bool:
+    """Whether properties that differ do so in nothing but how the resource is deleted."""
+    of_delete = resource_type.delete_properties
+    if not of_delete:
+        return False
+    left, right = (
+        {name: value for name, value in each.items() if name not in of_delete}
+        for each in (one, other)
+    )
+    return same(left, right)
+
+
+def _lookup_in(inputs: Mapping[str, Input]) -> Callable[[str], Physical]:
+    def lookup(name: str) -> Physical:
+        found = inputs.get(name)
+        if found is None or found.physical_id is None:
+            raise UnresolvedReference(f"resource {name!r} has no physical id yet")
+        return Physical(found.physical_id, found.attributes)
+
+    return lookup
+
+
+def _decide_update(
+    node: SyncPointRow,
+    row: ResourceRow,
+    inputs: Mapping[str, Input],
+    types: Mapping[str, ResourceType],
+) -> Decision:
+    definition = load_definition(node.definition)
+    if definition is None:
+        return Decision(Step.FAIL, reason="its row has no definition")
+    resource_type = types.get(definition.type)
+    if resource_type is None:
+        return Decision(Step.FAIL, reason=unknown_type(definition.type, types))
+
+    try:
+        properties = resolve_properties(definition.properties, _lookup_in(inputs))
+        check_properties(definition.type, resource_type, properties)
+    except (UnresolvedReference, BadInput) as error:
+        return Decision(Step.FAIL, reason=str(error))
+
+    untouched = row.status is Status.INIT
+    if row.action is Action.REPLACE:
+        # its delete has begun; whatever is wanted now, what there is is no whole thing any more
+        return decide_replace(node, row, properties, types)
+    if row.type != definition.type and not untouched:
+        return decide_replace(node, row, properties, types)
+    if untouched or (row.action is Action.CREATE and row.status is not Status.COMPLETE):
+        return Decision(Step.CREATE, properties)
+    if row.status is Status.COMPLETE:
+        if same(row.properties, properties):
+            return Decision(Step.NOTHING, row.properties)
+        if _is_same_thing(resource_type, row.properties, properties):
+            return Decision(Step.NOTHING, properties)
+    if supports(resource_type, "update"):
+        return Decision(Step.UPDATE, properties)
+    return decide_replace(node, row, properties, types)
+
+
+def decide_replace(
+    node: SyncPointRow,
+    row: ResourceRow,
+    properties: Mapping[str, Json],
+    types: Mapping[str, ResourceType],
+) -> Decision:
+    """Decide how a resource is replaced.
+
+    :param properties: those of the new one.
+    """
+    if not _deletes_first(node, row, types):
+        return Decision(Step.REPLACE, properties)
+    resource_type = types.get(row.type)
+    if resource_type is None:
+        return Decision(Step.FAIL, reason=unknown_type(row.type, types))
+    if row.physical_id is None and not supports(resource_type, "find"):
+        # nothing was made that could stand in the way of the new one
+        return Decision(Step.REPLACE, properties, wanted=properties)
+    is_same = row.type == node.definition["type"] and _is_same_thing(
+        resource_type, row.properties, properties
+    )
+    return Decision(Step.DELETE, properties if is_same else row.properties, wanted=properties)
+
+
+def _deletes_first(node: SyncPointRow, row: ResourceRow, types: Mapping[str, ResourceType]) -> bool:
+    """Whether what there is is to go before the new one is made."""
+    if row.action is Action.REPLACE:
+        return True
+    said = node.definition.get("replace")
+    if said is not None:
+        return bool(said == Replacing.DELETE_FIRST)
+    asked = (types.get(name) for name in (row.type, node.definition["type"]))
+    return any(one is not None and one.replace == Replacing.DELETE_FIRST for one in asked)
+
+
+def unknown_type(name: str, types: Mapping[str, ResourceType]) -> str:
+    """The reason for failing on a type that this engine does not have."""
+    return f"this engine has no resource type {name!r}{did_you_mean(name, types)}"

@@ -1,0 +1,111 @@
+"""Finishing: a traversal ends, and its rollback starts if that is its intent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from converge.errors import StaleLock
+from converge.model import Action, OnFailure, State, Status, TraversalStatus
+from converge.protocol.complete import is_mine
+from converge.protocol.decide import Work
+from converge.protocol.rollback import last_good
+from converge.protocol.start import Intent, start
+from converge.sql import events, stacks, sync_points, templates, traversals
+from converge.sql.database import Transaction
+from converge.sql.stacks import StackRow
+from converge.sql.traversals import TraversalRow
+from converge.sql.types import REASON_LENGTH, text
+
+#: How many resources a reason names.
+_NAMED = 10
+
+
+def finish(tx: Transaction, engine_id: int, work: Work) -> None:
+    """The stack's own node: end the traversal.
+
+    :raises StaleLock: it is not this engine's work any more.
+    """
+    stack = stacks.lock_stack_by_id(tx, work.traversal.stack_id)
+    node = sync_points.lock_nodes(tx, [work.node.key]).get(work.node.key)
+    if node is None or not is_mine(node, work, engine_id) or node.state is not State.RUNNING:
+        raise StaleLock(f"the end of traversal {work.traversal.id} is not this engine's work")
+    end_traversal(tx, stack, traversals.get_traversal(tx, work.traversal.id), tainted=node.tainted)
+
+
+def end_traversal(
+    tx: Transaction, stack: StackRow, traversal: TraversalRow, *, tainted: bool
+) -> None:
+    """End the current traversal of a locked stack, and start its rollback if that is its intent."""
+    status, reason = TraversalStatus.COMPLETE, traversal.reason
+    if traversal.halted is not None:
+        status = TraversalStatus(traversal.halted)
+    elif tainted:
+        status = TraversalStatus.FAILED
+        reason = _what_failed(tx, traversal)
+    if traversal.action is Action.CHECK and traversal.halted is None:
+        reason = _with_unchecked(tx, traversal, reason)
+    traversals.end_traversal(tx, traversal.id, status, reason)
+    sync_points.delete_traversal_nodes(tx, traversal.id)
+    events.insert_events(
+        tx,
+        [
+            {
+                "stack_id": stack.id,
+                "traversal_id": traversal.id,
+                "resource": None,
+                "action": traversal.action,
+                "status": status,
+                "reason": reason,
+            }
+        ],
+    )
+    values: dict[str, Any] = {"status": Status(status), "reason": reason}
+    completed = stack.completed_template_id
+    if status is TraversalStatus.COMPLETE and traversal.action is not Action.CHECK:
+        completed = traversal.template_id
+        values["completed_template_id"] = completed
+        if completed is not None:
+            templates.set_completed(tx, completed)
+        if traversal.action is Action.DELETE:
+            values |= {"live": None, "template_id": None, "edges": None}
+    stacks.update_stack(tx, stack.id, **values)
+    gone = status is TraversalStatus.COMPLETE and traversal.action is Action.DELETE
+    templates.delete_unused(
+        tx,
+        stack.id,
+        () if gone else (stack.template_id, stack.previous_template_id, completed),
+        keep=0 if gone else templates.KEPT_VERSIONS,
+    )
+    events.prune_events(tx, stack.id)
+    if (
+        status is TraversalStatus.FAILED
+        and traversal.on_failure is OnFailure.ROLLBACK
+        and completed != traversal.template_id
+        # what was wanted before a rollback is what it was to lead away from
+        and not (traversal.action is Action.ROLLBACK and completed is None)
+    ):
+        why = text(f"rolled back: {reason}")
+        start(tx, stack, Action.ROLLBACK, last_good(stack), Intent(), reason=why)
+
+
+def _with_unchecked(tx: Transaction, traversal: TraversalRow, reason: str | None) -> str | None:
+    """The reason of a check, with what it did not look at."""
+    names = events.list_unchecked(tx, traversal.stack_id, traversal.id)
+    if not names:
+        return reason
+    some = ", ".join(map(repr, names[:_NAMED]))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    have = "its type has" if len(names) == 1 else "their types have"
+    unchecked = f"not looked at, as {have} no check: {some}{more}"
+    room = REASON_LENGTH - len(unchecked) - 2
+    return text(unchecked) if reason is None or room < 0 else f"{text(reason, room)}; {unchecked}"
+
+
+def _what_failed(tx: Transaction, traversal: TraversalRow) -> str:
+    failures = events.list_failures(tx, traversal.stack_id, traversal.id, limit=1)
+    if not failures:
+        return "a resource failed"
+    name, reason = failures[0]
+    count = traversals.sum_progress(tx, traversal.id)["failed"]
+    more = f" (and {count - 1} more failed)" if count > 1 else ""
+    return text(f"resource {name!r}: {reason}", REASON_LENGTH - len(more)) + more

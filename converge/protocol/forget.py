@@ -1,0 +1,103 @@
+"""Letting go of a resource: the stack forgets it, and what it stands for stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from converge.errors import BadInput, Conflict, NotFound, did_you_mean
+from converge.model import Status
+from converge.sql import events, resources, scopes, stacks
+from converge.sql.database import Transaction
+from converge.sql.resources import ResourceRow
+from converge.sql.types import text
+
+#: What the event says that was done.
+FORGET = "FORGET"
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """A resource that a stack has let go of.
+
+    :ivar id: its number, as in the events.
+    :ivar physical_id: what it stood for, which nobody looks after any more; None if that was
+        never known.
+    :ivar action: what was last done to it.
+    :ivar status: how that stood.
+    """
+
+    id: int
+    name: str
+    type: str
+    physical_id: str | None
+    action: str
+    status: str
+
+
+def forget(tx: Transaction, name: str, resource: str, number: int | None) -> Forgotten | None:
+    """Let a stack forget a resource.
+
+    :param number: its id, of a name that has several versions.
+    :returns: what was let go of; None if the stack had let go of it before.
+    :raises NotFound: there is no such stack or resource.
+    :raises Conflict: something is being done to the stack or to the resource.
+    :raises BadInput: there are several versions, and none is named.
+    """
+    stack = stacks.lock_stack(tx, name)
+    if stack.status is Status.IN_PROGRESS:
+        raise Conflict(
+            f"stack {name!r} is busy with its {stack.action}; wait until that has ended, or end "
+            f"it with `converge cancel {name}`, before it lets go of resource {resource!r}"
+        )
+    rows = resources.list_resources(tx, stack.id, lock=True)
+    named = [row for row in rows if row.name == resource]
+    # what was never made is no version
+    versions = [row for row in named if row.status is not Status.INIT] or named
+    if number is not None:
+        versions = [row for row in named if row.id == number]
+    if not versions:
+        if events.has_event(tx, stack.id, resource, FORGET):
+            return None
+        names = [row.name for row in rows]
+        raise NotFound(
+            f"resource {resource!r} has no version {number}; there are {_listed(named)}"
+            if named
+            else f"stack {name!r} has no resource {resource!r}{did_you_mean(resource, names)}"
+        )
+    if len(versions) > 1:
+        raise BadInput(
+            f"resource {resource!r} has several versions: {_listed(versions)}; say which one: "
+            f"--id {versions[0].id}, say, or id={versions[0].id}"
+        )
+    (row,) = versions
+    if row.engine_id is not None:
+        raise Conflict(
+            f"resource {resource!r} is still being worked on by engine {row.engine_id}; "
+            "wait until that has ended"
+        )
+    resources.let_go(tx, row, [other for other in rows if other is not row])
+    scopes.delete_scopes(tx, scopes.find_resource_scopes(tx, [row.id]))
+    events.insert_events(
+        tx,
+        [
+            {
+                "stack_id": stack.id,
+                "traversal_id": stack.traversal_id,
+                "resource": resource,
+                "action": FORGET,
+                "status": Status.COMPLETE,
+                "reason": text(f"let go of without deleting it: {_described(row)}"),
+            }
+        ],
+    )
+    return Forgotten(row.id, row.name, row.type, row.physical_id, row.action, row.status)
+
+
+def _listed(rows: Sequence[ResourceRow]) -> str:
+    return "; ".join(map(_described, rows))
+
+
+def _described(row: ResourceRow) -> str:
+    made = "no physical id" if row.physical_id is None else f"physical id {row.physical_id!r}"
+    return f"{row.id} (type {row.type!r}, {made}, {row.action} {row.status})"

@@ -1,0 +1,277 @@
+"""Recovery: what dead engines, lost wake-ups and passed deadlines left behind.
+
+Every engine sweeps; row locks let one of them win. Each sweep is idempotent and bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from converge.crash_points import Commit
+from converge.journal.names import find_traversal
+from converge.lease import expire, list_gone
+from converge.model import State, TraversalStatus
+from converge.protocol.halt import halt
+from converge.sql import engines, leftovers, resources, scopes, sync_points, transitions, traversals
+from converge.sql.database import Database, Transaction, repeatable
+from converge.sql.faults import Locked
+from converge.sql.traversals import TraversalRow
+
+T = TypeVar("T")
+
+#: How many rows of each sort one sweep looks at.
+BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What a sweep did.
+
+    :ivar engines: dead engines found.
+    :ivar nodes: nodes made READY again, or their locks released.
+    :ivar unblocked: BLOCKED nodes whose resource was free.
+    :ivar overdue: traversals past their deadline.
+    :ivar leftovers: sync points of traversals that are over.
+    :ivar scopes: scopes of the journal whose steps nobody will ask for again.
+    :ivar ready: READY nodes that wait for an engine; at most the size of a batch is counted.
+    """
+
+    engines: int = 0
+    nodes: int = 0
+    unblocked: int = 0
+    overdue: int = 0
+    leftovers: int = 0
+    scopes: int = 0
+    ready: int = 0
+
+    def __bool__(self) -> bool:
+        """Whether there is something new for an engine to do, or anything was put right."""
+        return any(
+            (
+                self.engines,
+                self.nodes,
+                self.unblocked,
+                self.overdue,
+                self.leftovers,
+                self.scopes,
+            )
+        )
+
+    def __add__(self, later: Sweep) -> Sweep:
+        """What two sweeps did, and what was ready at the later one."""
+        return Sweep(
+            self.engines + later.engines,
+            self.nodes + later.nodes,
+            self.unblocked + later.unblocked,
+            self.overdue + later.overdue,
+            self.leftovers + later.leftovers,
+            self.scopes + later.scopes,
+            later.ready,
+        )
+
+
+@dataclass(slots=True)
+class _Survey:
+    """What there is to do, read in one transaction, of each sort at most a batch."""
+
+    expired: list[int]
+    gone: list[int]
+    strays: list[int]
+    blocked: list[sync_points.Key]
+    overdue: list[TraversalRow]
+    ended: list[int]
+    spent: list[int]
+    retries: bool
+    ready: int
+
+
+class Sweeper:
+    """Sweeps a database, again and again.
+
+    :param database: where.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        # a sweep looks for leftovers of so many traversals only; the next one goes on from there
+        self._after = 0
+        self._after_scopes_of = 0
+
+    def sweep(self) -> Sweep:
+        """One round of recovery.
+
+        :raises StoreError: the database cannot be used.
+        """
+        found = self.database.read(self._survey)
+        expire(self.database, found.gone)
+        dead, nodes = self._recover({*found.expired, *found.gone})
+        for engine_id in found.strays:
+            nodes += self._release(engine_id)
+        unblocked = 0
+        if found.blocked:
+            unblocked = (
+                self._transact(transitions.unblock_nodes, found.blocked, commit=Commit.UNBLOCK) or 0
+            )
+        overdue = sum(
+            bool(self._transact(_time_out, row, commit=Commit.OVERDUE)) for row in found.overdue
+        )
+        if found.retries:
+            self._transact(transitions.promote_retries, BATCH, commit=Commit.PROMOTE)
+        leftovers = 0
+        if found.ended:
+            leftovers = self._transact(_delete_leftovers, found.ended, commit=Commit.SWEEP) or 0
+        spent = 0
+        if found.spent:
+            spent = self._transact(_delete_spent, found.spent, commit=Commit.SWEEP) or 0
+        return Sweep(dead, nodes, unblocked, overdue, leftovers, spent, found.ready)
+
+    def _survey(self, tx: Transaction) -> _Survey:
+        ended, self._after = leftovers.list_leftover_traversals(tx, self._after, BATCH)
+        scopes_of = leftovers.list_work_scopes(tx, self._after_scopes_of, BATCH)
+        self._after_scopes_of = scopes_of[-1].resource_id if len(scopes_of) >= BATCH else 0
+        return _Survey(
+            expired=engines.list_expired(tx, BATCH),
+            gone=list_gone(tx),
+            strays=leftovers.list_stray_holders(tx, BATCH),
+            blocked=leftovers.list_free_blocked(tx, BATCH),
+            overdue=traversals.list_overdue(tx, BATCH),
+            ended=ended,
+            spent=sorted({one.resource_id for one in _spent(tx, scopes_of)}),
+            retries=leftovers.has_due_retries(tx),
+            ready=leftovers.count_due(tx, BATCH),
+        )
+
+    def _recover(self, engine_ids: Collection[int]) -> tuple[int, int]:
+        dead = nodes = 0
+        for engine_id in sorted(engine_ids):
+            while True:
+                done = self._transact(_recover_one, engine_id, commit=Commit.RECOVER)
+                died, count = done or (False, 0)
+                dead += died
+                nodes += count
+                if died or count < BATCH:
+                    break
+        return dead, nodes
+
+    def _release(self, engine_id: int) -> int:
+        nodes = 0
+        while True:
+            count = self._transact(release_engine, engine_id, commit=Commit.RELEASE) or 0
+            nodes += count
+            if count < BATCH:
+                return nodes
+
+    def _transact(self, function: Callable[..., T], *arguments: Any, commit: Commit) -> T | None:
+        """Do one thing of a sweep; None where somebody has locked it, which is left to a later
+        sweep."""
+        try:
+            return self.database.transact(
+                lambda tx: function(tx, *arguments), commit, happened=repeatable, patient=False
+            )
+        except Locked:
+            return None
+
+
+def sweep(database: Database) -> Sweep:
+    """One round of recovery that looks for leftovers in all traversals.
+
+    :raises StoreError: the database cannot be used.
+    """
+    sweeper = Sweeper(database)
+    found = sweeper.sweep()
+    while sweeper._after or sweeper._after_scopes_of:
+        found += sweeper.sweep()
+    return found
+
+
+def _recover_one(tx: Transaction, engine_id: int) -> tuple[bool, int]:
+    """Recover up to a batch of one dead engine's nodes.
+
+    What somebody has locked, which can be the engine itself if it is not quite dead, is left
+    to a later sweep.
+
+    :returns: whether these were the last of them, and how many nodes.
+    """
+    if not engines.lock_expired(tx, engine_id):
+        return False, 0
+    count = release_engine(tx, engine_id, died=True)
+    last = not sync_points.holds_nodes(tx, engine_id)
+    if last:
+        engines.end_engine(tx, engine_id, engines.DEAD)
+    return last, count
+
+
+def release_engine(
+    tx: Transaction,
+    engine_id: int,
+    *,
+    died: bool = False,
+    keep: Mapping[sync_points.Key, int] | None = None,
+) -> int:
+    """Take an engine's work away from it: its nodes are READY again, its locks free.
+
+    :param died: count it as a death against each node.
+    :param keep: the nodes that it has in hand and keeps, each with the mark of its claim.
+    :returns: how many nodes were released.
+    """
+    keep = keep or {}
+    held = sync_points.list_engine_nodes(tx, engine_id, BATCH + len(keep), skip_locked=died)
+    nodes = [node for node in held if keep.get(node.key) != node.mark]
+    if not nodes:
+        return 0
+    ids = sorted({node.resource_id for node in nodes if node.resource_id is not None})
+    locked = resources.lock_states(tx, ids)
+    running = [node for node in nodes if node.state is State.RUNNING]
+    transitions.recover_nodes(tx, engine_id, running, died=died)
+    sync_points.delete_nodes(tx, [n.key for n in nodes if n.state is State.SUPERSEDED])
+    resources.free_engine_locks(tx, engine_id, ids)
+    transitions.unblock(tx, [row.id for row in locked.values() if row.blocking])
+    return len(nodes)
+
+
+def leave(tx: Transaction, engine_id: int, mark: int) -> None:
+    """Let an engine go that stops: hand back what it holds, for any other to take at once.
+
+    :param mark: of its registration; if the id is another's by now, that is left alone.
+    """
+    if not engines.lock_engine(tx, engine_id, mark):
+        return
+    while release_engine(tx, engine_id) >= BATCH:
+        pass
+    engines.end_engine(tx, engine_id, engines.STOPPED)
+
+
+def _time_out(tx: Transaction, row: TraversalRow) -> bool:
+    reason = f"timed out after {(row.deadline_at or 0) - row.started_at:g} s"
+    return halt(tx, row.id, TraversalStatus.FAILED, reason)
+
+
+def _delete_leftovers(tx: Transaction, traversal_ids: Sequence[int]) -> int:
+    keys = leftovers.list_leftovers(tx, traversal_ids, BATCH)
+    sync_points.delete_nodes(tx, keys)
+    return len(keys)
+
+
+def _spent(tx: Transaction, found: Sequence[leftovers.WorkScope]) -> list[leftovers.WorkScope]:
+    """Those of these scopes whose steps nobody will ask for again."""
+    of_traversal = {one.id: find_traversal(one.name) for one in found}
+    rows = traversals.get_traversals(tx, (number for number in of_traversal.values() if number))
+    running = {row.id for row in rows.values() if row.status is TraversalStatus.RUNNING}
+    spent = []
+    for one in found:
+        number = of_traversal[one.id]
+        over = one.is_whole if number is None else number not in running
+        if one.is_gone or (one.is_free and over):
+            spent.append(one)
+    return spent
+
+
+def _delete_spent(tx: Transaction, resource_ids: Sequence[int]) -> int:
+    # nobody begins to work on them meanwhile
+    resources.lock_states(tx, resource_ids)
+    found = leftovers.list_work_scopes(tx, 0, BATCH, only=resource_ids)
+    spent = [one.id for one in _spent(tx, found)]
+    scopes.delete_scopes(tx, spent)
+    return len(spent)

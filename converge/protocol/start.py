@@ -1,0 +1,298 @@
+"""Starting a traversal: one transaction, which can also be the host's own.
+
+The stack's row is locked first, so of two callers one is second, and it is told so. A
+death before the commit leaves nothing; after it, rows that any engine can claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from converge.errors import BadInput, Conflict
+from converge.model import (
+    Action,
+    Definition,
+    Kind,
+    OnFailure,
+    Physical,
+    Status,
+    TraversalStatus,
+    check_seconds,
+    make_mark,
+    same,
+)
+from converge.protocol.decide import dump_definition
+from converge.protocol.plan import Existing, Node, Plan, contested, plan, plan_check
+from converge.sql import events, resources, stacks, sync_points, templates, transitions, traversals
+from converge.sql.database import Transaction
+from converge.sql.resources import ResourceRow
+from converge.sql.stacks import StackRow
+from converge.sql.types import text
+from converge.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """How a traversal is to behave; kept in its row, never in a message.
+
+    :ivar on_failure: what a failed node does to the rest.
+    :ivar timeout: seconds until the whole traversal fails, None for no limit.
+    :ivar node_timeout: seconds that each handler call may take, None for no limit.
+    :raises BadInput: not a policy, or a time that is not positive.
+    """
+
+    on_failure: OnFailure | str = OnFailure.STOP
+    timeout: float | None = None
+    node_timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.on_failure not in set(OnFailure):
+            raise BadInput(
+                f"on_failure must be one of {', '.join(OnFailure)}, not {self.on_failure!r}"
+            )
+        for name in ("timeout", "node_timeout"):
+            value = getattr(self, name)
+            if value is not None:
+                check_seconds(name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """:ivar traversal: the id of the new traversal.
+    :ivar superseded: the id of the running one that it took the place of, if any.
+    """
+
+    traversal: int
+    superseded: int | None
+
+
+def choose_template(
+    tx: Transaction, stack: StackRow, template: Template, parameters: Mapping[str, Any]
+) -> tuple[int, int]:
+    """The id of the wanted version, and how many versions there are then.
+
+    The same template with the same parameters is the same version.
+    """
+    if stack.template_id is not None and is_wanted(tx, stack, template, parameters):
+        return stack.template_id, stack.versions
+    version = stack.versions + 1
+    body = template.to_dict()
+    return templates.insert_template(tx, stack.id, version, body, dict(parameters)), version
+
+
+def is_wanted(
+    tx: Transaction, stack: StackRow, template: Template, parameters: Mapping[str, Any]
+) -> bool:
+    """Whether this template with these parameters is the stack's wanted version."""
+    if stack.template_id is None:
+        return False
+    wanted = templates.get_template(tx, stack.template_id, newest=True)
+    return same(wanted.body, template.to_dict()) and same(wanted.parameters, dict(parameters))
+
+
+def load_definitions(
+    tx: Transaction, stack: StackRow, template_id: int | None
+) -> dict[str, Definition]:
+    """What a version wants; nothing for None."""
+    if template_id is None:
+        return {}
+    row = templates.get_template(tx, template_id, newest=True)
+    return Template.from_store(row.body).definitions(row.parameters, stack.name)
+
+
+def check_expected(stack: StackRow, expected: int | None) -> None:
+    """Whether a stack's current traversal is the one that the caller believes it to be.
+
+    :raises Conflict: it is another.
+    """
+    if expected is not None and expected != stack.traversal_id:
+        raise Conflict(
+            f"stack {stack.name!r} is at traversal {stack.traversal_id}, not at {expected}: "
+            "somebody else was first; look at it, then try again"
+        )
+
+
+def start(
+    tx: Transaction,
+    stack: StackRow,
+    action: Action,
+    template_id: int | None,
+    intent: Intent,
+    *,
+    definitions: Mapping[str, Definition] | None = None,
+    expected: int | None = None,
+    versions: int | None = None,
+    reason: str | None = None,
+) -> Started:
+    """Start a traversal, superseding the one that runs.
+
+    :param stack: its row, locked by the transaction.
+    :param template_id: the version to reach, None for nothing.
+    :param definitions: what that version wants, if it is at hand.
+    :param expected: the traversal that the caller believes to be the current one.
+    :param versions: the stack's new count of versions.
+    :param reason: why, where a person did not ask for it.
+    :raises Conflict: another traversal than the expected one is current.
+    """
+    check_expected(stack, expected)
+    superseded = supersede(tx, stack)
+    rows = resources.list_resources(tx, stack.id, lock=True)
+    if definitions is None:
+        definitions = load_definitions(tx, stack, template_id)
+    existing = [_existing(row) for row in rows]
+    if action is Action.CHECK:
+        planned = plan_check(definitions, existing)
+    else:
+        alike = _list_alike(tx, template_id, contested(existing))
+        planned = plan(
+            definitions, existing, wanted=template_id, previous=stack.template_id, alike=alike
+        )
+    new = (
+        [(name, definitions[name].type) for name in planned.new]
+        if action is not Action.CHECK
+        else []
+    )
+    ids = resources.insert_resources(tx, stack.id, new)
+    if action is not Action.CHECK:
+        transitions.cancel_superseded(tx, _list_dying(rows, planned, definitions))
+    resources.forget_replacement(
+        tx, [row.id for row in rows if row.id in planned.kept and row.replaced_by is not None]
+    )
+    version = templates.version_of(tx, template_id)
+    mark = make_mark()
+    traversal_id = traversals.insert_traversal(
+        tx,
+        timeout=intent.timeout,
+        mark=mark,
+        stack_id=stack.id,
+        action=action,
+        reason=reason,
+        from_template_id=stack.template_id,
+        template_id=template_id,
+        from_version=templates.version_of(tx, stack.template_id),
+        version=version,
+        on_failure=OnFailure(intent.on_failure),
+        node_timeout=intent.node_timeout,
+        total=len(planned.nodes) - 1,
+    )
+    sync_points.insert_sync_points(
+        tx, [_sync_point(traversal_id, node, ids) for node in planned.nodes], mark
+    )
+    before = stack.previous_template_id if template_id == stack.template_id else stack.template_id
+    stacks.update_stack(
+        tx,
+        stack.id,
+        action=action,
+        status=Status.IN_PROGRESS,
+        previous_template_id=before,
+        reason=reason,
+        template_id=template_id,
+        traversal_id=traversal_id,
+        edges=planned.graph.to_bytes(),
+        versions=stack.versions if versions is None else versions,
+    )
+    events.insert_events(
+        tx, [_started_event(stack, traversal_id, action, version, superseded, planned, reason)]
+    )
+    return Started(traversal_id, superseded)
+
+
+def _list_alike(tx: Transaction, wanted: int | None, others: Collection[int]) -> list[int]:
+    """Those of other templates that say the same as the wanted one: one that was put back."""
+    if wanted is None or not others:
+        return []
+    row = templates.get_template(tx, wanted)
+    return [
+        other.id
+        for other in templates.list_templates(tx, others)
+        if same(row.body, other.body) and same(row.parameters, other.parameters)
+    ]
+
+
+def _list_dying(
+    rows: Sequence[ResourceRow], planned: Plan, definitions: Mapping[str, Definition]
+) -> list[int]:
+    """Resources that an older traversal works on, and that this one deletes or replaces."""
+
+    def dies(row: ResourceRow) -> bool:
+        wanted = definitions.get(row.name)
+        return row.id not in planned.kept or wanted is None or wanted.type != row.type
+
+    return [row.id for row in rows if row.engine_id is not None and dies(row)]
+
+
+def supersede(tx: Transaction, stack: StackRow) -> int | None:
+    """End the running traversal of a locked stack in favour of a newer one.
+
+    :returns: its id, None if none was running.
+    """
+    # the locked row is the truth; a host's older snapshot may not know yet that it is over
+    if stack.traversal_id is None or stack.status is not Status.IN_PROGRESS:
+        return None
+    current = traversals.get_traversal(tx, stack.traversal_id)
+    if current.status is not TraversalStatus.RUNNING:
+        return None
+    sync_points.lock_traversal_nodes(tx, current.id, sync_points.LIVE)
+    transitions.supersede_nodes(tx, current.id)
+    traversals.end_traversal(tx, current.id, TraversalStatus.SUPERSEDED, current.reason)
+    return current.id
+
+
+def _existing(row: ResourceRow) -> Existing:
+    return Existing(
+        id=row.id,
+        name=row.name,
+        type=row.type,
+        action=row.action,
+        status=row.status,
+        template_id=row.template_id,
+        requires=tuple(row.requires),
+        properties=row.properties,
+        physical=None if row.physical_id is None else Physical(row.physical_id, row.attributes),
+    )
+
+
+def _sync_point(traversal_id: int, node: Node, new_ids: Mapping[str, int]) -> dict[str, Any]:
+    resource_id = node.resource_id
+    if node.kind is Kind.UPDATE and resource_id is None:
+        assert node.name is not None
+        resource_id = new_ids[node.name]
+    return {
+        "traversal_id": traversal_id,
+        "node": node.number,
+        "kind": node.kind,
+        "resource_id": resource_id,
+        "keep": node.keep,
+        "pending": node.pending,
+        "definition": dump_definition(node.definition),
+        "requires": list(node.requires),
+        "successors": list(node.successors),
+    }
+
+
+def _started_event(
+    stack: StackRow,
+    traversal_id: int,
+    action: Action,
+    version: int | None,
+    superseded: int | None,
+    planned: Plan,
+    reason: str | None,
+) -> dict[str, Any]:
+    parts = [f"traversal {traversal_id}", f"{len(planned.nodes) - 1} nodes"]
+    if version is not None:
+        parts.insert(0, f"version {version}")
+    if superseded is not None:
+        parts.append(f"supersedes traversal {superseded}")
+    if reason is not None:
+        parts.append(reason)
+    return {
+        "stack_id": stack.id,
+        "traversal_id": traversal_id,
+        "resource": None,
+        "action": action,
+        "status": Status.IN_PROGRESS,
+        "reason": text(", ".join(parts)),
+    }

@@ -1,0 +1,212 @@
+"""What the author of a resource type writes, and what it is handed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from converge.errors import BadInput
+from converge.model import Json, Replacing, check_seconds
+from converge.plain import lazy_kind
+from converge.resources.journaled import Journaled
+from converge.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from converge.journal import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """The declaration of one property of a resource type.
+
+    :param type: the Python type of its JSON value (``str``, ``int``, ``float``, ``bool``,
+        ``list``, ``dict``), or ``object`` for any.
+    :param required: whether it must be given.
+    """
+
+    type: type = object
+    required: bool = False
+
+
+_LOCK = threading.Lock()
+
+
+class Context(Journaled):
+    """What a handler is told about its node.
+
+    :ivar stack: the stack's name.
+    :ivar name: the resource's name.
+    :ivar attempt: which attempt of this node this is, from 1.
+    :ivar token: an idempotency token: the same for every attempt of the same piece of work,
+        also by another engine; hand it to outside services.
+    :ivar resource_token: the token of the resource's ``create``, in every handler: what ``create``
+        wrote on the thing that it made, ``update`` and ``delete`` can compare.
+    :ivar stack_token: a text that no other stack has, nor a later one of the same name.
+    :ivar physical_id: the physical id known so far, None if there is none.
+    :ivar properties: the properties that the resource was last brought to.
+    :ivar attributes: its attributes as last recorded.
+    :ivar cancelled: set when the handler should give up: the traversal was cancelled or ran
+        out of time, a newer one deletes or replaces the resource, the engine is stopping at
+        once, or it is about to lose its lease.
+    :ivar cancel_reason: why, as a text; None until then.
+    :ivar interrupted: it was cancelled by the engine, which stops or loses its lease: whatever the
+        handler then raises is no failure, and it is called again.
+    :ivar timeout: seconds that this call may take, None for no limit.
+    """
+
+    no_journal = "this context is of no engine, and has no journal"
+
+    def __init__(
+        self,
+        stack: str,
+        name: str,
+        *,
+        attempt: int = 1,
+        token: str = "",
+        resource_token: str = "",
+        stack_token: str = "",
+        physical_id: str | None = None,
+        properties: Mapping[str, Json] | None = None,
+        attributes: Mapping[str, Json] | None = None,
+        timeout: float | None = None,
+        record: Callable[[str | None], None] | None = None,
+        journal: Callable[[], Scope] | None = None,
+    ) -> None:
+        super().__init__(journal)
+        self.stack = stack
+        self.name = name
+        self.attempt = attempt
+        self.token = token
+        self.resource_token = resource_token
+        self.stack_token = stack_token
+        self.physical_id = physical_id
+        self.properties: Mapping[str, Json] = properties or {}
+        self.attributes: Mapping[str, Json] = attributes or {}
+        self.timeout = timeout
+        self.cancel_reason: str | None = None
+        self.interrupted = False
+        self._record = record
+        self._cancelled: threading.Event | None = None
+
+    @property
+    def cancelled(self) -> threading.Event:
+        """Set when the handler should give up."""
+        # most handlers never look, and an Event is three objects
+        if self._cancelled is None:
+            with _LOCK:
+                if self._cancelled is None:
+                    self._cancelled = threading.Event()
+        return self._cancelled
+
+    def cancel(self, reason: str, *, interrupted: bool = False) -> None:
+        """Tell the handler to give up; for engines and tests.
+
+        :param reason: why; the first one stays.
+        :param interrupted: the engine stops, or loses its lease.
+        """
+        if self.cancel_reason is None:
+            self.cancel_reason = reason
+        self.interrupted = self.interrupted or interrupted
+        self.cancelled.set()
+
+    def record(self, physical_id: str | None) -> None:
+        """Store the physical id at once, before ``create`` ends.
+
+        If the engine dies or ``create`` fails afterwards, the next ``create`` finds it in
+        ``physical_id``, and a delete is called with it.
+
+        :param physical_id: None, in a ``create`` alone, takes back what was recorded: nothing was
+            made, and there is nothing to delete.
+        :raises BadInput: it cannot be stored.
+        :raises StaleLock: the work is no longer this engine's; stop at once.
+        """
+        if self._record is not None:
+            self._record(physical_id)
+        self.physical_id = physical_id
+
+
+class ResourceType:
+    """How one kind of resource is brought about. Subclass it; instances must be stateless,
+    as several threads share one.
+
+    Its methods are plain functions, not ``async def``, and are done when they return.
+    ``create`` and ``delete`` are required. ``update``, ``check`` and ``find`` are optional:
+
+    ``update(context, physical_id, properties, previous)``
+        bring it from ``previous`` to ``properties``; return None, or a
+        :class:`~converge.Physical` with new attributes; raise :class:`~converge.Replace` if
+        that needs a new one. A type without it is replaced when a property changes.
+    ``check(context, physical_id, properties)``
+        raise an exception if the real thing is not as it should be.
+    ``find(context)``
+        return what an interrupted ``create`` with ``context.token`` made (a ``Physical``), or
+        None. Called before a delete that knows no physical id.
+    """
+
+    #: Declared properties; None accepts any.
+    schema: ClassVar[Mapping[str, Property] | None] = None
+    #: Properties that only ``delete`` heeds. Where a template changes nothing else of a resource,
+    #: the new ones are noted without a call of ``update``; also for the delete of one whose delete
+    #: has failed, so that it can be mended.
+    delete_properties: ClassVar[tuple[str, ...]] = ()
+    #: In which order one is replaced by a new one: ``create_first``, or, for what can be there only
+    #: once, ``delete_first``. A resource of a template can say otherwise.
+    replace: ClassVar[str] = Replacing.CREATE_FIRST
+    #: When a failed call is tried again.
+    retry: ClassVar[RetryPolicy] = RetryPolicy()
+    #: Seconds that one call may take; None for no limit.
+    timeout: ClassVar[float | None] = None
+
+    def create(self, context: Context, properties: Mapping[str, Any]) -> Any:
+        """Make it.
+
+        :returns: a :class:`~converge.Physical`, a physical id, or None (the token is its id).
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define create()")
+
+    def delete(self, context: Context, physical_id: str) -> None:
+        """Remove it. Called again after a failure, so a thing that is gone already is no error."""
+        raise NotImplementedError(f"{type(self).__name__} must define delete()")
+
+
+#: What an engine may call.
+METHODS = ("create", "update", "delete", "check", "find")
+
+
+def supports(resource_type: ResourceType, method: str) -> bool:
+    """Whether the type has the optional ``update``, ``check`` or ``find``."""
+    return callable(getattr(resource_type, method, None))
+
+
+def check_types(types: Mapping[str, ResourceType]) -> None:
+    """Whether an engine can work with these resource types.
+
+    :raises BadInput: one of them is none, its ``retry`` or ``timeout`` is wrong, or a call of
+        one of its methods would not run it.
+    """
+    for name, one in types.items():
+        if not isinstance(one, ResourceType):
+            raise BadInput(
+                f"resource type {name!r} must be an instance of ResourceType, not {one!r}"
+            )
+        if not isinstance(one.retry, RetryPolicy):
+            raise BadInput(
+                f"resource type {name!r}: retry must be a RetryPolicy, not {one.retry!r}"
+            )
+        if one.timeout is not None:
+            check_seconds(f"resource type {name!r}: timeout", one.timeout)
+        if one.replace not in set(Replacing):
+            raise BadInput(
+                f"resource type {name!r}: replace must be {' or '.join(Replacing)}, "
+                f"not {one.replace!r}"
+            )
+        for method in METHODS:
+            kind = lazy_kind(getattr(one, method, None))
+            if kind is not None:
+                raise BadInput(
+                    f"resource type {name!r}: {method} is {kind}, which an engine's call would "
+                    "not run; make it a plain function that returns when it is done (with "
+                    "asyncio.run() inside, for example)"
+                )

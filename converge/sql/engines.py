@@ -1,0 +1,269 @@
+"""Engines and their leases. The only clock is the database's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    bindparam,
+    delete,
+    insert,
+    literal_column,
+    select,
+    update,
+)
+
+from converge.model import ENGINE_MOVES, EngineState, sources_of
+from converge.sql.batch import among
+from converge.sql.database import Transaction
+from converge.sql.prepared import Prepared
+from converge.sql.schema import engine
+from converge.sql.types import text
+
+#: Roles: what works on nodes, and what only holds scopes of the journal or actions.
+ENGINE = "engine"
+JOURNAL = "journal"
+
+ALIVE = EngineState.ALIVE
+STOPPED = EngineState.STOPPED
+DEAD = EngineState.DEAD
+
+#: Seconds for which the row of an engine that is no more can be looked at.
+KEPT = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRow:
+    """An engine as it is in the database."""
+
+    id: int
+    host: str
+    pid: int
+    process: str
+    role: str
+    state: str
+    lease: float
+    started_at: float
+    expires_at: float
+
+
+_COLUMNS = [engine.c[name] for name in EngineRow.__dataclass_fields__]
+
+
+def _row(row: Any) -> EngineRow:
+    return EngineRow(*row)
+
+
+def insert_engine(
+    tx: Transaction,
+    host: str,
+    pid: int,
+    process: str,
+    lease: float,
+    role: str = ENGINE,
+    *,
+    mark: int = 0,
+) -> int:
+    """Register an engine and return its id.
+
+    :param role: what it does.
+    :param lease: seconds for which it counts as alive without a sign of life.
+    :param mark: a random number of this registration.
+    """
+    key = tx.execute(
+        insert(engine).values(
+            host=text(host, 255),
+            pid=pid,
+            process=text(process, 255),
+            role=role,
+            state=ALIVE,
+            lease=lease,
+            started_at=tx.now,
+            expires_at=tx.now + lease,
+            mark=mark,
+        )
+    ).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def renew_lease(tx: Transaction, engine_id: int, mark: int) -> bool:
+    """Prolong the lease. False: it has run out, and the engine must take a new id.
+
+    :param mark: of its registration. After the database was brought back from an older copy, the
+        same id can be another's.
+    """
+    done = tx.execute(
+        update(engine)
+        .where(
+            engine.c.id == engine_id,
+            engine.c.mark == mark,
+            engine.c.state == ALIVE,
+            engine.c.expires_at > tx.now,
+        )
+        .values(expires_at=tx.now + engine.c.lease)
+    )
+    return done.rowcount == 1
+
+
+def end_engine(
+    tx: Transaction, engine_id: int, state: EngineState, *, mark: int | None = None
+) -> bool:
+    """Note that an engine stopped or died. False if that was noted before.
+
+    :param mark: only if it has this mark; an engine ends nobody but itself.
+    """
+    query = update(engine).where(
+        engine.c.id == engine_id, engine.c.state.in_(sources_of(ENGINE_MOVES, state))
+    )
+    if mark is not None:
+        query = query.where(engine.c.mark == mark)
+    return tx.execute(query.values(state=state)).rowcount == 1
+
+
+def is_registered(tx: Transaction, engine_id: int, mark: int) -> bool:
+    """Whether there is an engine with this id and mark, alive or not."""
+    query = select(engine.c.id).where(engine.c.id == engine_id, engine.c.mark == mark)
+    return tx.execute(query).first() is not None
+
+
+def lock_engine(tx: Transaction, engine_id: int, mark: int) -> bool:
+    """Lock the row of an engine until the transaction ends. False: the id is another's."""
+    query = select(engine.c.id).where(engine.c.id == engine_id, engine.c.mark == mark)
+    return tx.execute(query.with_for_update()).first() is not None
+
+
+def lives(tx: Transaction, engine_id: Any, mark: int | None = None) -> ColumnElement[bool]:
+    """The condition that an engine has a lease.
+
+    :param engine_id: its id, or a column with it.
+    :param mark: that it must have, of who asks for itself: the id can be another's by now.
+    """
+    alive = _lives(tx.now, engine_id)
+    if mark is not None:
+        alive = alive.where(engine.c.mark == mark)
+    return alive.exists()
+
+
+def _lives(now: ColumnElement[Any], engine_id: Any) -> Select[Any]:
+    return select(engine.c.id).where(
+        engine.c.id == engine_id,
+        engine.c.state == literal_column(f"'{ALIVE}'"),
+        engine.c.expires_at > now,
+    )
+
+
+_IS_ALIVE = Prepared(
+    lambda now, dialect: select(_lives(now, bindparam("id", type_=engine.c.id.type)).exists())
+)
+
+
+_IS_MINE = Prepared(
+    lambda now, dialect: select(
+        _lives(now, bindparam("id", type_=engine.c.id.type))
+        .where(engine.c.mark == bindparam("mark", type_=engine.c.mark.type))
+        .exists()
+    )
+)
+
+
+def is_alive(tx: Transaction, engine_id: int, mark: int | None = None) -> bool:
+    """Whether an engine has a lease.
+
+    :param mark: that it must have.
+    """
+    if mark is None:
+        return bool(_IS_ALIVE.execute(tx, {"id": engine_id}).scalar())
+    return bool(_IS_MINE.execute(tx, {"id": engine_id, "mark": mark}).scalar())
+
+
+def find_living(tx: Transaction, ids: Iterable[int | None]) -> set[int]:
+    """Those of these engines that have a lease.
+
+    To ask who holds a locked row, in a statement of its own after the one that locked it: that
+    one may have found the row as it is now, but looks for the engine among those that were there
+    when it began.
+    """
+    wanted = sorted({one for one in ids if one is not None})
+    if not wanted:
+        return set()
+    query = select(engine.c.id).where(
+        among(tx, engine.c.id, wanted), engine.c.state == ALIVE, engine.c.expires_at > tx.now
+    )
+    return set(tx.execute(query).scalars())
+
+
+def list_engines(tx: Transaction, states: Iterable[str] = (ALIVE,)) -> list[EngineRow]:
+    """The engines in these states, by id."""
+    query = select(*_COLUMNS).where(engine.c.state.in_(list(states))).order_by(engine.c.id)
+    return [_row(row) for row in tx.execute(query)]
+
+
+def list_leased(tx: Transaction) -> list[EngineRow]:
+    """The engines whose lease goes on, by id."""
+    query = select(*_COLUMNS).where(engine.c.state == ALIVE, engine.c.expires_at > tx.now)
+    return [_row(row) for row in tx.execute(query.order_by(engine.c.id))]
+
+
+def get_engines(tx: Transaction, ids: Iterable[int]) -> dict[int, EngineRow]:
+    """Engines by id."""
+    query = select(*_COLUMNS).where(engine.c.id.in_(sorted(set(ids))))
+    return {row.id: _row(row) for row in tx.execute(query)}
+
+
+def list_expired(tx: Transaction, limit: int) -> list[int]:
+    """Engines whose lease has run out."""
+    query = select(engine.c.id).where(engine.c.state == ALIVE, engine.c.expires_at <= tx.now)
+    return list(tx.execute(query.order_by(engine.c.id).limit(limit)).scalars())
+
+
+def lock_expired(tx: Transaction, engine_id: int) -> bool:
+    """Lock an engine whose lease has run out. False: it has not, or another sweeper is at it.
+
+    By its key alone: InnoDB would lock the engine behind a range as well, which lives.
+    """
+    query: Any = (
+        select(engine.c.state == ALIVE, engine.c.expires_at <= tx.now)
+        .where(engine.c.id == engine_id)
+        .with_for_update(skip_locked=True)
+    )
+    found = tx.execute(query).one_or_none()
+    return found is not None and all(found)
+
+
+def expire_lease(tx: Transaction, engine_id: int) -> None:
+    """End the lease of an engine that is known to be dead."""
+    tx.execute(
+        update(engine)
+        .where(engine.c.id == engine_id, engine.c.state == ALIVE)
+        .values(expires_at=tx.now)
+    )
+
+
+def delete_old_owners(tx: Transaction, age: float = KEPT) -> int:
+    """Delete the rows of owners of scopes and actions whose lease ended some time ago: where no
+    engine runs, nobody notes that they are dead.
+
+    :param age: seconds since the end of the lease.
+    :returns: how many there were.
+    """
+    old = delete(engine).where(engine.c.role == JOURNAL, engine.c.expires_at < tx.now - age)
+    return int(tx.execute(old).rowcount)
+
+
+def delete_old_engines(tx: Transaction, age: float = KEPT) -> int:
+    """Delete the rows of engines that stopped or died some time ago.
+
+    :param age: seconds since the end of the lease.
+    :returns: how many there were.
+    """
+    done = tx.execute(
+        delete(engine).where(
+            engine.c.state.in_((STOPPED, DEAD)), engine.c.expires_at < tx.now - age
+        )
+    )
+    return int(done.rowcount)

@@ -1,0 +1,85 @@
+"""What happened, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import delete, select
+
+from converge.model import Status
+from converge.sql.batch import insert_rows
+from converge.sql.database import Transaction
+from converge.sql.schema import event, traversal
+
+#: Of how many traversals of a stack, counted from the newest, the events are kept.
+KEPT_TRAVERSALS = 10
+#: The status of what a check did not look at.
+UNCHECKED = "UNCHECKED"
+
+
+def insert_events(tx: Transaction, events: Sequence[dict[str, Any]]) -> None:
+    """Append events; each has stack_id, traversal_id, resource, action, status and reason."""
+    insert_rows(tx, event, events, at=tx.now)
+
+
+def list_events(
+    tx: Transaction, stack_id: int, after: int | None = None, limit: int = 1000
+) -> list[dict[str, Any]]:
+    """A stack's events, oldest first.
+
+    :param after: only those with a higher id.
+    :param limit: at most so many: those after ``after``, or, without it, the newest.
+    """
+    query = select(event).where(event.c.stack_id == stack_id)
+    if after is not None:
+        newer = query.where(event.c.id > after).order_by(event.c.id).limit(limit)
+        return [dict(row._mapping) for row in tx.execute(newer)]
+    rows = tx.execute(query.order_by(event.c.id.desc()).limit(limit)).all()
+    return [dict(row._mapping) for row in reversed(rows)]
+
+
+def list_failures(
+    tx: Transaction, stack_id: int, traversal_id: int, limit: int
+) -> list[tuple[str, str | None]]:
+    """The resources that failed first in a traversal, each with its reason."""
+    query = (
+        select(event.c.resource, event.c.reason)
+        .where(
+            event.c.stack_id == stack_id,
+            event.c.traversal_id == traversal_id,
+            event.c.status == Status.FAILED,
+            event.c.resource.is_not(None),
+        )
+        .order_by(event.c.id)
+    )
+    return [(row.resource, row.reason) for row in tx.execute(query.limit(limit))]
+
+
+def list_unchecked(tx: Transaction, stack_id: int, traversal_id: int) -> list[str]:
+    """The resources that a check did not look at, by name."""
+    query = select(event.c.resource).where(
+        event.c.stack_id == stack_id,
+        event.c.traversal_id == traversal_id,
+        event.c.status == UNCHECKED,
+        event.c.resource.is_not(None),
+    )
+    return sorted(set(tx.execute(query).scalars()))
+
+
+def has_event(tx: Transaction, stack_id: int, resource: str, action: str) -> bool:
+    """Whether this happened to a resource of a stack, as far as events are kept."""
+    query = select(event.c.id).where(
+        event.c.stack_id == stack_id, event.c.resource == resource, event.c.action == action
+    )
+    return tx.execute(query.limit(1)).first() is not None
+
+
+def prune_events(tx: Transaction, stack_id: int) -> None:
+    """Delete the events of all but the newest traversals of a stack."""
+    query = select(traversal.c.id).where(traversal.c.stack_id == stack_id)
+    oldest = tx.execute(
+        query.order_by(traversal.c.id.desc()).offset(KEPT_TRAVERSALS - 1).limit(1)
+    ).scalar_one_or_none()
+    if oldest is not None:
+        tx.execute(delete(event).where(event.c.stack_id == stack_id, event.c.traversal_id < oldest))

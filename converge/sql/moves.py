@@ -1,0 +1,421 @@
+"""Moves of instances, and the actions that they have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Double,
+    Integer,
+    String,
+    Update,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    null,
+    select,
+    update,
+)
+
+from converge.errors import StaleLock
+from converge.sql.batch import among
+from converge.sql.database import Transaction
+from converge.sql.engines import find_living, lives
+from converge.sql.prepared import InsertMany, Prepared, UpdateMany
+from converge.sql.schema import instance, move
+from converge.sql.types import ID, text
+
+#: When the action is tried again of a move whose action FAILED: it stays in the index of those
+#: that are not over, for a person to find.
+NEVER = 1e15
+#: What is taken off the time of a move whose action is no retry: it is due at once, whatever the
+#: clock says, which may go back; and the one made first comes first.
+AT_ONCE = 1e10
+
+
+@dataclass(frozen=True, slots=True)
+class MoveRow:
+    """A move as it is in the database.
+
+    :ivar version: of the definition that it was made by.
+    :ivar status: of its action: NONE, PENDING, DONE or FAILED.
+    :ivar engine_id: who has taken the action; it may be dead.
+    :ivar epoch: how often the action was taken.
+    :ivar deaths: of how many processes that had taken it.
+    :ivar token: of the transaction that made it: a random text.
+    :ivar mark: a random number of who took the action last.
+    """
+
+    instance_id: int
+    key: str
+    number: int
+    event: str
+    source: str
+    target: str
+    payload: str
+    payloads: str
+    at: float
+    status: str
+    attempts: int
+    epoch: int
+    engine_id: int | None
+    deaths: int
+    version: int
+    reason: str | None
+    token: str
+    mark: int
+
+
+_GIVEN = ("instance_id", "number", "event", "source", "target", "payload", "payloads", "status")
+_INSERT = InsertMany(
+    move,
+    {
+        **{name: move.c[name].type for name in (*_GIVEN, "engine_id", "epoch", "mark")},
+        "delay": Double(),
+    },
+    lambda row, now: {
+        **{name: value for name, value in row.items() if name != "delay"},
+        "machine": bindparam("of_machine", type_=String()),
+        "version": bindparam("of_version", type_=Integer()),
+        "token": bindparam("of_transaction", type_=String()),
+        "at": now,
+        "attempts": literal_column("0", Integer()),
+        "deaths": literal_column("0", Integer()),
+        # NULL if there is no action
+        "next_at": now + row["delay"],
+    },
+)
+
+
+def insert_moves(
+    tx: Transaction,
+    machine: str,
+    version: int,
+    token: str,
+    rows: Sequence[Mapping[str, Any]],
+    engine_id: int | None,
+    mark: int = 0,
+) -> None:
+    """Insert moves: instance_id, number, event, source, target, payload, payloads; those with an
+    action have the status PENDING.
+
+    :param engine_id: who works on the actions; None: whoever takes them.
+    :param mark: a random number of that.
+    """
+    given = {"of_machine": machine, "of_version": version, "of_transaction": token}
+    made = []
+    for row in rows:
+        pending = row["status"] == "PENDING"
+        held = pending and engine_id is not None
+        action = {
+            "delay": -AT_ONCE if pending else None,
+            "engine_id": engine_id if held else None,
+            "epoch": int(held),
+            "mark": mark if held else 0,
+        }
+        made.append({**row, **action})
+    _INSERT.execute(tx, made, **given)
+
+
+def is_made(tx: Transaction, instance_id: int, number: int, token: str) -> bool:
+    """Whether the transaction with this token made a move."""
+    query = select(move.c.number).where(
+        move.c.instance_id == instance_id, move.c.number == number, move.c.token == token
+    )
+    return tx.execute(query).first() is not None
+
+
+def _moves() -> Any:
+    return select(
+        move.c.instance_id,
+        instance.c.key,
+        move.c.number,
+        move.c.event,
+        move.c.source,
+        move.c.target,
+        move.c.payload,
+        move.c.payloads,
+        move.c.at,
+        move.c.status,
+        move.c.attempts,
+        move.c.epoch,
+        move.c.engine_id,
+        move.c.deaths,
+        move.c.version,
+        move.c.reason,
+        move.c.token,
+        move.c.mark,
+    ).join_from(move, instance, instance.c.id == move.c.instance_id)
+
+
+def get_move(tx: Transaction, instance_id: int, number: int) -> MoveRow | None:
+    """One move."""
+    query = _moves().where(move.c.instance_id == instance_id, move.c.number == number)
+    row: Any = tx.execute(query).first()
+    return None if row is None else MoveRow(*row)
+
+
+def list_moves(tx: Transaction, instance_id: int, after: int, limit: int) -> list[MoveRow]:
+    """The moves of an instance, in their order."""
+    query = _moves().where(move.c.instance_id == instance_id, move.c.number > after)
+    rows: Any = tx.execute(query.order_by(move.c.number).limit(limit))
+    return [MoveRow(*row) for row in rows]
+
+
+def _is_due(tx: Transaction, machine: str) -> ColumnElement[bool]:
+    """Whether the action of a move is to be called now, and nobody who lives is at it."""
+    return and_(
+        move.c.machine == machine,
+        move.c.next_at.is_not(None),
+        move.c.next_at <= tx.now,
+        ~lives(tx, move.c.engine_id),
+    )
+
+
+def list_due_versions(tx: Transaction, machine: str) -> list[int]:
+    """The versions of moves whose action is to be called now."""
+    query = select(move.c.version).where(_is_due(tx, machine)).distinct()
+    return sorted(tx.execute(query).scalars())
+
+
+def _at_once(now: ColumnElement[Any]) -> ColumnElement[Any]:
+    return now - literal_column(f"{AT_ONCE:.0f}", Double())
+
+
+_TAKE = UpdateMany(
+    move,
+    ("instance_id", "number"),
+    {"deaths": Integer()},
+    lambda row, now: {
+        "deaths": row["deaths"],
+        "engine_id": bindparam("taker", type_=ID),
+        "epoch": move.c.epoch + 1,
+        "mark": bindparam("of_taker", type_=ID),
+        # one that kills who calls it comes after the others the next time
+        "next_at": _at_once(now),
+    },
+)
+
+
+def claim_actions(
+    tx: Transaction,
+    machine: str,
+    versions: Sequence[int],
+    engine_id: int,
+    limit: int,
+    careful: int,
+    mark: int,
+) -> list[MoveRow]:
+    """Take actions that are to be called now, the oldest first, but of those on which many died
+    only one, and that last; those that another sweeper takes are passed over.
+
+    :param versions: only of moves by these versions.
+    :param limit: at most so many.
+    :param careful: how many deaths are many.
+    :param mark: a random number of who takes them.
+    """
+    # the last holder died, too: it has not let go
+    deaths = move.c.deaths + case((move.c.engine_id.is_not(None), 1), else_=0)
+    query = (
+        select(move.c.instance_id, move.c.number, deaths.label("deaths"), move.c.engine_id)
+        .where(_is_due(tx, machine), move.c.version.in_(list(versions)))
+        .order_by(move.c.next_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    rows: Any = tx.execute(query).all()
+    # one may have begun to live, and have taken some, since the statement began
+    living = find_living(tx, (row.engine_id for row in rows))
+    found = [row for row in rows if row.engine_id not in living]
+    suspects = [row for row in found if row.deaths >= careful]
+    taken = [row for row in found if row.deaths < careful] + suspects[:1]
+    if not taken:
+        return []
+    _TAKE.execute(tx, [row._asdict() for row in sorted(taken)], taker=engine_id, of_taker=mark)
+    whole = _moves().where(
+        among(tx, move.c.instance_id, (row.instance_id for row in taken)),
+        move.c.engine_id == engine_id,
+    )
+    rows = tx.execute(whole)
+    by_key = {(row.instance_id, row.number): MoveRow(*row) for row in rows}
+    return [by_key[row.instance_id, row.number] for row in taken]
+
+
+#: The lock on an action: instance and number of its move, engine, epoch and mark.
+Lock = tuple[int, int, int, int, int]
+_LOCK = ("instance_id", "number", "engine_id", "epoch", "mark")
+
+
+def _is_held() -> list[ColumnElement[bool]]:
+    """Whether an action has the lock of the parameters, and is not over."""
+    lock = [move.c[name] == bindparam(f"held_{name}", type_=move.c[name].type) for name in _LOCK]
+    return [*lock, move.c.next_at.is_not(None)]
+
+
+def _lock_parameters(lock: Lock) -> dict[str, Any]:
+    return {f"held_{name}": value for name, value in zip(_LOCK, lock, strict=True)}
+
+
+_HOLD = Prepared(
+    lambda now, dialect: select(move.c.number).where(*_is_held()).with_for_update(read=True)
+)
+
+
+def hold_action(tx: Transaction, lock: Lock) -> None:
+    """Keep others from taking an action over until the transaction ends.
+
+    :raises StaleLock: it has not this lock any more.
+    """
+    if _HOLD.execute(tx, _lock_parameters(lock)).first() is None:
+        raise StaleLock("the action is not this caller's any more")
+
+
+def _make_end(now: ColumnElement[Any], dialect: str) -> Update:
+    # neither: it is over
+    due: ColumnElement[Any] = func.coalesce(
+        bindparam("due_at", type_=Double()), now + bindparam("wait", type_=Double())
+    )
+    return (
+        update(move)
+        .where(*_is_held())
+        .values(
+            status=bindparam("new_status", type_=String()),
+            attempts=move.c.attempts + 1,
+            next_at=due,
+            engine_id=null(),
+            reason=bindparam("new_reason", type_=String()),
+        )
+    )
+
+
+_END = Prepared(_make_end)
+
+
+def end_action(
+    tx: Transaction,
+    lock: Lock,
+    status: str,
+    *,
+    wait: float | None = None,
+    reason: str | None = None,
+) -> bool:
+    """Note what became of an action, and let go of it. False: it had not this lock any more.
+
+    :param status: DONE, FAILED, or PENDING for another attempt.
+    :param wait: seconds until that.
+    """
+    values = {
+        "new_status": status,
+        "due_at": NEVER if status == "FAILED" else None,
+        "wait": wait,
+        "new_reason": None if reason is None else text(reason),
+    }
+    return _END.execute(tx, {**_lock_parameters(lock), **values}).rowcount == 1
+
+
+_HAND_BACK = Prepared(
+    lambda now, dialect: (
+        update(move)
+        .where(*_is_held())
+        .values(
+            engine_id=null(),
+            next_at=case(
+                (bindparam("wait", type_=Double()) > 0, now + bindparam("wait", type_=Double())),
+                else_=move.c.next_at,
+            ),
+        )
+    )
+)
+
+
+def hand_back(tx: Transaction, lock: Lock, wait: float) -> None:
+    """Let go of an action that was called, as if it had not been.
+
+    :param wait: seconds before it is called again.
+    """
+    _HAND_BACK.execute(tx, {**_lock_parameters(lock), "wait": wait})
+
+
+_RELEASE = UpdateMany(move, _LOCK, {}, lambda row, now: {"engine_id": null()})
+
+
+def release_actions(tx: Transaction, locks: Sequence[Lock]) -> None:
+    """Let go of actions that were not called, for anybody to take."""
+    held = [dict(zip(_LOCK, lock, strict=True)) for lock in locks]
+    _RELEASE.execute(tx, held)
+
+
+def list_locks(tx: Transaction, ids: Sequence[int]) -> set[Lock]:
+    """The locks on actions of these instances."""
+    query = select(*(move.c[name] for name in _LOCK)).where(
+        among(tx, move.c.instance_id, ids), move.c.engine_id.is_not(None)
+    )
+    rows: Any = tx.execute(query)
+    return {tuple(row) for row in rows}
+
+
+def list_held(tx: Transaction, engine_id: int) -> list[Lock]:
+    """The locks on actions that somebody holds."""
+    query = select(*(move.c[name] for name in _LOCK)).where(move.c.engine_id == engine_id)
+    rows: Any = tx.execute(query)
+    return [tuple(row) for row in rows]
+
+
+#: Instance, number and token of a move.
+Key = tuple[int, int, str]
+
+
+def list_begun(tx: Transaction, ids: Sequence[int]) -> list[Key]:
+    """The moves whose action was begun, and is not DONE."""
+    # said so that the index of what is due does not serve: the key does
+    not_done = func.coalesce(move.c.next_at, 0) != 0
+    query = select(move.c.instance_id, move.c.number, move.c.token).where(
+        among(tx, move.c.instance_id, ids), not_done, move.c.epoch > 0
+    )
+    rows: Any = tx.execute(query)
+    return [tuple(row) for row in rows]
+
+
+def list_failed(tx: Transaction, machine: str, limit: int) -> list[MoveRow]:
+    """The moves of a machine whose action FAILED."""
+    query = _moves().where(move.c.machine == machine, move.c.next_at == NEVER)
+    rows: Any = tx.execute(query.order_by(instance.c.key, move.c.number).limit(limit))
+    return [MoveRow(*row) for row in rows]
+
+
+def list_failed_of(tx: Transaction, ids: Sequence[int]) -> list[Key]:
+    """The moves of these instances whose action FAILED, locked."""
+    query = select(move.c.instance_id, move.c.number, move.c.token).where(
+        among(tx, move.c.instance_id, ids), move.c.status == "FAILED"
+    )
+    rows: Any = tx.execute(query.with_for_update()) if ids else ()
+    return [tuple(row) for row in rows]
+
+
+_RETRY = UpdateMany(
+    move,
+    ("instance_id", "number"),
+    {},
+    lambda row, now: {
+        "status": literal_column("'PENDING'", String()),
+        "attempts": literal_column("0", Integer()),
+        "deaths": literal_column("0", Integer()),
+        "next_at": _at_once(now),
+        "reason": null(),
+    },
+)
+
+
+def retry_actions(tx: Transaction, ids: Sequence[int]) -> list[Key]:
+    """Have actions of these instances that FAILED tried again, now and as if for the first time.
+
+    :returns: their moves.
+    """
+    keys = list_failed_of(tx, ids)
+    _RETRY.execute(tx, [{"instance_id": one, "number": number} for one, number, _ in keys])
+    return keys

@@ -1,0 +1,46 @@
+"""Opening the database of a URL, with converge's tables in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from sqlalchemy.engine import URL
+
+from converge.errors import BadInput
+from converge.model import DEFAULT_URL
+from converge.sql.database import Database
+from converge.sql.schema_version import check_schema, is_newest
+
+Url = str | URL
+
+
+def open_database(
+    url: Url | None = None,
+    *,
+    create_schema: bool = False,
+    connections: int | None = None,
+    clock: Callable[[], float] | None = None,
+) -> Database:
+    """Open a database that this converge can work with; see :func:`converge.connect`.
+
+    :raises BadInput: the URL is wrong or its driver is not installed.
+    :raises SchemaError: the tables are missing, too old, too new, or not converge's.
+    :raises StoreError: the database cannot be reached or used.
+    """
+    if connections is not None and (type(connections) is not int or connections < 1):
+        raise BadInput(f"connections must be a whole number from 1, not {connections!r}")
+    database = Database(
+        url or os.environ.get("CONVERGE_DB") or DEFAULT_URL, clock=clock, connections=connections
+    )
+    try:
+        if create_schema and not is_newest(database):
+            # alembic takes long to import
+            from converge.sql.migrate import upgrade
+
+            upgrade(database.url)
+        check_schema(database)
+    except BaseException:
+        database.close()
+        raise
+    return database

@@ -1,0 +1,381 @@
+"""The real things of a stack, and the lock on each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import bindparam, delete, insert, select, update
+
+from converge.errors import StaleLock
+from converge.model import Action, Json, Status
+from converge.sql.batch import among, update_rows
+from converge.sql.database import Transaction
+from converge.sql.schema import resource, sync_point
+
+
+@dataclass(slots=True)
+class ResourceRow:
+    """A resource as it is in the database."""
+
+    id: int
+    stack_id: int
+    name: str
+    type: str
+    token: str
+    action: Action
+    status: Status
+    reason: str | None
+    template_id: int | None
+    physical_id: str | None
+    properties: dict[str, Json]
+    attributes: dict[str, Json]
+    requires: list[int]
+    replaces: int | None
+    replaced_by: int | None
+    engine_id: int | None
+    epoch: int
+    blocking: bool
+    mark: int
+
+
+_COLUMNS = [resource.c[name] for name in ResourceRow.__dataclass_fields__]
+_ACTIONS: dict[str, Action] = {action.value: action for action in Action}
+_STATUSES: dict[str, Status] = {status.value: status for status in Status}
+_IS_MINE = (
+    (resource.c.id == bindparam("b_id"))
+    & (resource.c.engine_id == bindparam("b_engine"))
+    & (resource.c.epoch == bindparam("b_epoch"))
+    & (resource.c.mark == bindparam("b_mark"))
+)
+
+
+def _row(row: Any) -> ResourceRow:
+    result = ResourceRow(*row)
+    result.action = _ACTIONS[result.action]
+    result.status = _STATUSES[result.status]
+    return result
+
+
+def insert_resources(
+    tx: Transaction, stack_id: int, rows: Sequence[tuple[str, str]]
+) -> dict[str, int]:
+    """Insert resources that are yet to be created.
+
+    :param rows: (name, type) of each.
+    :returns: the id of each name.
+    """
+    if not rows:
+        return {}
+    values = [{"name": name, "type": type_, "token": str(uuid4())} for name, type_ in rows]
+    statement = insert(resource).values(
+        stack_id=stack_id,
+        action=Action.CREATE,
+        status=Status.INIT,
+        properties={},
+        attributes={},
+        requires=[],
+        epoch=0,
+        created_at=tx.now,
+        updated_at=tx.now,
+    )
+    done = tx.execute(statement.returning(resource.c.name, resource.c.id), values)
+    return {row.name: row.id for row in done}
+
+
+def insert_replacement(
+    tx: Transaction,
+    old: ResourceRow,
+    type_: str,
+    engine_id: int,
+    requires: Sequence[int],
+    mark: int = 0,
+) -> int:
+    """Insert the resource that takes the place of another, locked by the engine.
+
+    :param mark: of the claim.
+    """
+    key = tx.execute(
+        insert(resource).values(
+            stack_id=old.stack_id,
+            name=old.name,
+            type=type_,
+            token=str(uuid4()),
+            action=Action.CREATE,
+            status=Status.IN_PROGRESS,
+            properties={},
+            attributes={},
+            requires=list(requires),
+            replaces=old.id,
+            engine_id=engine_id,
+            epoch=1,
+            mark=mark,
+            created_at=tx.now,
+            updated_at=tx.now,
+        )
+    ).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def list_resources(tx: Transaction, stack_id: int, *, lock: bool = False) -> list[ResourceRow]:
+    """All resources of a stack, by id.
+
+    :param lock: lock them, which also shows their newest state to a transaction of the host's
+        that has an older snapshot.
+    """
+    query = select(*_COLUMNS).where(resource.c.stack_id == stack_id).order_by(resource.c.id)
+    return [_row(row) for row in tx.execute(query.with_for_update() if lock else query)]
+
+
+def get_traceback(tx: Transaction, resource_id: int) -> str | None:
+    """The traceback of what a resource's reason is about."""
+    query = select(resource.c.traceback).where(resource.c.id == resource_id)
+    return tx.execute(query).scalar_one_or_none()
+
+
+def lock_resources(tx: Transaction, ids: Iterable[int]) -> dict[int, ResourceRow]:
+    """Lock the rows of these resources until the transaction ends, in the order of their ids."""
+    wanted = set(ids)
+    if not wanted:
+        return {}
+    query = select(*_COLUMNS).where(among(tx, resource.c.id, wanted)).order_by(resource.c.id)
+    return {row.id: _row(row) for row in tx.execute(query.with_for_update()).all()}
+
+
+@dataclass(frozen=True, slots=True)
+class LockState:
+    """Who has a resource's lock."""
+
+    id: int
+    engine_id: int | None
+    epoch: int
+    blocking: bool
+    mark: int
+
+
+_LOCK = [resource.c[name] for name in LockState.__dataclass_fields__]
+
+
+def lock_states(tx: Transaction, ids: Iterable[int]) -> dict[int, LockState]:
+    """Like :func:`lock_resources`, but read only who has the locks."""
+    wanted = set(ids)
+    if not wanted:
+        return {}
+    query = select(*_LOCK).where(among(tx, resource.c.id, wanted)).order_by(resource.c.id)
+    rows: Any = tx.execute(query.with_for_update()).all()
+    return {row.id: LockState(*row) for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A required resource, as references see it."""
+
+    id: int
+    name: str
+    physical_id: str | None
+    attributes: dict[str, Json]
+
+
+_INPUT = [resource.c[name] for name in Input.__dataclass_fields__]
+
+
+def list_inputs(tx: Transaction, nodes: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Input]:
+    """The resources that update nodes, given as (traversal, node), have brought about."""
+    by_traversal: dict[int, list[int]] = {}
+    for traversal_id, node in set(nodes):
+        by_traversal.setdefault(traversal_id, []).append(node)
+    found = {}
+    for traversal_id, numbers in by_traversal.items():
+        query = (
+            select(sync_point.c.node, *_INPUT)
+            .join(resource, resource.c.id == sync_point.c.resource_id)
+            .where(sync_point.c.traversal_id == traversal_id, among(tx, sync_point.c.node, numbers))
+        )
+        rows: Any = tx.execute(query).all()
+        for row in rows:
+            found[traversal_id, row.node] = Input(*row[1:])
+    return found
+
+
+def take_locks(
+    tx: Transaction, engine_id: int, rows: Sequence[Mapping[str, Any]], mark: int = 0
+) -> None:
+    """Lock resources for an engine, each with a new epoch.
+
+    :param mark: of the claim.
+    :param rows: id, the epoch it has, and the new action, status and type; and requires, where
+        it changes.
+    :raises StaleLock: one of them is not free any more.
+    """
+    if not rows:
+        return
+    found = 0
+    for with_requires in (False, True):
+        found += update_rows(
+            tx,
+            resource,
+            ("id", "epoch"),
+            [row for row in rows if ("requires" in row) is with_requires],
+            resource.c.engine_id.is_(None),
+            engine_id=engine_id,
+            epoch=resource.c.epoch + 1,
+            mark=mark,
+        )
+    _expect(found, len(rows), "resource locks to take")
+
+
+def set_blocking(tx: Transaction, ids: Sequence[int]) -> None:
+    """Note that a node waits for these resources' locks."""
+    if ids:
+        tx.execute(update(resource).where(among(tx, resource.c.id, ids)).values(blocking=True))
+
+
+def release(
+    tx: Transaction, engine_id: int, rows: Sequence[tuple[int, int, Mapping[str, Any]]]
+) -> None:
+    """Write what became of resources and release their locks.
+
+    :param rows: (id, epoch, columns to write) of each; a reason without a traceback has none.
+    :raises StaleLock: one of the locks is not this engine's.
+    """
+    shapes: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for resource_id, epoch, values in rows:
+        full = {"id": resource_id, "epoch": epoch, **values}
+        shapes.setdefault(tuple(sorted(values)), []).append(full)
+    for alike in shapes.values():
+        found = update_rows(
+            tx,
+            resource,
+            ("id", "epoch"),
+            alike,
+            resource.c.engine_id == engine_id,
+            engine_id=None,
+            blocking=False,
+            updated_at=tx.now,
+            **_without_traceback(alike[0]),
+        )
+        _expect(found, len(alike), "resource locks to release")
+
+
+def _without_traceback(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What takes away the traceback of an older reason, where a new one is written."""
+    return {"traceback": None} if "reason" in values and "traceback" not in values else {}
+
+
+def hold_lock(tx: Transaction, engine_id: int, resource_id: int, epoch: int, mark: int = 0) -> None:
+    """Keep the lock on a resource from being taken away until the transaction ends.
+
+    :param mark: of the claim that took it.
+    :raises StaleLock: the engine does not have it any more.
+    """
+    query = (
+        select(resource.c.id)
+        .where(
+            resource.c.id == resource_id,
+            resource.c.engine_id == engine_id,
+            resource.c.epoch == epoch,
+            resource.c.mark == mark,
+        )
+        .with_for_update(read=True)
+    )
+    if tx.execute(query).first() is None:
+        raise StaleLock(f"resource {resource_id} is not locked by engine {engine_id} any more")
+
+
+def write_locked(
+    tx: Transaction, engine_id: int, resource_id: int, epoch: int, mark: int = 0, **values: Any
+) -> None:
+    """Write columns of a resource that the engine keeps locked; a reason has no traceback.
+
+    :param mark: of the claim that took the lock.
+    :raises StaleLock: it is not this engine's.
+    """
+    parameters = {"b_id": resource_id, "b_engine": engine_id, "b_epoch": epoch, "b_mark": mark}
+    values |= _without_traceback(values)
+    done = tx.execute(update(resource).where(_IS_MINE).values(**values), parameters)
+    _expect(done.rowcount, 1, "resource locks held")
+
+
+def delete_locked(tx: Transaction, engine_id: int, rows: Sequence[ResourceRow]) -> None:
+    """Delete resources that the engine has locked, and the pointers of their other versions.
+
+    :raises StaleLock: one of them is not this engine's.
+    """
+    if not rows:
+        return
+    by_epoch: dict[int, list[int]] = {}
+    for row in rows:
+        by_epoch.setdefault(row.epoch, []).append(row.id)
+    for epoch, locked in by_epoch.items():
+        done = tx.execute(
+            delete(resource).where(
+                among(tx, resource.c.id, locked),
+                resource.c.engine_id == engine_id,
+                resource.c.epoch == epoch,
+            )
+        )
+        _expect(done.rowcount, len(locked), "resource locks held")
+    ids = [row.id for row in rows]
+    newer = [row.replaced_by for row in rows if row.replaced_by is not None]
+    older = [row.replaces for row in rows if row.replaces is not None]
+    if newer:
+        tx.execute(
+            update(resource)
+            .where(among(tx, resource.c.id, newer), resource.c.replaces.in_(ids))
+            .values(replaces=None)
+        )
+    if older:
+        tx.execute(
+            update(resource)
+            .where(among(tx, resource.c.id, older), resource.c.replaced_by.in_(ids))
+            .values(replaced_by=None)
+        )
+
+
+def let_go(tx: Transaction, row: ResourceRow, others: Sequence[ResourceRow]) -> None:
+    """Delete a resource that nobody has locked. What required it requires what it required, so
+    that the order of deletes stays.
+
+    :param others: the other resources of its stack, locked as it is itself.
+    :raises StaleLock: somebody has locked it.
+    """
+    free = delete(resource).where(resource.c.id == row.id, resource.c.engine_id.is_(None))
+    _expect(tx.execute(free).rowcount, 1, "resources to let go of")
+    for other in others:
+        values: dict[str, Any] = {}
+        if row.id in other.requires:
+            values["requires"] = sorted({*other.requires, *row.requires} - {row.id})
+        values |= {
+            name: None for name in ("replaces", "replaced_by") if getattr(other, name) == row.id
+        }
+        if values:
+            tx.execute(update(resource).where(resource.c.id == other.id).values(**values))
+
+
+def list_there(tx: Transaction, ids: Iterable[int]) -> set[int]:
+    """Which of these resources there are."""
+    return set(tx.execute(select(resource.c.id).where(among(tx, resource.c.id, ids))).scalars())
+
+
+def forget_replacement(tx: Transaction, ids: Sequence[int]) -> None:
+    """Make versions that are kept after all forget what was to replace them."""
+    if ids:
+        tx.execute(update(resource).where(among(tx, resource.c.id, ids)).values(replaced_by=None))
+
+
+def free_engine_locks(tx: Transaction, engine_id: int, ids: Sequence[int]) -> None:
+    """Take a dead engine's locks away from it: the new epoch fences its late writes off."""
+    if ids:
+        tx.execute(
+            update(resource)
+            .where(among(tx, resource.c.id, ids), resource.c.engine_id == engine_id)
+            .values(engine_id=None, epoch=resource.c.epoch + 1, blocking=False)
+        )
+
+
+def _expect(found: int, wanted: int, what: str) -> None:
+    if found != wanted:
+        raise StaleLock(f"{what}: {wanted} wanted, {found} found; another engine has the rest")

@@ -1,0 +1,366 @@
+"""The tables. ``alembic/versions`` makes them; a test keeps the two equal.
+
+Times are seconds since 1970 UTC as double precision: one arithmetic on three databases.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    UniqueConstraint,
+    false,
+    text,
+)
+
+from converge.sql.types import (
+    ID,
+    LONG_BINARY,
+    LONG_TEXT,
+    NAME,
+    PHYSICAL_ID_LENGTH,
+    REASON_LENGTH,
+    SOURCE_LENGTH,
+    JsonText,
+)
+
+PREFIX = "converge_"
+VERSION_TABLE = "converge_alembic_version"
+
+#: What the index of sync points covers; queries say their states as literals to match it.
+LIVE_STATES = "state IN ('READY', 'RUNNING', 'BLOCKED', 'SUPERSEDED')"
+
+metadata = MetaData()
+
+
+def _mark() -> Column[int]:
+    """A random number of who wrote the row, beside its id: after the database was brought back
+    from an older copy, ids come again."""
+    return Column("mark", ID, nullable=False, server_default="0")
+
+
+def _held(name: str, column: str) -> Index:
+    """An index of the few rows that have something in a column."""
+    where = text(f"{column} IS NOT NULL")
+    return Index(name, column, postgresql_where=where, sqlite_where=where)
+
+
+# binary, without padding: names that differ at all are different, as on the others
+_OPTIONS: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_nopad_bin",
+    "sqlite_autoincrement": True,
+}
+_KEYLESS = {key: value for key, value in _OPTIONS.items() if key != "sqlite_autoincrement"}
+
+stack = Table(
+    PREFIX + "stack",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("name", NAME, nullable=False),
+    # 1 while it lives, NULL afterwards: unique keys ignore NULL on every database
+    Column("live", Integer),
+    Column("action", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("reason", String(REASON_LENGTH)),
+    Column("versions", Integer, nullable=False),
+    Column("template_id", ID),
+    Column("completed_template_id", ID),
+    # wanted before the wanted one
+    Column("previous_template_id", ID),
+    Column("traversal_id", ID),
+    Column("edges", LONG_BINARY),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    _mark(),
+    # the file of its template
+    Column("source", String(SOURCE_LENGTH)),
+    UniqueConstraint("name", "live", name="uniq_converge_stack0name0live"),
+    **_OPTIONS,
+)
+
+template = Table(
+    PREFIX + "template",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("stack_id", ID, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("body", JsonText, nullable=False),
+    Column("parameters", JsonText, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("completed_at", Double),
+    UniqueConstraint("stack_id", "version", name="uniq_converge_template0stack_id0version"),
+    **_OPTIONS,
+)
+
+traversal = Table(
+    PREFIX + "traversal",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("stack_id", ID, nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    # set when nothing new may start: what the traversal will end as
+    Column("halted", String(16)),
+    Column("reason", String(REASON_LENGTH)),
+    Column("from_template_id", ID),
+    Column("template_id", ID),
+    Column("from_version", Integer),
+    Column("version", Integer),
+    Column("on_failure", String(16), nullable=False),
+    Column("node_timeout", Double),
+    Column("deadline_at", Double),
+    Column("total", Integer, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("skipped", Integer, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double),
+    _mark(),
+    Index("ix_converge_traversal_stack_id", "stack_id"),
+    Index("ix_converge_traversal_status", "status", "deadline_at"),
+    **_OPTIONS,
+)
+
+# one row per engine, so that engines don't queue for one counter
+progress = Table(
+    PREFIX + "progress",
+    metadata,
+    Column("traversal_id", ID, nullable=False),
+    Column("engine_id", ID, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("skipped", Integer, nullable=False),
+    PrimaryKeyConstraint("traversal_id", "engine_id", name="pk_converge_progress"),
+    **_KEYLESS,
+)
+
+resource = Table(
+    PREFIX + "resource",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("stack_id", ID, nullable=False),
+    Column("name", NAME, nullable=False),
+    Column("type", NAME, nullable=False),
+    # the root of its idempotency tokens
+    Column("token", String(36), nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("reason", String(REASON_LENGTH)),
+    Column("template_id", ID),
+    Column("physical_id", String(PHYSICAL_ID_LENGTH)),
+    Column("properties", JsonText, nullable=False),
+    Column("attributes", JsonText, nullable=False),
+    Column("requires", JsonText, nullable=False),
+    Column("replaces", ID),
+    Column("replaced_by", ID),
+    Column("engine_id", ID),
+    Column("epoch", Integer, nullable=False),
+    # whoever releases the lock must wake a node that waits for it
+    Column("blocking", Boolean, nullable=False, server_default=false()),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    # of the claim that took the lock
+    _mark(),
+    # of the exception that its reason is about
+    Column("traceback", LONG_TEXT),
+    Index("ix_converge_resource_stack_id", "stack_id", "name"),
+    **_OPTIONS,
+)
+
+sync_point = Table(
+    PREFIX + "sync_point",
+    metadata,
+    Column("traversal_id", ID, nullable=False),
+    Column("node", Integer, nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("resource_id", ID),
+    Column("keep", Boolean, nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("pending", Integer, nullable=False),
+    # a predecessor failed or was skipped, or the traversal was halted
+    Column("tainted", Boolean, nullable=False),
+    # since when; of a retry, from when on
+    Column("ready_at", Double),
+    Column("claimed_at", Double),
+    Column("attempts", Integer, nullable=False),
+    # of a retry: after how many attempts it is given up
+    Column("max_attempts", Integer),
+    # how many engines died while they worked on it
+    Column("deaths", Integer, nullable=False),
+    Column("engine_id", ID),
+    Column("epoch", Integer, nullable=False),
+    Column("definition", JsonText),
+    Column("requires", JsonText, nullable=False),
+    Column("successors", JsonText, nullable=False),
+    # of its traversal; from its first claim on, of the claim
+    _mark(),
+    # before which a retry may not be claimed; 0: it is none. A clock that goes back must not keep
+    # what is ready from being claimed
+    Column("due_at", Double, nullable=False, server_default="0"),
+    # SUPERSEDED, and its handler is to stop
+    Column("cancelled", Boolean, nullable=False, server_default=false()),
+    PrimaryKeyConstraint("traversal_id", "node", name="pk_converge_sync_point"),
+    # the order of claims, so that a claim reads no more than it takes; the many nodes that
+    # wait or are over are not in it where the database can leave them out
+    Index(
+        "ix_converge_sync_point_state",
+        "state",
+        "due_at",
+        "ready_at",
+        "traversal_id",
+        "node",
+        postgresql_where=text(LIVE_STATES),
+        sqlite_where=text(LIVE_STATES),
+    ),
+    **_KEYLESS,
+)
+
+engine = Table(
+    PREFIX + "engine",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("host", NAME, nullable=False),
+    Column("pid", Integer, nullable=False),
+    # host, boot, process and its start: whether it still runs can be seen on the same host
+    Column("process", NAME, nullable=False),
+    Column("role", String(16), nullable=False, server_default="engine"),
+    Column("state", String(16), nullable=False),
+    Column("lease", Double, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    _mark(),
+    Index("ix_converge_engine_state", "state", "expires_at"),
+    **_OPTIONS,
+)
+
+# a piece of work whose steps are recorded; who holds it, as of resources
+scope = Table(
+    PREFIX + "scope",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("name", NAME, nullable=False),
+    Column("engine_id", ID),
+    Column("epoch", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("finished_at", Double),
+    # of who took it last
+    _mark(),
+    # that its work is about; NULL if it is a host's, or an action's
+    Column("resource_id", ID),
+    UniqueConstraint("name", name="uniq_converge_scope0name"),
+    Index("ix_converge_scope_finished_at", "finished_at"),
+    _held("ix_converge_scope_engine_id", "engine_id"),
+    _held("ix_converge_scope_resource_id", "resource_id"),
+    **_OPTIONS,
+)
+
+step = Table(
+    PREFIX + "step",
+    metadata,
+    Column("scope_id", ID, nullable=False),
+    Column("name", NAME, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("status", String(8), nullable=False),
+    Column("value", LONG_TEXT, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", Double),
+    # of an each: how many items are done
+    Column("position", Integer, nullable=False),
+    Column("at", Double, nullable=False),
+    PrimaryKeyConstraint("scope_id", "name", name="pk_converge_step"),
+    **_KEYLESS,
+)
+
+instance = Table(
+    PREFIX + "instance",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("machine", NAME, nullable=False),
+    Column("key", NAME, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("state", NAME, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    # the last payload of each event
+    Column("payloads", LONG_TEXT, nullable=False),
+    Column("deadline_at", Double),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    UniqueConstraint("machine", "key", name="uniq_converge_instance0machine0key"),
+    Index(
+        "ix_converge_instance_deadline_at",
+        "machine",
+        "deadline_at",
+        postgresql_where=text("deadline_at IS NOT NULL"),
+        sqlite_where=text("deadline_at IS NOT NULL"),
+    ),
+    **_OPTIONS,
+)
+
+move = Table(
+    PREFIX + "move",
+    metadata,
+    Column("instance_id", ID, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("machine", NAME, nullable=False),
+    # of the definition that it was made by
+    Column("version", Integer, nullable=False),
+    Column("event", NAME, nullable=False),
+    Column("source", NAME, nullable=False),
+    Column("target", NAME, nullable=False),
+    Column("payload", LONG_TEXT, nullable=False),
+    # as they were at the move, for its action; empty if there is none
+    Column("payloads", LONG_TEXT, nullable=False),
+    # of the transaction that made it
+    Column("token", String(32), nullable=False),
+    Column("at", Double, nullable=False),
+    Column("status", String(8), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    # when its action may be tried; long ago if it is no retry, far off if it FAILED, NULL if it is
+    # DONE or there is none
+    Column("next_at", Double),
+    # who works on its action, how often it was taken, and how many died who had taken it
+    Column("engine_id", ID),
+    Column("epoch", Integer, nullable=False),
+    Column("deaths", Integer, nullable=False, server_default="0"),
+    Column("reason", String(REASON_LENGTH)),
+    # of who took its action last
+    _mark(),
+    PrimaryKeyConstraint("instance_id", "number", name="pk_converge_move"),
+    _held("ix_converge_move_engine_id", "engine_id"),
+    Index(
+        "ix_converge_move_next_at",
+        "machine",
+        "next_at",
+        postgresql_where=text("next_at IS NOT NULL"),
+        sqlite_where=text("next_at IS NOT NULL"),
+    ),
+    **_KEYLESS,
+)
+
+event = Table(
+    PREFIX + "event",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("stack_id", ID, nullable=False),
+    Column("traversal_id", ID, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("resource", NAME),
+    Column("action", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("reason", String(REASON_LENGTH)),
+    Index("ix_converge_event_stack_id", "stack_id", "id"),
+    **_OPTIONS,
+)

@@ -1,0 +1,126 @@
+"""Which version of the schema a database is at, and whether this converge can work with it.
+
+Every command asks this. Alembic, which takes long to import, is not needed for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection, exists, inspect, select, text
+
+from converge.errors import SchemaError
+from converge.sql.database import Database
+from converge.sql.schema import PREFIX, VERSION_TABLE, metadata
+
+#: The versions that this converge knows, oldest first; each has a script in alembic/versions.
+VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
+HEAD = VERSIONS[-1]
+#: Databases where statements that change the schema commit, themselves and what came before.
+PIECEMEAL = ("mysql", "mariadb")
+
+
+def current_version(database: Database) -> str | None:
+    """The version an open database is at, None if it has no tables of converge's."""
+    _refuse_missing_file(database)
+    with database.transaction(write=False) as tx:
+        return read_state(tx.connection).version
+
+
+def is_newest(database: Database) -> bool:
+    """Whether an open database is at the newest version."""
+    with database.transaction(write=False) as tx:
+        return read_state(tx.connection).version == HEAD
+
+
+def check_schema(database: Database) -> None:
+    """Whether this converge can work with a database.
+
+    :raises SchemaError: it cannot; the message says what to run.
+    """
+    _refuse_missing_file(database)
+    with database.transaction(write=False) as tx:
+        state = read_state(tx.connection)
+    refuse_foreign(database, state)
+    if state.version == HEAD:
+        return
+    if state.version is not None:
+        found = f"is at version {state.version}, this converge needs {HEAD}"
+    elif state.begun:
+        found = "has only some of converge's tables, as its upgrade was interrupted"
+    else:
+        found = "has no tables of converge's"
+    raise SchemaError(f"{database.shown} {found}; run: converge --db {database.shown} db upgrade")
+
+
+def _refuse_missing_file(database: Database) -> None:
+    """SQLite would make an empty file out of a mistyped name."""
+    name = database.url.database
+    if database.dialect != "sqlite" or name is None or name.startswith("file:"):
+        return
+    if not Path(name).exists():
+        raise SchemaError(
+            f"there is no file {name!r}; to make a database of it, run: "
+            f"converge --db {database.shown} db upgrade"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """:ivar version: the recorded version.
+    :ivar tables: the tables with our prefix, but for that of the version.
+    :ivar begun: there is no version, but these are what an interrupted first upgrade left.
+    """
+
+    version: str | None
+    tables: set[str]
+    begun: bool = False
+
+
+def read_state(connection: Connection) -> State:
+    """Where a database stands."""
+    tables = {name for name in inspect(connection).get_table_names() if name.startswith(PREFIX)}
+    if VERSION_TABLE not in tables:
+        return State(None, tables)
+    tables.remove(VERSION_TABLE)
+    rows = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalars().all()
+    if rows:
+        return State(rows[0], tables)
+    return State(None, tables, bool(tables) and _is_begun(connection, tables))
+
+
+def _is_begun(connection: Connection, tables: set[str]) -> bool:
+    """Whether an upgrade that did not come to record its version made these tables.
+
+    It can be so only where statements are committed one by one. Each is then there as it was
+    made, and empty, as nobody works with a database that has no version.
+    """
+    if connection.dialect.name not in PIECEMEAL or tables - set(metadata.tables):
+        return False
+    return all(
+        {one["name"] for one in inspect(connection).get_columns(name)}
+        <= set(metadata.tables[name].columns.keys())
+        and connection.execute(select(exists().select_from(metadata.tables[name]))).scalar_one()
+        == 0
+        for name in tables
+    )
+
+
+def refuse_foreign(database: Database, state: State) -> None:
+    """Keep from tables that are not converge's, or are of a newer one.
+
+    :raises SchemaError: they are so.
+    """
+    if state.version is None:
+        if state.tables and not state.begun:
+            raise SchemaError(
+                f"{database.shown} has tables with converge's prefix that are not converge's "
+                f"({', '.join(sorted(state.tables)[:3])}); use another database or schema"
+            )
+        return
+    if state.version not in VERSIONS:
+        raise SchemaError(
+            f"{database.shown} is at version {state.version}, which is newer than this converge "
+            f"(it knows up to {HEAD}); install a newer converge"
+        )

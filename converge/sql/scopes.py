@@ -1,0 +1,460 @@
+"""Scopes of the journal, and their steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from oslo_db.exception import DBDuplicateEntry
+from sqlalchemy import (
+    ColumnElement,
+    Double,
+    Insert,
+    Integer,
+    String,
+    Update,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from converge.errors import Conflict, StaleLock
+from converge.sql.batch import among
+from converge.sql.database import Transaction
+from converge.sql.engines import ALIVE, find_living
+from converge.sql.prepared import Prepared
+from converge.sql.schema import engine, scope, step
+from converge.sql.types import ID, LONG_TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeRow:
+    """A scope as it is in the database.
+
+    :ivar holder: the engine that holds it and lives.
+    """
+
+    id: int
+    name: str
+    epoch: int
+    holder: int | None
+    created_at: float
+    updated_at: float
+    finished_at: float | None
+
+
+class StepRow(NamedTuple):
+    """A step as it is in the database.
+
+    :ivar wait: seconds until it may be tried again.
+    """
+
+    name: str
+    number: int
+    version: int
+    status: str
+    value: str
+    attempts: int
+    wait: float
+    position: int
+    at: float
+
+
+def _holder(tx: Transaction) -> Any:
+    """The engine that holds a scope and lives."""
+    return select(engine.c.id).where(
+        engine.c.id == scope.c.engine_id, engine.c.state == ALIVE, engine.c.expires_at > tx.now
+    )
+
+
+def _select(holder: ColumnElement[int | None]) -> Any:
+    return select(
+        scope.c.id,
+        scope.c.name,
+        scope.c.epoch,
+        holder.label("holder"),
+        scope.c.created_at,
+        scope.c.updated_at,
+        scope.c.finished_at,
+    )
+
+
+def get_scope(tx: Transaction, name: str) -> ScopeRow | None:
+    """A scope by name."""
+    row: Any = tx.execute(
+        _select(_holder(tx).scalar_subquery()).where(scope.c.name == name)
+    ).first()
+    return None if row is None else ScopeRow(*row)
+
+
+def lock_scope(tx: Transaction, name: str) -> ScopeRow | None:
+    """Lock a scope until the transaction ends."""
+    query = _select(scope.c.engine_id).where(scope.c.name == name)
+    found: Any = tx.execute(query.with_for_update()).first()
+    if found is None:
+        return None
+    row = ScopeRow(*found)
+    # not what lived before the lock was waited for
+    living = find_living(tx, [row.holder])
+    return row if row.holder in living else replace(row, holder=None)
+
+
+def insert_scope(
+    tx: Transaction, name: str, engine_id: int, mark: int, resource_id: int | None = None
+) -> int:
+    """Insert a scope that an engine holds, and return its id.
+
+    :param mark: of this taking, a random number.
+    :param resource_id: that its work is about.
+    :raises Conflict: there is one of that name, made at the same moment.
+    """
+    values = {
+        "name": name,
+        "engine_id": engine_id,
+        "epoch": 1,
+        "mark": mark,
+        "resource_id": resource_id,
+    }
+    try:
+        done = tx.execute(insert(scope).values(**values, created_at=tx.now, updated_at=tx.now))
+    except DBDuplicateEntry as error:
+        raise Conflict(f"scope {name!r} was made by somebody else") from error
+    assert done.inserted_primary_key is not None
+    return int(done.inserted_primary_key[0])
+
+
+def insert_or_take(
+    tx: Transaction, name: str, engine_id: int, mark: int, resource_id: int | None
+) -> tuple[int, int]:
+    """Take a scope, whoever holds it; make it if it is not there.
+
+    :param resource_id: that its work is about.
+    :returns: its id and its new epoch.
+    """
+    row = lock_scope(tx, name)
+    if row is None:
+        return insert_scope(tx, name, engine_id, mark, resource_id), 1
+    return row.id, take_scope(tx, row, engine_id, mark)
+
+
+def take_scope(tx: Transaction, row: ScopeRow, engine_id: int, mark: int) -> int:
+    """Make a scope that the transaction has locked an engine's own, and return its new epoch.
+
+    :param mark: of this taking, a random number.
+    """
+    tx.execute(
+        update(scope)
+        .where(scope.c.id == row.id)
+        .values(engine_id=engine_id, epoch=row.epoch + 1, mark=mark, updated_at=tx.now)
+    )
+    return row.epoch + 1
+
+
+def list_steps(tx: Transaction, scope_id: int, name: str | None = None) -> list[StepRow]:
+    """The steps of a scope, by number; or the one of that name."""
+    query = select(
+        step.c.name,
+        step.c.number,
+        step.c.version,
+        step.c.status,
+        step.c.value,
+        step.c.attempts,
+        (func.coalesce(step.c.next_at, 0) - tx.now).label("wait"),
+        step.c.position,
+        step.c.at,
+    ).where(step.c.scope_id == scope_id)
+    if name is not None:
+        query = query.where(step.c.name == name)
+    rows: Any = tx.execute(query.order_by(step.c.number, step.c.name))
+    return [StepRow._make(row) for row in rows]
+
+
+_VALUES: dict[str, Any] = {
+    "number": Integer(),
+    "version": Integer(),
+    "status": String(),
+    "value": LONG_TEXT,
+    "attempts": Integer(),
+    "position": Integer(),
+}
+
+
+def _is_held() -> list[ColumnElement[bool]]:
+    return [
+        scope.c.id == bindparam("held_scope", type_=ID),
+        scope.c.engine_id == bindparam("owner", type_=ID),
+        scope.c.epoch == bindparam("held_epoch", type_=Integer()),
+        scope.c.mark == bindparam("held_mark", type_=ID),
+    ]
+
+
+def _hold(scope_id: int, engine_id: int, epoch: int, mark: int) -> dict[str, Any]:
+    """The parameters of :func:`_is_held`."""
+    return {"held_scope": scope_id, "owner": engine_id, "held_epoch": epoch, "held_mark": mark}
+
+
+def _make_insert(now: ColumnElement[Any], dialect: str) -> Insert:
+    values: dict[str, Any] = {name: bindparam(name, type_=kind) for name, kind in _VALUES.items()}
+    source = select(
+        scope.c.id,
+        bindparam("name", type_=String()),
+        now,
+        now + bindparam("wait", type_=Double()),
+        *values.values(),
+    ).where(*_is_held())
+    columns = ["scope_id", "name", "at", "next_at", *values]
+    # whoever takes the scope over waits until this is committed
+    return insert(step).from_select(columns, source.with_for_update(read=True)).inline()
+
+
+_INSERT = Prepared(_make_insert)
+
+
+def insert_step(
+    tx: Transaction, scope_id: int, engine_id: int, epoch: int, mark: int, name: str, **values: Any
+) -> None:
+    """Record a step of a scope that an engine holds.
+
+    :param values: number, version, status, value, attempts, position, and wait: seconds until
+        the next attempt.
+    :raises StaleLock: it does not hold it any more.
+    """
+    held = _hold(scope_id, engine_id, epoch, mark)
+    if _INSERT.execute(tx, {**held, "name": name, **values}).rowcount != 1:
+        raise StaleLock(f"step {name!r}: the scope is not held by this caller any more")
+
+
+def lock_hold(tx: Transaction, scope_id: int, engine_id: int, epoch: int, mark: int) -> None:
+    """Keep others from taking a scope over until the transaction ends.
+
+    :raises StaleLock: the engine does not hold it any more.
+    """
+    query = select(scope.c.id).where(*_is_held()).with_for_update(read=True)
+    held = _hold(scope_id, engine_id, epoch, mark)
+    if tx.execute(query, held).first() is None:
+        raise StaleLock("the scope is not held by this caller any more")
+
+
+def is_held(tx: Transaction, scope_id: int, engine_id: int, epoch: int, mark: int) -> bool:
+    """Whether an engine holds a scope."""
+    held = _hold(scope_id, engine_id, epoch, mark)
+    return tx.execute(select(scope.c.id).where(*_is_held()), held).first() is not None
+
+
+def has_scopes(tx: Transaction, ids: Sequence[int]) -> bool:
+    """Whether any of these is there."""
+    query = select(scope.c.id).where(among(tx, scope.c.id, ids)).limit(1)
+    return bool(ids) and tx.execute(query).first() is not None
+
+
+def has_failed(tx: Transaction, scope_id: int, statuses: Sequence[str]) -> bool:
+    """Whether a scope has steps of one of these statuses.
+
+    :param statuses: of steps that failed for good.
+    """
+    found = step.c.status.in_([str(one) for one in statuses])
+    query = select(step.c.name).where(step.c.scope_id == scope_id, found)
+    return tx.execute(query.limit(1)).first() is not None
+
+
+def update_step(tx: Transaction, scope_id: int, name: str, wait: float, **values: Any) -> None:
+    """Record a step in place of what was recorded of it; the hold is locked.
+
+    :param wait: seconds until the next attempt.
+    :raises StaleLock: nothing is recorded of it.
+    """
+    done = tx.execute(
+        update(step)
+        .where(step.c.scope_id == scope_id, step.c.name == name)
+        .values(at=tx.now, next_at=tx.now + wait, **values)
+    )
+    if done.rowcount != 1:
+        raise StaleLock(f"step {name!r}: nothing is recorded of it that could be replaced")
+
+
+def _make_advance(now: ColumnElement[Any], dialect: str) -> Update:
+    held = select(scope.c.id).where(*_is_held())
+    own: ColumnElement[bool]
+    if dialect == "postgresql":
+        cte = held.with_for_update(read=True).cte("held")
+        own = step.c.scope_id == cte.c.id
+    elif dialect == "sqlite":
+        own = step.c.scope_id == held.scalar_subquery()
+    else:
+        own = step.c.scope_id == bindparam("held_scope", type_=ID)
+    return (
+        update(step)
+        .where(
+            own,
+            step.c.name == bindparam("step_name", type_=String()),
+            step.c.status == bindparam("step_status", type_=String()),
+            step.c.position < bindparam("reached", type_=Integer()),
+        )
+        .values(
+            position=bindparam("reached", type_=Integer()),
+            value=bindparam("step_value", type_=LONG_TEXT),
+            at=now,
+        )
+    )
+
+
+_ADVANCE = Prepared(_make_advance)
+
+
+def _looks_as_it_advances(dialect: str) -> bool:
+    """PostgreSQL locks the hold and moves on in one statement; on SQLite nobody else writes."""
+    return dialect in ("postgresql", "sqlite")
+
+
+def advance_step(
+    tx: Transaction,
+    scope_id: int,
+    engine_id: int,
+    epoch: int,
+    mark: int,
+    name: str,
+    status: str,
+    position: int,
+    value: str,
+) -> None:
+    """Note how far an each has come, of a scope that an engine holds.
+
+    :param status: the one that it must have.
+    :param value: replaces that of its record.
+    :raises StaleLock: the engine does not hold the scope any more, or it was there already.
+    """
+    held = _hold(scope_id, engine_id, epoch, mark)
+    if not _looks_as_it_advances(tx.dialect):
+        lock_hold(tx, scope_id, engine_id, epoch, mark)
+        held = {"held_scope": scope_id}
+    values = {"step_name": name, "step_status": str(status), "reached": position}
+    values["step_value"] = value
+    if _ADVANCE.execute(tx, {**held, **values}).rowcount != 1:
+        raise StaleLock(
+            f"each {name!r}: the scope is not held by this caller any more, or it is at item "
+            f"{position} already, or beyond it"
+        )
+
+
+def find_step(tx: Transaction, scope_id: int, name: str) -> StepRow | None:
+    """One step, None if it is not recorded."""
+    return next((row for row in list_steps(tx, scope_id, name)), None)
+
+
+def release_scope(
+    tx: Transaction, scope_id: int, engine_id: int, epoch: int, mark: int, *, finished: bool
+) -> bool:
+    """Let go of a scope. False: it was lost before.
+
+    :param finished: it has come to its end.
+    """
+    done = tx.execute(
+        update(scope)
+        .where(*_is_held())
+        .values(engine_id=None, updated_at=tx.now, finished_at=tx.now if finished else None),
+        _hold(scope_id, engine_id, epoch, mark),
+    )
+    return done.rowcount == 1
+
+
+#: The id of a scope, and epoch and mark of the hold on it.
+Held = tuple[int, int, int]
+
+
+def list_held(tx: Transaction, engine_id: int) -> list[Held]:
+    """The scopes that an engine holds."""
+    query = select(scope.c.id, scope.c.epoch, scope.c.mark).where(scope.c.engine_id == engine_id)
+    rows: Any = tx.execute(query)
+    return [tuple(row) for row in rows]
+
+
+def free_scopes(tx: Transaction, engine_id: int, held: Sequence[Held]) -> int:
+    """Let go of those of these scopes that an engine still holds so, as if it had died, and
+    return how many there were."""
+    free = update(scope).where(*_is_held()).values(engine_id=None)
+    return sum(
+        tx.execute(free, _hold(scope_id, engine_id, epoch, mark)).rowcount
+        for scope_id, epoch, mark in held
+    )
+
+
+def count_steps(tx: Transaction, scope_id: int, other: str) -> int:
+    """How many steps a scope has.
+
+    :param other: the status of what is none.
+    """
+    query = select(func.count()).where(step.c.scope_id == scope_id, step.c.status != other)
+    return int(tx.execute(query).scalar_one())
+
+
+def list_scopes(tx: Transaction, after: str, limit: int, other: str) -> list[tuple[ScopeRow, int]]:
+    """Scopes by name, each with the number of its steps.
+
+    :param other: the status of what is none.
+    """
+    own = (step.c.scope_id == scope.c.id, step.c.status != other)
+    steps = select(func.count()).where(*own).scalar_subquery().label("steps")
+    query = _select(_holder(tx).scalar_subquery()).add_columns(steps).where(scope.c.name > after)
+    rows: Any = tx.execute(query.order_by(scope.c.name).limit(limit))
+    return [(ScopeRow(*row[:-1]), int(row[-1])) for row in rows]
+
+
+def list_finished(tx: Transaction, age: float | None, keep: int | None, limit: int) -> list[int]:
+    """Ids of finished scopes, locked; those that somebody holds, or looks at, are passed over.
+
+    :param age: seconds for which they are finished at least.
+    :param keep: how many that finished last are left out.
+    """
+    query = select(scope.c.id, scope.c.engine_id).where(
+        scope.c.finished_at.is_not(None), ~_holder(tx).exists()
+    )
+    if keep:
+        newest = query.order_by(scope.c.finished_at.desc(), scope.c.id.desc()).limit(keep)
+        query = query.where(scope.c.id.not_in(select(newest.subquery().c.id)))
+    if age is not None:
+        query = query.where(scope.c.finished_at <= tx.now - age)
+    query = query.order_by(scope.c.finished_at, scope.c.id).limit(limit)
+    rows: Any = tx.execute(query.with_for_update(skip_locked=True)).all()
+    living = find_living(tx, (row.engine_id for row in rows))
+    return [row.id for row in rows if row.engine_id not in living]
+
+
+def find_scopes(tx: Transaction, names: Sequence[str]) -> list[int]:
+    """The ids of those of these scopes that there are."""
+    if not names:
+        return []
+    query = select(scope.c.id).where(scope.c.name.in_(list(names)))
+    return list(tx.execute(query).scalars())
+
+
+def find_resource_scopes(tx: Transaction, resource_ids: Sequence[int]) -> list[int]:
+    """The ids of the scopes of all work on these resources."""
+    if not resource_ids:
+        return []
+    query = select(scope.c.id).where(among(tx, scope.c.resource_id, resource_ids))
+    return list(tx.execute(query).scalars())
+
+
+def delete_failed(tx: Transaction, ids: Sequence[int], statuses: Sequence[str]) -> int:
+    """Delete the steps of scopes that have one of these statuses, and return how many there were.
+
+    :param statuses: of steps that failed for good.
+    """
+    if not ids:
+        return 0
+    found = step.c.status.in_([str(one) for one in statuses])
+    failed = delete(step).where(among(tx, step.c.scope_id, ids), found)
+    return int(tx.execute(failed).rowcount)
+
+
+def delete_scopes(tx: Transaction, ids: Sequence[int]) -> int:
+    """Delete scopes with their steps, and return how many steps there were."""
+    if not ids:
+        return 0
+    deleted = tx.execute(delete(step).where(among(tx, step.c.scope_id, ids))).rowcount
+    tx.execute(delete(scope).where(among(tx, scope.c.id, ids)))
+    return int(deleted)

@@ -1,0 +1,234 @@
+"""The stack's row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from oslo_db import exception as oslo_exceptions
+from sqlalchemy import Row, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from converge.errors import Conflict, NotFound, StaleLock, did_you_mean
+from converge.model import STACK_MOVES, Action, Status, is_name, make_mark, sources_of
+from converge.sql.batch import among
+from converge.sql.database import Transaction
+from converge.sql.schema import stack, template, traversal
+
+#: How often a name is looked for that is made and deleted meanwhile.
+_ROUNDS = 5
+
+_COLUMNS = [column for column in stack.c if column.name != "edges"]
+
+
+@dataclass(frozen=True, slots=True)
+class StackRow:
+    """A stack as it is in the database."""
+
+    id: int
+    name: str
+    live: bool
+    action: Action
+    status: Status
+    reason: str | None
+    versions: int
+    template_id: int | None
+    completed_template_id: int | None
+    previous_template_id: int | None
+    traversal_id: int | None
+    created_at: float
+    updated_at: float
+    mark: int
+    source: str | None
+
+
+def _row(row: Row[Any]) -> StackRow:
+    values = {column.name: getattr(row, column.name) for column in _COLUMNS}
+    values["live"] = bool(values["live"])
+    values["action"] = Action(values["action"])
+    values["status"] = Status(values["status"])
+    return StackRow(**values)
+
+
+def insert_stack(tx: Transaction, name: str) -> StackRow:
+    """Insert a live stack.
+
+    :raises Conflict: there is one of that name.
+    """
+    message = f"stack {name!r} exists already; update it, or delete it first"
+    if find_stack(tx, name) is not None:
+        raise Conflict(message)
+    values = {
+        "name": name,
+        "live": 1,
+        "action": Action.CREATE,
+        "status": Status.IN_PROGRESS,
+        "versions": 0,
+        "mark": make_mark(),
+        "created_at": tx.now,
+        "updated_at": tx.now,
+    }
+    try:
+        # a savepoint keeps the host's transaction usable when another caller was faster
+        with tx.connection.begin_nested():
+            tx.execute(insert(stack).values(values))
+    except (oslo_exceptions.DBDuplicateEntry, IntegrityError) as error:
+        # a host's own engine has not got oslo.db's filters
+        raise Conflict(message) from error
+    return lock_stack(tx, name)
+
+
+def take_stack(tx: Transaction, name: str) -> tuple[StackRow, bool]:
+    """Lock the live stack of that name, or insert it. Of two callers that are the first, one
+    inserts it, and the other waits for that and finds it.
+
+    :returns: it, and whether it was inserted.
+    :raises Conflict: others made and deleted it again and again; or a transaction of the host's
+        cannot see what another one has made.
+    """
+    lost: Conflict | None = None
+    for _ in range(_ROUNDS):
+        if lost is not None or find_stack(tx, name) is not None:
+            # a lock shows what is newer than a snapshot of the host's
+            query = select(*_COLUMNS).where(stack.c.name == name, stack.c.live == 1)
+            locked = tx.execute(query.with_for_update()).one_or_none()
+            if locked is not None:
+                return _row(locked), False
+        try:
+            return insert_stack(tx, name), True
+        except Conflict as error:
+            lost = error
+    assert lost is not None
+    raise lost
+
+
+def find_stack(tx: Transaction, name: str) -> StackRow | None:
+    """The live stack of that name."""
+    if not is_name(name):
+        return None
+    query = select(*_COLUMNS).where(stack.c.name == name, stack.c.live == 1)
+    row = tx.execute(query).one_or_none()
+    return None if row is None else _row(row)
+
+
+def get_stack(tx: Transaction, name: str) -> StackRow:
+    """The live stack of that name.
+
+    :raises NotFound: there is none.
+    """
+    found = find_stack(tx, name)
+    if found is None:
+        names = tx.execute(select(stack.c.name).where(stack.c.live == 1).limit(50)).scalars()
+        raise NotFound(f"there is no stack {name!r}{did_you_mean(name, names)}")
+    return found
+
+
+def get_stack_by_id(tx: Transaction, stack_id: int) -> StackRow:
+    """A stack, live or deleted.
+
+    :raises NotFound: there is none.
+    """
+    row = tx.execute(select(*_COLUMNS).where(stack.c.id == stack_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no stack with id {stack_id}")
+    return _row(row)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a stack stands: what its handle shows.
+
+    :ivar version: the number of its wanted version.
+    :ivar traversal_mark: of its current traversal.
+    """
+
+    stack: StackRow
+    version: int | None
+    traversal_mark: int | None
+
+
+def get_standing(tx: Transaction, stack_id: int, *, newest: bool = False) -> Standing | None:
+    """How a stack stands, live or deleted; None if there is none with this id.
+
+    :param newest: look also for what is newer than a snapshot of the host's.
+    """
+    query = (
+        select(*_COLUMNS, template.c.version, traversal.c.mark.label("traversal_mark"))
+        .outerjoin_from(stack, template, template.c.id == stack.c.template_id)
+        .outerjoin(traversal, traversal.c.id == stack.c.traversal_id)
+        .where(stack.c.id == stack_id)
+    )
+    row = tx.execute(query).one_or_none()
+    if row is None and newest:
+        row = tx.execute(query.with_for_update(of=stack)).one_or_none()
+    return None if row is None else Standing(_row(row), row.version, row.traversal_mark)
+
+
+def find_last_stack(tx: Transaction, name: str) -> StackRow | None:
+    """The live stack of that name, or the one deleted last."""
+    if not is_name(name):
+        return None
+    query = select(*_COLUMNS).where(stack.c.name == name)
+    row = tx.execute(query.order_by(stack.c.live.is_(None), stack.c.id.desc()).limit(1)).first()
+    return None if row is None else _row(row)
+
+
+def lock_stack(tx: Transaction, name: str) -> StackRow:
+    """Lock the live stack of that name until the transaction ends.
+
+    :raises NotFound: there is none.
+    """
+    if not is_name(name):
+        return get_stack(tx, name)
+    query = select(*_COLUMNS).where(stack.c.name == name, stack.c.live == 1)
+    row = tx.execute(query.with_for_update()).one_or_none()
+    return get_stack(tx, name) if row is None else _row(row)
+
+
+def lock_stack_by_id(tx: Transaction, stack_id: int) -> StackRow:
+    """Lock a stack's row until the transaction ends."""
+    query = select(*_COLUMNS).where(stack.c.id == stack_id).with_for_update()
+    return _row(tx.execute(query).one())
+
+
+def list_free(tx: Transaction, ids: Iterable[int]) -> set[int]:
+    """Those of these stacks whose rows nobody has locked, and those that are gone."""
+    wanted = set(ids)
+    query = select(stack.c.id).where(among(tx, stack.c.id, wanted))
+    there = set(tx.execute(query).scalars())
+    free = set(tx.execute(query.with_for_update(skip_locked=True)).scalars())
+    return free | (wanted - there)
+
+
+def list_stacks(tx: Transaction) -> list[tuple[StackRow, int | None]]:
+    """The live stacks by name, each with its wanted version."""
+    query = (
+        select(*_COLUMNS, template.c.version)
+        .outerjoin(template, template.c.id == stack.c.template_id)
+        .where(stack.c.live == 1)
+        .order_by(stack.c.name)
+    )
+    return [(_row(row), row.version) for row in tx.execute(query)]
+
+
+def update_stack(tx: Transaction, stack_id: int, **values: Any) -> None:
+    """Write columns of a stack that the transaction has locked.
+
+    :raises StaleLock: it may not have that status after the one it has.
+    """
+    query = update(stack).where(stack.c.id == stack_id)
+    if "status" in values:
+        query = query.where(stack.c.status.in_(sources_of(STACK_MOVES, values["status"])))
+    done = tx.execute(query.values(updated_at=tx.now, **values))
+    if done.rowcount != 1:
+        found = get_stack_by_id(tx, stack_id)
+        raise StaleLock(f"stack {found.name!r} is {found.status}, not to be {values['status']}")
+
+
+def get_edges(tx: Transaction, stack_id: int) -> bytes | None:
+    """The serialized graph of the current traversal."""
+    edges: bytes | None = tx.execute(
+        select(stack.c.edges).where(stack.c.id == stack_id)
+    ).scalar_one()
+    return edges

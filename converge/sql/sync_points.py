@@ -1,0 +1,314 @@
+"""Sync points: the rows of nodes, as they are inserted, looked for, locked and deleted.
+
+How a node gets from one state to another is in :mod:`converge.sql.transitions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Text,
+    and_,
+    delete,
+    func,
+    literal_column,
+    or_,
+    select,
+    type_coerce,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.types import NullType
+
+from converge.model import Json, Kind, State
+from converge.sql.batch import among, insert_rows
+from converge.sql.database import Transaction
+from converge.sql.engines import lives
+from converge.sql.schema import LIVE_STATES, sync_point
+from converge.sql.types import load
+
+#: (traversal, node)
+Key = tuple[int, int]
+
+LIVE = (State.WAITING, State.READY, State.RUNNING, State.BLOCKED)
+
+
+@dataclass(slots=True)
+class SyncPointRow:
+    """A sync point as it is in the database."""
+
+    traversal_id: int
+    node: int
+    kind: Kind
+    resource_id: int | None
+    keep: bool
+    state: State
+    pending: int
+    tainted: bool
+    attempts: int
+    max_attempts: int | None
+    deaths: int
+    engine_id: int | None
+    epoch: int
+    definition: Json
+    requires: list[int]
+    successors: list[int]
+    mark: int
+
+    @property
+    def key(self) -> Key:
+        """Its primary key."""
+        return self.traversal_id, self.node
+
+
+@dataclass(slots=True)
+class NodeState:
+    """What the protocol needs to know of a locked node."""
+
+    traversal_id: int
+    node: int
+    kind: Kind
+    state: State
+    pending: int
+    tainted: bool
+    engine_id: int | None
+    epoch: int
+    mark: int
+    successors_text: str
+
+    @property
+    def key(self) -> Key:
+        """Its primary key."""
+        return self.traversal_id, self.node
+
+    @property
+    def successors(self) -> list[int]:
+        """The nodes that wait for it. Parsed when asked for: most rows are looked at only as
+        somebody's successor."""
+        numbers: list[int] = load(self.successors_text)
+        return numbers
+
+
+_COLUMNS = [sync_point.c[name] for name in SyncPointRow.__dataclass_fields__]
+_STATE_COLUMNS = [
+    *(sync_point.c[name] for name in NodeState.__dataclass_fields__ if name in sync_point.c),
+    type_coerce(sync_point.c.successors, Text()),
+]
+# a third of the time of calling the enum
+_KINDS: dict[str, Kind] = {kind.value: kind for kind in Kind}
+_STATES: dict[str, State] = {state.value: state for state in State}
+_ORDER = (sync_point.c.traversal_id, sync_point.c.node)
+
+
+def _row(row: Any) -> SyncPointRow:
+    result = SyncPointRow(*row)
+    result.kind = _KINDS[result.kind]
+    result.state = _STATES[result.state]
+    return result
+
+
+class _Indexed(ColumnElement[bool]):
+    """True of every state that the partial index covers.
+
+    SQLite uses a partial index only for a query that has the index's condition word by word.
+    """
+
+    inherit_cache = True
+    # without it there is no cache key, and each statement is compiled anew
+    _traverse_internals = []  # noqa: RUF012
+    # as Boolean it would be rendered as "… = 1" where there are none
+    type = NullType()  # type: ignore[assignment]
+
+
+@compiles(_Indexed)
+def _true(element: _Indexed, compiler: Any, **kw: Any) -> str:
+    return "1 = 1"
+
+
+@compiles(_Indexed, "sqlite")
+def _index_condition(element: _Indexed, compiler: Any, **kw: Any) -> str:
+    return f"{sync_point.name}.{LIVE_STATES}"
+
+
+_INDEXED = {State.READY, State.RUNNING, State.BLOCKED, State.SUPERSEDED}
+
+
+def is_in(*states: State) -> ColumnElement[bool]:
+    """The condition for these states, as literals: a partial index is of no use to a parameter."""
+    literals: list[Any] = [literal_column(f"'{state}'") for state in states]
+    condition = sync_point.c.state.in_(literals)
+    return and_(condition, _Indexed()) if _INDEXED.issuperset(states) else condition
+
+
+def _node_state(row: Any) -> NodeState:
+    result = NodeState(*row)
+    result.kind = _KINDS[result.kind]
+    result.state = _STATES[result.state]
+    return result
+
+
+def among_keys(tx: Transaction, keys: Iterable[Key]) -> Any:
+    """A condition for these primary keys. Row values would keep MariaDB from its index."""
+    by_traversal: dict[int, list[int]] = {}
+    for traversal_id, node in keys:
+        by_traversal.setdefault(traversal_id, []).append(node)
+    return or_(
+        *(
+            and_(sync_point.c.traversal_id == traversal_id, among(tx, sync_point.c.node, nodes))
+            for traversal_id, nodes in sorted(by_traversal.items())
+        )
+    )
+
+
+def insert_sync_points(tx: Transaction, rows: Sequence[Mapping[str, Any]], mark: int = 0) -> None:
+    """Insert the nodes of a traversal: those without predecessors are READY.
+
+    :param mark: of the traversal.
+    """
+    now = tx.now
+    for ready in (True, False):
+        part = [row for row in rows if (row["pending"] == 0) is ready]
+        insert_rows(
+            tx,
+            sync_point,
+            part,
+            state=State.READY if ready else State.WAITING,
+            ready_at=now if ready else None,
+            tainted=False,
+            attempts=0,
+            deaths=0,
+            epoch=0,
+            mark=mark,
+        )
+
+
+def lock_ready(
+    tx: Transaction,
+    engine_id: int,
+    limit: int,
+    most_deaths: int | None = None,
+    mark: int | None = None,
+) -> list[SyncPointRow]:
+    """Lock READY nodes in the order in which they became ready, and then retries whose time has
+    come.
+
+    Rows that another engine is looking at are passed over, not waited for.
+
+    :param engine_id: who asks; there is nothing for an engine whose lease has ended.
+    :param most_deaths: only nodes on which no more engines died.
+    :param mark: of the registration of who asks.
+    """
+    query = (
+        select(*_COLUMNS)
+        .where(is_in(State.READY), sync_point.c.due_at <= tx.now, lives(tx, engine_id, mark))
+        .order_by(sync_point.c.due_at, sync_point.c.ready_at, *_ORDER)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    if most_deaths is not None:
+        query = query.where(sync_point.c.deaths <= most_deaths)
+    return [_row(row) for row in tx.execute(query).all()]
+
+
+def lock_nodes(tx: Transaction, keys: Iterable[Key]) -> dict[Key, NodeState]:
+    """Lock these nodes until the transaction ends, in key order."""
+    wanted = set(keys)
+    if not wanted:
+        return {}
+    query = (
+        select(*_STATE_COLUMNS).where(among_keys(tx, wanted)).order_by(*_ORDER).with_for_update()
+    )
+    states = [_node_state(row) for row in tx.execute(query).all()]
+    return {state.key: state for state in states}
+
+
+def lock_traversal_nodes(
+    tx: Transaction, traversal_id: int, states: Sequence[State]
+) -> list[NodeState]:
+    """Lock all nodes of a traversal that are in these states, in key order."""
+    query = (
+        select(*_STATE_COLUMNS)
+        .where(sync_point.c.traversal_id == traversal_id, is_in(*states))
+        .order_by(*_ORDER)
+        .with_for_update()
+    )
+    return [_node_state(row) for row in tx.execute(query).all()]
+
+
+def delete_nodes(tx: Transaction, keys: Sequence[Key]) -> None:
+    """Delete the rows of superseded nodes whose work has been recorded."""
+    if keys:
+        tx.execute(delete(sync_point).where(among_keys(tx, keys)))
+
+
+def delete_traversal_nodes(tx: Transaction, traversal_id: int) -> None:
+    """Delete the sync points of a traversal that is over."""
+    tx.execute(delete(sync_point).where(sync_point.c.traversal_id == traversal_id))
+
+
+def list_engine_nodes(
+    tx: Transaction, engine_id: int, limit: int, *, skip_locked: bool = False
+) -> list[SyncPointRow]:
+    """Lock the nodes that an engine works on, in key order.
+
+    :param skip_locked: pass over what somebody else has locked.
+    """
+    held = and_(
+        is_in(State.RUNNING, State.SUPERSEDED),
+        sync_point.c.engine_id == engine_id,
+    )
+    # Looked for without locks: InnoDB would wait for the rows of others that it looks at.
+    # In an order that the primary key does not serve: without statistics it would be walked.
+    keys = tx.execute(
+        select(sync_point.c.traversal_id, sync_point.c.node)
+        .where(held)
+        .order_by(sync_point.c.traversal_id + 0, sync_point.c.node)
+        .limit(limit)
+    ).all()
+    if not keys:
+        return []
+    query = (
+        select(*_COLUMNS)
+        .where(among_keys(tx, [(key.traversal_id, key.node) for key in keys]), held)
+        .order_by(*_ORDER)
+        .with_for_update(skip_locked=skip_locked)
+    )
+    return [_row(row) for row in tx.execute(query).all()]
+
+
+def list_marks(tx: Transaction, engine_id: int) -> dict[Key, int]:
+    """The nodes that an engine holds, each with the mark of its claim."""
+    query = select(sync_point.c.traversal_id, sync_point.c.node, sync_point.c.mark).where(
+        is_in(State.RUNNING, State.SUPERSEDED), sync_point.c.engine_id == engine_id
+    )
+    return {(row.traversal_id, row.node): row.mark for row in tx.execute(query)}
+
+
+def list_cancelled(tx: Transaction, engine_id: int) -> set[Key]:
+    """The superseded nodes in an engine's hands whose resources a newer traversal deletes or
+    replaces."""
+    query = select(sync_point.c.traversal_id, sync_point.c.node).where(
+        is_in(State.SUPERSEDED), sync_point.c.engine_id == engine_id, sync_point.c.cancelled
+    )
+    return {(row.traversal_id, row.node) for row in tx.execute(query)}
+
+
+def holds_nodes(tx: Transaction, engine_id: int) -> bool:
+    """Whether an engine works on any node."""
+    # counted: without statistics, PostgreSQL reads the whole table to find the first
+    query = select(func.count()).where(
+        is_in(State.RUNNING, State.SUPERSEDED), sync_point.c.engine_id == engine_id
+    )
+    return bool(tx.execute(query).scalar_one())
+
+
+def count_live(tx: Transaction) -> dict[State, int]:
+    """How many nodes of the whole database may still be worked on, by state."""
+    query = select(sync_point.c.state, func.count()).where(
+        is_in(State.READY, State.RUNNING, State.BLOCKED)
+    )
+    rows: Any = tx.execute(query.group_by(sync_point.c.state)).all()
+    return {State(state): int(count) for state, count in rows}

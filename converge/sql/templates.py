@@ -1,0 +1,152 @@
+"""Immutable template versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, Text, delete, insert, select, type_coerce, update
+
+from converge.errors import NotFound
+from converge.model import Json
+from converge.sql.batch import among
+from converge.sql.database import Transaction
+from converge.sql.schema import resource, template
+
+#: How many versions that completed are kept for a rollback.
+KEPT_VERSIONS = 10
+
+_HEAD = (template.c.id, template.c.version, template.c.completed_at)
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateRow:
+    """One version: a template's body and the parameters it was given."""
+
+    id: int
+    version: int
+    body: Json
+    parameters: Json
+
+
+def insert_template(
+    tx: Transaction, stack_id: int, version: int, body: Json, parameters: Json
+) -> int:
+    """Insert a version and return its id."""
+    values = {
+        "stack_id": stack_id,
+        "version": version,
+        "body": body,
+        "parameters": parameters,
+        "created_at": tx.now,
+    }
+    done = tx.execute(insert(template).values(values))
+    key = done.inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def get_template(tx: Transaction, template_id: int, *, newest: bool = False) -> TemplateRow:
+    """One version by its id.
+
+    :param newest: look also for one that is newer than a snapshot of the host's.
+    :raises NotFound: it is gone.
+    """
+    columns = (template.c.id, template.c.version, template.c.body, template.c.parameters)
+    query = select(*columns).where(template.c.id == template_id)
+    row: Any = tx.execute(query).one_or_none()
+    if row is None and newest:
+        row = tx.execute(query.with_for_update()).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no template with id {template_id}")
+    return TemplateRow(*row)
+
+
+def list_templates(tx: Transaction, ids: Iterable[int]) -> list[TemplateRow]:
+    """Those of these versions that there are still."""
+    columns = (template.c.id, template.c.version, template.c.body, template.c.parameters)
+    query = select(*columns).where(among(tx, template.c.id, ids)).order_by(template.c.id)
+    rows: Any = tx.execute(query)
+    return [TemplateRow(*row) for row in rows]
+
+
+def list_hiding(tx: Transaction, stack_id: int) -> list[TemplateRow]:
+    """The versions of a stack that may have hidden parameters. Of all others nothing is read."""
+    columns = (template.c.id, template.c.version, template.c.body, template.c.parameters)
+    body, parameters = (type_coerce(column, Text) for column in columns[2:])
+    query = select(*columns).where(
+        template.c.stack_id == stack_id, parameters != "{}", body.like('%"hidden":%')
+    )
+    rows: Any = tx.execute(query.order_by(template.c.id))
+    return [TemplateRow(*row) for row in rows]
+
+
+def find_version(tx: Transaction, stack_id: int, version: int) -> int:
+    """The id of a version.
+
+    :raises NotFound: it never was, or is gone; the message names those there are.
+    """
+    mine = select(template.c.id, template.c.version).where(template.c.stack_id == stack_id)
+    rows: dict[int, int] = {
+        row.version: row.id for row in tx.execute(mine.order_by(template.c.version))
+    }
+    if version not in rows:
+        known = ", ".join(str(number) for number in rows) or "none"
+        raise NotFound(f"there is no version {version} of this stack; kept versions: {known}")
+    return rows[version]
+
+
+def last_completed(tx: Transaction, stack_id: int, before: int) -> int | None:
+    """The version that completed last, of those with a lower number; None if there is none."""
+    query = select(template.c.id).where(
+        template.c.stack_id == stack_id,
+        template.c.completed_at.is_not(None),
+        template.c.version < before,
+    )
+    newest = query.order_by(template.c.completed_at.desc(), template.c.id.desc()).limit(1)
+    return tx.execute(newest).scalar_one_or_none()
+
+
+def list_versions(tx: Transaction, stack_id: int) -> list[int]:
+    """The numbers of the versions of a stack that are kept."""
+    query = select(template.c.version).where(template.c.stack_id == stack_id)
+    return list(tx.execute(query.order_by(template.c.version)).scalars())
+
+
+def set_completed(tx: Transaction, template_id: int) -> None:
+    """Note that a traversal to this version completed now."""
+    tx.execute(update(template).where(template.c.id == template_id).values(completed_at=tx.now))
+
+
+def version_of(tx: Transaction, template_id: int | None) -> int | None:
+    """The version number of a template."""
+    if template_id is None:
+        return None
+    query = select(template.c.version).where(template.c.id == template_id)
+    return tx.execute(query).scalar_one_or_none()
+
+
+def delete_unused(tx: Transaction, stack_id: int, used: Iterable[int | None], keep: int) -> None:
+    """Delete the versions of a stack that nothing refers to.
+
+    :param used: ids that are to stay.
+    :param keep: how many of the versions that completed last stay as well.
+    """
+    rows: list[Row[Any]] = list(
+        tx.execute(select(*_HEAD).where(template.c.stack_id == stack_id)).all()
+    )
+    completed = sorted(
+        (row for row in rows if row.completed_at is not None), key=lambda row: -row.completed_at
+    )
+    stay = {row.id for row in completed[:keep]} | set(used)
+    idle = [row.id for row in rows if row.id not in stay]
+    if not idle:
+        return
+    in_use = select(resource.c.template_id).where(
+        resource.c.stack_id == stack_id, resource.c.template_id.in_(idle)
+    )
+    still = set(tx.execute(in_use.distinct()).scalars())
+    gone = [template_id for template_id in idle if template_id not in still]
+    if gone:
+        tx.execute(delete(template).where(template.c.id.in_(gone)))

@@ -1,0 +1,285 @@
+"""Nodes move from state to state: each move is one guarded update of their sync points.
+
+The table of moves is :data:`converge.model.SYNC_POINT_MOVES`. The transaction has locked the rows
+with a function of :mod:`converge.sql.sync_points`, unless they are only unblocked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, func, select, update
+
+from converge.errors import StaleLock
+from converge.model import SYNC_POINT_MOVES, Kind, State, check_move
+from converge.sql.batch import CHUNK, among
+from converge.sql.database import Transaction
+from converge.sql.schema import sync_point
+from converge.sql.sync_points import Key, NodeState, SyncPointRow, among_keys, is_in
+
+
+def start_nodes(tx: Transaction, engine_id: int, keys: Sequence[Key], mark: int = 0) -> None:
+    """READY to RUNNING, for nodes that the transaction has locked.
+
+    :param mark: of this claim.
+    """
+    _move(
+        tx,
+        keys,
+        State.READY,
+        state=State.RUNNING,
+        engine_id=engine_id,
+        epoch=sync_point.c.epoch + 1,
+        attempts=sync_point.c.attempts + 1,
+        claimed_at=tx.now,
+        mark=mark,
+    )
+
+
+def block_nodes(tx: Transaction, keys: Sequence[Key]) -> None:
+    """READY to BLOCKED: an older traversal holds the resource."""
+    _move(tx, keys, State.READY, state=State.BLOCKED, ready_at=None, due_at=0)
+
+
+def end_nodes(tx: Transaction, engine_id: int, nodes: Iterable[NodeState], state: State) -> None:
+    """RUNNING to an end state, for nodes of this engine that the transaction has locked.
+
+    :raises StaleLock: one of them is not this engine's any more.
+    """
+    by_epoch: dict[int, list[Key]] = {}
+    for node in nodes:
+        by_epoch.setdefault(node.epoch, []).append(node.key)
+    for epoch, keys in by_epoch.items():
+        _move(
+            tx,
+            keys,
+            State.RUNNING,
+            sync_point.c.engine_id == engine_id,
+            sync_point.c.epoch == epoch,
+            state=state,
+            engine_id=None,
+        )
+
+
+def requeue_node(
+    tx: Transaction,
+    engine_id: int,
+    node: NodeState,
+    wait: float,
+    *,
+    max_attempts: int | None = None,
+    uncounted: bool = False,
+) -> None:
+    """RUNNING back to READY, to be claimed after some seconds.
+
+    :param max_attempts: after how many attempts it is given up, for who looks.
+    :param uncounted: the work was handed back: that was no attempt.
+    """
+    _move(
+        tx,
+        [node.key],
+        State.RUNNING,
+        sync_point.c.engine_id == engine_id,
+        sync_point.c.epoch == node.epoch,
+        state=State.READY,
+        engine_id=None,
+        claimed_at=None,
+        ready_at=tx.now + wait,
+        due_at=tx.now + wait if wait else 0,
+        attempts=sync_point.c.attempts - (1 if uncounted else 0),
+        max_attempts=max_attempts,
+    )
+
+
+def point_at(tx: Transaction, engine_id: int, node: NodeState, resource_id: int) -> None:
+    """Make a running node work on another resource: the replacement.
+
+    :raises StaleLock: it is not this engine's any more.
+    """
+    _move(
+        tx,
+        [node.key],
+        State.RUNNING,
+        sync_point.c.engine_id == engine_id,
+        sync_point.c.epoch == node.epoch,
+        resource_id=resource_id,
+    )
+
+
+def arrive(tx: Transaction, counts: Mapping[Key, int], waiting: Mapping[Key, NodeState]) -> None:
+    """Take completed predecessors off their successors' counts; those at zero become READY.
+
+    :param counts: how many predecessors of each node completed in this transaction.
+    :param waiting: those nodes, locked by the transaction.
+    :raises StaleLock: a node does not wait for so many.
+    """
+    ready = [key for key, count in counts.items() if waiting[key].pending == count]
+    if ready:
+        _move(tx, ready, State.WAITING, state=State.READY, pending=0, ready_at=tx.now)
+    rest: dict[int, list[Key]] = {}
+    for key, count in counts.items():
+        if waiting[key].pending != count:
+            rest.setdefault(count, []).append(key)
+    for count, keys in rest.items():
+        _move(
+            tx,
+            keys,
+            State.WAITING,
+            sync_point.c.pending > count,
+            pending=sync_point.c.pending - count,
+        )
+
+
+def taint(tx: Transaction, keys: Sequence[Key]) -> None:
+    """Note that a predecessor of these nodes failed or was skipped."""
+    if keys:
+        tx.execute(update(sync_point).where(among_keys(tx, keys)).values(tainted=True))
+
+
+def skip_nodes(tx: Transaction, keys: Sequence[Key]) -> None:
+    """End nodes that have not started."""
+    unstarted = (State.WAITING, State.READY, State.BLOCKED)
+    for start in range(0, len(keys), CHUNK):
+        part = keys[start : start + CHUNK]
+        done = tx.execute(
+            update(sync_point)
+            .where(
+                among_keys(tx, part),
+                is_in(*unstarted),
+            )
+            .values(state=_into(State.SKIPPED, *unstarted), ready_at=None)
+        )
+        _expect(done.rowcount, len(part))
+
+
+def lead_to_stack(tx: Transaction, running: Sequence[Key], stack_node: Key) -> None:
+    """Make the stack's node wait for nothing but these running nodes.
+
+    An engine that is about to run the stack's node loses it.
+    """
+    if running:
+        done = tx.execute(
+            update(sync_point)
+            .where(among_keys(tx, running), is_in(State.RUNNING))
+            .values(successors=[stack_node[1]], tainted=True)
+        )
+        _expect(done.rowcount, len(running))
+    state, ready_at = (State.WAITING, None) if running else (State.READY, tx.now)
+    values = {"state": state, "ready_at": ready_at, "due_at": 0, "pending": len(running)}
+    tx.execute(
+        update(sync_point).where(among_keys(tx, [stack_node])).values(**values, engine_id=None)
+    )
+
+
+def unblock(tx: Transaction, resource_ids: Sequence[int]) -> int:
+    """BLOCKED to READY, for the nodes that wait for these resources."""
+    if not resource_ids:
+        return 0
+    done = tx.execute(
+        update(sync_point)
+        .where(is_in(State.BLOCKED), among(tx, sync_point.c.resource_id, resource_ids))
+        .values(state=_into(State.READY, State.BLOCKED), ready_at=tx.now)
+    )
+    return int(done.rowcount)
+
+
+def unblock_nodes(tx: Transaction, keys: Sequence[Key]) -> int:
+    """BLOCKED to READY, for those of these nodes that still are."""
+    if not keys:
+        return 0
+    done = tx.execute(
+        update(sync_point)
+        .where(among_keys(tx, keys), is_in(State.BLOCKED))
+        .values(state=_into(State.READY, State.BLOCKED), ready_at=tx.now)
+    )
+    return int(done.rowcount)
+
+
+def supersede_nodes(tx: Transaction, traversal_id: int) -> None:
+    """Take a traversal's nodes out of the way of a newer one.
+
+    Those that run become SUPERSEDED, so that what they do is still recorded; the rest go.
+    The transaction has locked them with
+    :func:`~converge.sql.sync_points.lock_traversal_nodes`.
+    """
+    mine = sync_point.c.traversal_id == traversal_id
+    tx.execute(
+        update(sync_point)
+        .where(mine, is_in(State.RUNNING), sync_point.c.kind != Kind.STACK)
+        .values(state=_into(State.SUPERSEDED, State.RUNNING))
+    )
+    tx.execute(delete(sync_point).where(mine, ~is_in(State.SUPERSEDED)))
+
+
+def cancel_superseded(tx: Transaction, resource_ids: Sequence[int]) -> None:
+    """Note that what superseded nodes do on these resources is of no use any more."""
+    if resource_ids:
+        tx.execute(
+            update(sync_point)
+            .where(is_in(State.SUPERSEDED), among(tx, sync_point.c.resource_id, resource_ids))
+            .values(cancelled=True)
+        )
+
+
+def recover_nodes(
+    tx: Transaction, engine_id: int, nodes: Sequence[SyncPointRow], *, died: bool
+) -> None:
+    """RUNNING back to READY, for the nodes of a dead engine that the transaction has locked."""
+    _move(
+        tx,
+        [node.key for node in nodes],
+        State.RUNNING,
+        sync_point.c.engine_id == engine_id,
+        state=State.READY,
+        engine_id=None,
+        claimed_at=None,
+        ready_at=tx.now,
+        due_at=0,
+        deaths=sync_point.c.deaths + (1 if died else 0),
+    )
+
+
+def promote_retries(tx: Transaction, limit: int) -> int:
+    """Have retries whose time has come claimed in their turn, not after all that is no retry.
+
+    :returns: how many there were.
+    """
+    order = (sync_point.c.traversal_id, sync_point.c.node)
+    is_due = (is_in(State.READY), sync_point.c.due_at > 0, sync_point.c.due_at <= tx.now)
+    query = select(*order).where(*is_due).limit(limit).with_for_update(skip_locked=True)
+    keys = [(row.traversal_id, row.node) for row in tx.execute(query)]
+    _move(tx, keys, State.READY, due_at=0)
+    return len(keys)
+
+
+def _move(tx: Transaction, keys: Sequence[Key], source: State, *guards: Any, **values: Any) -> None:
+    """One guarded update of locked rows.
+
+    :raises StaleLock: a row was not in the source state, or not this engine's.
+    """
+    if not keys:
+        return
+    if "state" in values:
+        _into(values["state"], source)
+    done = tx.execute(
+        update(sync_point).where(among_keys(tx, keys), _was(source), *guards).values(**values)
+    )
+    _expect(done.rowcount, len(keys))
+
+
+def _was(state: State) -> ColumnElement[bool]:
+    """The condition for a state, in a shape that no index serves: rows that are named by their
+    keys must be found by them, not among the thousands in the same state."""
+    condition: ColumnElement[bool] = func.coalesce(sync_point.c.state, "") == state
+    return condition
+
+
+def _into(target: State, *sources: State) -> State:
+    """The state that rows in these states are moved to, if the table of moves allows it."""
+    return check_move(SYNC_POINT_MOVES, target, *sources)
+
+
+def _expect(found: int, wanted: int) -> None:
+    if found != wanted:
+        raise StaleLock(f"{wanted} sync points to move, {found} found as they must be")

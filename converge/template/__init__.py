@@ -1,0 +1,10 @@
+"""Templates: from a text to definitions, each step a module.
+
+``reading`` makes plain values of YAML or JSON; ``values`` keeps the line of each; ``keys`` knows
+what may be where; ``parameters`` and ``functions`` fill in; ``template`` puts it together; and
+``properties`` compares with what a type declares.
+"""
+
+from converge.template.template import Template, check_properties, resolve, resolve_properties
+
+__all__ = ["Template", "check_properties", "resolve", "resolve_properties"]

@@ -1,0 +1,90 @@
+"""The keys of a template's language, level by level: what converge knows, and what only Heat does.
+
+Whoever adds a key to the language adds it here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from converge.errors import TemplateError
+from converge.model import Json
+from converge.template.values import Document, Spot, hint, show
+
+#: How a key begins, at the top of a template, that converge leaves alone: a place for anchors.
+EXTENSION = "x-"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys that a mapping of the language can have.
+
+    :ivar known: those that converge understands.
+    :ivar foreign: those that Heat has and converge does not: what has one can be drawn only.
+    """
+
+    known: tuple[str, ...]
+    foreign: tuple[str, ...] = ()
+
+    def check(self, document: Document, value: Json, spot: Spot, what: str) -> dict[str, Json]:
+        """A value as a mapping that has none but these keys; null is an empty one.
+
+        :raises TemplateError: if it is something else.
+        """
+        body = document.mapping(value, spot, what)
+        for key in body:
+            if key not in self.known and key not in self.foreign:
+                message = f"unknown key {show(key)} in {what}{self._hint(key)}"
+                raise document.error(message, spot.child(key))
+        return body
+
+    def _hint(self, key: str) -> str:
+        meant = hint(key, (*self.known, *self.foreign))
+        if "did you mean" not in meant:
+            return hint(key, self.known)
+        foreign = any(f"mean {name!r}" in meant for name in self.foreign)
+        return f"{meant} converge does not support that" if foreign else meant
+
+    def refuse_foreign(
+        self, document: Document, body: dict[str, Json], spot: Spot, what: str
+    ) -> None:
+        """Refuse what only Heat has.
+
+        :raises TemplateError: if there is such a key.
+        """
+        for key in body:
+            if key in self.foreign:
+                raise self.unsupported(document, key, spot.child(key), what)
+
+    def unsupported(self, document: Document, key: str, spot: Spot, what: str) -> TemplateError:
+        """An error, to be raised, about a key that only Heat has."""
+        known = ", ".join(self.known)
+        message = f"{what} has the key {show(key)}, which converge does not support; remove it"
+        return document.error(f"{message} (known: {known})", spot)
+
+
+TEMPLATE = Keys(
+    (
+        "heat_template_version",
+        "description",
+        "parameter_groups",
+        "parameters",
+        "resources",
+        "outputs",
+    ),
+    ("conditions",),
+)
+PARAMETER_GROUP = Keys(("label", "description", "parameters"))
+PARAMETER = Keys(
+    ("type", "default", "description", "constraints", "hidden", "label", "tags"), ("immutable",)
+)
+CONSTRAINT = Keys(
+    ("allowed_values", "range", "length", "allowed_pattern", "description"),
+    ("modulo", "custom_constraint"),
+)
+BOUNDS = Keys(("min", "max"))
+RESOURCE = Keys(
+    ("type", "properties", "depends_on", "replace"),
+    ("metadata", "update_policy", "deletion_policy", "condition", "external_id"),
+)
+OUTPUT = Keys(("description", "value"), ("condition",))
