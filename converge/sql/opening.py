@@ -34,12 +34,13 @@ def open_database(
         url or os.environ.get("CONVERGE_DB") or DEFAULT_URL, clock=clock, connections=connections
     )
     try:
-        if create_schema and not is_newest(database):
+        if not create_schema:
+            check_schema(database)
+        elif not is_newest(database):
             # alembic takes long to import
             from converge.sql.migrate import upgrade
 
             upgrade(database.url)
-        check_schema(database)
     except BaseException:
         database.close()
         raise
