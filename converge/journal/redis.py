@@ -25,8 +25,8 @@ from converge.errors import BadInput, Busy, NotFound, StaleLock, StoreError
 from converge.hiding import hide, hide_in, is_secret, learn, learn_options, show_place
 from converge.journal.backend import Backend, Hold, Record, ScopeInfo, StepStatus, Taken
 from converge.lease import Lease, Leases, Owner
-from converge.lease.process import is_gone
 from converge.model import make_mark
+from converge.process import is_gone
 
 LOG = logging.getLogger(__name__)
 

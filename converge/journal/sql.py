@@ -12,8 +12,8 @@ from converge.crash_points import Commit
 from converge.errors import Busy, Conflict, ConvergeError, NotFound
 from converge.journal.backend import FAILED, Backend, Hold, Record, ScopeInfo, StepStatus, Taken
 from converge.lease import Lease, RowLeases, RowOwner, check_lease, expire
-from converge.lease.process import is_gone
 from converge.model import make_mark
+from converge.process import is_gone
 from converge.sql import engines, scopes
 from converge.sql.database import Database, Transaction, repeatable
 from converge.sql.engines import EngineRow

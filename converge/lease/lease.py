@@ -19,8 +19,8 @@ from weakref import WeakSet, finalize
 
 from converge.crash_points import Commit
 from converge.errors import ConvergeError, StoreError
-from converge.lease.process import is_gone, process_identity
 from converge.model import make_mark
+from converge.process import is_gone, process_identity
 from converge.sql import engines
 from converge.sql.database import Database, Transaction, repeatable
 

@@ -16,7 +16,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from functools import cache
+
+from converge.process import boot_identity, stat_fields
 
 #: Seconds between two looks at a group that is to end.
 POLL = 0.05
@@ -46,7 +47,7 @@ class Record:
                 is_same = _identify(file.read()) == (pid, start)
         except (OSError, ValueError, IndexError):
             return None
-        return pid if is_same and system == get_system() else None
+        return pid if is_same and system == (boot_identity() or "") else None
 
     def remove(self, pid: int) -> None:
         """Remove the file, unless it tells another process."""
@@ -55,16 +56,6 @@ class Record:
                 told = _identify(file.read().partition("\n")[2])[0]
             if told == pid:
                 os.unlink(self.path)
-
-
-@cache
-def get_system() -> str:
-    """What tells this start of this host, and this container, from others."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
 
 
 def stop_group(group: int, has_ended: Callable[[], bool], grace: float) -> None:
@@ -89,17 +80,16 @@ def group_lives(group: int) -> bool:
     """Whether anything in a process group still runs."""
     # signal 0 would count the dead that nobody has reaped, the leader among them
     for path in glob.iglob("/proc/[0-9]*/stat"):
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            state, _, own = file.read().rpartition(b")")[2].split()[:3]
-            if int(own) == group and state not in (b"Z", b"X"):
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+            state, _, own = stat_fields(file.read())[:3]
+            if int(own) == group and state not in ("Z", "X"):
                 return True
     return False
 
 
 def _identify(line: str) -> tuple[int, str]:
     """A process's number and the time of its start, of its line in /proc."""
-    number, _, rest = line.partition(" ")
-    return int(number), rest.rpartition(")")[2].split()[19]
+    return int(line.partition(" ")[0]), stat_fields(line)[19]
 
 
 def _folder() -> str:

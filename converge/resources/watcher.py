@@ -14,7 +14,8 @@ import subprocess
 from collections.abc import Mapping
 from typing import IO
 
-from converge.resources.groups import Record, get_system
+from converge.process import boot_identity
+from converge.resources.groups import Record
 
 #: Waits for the end of the pipe, then kills the group whose number it read first.
 _WATCH = 'read -r group || exit 0; while read -r _; do :; done; kill -s KILL -- "-$group"'
@@ -63,7 +64,7 @@ class Watched:
                 os.close(reader)
             try:
                 self.process = subprocess.Popen(
-                    ["/bin/sh", "-c", _TELL, "/bin/sh", script, record.path, get_system()],
+                    ["/bin/sh", "-c", _TELL, "/bin/sh", script, record.path, boot_identity() or ""],
                     stdin=self._writer,
                     stdout=stdout,
                     stderr=stderr,

@@ -22,7 +22,7 @@ from sqlalchemy import event, text
 
 import converge
 from converge import crash_points
-from converge.lease.process import process_identity
+from converge.process import process_identity
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Die at each time that a point is reached, which takes some minutes.

@@ -18,8 +18,8 @@ import pytest
 import converge
 from converge import crash_points
 from converge.crash_points import Commit
-from converge.lease.process import is_gone
 from converge.model import EngineState
+from converge.process import is_gone
 from converge.testing import FakeClock
 from tests import backends
 from tests.crash.job import LATER, Job

@@ -12,7 +12,7 @@ from oslo_db.exception import DBDataError
 import converge
 from converge.engine.core import Session
 from converge.errors import BadInput, ConvergeError, StoreError
-from converge.lease.process import is_gone, process_identity
+from converge.process import is_gone, process_identity
 from converge.protocol import complete as completing
 from converge.protocol.decide import Outcome, Result, Work
 from converge.testing import FakeWorld, StepEngine

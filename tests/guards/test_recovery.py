@@ -13,8 +13,8 @@ from sqlalchemy import update
 
 import converge
 from converge.engine.core import Session
-from converge.lease.process import process_identity
 from converge.model import State, TraversalStatus
+from converge.process import process_identity
 from converge.protocol import recover
 from converge.sql import engines, schema, sync_points, transitions, traversals
 from converge.testing import FakeClock, FakeWorld, StepEngine

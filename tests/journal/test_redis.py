@@ -17,7 +17,7 @@ from converge.errors import BadInput, Busy, StaleLock, StoreError
 from converge.journal import Journal, Record
 from converge.journal.backend import StepStatus
 from converge.journal.redis import RedisBackend, _identity
-from converge.lease.process import process_identity
+from converge.process import process_identity
 from tests import backends
 
 LEASE = 3600.0

@@ -16,11 +16,11 @@ from converge import Machine, RetryPolicy, hiding
 from converge.crash_points import Commit
 from converge.errors import ConvergeError, StaleLock, StoreError
 from converge.lease import LEASE
-from converge.lease.process import process_identity
 from converge.machine import Action, Move
 from converge.machine.action import scope_name
 from converge.machine.actions import HAND_BACK
 from converge.machine.move import ActionFailed
+from converge.process import process_identity
 from converge.sql import engines, schema
 from converge.sql.database import Database, Transaction
 from tests.machine.place import Crash, Place

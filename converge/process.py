@@ -1,4 +1,4 @@
-"""Who a process is, so that others on its host can see that it is gone."""
+"""Who a process is, so that others on its host can see that it is gone, or still the same."""
 
 from __future__ import annotations
 
@@ -30,20 +30,32 @@ def is_gone(process: str) -> bool:
     return theirs == host and _started(int(pid)) != started
 
 
-def _host() -> str | None:
+def boot_identity() -> str | None:
+    """What tells this start of this host, and this container, from others; None where the system
+    does not tell."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        namespace = os.readlink("/proc/self/ns/pid")
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return None
-    return f"{platform.node()[:64]}/{boot}/{namespace}"
+
+
+def stat_fields(line: str) -> list[str]:
+    """The fields of a line of ``/proc/PID/stat`` behind the program's name, which may hold
+    anything: the first is the state, the third the process group, the twentieth the start."""
+    return line.rpartition(")")[2].split()
+
+
+def _host() -> str | None:
+    boot = boot_identity()
+    return None if boot is None else f"{platform.node()[:64]}/{boot}"
 
 
 def _started(pid: int) -> str | None:
     """The process's start in ticks since boot; None if there is no such process."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    after_name = fields.rpartition(")")[2].split()
-    return None if after_name[0] in ("Z", "X") else after_name[19]
+    fields = stat_fields(line)
+    return None if fields[0] in ("Z", "X") else fields[19]
