@@ -438,6 +438,8 @@ class Run:
         with self._claiming:
             self._hungry = False
             self._workers.take_queued()
+            # this thread may see the loss before the one that tells of it
+            self._interrupt_all(LOST)
             for job in self._workers.all():
                 self._workers.abandon(job)
         if self._stopping.is_set():

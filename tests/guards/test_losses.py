@@ -130,6 +130,28 @@ def test_what_an_engine_runs_is_told_when_the_lease_is_lost_and_what_waits_is_dr
     assert counted.told.wait(WAIT)
 
 
+def test_what_an_engine_runs_is_told_also_if_it_begins_anew_before_that(
+    real: converge.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = start(real)
+    counted = Counted(waits=True)
+    losing = Losing(real, counted, monkeypatch)
+    with losing.engine as engine:
+        assert counted.began.wait(WAIT)
+        assert engine._run is not None
+        lease = engine._run._tenure.lease
+        on_loss = lease._on_loss
+
+        def late() -> None:
+            assert counted.go.wait(WAIT)
+            on_loss()
+
+        monkeypatch.setattr(lease, "_on_loss", late)
+        lease.lose()
+        losing.end(stack)
+    assert counted.told.wait(WAIT)
+
+
 def test_a_worker_looks_at_the_time_before_it_begins(
     real: converge.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
