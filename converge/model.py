@@ -74,7 +74,7 @@ class Kind(StrEnum):
     STACK = "stack"
 
 
-class State(StrEnum):
+class NodeState(StrEnum):
     """The state of a sync point."""
 
     WAITING = "WAITING"
@@ -96,19 +96,26 @@ class OnFailure(StrEnum):
 
 
 #: Allowed moves of a sync point. A row that is not in a source state is not moved.
-SYNC_POINT_MOVES: Mapping[State, frozenset[State]] = {
+SYNC_POINT_MOVES: Mapping[NodeState, frozenset[NodeState]] = {
     # to READY: its last predecessor arrived; to SKIPPED: the traversal was halted
-    State.WAITING: frozenset({State.READY, State.SKIPPED}),
-    State.READY: frozenset({State.RUNNING, State.BLOCKED, State.SKIPPED}),
+    NodeState.WAITING: frozenset({NodeState.READY, NodeState.SKIPPED}),
+    NodeState.READY: frozenset({NodeState.RUNNING, NodeState.BLOCKED, NodeState.SKIPPED}),
     # to READY: a retry, or its engine died; to WAITING: a stack node that found work still running
-    State.RUNNING: frozenset(
-        {State.DONE, State.FAILED, State.SKIPPED, State.READY, State.WAITING, State.SUPERSEDED}
+    NodeState.RUNNING: frozenset(
+        {
+            NodeState.DONE,
+            NodeState.FAILED,
+            NodeState.SKIPPED,
+            NodeState.READY,
+            NodeState.WAITING,
+            NodeState.SUPERSEDED,
+        }
     ),
-    State.BLOCKED: frozenset({State.READY, State.SKIPPED}),
-    State.DONE: frozenset(),
-    State.FAILED: frozenset(),
-    State.SKIPPED: frozenset(),
-    State.SUPERSEDED: frozenset(),
+    NodeState.BLOCKED: frozenset({NodeState.READY, NodeState.SKIPPED}),
+    NodeState.DONE: frozenset(),
+    NodeState.FAILED: frozenset(),
+    NodeState.SKIPPED: frozenset(),
+    NodeState.SUPERSEDED: frozenset(),
 }
 
 #: Allowed moves of a traversal.
@@ -173,7 +180,7 @@ class Replacing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Definition:
+class ResourceDefinition:
     """The desired state of one resource: parameters filled in, references to others still open.
 
     :ivar type: the name of its resource type.

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from converge.crash_points import Commit
-from converge.engine.core import Session
+from converge.engine.core import EngineCore
 from converge.errors import Replace
 from converge.model import Json, Kind, Physical, Replacing, make_mark
-from converge.protocol.decide import Outcome, Result, Step, Work
+from converge.protocol.decide import Operation, Outcome, Result, Work
 from converge.resources.resource_type import Context, ResourceType, check_types
 from converge.retry import RetryPolicy
 from converge.sql import engines
@@ -213,9 +213,9 @@ class StepEngine:
         self.types = types
         self.clock = clock
         self.lease = lease
-        self.session = self._register()
+        self.core = self._register()
 
-    def _register(self) -> Session:
+    def _register(self) -> EngineCore:
         database = self.store.database
         mark = make_mark()
         engine_id = database.transact(
@@ -224,34 +224,34 @@ class StepEngine:
             ),
             Commit.REGISTER,
         )
-        return Session(database, engine_id, self.types, mark)
+        return EngineCore(database, engine_id, self.types, mark)
 
     @property
     def id(self) -> int:
         """Its id in the database."""
-        return self.session.engine_id
+        return self.core.engine_id
 
     def renew(self) -> bool:
         """Renew the lease. False: it has run out."""
         return self.store.database.transact(
-            lambda tx: engines.renew_lease(tx, self.id, self.session.mark), Commit.RENEW
+            lambda tx: engines.renew_lease(tx, self.id, self.core.mark), Commit.RENEW
         )
 
     def claim(self, limit: int = 1) -> list[Work]:
         """Claim nodes and do nothing with them yet."""
-        return self.session.turn([], limit)
+        return self.core.turn([], limit)
 
     def call(self, work: Work) -> Outcome:
         """Call the handler of a claimed work, without writing what came of it."""
-        if work.decision.step is Step.FINISH:
+        if work.decision.operation is Operation.FINISH:
             return Outcome(work, Result.DONE)
-        return self.session.run(work, self.session.context(work))
+        return self.core.call_handler(work, self.core.context(work))
 
     def write(self, *outcomes: Outcome) -> None:
         """Write outcomes; a replacement that one asks for is brought about as well."""
         todo = list(outcomes)
         while todo:
-            todo = [self.call(work) for work in self.session.turn(todo, 0)]
+            todo = [self.call(work) for work in self.core.turn(todo, 0)]
 
     def step(self) -> str | None:
         """Do one node.

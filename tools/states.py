@@ -33,7 +33,7 @@ class Cycle(NamedTuple):
 CYCLES: Mapping[str, Cycle] = {
     "stack": Cycle("a stack", model.Status.IN_PROGRESS, model.STACK_MOVES),
     "traversal": Cycle("a traversal", model.TraversalStatus.RUNNING, model.TRAVERSAL_MOVES),
-    "sync_point": Cycle("a node", model.State.WAITING, model.SYNC_POINT_MOVES),
+    "sync_point": Cycle("a node", model.NodeState.WAITING, model.SYNC_POINT_MOVES),
     "engine": Cycle("an engine", model.EngineState.ALIVE, model.ENGINE_MOVES),
 }
 

@@ -2,7 +2,7 @@
 
 ``engine`` is the face; ``run`` is one life of it, from start to stop; ``core`` deals with the
 database under one id; ``tenure`` is what it has under one lease; ``workers`` call handlers; and
-``in_flight`` keeps outcomes on their way into the database.
+``outbox`` keeps outcomes on their way into the database.
 """
 
 from converge.engine.engine import Engine

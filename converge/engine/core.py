@@ -11,21 +11,21 @@ from typing import Any, TypeVar
 
 from converge import crash_points
 from converge.crash_points import Commit
-from converge.engine.in_flight import Outbox, stack_of
+from converge.engine.outbox import Outbox, stack_of
 from converge.errors import Cancelled, StaleLock, StoreError
 from converge.hiding import Secrets
 from converge.journal import Scope, node_scope
 from converge.protocol.call import (
+    call_handler,
     check_physical_id,
     failed_attempt,
     failure,
-    go_over,
     make_context,
-    run,
+    mask_outcome,
 )
 from converge.protocol.claim import claim, is_suspect
 from converge.protocol.complete import complete
-from converge.protocol.decide import HANDLED, Outcome, Result, Step, Work
+from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work
 from converge.protocol.finish import finish
 from converge.protocol.halt import complete_failure, halts
 from converge.protocol.recover import release_engine
@@ -48,7 +48,7 @@ FAILURES = logging.getLogger("converge.failures")
 _KNOWN = 1000
 
 
-class Session:
+class EngineCore:
     """:param engine_id: the engine's id, which fences all it writes.
     :param types: its resource types by name.
     :param mark: of its registration.
@@ -87,7 +87,7 @@ class Session:
         """
         self.outbox.put(outcomes)
         try:
-            self._go_over()
+            self._mask_outcomes()
             self._look_at_locked()
             self._write_free(limit)
         except StoreError:
@@ -173,14 +173,14 @@ class Session:
 
     # -- writing
 
-    def _go_over(self) -> None:
+    def _mask_outcomes(self) -> None:
         """Have outcomes say nothing that is secret, and tell the log."""
         for outcome in self.outbox.all():
             if outcome.raw:
-                self._go_over_one(outcome)
+                self._mask_outcome(outcome)
 
-    def _go_over_one(self, outcome: Outcome) -> None:
-        go_over(outcome, self._secrets_of(outcome.work.traversal))
+    def _mask_outcome(self, outcome: Outcome) -> None:
+        mask_outcome(outcome, self._secrets_of(outcome.work.traversal))
         traceback = outcome.values.get("traceback")
         if traceback is None:
             return
@@ -190,7 +190,7 @@ class Session:
             logging.ERROR if is_last else logging.WARNING,
             "stack %r: %s of resource %r failed%s: %s\n%s",
             work.traversal.stack,
-            work.decision.step,
+            work.decision.operation,
             None if work.row is None else work.row.name,
             "" if is_last else f", and is tried again in {outcome.wait:g} s",
             outcome.reason,
@@ -229,7 +229,7 @@ class Session:
 
     def _write_alone(self, outcome: Outcome) -> None:
         try:
-            if outcome.work.decision.step is Step.FINISH:
+            if outcome.work.decision.operation is Operation.FINISH:
                 self._guarded(lambda tx: finish(tx, self.engine_id, outcome.work), Commit.FINISH)
             elif outcome.result is Result.REPLACE:
                 self._replace(outcome)
@@ -299,7 +299,7 @@ class Session:
                 self.outbox.remove([outcome])
                 instead = failure(outcome.work, reason)
                 self.outbox.put([instead])
-                self._go_over_one(instead)
+                self._mask_outcome(instead)
                 self._write_alone(instead)
 
     def _write(self, outcome: Outcome) -> None:
@@ -312,7 +312,7 @@ class Session:
 
     def _replace(self, outcome: Outcome) -> None:
         work = outcome.work
-        commit = Commit.CLEAR if work.decision.step is Step.DELETE else Commit.REPLACE
+        commit = Commit.CLEAR if work.decision.operation is Operation.DELETE else Commit.REPLACE
         made = self._guarded(lambda tx: replace(tx, self.engine_id, work, outcome.then), commit)
         if isinstance(made, Work):
             self._works.append(made)
@@ -337,7 +337,7 @@ class Session:
             work = outcome.work
             LOG.warning(
                 "refused: %s of %r in traversal %s is not engine %s's work any more",
-                work.decision.step,
+                work.decision.operation,
                 None if work.row is None else work.row.name,
                 work.traversal.id,
                 self.engine_id,
@@ -347,16 +347,16 @@ class Session:
 
     def context(self, work: Work) -> Context | None:
         """The context of a work's handler; None where no handler is called."""
-        if work.decision.step not in HANDLED:
+        if work.decision.operation not in HANDLED:
             return None
         row = work.row
         assert row is not None
 
         def record(physical_id: str | None) -> None:
-            if physical_id is not None or work.decision.step is not Step.CREATE:
+            if physical_id is not None or work.decision.operation is not Operation.CREATE:
                 check_physical_id(physical_id)
             values: dict[str, Any] = {"physical_id": physical_id}
-            if work.decision.step is Step.CREATE:
+            if work.decision.operation is Operation.CREATE:
                 values["properties"] = dict(work.decision.properties)
             self.database.transact(
                 lambda tx: resources.write_locked(
@@ -387,32 +387,32 @@ class Session:
         context = make_context(work, record, self.types[work.type_name].timeout, journal)
         return context
 
-    def run(self, work: Work, context: Context | None) -> Outcome:
+    def call_handler(self, work: Work, context: Context | None) -> Outcome:
         """Call the work's handler, in no transaction."""
         if context is None:
-            return run(work, self.types, None)
+            return call_handler(work, self.types, None)
         crash_points.hit(crash_points.BEFORE_CALL)
-        outcome = run(work, self.types, context, self.database)
+        outcome = call_handler(work, self.types, context, self.database)
         outcome.stepped = context.has_journal
         crash_points.hit(crash_points.AFTER_CALL)
         return outcome
 
     def timed_out(self, work: Work, seconds: float) -> Outcome:
         """The outcome of a handler that did not come back in time."""
-        reason = f"{work.decision.step} timed out after {seconds:g} s"
+        reason = f"{work.decision.operation} timed out after {seconds:g} s"
         policy = self.types[work.type_name].retry
         return failed_attempt(work, policy, reason, TimeoutError(reason))
 
     def given_up(self, work: Work, seconds: float) -> Outcome:
         """The outcome of a handler that did not obey a cancel."""
-        reason = f"{work.decision.step} did not stop within {seconds:g} s of being cancelled"
+        reason = f"{work.decision.operation} did not stop within {seconds:g} s of being cancelled"
         return failure(work, reason)
 
 
 def _needs_its_own(outcome: Outcome) -> bool:
     """Whether an outcome is written in a transaction of its own."""
     return (
-        outcome.work.decision.step is Step.FINISH
+        outcome.work.decision.operation is Operation.FINISH
         or outcome.result is Result.REPLACE
         or halts(outcome)
     )

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from converge.crash_points import Commit
-from converge.engine.core import Session
+from converge.engine.core import EngineCore
 from converge.engine.tenure import Tenure
 from converge.engine.workers import Job, Workers
 from converge.errors import StaleLock, StoreError
 from converge.lease import Lease, RowLeases, now
 from converge.protocol.call import failure
-from converge.protocol.decide import Outcome, Result, Step, Work
+from converge.protocol.decide import Operation, Outcome, Result, Work
 from converge.protocol.recover import Sweeper, leave
 from converge.resources.resource_type import ResourceType
 from converge.sql import engines, sync_points, traversals
@@ -185,8 +185,8 @@ class Run:
         if tenure.is_over:
             self._begin_anew()
             return self._stopping.is_set()
-        session = tenure.session
-        outcomes = self._collect(tenure, wait=not session.outbox.free())
+        core = tenure.core
+        outcomes = self._collect(tenure, wait=not core.outbox.free())
         if tenure.is_over:
             # what a handler came to because of that is no failure of its own
             return False
@@ -200,15 +200,15 @@ class Run:
                 outcomes += self._give_up(tenure)
         for outcome in outcomes:
             tenure.put_down(outcome.work)
-        busy = bool(outcomes) or bool(session.outbox)
-        ends = any(outcome.work.decision.step is Step.FINISH for outcome in outcomes)
+        busy = bool(outcomes) or bool(core.outbox)
+        ends = any(outcome.work.decision.operation is Operation.FINISH for outcome in outcomes)
         limit = 0 if stopping or self._hungry else self._room(len(outcomes))
         try:
             # in this round already: it may fail
-            session.outbox.put(outcomes)
-            if session.doubtful or self._compare.is_set() or self._breaks != self._database.breaks:
+            core.outbox.put(outcomes)
+            if core.doubtful or self._compare.is_set() or self._breaks != self._database.breaks:
                 self._reconcile(tenure)
-            works = session.turn((), limit)
+            works = core.turn((), limit)
         except StaleLock:
             # the database forgot that this engine is there
             tenure.lease.lose()
@@ -228,7 +228,7 @@ class Run:
         if self._hungry:
             self._more.set()
         idle = not works and not self._workers and self._finished.empty()
-        if stopping and idle and (self._hand_back.is_set() or not session.outbox):
+        if stopping and idle and (self._hand_back.is_set() or not core.outbox):
             self._leave(tenure)
             return True
         if not busy and idle:
@@ -238,7 +238,7 @@ class Run:
     def _collect(self, tenure: Tenure, *, wait: bool) -> list[Outcome]:
         """Take what workers finished; wait for something to do if there is nothing."""
         outcomes: list[Outcome] = []
-        timeout = min(self.poll, LOOK) if tenure.session.outbox else self.poll
+        timeout = min(self.poll, LOOK) if tenure.core.outbox else self.poll
         while True:
             try:
                 finished = self._finished.get(block=wait, timeout=timeout if wait else None)
@@ -262,13 +262,13 @@ class Run:
         with self._claiming:
             self._compare.clear()
             breaks = self._database.breaks
-            forgotten = tenure.session.reconcile(tenure.in_hand())
+            forgotten = tenure.core.reconcile(tenure.in_hand())
             self._breaks = breaks
             for work in forgotten:
                 LOG.warning(
                     "engine %s: the database has forgotten that it took %s of traversal %s",
                     tenure.lease.id,
-                    work.decision.step,
+                    work.decision.operation,
                     work.traversal.id,
                 )
                 tenure.put_down(work)
@@ -292,7 +292,7 @@ class Run:
                 if limit < max(1, window // 4 if window > 4 * self._most else 1):
                     continue
                 try:
-                    works = tenure.session.claim(limit)
+                    works = tenure.core.claim(limit)
                 except Exception as error:
                     # the turning thread claims again, and meets what is more than a hiccup
                     LOG.warning("%s; trying again", error)
@@ -318,15 +318,15 @@ class Run:
 
     def _take_on(self, tenure: Tenure, works: list[Work]) -> None:
         """Give works to the workers, or settle them here if they need no handler."""
-        session = tenure.session
+        core = tenure.core
         for work in works:
             tenure.take(work)
-            if work.decision.step is Step.FINISH:
+            if work.decision.operation is Operation.FINISH:
                 self._finished.put(Finished(tenure, None, Outcome(work, Result.DONE)))
                 continue
-            context = session.context(work)
+            context = core.context(work)
             if context is None:
-                self._finished.put(Finished(tenure, None, session.run(work, None)))
+                self._finished.put(Finished(tenure, None, core.call_handler(work, None)))
                 continue
             job = Job(work, context, tenure)
             if tenure.is_over:
@@ -342,7 +342,7 @@ class Run:
             return
         assert job.started is not None
         try:
-            outcome = tenure.session.run(job.work, job.context)
+            outcome = tenure.core.call_handler(job.work, job.context)
         except BaseException as error:
             LOG.exception("engine %s: a handler got out of hand", tenure.lease.id)
             outcome = failure(job.work, f"got out of hand: {type(error).__name__}")
@@ -361,9 +361,9 @@ class Run:
                 self._workers.abandon(job)
                 limit = job.context.timeout
                 if limit is not None and at - job.started > limit:
-                    outcomes.append(tenure.session.timed_out(job.work, limit))
+                    outcomes.append(tenure.core.timed_out(job.work, limit))
                 else:
-                    outcomes.append(tenure.session.given_up(job.work, GRACE))
+                    outcomes.append(tenure.core.given_up(job.work, GRACE))
         if slow:
             self._seconds = max(self._seconds, AHEAD)
             if len(self._workers) > self._most:
@@ -421,7 +421,7 @@ class Run:
         """Register."""
         lease = Lease(self._leases, self._lose)
         threading.Thread(target=lease.keep, name="converge-lease", daemon=True).start()
-        return Tenure(lease, Session(self._database, lease.id, self.types, lease.mark))
+        return Tenure(lease, EngineCore(self._database, lease.id, self.types, lease.mark))
 
     def _lose(self) -> None:
         """The lease is gone or about to go: stop what runs, before another engine starts it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from converge.engine.core import Session
+from converge.engine.core import EngineCore
 from converge.lease import Lease
 from converge.protocol.decide import Work
 
@@ -10,9 +10,9 @@ from converge.protocol.decide import Work
 class Tenure:
     """What an engine has under one lease. After its loss there is another, with nothing of it."""
 
-    def __init__(self, lease: Lease, session: Session) -> None:
+    def __init__(self, lease: Lease, core: EngineCore) -> None:
         self.lease = lease
-        self.session = session
+        self.core = core
         # by identity: of a node that was claimed, forgotten, and claimed again there are two
         self._hand: dict[int, Work] = {}
 

@@ -8,7 +8,7 @@ from typing import Any
 from converge.errors import BadInput, NotFound, UnresolvedReference
 from converge.graph import Graph
 from converge.hiding import Secrets
-from converge.model import Action, Json, Physical, State, Status, TraversalStatus
+from converge.model import Action, Json, NodeState, Physical, Status, TraversalStatus
 from converge.protocol.secrets import read_secrets
 from converge.sql import engines, resources, stacks, templates, traversals
 from converge.sql import events as event_rows
@@ -166,7 +166,7 @@ def running(tx: Transaction, name: str) -> list[dict[str, Any]]:
             "since_seconds": max(0.0, one.since),
         }
         for one in held_nodes.list_held(tx, row.traversal_id, limit=1000)[0]
-        if one.state is State.RUNNING and one.resource is not None
+        if one.state is NodeState.RUNNING and one.resource is not None
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from converge.errors import NotFound, did_you_mean
 from converge.inspection.views import current_versions, shown_status
-from converge.model import Kind, State, Status
+from converge.model import Kind, NodeState, Status
 from converge.sql import engines, held, resources, stacks, templates, traversals
 from converge.sql import events as event_rows
 from converge.sql.database import Transaction
@@ -71,13 +71,15 @@ def _why_waiting(
         shown = [one for one in shown if one.kind is Kind.UPDATE] or shown
     else:
         # the stack's own node waits for all the others
-        shown = [one for one in shown if one.kind is not Kind.STACK or one.state != State.WAITING]
+        shown = [
+            one for one in shown if one.kind is not Kind.STACK or one.state != NodeState.WAITING
+        ]
     known = Known(tx, shown)
     answers = []
     if resource is None:
         answers += _why_stopping(tx, row, traversal_id)
     for one in shown:
-        if one.state is State.WAITING:
+        if one.state is NodeState.WAITING:
             answers.append(_why_node_waits(tx, one))
         else:
             answers.append(known.answer(one))
@@ -88,7 +90,7 @@ def _why_waiting(
     return answers + _and_more(row.name, more)
 
 
-_OVER = (State.DONE, State.FAILED, State.SKIPPED)
+_OVER = (NodeState.DONE, NodeState.FAILED, NodeState.SKIPPED)
 
 
 def _why_stopping(tx: Transaction, row: StackRow, traversal_id: int) -> list[Answer]:
@@ -107,7 +109,7 @@ def _why_node_waits(tx: Transaction, one: HeldNode) -> Answer:
     direct = [other for other in found if other.direct]
     # what it waits for itself comes first
     ends = sorted(
-        (other for other in found if other.state is not State.WAITING),
+        (other for other in found if other.state is not NodeState.WAITING),
         key=lambda other: not other.direct,
     )
     causes = held.list_nodes(tx, one.traversal_id, (end.node for end in ends[:_NAMED]))
@@ -115,7 +117,7 @@ def _why_node_waits(tx: Transaction, one: HeldNode) -> Answer:
     known = Known(tx, causes)
     message = f"{_what(one)} waits for {_names(direct)}"
     simple = len(direct) == len(ends) == 1 and ends[0].direct
-    if simple and causes[0].state is State.RUNNING:
+    if simple and causes[0].state is NodeState.RUNNING:
         message += f", which {known.holder_of(causes[0])}"
     else:
         message += "".join(f"; {known.message(cause)}" for cause in causes)
@@ -126,7 +128,7 @@ def _why_node_waits(tx: Transaction, one: HeldNode) -> Answer:
     )
     answer["waits_for"] = [other.resource for other in direct]
     for cause in causes:
-        if cause.state in (State.RUNNING, State.BLOCKED):
+        if cause.state in (NodeState.RUNNING, NodeState.BLOCKED):
             answer |= known.facts(cause)
             break
     return answer
@@ -217,7 +219,7 @@ def _why_overdue(one: held.Overdue) -> Answer:
         if one.halted is None
         else f"; it will be {one.halted} when what runs has ended"
     )
-    return _answer(one.stack, one.traversal_id, None, State.RUNNING, message, reason=one.reason)
+    return _answer(one.stack, one.traversal_id, None, NodeState.RUNNING, message, reason=one.reason)
 
 
 # One node in words
@@ -231,13 +233,13 @@ class Known:
 
     def __init__(self, tx: Transaction, nodes: Iterable[HeldNode], alive: int | None = None):
         nodes = list(nodes)
-        blocked = (one.resource_id or 0 for one in nodes if one.state is State.BLOCKED)
+        blocked = (one.resource_id or 0 for one in nodes if one.state is NodeState.BLOCKED)
         self._workers = held.list_workers(tx, blocked)
         told = [*nodes, *self._workers.values()]
         ids = {engine for one in told for engine in (one.engine_id, one.holder) if engine}
         self._engines: Mapping[int, EngineRow] = engines.get_engines(tx, ids)
         self._now = held.read_clock(tx)
-        if alive is None and any(one.state is State.READY for one in nodes):
+        if alive is None and any(one.state is NodeState.READY for one in nodes):
             alive = held.count_alive(tx)
         self._alive = alive or 0
 
@@ -247,21 +249,21 @@ class Known:
         answer = _answer(
             one.stack, one.traversal_id, one.resource, one.state, message, one.kind, one.reason
         )
-        if one.state in (State.RUNNING, State.READY):
+        if one.state in (NodeState.RUNNING, NodeState.READY):
             answer |= {"attempt": one.attempt, "deaths": one.deaths}
             if one.max_attempts is not None:
                 answer["max_attempts"] = max(0, one.max_attempts - one.deaths)
-        if one.state is State.READY:
+        if one.state is NodeState.READY:
             answer["ready_in_seconds"] = one.wait
         return answer | self.facts(one)
 
     def facts(self, one: HeldNode) -> Answer:
         """The engine that holds it, or what blocks it."""
-        if one.state is State.BLOCKED:
+        if one.state is NodeState.BLOCKED:
             other = self._workers.get(one.resource_id or 0)
             if other is not None:
                 return {"blocked_by": other.traversal_id, **self.facts(other)}
-        engine_id = one.holder if one.state is State.BLOCKED else one.engine_id
+        engine_id = one.holder if one.state is NodeState.BLOCKED else one.engine_id
         if not engine_id:
             return {}
         facts: Answer = {"engine": engine_id}
@@ -275,20 +277,20 @@ class Known:
     def message(self, one: HeldNode) -> str:
         """What a node does or waits for, as a sentence."""
         what = _what(one)
-        if one.state in (State.RUNNING, State.SUPERSEDED):
+        if one.state in (NodeState.RUNNING, NodeState.SUPERSEDED):
             held_for = f"for {_span(one.since)}, attempt {one.attempt}"
             engine, lease = self._engine(one.engine_id), self._lease(one.engine_id)
             message = f"{what} is held by {engine} ({held_for}){lease}"
-        elif one.state is State.READY and one.wait > 0:
+        elif one.state is NodeState.READY and one.wait > 0:
             message = f"{what} is tried again in {_span(one.wait)}{_retry(one)}"
-        elif one.state is State.READY:
+        elif one.state is NodeState.READY:
             message = f"{what} has been ready for {_span(-one.wait)} and waits for an engine"
             message += f"; {self._alive or 'none'} {'is' if self._alive < 2 else 'are'} alive"
-        elif one.state is State.BLOCKED:
+        elif one.state is NodeState.BLOCKED:
             message = f"{what} is blocked{self._blocked_by(one)}"
-        elif one.state is State.FAILED:
+        elif one.state is NodeState.FAILED:
             return f"{what} failed" + (f": {one.reason}" if one.reason else "")
-        elif one.state is State.SKIPPED:
+        elif one.state is NodeState.SKIPPED:
             return f"{what} is skipped: the traversal is being stopped, or what it requires failed"
         else:
             return f"{what} is {one.state.lower()}"
@@ -335,7 +337,9 @@ def _what(one: HeldNode) -> str:
     if one.kind is Kind.CLEANUP:
         what = f"the cleanup of {what}"
     return (
-        f"the superseded {one.kind} of {one.resource!r}" if one.state is State.SUPERSEDED else what
+        f"the superseded {one.kind} of {one.resource!r}"
+        if one.state is NodeState.SUPERSEDED
+        else what
     )
 
 

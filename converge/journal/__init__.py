@@ -103,7 +103,7 @@ class Journal:
         finally:
             # what had come to its end has not begun again by being looked at
             finished = ended or (taken.finished and not ledger.written)
-            self.backend.release(taken.hold, finished=finished)
+            self.backend.release(taken.lock, finished=finished)
 
     def _take(self, name: str, wait: float) -> Any:
         if wait:
@@ -180,12 +180,12 @@ def node_scope(
 ) -> Scope:
     """The scope of a node's work on a resource that an engine has locked.
 
-    :param keys_in: as in :func:`held_scope`.
+    :param keys_in: as in :func:`guarded_scope`.
     :raises StaleLock: it has not, any more.
     """
     from converge.sql import resources
 
-    return held_scope(
+    return guarded_scope(
         database,
         name,
         engine_id,
@@ -196,26 +196,26 @@ def node_scope(
     )
 
 
-def held_scope(
+def guarded_scope(
     database: Database,
     name: str,
     engine_id: int,
-    hold: Callable[[Transaction], object],
+    guard: Callable[[Transaction], object],
     sleep: Callable[[float], None] = time.sleep,
     resource_id: int | None = None,
     keys_in: UUID = KEYS,
 ) -> Scope:
-    """The scope of work that an engine has locked otherwise.
+    """The scope of work that another lock guards.
 
-    :param hold: keeps others from that lock until the transaction ends.
+    :param guard: locks that lock's row until the transaction ends.
     :param resource_id: that the work is about.
     :param keys_in: the name space of its idempotency keys, where its name can come again for other
         work.
     :raises StaleLock: it has not, any more.
     """
-    from converge.journal.sql import HeldBackend
+    from converge.journal.sql import GuardedBackend
 
-    backend = HeldBackend(database, engine_id, hold, resource_id)
+    backend = GuardedBackend(database, engine_id, guard, resource_id)
     return Scope(_Ledger(backend, name, backend.take(name), sleep, keys_in))
 
 

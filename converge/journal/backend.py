@@ -57,7 +57,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class ScopeLock:
     """The lock on a scope.
 
     :ivar scope: its key in the backend.
@@ -77,7 +77,7 @@ class Hold:
 class Taken:
     """A scope that was taken, with what is recorded of it, by number."""
 
-    hold: Hold
+    lock: ScopeLock
     finished: bool = False
     records: list[Record] = field(default_factory=list)
 
@@ -123,7 +123,7 @@ class Backend(ABC):
 
     @abstractmethod
     def write(
-        self, hold: Hold, record: Record, transaction: Any = None, *, replaces: bool = False
+        self, lock: ScopeLock, record: Record, transaction: Any = None, *, replaces: bool = False
     ) -> None:
         """Write a step's record.
 
@@ -135,7 +135,7 @@ class Backend(ABC):
 
     @abstractmethod
     def advance(
-        self, hold: Hold, name: str, position: int, value: str, transaction: Any = None
+        self, lock: ScopeLock, name: str, position: int, value: str, transaction: Any = None
     ) -> None:
         """Note that an ``each`` has come to a position, which is beyond the one recorded.
 
@@ -144,7 +144,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def release(self, hold: Hold, *, finished: bool) -> None:
+    def release(self, lock: ScopeLock, *, finished: bool) -> None:
         """Let go of a scope; nothing happens if the hold was lost.
 
         :param finished: it has come to its end.

@@ -104,7 +104,7 @@ class Progress(ABC):
             return
         ledger, path = self._ledger, self._record.name
         text = self._text(position)
-        ledger.backend.advance(ledger.taken.hold, path, position, text, transaction)
+        ledger.backend.advance(ledger.taken.lock, path, position, text, transaction)
         ledger.records[path] = replace(ledger.records[path], position=position, value=text)
         self._recorded = position
 

@@ -10,7 +10,15 @@ from typing import Any
 
 from converge.errors import BadInput, Busy, NotFound, StaleLock
 from converge.hiding import show_place
-from converge.journal.backend import FAILED, Backend, Hold, Record, ScopeInfo, StepStatus, Taken
+from converge.journal.backend import (
+    FAILED,
+    Backend,
+    Record,
+    ScopeInfo,
+    ScopeLock,
+    StepStatus,
+    Taken,
+)
 
 
 @dataclass(slots=True)
@@ -74,10 +82,10 @@ class MemoryBackend(Backend):
         ends = self._memory.owners.get(owner or 0, 0.0)
         return owner is not None and ends > self._memory.clock()
 
-    def _held(self, hold: Hold) -> _Scope:
-        scope = self._memory.scopes.get(hold.scope)
-        if scope is None or (scope.owner, scope.epoch) != (hold.owner, hold.epoch):
-            raise StaleLock(f"scope {hold.scope!r} is not held by this caller any more")
+    def _locked(self, lock: ScopeLock) -> _Scope:
+        scope = self._memory.scopes.get(lock.scope)
+        if scope is None or (scope.owner, scope.epoch) != (lock.owner, lock.epoch):
+            raise StaleLock(f"scope {lock.scope!r} is not held by this caller any more")
         return scope
 
     def take(self, name: str) -> Taken:
@@ -91,28 +99,28 @@ class MemoryBackend(Backend):
             scope.updated = now
             records = sorted(scope.records.values(), key=lambda one: (one.number, one.name))
             return Taken(
-                Hold(name, self._owner, scope.epoch),
+                ScopeLock(name, self._owner, scope.epoch),
                 scope.finished is not None,
                 [_as_read(record, now) for record in records],
             )
 
     def write(
-        self, hold: Hold, record: Record, transaction: Any = None, *, replaces: bool = False
+        self, lock: ScopeLock, record: Record, transaction: Any = None, *, replaces: bool = False
     ) -> None:
         _refuse(transaction)
         with self._memory.lock:
             now = self._renew()
-            scope = self._held(hold)
+            scope = self._locked(lock)
             scope.records[record.name] = replace(record, at=now)
             scope.updated = now
 
     def advance(
-        self, hold: Hold, name: str, position: int, value: str, transaction: Any = None
+        self, lock: ScopeLock, name: str, position: int, value: str, transaction: Any = None
     ) -> None:
         _refuse(transaction)
         with self._memory.lock:
             now = self._renew()
-            scope = self._held(hold)
+            scope = self._locked(lock)
             record = scope.records.get(name)
             if (
                 record is None
@@ -123,11 +131,11 @@ class MemoryBackend(Backend):
             scope.records[name] = replace(record, position=position, value=value, at=now)
             scope.updated = now
 
-    def release(self, hold: Hold, *, finished: bool) -> None:
+    def release(self, lock: ScopeLock, *, finished: bool) -> None:
         with self._memory.lock:
             now = self._renew()
             try:
-                scope = self._held(hold)
+                scope = self._locked(lock)
             except StaleLock:
                 return
             scope.owner = None

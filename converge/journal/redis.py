@@ -23,7 +23,7 @@ from typing import Any
 
 from converge.errors import BadInput, Busy, NotFound, StaleLock, StoreError
 from converge.hiding import hide, hide_in, is_secret, learn, learn_options, show_place
-from converge.journal.backend import Backend, Hold, Record, ScopeInfo, StepStatus, Taken
+from converge.journal.backend import Backend, Record, ScopeInfo, ScopeLock, StepStatus, Taken
 from converge.lease import Lease, Leases, Owner
 from converge.model import make_mark
 from converge.process import is_gone
@@ -392,16 +392,16 @@ class RedisBackend(Backend):
                 self._call("leave", holder, identity)
             else:
                 epoch, finished, time, steps = found
-                hold = Hold(name, owner, int(epoch), mark)
-                return Taken(hold, finished != "", _records(steps, float(time)))
+                lock = ScopeLock(name, owner, int(epoch), mark)
+                return Taken(lock, finished != "", _records(steps, float(time)))
 
     def write(
-        self, hold: Hold, record: Record, transaction: Any = None, *, replaces: bool = False
+        self, lock: ScopeLock, record: Record, transaction: Any = None, *, replaces: bool = False
     ) -> None:
         _refuse(transaction)
         done = self._call(
             "write",
-            *self._held(hold),
+            *self._arguments(lock),
             record.name,
             record.value,
             record.number,
@@ -415,22 +415,22 @@ class RedisBackend(Backend):
             raise StaleLock(f"step {record.name!r}: the scope is not held by this caller any more")
 
     def advance(
-        self, hold: Hold, name: str, position: int, value: str, transaction: Any = None
+        self, lock: ScopeLock, name: str, position: int, value: str, transaction: Any = None
     ) -> None:
         _refuse(transaction)
         mark = uuid.uuid4().hex
-        if not self._call("advance", *self._held(hold), name, position, value, mark):
+        if not self._call("advance", *self._arguments(lock), name, position, value, mark):
             raise StaleLock(
                 f"each {name!r}: the scope is not held by this caller any more, or it is at item "
                 f"{position} already, or beyond it"
             )
 
-    def release(self, hold: Hold, *, finished: bool) -> None:
+    def release(self, lock: ScopeLock, *, finished: bool) -> None:
         try:
-            self._call("release", *self._held(hold), int(finished))
+            self._call("release", *self._arguments(lock), int(finished))
         finally:
             # not before: somebody who compares would let go of what has come to its end
-            self._in_hand.discard(hold.mark)
+            self._in_hand.discard(lock.mark)
 
     def reconcile(self, lease: Lease) -> None:
         """Let go of scopes that a lease holds, and that this process has not in hand; as in
@@ -444,8 +444,8 @@ class RedisBackend(Backend):
         except StoreError as error:
             LOG.warning("the journal: %s; compared after the next renewal", error)
 
-    def _held(self, hold: Hold) -> tuple[Any, ...]:
-        return hold.scope, hold.owner, hold.epoch, hold.mark
+    def _arguments(self, lock: ScopeLock) -> tuple[Any, ...]:
+        return lock.scope, lock.owner, lock.epoch, lock.mark
 
     def list_scopes(self, *, after: str = "", limit: int = 1000) -> list[ScopeInfo]:
         return [_info(one) for one in self._call("list", after, limit)]

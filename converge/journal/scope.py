@@ -56,7 +56,7 @@ class _Ledger:
     def write(self, record: Record, transaction: HostTransaction | None) -> None:
         replaces = record.name in self.records
         self.written = True
-        self.backend.write(self.taken.hold, record, transaction, replaces=replaces)
+        self.backend.write(self.taken.lock, record, transaction, replaces=replaces)
         self.records[record.name] = record
 
 

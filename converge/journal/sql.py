@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 
 from converge.crash_points import Commit
 from converge.errors import Busy, Conflict, ConvergeError, NotFound
-from converge.journal.backend import FAILED, Backend, Hold, Record, ScopeInfo, StepStatus, Taken
+from converge.journal.backend import (
+    FAILED,
+    Backend,
+    Record,
+    ScopeInfo,
+    ScopeLock,
+    StepStatus,
+    Taken,
+)
 from converge.lease import Lease, RowLeases, RowOwner, check_lease, expire
 from converge.model import make_mark
 from converge.process import is_gone
@@ -35,37 +43,37 @@ class _Sql(Backend):
         self._database = self.origin = database
 
     def write(
-        self, hold: Hold, record: Record, transaction: Any = None, *, replaces: bool = False
+        self, lock: ScopeLock, record: Record, transaction: Any = None, *, replaces: bool = False
     ) -> None:
         function = _rewrite if replaces else _write
         if transaction is not None:
             with self._database.join(transaction) as tx:
-                function(tx, hold, record)
+                function(tx, lock, record)
             return
         self._database.transact(
-            lambda tx: function(tx, hold, record),
+            lambda tx: function(tx, lock, record),
             Commit.STEP,
-            happened=lambda tx, result: _is_written(tx, hold, record),
+            happened=lambda tx, result: _is_written(tx, lock, record),
             alone=not replaces,
         )
 
     def advance(
-        self, hold: Hold, name: str, position: int, value: str, transaction: Any = None
+        self, lock: ScopeLock, name: str, position: int, value: str, transaction: Any = None
     ) -> None:
         if transaction is not None:
             with self._database.join(transaction) as tx:
-                _advance(tx, hold, name, position, value)
+                _advance(tx, lock, name, position, value)
             return
         self._database.transact(
-            lambda tx: _advance(tx, hold, name, position, value),
+            lambda tx: _advance(tx, lock, name, position, value),
             Commit.ITEM,
-            happened=lambda tx, result: _is_at(tx, hold, name, position),
+            happened=lambda tx, result: _is_at(tx, lock, name, position),
             alone=True,
         )
 
-    def release(self, hold: Hold, *, finished: bool) -> None:
+    def release(self, lock: ScopeLock, *, finished: bool) -> None:
         self._database.transact(
-            lambda tx: scopes.release_scope(tx, *_lock(hold), finished=finished),
+            lambda tx: scopes.release_scope(tx, *_columns(lock), finished=finished),
             Commit.LET_GO,
             happened=repeatable,
             alone=True,
@@ -118,7 +126,7 @@ class _Sql(Backend):
 
     def _transact_take(self, take: Callable[[Transaction], Taken]) -> Taken:
         def taken(tx: Transaction, result: Taken) -> bool:
-            return scopes.is_held(tx, *_lock(result.hold))
+            return scopes.is_held(tx, *_columns(result.lock))
 
         while True:
             try:
@@ -170,12 +178,12 @@ class SqlBackend(_Sql):
                 if not self._bury_holder(name):
                     raise
 
-    def release(self, hold: Hold, *, finished: bool) -> None:
+    def release(self, lock: ScopeLock, *, finished: bool) -> None:
         try:
-            super().release(hold, finished=finished)
+            super().release(lock, finished=finished)
         finally:
             # not before: somebody who compares would let go of what has come to its end
-            self._in_hand.discard(hold.mark)
+            self._in_hand.discard(lock.mark)
 
     def reconcile(self, lease: Lease) -> None:
         """Let go of scopes that a lease holds, and that this process has not in hand.
@@ -226,13 +234,13 @@ class SqlBackend(_Sql):
             self._database.close()
 
 
-class HeldBackend(_Sql):
-    """The scope of work that is locked otherwise: whoever has that lock has the scope, and takes
+class GuardedBackend(_Sql):
+    """The scope of work that another lock guards: whoever has that lock has the scope, and takes
     it from whoever had that before.
 
     :param engine_id: of the engine that has the lock.
-    :param hold: keeps others from the lock until the transaction ends; raises
-        :class:`~converge.StaleLock` if the engine has it no more.
+    :param guard: locks that lock's row until the transaction ends; raises
+        :class:`~converge.StaleLock` if the engine has the lock no more.
     :param resource_id: that the work is about.
     """
 
@@ -240,23 +248,23 @@ class HeldBackend(_Sql):
         self,
         database: Database,
         engine_id: int,
-        hold: Callable[[Transaction], object],
+        guard: Callable[[Transaction], object],
         resource_id: int | None,
     ) -> None:
         super().__init__(database)
         self._engine_id = engine_id
-        self._hold = hold
+        self._guard = guard
         self._resource_id = resource_id
 
     def take(self, name: str) -> Taken:
         return self._transact_take(lambda tx: self._take(tx, name))
 
     def _take(self, tx: Transaction, name: str) -> Taken:
-        self._hold(tx)
+        self._guard(tx)
         mark = make_mark()
         scope_id, epoch = scopes.insert_or_take(tx, name, self._engine_id, mark, self._resource_id)
         records = [_record(one) for one in scopes.list_steps(tx, scope_id)]
-        return Taken(Hold(scope_id, self._engine_id, epoch, mark), False, records)
+        return Taken(ScopeLock(scope_id, self._engine_id, epoch, mark), False, records)
 
     def close(self) -> None:
         """The lock goes by other ways."""
@@ -275,12 +283,12 @@ def _take(tx: Transaction, name: str, lease: Lease, mark: int) -> Taken:
     check_lease(tx, owner, lease.mark)
     row = scopes.lock_scope(tx, name)
     if row is None:
-        return Taken(Hold(scopes.insert_scope(tx, name, owner, mark), owner, 1, mark))
+        return Taken(ScopeLock(scopes.insert_scope(tx, name, owner, mark), owner, 1, mark))
     if row.holder is not None:
         raise Busy(f"scope {name!r} is being worked on by engine {row.holder}")
     epoch = scopes.take_scope(tx, row, owner, mark)
     records = [_record(one) for one in scopes.list_steps(tx, row.id)]
-    return Taken(Hold(row.id, owner, epoch, mark), row.finished_at is not None, records)
+    return Taken(ScopeLock(row.id, owner, epoch, mark), row.finished_at is not None, records)
 
 
 def _list_held(tx: Transaction, lease: Lease) -> list[scopes.Held]:
@@ -289,23 +297,23 @@ def _list_held(tx: Transaction, lease: Lease) -> list[scopes.Held]:
     return scopes.list_held(tx, lease.id)
 
 
-def _lock(hold: Hold) -> tuple[int, int, int, int]:
-    return hold.scope, hold.owner, hold.epoch, hold.mark
+def _columns(lock: ScopeLock) -> tuple[int, int, int, int]:
+    return lock.scope, lock.owner, lock.epoch, lock.mark
 
 
-def _write(tx: Transaction, hold: Hold, record: Record) -> None:
+def _write(tx: Transaction, lock: ScopeLock, record: Record) -> None:
     scopes.insert_step(
         tx,
-        *_lock(hold),
+        *_columns(lock),
         record.name,
         wait=record.wait,
         **_values(record),
     )
 
 
-def _rewrite(tx: Transaction, hold: Hold, record: Record) -> None:
-    scopes.lock_hold(tx, *_lock(hold))
-    scopes.update_step(tx, hold.scope, record.name, record.wait, **_values(record))
+def _rewrite(tx: Transaction, lock: ScopeLock, record: Record) -> None:
+    scopes.lock_hold(tx, *_columns(lock))
+    scopes.update_step(tx, lock.scope, record.name, record.wait, **_values(record))
 
 
 def _values(record: Record) -> dict[str, Any]:
@@ -320,19 +328,19 @@ def _values(record: Record) -> dict[str, Any]:
     }
 
 
-def _is_written(tx: Transaction, hold: Hold, record: Record) -> bool:
-    found = scopes.find_step(tx, hold.scope, record.name)
+def _is_written(tx: Transaction, lock: ScopeLock, record: Record) -> bool:
+    found = scopes.find_step(tx, lock.scope, record.name)
     return found is not None and {
         name: getattr(found, name) for name in _values(record)
     } == _values(record)
 
 
-def _advance(tx: Transaction, hold: Hold, name: str, position: int, value: str) -> None:
-    scopes.advance_step(tx, *_lock(hold), name, StepStatus.OPEN, position, value)
+def _advance(tx: Transaction, lock: ScopeLock, name: str, position: int, value: str) -> None:
+    scopes.advance_step(tx, *_columns(lock), name, StepStatus.OPEN, position, value)
 
 
-def _is_at(tx: Transaction, hold: Hold, name: str, position: int) -> bool:
-    found = scopes.find_step(tx, hold.scope, name)
+def _is_at(tx: Transaction, lock: ScopeLock, name: str, position: int) -> bool:
+    found = scopes.find_step(tx, lock.scope, name)
     return found is not None and found.position == position
 
 

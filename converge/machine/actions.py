@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, TypeVar
 from converge.crash_points import Commit
 from converge.errors import ConvergeError, StaleLock, StoreError, comes_from
 from converge.hiding import hide
-from converge.journal import Scope, held_scope
+from converge.journal import Scope, guarded_scope
 from converge.journal.values import loads
 from converge.lease import LOOK, Lease, RowLeases, RowOwner, check_lease, now
 from converge.machine.action import Action, action_id, scope_name
 from converge.machine.definition import Definition
 from converge.machine.move import Move
-from converge.machine.moving import Held, Taker
+from converge.machine.moving import TakenAction, Taker
 from converge.model import make_mark
 from converge.plain import check_over
 from converge.sql import moves, scopes
@@ -95,7 +95,7 @@ class Actions:
             # whoever fires after that is not interrupted
             self._closing = threading.Event()
 
-    def settle(self, database: Database | None = None) -> None:
+    def release_left(self, database: Database | None = None) -> None:
         """Let go of what could not be let go of earlier: nobody has died of it.
 
         :param database: over another connection.
@@ -110,7 +110,7 @@ class Actions:
             self._left += left
             raise
 
-    def take(self, function: Callable[[Taker], T], taken: Callable[[], Sequence[Held]]) -> T:
+    def take(self, function: Callable[[Taker], T], taken: Callable[[], Sequence[TakenAction]]) -> T:
         """Take actions.
 
         :param function: takes some in a transaction.
@@ -141,11 +141,11 @@ class Actions:
         # the connection of the lease: this must not wait for the work
         database = leases.database
         try:
-            self.settle(database)
+            self.release_left(database)
             # the rows first: what is taken or ends meanwhile is then seen to be so
-            held = database.read(lambda tx: _list_held(tx, lease))
+            taken = database.read(lambda tx: _list_held(tx, lease))
             unknown = [
-                one for one in held if one[-1] not in self._taking and one not in self._in_hand
+                one for one in taken if one[-1] not in self._taking and one not in self._in_hand
             ]
             if unknown:
                 self._release(unknown, database)
@@ -153,18 +153,18 @@ class Actions:
         except ConvergeError as error:
             LOG.warning("machine %s: %s; compared after the next renewal", self._name, error)
 
-    def claim(self, limit: int) -> tuple[int, list[Held]]:
+    def claim(self, limit: int) -> tuple[int, list[TakenAction]]:
         """Take actions that are due and that nobody is at, at most so many: of those on which
         several processes died only one, which comes last.
 
         :returns: how many were taken, and those of them that are to be called.
         """
-        held: list[Held] = []
-        taken = self.take(lambda taker: self._claim(taker, limit, held), lambda: held)
-        return taken, held
+        taken: list[TakenAction] = []
+        count = self.take(lambda taker: self._claim(taker, limit, taken), lambda: taken)
+        return count, taken
 
-    def _claim(self, taker: Taker, limit: int, held: list[Held]) -> int:
-        """:param held: where to put those that are to be called."""
+    def _claim(self, taker: Taker, limit: int, taken: list[TakenAction]) -> int:
+        """:param taken: where to put those that are to be called."""
         versions = self._definition.versions
         owner, mark = taker.id, taker.mark
 
@@ -178,14 +178,14 @@ class Actions:
                 Commit.ACTION_CLAIM,
                 happened=lambda tx, rows: bool(rows) and _is_taken(tx, rows[0], owner),
             )
-            held += [one for row in rows if (one := self._hold(row, owner)) is not None]
+            taken += [one for row in rows if (one := self._accept(row, owner)) is not None]
         except BaseException:
             # some may be held, and nobody knows which
             self.owner.give_up(owner)
             raise
         return len(rows)
 
-    def _hold(self, row: MoveRow, owner: int) -> Held | None:
+    def _accept(self, row: MoveRow, owner: int) -> TakenAction | None:
         """An action that was taken; None if it is not to be called."""
         transition = self._definition.find(row.version, row.source, row.event, row.target)
         if transition is None:
@@ -194,7 +194,7 @@ class Actions:
         if row.deaths >= transition.retry.deaths:
             self._refuse(row, owner, f"{row.deaths} processes died that had taken it")
             return None
-        return Held(
+        return TakenAction(
             instance_id=row.instance_id,
             key=row.key,
             number=row.number,
@@ -213,21 +213,20 @@ class Actions:
 
     def _refuse(self, row: MoveRow, owner: int, reason: str) -> None:
         LOG.error("machine %s, %s: action of %s: %s", self._name, row.key, row.event, reason)
-        lock = (row.instance_id, row.number, owner, row.epoch, row.mark)
-        hold = _Hold(row.key, lock, row.token)
-        self._end(hold, "FAILED", reason=reason)
+        locked = (row.instance_id, row.number, owner, row.epoch, row.mark)
+        self._end(_ActionLock(row.key, locked, row.token), "FAILED", reason=reason)
 
-    def release(self, held: Sequence[Held]) -> None:
+    def release(self, taken: Sequence[TakenAction]) -> None:
         """Let go of actions that were not called, whatever happens."""
-        if not held:
+        if not taken:
             return
-        locks = [one.lock for one in held]
+        locks = [one.lock for one in taken]
         self._in_hand.difference_update(locks)
         try:
             self._release(locks)
         except ConvergeError as error:
             self._left += locks
-            for owner in sorted({one.owner for one in held}):
+            for owner in sorted({one.owner for one in taken}):
                 LOG.warning("machine %s: %s; lease %s is given up", self._name, error, owner)
                 self.owner.give_up(owner)
 
@@ -236,66 +235,66 @@ class Actions:
             lambda tx: moves.release_actions(tx, locks), Commit.ACTION, happened=repeatable
         )
 
-    def call(self, held: Held) -> Called:
+    def call(self, taken: TakenAction) -> Called:
         """Call an action, and note what became of it.
 
         :raises StoreError: that could not be noted.
         """
-        hold = _Hold(held.key, held.lock, held.token)
+        lock = _ActionLock(taken.key, taken.lock, taken.token)
         closing = self._closing
-        if not self.owner.holds(held.owner):
+        if not self.owner.holds(taken.owner):
             return Called("PENDING", StaleLock("the lease was lost"), "the lease was lost")
         ends: list[bool] = []
 
         def spent() -> bool:
             """Whether something may be recorded in its journal."""
-            return action.has_journal or held.epoch > 1
+            return action.has_journal or taken.epoch > 1
 
         action = Action(
             machine=self._name,
-            key=held.key,
-            event=held.event,
-            source=held.source,
-            target=held.target,
-            payload=held.payload,
-            payloads=loads(held.payloads),
-            attempt=held.attempts + 1,
-            id=action_id(self._name, held.key, held.instance_id, held.number, held.token),
-            open_journal=lambda: self._open(hold, closing),
-            _lost=lambda: self.owner.lost(held.owner),
-            _over=lambda transaction: ends.append(self._end_in(hold, transaction, spent())),
+            key=taken.key,
+            event=taken.event,
+            source=taken.source,
+            target=taken.target,
+            payload=taken.payload,
+            payloads=loads(taken.payloads),
+            attempt=taken.attempts + 1,
+            id=action_id(self._name, taken.key, taken.instance_id, taken.number, taken.token),
+            open_journal=lambda: self._open(lock, closing),
+            _lost=lambda: self.owner.lost(taken.owner),
+            _over=lambda transaction: ends.append(self._end_in(lock, transaction, spent())),
         )
         try:
-            made = held.transition.action(action)  # type: ignore[misc]
+            made = taken.transition.action(action)  # type: ignore[misc]
             check_over(made, "the action")
         except Exception as error:
-            if ends and not self.check([held]):
+            if ends and not self.check([taken]):
                 return Called("DONE", error, _reason(error))
             if comes_from(error, self._database):
                 # it says nothing about the action
-                self._hand_back(hold, 0.0 if closing.is_set() else HAND_BACK)
+                self._hand_back(lock, 0.0 if closing.is_set() else HAND_BACK)
                 return Called("PENDING", error, _reason(error))
-            return self.fail(held, error)
+            return self.fail(taken, error)
         if ends:
             return Called("DONE", claimed=True)
-        self._end(hold, "DONE", spent=spent())
+        self._end(lock, "DONE", spent=spent())
         return Called("DONE")
 
-    def put_off(self, held: list[Held]) -> bool:
+    def put_off(self, taken: list[TakenAction]) -> bool:
         """Have actions called when the one is over that this thread is calling.
 
-        :param held: empty afterwards, if so.
+        :param taken: empty afterwards, if so.
         :returns: whether it is calling one.
         """
         if not _TURN.calling:
             return False
-        _TURN.later.extend((self, one) for one in held)
-        held.clear()
+        _TURN.later.extend((self, one) for one in taken)
+        taken.clear()
         return True
 
     def call_all(
         self,
-        held: list[Held],
+        taken: list[TakenAction],
         results: list[Move | Exception] | None = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> list[Exception]:
@@ -307,19 +306,19 @@ class Actions:
         :raises StoreError: how one went could not be noted.
         """
         with _turn(stopped):
-            return self._call_all(held, results, stopped)
+            return self._call_all(taken, results, stopped)
 
     def _call_all(
         self,
-        held: list[Held],
+        taken: list[TakenAction],
         results: list[Move | Exception] | None,
         stopped: Callable[[], bool],
     ) -> list[Exception]:
         errors: list[Exception] = []
-        claimed: list[Held] = []
+        claimed: list[TakenAction] = []
         done = 0
 
-        def note(one: Held, called: Called) -> None:
+        def note(one: TakenAction, called: Called) -> None:
             if results is not None:
                 move = results[one.index]
                 assert isinstance(move, Move)
@@ -330,7 +329,7 @@ class Actions:
                 errors.append(called.error)
 
         try:
-            for one in held:
+            for one in taken:
                 if stopped():
                     break
                 called = self.call(one)
@@ -347,36 +346,36 @@ class Actions:
             claimed.clear()
         finally:
             # what was not called, or may not be over, is to be let go of
-            held[:] = claimed + held[done:]
+            taken[:] = claimed + taken[done:]
         return errors
 
-    def check(self, held: Sequence[Held]) -> list[Held]:
+    def check(self, taken: Sequence[TakenAction]) -> list[TakenAction]:
         """Which of the actions that say that they ended in a transaction did not: it was rolled
         back."""
-        ids = sorted({one.instance_id for one in held})
+        ids = sorted({one.instance_id for one in taken})
         if not ids:
             return []
         left = self._database.read(lambda tx: moves.list_locks(tx, ids))
-        return [one for one in held if one.lock in left]
+        return [one for one in taken if one.lock in left]
 
-    def fail(self, held: Held, error: Exception) -> Called:
+    def fail(self, taken: TakenAction, error: Exception) -> Called:
         """Note that an action failed.
 
         :raises StoreError: that could not be noted.
         """
-        wait = held.transition.retry.wait(held.attempts + 1, error)
+        wait = taken.transition.retry.wait(taken.attempts + 1, error)
         status = "FAILED" if wait is None else "PENDING"
         reason = _reason(error)
-        self._end(_Hold(held.key, held.lock, held.token), status, wait=wait, reason=reason)
+        self._end(_ActionLock(taken.key, taken.lock, taken.token), status, wait=wait, reason=reason)
         return Called(status, error, reason)
 
-    def _open(self, hold: _Hold, closing: threading.Event) -> Scope:
-        owner = hold.lock[2]
-        return held_scope(
+    def _open(self, lock: _ActionLock, closing: threading.Event) -> Scope:
+        owner = lock.row[2]
+        return guarded_scope(
             self._database,
-            hold.scope(self._name),
+            lock.scope(self._name),
             owner,
-            lambda tx: moves.hold_action(tx, hold.lock),
+            lambda tx: moves.hold_action(tx, lock.row),
             lambda seconds: self._wait(seconds, owner, closing),
         )
 
@@ -398,23 +397,23 @@ class Actions:
             if left <= self._look:
                 return
 
-    def _hand_back(self, hold: _Hold, wait: float) -> None:
+    def _hand_back(self, lock: _ActionLock, wait: float) -> None:
         self._database.transact(
-            lambda tx: moves.hand_back(tx, hold.lock, wait),
+            lambda tx: moves.hand_back(tx, lock.row, wait),
             Commit.ACTION,
             happened=repeatable,
             alone=True,
         )
 
-    def _end_in(self, hold: _Hold, transaction: HostTransaction, spent: bool) -> bool:
+    def _end_in(self, lock: _ActionLock, transaction: HostTransaction, spent: bool) -> bool:
         with self._database.join(transaction) as tx:
-            if not self._write_end(tx, hold, "DONE", None, None, spent):
-                raise StaleLock(f"the action of {hold.key!r} is not this caller's any more")
+            if not self._write_end(tx, lock, "DONE", None, None, spent):
+                raise StaleLock(f"the action of {lock.key!r} is not this caller's any more")
         return True
 
     def _end(
         self,
-        hold: _Hold,
+        lock: _ActionLock,
         status: str,
         *,
         wait: float | None = None,
@@ -422,7 +421,7 @@ class Actions:
         spent: bool = True,
     ) -> None:
         self._database.transact(
-            lambda tx: self._write_end(tx, hold, status, wait, reason, spent),
+            lambda tx: self._write_end(tx, lock, status, wait, reason, spent),
             Commit.ACTION,
             happened=repeatable,
             alone=not spent or status != "DONE",
@@ -431,15 +430,15 @@ class Actions:
     def _write_end(
         self,
         tx: Transaction,
-        hold: _Hold,
+        lock: _ActionLock,
         status: str,
         wait: float | None,
         reason: str | None,
         spent: bool,
     ) -> bool:
-        ended = moves.end_action(tx, hold.lock, status, wait=wait, reason=reason)
+        ended = moves.end_action(tx, lock.row, status, wait=wait, reason=reason)
         if ended and spent and status == "DONE":
-            scopes.delete_scopes(tx, scopes.find_scopes(tx, [hold.scope(self._name)]))
+            scopes.delete_scopes(tx, scopes.find_scopes(tx, [lock.scope(self._name)]))
         return ended
 
 
@@ -453,7 +452,7 @@ class _Turn(threading.local):
 
     def __init__(self) -> None:
         self.calling = False
-        self.later: deque[tuple[Actions, Held]] = deque()
+        self.later: deque[tuple[Actions, TakenAction]] = deque()
 
 
 _TURN = _Turn()
@@ -491,15 +490,15 @@ def _turn(stopped: Callable[[], bool]) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Hold:
+class _ActionLock:
     """The lock on the action of a move of an instance."""
 
     key: str
-    lock: moves.Lock
+    row: moves.Lock
     token: str
 
     def scope(self, machine: str) -> str:
-        instance_id, number, *_ = self.lock
+        instance_id, number, *_ = self.row
         return scope_name(machine, self.key, instance_id, number, self.token)
 
 

@@ -14,8 +14,8 @@ from converge.machine.definition import Definition
 from converge.machine.drawing import draw
 from converge.machine.instances import Instance, Instances
 from converge.machine.move import ActionFailed, Move
-from converge.machine.moving import BATCH, Event, Fired, Held, Mover, Taker, is_committed
-from converge.machine.sweeping import SWEEP, Sweeper
+from converge.machine.moving import BATCH, Event, Fired, Mover, TakenAction, Taker, is_committed
+from converge.machine.worker import SWEEP, MachineWorker
 from converge.model import check_name, check_seconds
 from converge.sql.database import Transaction, repeatable
 
@@ -43,7 +43,7 @@ class Machine(Instances):
         check_seconds("lease", lease, LEAST)
         self._mover = Mover(self.definition)
         self._actions = Actions(self._database, self.definition, lease)
-        self._sweeper = Sweeper(self._database, self._mover, self._actions, self._time_out)
+        self._worker = MachineWorker(self._database, self._mover, self._actions, self._time_out)
 
     def __enter__(self) -> Machine:
         self.start()
@@ -65,7 +65,7 @@ class Machine(Instances):
         """
         if type(workers) is not int or workers < 1:
             raise BadInput(f"workers must be a whole number from 1, not {workers!r}")
-        self._sweeper.start(every, workers)
+        self._worker.start(every, workers)
 
     def close(self) -> None:
         """End the sweeping after the actions that are being called, and let go of all others.
@@ -74,7 +74,7 @@ class Machine(Instances):
         sweeps next, and nothing is recorded of it.
         """
         self._actions.interrupt()
-        self._sweeper.close()
+        self._worker.close()
         self._actions.close()
 
     # -- firing
@@ -158,36 +158,36 @@ class Machine(Instances):
         """:returns: what became of the events, and what the actions raised."""
         calls = transaction is None and self.definition.has_actions
         results: list[Move | Exception] = []
-        held: list[Held] = []
+        taken: list[TakenAction] = []
         try:
             for start in range(0, len(given), BATCH):
                 part = given[start : start + BATCH]
 
                 def fire(taker: Taker | None, part: Sequence[Event] = part) -> None:
-                    fired = self._fire_part(part, results, held, create, transaction, taker)
+                    fired = self._fire_part(part, results, taken, create, transaction, taker)
                     results.extend(fired.results)
 
                 if calls:
-                    before = len(held)
-                    self._actions.take(fire, lambda before=before: held[before:])  # type: ignore[misc]
+                    before = len(taken)
+                    self._actions.take(fire, lambda before=before: taken[before:])  # type: ignore[misc]
                 else:
                     fire(None)
-            if self._actions.put_off(held):
+            if self._actions.put_off(taken):
                 return results, []
             try:
-                errors = self._actions.call_all(held, results)
+                errors = self._actions.call_all(taken, results)
             except StoreError as error:
                 # the moves are made; the rest is for the sweep
                 errors = [error]
             return results, errors
         finally:
-            self._actions.release(held)
+            self._actions.release(taken)
 
     def _fire_part(
         self,
         part: Sequence[Event],
         results: Sequence[Move | Exception],
-        held: list[Held],
+        taken: list[TakenAction],
         create: bool,
         transaction: HostTransaction | None,
         taker: Taker | None,
@@ -195,14 +195,14 @@ class Machine(Instances):
         """Fire a batch of events.
 
         :param results: of the events before them.
-        :param held: where to put their actions.
+        :param taken: where to put their actions.
         """
-        before = len(held)
+        before = len(taken)
 
         def write(tx: Transaction) -> Fired:
             fired = self._mover.fire(tx, part, create=create, taker=taker)
             # known also if this is interrupted right after the commit
-            held[before:] = [replace(one, index=len(results) + one.index) for one in fired.held]
+            taken[before:] = [replace(one, index=len(results) + one.index) for one in fired.taken]
             return fired
 
         return self._run(transaction, write, Commit.FIRE, is_committed)
@@ -218,7 +218,7 @@ class Machine(Instances):
         :returns: how many timeouts fired and actions were called without an error.
         :raises StoreError: the database cannot be used.
         """
-        return self._sweeper.fire_timeouts() + self._sweeper.call_actions()
+        return self._worker.fire_timeouts() + self._worker.call_actions()
 
     def _time_out(self) -> Fired:
         return self._run(None, self._mover.time_out, Commit.TIMEOUT, is_committed)

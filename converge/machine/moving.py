@@ -56,7 +56,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class TakenAction:
     """An action that this process has taken, and not called yet.
 
     :ivar index: of which result.
@@ -106,13 +106,13 @@ class Fired:
     """What became of events.
 
     :ivar results: of each event, in order.
-    :ivar held: actions that are to be called.
+    :ivar taken: actions that are to be called.
     :ivar made: instance and number of some move of the transaction.
     :ivar seen: how many instances were looked at.
     """
 
     results: list[Move | Exception]
-    held: list[Held] = field(default_factory=list)
+    taken: list[TakenAction] = field(default_factory=list)
     token: str = ""
     made: tuple[int, int] | None = None
     seen: int = 0
@@ -252,7 +252,7 @@ class Mover:
     ) -> None:
         updates = []
         made = []
-        held = []
+        taken = []
         for index, event in events:
             row = rows.get(event.key)
             if row is None:
@@ -287,10 +287,10 @@ class Mover:
             )
             fired.made = (row.id, row.epoch)
             if transition.action is not None and taker is not None:
-                held.append(_hold(row, event, source, transition, taker, fired.token, index))
-        if held and taker is not None:
+                taken.append(_accept(row, event, source, transition, taker, fired.token, index))
+        if taken and taker is not None:
             check_lease(tx, taker.id, taker.lease)
-        fired.held += held
+        fired.taken += taken
         machines.move_instances(tx, updates, self.definition.version)
         version = self.definition.version
         if taker is None:
@@ -352,7 +352,7 @@ class Mover:
         )
 
 
-def _hold(
+def _accept(
     row: InstanceRow,
     event: Event,
     source: str,
@@ -360,8 +360,8 @@ def _hold(
     taker: Taker,
     token: str,
     index: int,
-) -> Held:
-    return Held(
+) -> TakenAction:
+    return TakenAction(
         instance_id=row.id,
         key=row.key,
         number=row.epoch,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from converge.errors import BadInput, Replace, comes_from
 from converge.model import Action, Json, Kind, Physical, Status
 from converge.plain import check_over
-from converge.protocol.decide import HANDLED, Outcome, Result, Step, Work, decide_replace
+from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work, decide_replace
 from converge.protocol.reasons import cut_traceback, describe, format_traceback
 from converge.resources.resource_type import Context, ResourceType
 from converge.retry import RetryPolicy
@@ -38,7 +38,7 @@ def make_context(
     row = work.row
     assert row is not None
     # how it is deleted may have been mended
-    deletes = work.decision.step is Step.DELETE
+    deletes = work.decision.operation is Operation.DELETE
     properties = work.decision.properties if deletes else row.properties
     limits = [one for one in (limit, work.traversal.node_timeout) if one is not None]
     return Context(
@@ -62,21 +62,21 @@ def _token(work: Work) -> str:
     """The same for every attempt: of the create of a row, of one traversal's update of it."""
     row = work.row
     assert row is not None
-    if work.decision.step is Step.CREATE:
+    if work.decision.operation is Operation.CREATE:
         return row.token
     root = uuid.UUID(row.token)
-    if work.decision.step is Step.DELETE:
+    if work.decision.operation is Operation.DELETE:
         return str(uuid.uuid5(root, "delete"))
     # of a start before there were marks, it is 0
     traversal = work.traversal.mark or work.traversal.id
-    return str(uuid.uuid5(root, f"{work.decision.step} {traversal}"))
+    return str(uuid.uuid5(root, f"{work.decision.operation} {traversal}"))
 
 
 #: Seconds before a work is tried again that was handed back for an error of the store.
 HAND_BACK = 1.0
 
 
-def run(
+def call_handler(
     work: Work,
     types: Mapping[str, ResourceType],
     context: Context | None,
@@ -88,17 +88,19 @@ def run(
     :param origin: the database: an error of it that passes through the handler is no failure of
         the handler's.
     """
-    step = work.decision.step
-    if step in HANDLED:
+    operation = work.decision.operation
+    if operation in HANDLED:
         assert work.row is not None
         assert context is not None
         try:
             return _call(work, types, context)
         except Replace:
-            if step is Step.UPDATE:
+            if operation is Operation.UPDATE:
                 then = decide_replace(work.node, work.row, work.decision.properties, types)
                 return Outcome(work, Result.REPLACE, then=then)
-            return failure(work, f"Replace cannot be raised by {step}; only update can ask for it")
+            return failure(
+                work, f"Replace cannot be raised by {operation}; only update can ask for it"
+            )
         except BaseException as error:
             if origin is not None and comes_from(error, origin):
                 return handed_back(work, describe(error))
@@ -107,13 +109,13 @@ def run(
             # a handler that calls sys.exit() must not take the engine's thread with it
             policy = types[work.type_name].retry
             return failed_attempt(work, policy, describe(error), error, format_traceback(error))
-    if step is Step.REPLACE:
+    if operation is Operation.REPLACE:
         return Outcome(work, Result.REPLACE)
-    if step is Step.SKIP:
+    if operation is Operation.SKIP:
         return Outcome(work, Result.SKIPPED)
-    if step is Step.FAIL:
+    if operation is Operation.FAIL:
         return failure(work, work.decision.reason or "it cannot be done")
-    if step is Step.DROP:
+    if operation is Operation.DROP:
         return Outcome(work, Result.DONE, deleted=True)
     values: dict[str, Any] = {}
     if work.locked and work.traversal.action is not Action.CHECK:
@@ -134,8 +136,8 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
     assert row is not None
     handler: Any = types[work.type_name]
     properties = work.decision.properties
-    step = work.decision.step
-    if step is Step.DELETE:
+    operation = work.decision.operation
+    if operation is Operation.DELETE:
         physical_id = row.physical_id
         if physical_id is None:
             # it looks for what was made with the token of the create
@@ -150,13 +152,13 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
         if work.decision.wanted is not None:
             return Outcome(work, Result.REPLACE)
         return Outcome(work, Result.DONE, deleted=True)
-    if step is Step.CHECK:
+    if operation is Operation.CHECK:
         check_over(handler.check(context, row.physical_id, properties), "check")
         values: dict[str, Any] = {"reason": None, "status": Status.COMPLETE}
         return Outcome(work, Result.DONE, values)
     # before the call, which may change what it is given
     reached = _storable("properties", dict(properties))
-    if step is Step.CREATE:
+    if operation is Operation.CREATE:
         made = handler.create(context, properties)
         check_over(made, "create")
         physical = _physical(made, None, context)
@@ -166,7 +168,7 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
         assert row.physical_id is not None
         physical = _physical(made, Physical(row.physical_id, row.attributes), context)
     values = {
-        "action": Action.CREATE if step is Step.CREATE else Action.UPDATE,
+        "action": Action.CREATE if operation is Operation.CREATE else Action.UPDATE,
         "status": Status.COMPLETE,
         "reason": None,
         "physical_id": physical.id,
@@ -259,13 +261,13 @@ def handed_back(work: Work, reason: str | None = None) -> Outcome:
 def failure(
     work: Work, reason: str, wait: float | None = None, traceback: str | None = None
 ) -> Outcome:
-    """The outcome of a failed attempt. Its words are raw: see :func:`go_over`.
+    """The outcome of a failed attempt. Its words are raw: see :func:`mask_outcome`.
 
     :param wait: seconds until the next one, None if there is none.
     :param traceback: of the exception that the reason is about.
     """
     row = work.row
-    step = work.decision.step
+    operation = work.decision.operation
     values: dict[str, Any] = {"reason": reason}
     if traceback is not None:
         values["traceback"] = traceback
@@ -273,8 +275,8 @@ def failure(
         # what is told again, as by a check, keeps its traceback
         del values["reason"]
     if wait is None and row is not None:
-        if step in HANDLED or step is Step.DROP:
-            action = Action(_VERBS[step])
+        if operation in HANDLED or operation is Operation.DROP:
+            action = Action(_ACTIONS[operation])
             if work.decision.wanted is not None:
                 action = Action.REPLACE
             values |= {"action": action, "status": Status.FAILED}
@@ -286,16 +288,16 @@ def failure(
     return Outcome(work, Result.RETRY, values, reason=reason, wait=wait, raw=True)
 
 
-_VERBS = {
-    Step.CREATE: "CREATE",
-    Step.UPDATE: "UPDATE",
-    Step.DELETE: "DELETE",
-    Step.DROP: "DELETE",
-    Step.CHECK: "CHECK",
+_ACTIONS = {
+    Operation.CREATE: "CREATE",
+    Operation.UPDATE: "UPDATE",
+    Operation.DELETE: "DELETE",
+    Operation.DROP: "DELETE",
+    Operation.CHECK: "CHECK",
 }
 
 
-def go_over(outcome: Outcome, secrets: Secrets) -> None:
+def mask_outcome(outcome: Outcome, secrets: Secrets) -> None:
     """Have what an outcome says fit its columns, and be without secrets. They come first: half a
     secret would not be known for one."""
     outcome.raw = False

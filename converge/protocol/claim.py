@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from converge.model import Action, Kind, Status, make_mark
-from converge.protocol.decide import Decision, Step, Work, decide
+from converge.protocol.decide import Decision, Operation, Work, decide
 from converge.resources.resource_type import ResourceType
 from converge.sql import resources, sync_points, transitions, traversals
 from converge.sql.database import Transaction
@@ -14,16 +14,25 @@ from converge.sql.resources import ResourceRow
 from converge.sql.sync_points import SyncPointRow
 from converge.sql.traversals import TraversalRow
 
-#: Steps for which the lock on the resource is taken.
-_LOCKING = frozenset({Step.CREATE, Step.UPDATE, Step.REPLACE, Step.DELETE, Step.CHECK, Step.DROP})
+#: Operations for which the lock on the resource is taken.
+_LOCKING = frozenset(
+    {
+        Operation.CREATE,
+        Operation.UPDATE,
+        Operation.REPLACE,
+        Operation.DELETE,
+        Operation.CHECK,
+        Operation.DROP,
+    }
+)
 #: After so many deaths of engines a node is claimed with no other such node.
 CAREFUL = 2
 
 _MARKS = {
-    Step.CREATE: (Action.CREATE, Status.IN_PROGRESS),
-    Step.UPDATE: (Action.UPDATE, Status.IN_PROGRESS),
-    Step.DELETE: (Action.DELETE, Status.IN_PROGRESS),
-    Step.DROP: (Action.DELETE, Status.IN_PROGRESS),
+    Operation.CREATE: (Action.CREATE, Status.IN_PROGRESS),
+    Operation.UPDATE: (Action.UPDATE, Status.IN_PROGRESS),
+    Operation.DELETE: (Action.DELETE, Status.IN_PROGRESS),
+    Operation.DROP: (Action.DELETE, Status.IN_PROGRESS),
 }
 
 
@@ -155,8 +164,8 @@ def _needs_lock(node: SyncPointRow, row: ResourceRow | None, decision: Decision)
     if row is None:
         return False
     # what an update node found unchanged is still written: its requires and its template
-    return decision.step in _LOCKING or (
-        node.kind is Kind.UPDATE and decision.step in (Step.NOTHING, Step.FAIL)
+    return decision.operation in _LOCKING or (
+        node.kind is Kind.UPDATE and decision.operation in (Operation.NOTHING, Operation.FAIL)
     )
 
 
@@ -164,12 +173,12 @@ def _lock(work: Work) -> dict[str, Any]:
     """The new columns of the resource; the work keeps the row as it was, but for the epoch."""
     row = work.row
     assert row is not None
-    action, status = _MARKS.get(work.decision.step, (row.action, row.status))
+    action, status = _MARKS.get(work.decision.operation, (row.action, row.status))
     if work.decision.wanted is not None:
         action = Action.REPLACE
     requires = row.requires
     type_ = row.type
-    if work.decision.step in (Step.CREATE, Step.UPDATE):
+    if work.decision.operation in (Operation.CREATE, Operation.UPDATE):
         # old and new, until it is known which of them it really depends on
         requires = sorted({*row.requires, *work.requires})
         type_ = work.wanted_type

@@ -10,18 +10,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from converge.model import Action, Kind, State, Status
-from converge.protocol.decide import HANDLED, Outcome, Result, Step, Work
+from converge.model import Action, Kind, NodeState, Status
+from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work
 from converge.sql import events, resources, scopes, sync_points, transitions, traversals
 from converge.sql.database import Transaction
 from converge.sql.resources import ResourceRow
-from converge.sql.sync_points import Key, NodeState
+from converge.sql.sync_points import Key, LockedNode
 from converge.sql.types import text
 
 _ENDS = {
-    Result.DONE: State.DONE,
-    Result.FAILED: State.FAILED,
-    Result.SKIPPED: State.SKIPPED,
+    Result.DONE: NodeState.DONE,
+    Result.FAILED: NodeState.FAILED,
+    Result.SKIPPED: NodeState.SKIPPED,
 }
 
 
@@ -72,17 +72,17 @@ def row_of(work: Work) -> ResourceRow:
     return work.row
 
 
-def is_mine(node: NodeState, work: Work, engine_id: int) -> bool:
+def is_mine(node: LockedNode, work: Work, engine_id: int) -> bool:
     """Whether a node still is an engine's, by the claim that a work came from."""
     return (
         node.engine_id == engine_id
         and node.epoch == work.node.epoch
         and node.mark == work.node.mark
-        and node.state in (State.RUNNING, State.SUPERSEDED)
+        and node.state in (NodeState.RUNNING, NodeState.SUPERSEDED)
     )
 
 
-def _lock_with_successors(tx: Transaction, outcomes: Sequence[Outcome]) -> dict[Key, NodeState]:
+def _lock_with_successors(tx: Transaction, outcomes: Sequence[Outcome]) -> dict[Key, LockedNode]:
     keys: set[Key] = set()
     for outcome in outcomes:
         node = outcome.work.node
@@ -104,12 +104,12 @@ def _lock_with_successors(tx: Transaction, outcomes: Sequence[Outcome]) -> dict[
 
 
 def _write_nodes(
-    tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, NodeState]]
+    tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, LockedNode]]
 ) -> None:
-    ends: dict[State, list[NodeState]] = {}
+    ends: dict[NodeState, list[LockedNode]] = {}
     superseded = []
     for outcome, node in kept:
-        if node.state is State.SUPERSEDED:
+        if node.state is NodeState.SUPERSEDED:
             superseded.append(node.key)
             continue
         if outcome.result in (Result.RETRY, Result.HANDED_BACK):
@@ -134,7 +134,7 @@ def _write_nodes(
 
 
 def _write_resources(
-    tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, NodeState]]
+    tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, LockedNode]]
 ) -> None:
     written = []
     deleted = []
@@ -148,7 +148,7 @@ def _write_resources(
         values = outcome.values
         if outcome.result is Result.HANDED_BACK and not outcome.started:
             values = as_before(row)
-        elif outcome.result is Result.RETRY and node.state is State.SUPERSEDED:
+        elif outcome.result is Result.RETRY and node.state is NodeState.SUPERSEDED:
             values = values | {"status": Status.FAILED}
         written.append((row.id, row.epoch, values))
     resources.release(tx, engine_id, written)
@@ -162,16 +162,16 @@ def _write_resources(
     scopes.delete_scopes(tx, scopes.find_resource_scopes(tx, spent))
 
 
-def _is_spent(outcome: Outcome, node: NodeState) -> bool:
+def _is_spent(outcome: Outcome, node: LockedNode) -> bool:
     """Whether nobody will ask for the steps of any work on a resource again.
 
     A create goes on in a later traversal, everything else in a later attempt only.
     """
-    step = outcome.work.decision.step
-    if step not in HANDLED:
+    operation = outcome.work.decision.operation
+    if operation not in HANDLED:
         return False
-    over = outcome.result in _ENDS or node.state is State.SUPERSEDED
-    return outcome.result is Result.DONE or (over and step is not Step.CREATE)
+    over = outcome.result in _ENDS or node.state is NodeState.SUPERSEDED
+    return outcome.result is Result.DONE or (over and operation is not Operation.CREATE)
 
 
 def _may_have_steps(outcome: Outcome) -> bool:
@@ -187,13 +187,13 @@ def _may_have_steps(outcome: Outcome) -> bool:
 
 def _arrive(
     tx: Transaction,
-    kept: Sequence[tuple[Outcome, NodeState]],
-    rows: Mapping[Key, NodeState],
+    kept: Sequence[tuple[Outcome, LockedNode]],
+    rows: Mapping[Key, LockedNode],
 ) -> None:
     counts: Counter[Key] = Counter()
     tainted: set[Key] = set()
     for outcome, node in kept:
-        if node.state is State.SUPERSEDED or outcome.result not in _ENDS:
+        if node.state is NodeState.SUPERSEDED or outcome.result not in _ENDS:
             continue
         taints = outcome.result is not Result.DONE or node.tainted
         for successor in node.successors:
@@ -205,10 +205,10 @@ def _arrive(
     transitions.arrive(tx, counts, rows)
 
 
-def _count(tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, NodeState]]) -> None:
+def _count(tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, LockedNode]]) -> None:
     counts: dict[int, Counter[Result]] = {}
     for outcome, node in kept:
-        if node.state is not State.SUPERSEDED and outcome.result in _ENDS:
+        if node.state is not NodeState.SUPERSEDED and outcome.result in _ENDS:
             counts.setdefault(node.traversal_id, Counter())[outcome.result] += 1
     for traversal_id, count in sorted(counts.items()):
         traversals.add_progress(
@@ -223,10 +223,10 @@ def _count(tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, NodeSt
 
 def _event(outcome: Outcome) -> dict[str, Any] | None:
     work = outcome.work
-    step = work.decision.step
+    operation = work.decision.operation
     if work.row is None or outcome.result is Result.HANDED_BACK:
         return None
-    if outcome.result is Result.DONE and step in (Step.NOTHING, Step.DROP):
+    if outcome.result is Result.DONE and operation in (Operation.NOTHING, Operation.DROP):
         if work.traversal.action is not Action.CHECK:
             return None
         return make_event(work, events.UNCHECKED, f"type {work.row.type!r} has no check")
@@ -245,10 +245,10 @@ def _event(outcome: Outcome) -> dict[str, Any] | None:
 
 def make_event(work: Work, status: str, reason: str | None) -> dict[str, Any]:
     verbs = {
-        Step.CREATE: Action.CREATE,
-        Step.DELETE: Action.DELETE,
-        Step.DROP: Action.DELETE,
-        Step.CHECK: Action.CHECK,
+        Operation.CREATE: Action.CREATE,
+        Operation.DELETE: Action.DELETE,
+        Operation.DROP: Action.DELETE,
+        Operation.CHECK: Action.CHECK,
     }
     cleanup = Action.DELETE if work.node.kind is Kind.CLEANUP else Action.UPDATE
     row = row_of(work)
@@ -260,7 +260,7 @@ def make_event(work: Work, status: str, reason: str | None) -> dict[str, Any]:
         "stack_id": work.traversal.stack_id,
         "traversal_id": work.traversal.id,
         "resource": row.name,
-        "action": verbs.get(work.decision.step, cleanup),
+        "action": verbs.get(work.decision.operation, cleanup),
         "status": status,
         "reason": None if reason is None else text(reason),
     }

@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 
 from converge.errors import BadInput, UnresolvedReference, did_you_mean
 from converge.journal.names import work_scope_name
-from converge.model import Action, Definition, Json, Kind, Physical, Replacing, Status, same
+from converge.model import Action, Json, Kind, Physical, Replacing, ResourceDefinition, Status, same
 from converge.resources.resource_type import ResourceType, supports
 from converge.retry import RetryPolicy
 from converge.template import check_properties, resolve_properties
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from converge.sql.traversals import TraversalRow
 
 
-class Step(StrEnum):
+class Operation(StrEnum):
     """What is to be done for a node."""
 
     CREATE = "create"
@@ -40,8 +40,8 @@ class Step(StrEnum):
     FINISH = "finish"
 
 
-#: Steps that call a handler; all others are over at once.
-HANDLED = frozenset({Step.CREATE, Step.UPDATE, Step.DELETE, Step.CHECK})
+#: Operations that call a handler; all others are over at once.
+HANDLED = frozenset({Operation.CREATE, Operation.UPDATE, Operation.DELETE, Operation.CHECK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Decision:
         the new one.
     """
 
-    step: Step
+    operation: Operation
     properties: Mapping[str, Json] = field(default_factory=dict)
     reason: str | None = None
     wanted: Mapping[str, Json] | None = None
@@ -78,10 +78,10 @@ class Work:
     def scope(self) -> str:
         """The name of the journal's scope of this piece of work."""
         assert self.row is not None
-        step = self.decision.step
+        operation = self.decision.operation
         # a create is one and the same in every traversal, as is its token
         return work_scope_name(
-            self.row.id, step, None if step is Step.CREATE else self.traversal.id
+            self.row.id, operation, None if operation is Operation.CREATE else self.traversal.id
         )
 
     @property
@@ -90,11 +90,11 @@ class Work:
         come again after the database has forgotten its last seconds."""
         assert self.row is not None
         token = UUID(self.row.token)
-        if self.decision.step is Step.CREATE:
+        if self.decision.operation is Operation.CREATE:
             return token
         # of a start before there were marks, it is 0
         traversal = self.traversal.mark or self.traversal.id
-        return uuid5(token, f"{self.decision.step} {traversal}")
+        return uuid5(token, f"{self.decision.operation} {traversal}")
 
     @property
     def wanted_type(self) -> str:
@@ -104,7 +104,7 @@ class Work:
     @property
     def type_name(self) -> str:
         """The name of the resource type whose handler is called."""
-        if self.decision.step in (Step.CREATE, Step.UPDATE):
+        if self.decision.operation in (Operation.CREATE, Operation.UPDATE):
             return self.wanted_type
         return "" if self.row is None else self.row.type
 
@@ -146,7 +146,7 @@ class Outcome:
     raw: bool = False
 
 
-def dump_definition(definition: Definition | None) -> Json:
+def dump_definition(definition: ResourceDefinition | None) -> Json:
     """A definition as JSON, for the node's row."""
     if definition is None:
         return None
@@ -154,12 +154,12 @@ def dump_definition(definition: Definition | None) -> Json:
     return value if definition.replace is None else value | {"replace": definition.replace}
 
 
-def load_definition(value: Json) -> Definition | None:
+def load_definition(value: Json) -> ResourceDefinition | None:
     """What :func:`dump_definition` made."""
     return (
         None
         if value is None
-        else Definition(value["type"], value["properties"], replace=value.get("replace"))
+        else ResourceDefinition(value["type"], value["properties"], replace=value.get("replace"))
     )
 
 
@@ -177,24 +177,26 @@ def decide(
     :param types: the resource types of this engine.
     """
     if node.kind is Kind.STACK:
-        return Decision(Step.FINISH)
+        return Decision(Operation.FINISH)
     if node.tainted:
-        return Decision(Step.SKIP)
+        return Decision(Operation.SKIP)
     if node.deaths >= _deaths_allowed(traversal, node, row, types):
-        return Decision(Step.FAIL, reason=f"{node.deaths} engines died while they worked on it")
+        return Decision(
+            Operation.FAIL, reason=f"{node.deaths} engines died while they worked on it"
+        )
     if node.kind is Kind.CLEANUP:
         return _decide_cleanup(node, row, inputs, types)
     if row is None:
-        return Decision(Step.FAIL, reason="its row is gone from the database")
+        return Decision(Operation.FAIL, reason="its row is gone from the database")
     if traversal.action is Action.CHECK:
         resource_type = types.get(row.type)
         if resource_type is None:
-            return Decision(Step.FAIL, reason=unknown_type(row.type, types))
+            return Decision(Operation.FAIL, reason=unknown_type(row.type, types))
         if row.status is not Status.COMPLETE and row.action is not Action.CHECK:
             # what it should be like is not known, and a check must not make it look well
-            return Decision(Step.FAIL, reason=row.reason or f"its {row.action} did not end")
-        step = Step.CHECK if supports(resource_type, "check") else Step.NOTHING
-        return Decision(step, row.properties)
+            return Decision(Operation.FAIL, reason=row.reason or f"its {row.action} did not end")
+        operation = Operation.CHECK if supports(resource_type, "check") else Operation.NOTHING
+        return Decision(operation, row.properties)
     return _decide_update(node, row, inputs, types)
 
 
@@ -218,15 +220,15 @@ def _decide_cleanup(
     types: Mapping[str, ResourceType],
 ) -> Decision:
     if row is None or (node.keep and row.replaced_by is None):
-        return Decision(Step.NOTHING)
+        return Decision(Operation.NOTHING)
     if row.status is Status.INIT:
-        return Decision(Step.DROP)
+        return Decision(Operation.DROP)
     resource_type = types.get(row.type)
     if resource_type is None:
-        return Decision(Step.FAIL, reason=unknown_type(row.type, types))
+        return Decision(Operation.FAIL, reason=unknown_type(row.type, types))
     if row.physical_id is None and not supports(resource_type, "find"):
-        return Decision(Step.DROP)
-    return Decision(Step.DELETE, _mended(node, row, inputs, resource_type))
+        return Decision(Operation.DROP)
+    return Decision(Operation.DELETE, _mended(node, row, inputs, resource_type))
 
 
 def _mended(
@@ -281,16 +283,16 @@ def _decide_update(
 ) -> Decision:
     definition = load_definition(node.definition)
     if definition is None:
-        return Decision(Step.FAIL, reason="its row has no definition")
+        return Decision(Operation.FAIL, reason="its row has no definition")
     resource_type = types.get(definition.type)
     if resource_type is None:
-        return Decision(Step.FAIL, reason=unknown_type(definition.type, types))
+        return Decision(Operation.FAIL, reason=unknown_type(definition.type, types))
 
     try:
         properties = resolve_properties(definition.properties, _lookup_in(inputs))
         check_properties(definition.type, resource_type, properties)
     except (UnresolvedReference, BadInput) as error:
-        return Decision(Step.FAIL, reason=str(error))
+        return Decision(Operation.FAIL, reason=str(error))
 
     untouched = row.status is Status.INIT
     if row.action is Action.REPLACE:
@@ -299,14 +301,14 @@ def _decide_update(
     if row.type != definition.type and not untouched:
         return decide_replace(node, row, properties, types)
     if untouched or (row.action is Action.CREATE and row.status is not Status.COMPLETE):
-        return Decision(Step.CREATE, properties)
+        return Decision(Operation.CREATE, properties)
     if row.status is Status.COMPLETE:
         if same(row.properties, properties):
-            return Decision(Step.NOTHING, row.properties)
+            return Decision(Operation.NOTHING, row.properties)
         if _is_same_thing(resource_type, row.properties, properties):
-            return Decision(Step.NOTHING, properties)
+            return Decision(Operation.NOTHING, properties)
     if supports(resource_type, "update"):
-        return Decision(Step.UPDATE, properties)
+        return Decision(Operation.UPDATE, properties)
     return decide_replace(node, row, properties, types)
 
 
@@ -321,17 +323,17 @@ def decide_replace(
     :param properties: those of the new one.
     """
     if not _deletes_first(node, row, types):
-        return Decision(Step.REPLACE, properties)
+        return Decision(Operation.REPLACE, properties)
     resource_type = types.get(row.type)
     if resource_type is None:
-        return Decision(Step.FAIL, reason=unknown_type(row.type, types))
+        return Decision(Operation.FAIL, reason=unknown_type(row.type, types))
     if row.physical_id is None and not supports(resource_type, "find"):
         # nothing was made that could stand in the way of the new one
-        return Decision(Step.REPLACE, properties, wanted=properties)
+        return Decision(Operation.REPLACE, properties, wanted=properties)
     is_same = row.type == node.definition["type"] and _is_same_thing(
         resource_type, row.properties, properties
     )
-    return Decision(Step.DELETE, properties if is_same else row.properties, wanted=properties)
+    return Decision(Operation.DELETE, properties if is_same else row.properties, wanted=properties)
 
 
 def _deletes_first(node: SyncPointRow, row: ResourceRow, types: Mapping[str, ResourceType]) -> bool:

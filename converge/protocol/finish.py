@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from converge.errors import StaleLock
-from converge.model import Action, OnFailure, State, Status, TraversalStatus
+from converge.model import Action, NodeState, OnFailure, Status, TraversalStatus
 from converge.protocol.complete import is_mine
 from converge.protocol.decide import Work
 from converge.protocol.rollback import last_good
@@ -27,7 +27,7 @@ def finish(tx: Transaction, engine_id: int, work: Work) -> None:
     """
     stack = stacks.lock_stack_by_id(tx, work.traversal.stack_id)
     node = sync_points.lock_nodes(tx, [work.node.key]).get(work.node.key)
-    if node is None or not is_mine(node, work, engine_id) or node.state is not State.RUNNING:
+    if node is None or not is_mine(node, work, engine_id) or node.state is not NodeState.RUNNING:
         raise StaleLock(f"the end of traversal {work.traversal.id} is not this engine's work")
     end_traversal(tx, stack, traversals.get_traversal(tx, work.traversal.id), tainted=node.tainted)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from converge.model import Action, Kind, OnFailure, State, TraversalStatus
+from converge.model import Action, Kind, NodeState, OnFailure, TraversalStatus
 from converge.protocol.complete import complete, is_mine
 from converge.protocol.decide import Outcome, Result
 from converge.protocol.finish import end_traversal
 from converge.sql import stacks, sync_points, transitions, traversals
 from converge.sql.database import Transaction
-from converge.sql.sync_points import NodeState
+from converge.sql.sync_points import LockedNode
 from converge.sql.traversals import TraversalRow
 from converge.sql.types import text
 
@@ -45,7 +45,7 @@ def failure_reason(outcome: Outcome) -> str:
 def halt_locked(
     tx: Transaction,
     traversal: TraversalRow,
-    nodes: Sequence[NodeState],
+    nodes: Sequence[LockedNode],
     outcome: TraversalStatus,
     reason: str,
 ) -> bool:
@@ -58,9 +58,9 @@ def halt_locked(
         return False
     stack_node = next(node for node in nodes if node.kind is Kind.STACK)
     others = [node for node in nodes if node.kind is not Kind.STACK]
-    idle = [node.key for node in others if node.state is not State.RUNNING]
+    idle = [node.key for node in others if node.state is not NodeState.RUNNING]
     transitions.skip_nodes(tx, idle)
-    running = [node.key for node in others if node.state is State.RUNNING]
+    running = [node.key for node in others if node.state is NodeState.RUNNING]
     transitions.lead_to_stack(tx, running, stack_node.key)
     if idle:
         # engine 0 stands for whoever is no engine
@@ -82,6 +82,6 @@ def halt(tx: Transaction, traversal_id: int, outcome: TraversalStatus, reason: s
     nodes = sync_points.lock_traversal_nodes(tx, traversal_id, sync_points.LIVE)
     if not halt_locked(tx, traversal, nodes, outcome, reason):
         return False
-    if not any(node.state is State.RUNNING and node.kind is not Kind.STACK for node in nodes):
+    if not any(node.state is NodeState.RUNNING and node.kind is not Kind.STACK for node in nodes):
         end_traversal(tx, stack, traversals.get_traversal(tx, traversal_id), tainted=True)
     return True

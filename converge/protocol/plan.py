@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from converge.errors import BadInput, UnresolvedReference
 from converge.graph import Graph
-from converge.model import Action, Definition, Json, Kind, Physical, Status, same
+from converge.model import Action, Json, Kind, Physical, ResourceDefinition, Status, same
 from converge.template.functions import resolve_properties
 
 #: A node before it has a number: (kind, name or resource id).
@@ -63,7 +63,7 @@ class Node:
     name: str | None
     resource_id: int | None
     keep: bool
-    definition: Definition | None
+    definition: ResourceDefinition | None
     requires: tuple[int, ...]
     pending: int
     successors: tuple[int, ...]
@@ -87,7 +87,7 @@ def best_versions(
     existing: Iterable[Existing],
     wanted: int | None,
     previous: int | None,
-    definitions: Mapping[str, Definition] | None = None,
+    definitions: Mapping[str, ResourceDefinition] | None = None,
     alike: Collection[int] = (),
 ) -> dict[str, Existing]:
     """The version of each name that is kept.
@@ -148,7 +148,9 @@ def contested(existing: Iterable[Existing]) -> set[int]:
     }
 
 
-def _with_required(names: Iterable[str], definitions: Mapping[str, Definition]) -> Iterable[str]:
+def _with_required(
+    names: Iterable[str], definitions: Mapping[str, ResourceDefinition]
+) -> Iterable[str]:
     """Names and all that they require, each after what it requires."""
     edges: list[tuple[str, str | None]] = []
     stack = list(names)
@@ -165,7 +167,9 @@ def _with_required(names: Iterable[str], definitions: Mapping[str, Definition]) 
     return Graph(edges)
 
 
-def _content(definition: Definition, best: Mapping[str, Existing]) -> Mapping[str, Json] | None:
+def _content(
+    definition: ResourceDefinition, best: Mapping[str, Existing]
+) -> Mapping[str, Json] | None:
     """The properties that are wanted, if what they refer to stays as it is; None if that is not
     there."""
 
@@ -182,7 +186,7 @@ def _content(definition: Definition, best: Mapping[str, Existing]) -> Mapping[st
 
 
 def _is_like(
-    one: Existing, definition: Definition | None, content: Mapping[str, Json] | None
+    one: Existing, definition: ResourceDefinition | None, content: Mapping[str, Json] | None
 ) -> bool:
     """Whether a version has these properties."""
     return (
@@ -195,7 +199,7 @@ def _is_like(
 
 
 def plan(
-    definitions: Mapping[str, Definition],
+    definitions: Mapping[str, ResourceDefinition],
     existing: Sequence[Existing],
     *,
     wanted: int | None = None,
@@ -216,7 +220,7 @@ def plan(
     return _number(_edges(definitions, existing, kept), definitions, existing, kept)
 
 
-def plan_check(definitions: Mapping[str, Definition], existing: Sequence[Existing]) -> Plan:
+def plan_check(definitions: Mapping[str, ResourceDefinition], existing: Sequence[Existing]) -> Plan:
     """Plan a look at every existing resource: no order, nothing inserted, nothing removed."""
     best = best_versions(existing, None, None)
     kept = {
@@ -229,7 +233,7 @@ def plan_check(definitions: Mapping[str, Definition], existing: Sequence[Existin
 
 
 def _edges(
-    definitions: Mapping[str, Definition],
+    definitions: Mapping[str, ResourceDefinition],
     existing: Sequence[Existing],
     kept: Mapping[str, Existing],
 ) -> list[tuple[Key, Key | None]]:
@@ -268,7 +272,7 @@ def _is_made(one: Existing | None) -> bool:
 
 def _number(
     edges: list[tuple[Key, Key | None]],
-    definitions: Mapping[str, Definition],
+    definitions: Mapping[str, ResourceDefinition],
     existing: Sequence[Existing],
     kept: Mapping[str, Existing],
 ) -> Plan:

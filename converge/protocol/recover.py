@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from converge.crash_points import Commit
 from converge.journal.names import find_traversal
 from converge.lease import expire, list_gone
-from converge.model import State, TraversalStatus
+from converge.model import NodeState, TraversalStatus
 from converge.protocol.halt import halt
 from converge.sql import engines, leftovers, resources, scopes, sync_points, transitions, traversals
 from converge.sql.database import Database, Transaction, repeatable
@@ -223,9 +223,9 @@ def release_engine(
         return 0
     ids = sorted({node.resource_id for node in nodes if node.resource_id is not None})
     locked = resources.lock_states(tx, ids)
-    running = [node for node in nodes if node.state is State.RUNNING]
+    running = [node for node in nodes if node.state is NodeState.RUNNING]
     transitions.recover_nodes(tx, engine_id, running, died=died)
-    sync_points.delete_nodes(tx, [n.key for n in nodes if n.state is State.SUPERSEDED])
+    sync_points.delete_nodes(tx, [n.key for n in nodes if n.state is NodeState.SUPERSEDED])
     resources.free_engine_locks(tx, engine_id, ids)
     transitions.unblock(tx, [row.id for row in locked.values() if row.blocking])
     return len(nodes)

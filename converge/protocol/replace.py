@@ -9,9 +9,9 @@ from typing import Any
 from uuid import uuid4
 
 from converge.errors import StaleLock
-from converge.model import Action, Json, State, Status
+from converge.model import Action, Json, NodeState, Status
 from converge.protocol.complete import as_before, is_mine, make_event, row_of
-from converge.protocol.decide import Decision, Outcome, Result, Step, Work
+from converge.protocol.decide import Decision, Operation, Outcome, Result, Work
 from converge.sql import events, resources, scopes, sync_points, transitions
 from converge.sql.database import Transaction
 
@@ -34,14 +34,16 @@ def replace(
     old = row_of(work)
     if node is None or not is_mine(node, work, engine_id):
         raise StaleLock(f"the replacement of {old.name!r} is not this engine's work any more")
-    ends = node.state is State.SUPERSEDED or node.tainted
+    ends = node.state is NodeState.SUPERSEDED or node.tainted
     decision = then or work.decision
-    is_gone = decision.step is not Step.DELETE or work.decision.step is Step.DELETE
+    is_gone = (
+        decision.operation is not Operation.DELETE or work.decision.operation is Operation.DELETE
+    )
     if decision.wanted is not None and is_gone:
         return _clear(tx, engine_id, work, decision.wanted, ends=ends)
     if ends:
         return Outcome(work, Result.SKIPPED, as_before(old))
-    if decision.step is Step.DELETE:
+    if decision.operation is Operation.DELETE:
         return _delete_first(tx, engine_id, work, decision)
     new_id = resources.insert_replacement(
         tx, old, work.wanted_type, engine_id, work.requires, work.node.mark
@@ -63,7 +65,7 @@ def replace(
         traversal=work.traversal,
         node=work.node,
         row=new,
-        decision=Decision(Step.CREATE, work.decision.properties),
+        decision=Decision(Operation.CREATE, work.decision.properties),
         requires=work.requires,
         locked=True,
     )
@@ -107,12 +109,12 @@ def _clear(
         "attributes": {},
         "requires": list(work.requires),
     }
-    if work.decision.step is Step.DELETE:
+    if work.decision.operation is Operation.DELETE:
         reason = "before its replacement is made"
         events.insert_events(tx, [make_event(work, Status.COMPLETE, reason)])
     if ends:
         return Outcome(work, Result.SKIPPED, values)
     resources.write_locked(tx, engine_id, old.id, old.epoch, old.mark, **values)
     row = dataclasses.replace(old, **(values | {"status": Status.INIT}))
-    decision = Decision(Step.CREATE, properties)
+    decision = Decision(Operation.CREATE, properties)
     return dataclasses.replace(work, row=row, decision=decision)

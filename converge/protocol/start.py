@@ -13,10 +13,10 @@ from typing import Any
 from converge.errors import BadInput, Conflict
 from converge.model import (
     Action,
-    Definition,
     Kind,
     OnFailure,
     Physical,
+    ResourceDefinition,
     Status,
     TraversalStatus,
     check_seconds,
@@ -94,7 +94,7 @@ def is_wanted(
 
 def load_definitions(
     tx: Transaction, stack: StackRow, template_id: int | None
-) -> dict[str, Definition]:
+) -> dict[str, ResourceDefinition]:
     """What a version wants; nothing for None."""
     if template_id is None:
         return {}
@@ -121,7 +121,7 @@ def start(
     template_id: int | None,
     intent: Intent,
     *,
-    definitions: Mapping[str, Definition] | None = None,
+    definitions: Mapping[str, ResourceDefinition] | None = None,
     expected: int | None = None,
     versions: int | None = None,
     reason: str | None = None,
@@ -212,7 +212,7 @@ def _list_alike(tx: Transaction, wanted: int | None, others: Collection[int]) ->
 
 
 def _list_dying(
-    rows: Sequence[ResourceRow], planned: Plan, definitions: Mapping[str, Definition]
+    rows: Sequence[ResourceRow], planned: Plan, definitions: Mapping[str, ResourceDefinition]
 ) -> list[int]:
     """Resources that an older traversal works on, and that this one deletes or replaces."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, case, func, or_, select
 
-from converge.model import Kind, State, TraversalStatus
+from converge.model import Kind, NodeState, TraversalStatus
 from converge.sql.batch import among
 from converge.sql.database import Transaction
 from converge.sql.engines import ALIVE, lives
@@ -37,7 +37,7 @@ class HeldNode:
     traversal_id: int
     node: int
     kind: Kind
-    state: State
+    state: NodeState
     stack: str
     resource: str | None
     resource_id: int | None
@@ -65,12 +65,12 @@ class Predecessor:
 
     node: int
     kind: Kind
-    state: State
+    state: NodeState
     resource: str | None
     direct: bool
 
 
-_IN_HAND = (State.RUNNING, State.SUPERSEDED)
+_IN_HAND = (NodeState.RUNNING, NodeState.SUPERSEDED)
 
 
 def _select(tx: Transaction) -> Select[Any]:
@@ -110,7 +110,7 @@ def _rows(tx: Transaction, query: Select[Any]) -> list[HeldNode]:
 
 def _row(row: Any) -> HeldNode:
     values: list[Any] = list(row)[: len(HeldNode.__dataclass_fields__)]
-    values[2:4] = Kind(values[2]), State(values[3])
+    values[2:4] = Kind(values[2]), NodeState(values[3])
     return HeldNode(*values)
 
 
@@ -143,7 +143,7 @@ def list_held(
     """
     mine = sync_point.c.traversal_id == traversal_id
     if resource is None:
-        conditions = [mine, is_in(State.RUNNING, State.READY, State.BLOCKED)]
+        conditions = [mine, is_in(NodeState.RUNNING, NodeState.READY, NodeState.BLOCKED)]
     else:
         conditions = [mine, resource_table.c.name == resource]
     order = (sync_point.c.claimed_at.is_(None), sync_point.c.claimed_at)
@@ -189,8 +189,10 @@ def list_outstanding(tx: Transaction, traversal_id: int, node: int) -> list[Pred
             continue
         behind.add(row.node)
         direct = node in row.successors
-        if direct or row.state != State.WAITING:
-            found.append(Predecessor(row.node, Kind(row.kind), State(row.state), row.name, direct))
+        if direct or row.state != NodeState.WAITING:
+            found.append(
+                Predecessor(row.node, Kind(row.kind), NodeState(row.state), row.name, direct)
+            )
     return found[::-1]
 
 
@@ -198,7 +200,7 @@ def count_running(tx: Transaction, traversal_id: int) -> int:
     """How many resources of a traversal are being worked on."""
     query = select(func.count()).where(
         sync_point.c.traversal_id == traversal_id,
-        is_in(State.RUNNING),
+        is_in(NodeState.RUNNING),
         sync_point.c.kind != Kind.STACK,
     )
     return int(tx.execute(query).scalar_one())
@@ -275,12 +277,12 @@ def list_overrun(tx: Transaction, limit: int) -> tuple[list[HeldNode], int]:
 
 def list_blocked(tx: Transaction, limit: int) -> tuple[list[HeldNode], int]:
     """BLOCKED nodes."""
-    return _some(tx, [is_in(State.BLOCKED)], (), limit)
+    return _some(tx, [is_in(NodeState.BLOCKED)], (), limit)
 
 
 def list_due(tx: Transaction, limit: int) -> tuple[list[HeldNode], int]:
     """READY nodes whose time has come, longest ready first."""
-    conditions = [is_in(State.READY), sync_point.c.due_at <= tx.now]
+    conditions = [is_in(NodeState.READY), sync_point.c.due_at <= tx.now]
     return _some(tx, conditions, (sync_point.c.ready_at,), limit)
 
 
@@ -293,8 +295,8 @@ def list_passed_over(tx: Transaction, age: float, limit: int) -> tuple[list[Held
     :param age: seconds for which a node may be ready, or nothing be claimed.
     """
     query = select(func.max(sync_point.c.ready_at), func.max(sync_point.c.claimed_at))
-    last: Any = tx.execute(query.where(is_in(State.RUNNING))).one()
-    conditions = [is_in(State.READY), sync_point.c.ready_at <= tx.now - age]
+    last: Any = tx.execute(query.where(is_in(NodeState.RUNNING))).one()
+    conditions = [is_in(NodeState.READY), sync_point.c.ready_at <= tx.now - age]
     if last[0] is not None:
         overtaken = sync_point.c.ready_at < last[0]
         conditions.append(or_(overtaken, tx.now - age >= last[1]))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import func, literal, or_, select
 
-from converge.model import State, Status, TraversalStatus
+from converge.model import NodeState, Status, TraversalStatus
 from converge.sql.batch import among
 from converge.sql.database import Transaction
 from converge.sql.engines import ALIVE
@@ -28,7 +28,7 @@ def list_stray_holders(tx: Transaction, limit: int) -> list[int]:
         .exists()
     )
     query = select(sync_point.c.engine_id).where(
-        is_in(State.RUNNING, State.SUPERSEDED), sync_point.c.engine_id.is_not(None), ~lives
+        is_in(NodeState.RUNNING, NodeState.SUPERSEDED), sync_point.c.engine_id.is_not(None), ~lives
     )
     return list(tx.execute(query.distinct().limit(limit)).scalars())
 
@@ -43,7 +43,7 @@ def list_free_blocked(tx: Transaction, limit: int) -> list[Key]:
     )
     query = (
         select(sync_point.c.traversal_id, sync_point.c.node)
-        .where(is_in(State.BLOCKED), ~held)
+        .where(is_in(NodeState.BLOCKED), ~held)
         .limit(limit)
     )
     return [(row.traversal_id, row.node) for row in tx.execute(query)]
@@ -53,7 +53,7 @@ def count_due(tx: Transaction, limit: int) -> int:
     """How many READY nodes could be claimed now; at most the limit."""
     due = (
         select(sync_point.c.node)
-        .where(is_in(State.READY), sync_point.c.due_at <= tx.now)
+        .where(is_in(NodeState.READY), sync_point.c.due_at <= tx.now)
         .limit(limit)
         .subquery()
     )
@@ -63,7 +63,7 @@ def count_due(tx: Transaction, limit: int) -> int:
 def has_due_retries(tx: Transaction) -> bool:
     """Whether there are retries whose time has come, and that nobody has claimed yet."""
     query = select(sync_point.c.node).where(
-        is_in(State.READY), sync_point.c.due_at > 0, sync_point.c.due_at <= tx.now
+        is_in(NodeState.READY), sync_point.c.due_at > 0, sync_point.c.due_at <= tx.now
     )
     return tx.execute(query.limit(1)).first() is not None
 
@@ -160,7 +160,7 @@ def list_leftovers(tx: Transaction, traversal_ids: Sequence[int], limit: int) ->
     order = (sync_point.c.traversal_id, sync_point.c.node)
     query = select(*order).where(
         among(tx, sync_point.c.traversal_id, traversal_ids),
-        or_(~is_in(State.RUNNING, State.SUPERSEDED), sync_point.c.engine_id.is_(None)),
+        or_(~is_in(NodeState.RUNNING, NodeState.SUPERSEDED), sync_point.c.engine_id.is_(None)),
     )
     rows = tx.execute(query.order_by(*order).limit(limit))
     return [(row.traversal_id, row.node) for row in rows]

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import NullType
 
-from converge.model import Json, Kind, State
+from converge.model import Json, Kind, NodeState
 from converge.sql.batch import among, insert_rows
 from converge.sql.database import Transaction
 from converge.sql.engines import lives
@@ -33,7 +33,7 @@ from converge.sql.types import load
 #: (traversal, node)
 Key = tuple[int, int]
 
-LIVE = (State.WAITING, State.READY, State.RUNNING, State.BLOCKED)
+LIVE = (NodeState.WAITING, NodeState.READY, NodeState.RUNNING, NodeState.BLOCKED)
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class SyncPointRow:
     kind: Kind
     resource_id: int | None
     keep: bool
-    state: State
+    state: NodeState
     pending: int
     tainted: bool
     attempts: int
@@ -65,13 +65,13 @@ class SyncPointRow:
 
 
 @dataclass(slots=True)
-class NodeState:
+class LockedNode:
     """What the protocol needs to know of a locked node."""
 
     traversal_id: int
     node: int
     kind: Kind
-    state: State
+    state: NodeState
     pending: int
     tainted: bool
     engine_id: int | None
@@ -94,12 +94,12 @@ class NodeState:
 
 _COLUMNS = [sync_point.c[name] for name in SyncPointRow.__dataclass_fields__]
 _STATE_COLUMNS = [
-    *(sync_point.c[name] for name in NodeState.__dataclass_fields__ if name in sync_point.c),
+    *(sync_point.c[name] for name in LockedNode.__dataclass_fields__ if name in sync_point.c),
     type_coerce(sync_point.c.successors, Text()),
 ]
 # a third of the time of calling the enum
 _KINDS: dict[str, Kind] = {kind.value: kind for kind in Kind}
-_STATES: dict[str, State] = {state.value: state for state in State}
+_STATES: dict[str, NodeState] = {state.value: state for state in NodeState}
 _ORDER = (sync_point.c.traversal_id, sync_point.c.node)
 
 
@@ -133,18 +133,18 @@ def _index_condition(element: _Indexed, compiler: Any, **kw: Any) -> str:
     return f"{sync_point.name}.{LIVE_STATES}"
 
 
-_INDEXED = {State.READY, State.RUNNING, State.BLOCKED, State.SUPERSEDED}
+_INDEXED = {NodeState.READY, NodeState.RUNNING, NodeState.BLOCKED, NodeState.SUPERSEDED}
 
 
-def is_in(*states: State) -> ColumnElement[bool]:
+def is_in(*states: NodeState) -> ColumnElement[bool]:
     """The condition for these states, as literals: a partial index is of no use to a parameter."""
     literals: list[Any] = [literal_column(f"'{state}'") for state in states]
     condition = sync_point.c.state.in_(literals)
     return and_(condition, _Indexed()) if _INDEXED.issuperset(states) else condition
 
 
-def _node_state(row: Any) -> NodeState:
-    result = NodeState(*row)
+def _node_state(row: Any) -> LockedNode:
+    result = LockedNode(*row)
     result.kind = _KINDS[result.kind]
     result.state = _STATES[result.state]
     return result
@@ -175,7 +175,7 @@ def insert_sync_points(tx: Transaction, rows: Sequence[Mapping[str, Any]], mark:
             tx,
             sync_point,
             part,
-            state=State.READY if ready else State.WAITING,
+            state=NodeState.READY if ready else NodeState.WAITING,
             ready_at=now if ready else None,
             tainted=False,
             attempts=0,
@@ -203,7 +203,7 @@ def lock_ready(
     """
     query = (
         select(*_COLUMNS)
-        .where(is_in(State.READY), sync_point.c.due_at <= tx.now, lives(tx, engine_id, mark))
+        .where(is_in(NodeState.READY), sync_point.c.due_at <= tx.now, lives(tx, engine_id, mark))
         .order_by(sync_point.c.due_at, sync_point.c.ready_at, *_ORDER)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -213,7 +213,7 @@ def lock_ready(
     return [_row(row) for row in tx.execute(query).all()]
 
 
-def lock_nodes(tx: Transaction, keys: Iterable[Key]) -> dict[Key, NodeState]:
+def lock_nodes(tx: Transaction, keys: Iterable[Key]) -> dict[Key, LockedNode]:
     """Lock these nodes until the transaction ends, in key order."""
     wanted = set(keys)
     if not wanted:
@@ -226,8 +226,8 @@ def lock_nodes(tx: Transaction, keys: Iterable[Key]) -> dict[Key, NodeState]:
 
 
 def lock_traversal_nodes(
-    tx: Transaction, traversal_id: int, states: Sequence[State]
-) -> list[NodeState]:
+    tx: Transaction, traversal_id: int, states: Sequence[NodeState]
+) -> list[LockedNode]:
     """Lock all nodes of a traversal that are in these states, in key order."""
     query = (
         select(*_STATE_COLUMNS)
@@ -257,7 +257,7 @@ def list_engine_nodes(
     :param skip_locked: pass over what somebody else has locked.
     """
     held = and_(
-        is_in(State.RUNNING, State.SUPERSEDED),
+        is_in(NodeState.RUNNING, NodeState.SUPERSEDED),
         sync_point.c.engine_id == engine_id,
     )
     # Looked for without locks: InnoDB would wait for the rows of others that it looks at.
@@ -282,7 +282,7 @@ def list_engine_nodes(
 def list_marks(tx: Transaction, engine_id: int) -> dict[Key, int]:
     """The nodes that an engine holds, each with the mark of its claim."""
     query = select(sync_point.c.traversal_id, sync_point.c.node, sync_point.c.mark).where(
-        is_in(State.RUNNING, State.SUPERSEDED), sync_point.c.engine_id == engine_id
+        is_in(NodeState.RUNNING, NodeState.SUPERSEDED), sync_point.c.engine_id == engine_id
     )
     return {(row.traversal_id, row.node): row.mark for row in tx.execute(query)}
 
@@ -291,7 +291,7 @@ def list_cancelled(tx: Transaction, engine_id: int) -> set[Key]:
     """The superseded nodes in an engine's hands whose resources a newer traversal deletes or
     replaces."""
     query = select(sync_point.c.traversal_id, sync_point.c.node).where(
-        is_in(State.SUPERSEDED), sync_point.c.engine_id == engine_id, sync_point.c.cancelled
+        is_in(NodeState.SUPERSEDED), sync_point.c.engine_id == engine_id, sync_point.c.cancelled
     )
     return {(row.traversal_id, row.node) for row in tx.execute(query)}
 
@@ -300,15 +300,15 @@ def holds_nodes(tx: Transaction, engine_id: int) -> bool:
     """Whether an engine works on any node."""
     # counted: without statistics, PostgreSQL reads the whole table to find the first
     query = select(func.count()).where(
-        is_in(State.RUNNING, State.SUPERSEDED), sync_point.c.engine_id == engine_id
+        is_in(NodeState.RUNNING, NodeState.SUPERSEDED), sync_point.c.engine_id == engine_id
     )
     return bool(tx.execute(query).scalar_one())
 
 
-def count_live(tx: Transaction) -> dict[State, int]:
+def count_live(tx: Transaction) -> dict[NodeState, int]:
     """How many nodes of the whole database may still be worked on, by state."""
     query = select(sync_point.c.state, func.count()).where(
-        is_in(State.READY, State.RUNNING, State.BLOCKED)
+        is_in(NodeState.READY, NodeState.RUNNING, NodeState.BLOCKED)
     )
     rows: Any = tx.execute(query.group_by(sync_point.c.state)).all()
-    return {State(state): int(count) for state, count in rows}
+    return {NodeState(state): int(count) for state, count in rows}

@@ -12,11 +12,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, select, update
 
 from converge.errors import StaleLock
-from converge.model import SYNC_POINT_MOVES, Kind, State, check_move
+from converge.model import SYNC_POINT_MOVES, Kind, NodeState, check_move
 from converge.sql.batch import CHUNK, among
 from converge.sql.database import Transaction
 from converge.sql.schema import sync_point
-from converge.sql.sync_points import Key, NodeState, SyncPointRow, among_keys, is_in
+from converge.sql.sync_points import Key, LockedNode, SyncPointRow, among_keys, is_in
 
 
 def start_nodes(tx: Transaction, engine_id: int, keys: Sequence[Key], mark: int = 0) -> None:
@@ -27,8 +27,8 @@ def start_nodes(tx: Transaction, engine_id: int, keys: Sequence[Key], mark: int 
     _move(
         tx,
         keys,
-        State.READY,
-        state=State.RUNNING,
+        NodeState.READY,
+        state=NodeState.RUNNING,
         engine_id=engine_id,
         epoch=sync_point.c.epoch + 1,
         attempts=sync_point.c.attempts + 1,
@@ -39,10 +39,12 @@ def start_nodes(tx: Transaction, engine_id: int, keys: Sequence[Key], mark: int 
 
 def block_nodes(tx: Transaction, keys: Sequence[Key]) -> None:
     """READY to BLOCKED: an older traversal holds the resource."""
-    _move(tx, keys, State.READY, state=State.BLOCKED, ready_at=None, due_at=0)
+    _move(tx, keys, NodeState.READY, state=NodeState.BLOCKED, ready_at=None, due_at=0)
 
 
-def end_nodes(tx: Transaction, engine_id: int, nodes: Iterable[NodeState], state: State) -> None:
+def end_nodes(
+    tx: Transaction, engine_id: int, nodes: Iterable[LockedNode], state: NodeState
+) -> None:
     """RUNNING to an end state, for nodes of this engine that the transaction has locked.
 
     :raises StaleLock: one of them is not this engine's any more.
@@ -54,7 +56,7 @@ def end_nodes(tx: Transaction, engine_id: int, nodes: Iterable[NodeState], state
         _move(
             tx,
             keys,
-            State.RUNNING,
+            NodeState.RUNNING,
             sync_point.c.engine_id == engine_id,
             sync_point.c.epoch == epoch,
             state=state,
@@ -65,7 +67,7 @@ def end_nodes(tx: Transaction, engine_id: int, nodes: Iterable[NodeState], state
 def requeue_node(
     tx: Transaction,
     engine_id: int,
-    node: NodeState,
+    node: LockedNode,
     wait: float,
     *,
     max_attempts: int | None = None,
@@ -79,10 +81,10 @@ def requeue_node(
     _move(
         tx,
         [node.key],
-        State.RUNNING,
+        NodeState.RUNNING,
         sync_point.c.engine_id == engine_id,
         sync_point.c.epoch == node.epoch,
-        state=State.READY,
+        state=NodeState.READY,
         engine_id=None,
         claimed_at=None,
         ready_at=tx.now + wait,
@@ -92,7 +94,7 @@ def requeue_node(
     )
 
 
-def point_at(tx: Transaction, engine_id: int, node: NodeState, resource_id: int) -> None:
+def point_at(tx: Transaction, engine_id: int, node: LockedNode, resource_id: int) -> None:
     """Make a running node work on another resource: the replacement.
 
     :raises StaleLock: it is not this engine's any more.
@@ -100,14 +102,14 @@ def point_at(tx: Transaction, engine_id: int, node: NodeState, resource_id: int)
     _move(
         tx,
         [node.key],
-        State.RUNNING,
+        NodeState.RUNNING,
         sync_point.c.engine_id == engine_id,
         sync_point.c.epoch == node.epoch,
         resource_id=resource_id,
     )
 
 
-def arrive(tx: Transaction, counts: Mapping[Key, int], waiting: Mapping[Key, NodeState]) -> None:
+def arrive(tx: Transaction, counts: Mapping[Key, int], waiting: Mapping[Key, LockedNode]) -> None:
     """Take completed predecessors off their successors' counts; those at zero become READY.
 
     :param counts: how many predecessors of each node completed in this transaction.
@@ -116,7 +118,7 @@ def arrive(tx: Transaction, counts: Mapping[Key, int], waiting: Mapping[Key, Nod
     """
     ready = [key for key, count in counts.items() if waiting[key].pending == count]
     if ready:
-        _move(tx, ready, State.WAITING, state=State.READY, pending=0, ready_at=tx.now)
+        _move(tx, ready, NodeState.WAITING, state=NodeState.READY, pending=0, ready_at=tx.now)
     rest: dict[int, list[Key]] = {}
     for key, count in counts.items():
         if waiting[key].pending != count:
@@ -125,7 +127,7 @@ def arrive(tx: Transaction, counts: Mapping[Key, int], waiting: Mapping[Key, Nod
         _move(
             tx,
             keys,
-            State.WAITING,
+            NodeState.WAITING,
             sync_point.c.pending > count,
             pending=sync_point.c.pending - count,
         )
@@ -139,7 +141,7 @@ def taint(tx: Transaction, keys: Sequence[Key]) -> None:
 
 def skip_nodes(tx: Transaction, keys: Sequence[Key]) -> None:
     """End nodes that have not started."""
-    unstarted = (State.WAITING, State.READY, State.BLOCKED)
+    unstarted = (NodeState.WAITING, NodeState.READY, NodeState.BLOCKED)
     for start in range(0, len(keys), CHUNK):
         part = keys[start : start + CHUNK]
         done = tx.execute(
@@ -148,7 +150,7 @@ def skip_nodes(tx: Transaction, keys: Sequence[Key]) -> None:
                 among_keys(tx, part),
                 is_in(*unstarted),
             )
-            .values(state=_into(State.SKIPPED, *unstarted), ready_at=None)
+            .values(state=_into(NodeState.SKIPPED, *unstarted), ready_at=None)
         )
         _expect(done.rowcount, len(part))
 
@@ -161,11 +163,11 @@ def lead_to_stack(tx: Transaction, running: Sequence[Key], stack_node: Key) -> N
     if running:
         done = tx.execute(
             update(sync_point)
-            .where(among_keys(tx, running), is_in(State.RUNNING))
+            .where(among_keys(tx, running), is_in(NodeState.RUNNING))
             .values(successors=[stack_node[1]], tainted=True)
         )
         _expect(done.rowcount, len(running))
-    state, ready_at = (State.WAITING, None) if running else (State.READY, tx.now)
+    state, ready_at = (NodeState.WAITING, None) if running else (NodeState.READY, tx.now)
     values = {"state": state, "ready_at": ready_at, "due_at": 0, "pending": len(running)}
     tx.execute(
         update(sync_point).where(among_keys(tx, [stack_node])).values(**values, engine_id=None)
@@ -178,8 +180,8 @@ def unblock(tx: Transaction, resource_ids: Sequence[int]) -> int:
         return 0
     done = tx.execute(
         update(sync_point)
-        .where(is_in(State.BLOCKED), among(tx, sync_point.c.resource_id, resource_ids))
-        .values(state=_into(State.READY, State.BLOCKED), ready_at=tx.now)
+        .where(is_in(NodeState.BLOCKED), among(tx, sync_point.c.resource_id, resource_ids))
+        .values(state=_into(NodeState.READY, NodeState.BLOCKED), ready_at=tx.now)
     )
     return int(done.rowcount)
 
@@ -190,8 +192,8 @@ def unblock_nodes(tx: Transaction, keys: Sequence[Key]) -> int:
         return 0
     done = tx.execute(
         update(sync_point)
-        .where(among_keys(tx, keys), is_in(State.BLOCKED))
-        .values(state=_into(State.READY, State.BLOCKED), ready_at=tx.now)
+        .where(among_keys(tx, keys), is_in(NodeState.BLOCKED))
+        .values(state=_into(NodeState.READY, NodeState.BLOCKED), ready_at=tx.now)
     )
     return int(done.rowcount)
 
@@ -206,10 +208,10 @@ def supersede_nodes(tx: Transaction, traversal_id: int) -> None:
     mine = sync_point.c.traversal_id == traversal_id
     tx.execute(
         update(sync_point)
-        .where(mine, is_in(State.RUNNING), sync_point.c.kind != Kind.STACK)
-        .values(state=_into(State.SUPERSEDED, State.RUNNING))
+        .where(mine, is_in(NodeState.RUNNING), sync_point.c.kind != Kind.STACK)
+        .values(state=_into(NodeState.SUPERSEDED, NodeState.RUNNING))
     )
-    tx.execute(delete(sync_point).where(mine, ~is_in(State.SUPERSEDED)))
+    tx.execute(delete(sync_point).where(mine, ~is_in(NodeState.SUPERSEDED)))
 
 
 def cancel_superseded(tx: Transaction, resource_ids: Sequence[int]) -> None:
@@ -217,7 +219,7 @@ def cancel_superseded(tx: Transaction, resource_ids: Sequence[int]) -> None:
     if resource_ids:
         tx.execute(
             update(sync_point)
-            .where(is_in(State.SUPERSEDED), among(tx, sync_point.c.resource_id, resource_ids))
+            .where(is_in(NodeState.SUPERSEDED), among(tx, sync_point.c.resource_id, resource_ids))
             .values(cancelled=True)
         )
 
@@ -229,9 +231,9 @@ def recover_nodes(
     _move(
         tx,
         [node.key for node in nodes],
-        State.RUNNING,
+        NodeState.RUNNING,
         sync_point.c.engine_id == engine_id,
-        state=State.READY,
+        state=NodeState.READY,
         engine_id=None,
         claimed_at=None,
         ready_at=tx.now,
@@ -246,14 +248,16 @@ def promote_retries(tx: Transaction, limit: int) -> int:
     :returns: how many there were.
     """
     order = (sync_point.c.traversal_id, sync_point.c.node)
-    is_due = (is_in(State.READY), sync_point.c.due_at > 0, sync_point.c.due_at <= tx.now)
+    is_due = (is_in(NodeState.READY), sync_point.c.due_at > 0, sync_point.c.due_at <= tx.now)
     query = select(*order).where(*is_due).limit(limit).with_for_update(skip_locked=True)
     keys = [(row.traversal_id, row.node) for row in tx.execute(query)]
-    _move(tx, keys, State.READY, due_at=0)
+    _move(tx, keys, NodeState.READY, due_at=0)
     return len(keys)
 
 
-def _move(tx: Transaction, keys: Sequence[Key], source: State, *guards: Any, **values: Any) -> None:
+def _move(
+    tx: Transaction, keys: Sequence[Key], source: NodeState, *guards: Any, **values: Any
+) -> None:
     """One guarded update of locked rows.
 
     :raises StaleLock: a row was not in the source state, or not this engine's.
@@ -268,14 +272,14 @@ def _move(tx: Transaction, keys: Sequence[Key], source: State, *guards: Any, **v
     _expect(done.rowcount, len(keys))
 
 
-def _was(state: State) -> ColumnElement[bool]:
+def _was(state: NodeState) -> ColumnElement[bool]:
     """The condition for a state, in a shape that no index serves: rows that are named by their
     keys must be found by them, not among the thousands in the same state."""
     condition: ColumnElement[bool] = func.coalesce(sync_point.c.state, "") == state
     return condition
 
 
-def _into(target: State, *sources: State) -> State:
+def _into(target: NodeState, *sources: NodeState) -> NodeState:
     """The state that rows in these states are moved to, if the table of moves allows it."""
     return check_move(SYNC_POINT_MOVES, target, *sources)
 

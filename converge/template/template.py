@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from converge.errors import BadInput, CircularDependency, TemplateError
 from converge.graph import Graph
-from converge.model import Definition, Json, Replacing, check_name
+from converge.model import Json, Replacing, ResourceDefinition, check_name
 from converge.template.functions import (
     Reference,
     function_of,
@@ -502,7 +502,9 @@ class Template:
                 raise self._error(str(error), parameter.spot) from None
         return resolved
 
-    def definitions(self, parameters: Mapping[str, Json], stack_name: str) -> dict[str, Definition]:
+    def definitions(
+        self, parameters: Mapping[str, Json], stack_name: str
+    ) -> dict[str, ResourceDefinition]:
         """The desired state of each resource, in topological order.
 
         :param parameters: as :meth:`resolve_parameters` gave them.
@@ -516,7 +518,9 @@ class Template:
                 key: self._substitute(value, place.child(key), parameters, stack_name)
                 for key, value in entry.properties.items()
             }
-            definitions[name] = Definition(entry.type, properties, entry.requires, entry.replace)
+            definitions[name] = ResourceDefinition(
+                entry.type, properties, entry.requires, entry.replace
+            )
         return definitions
 
     def output_values(self, parameters: Mapping[str, Json], stack_name: str) -> dict[str, Json]:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import select
 
 from converge.graph import Graph
-from converge.model import Kind, State, TraversalStatus
+from converge.model import Kind, NodeState, TraversalStatus
 from converge.sql import schema
 from converge.sql.database import Database, Transaction
 from tests.crash.world import Call, World
@@ -202,10 +202,10 @@ def list_held(rows: Rows, engines: Collection[int]) -> list[Held]:
         row = by_id.get(node["resource_id"])
         if row is None or node["kind"] == Kind.STACK or node["engine_id"] not in engines:
             continue
-        if node["state"] not in (State.RUNNING, State.SUPERSEDED):
+        if node["state"] not in (NodeState.RUNNING, NodeState.SUPERSEDED):
             continue
         tokens = set()
-        if node["state"] == State.RUNNING:
+        if node["state"] == NodeState.RUNNING:
             root = uuid.UUID(row["token"])
             mark = marks[node["traversal_id"]]
             steps = ("delete", *(f"{verb} {mark}" for verb in ("update", "check")))

@@ -18,7 +18,7 @@ from sqlalchemy import Column, MetaData, String, Table, delete, func, insert, se
 
 import converge
 from converge.crash_points import Commit
-from converge.model import State
+from converge.model import NodeState
 from converge.protocol import recover
 from converge.protocol.decide import Outcome, Work
 from converge.sql import engines, schema
@@ -238,7 +238,7 @@ class Player:
             one.run()
             return
         works: list[Work] = []
-        while works := one.session.turn([one.call(work) for work in works], width):
+        while works := one.core.turn([one.call(work) for work in works], width):
             self.clock.advance(0.001)
 
     def do_renew(self, engine: str) -> None:
@@ -251,13 +251,13 @@ class Player:
         """The reply to a claim was lost: let go of what is held in the database only."""
         one = self.engine(engine)
         self.hands[engine] = []
-        one.session.reconcile([])
+        one.core.reconcile([])
 
     def do_leave(self, engine: str) -> None:
         """Stop, and hand back what is in hand."""
         one = self.engine(engine)
         self.store.database.transact(
-            lambda tx: recover.leave(tx, one.id, one.session.mark),
+            lambda tx: recover.leave(tx, one.id, one.core.mark),
             Commit.LEAVE,
             happened=repeatable,
         )
@@ -299,8 +299,8 @@ class Player:
     def do_lose_wake(self, _: None) -> None:
         """What is ready waits for locks that nobody has."""
         node = schema.sync_point
-        blocked = {"state": State.BLOCKED, "ready_at": None}
-        self._edit(update(node).where(node.c.state == State.READY).values(blocked))
+        blocked = {"state": NodeState.BLOCKED, "ready_at": None}
+        self._edit(update(node).where(node.c.state == NodeState.READY).values(blocked))
 
     def do_leave_over(self, _: None) -> None:
         """A traversal that is over has a sync point."""
@@ -308,7 +308,7 @@ class Player:
         with self.store.database.engine.begin() as connection:
             over = connection.execute(select(row.c.id).order_by(row.c.id).limit(1)).scalar_one()
             values = {"traversal_id": over, "node": 99, "kind": "update", "keep": False}
-            values |= {"state": State.WAITING, "pending": 1, "tainted": False, "attempts": 0}
+            values |= {"state": NodeState.WAITING, "pending": 1, "tainted": False, "attempts": 0}
             values |= {"deaths": 0, "epoch": 0, "requires": [], "successors": []}
             connection.execute(insert(schema.sync_point).values(values))
 

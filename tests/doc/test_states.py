@@ -17,7 +17,7 @@ from converge.model import (
     STACK_MOVES,
     SYNC_POINT_MOVES,
     EngineState,
-    State,
+    NodeState,
     Status,
     check_move,
     sources_of,
@@ -94,9 +94,9 @@ def test_a_move_that_no_table_has_is_an_error_of_the_program() -> None:
     with pytest.raises(ValueError, match="nothing may become INIT"):
         sources_of(STACK_MOVES, Status.INIT)
     with pytest.raises(ValueError, match="what is DONE may not become READY"):
-        check_move(SYNC_POINT_MOVES, State.READY, State.RUNNING, State.DONE)
-    assert set(sources_of(SYNC_POINT_MOVES, State.READY)) == {
-        State.WAITING,
-        State.RUNNING,
-        State.BLOCKED,
+        check_move(SYNC_POINT_MOVES, NodeState.READY, NodeState.RUNNING, NodeState.DONE)
+    assert set(sources_of(SYNC_POINT_MOVES, NodeState.READY)) == {
+        NodeState.WAITING,
+        NodeState.RUNNING,
+        NodeState.BLOCKED,
     }

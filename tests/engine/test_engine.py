@@ -10,7 +10,7 @@ import pytest
 from oslo_db.exception import DBDataError
 
 import converge
-from converge.engine.core import Session
+from converge.engine.core import EngineCore
 from converge.errors import BadInput, ConvergeError, StoreError
 from converge.process import is_gone, process_identity
 from converge.protocol import complete as completing
@@ -284,7 +284,7 @@ def test_lost_replies_of_commits_lose_no_node(
     types = {"quick": Quick(), "fixed": world.types()["fixed"]}
     turns = 0
 
-    class Flaky(Session):
+    class Flaky(EngineCore):
         def turn(self, outcomes: Sequence[Outcome], limit: int) -> list[Work]:
             nonlocal turns
             works = super().turn(outcomes, limit)

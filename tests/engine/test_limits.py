@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select, update
 
 import converge
-from converge.engine.core import Session
+from converge.engine.core import EngineCore
 from converge.errors import BadInput
 from converge.lease import Lease, RowLeases
 from converge.protocol.decide import Work
@@ -332,7 +332,7 @@ def test_of_two_engines_with_one_id_the_loser_writes_nothing(
     store = fresh_store(FakeClock())
     world = FakeWorld()
     old = StepEngine(store, world.types())
-    new = Session(store.database, old.id, old.types, old.session.mark)
+    new = EngineCore(store.database, old.id, old.types, old.core.mark)
     stack = store.create_stack("s", WIDE)
     first = old.claim(2)
     second = new.turn([], 1)
@@ -352,7 +352,7 @@ def test_of_two_engines_with_one_id_the_loser_writes_nothing(
     old.write(*outcomes)
     assert rows_of(store) == before
     for work in first:
-        context = old.session.context(work)
+        context = old.core.context(work)
         assert context is not None
         with pytest.raises(converge.StaleLock):
             context.record("late")

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 import converge
 from converge.engine import run
-from converge.engine.core import Session
+from converge.engine.core import EngineCore
 from converge.engine.workers import Job, Workers
 from converge.errors import BadInput, ConvergeError, StoreError
 from converge.sql.database import Database
@@ -47,7 +47,7 @@ def test_who_waits_for_an_engine_that_dies_is_told(
     store: converge.Store, engine: converge.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.start()
-    monkeypatch.setattr(Session, "turn", dies)
+    monkeypatch.setattr(EngineCore, "turn", dies)
     # while it dies, and when it is dead
     for _ in range(2):
         with pytest.raises(ConvergeError, match="the engine has stopped by itself") as raised:
@@ -94,15 +94,15 @@ def test_a_run_that_the_database_held_up_does_not_mix_with_the_next(
 ) -> None:
     monkeypatch.setattr(run, "GRACE", 0.05)
     held, go = threading.Event(), threading.Event()
-    turn = Session.turn
+    turn = EngineCore.turn
 
-    def hangs(session: Session, outcomes: Any, limit: int) -> Any:
+    def hangs(core: EngineCore, outcomes: Any, limit: int) -> Any:
         held.set()
         assert go.wait(WAIT)
-        return turn(session, outcomes, limit)
+        return turn(core, outcomes, limit)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "turn", hangs)
+        patch.setattr(EngineCore, "turn", hangs)
         engine.start()
         first = engine.id
         assert held.wait(WAIT)

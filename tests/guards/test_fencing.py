@@ -14,7 +14,7 @@ from sqlalchemy import update
 
 import converge
 from converge.errors import StaleLock
-from converge.model import State, TraversalStatus
+from converge.model import NodeState, TraversalStatus
 from converge.protocol import complete as completing
 from converge.protocol.decide import Outcome, Result
 from converge.protocol.replace import replace
@@ -38,7 +38,7 @@ def test_a_completion_leaves_out_what_is_not_this_engines_or_of_an_earlier_claim
     outcome = one.call(work)
     with store.transaction() as tx:
         assert completing.complete(tx, other.id, [outcome]) == [outcome]
-    one.session.reconcile(())
+    one.core.reconcile(())
     (again,) = one.claim()
     assert (again.node.key, again.node.epoch) == (work.node.key, work.node.epoch + 1)
     # the marks of two claims differ, too; here the epoch alone is to tell
@@ -46,7 +46,7 @@ def test_a_completion_leaves_out_what_is_not_this_engines_or_of_an_earlier_claim
         tx.execute(update(schema.sync_point).values(mark=work.node.mark))
     with store.transaction() as tx:
         assert completing.complete(tx, one.id, [outcome]) == [outcome]
-    assert state(store, work) is State.RUNNING
+    assert state(store, work) is NodeState.RUNNING
 
 
 def test_a_completion_leaves_out_what_lost_its_resource_and_writes_the_rest(
@@ -60,7 +60,7 @@ def test_a_completion_leaves_out_what_lost_its_resource_and_writes_the_rest(
     with store.transaction() as tx:
         resources.free_engine_locks(tx, one.id, [works[0].row.id])
         assert completing.complete(tx, one.id, [lost, kept]) == [lost]
-    assert [state(store, work) for work in works] == [State.RUNNING, State.DONE]
+    assert [state(store, work) for work in works] == [NodeState.RUNNING, NodeState.DONE]
 
 
 def test_a_late_failure_does_not_halt_what_another_engine_does(
@@ -204,8 +204,8 @@ def test_who_reconciles_keeps_what_is_in_hand(
     store.create_stack("s", template(a=[], b=[]))
     one = engine()
     kept, let_go = one.claim(2)
-    one.session.reconcile([kept])
-    assert (state(store, kept), state(store, let_go)) == (State.RUNNING, State.READY)
+    one.core.reconcile([kept])
+    assert (state(store, kept), state(store, let_go)) == (NodeState.RUNNING, NodeState.READY)
 
 
 def test_who_reconciles_lets_go_of_a_later_claim_that_was_lost(
@@ -215,10 +215,10 @@ def test_who_reconciles_lets_go_of_a_later_claim_that_was_lost(
     one = engine()
     (known,) = one.claim()
     # handed back and claimed again, in a commit of which nothing was heard
-    again = one.session.turn([Outcome(known, Result.HANDED_BACK)], 1)
+    again = one.core.turn([Outcome(known, Result.HANDED_BACK)], 1)
     assert [work.node.key for work in again] == [known.node.key]
-    one.session.reconcile([known])
-    assert state(store, known) == State.READY
+    one.core.reconcile([known])
+    assert state(store, known) == NodeState.READY
 
 
 def test_a_group_that_cannot_be_written_is_written_one_by_one(
@@ -236,4 +236,4 @@ def test_a_group_that_cannot_be_written_is_written_one_by_one(
 
     monkeypatch.setattr("converge.engine.core.complete", hurt)
     one.write(*outcomes)
-    assert {state(store, outcome.work) for outcome in outcomes} == {State.DONE}
+    assert {state(store, outcome.work) for outcome in outcomes} == {NodeState.DONE}

@@ -17,23 +17,23 @@ import converge
 from converge.crash_points import Commit
 from converge.errors import StaleLock
 from converge.journal import Record
-from converge.journal.backend import Hold, StepStatus
+from converge.journal.backend import ScopeLock, StepStatus
 from converge.journal.sql import SqlBackend
 from converge.lease import LEASE
 from converge.machine.actions import CAREFUL, Actions
-from converge.machine.moving import Held
+from converge.machine.moving import TakenAction
 from converge.sql import machines, moves, schema
 from converge.sql.database import Database, Transaction
 from converge.testing import FakeClock, StepEngine
 from tests.guards.tools import SERVERS
 
 EACH = Record("each", 2, status=StepStatus.OPEN)
-WRITES: dict[str, Callable[[SqlBackend, Hold, Transaction], None]] = {
-    "a step": lambda backend, hold, tx: backend.write(hold, Record("new", 3), tx),
-    "a step again": lambda backend, hold, tx: backend.write(
-        hold, Record("old", 1, version=2), tx, replaces=True
+WRITES: dict[str, Callable[[SqlBackend, ScopeLock, Transaction], None]] = {
+    "a step": lambda backend, lock, tx: backend.write(lock, Record("new", 3), tx),
+    "a step again": lambda backend, lock, tx: backend.write(
+        lock, Record("old", 1, version=2), tx, replaces=True
     ),
-    "an item": lambda backend, hold, tx: backend.advance(hold, "each", 1, "null", tx),
+    "an item": lambda backend, lock, tx: backend.advance(lock, "each", 1, "null", tx),
 }
 
 
@@ -89,11 +89,11 @@ def test_nobody_takes_a_scope_while_a_record_of_it_is_not_committed(
     store: converge.Store, backend: SqlBackend, what: str
 ) -> None:
     """Or the next one would not see the step, and do it again."""
-    hold = backend.take("job").hold
-    backend.write(hold, Record("old", 1))
-    backend.write(hold, EACH)
+    lock = backend.take("job").lock
+    backend.write(lock, Record("old", 1))
+    backend.write(lock, EACH)
     with store.transaction() as tx, store.transaction() as second:
-        WRITES[what](backend, hold, tx)
+        WRITES[what](backend, lock, tx)
         assert count_free(second, schema.scope) == 0
 
 
@@ -176,9 +176,9 @@ def test_the_end_of_an_action_names_its_owner_its_epoch_and_its_mark(
 def test_a_scope_is_written_to_and_let_go_of_by_its_owner_at_its_epoch_and_mark_only(
     backend: SqlBackend, place: str
 ) -> None:
-    hold = backend.take("job").hold
-    backend.write(hold, EACH)
-    other = replace(hold, **{place: getattr(hold, place) + 1})
+    lock = backend.take("job").lock
+    backend.write(lock, EACH)
+    other = replace(lock, **{place: getattr(lock, place) + 1})
     with pytest.raises(StaleLock):
         backend.write(other, Record("a", 3))
     with pytest.raises(StaleLock):
@@ -191,9 +191,9 @@ def test_a_scope_is_written_to_and_let_go_of_by_its_owner_at_its_epoch_and_mark_
 
 
 def test_a_record_that_replaces_another_finds_it(backend: SqlBackend) -> None:
-    hold = backend.take("job").hold
+    lock = backend.take("job").lock
     with pytest.raises(StaleLock, match="nothing is recorded"):
-        backend.write(hold, EACH, replaces=True)
+        backend.write(lock, EACH, replaces=True)
 
 
 def test_what_is_a_transaction_by_itself_is_one_statement(
@@ -226,11 +226,11 @@ def test_what_is_a_transaction_by_itself_is_one_statement(
         return transact(database, counted, commit, alone=alone, **more)
 
     monkeypatch.setattr(Database, "transact", watched)
-    hold = backend.take("job").hold
-    backend.write(hold, EACH)
-    backend.advance(hold, "each", 1, "null")
-    backend.write(hold, EACH, replaces=True)
-    backend.release(hold, finished=False)
+    lock = backend.take("job").lock
+    backend.write(lock, EACH)
+    backend.advance(lock, "each", 1, "null")
+    backend.write(lock, EACH, replaces=True)
+    backend.release(lock, finished=False)
     backend.owner.current_lease().renew()
     leave(machine, "a")
     assert machine.sweep() == 1
@@ -273,7 +273,7 @@ def test_of_the_actions_on_which_many_died_one_is_taken_and_comes_last(
     assert taken[-1] in "ab"
 
 
-def _row(tx: Transaction, held: Held) -> moves.MoveRow:
+def _row(tx: Transaction, held: TakenAction) -> moves.MoveRow:
     found = moves.get_move(tx, held.instance_id, held.number)
     assert found is not None
     return found

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import converge
-from converge.engine.core import Session
+from converge.engine.core import EngineCore
 from converge.engine.run import Run
 from converge.engine.tenure import Tenure
 from converge.errors import StoreError
@@ -276,7 +276,7 @@ def test_an_engine_that_may_hold_what_it_does_not_know_looks(
 ) -> None:
     lost: list[Work] = []
 
-    class Deafened(Session):
+    class Deafened(EngineCore):
         """The reply to the first commit that claimed something is lost."""
 
         def turn(self, outcomes: Sequence[Outcome], limit: int) -> list[Work]:

@@ -17,13 +17,13 @@ from sqlalchemy import select, update
 import converge
 from converge import crash_points
 from converge.crash_points import Commit
-from converge.engine.core import Session
+from converge.engine.core import EngineCore
 from converge.errors import Busy, NotFound, StaleLock, StoreError
 from converge.journal.backend import Record
 from converge.journal.sql import SqlBackend
 from converge.lease import Lease
 from converge.machine.actions import _is_taken
-from converge.model import State
+from converge.model import NodeState
 from converge.protocol import complete as completing
 from converge.protocol import recover
 from converge.sql import engines, moves, schema, scopes
@@ -47,7 +47,7 @@ def test_a_completion_leaves_out_what_another_claim_has_taken(
     change(store, schema.sync_point, mark=work.node.mark + 1)
     with store.transaction() as tx:
         assert completing.complete(tx, one.id, [outcome]) == [outcome]
-    assert state(store, work) is State.RUNNING
+    assert state(store, work) is NodeState.RUNNING
 
 
 def test_a_completion_leaves_out_a_resource_that_another_claim_has_locked(
@@ -60,7 +60,7 @@ def test_a_completion_leaves_out_a_resource_that_another_claim_has_locked(
     change(store, schema.resource, mark=work.node.mark + 1)
     with store.transaction() as tx:
         assert completing.complete(tx, one.id, [outcome]) == [outcome]
-    assert state(store, work) is State.RUNNING
+    assert state(store, work) is NodeState.RUNNING
 
 
 def test_a_physical_id_is_not_recorded_for_another_claim(
@@ -69,7 +69,7 @@ def test_a_physical_id_is_not_recorded_for_another_claim(
     store.create_stack("s", template(a=[]))
     one = engine()
     (work,) = one.claim()
-    context = one.session.context(work)
+    context = one.core.context(work)
     assert context is not None
     context.record("mine")
     change(store, schema.resource, mark=work.node.mark + 1)
@@ -85,22 +85,22 @@ def test_nothing_is_claimed_under_an_id_that_is_another_engines(
     store.create_stack("s", template(a=[]))
     with store.transaction() as tx:
         id_ = engines.insert_engine(tx, "h", 1, "p", LEASE, mark=7)
-    assert Session(store.database, id_, world.types(), 8).turn((), 1) == []
-    assert len(Session(store.database, id_, world.types(), 7).turn((), 1)) == 1
+    assert EngineCore(store.database, id_, world.types(), 8).turn((), 1) == []
+    assert len(EngineCore(store.database, id_, world.types(), 7).turn((), 1)) == 1
 
 
 def test_who_leaves_ends_nobody_else_with_its_id(store: converge.Store, world: FakeWorld) -> None:
     store.create_stack("s", template(a=[]))
     with store.transaction() as tx:
         id_ = engines.insert_engine(tx, "h", 1, "p", LEASE, mark=7)
-    (work,) = Session(store.database, id_, world.types(), 7).turn((), 1)
+    (work,) = EngineCore(store.database, id_, world.types(), 7).turn((), 1)
     with store.transaction() as tx:
         recover.leave(tx, id_, 8)
-    assert state(store, work) is State.RUNNING
+    assert state(store, work) is NodeState.RUNNING
     with store.transaction() as tx:
         assert engines.is_alive(tx, id_)
         recover.leave(tx, id_, 7)
-    assert state(store, work) is State.READY
+    assert state(store, work) is NodeState.READY
     with store.transaction() as tx:
         assert not engines.is_alive(tx, id_)
 
@@ -110,9 +110,9 @@ def test_who_is_not_registered_any_more_finds_out_when_it_compares(
 ) -> None:
     with store.transaction() as tx:
         id_ = engines.insert_engine(tx, "h", 1, "p", LEASE, mark=7)
-    assert Session(store.database, id_, world.types(), 7).reconcile(()) == []
+    assert EngineCore(store.database, id_, world.types(), 7).reconcile(()) == []
     with pytest.raises(StaleLock, match="not registered any more"):
-        Session(store.database, id_, world.types(), 8).reconcile(())
+        EngineCore(store.database, id_, world.types(), 8).reconcile(())
 
 
 def test_what_the_rows_do_not_know_is_found_and_dropped(
@@ -121,18 +121,18 @@ def test_what_the_rows_do_not_know_is_found_and_dropped(
     store.create_stack("s", template(a=[], b=[], c=[]))
     one = engine()
     first, second, third = sorted(one.claim(3), key=lambda work: work.node.node)
-    one.session.outbox.put([one.call(third)])
-    held = schema.sync_point.c.state == State.RUNNING
+    one.core.outbox.put([one.call(third)])
+    held = schema.sync_point.c.state == NodeState.RUNNING
     node = schema.sync_point.c.node
     with store.transaction() as tx:
         # taken anew under the same numbers, with nobody who knows of it
         other = update(schema.sync_point).where(held, node == first.node.node)
         tx.execute(other.values(mark=first.node.mark + 1))
         free = update(schema.sync_point).where(held, node != first.node.node)
-        tx.execute(free.values(state=State.READY, engine_id=None))
-    assert one.session.reconcile([first, second]) == [first, second]
-    assert state(store, first) is State.READY
-    assert len(one.session.outbox) == 0
+        tx.execute(free.values(state=NodeState.READY, engine_id=None))
+    assert one.core.reconcile([first, second]) == [first, second]
+    assert state(store, first) is NodeState.READY
+    assert len(one.core.outbox) == 0
 
 
 class Seen(converge.ResourceType):
@@ -176,9 +176,9 @@ def test_a_token_is_not_that_of_another_traversal_with_its_id(
     one.run()
     store.update_stack("s", template(a={"properties": {"n": 2}}))
     (work,) = one.claim()
-    context = one.session.context(work)
+    context = one.core.context(work)
     work.traversal = replace(work.traversal, mark=work.traversal.mark + 1)
-    other = one.session.context(work)
+    other = one.core.context(work)
     assert context is not None
     assert other is not None
     assert context.token != other.token
@@ -437,7 +437,7 @@ def test_a_scope_that_its_holder_does_not_know_is_let_go_of_after_a_renewal(
         compared.release()
 
     one.reconcile = reconcile  # type: ignore[method-assign]
-    one.release(one.take("job").hold, finished=True)
+    one.release(one.take("job").lock, finished=True)
     finished = one.show("job")[0].finished
     change(store, schema.scope, engine_id=one.owner.current_id(), mark=1)
     with pytest.raises(Busy):
@@ -465,10 +465,10 @@ def test_who_compares_keeps_the_scopes_in_hand(
 
     monkeypatch.setattr(crash_points, "hook", compare)
     for _ in range(2):
-        hold = one.take("job").hold
-        one.write(hold, Record(f"step {hold.epoch}", hold.epoch))
+        lock = one.take("job").lock
+        one.write(lock, Record(f"step {lock.epoch}", lock.epoch))
         one.reconcile(one.owner.current_lease())
-        one.release(hold, finished=True)
+        one.release(lock, finished=True)
     assert seen == [(name, [me]) for name in (Commit.TAKE.after, Commit.LET_GO.before)] * 2
     assert one.show("job")[0].finished is not None
     assert not one._in_hand
@@ -479,7 +479,7 @@ def test_a_scope_that_could_not_be_let_go_of_is_free_after_the_next_renewal(
 ) -> None:
     """And one whose taking went through though it was not told so."""
     one = journals()
-    hold = one.take("a").hold
+    lock = one.take("a").lock
 
     def fail(*args: Any, **more: Any) -> bool:
         raise StoreError("the database is gone")
@@ -487,7 +487,7 @@ def test_a_scope_that_could_not_be_let_go_of_is_free_after_the_next_renewal(
     with monkeypatch.context() as patch:
         patch.setattr(scopes, "release_scope", fail)
         with pytest.raises(StoreError):
-            one.release(hold, finished=True)
+            one.release(lock, finished=True)
 
     def interrupt(name: str) -> None:
         if name == Commit.TAKE.after:
@@ -506,12 +506,12 @@ def test_a_scope_that_was_taken_again_is_not_let_go_of(
     store: converge.Store, journals: Callable[..., SqlBackend]
 ) -> None:
     one = journals()
-    hold = one.take("job").hold
-    for held in [(hold.epoch + 1, hold.mark), (hold.epoch, hold.mark + 1)]:
+    lock = one.take("job").lock
+    for held in [(lock.epoch + 1, lock.mark), (lock.epoch, lock.mark + 1)]:
         with store.transaction() as tx:
-            assert scopes.free_scopes(tx, hold.owner, [(hold.scope, *held)]) == 0
+            assert scopes.free_scopes(tx, lock.owner, [(lock.scope, *held)]) == 0
     with store.transaction() as tx:
-        assert scopes.free_scopes(tx, hold.owner, [(hold.scope, hold.epoch, hold.mark)]) == 1
+        assert scopes.free_scopes(tx, lock.owner, [(lock.scope, lock.epoch, lock.mark)]) == 1
 
 
 def test_no_scope_is_taken_under_an_id_that_is_another_ones(
@@ -520,7 +520,7 @@ def test_no_scope_is_taken_under_an_id_that_is_another_ones(
     one = journals()
     id_ = one.owner.current_id()
     change(store, schema.engine, mark=1)
-    assert one.take("job").hold.owner == one.owner.current_id() != id_
+    assert one.take("job").lock.owner == one.owner.current_id() != id_
 
 
 def test_what_belongs_to_a_forgotten_scope_is_not_written_to_one_with_its_ids(
@@ -530,16 +530,16 @@ def test_what_belongs_to_a_forgotten_scope_is_not_written_to_one_with_its_ids(
     store.create_stack("s", template(a=[]))
     one = engine()
     (work,) = one.claim()
-    context = one.session.context(work)
+    context = one.core.context(work)
     assert context is not None
     node = context.journal
     node.step("first", lambda: 1)
-    hold = journals().take("job").hold
+    lock = journals().take("job").lock
     change(store, schema.scope, mark=1)
     with pytest.raises(StaleLock):
         node.step("second", lambda: 2)
     with pytest.raises(StaleLock):
-        journals().write(hold, Record("a", 1))
+        journals().write(lock, Record("a", 1))
 
 
 @pytest.mark.parametrize("what", ["scope", "move"])

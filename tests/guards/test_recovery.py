@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import update
 
 import converge
-from converge.engine.core import Session
-from converge.model import State, TraversalStatus
+from converge.engine.core import EngineCore
+from converge.model import NodeState, TraversalStatus
 from converge.process import process_identity
 from converge.protocol import recover
 from converge.sql import engines, schema, sync_points, transitions, traversals
@@ -82,7 +82,7 @@ def test_a_process_of_this_host_that_is_gone_needs_no_lease_to_end(
     host, pid, started = process_identity().rsplit("/", 2)
     with store.transaction() as tx:
         gone = engines.insert_engine(tx, "h", int(pid), f"{host}/{pid}/{int(started) + 1}", 1e6)
-    assert len(Session(store.database, gone, world.types()).turn([], 1)) == 1
+    assert len(EngineCore(store.database, gone, world.types()).turn([], 1)) == 1
     assert engine().claim() == []
     assert recover.sweep(store.database).engines == 1
     assert len(engine().claim()) == 1
@@ -147,7 +147,7 @@ def test_only_what_is_blocked_is_unblocked(
     with store.transaction() as tx:
         assert transitions.unblock_nodes(tx, [work.node.key]) == 0
         assert transitions.unblock(tx, [work.node.resource_id or 0]) == 0
-    assert state(store, work) is State.RUNNING
+    assert state(store, work) is NodeState.RUNNING
 
 
 def test_leftovers_go_but_for_what_somebody_works_on(
@@ -161,7 +161,7 @@ def test_leftovers_go_but_for_what_somebody_works_on(
     with store.transaction() as tx:
         (key,) = (
             row.key
-            for row in sync_points.lock_traversal_nodes(tx, first.traversal or 0, list(State))
+            for row in sync_points.lock_traversal_nodes(tx, first.traversal or 0, list(NodeState))
         )
         assert key == outcome.work.node.key
     one.write(outcome)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import converge
-from converge.model import State
+from converge.model import NodeState
 from converge.protocol import recover
 from converge.protocol.decide import Work
 from converge.sql import sync_points
@@ -36,7 +36,7 @@ def template(**resources: Any) -> converge.Template:
     )
 
 
-def state(store: converge.Store, work: Work) -> State:
+def state(store: converge.Store, work: Work) -> NodeState:
     """The state of a claimed node's row."""
     with store.transaction() as tx:
         return sync_points.lock_nodes(tx, [work.node.key])[work.node.key].state

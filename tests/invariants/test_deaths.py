@@ -11,9 +11,9 @@ import pytest
 import converge
 from converge import crash_points
 from converge.errors import StaleLock
-from converge.model import Action, State, Status
+from converge.model import Action, NodeState, Status
 from converge.protocol.call import failure
-from converge.protocol.decide import Outcome, Result, Step, Work
+from converge.protocol.decide import Operation, Outcome, Result, Work
 from converge.protocol.recover import sweep
 from converge.sql import resources
 from converge.testing import FakeClock, FakeWorld, StepEngine
@@ -102,7 +102,7 @@ def assert_all_refused(store: converge.Store, key: int, engine_id: int, epoch: i
 
 def everything_that(engine: StepEngine, work: Work) -> list[Callable[[], None]]:
     """All that an engine can write about a work in hand."""
-    context = engine.session.context(work)
+    context = engine.core.context(work)
 
     def record() -> None:
         assert context is not None
@@ -169,7 +169,7 @@ def test_invariant_3_a_paused_engine_ends_no_traversal(
     stack = store.create_stack("s", template(PAIR))
     paused.run(until="update b")
     (end,) = paused.claim()
-    assert end.decision.step is Step.FINISH
+    assert end.decision.operation is Operation.FINISH
     expire(clock)
     sweep(store.database)
     other = StepEngine(store, types, lease=LEASE)
@@ -258,18 +258,18 @@ def test_invariant_5_a_superseded_traversal_starts_nothing_and_is_waited_for(
     (work,) = slow.claim()
     new = store.update_stack("s", template({"a": {"properties": {"x": 1}}, "c": {}}))
     assert (new.outcome, new.superseded) == ("superseded", old.traversal)
-    assert states(store, old.traversal) == {"a": State.SUPERSEDED}
+    assert states(store, old.traversal) == {"a": NodeState.SUPERSEDED}
 
     other = StepEngine(store, types, lease=10 * LEASE)
     assert set(other.run()) == {"update c", "cleanup b"}
-    assert states(store, new.traversal)["a"] is State.BLOCKED
+    assert states(store, new.traversal)["a"] is NodeState.BLOCKED
     if dies:
         expire(clock)
         assert sweep(store.database).nodes == 1
     else:
         slow.write(slow.call(work))
     assert states(store, old.traversal) == {}
-    assert states(store, new.traversal)["a"] is State.READY
+    assert states(store, new.traversal)["a"] is NodeState.READY
     other.run()
     assert new.refresh().status == "COMPLETE"
     assert world.properties() == {"a.0": {"x": 1}, "c.0": {}}
@@ -304,7 +304,7 @@ def test_invariant_5_of_a_claim_and_an_update_at_one_moment(store: converge.Stor
         of_old = sorted(work.node.node for _, work in held if work.traversal.id == old)
         left = [row for row in node_rows(store) if row.traversal_id == old]
         assert [row.node for row in left] == of_old
-        assert {row.state for row in left} <= {State.SUPERSEDED}
+        assert {row.state for row in left} <= {NodeState.SUPERSEDED}
         late = [(engine, work) for engine in engines for work in engine.claim(2)]
         assert {work.traversal.id for _, work in late} <= {stack.traversal}
         locked = [work.row.id for _, work in [*held, *late] if work.row and work.locked]

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import select
 
 import converge
-from converge.engine.core import Session
-from converge.model import Kind, State
-from converge.protocol.decide import Step
+from converge.engine.core import EngineCore
+from converge.model import Kind, NodeState
+from converge.protocol.decide import Operation
 from converge.sql import schema
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.invariants.tools import (
@@ -43,7 +43,7 @@ class Before:
     def __init__(self, store: converge.Store, world: FakeWorld | None = None) -> None:
         self.store = store
         self.calls: Counter[str] = Counter()
-        self.seen: Counter[State] = Counter()
+        self.seen: Counter[NodeState] = Counter()
         self.types = Watched(self._watch, world).types
 
     def _watch(self, verb: str, context: converge.Context) -> None:
@@ -67,7 +67,7 @@ def test_invariant_1_a_node_runs_after_its_predecessors(store: converge.Store) -
     store.delete_stack("s")
     engines.run()
     assert before.calls["delete"] == 12
-    assert set(before.seen) == {State.DONE}
+    assert set(before.seen) == {NodeState.DONE}
     assert store.stacks() == []
 
 
@@ -84,7 +84,7 @@ def test_invariant_1_a_node_is_not_called_after_a_skipped_predecessor(
     # of 0.0 depend 1.0 and 1.3, and of these 2.0, 2.3 and 2.2
     assert world.names() == ["0.1.0", "0.2.0", "0.3.0", "1.1.0", "1.2.0", "2.1.0"]
     assert before.calls == {"create": 7}
-    assert set(before.seen) == {State.DONE}
+    assert set(before.seen) == {NodeState.DONE}
 
 
 # -- 2
@@ -100,21 +100,21 @@ def test_invariant_2_arrivals_at_one_moment_count_once_each(store: converge.Stor
     }
     stack = store.create_stack("s", template(wanted))
     held = [(engine, [engine.call(w) for w in engine.claim(3)]) for engine in engines]
-    assert states(store, stack.traversal)["end"] is State.WAITING
+    assert states(store, stack.traversal)["end"] is NodeState.WAITING
     together(*(partial(engine.write, *outcomes) for engine, outcomes in held))
-    assert node_of(store, "end") == (State.READY, 0, 0)
+    assert node_of(store, "end") == (NodeState.READY, 0, 0)
     # what is told a second time is somebody else's by now
     together(*(partial(engine.write, *outcomes) for engine, outcomes in held))
-    assert node_of(store, "end") == (State.READY, 0, 0)
+    assert node_of(store, "end") == (NodeState.READY, 0, 0)
     claimed = together(*(partial(engine.claim, 5) for engine in engines))
     assert sorted(map(len, claimed)) == [0, 0, 0, 1]
-    assert node_of(store, "end") == (State.RUNNING, 0, 1)
+    assert node_of(store, "end") == (NodeState.RUNNING, 0, 1)
 
 
-def node_of(store: converge.Store, name: str) -> tuple[State, int, int]:
+def node_of(store: converge.Store, name: str) -> tuple[NodeState, int, int]:
     """The state of an update node, for how many it waits, and its attempts."""
     (row,) = (row for row in node_rows(store) if row.name == name)
-    return State(row.state), row.pending, row.attempts
+    return NodeState(row.state), row.pending, row.attempts
 
 
 @pytest.mark.parametrize("failing", [(), ("create 0.1", "create 1.2", "create 2.3")])
@@ -130,7 +130,7 @@ def test_invariant_2_a_node_is_claimed_once_per_attempt(
         world.fail(what)
     types = world.types(attempts=3, first=0.0)
     engines = [StepEngine(store, types) for _ in range(3)]
-    twins = [Session(store.database, engine.id, types) for engine in engines]
+    twins = [EngineCore(store.database, engine.id, types) for engine in engines]
     stack = store.create_stack("s", template(layers(4)))
     claims: Counter[str] = Counter()
     while stack.refresh().status == "IN_PROGRESS":
@@ -138,7 +138,7 @@ def test_invariant_2_a_node_is_claimed_once_per_attempt(
         claims.update("stack" if w.row is None else w.row.name for works in found for w in works)
         outcomes = [[e.call(w) for w in works] for e, works in zip(engines, found, strict=True)]
         writes = [
-            partial(engine.session.turn, o, 0) for engine, o in zip(engines, outcomes, strict=True)
+            partial(engine.core.turn, o, 0) for engine, o in zip(engines, outcomes, strict=True)
         ]
         writes += [partial(twin.turn, o, 0) for twin, o in zip(twins, outcomes, strict=True)]
         together(*writes)
@@ -170,7 +170,7 @@ def test_invariant_6_requires_is_old_and_new_while_updating_and_exact_afterwards
     store.update_stack("s", template({**ends, "c": refer("b")}))
     engine.run(until="update b")
     (work,) = engine.claim()
-    assert (work.decision.step, work.row and work.row.name) == (Step.UPDATE, "c")
+    assert (work.decision.operation, work.row and work.row.name) == (Operation.UPDATE, "c")
     assert requires(store, "c") == sorted([ids["a"], ids["b"]])
     engine.write(engine.call(work))
     assert requires(store, "c") == [ids["b"]]

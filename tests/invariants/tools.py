@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 
 import converge
-from converge.model import Kind, State
+from converge.model import Kind, NodeState
 from converge.protocol.decide import Outcome, Work
 from converge.sql import schema
 from converge.sql.database import Transaction
@@ -212,23 +212,23 @@ def node_rows(store: converge.Store) -> list[Any]:
     return store.database.read(lambda tx: list(tx.execute(query)))
 
 
-def states(store: converge.Store, traversal: int | None) -> dict[str, State]:
+def states(store: converge.Store, traversal: int | None) -> dict[str, NodeState]:
     """The states of a traversal's update nodes by name, and that of its stack's node."""
     return {
-        row.name or "stack": State(row.state)
+        row.name or "stack": NodeState(row.state)
         for row in node_rows(store)
         if row.traversal_id == traversal and row.kind != Kind.CLEANUP
     }
 
 
-def predecessors(store: converge.Store, name: str, kind: Kind) -> Iterator[State]:
+def predecessors(store: converge.Store, name: str, kind: Kind) -> Iterator[NodeState]:
     """The states of what comes before the running nodes of a name."""
     rows = node_rows(store)
     for own in rows:
-        if (own.name, own.kind, own.state) == (name, kind, State.RUNNING):
+        if (own.name, own.kind, own.state) == (name, kind, NodeState.RUNNING):
             for row in rows:
                 if row.traversal_id == own.traversal_id and own.node in row.successors:
-                    yield State(row.state)
+                    yield NodeState(row.state)
 
 
 def expire(clock: FakeClock) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from converge.errors import BadInput, Busy, NotFound, StaleLock
 from converge.journal import Backend, Record, ScopeInfo
-from converge.journal.backend import Hold, StepStatus
+from converge.journal.backend import ScopeLock, StepStatus
 from converge.journal.values import LENGTH
 from tests.journal.places import Place
 
@@ -26,7 +26,7 @@ def plain(records: list[Record]) -> list[Record]:
 
 def finish(backend: Backend, *names: str) -> None:
     for name in names:
-        backend.release(backend.take(name).hold, finished=True)
+        backend.release(backend.take(name).lock, finished=True)
 
 
 def names(backend: Backend, **limits: Any) -> list[str]:
@@ -57,8 +57,8 @@ def test_a_held_scope_is_busy_for_all_also_for_its_holder(anywhere: Place) -> No
 def test_a_scope_that_was_let_go_can_be_taken_by_anybody(anywhere: Place) -> None:
     first, second = anywhere.backend(), anywhere.backend()
     for backend in (first, first, second, first):
-        hold = backend.take("job").hold
-        backend.release(hold, finished=False)
+        lock = backend.take("job").lock
+        backend.release(lock, finished=False)
     assert first.show("job")[0].owner is None
 
 
@@ -66,36 +66,36 @@ def test_epochs_grow_with_every_taking(anywhere: Place) -> None:
     first, second = anywhere.backend(), anywhere.backend()
     epochs = []
     for backend in (first, second, second):
-        hold = backend.take("job").hold
-        epochs.append(hold.epoch)
-        backend.release(hold, finished=False)
+        lock = backend.take("job").lock
+        epochs.append(lock.epoch)
+        backend.release(lock, finished=False)
     anywhere.kill(second)
     second.take("job")
     anywhere.kill(second)
-    epochs.append(first.take("job").hold.epoch)
+    epochs.append(first.take("job").lock.epoch)
     assert epochs == sorted(set(epochs))
 
 
 def test_a_scope_whose_owners_lease_ended_is_taken_over(anywhere: Place) -> None:
     lost, taker = anywhere.backend(), anywhere.backend()
-    hold = lost.take("job").hold
-    lost.write(hold, Record("a", 1))
+    lock = lost.take("job").lock
+    lost.write(lock, Record("a", 1))
     anywhere.kill(lost)
     assert taker.show("job")[0].owner is None
     taken = taker.take("job")
     assert plain(taken.records) == [Record("a", 1)]
-    assert taken.hold != hold
+    assert taken.lock != lock
 
 
 def test_nothing_is_taken_under_a_lease_that_has_ended(anywhere: Place) -> None:
     """As by a process that was suspended, and has not noticed: others would take it at once."""
     late, other = anywhere.backend(), anywhere.backend()
-    old = late.take("before").hold
+    old = late.take("before").lock
     anywhere.kill(late)
     late.take("job")
     with pytest.raises(Busy):
         other.take("job")
-    assert other.take("before").hold.owner != old.owner
+    assert other.take("before").lock.owner != old.owner
     with pytest.raises(StaleLock):
         late.write(old, Record("a", 1))
 
@@ -145,7 +145,7 @@ def test_a_taken_scope_tells_whether_it_was_finished(anywhere: Place) -> None:
     for finished in (False, True, True, False, False):
         taken = backend.take("job")
         seen.append(taken.finished)
-        backend.release(taken.hold, finished=finished)
+        backend.release(taken.lock, finished=finished)
     assert seen == [False, False, True, True, False]
 
 
@@ -154,7 +154,7 @@ def test_a_taken_scope_tells_whether_it_was_finished(anywhere: Place) -> None:
 
 def test_records_come_back_as_they_were_by_number(anywhere: Place) -> None:
     backend = anywhere.backend()
-    hold = backend.take("job").hold
+    lock = backend.take("job").lock
     records = [
         Record("z", 1, version=2, value='{"a":"\\u2603\\u0000"}', attempts=3),
         Record("a", 2, status=StepStatus.FAILED, value='{"type":"E","message":"m"}'),
@@ -164,9 +164,9 @@ def test_records_come_back_as_they_were_by_number(anywhere: Place) -> None:
         *(Record(f"{number}", number) for number in range(6, 13)),
     ]
     for record in reversed(records):
-        backend.write(hold, record)
+        backend.write(lock, record)
     assert plain(backend.show("job")[1]) == records
-    backend.release(hold, finished=False)
+    backend.release(lock, finished=False)
     assert plain(backend.take("job").records) == records
     assert backend.show("job")[0].steps == len(records)
 
@@ -175,31 +175,31 @@ def test_records_tell_when_they_were_written_and_how_long_a_retry_waits(
     anywhere: Place,
 ) -> None:
     backend = anywhere.backend()
-    hold = backend.take("job").hold
-    backend.write(hold, Record("a", 1))
+    lock = backend.take("job").lock
+    backend.write(lock, Record("a", 1))
     anywhere.pass_time(10)
-    backend.write(hold, Record("b", 2, status=StepStatus.RETRY, wait=30.0))
-    backend.write(hold, Record("c", 3, status=StepStatus.RETRY, wait=5.0))
+    backend.write(lock, Record("b", 2, status=StepStatus.RETRY, wait=30.0))
+    backend.write(lock, Record("c", 3, status=StepStatus.RETRY, wait=5.0))
     anywhere.pass_time(10)
-    for records in (backend.show("job")[1], retaken(backend, hold)):
+    for records in (backend.show("job")[1], retaken(backend, lock)):
         a, b, c = records
         assert b.at - a.at == pytest.approx(10, abs=2)
         assert (a.wait, c.wait) == (0, 0)
         assert b.wait == pytest.approx(20, abs=2)
 
 
-def retaken(backend: Backend, hold: Hold) -> list[Record]:
-    backend.release(hold, finished=False)
-    return backend.take(str(hold.scope) if isinstance(hold.scope, str) else "job").records
+def retaken(backend: Backend, lock: ScopeLock) -> list[Record]:
+    backend.release(lock, finished=False)
+    return backend.take(str(lock.scope) if isinstance(lock.scope, str) else "job").records
 
 
 def test_a_record_takes_the_place_of_another(anywhere: Place) -> None:
     backend = anywhere.backend()
-    hold = backend.take("job").hold
-    backend.write(hold, Record("a", 1, status=StepStatus.RETRY, attempts=1, wait=60.0))
-    backend.write(hold, Record("b", 2))
+    lock = backend.take("job").lock
+    backend.write(lock, Record("a", 1, status=StepStatus.RETRY, attempts=1, wait=60.0))
+    backend.write(lock, Record("b", 2))
     last = Record("a", 1, version=4, value="[1]", attempts=2)
-    backend.write(hold, last, replaces=True)
+    backend.write(lock, last, replaces=True)
     found = backend.show("job")[1]
     assert plain(found) == [last, Record("b", 2)]
     assert found[0].wait == 0
@@ -207,40 +207,40 @@ def test_a_record_takes_the_place_of_another(anywhere: Place) -> None:
 
 def test_the_longest_value_is_kept(anywhere: Place) -> None:
     backend = anywhere.backend()
-    hold = backend.take("job").hold
+    lock = backend.take("job").lock
     record = Record("a", 1, value='"' + "x" * (LENGTH - 2) + '"')
-    backend.write(hold, record)
+    backend.write(lock, record)
     assert plain(backend.show("job")[1]) == [record]
 
 
 def test_an_each_advances_and_never_goes_back(anywhere: Place) -> None:
     backend = anywhere.backend()
-    hold = backend.take("job").hold
-    backend.write(hold, OPEN)
+    lock = backend.take("job").lock
+    backend.write(lock, OPEN)
     for position in (1, 2, 1000):
-        backend.advance(hold, "each", position, f"[{position}]")
+        backend.advance(lock, "each", position, f"[{position}]")
     for position in (1000, 999, 0):
         with pytest.raises(StaleLock):
-            backend.advance(hold, "each", position, "null")
+            backend.advance(lock, "each", position, "null")
     assert plain(backend.show("job")[1]) == [replace(OPEN, position=1000, value="[1000]")]
 
 
 def test_only_an_open_each_advances(anywhere: Place) -> None:
     backend = anywhere.backend()
-    hold = backend.take("job").hold
-    backend.write(hold, Record("each", 1, status=StepStatus.END, position=3))
+    lock = backend.take("job").lock
+    backend.write(lock, Record("each", 1, status=StepStatus.END, position=3))
     for name in ("each", "there is none"):
         with pytest.raises(StaleLock):
-            backend.advance(hold, name, 4, "null")
+            backend.advance(lock, name, 4, "null")
     assert backend.show("job")[1][0].position == 3
 
 
 def test_a_lost_hold_is_refused_whatever_it_wants(anywhere: Place) -> None:
     lost, taker = anywhere.backend(), anywhere.backend()
-    old = lost.take("job").hold
+    old = lost.take("job").lock
     lost.write(old, OPEN)
     anywhere.kill(lost)
-    new = taker.take("job").hold
+    new = taker.take("job").lock
     with pytest.raises(StaleLock):
         lost.write(old, Record("a", 2))
     with pytest.raises(StaleLock):
@@ -259,14 +259,14 @@ def test_a_lost_hold_is_refused_whatever_it_wants(anywhere: Place) -> None:
 
 def test_a_lost_hold_is_refused_also_by_the_databases_own_clock(real: Place) -> None:
     lost, taker = real.backend(), real.backend()
-    old = lost.take("job").hold
+    old = lost.take("job").lock
     lost.write(old, OPEN)
     lost.write(old, Record("a%s", 2, status=StepStatus.RETRY, wait=60.0))
     lost.advance(old, "each", 1, "null")
     with pytest.raises(StaleLock):
         lost.advance(old, "each", 1, "null")
     real.kill(lost)
-    new = taker.take("job").hold
+    new = taker.take("job").lock
     with pytest.raises(StaleLock):
         lost.write(old, Record("b", 3))
     with pytest.raises(StaleLock):
@@ -280,54 +280,54 @@ def test_a_lost_hold_is_refused_also_by_the_databases_own_clock(real: Place) -> 
 
 def test_a_hold_that_was_let_go_is_no_hold(anywhere: Place) -> None:
     backend = anywhere.backend()
-    hold = backend.take("job").hold
-    backend.write(hold, OPEN)
-    backend.release(hold, finished=False)
+    lock = backend.take("job").lock
+    backend.write(lock, OPEN)
+    backend.release(lock, finished=False)
     with pytest.raises(StaleLock):
-        backend.write(hold, Record("a", 2))
-    again = backend.take("job").hold
+        backend.write(lock, Record("a", 2))
+    again = backend.take("job").lock
     with pytest.raises(StaleLock):
-        backend.advance(hold, "each", 1, "null")
-    backend.release(hold, finished=True)
+        backend.advance(lock, "each", 1, "null")
+    backend.release(lock, finished=True)
     backend.advance(again, "each", 1, "null")
 
 
 def test_a_hold_on_what_was_forgotten_is_refused(anywhere: Place) -> None:
     lost, other = anywhere.backend(), anywhere.backend()
-    old = lost.take("job").hold
+    old = lost.take("job").lock
     anywhere.kill(lost)
     other.forget("job")
     with pytest.raises(StaleLock):
         lost.write(old, Record("a", 1))
-    hold = other.take("job").hold
+    lock = other.take("job").lock
     with pytest.raises(StaleLock):
         lost.write(old, Record("a", 1))
     lost.release(old, finished=True)
-    other.write(hold, Record("b", 1))
+    other.write(lock, Record("b", 1))
     assert plain(other.show("job")[1]) == [Record("b", 1)]
 
 
 def test_what_is_no_transaction_is_refused(anywhere: Place) -> None:
     backend = anywhere.backend()
-    hold = backend.take("job").hold
-    backend.write(hold, OPEN)
+    lock = backend.take("job").lock
+    backend.write(lock, OPEN)
     with pytest.raises(BadInput, match="transaction"):
-        backend.write(hold, Record("a", 2), object())
+        backend.write(lock, Record("a", 2), object())
     with pytest.raises(BadInput, match="transaction"):
-        backend.advance(hold, "each", 1, "null", object())
+        backend.advance(lock, "each", 1, "null", object())
     assert plain(backend.show("job")[1]) == [OPEN]
 
 
 def test_keys_of_items_are_kept_and_are_no_steps(anywhere: Place) -> None:
     backend = anywhere.backend()
-    hold = backend.take("job").hold
+    lock = backend.take("job").lock
     keys = Record("keys\nabc\n1", 1, status=StepStatus.KEYS, value='"k"')
-    backend.write(hold, OPEN)
+    backend.write(lock, OPEN)
     for value in ('"a"', '"k"'):
-        backend.write(hold, replace(keys, value=value), replaces=value == '"k"')
+        backend.write(lock, replace(keys, value=value), replaces=value == '"k"')
     assert plain(backend.show("job")[1]) == [OPEN, keys]
     assert (backend.show("job")[0].steps, backend.list_scopes()[0].steps) == (1, 1)
-    backend.release(hold, finished=False)
+    backend.release(lock, finished=False)
     assert plain(backend.take("job").records) == [OPEN, keys]
     anywhere.kill(backend)
     assert backend.forget("job") == 1
@@ -351,13 +351,13 @@ def test_scopes_are_listed_by_name_in_parts(anywhere: Place) -> None:
 
 def test_a_listed_scope_is_as_it_is_shown(anywhere: Place) -> None:
     backend = anywhere.backend()
-    hold = backend.take("job").hold
+    lock = backend.take("job").lock
     anywhere.pass_time(10)
-    backend.write(hold, Record("a", 1))
+    backend.write(lock, Record("a", 1))
     held = backend.show("job")[0]
     assert (held.steps, held.owner is None, held.finished) == (1, False, None)
     anywhere.pass_time(10)
-    backend.release(hold, finished=True)
+    backend.release(lock, finished=True)
     info = backend.show("job")[0]
     assert backend.list_scopes() == [info]
     assert (info.steps, info.owner) == (1, None)
@@ -379,11 +379,11 @@ def test_what_is_not_there_is_not_found(anywhere: Place) -> None:
 
 def test_a_forgotten_scope_is_gone_with_its_records(anywhere: Place) -> None:
     backend = anywhere.backend()
-    hold = backend.take("job").hold
-    backend.write(hold, Record("a", 1))
+    lock = backend.take("job").lock
+    backend.write(lock, Record("a", 1))
     with pytest.raises(Busy):
         backend.forget("job")
-    backend.release(hold, finished=True)
+    backend.release(lock, finished=True)
     backend.forget("job")
     assert names(backend) == []
     assert backend.take("job").records == []
@@ -391,13 +391,13 @@ def test_a_forgotten_scope_is_gone_with_its_records(anywhere: Place) -> None:
 
 def test_of_a_scope_the_failed_steps_alone_can_be_forgotten(anywhere: Place) -> None:
     backend = anywhere.backend()
-    hold = backend.take("job").hold
+    lock = backend.take("job").lock
     statuses = [StepStatus.DONE, StepStatus.FAILED, StepStatus.RETRY, StepStatus.CAUGHT]
     for number, status in enumerate([*statuses, StepStatus.OPEN], start=1):
-        backend.write(hold, Record(f"step {number}", number, status=status, value='"FAILED"'))
+        backend.write(lock, Record(f"step {number}", number, status=status, value='"FAILED"'))
     with pytest.raises(Busy):
         backend.forget("job", failed=True)
-    backend.release(hold, finished=False)
+    backend.release(lock, finished=False)
     assert backend.forget("job", failed=True) == 2
     assert [one.name for one in backend.show("job")[1]] == ["step 1", "step 3", "step 5"]
     assert backend.forget("job", failed=True) == 0
@@ -417,11 +417,11 @@ def aged(anywhere: Place) -> Backend:
     """Scopes that finished 40, 30, 20 and 10 seconds ago; one that did not, one held again."""
     backend = anywhere.backend()
     for name in ("d", "c", "b", "a"):
-        hold = backend.take(name).hold
-        backend.write(hold, Record("step", 1))
-        backend.release(hold, finished=True)
+        lock = backend.take(name).lock
+        backend.write(lock, Record("step", 1))
+        backend.release(lock, finished=True)
         anywhere.pass_time(10)
-    backend.release(backend.take("unfinished").hold, finished=False)
+    backend.release(backend.take("unfinished").lock, finished=False)
     finish(backend, "held")
     backend.take("held")
     anywhere.pass_time(100)
@@ -461,7 +461,7 @@ def test_a_prune_deletes_a_limited_number_oldest_first(aged: Backend) -> None:
 def test_a_scope_that_is_no_longer_finished_is_not_pruned(anywhere: Place) -> None:
     backend = anywhere.backend()
     finish(backend, "job")
-    backend.release(backend.take("job").hold, finished=False)
+    backend.release(backend.take("job").lock, finished=False)
     anywhere.pass_time(10)
     assert backend.prune(age=0.0, keep=None, limit=10) == 0
     finish(backend, "job")

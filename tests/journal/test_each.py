@@ -133,9 +133,9 @@ def test_what_an_older_version_recorded_without_a_digest_goes_on(
     anywhere: Place, world: World
 ) -> None:
     backend = anywhere.backend()
-    hold = backend.take("job").hold
-    backend.write(hold, Record("a", 1, status=StepStatus.OPEN, position=2))
-    backend.release(hold, finished=False)
+    lock = backend.take("job").lock
+    backend.write(lock, Record("a", 1, status=StepStatus.OPEN, position=2))
+    backend.release(lock, finished=False)
     world.failures = {"14": 1}
     with pytest.raises(RuntimeError):
         run(anywhere, go_through(world, range(10, 15)))

@@ -173,7 +173,7 @@ def test_a_handler_that_has_lost_its_node_records_nothing_more(stage: Stage) -> 
     stage.store.create_stack("shop", TEMPLATE)
     first = stage.engine()
     (work,) = first.claim()
-    context = first.session.context(work)
+    context = first.core.context(work)
     assert context is not None
     context.step("step 1", int)
     stage.die()
@@ -182,7 +182,7 @@ def test_a_handler_that_has_lost_its_node_records_nothing_more(stage: Stage) -> 
         stage_context(first, work).step("step 2", int)
     second = stage.engine()
     (again,) = second.claim()
-    taken = second.session.context(again)
+    taken = second.core.context(again)
     assert taken is not None
     assert taken.step("step 1", pytest.fail) == 0
     with pytest.raises(StaleLock):
@@ -192,7 +192,7 @@ def test_a_handler_that_has_lost_its_node_records_nothing_more(stage: Stage) -> 
 
 def stage_context(engine: StepEngine, work: Work) -> Context:
     """A context of a work that opens its journal only now."""
-    context = engine.session.context(work)
+    context = engine.core.context(work)
     assert context is not None
     return context
 

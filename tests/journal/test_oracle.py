@@ -24,7 +24,7 @@ from sqlalchemy import Column, MetaData, String, Table, insert, select
 from converge import RetryPolicy, crash_points
 from converge.errors import JournalMismatch, NotFound, StaleLock, StepFailed
 from converge.journal import Record, Scope, items
-from converge.journal.backend import Backend, Hold, StepStatus, Taken
+from converge.journal.backend import Backend, ScopeLock, StepStatus, Taken
 from tests.journal.conftest import DATABASES, MEMORY, REDIS, _place
 from tests.journal.oracle import (
     ATTEMPTS,
@@ -74,7 +74,7 @@ class Life:
         self.left = left
         self.log = log
         self.began = False
-        self.hold: Hold | None = None
+        self.lock: ScopeLock | None = None
         self._writing: list[str] = []
 
     def reach(self, place: str) -> None:
@@ -93,20 +93,24 @@ class Life:
         self.reach("before take")
         self.began = True
         taken = self.backend.take(name)
-        self.hold = taken.hold
+        self.lock = taken.lock
         self.reach("after take")
         return taken
 
-    def write(self, hold: Hold, record: Record, tx: Any = None, *, replaces: bool = False) -> None:
-        write = partial(self.backend.write, hold, record, tx, replaces=replaces)
+    def write(
+        self, lock: ScopeLock, record: Record, tx: Any = None, *, replaces: bool = False
+    ) -> None:
+        write = partial(self.backend.write, lock, record, tx, replaces=replaces)
         self._commit(written(record), tx, write)
 
-    def advance(self, hold: Hold, name: str, position: int, value: str, tx: Any = None) -> None:
-        advance = partial(self.backend.advance, hold, name, position, value, tx)
+    def advance(
+        self, lock: ScopeLock, name: str, position: int, value: str, tx: Any = None
+    ) -> None:
+        advance = partial(self.backend.advance, lock, name, position, value, tx)
         self._commit(f"advance {name} {position}", tx, advance)
 
-    def release(self, hold: Hold, *, finished: bool) -> None:
-        release = partial(self.backend.release, hold, finished=finished)
+    def release(self, lock: ScopeLock, *, finished: bool) -> None:
+        release = partial(self.backend.release, lock, finished=finished)
         self._commit("finished" if finished else "left", None, release)
 
     def _commit(self, entry: str, tx: Any, function: Callable[[], None]) -> None:
@@ -137,7 +141,7 @@ class Trial:
         self.again: Counter[str] = Counter()
         self._rows: list[str] = []
         self._keys: dict[str, str] = {}
-        self._holds: list[tuple[Backend, Hold]] = []
+        self._holds: list[tuple[Backend, ScopeLock]] = []
         self.finished = False
 
     def close(self) -> None:
@@ -179,8 +183,8 @@ class Trial:
                 self._rows.append(event.row)
             if event.entry in ("finished", "left"):
                 self.finished = event.entry == "finished"
-        if life.hold is not None:
-            self._holds.append((life.backend, life.hold))
+        if life.lock is not None:
+            self._holds.append((life.backend, life.lock))
             self._write_late()
         if life.began:
             self.journals.reverse()
@@ -198,15 +202,15 @@ class Trial:
 
     def _write_late(self) -> None:
         """Those whom the scope was taken from cannot write, not even who has taken it again."""
-        for backend, hold in self._holds[-3:-1]:
+        for backend, lock in self._holds[-3:-1]:
             with pytest.raises(StaleLock):
-                backend.write(hold, Record("late", 99))
+                backend.write(lock, Record("late", 99))
             for record in list(self.recorded.values())[-1:]:
                 with pytest.raises(StaleLock):
-                    backend.write(hold, replace(record, value='"late"'), replaces=True)
+                    backend.write(lock, replace(record, value='"late"'), replaces=True)
                 with pytest.raises(StaleLock):
-                    backend.advance(hold, record.name, 99, "null")
-            backend.release(hold, finished=not self.finished)
+                    backend.advance(lock, record.name, 99, "null")
+            backend.release(lock, finished=not self.finished)
 
     def _look(self) -> None:
         """What others see is what the oracle says."""

@@ -22,12 +22,12 @@ def test_a_forked_process_holds_what_it_takes_under_an_id_of_its_own(shared: Pla
     """It inherits the journal, but not the thread that renews the lease: were the id the
     parent's, nobody would ever see that the child is gone."""
     backend = shared.backend()
-    mine = backend.take("the parent's").hold
+    mine = backend.take("the parent's").lock
     child = os.fork()
     if child == 0:
         try:
-            hold = backend.take("the child's").hold
-            assert hold.owner != mine.owner
+            lock = backend.take("the child's").lock
+            assert lock.owner != mine.owner
             with pytest.raises(Busy):
                 backend.take("the parent's")
             os.kill(os.getpid(), signal.SIGKILL)
@@ -36,7 +36,7 @@ def test_a_forked_process_holds_what_it_takes_under_an_id_of_its_own(shared: Pla
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert backend.take("the child's").hold.epoch == 2
+    assert backend.take("the child's").lock.epoch == 2
     backend.write(mine, Record("a", 1))
     assert backend.owner.current_id() == mine.owner
 
@@ -53,7 +53,7 @@ def test_rows_of_owners_that_ended_long_ago_are_deleted(sql: InDatabase) -> None
     young.take("one more")
     assert len(rows(sql)) == 3
     sql.pass_time(LEASE + 1)
-    last = sql.backend().take("job").hold
+    last = sql.backend().take("job").lock
     assert [row.id for row in rows(sql)] == [young.owner.current_id(), last.owner]
 
 
@@ -80,7 +80,7 @@ def test_a_lease_lasts_a_second_at_least(lease: Any) -> None:
 
 def test_an_owner_that_nobody_has_any_more_is_no_sign_of_life(sql: InDatabase) -> None:
     backend = SqlBackend(sql.store.database, LEASE)
-    backend.owner.lost(backend.take("job").hold.owner)
+    backend.owner.lost(backend.take("job").lock.owner)
     threads = backend.owner._threads
     assert [thread.is_alive() for thread in threads] == [True, True]
     del backend

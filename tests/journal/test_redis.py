@@ -80,13 +80,13 @@ def test_the_lease_is_renewed_at_a_third(backend: RedisBackend) -> None:
 
 
 def test_who_lost_the_lease_goes_on_under_another_number(backend: RedisBackend) -> None:
-    hold = backend.take("job").hold
-    client, key = backend._client, f"{backend._prefix}owner:{hold.owner}"
+    lock = backend.take("job").lock
+    client, key = backend._client, f"{backend._prefix}owner:{lock.owner}"
     keep(backend, Pauses(lambda: client.delete(key)))
-    assert backend.owner.current_id() != hold.owner
-    again = backend.take("job").hold
+    assert backend.owner.current_id() != lock.owner
+    again = backend.take("job").lock
     with pytest.raises(StaleLock):
-        backend.write(hold, Record("a", 1))
+        backend.write(lock, Record("a", 1))
     backend.write(again, Record("a", 1))
 
 
@@ -97,11 +97,11 @@ def test_a_call_whose_answer_was_lost_is_made_again(backend: RedisBackend) -> No
     again = backend._call("take", "job", owner, "mark", identity)
     assert (first[0], first[1]) == (again[0], again[1]) == ("taken", "1")
     assert backend._call("take", "job", owner, "another mark", identity)[0] == "busy"
-    hold = ("job", owner, "1", "mark")
+    lock = ("job", owner, "1", "mark")
     record = ("each", "null", 1, 1, "OPEN", 1, 0.0, 0)
-    assert [backend._call("write", *hold, *record) for _ in range(2)] == [1, 1]
-    assert [backend._call("advance", *hold, "each", 5, "[5]", "mark") for _ in range(2)] == [1, 1]
-    assert backend._call("advance", *hold, "each", 5, "[6]", "another mark") == 0
+    assert [backend._call("write", *lock, *record) for _ in range(2)] == [1, 1]
+    assert [backend._call("advance", *lock, "each", 5, "[5]", "mark") for _ in range(2)] == [1, 1]
+    assert backend._call("advance", *lock, "each", 5, "[6]", "another mark") == 0
     (found,) = backend.show("job")[1]
     assert replace(found, at=0.0) == Record(
         "each", 1, status=StepStatus.OPEN, value="[5]", position=5
@@ -120,7 +120,7 @@ def test_the_scope_of_a_process_that_is_gone_is_free_at_once(
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert backend.show("job")[0].owner is not None
-    assert backend.take("job").hold.epoch == 2
+    assert backend.take("job").lock.epoch == 2
 
 
 def test_each_prefix_is_another_journal(url: str) -> None:
@@ -150,11 +150,11 @@ def test_scopes_that_their_holder_does_not_know_are_let_go_of(
     backend: RedisBackend, url: str
 ) -> None:
     """Left by a server that has forgotten that they were let go of; those in hand are kept."""
-    kept, hold = (backend.take(name).hold for name in ("kept", "job"))
-    backend.write(hold, Record("a", 1))
-    backend.release(replace(hold, mark=hold.mark + 1), finished=True)
+    kept, lock = (backend.take(name).lock for name in ("kept", "job"))
+    backend.write(lock, Record("a", 1))
+    backend.release(replace(lock, mark=lock.mark + 1), finished=True)
     assert owner_of(backend, "job") is not None
-    backend._in_hand.discard(hold.mark)
+    backend._in_hand.discard(lock.mark)
     with closing(RedisBackend.open(url, LEASE)) as other, pytest.raises(Busy):
         other.take("job")
     keep(backend, Pauses(lambda: None))
@@ -163,36 +163,36 @@ def test_scopes_that_their_holder_does_not_know_are_let_go_of(
     backend.release(kept, finished=True)
     assert not backend._in_hand
     with pytest.raises(StaleLock):
-        backend.write(hold, Record("b", 2))
+        backend.write(lock, Record("b", 2))
     assert [one.name for one in backend.take("job").records] == ["a"]
 
 
 def test_what_belongs_to_a_forgotten_scope_is_not_written_to_one_with_its_numbers(
     backend: RedisBackend,
 ) -> None:
-    hold = backend.take("job").hold
-    backend.write(hold, Record("each", 1, status=StepStatus.OPEN))
+    lock = backend.take("job").lock
+    backend.write(lock, Record("each", 1, status=StepStatus.OPEN))
     backend._client.hset(f"{backend._prefix}scope:job", "mark", "1")
     with pytest.raises(StaleLock):
-        backend.write(hold, Record("a", 2))
+        backend.write(lock, Record("a", 2))
     with pytest.raises(StaleLock):
-        backend.advance(hold, "each", 1, "null")
-    backend.release(hold, finished=True)
+        backend.advance(lock, "each", 1, "null")
+    backend.release(lock, finished=True)
     assert owner_of(backend, "job") is not None
 
 
 def test_an_owner_whose_number_is_another_ones_takes_and_lets_go_of_nothing(
     backend: RedisBackend,
 ) -> None:
-    hold = backend.take("job").hold
+    lock = backend.take("job").lock
     lease = backend.owner.current_lease()
     key = f"{backend._prefix}owner:{lease.id}"
     # another journal of this process
     backend._client.set(key, f"{process_identity()} 1")
     backend._in_hand.clear()
     backend.reconcile(lease)
-    assert owner_of(backend, "job") == str(hold.owner)
-    assert backend.take("another").hold.owner != hold.owner
+    assert owner_of(backend, "job") == str(lock.owner)
+    assert backend.take("another").lock.owner != lock.owner
     assert not lease.leases.prolong(lease.id, lease.mark)
     lease.leases.leave(lease.id, lease.mark)
     assert backend._client.get(key) == f"{process_identity()} 1"

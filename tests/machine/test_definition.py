@@ -13,8 +13,7 @@ from converge import RetryPolicy, State, Transition
 from converge.errors import BadInput
 from converge.machine.definition import Definition
 from converge.machine.drawing import draw, draw_table
-from converge.model import SYNC_POINT_MOVES
-from converge.model import State as NodeState
+from converge.model import SYNC_POINT_MOVES, NodeState
 
 
 def is_large(payloads: Mapping[str, Any], payload: Any) -> bool:

@@ -460,7 +460,7 @@ def test_an_action_that_takes_long_keeps_neither_timeouts_nor_other_actions_wait
 def test_an_action_that_may_take_long_is_taken_alone(
     place: Place, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("converge.machine.sweeping.QUICK", 0.0)
+    monkeypatch.setattr("converge.machine.worker.QUICK", 0.0)
     machine, other = place.machine(world.definition()), place.machine(world.definition())
     with place.store.transaction() as tx:
         machine.fire_many([(key, "press") for key in "abcd"], create=True, transaction=tx)
@@ -474,7 +474,7 @@ def test_an_action_that_may_take_long_is_taken_alone(
 def test_actions_that_are_quick_are_taken_together(
     place: Place, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("converge.machine.sweeping.QUICK", 60.0)
+    monkeypatch.setattr("converge.machine.worker.QUICK", 60.0)
     machine = place.machine(world.definition())
     keys = [f"{number:02}" for number in range(51)]
     with place.store.transaction() as tx:

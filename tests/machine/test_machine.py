@@ -461,7 +461,7 @@ def test_what_cannot_time_out_does_not_keep_others_from_it(
     place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("converge.machine.moving.BATCH", 2)
-    monkeypatch.setattr("converge.machine.sweeping.BATCH", 2)
+    monkeypatch.setattr("converge.machine.worker.BATCH", 2)
 
     def refuse(payloads: Any, payload: Any) -> bool:
         if payloads["pay"]["amount"] == 1:

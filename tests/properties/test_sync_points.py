@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 import converge
-from converge.model import State
+from converge.model import NodeState
 from converge.sql import engines, sync_points, transitions
 from converge.sql.database import Transaction
 from converge.sql.sync_points import LIVE, Key
@@ -29,7 +29,7 @@ from tests.properties.walk import ENDS, RESOURCES, Ticket, Walk, graphs
 
 #: How many examples on SQLite; more of them for a long look.
 EXAMPLES = int(os.environ.get("CONVERGE_TEST_EXAMPLES", "20"))
-IDLE = (State.WAITING, State.READY, State.BLOCKED)
+IDLE = (NodeState.WAITING, NodeState.READY, NodeState.BLOCKED)
 picks = st.lists(st.integers(0, 1000), min_size=1, max_size=4)
 # tickets: those that are good; those, but one with the epoch before, or in the hand of another;
 # or of all times
@@ -41,7 +41,7 @@ class Engines(Walk):
 
     # -- what engines do
 
-    @precondition(lambda self: self.some([0], State.READY))
+    @precondition(lambda self: self.some([0], NodeState.READY))
     @rule(
         number=st.integers(0, 100),
         limit=st.integers(1, 4),
@@ -67,12 +67,12 @@ class Engines(Walk):
             transitions.start_nodes(tx, engine_id, started)
             transitions.block_nodes(tx, blocked)
         for key in blocked:
-            self.change(key, state=State.BLOCKED, ready_at=None, due_at=0.0)
+            self.change(key, state=NodeState.BLOCKED, ready_at=None, due_at=0.0)
         for key in started:
             row = self.rows[key]
             self.change(
                 key,
-                state=State.RUNNING,
+                state=NodeState.RUNNING,
                 engine_id=engine_id,
                 epoch=row.epoch + 1,
                 attempts=row.attempts + 1,
@@ -82,7 +82,7 @@ class Engines(Walk):
 
     @precondition(lambda self: self.tickets)
     @rule(numbers=picks, age=ages, state=st.sampled_from(ENDS))
-    def end(self, numbers: list[int], age: str, state: State) -> None:
+    def end(self, numbers: list[int], age: str, state: NodeState) -> None:
         """Several at once, with their arrivals; nothing if one of them is somebody else's."""
         tickets = [one for one in self.drawn(numbers, age) if not self.is_stack(one)]
         if not tickets:
@@ -95,7 +95,7 @@ class Engines(Walk):
             if key in self.rows
             for number in self.rows[key].successors
         )
-        taints = state is not State.DONE or any(
+        taints = state is not NodeState.DONE or any(
             self.rows[key].tainted for _, key, _ in tickets if key in self.rows
         )
 
@@ -118,7 +118,7 @@ class Engines(Walk):
             if pending:
                 self.change(key, pending=pending)
             else:
-                self.change(key, state=State.READY, pending=0, ready_at=self.clock())
+                self.change(key, state=NodeState.READY, pending=0, ready_at=self.clock())
 
     @precondition(lambda self: self.tickets)
     @rule(
@@ -144,7 +144,7 @@ class Engines(Walk):
         if valid:
             self.change(
                 key,
-                state=State.READY,
+                state=NodeState.READY,
                 engine_id=None,
                 ready_at=self.clock() + wait,
                 due_at=self.clock() + wait if wait else 0.0,
@@ -171,7 +171,7 @@ class Engines(Walk):
 
     # -- what happens to them
 
-    @precondition(lambda self: self.some([0], State.BLOCKED))
+    @precondition(lambda self: self.some([0], NodeState.BLOCKED))
     @rule(numbers=picks, by_key=st.booleans())
     def unblock(self, numbers: list[int], by_key: bool) -> None:
         """Those of some resources, or some by name, also of those that are not blocked."""
@@ -180,7 +180,7 @@ class Engines(Walk):
         keys = [
             key
             for key in asked
-            if self.rows[key].state is State.BLOCKED and (by_key or self.of(key) in ids)
+            if self.rows[key].state is NodeState.BLOCKED and (by_key or self.of(key) in ids)
         ]
         with self.store.transaction() as tx:
             if by_key:
@@ -188,12 +188,12 @@ class Engines(Walk):
             else:
                 assert transitions.unblock(tx, ids) == len(keys)
         for key in keys:
-            self.change(key, state=State.READY, ready_at=self.clock())
+            self.change(key, state=NodeState.READY, ready_at=self.clock())
 
     def of(self, key: Key) -> int | None:
         return self.rows[key].resource_id
 
-    @precondition(lambda self: self.some([0], State.RUNNING, State.SUPERSEDED))
+    @precondition(lambda self: self.some([0], NodeState.RUNNING, NodeState.SUPERSEDED))
     @rule(number=st.integers(0, 100), limit=st.integers(1, 3), died=st.booleans())
     def recover(self, number: int, limit: int, died: bool) -> None:
         """Some nodes of an engine are taken from it, whether it lives or not."""
@@ -201,13 +201,13 @@ class Engines(Walk):
         held = sorted(
             key
             for key, row in self.rows.items()
-            if row.engine_id == engine_id and row.state in (State.RUNNING, State.SUPERSEDED)
+            if row.engine_id == engine_id and row.state in (NodeState.RUNNING, NodeState.SUPERSEDED)
         )[:limit]
-        running = [key for key in held if self.rows[key].state is State.RUNNING]
+        running = [key for key in held if self.rows[key].state is NodeState.RUNNING]
         with self.store.transaction() as tx:
             found = sync_points.list_engine_nodes(tx, engine_id, limit)
             assert [row.key for row in found] == held
-            nodes = [row for row in found if row.state is State.RUNNING]
+            nodes = [row for row in found if row.state is NodeState.RUNNING]
             transitions.recover_nodes(tx, engine_id, nodes, died=died)
             sync_points.delete_nodes(tx, [key for key in held if key not in running])
         for key in held:
@@ -216,7 +216,7 @@ class Engines(Walk):
                 continue
             self.change(
                 key,
-                state=State.READY,
+                state=NodeState.READY,
                 engine_id=None,
                 ready_at=self.clock(),
                 due_at=0.0,
@@ -238,7 +238,7 @@ class Engines(Walk):
         self.register()
 
     @precondition(
-        lambda self: any(row.state is State.READY and row.due_at for row in self.rows.values())
+        lambda self: any(row.state is NodeState.READY and row.due_at for row in self.rows.values())
     )
     @rule(seconds=st.sampled_from([1.0, 5.0]), swept=st.booleans())
     def pass_time(self, seconds: float, swept: bool) -> None:
@@ -249,7 +249,7 @@ class Engines(Walk):
         due = [
             key
             for key, row in self.rows.items()
-            if row.state is State.READY and 0 < row.due_at <= self.clock()
+            if row.state is NodeState.READY and 0 < row.due_at <= self.clock()
         ]
         with self.store.transaction() as tx:
             assert transitions.promote_retries(tx, 1000) == len(due)
@@ -265,15 +265,15 @@ class Engines(Walk):
     def meddle(self, numbers: list[int], what: str, count: int) -> None:
         """Move nodes of which at least one cannot be moved so."""
         self.calm = False
-        waiting = [State.WAITING] if what == "arrive" and count > 1 else []
+        waiting = [NodeState.WAITING] if what == "arrive" and count > 1 else []
         keys = self.some(numbers, *waiting)
         rows = [self.rows[key] for key in keys]
         good = {
-            "start": all(row.state is State.READY for row in rows),
-            "block": all(row.state is State.READY for row in rows),
+            "start": all(row.state is NodeState.READY for row in rows),
+            "block": all(row.state is NodeState.READY for row in rows),
             "skip": all(row.state in IDLE for row in rows),
             # an arrival that was counted before
-            "arrive": all(row.state is State.WAITING and count <= row.pending for row in rows),
+            "arrive": all(row.state is NodeState.WAITING and count <= row.pending for row in rows),
         }
         moves: dict[str, Callable[[Transaction], object]] = {
             "start": lambda tx: transitions.start_nodes(tx, self.engines[0], keys),
@@ -295,19 +295,19 @@ class Engines(Walk):
         stack = self.stack
         live = sorted(key for key, row in mine.items() if row.state in LIVE)
         idle = [key for key in live if mine[key].state in IDLE and key != stack]
-        running = [key for key in live if mine[key].state is State.RUNNING and key != stack]
+        running = [key for key in live if mine[key].state is NodeState.RUNNING and key != stack]
         with self.store.transaction() as tx:
             found = sync_points.lock_traversal_nodes(tx, self.traversal, LIVE)
             assert [node.key for node in found] == live
             transitions.skip_nodes(tx, idle)
             transitions.lead_to_stack(tx, running, stack)
         for key in idle:
-            self.change(key, state=State.SKIPPED, ready_at=None)
+            self.change(key, state=NodeState.SKIPPED, ready_at=None)
         for key in running:
             self.change(key, successors=(stack[1],), tainted=True)
         self.change(
             stack,
-            state=State.WAITING if running else State.READY,
+            state=NodeState.WAITING if running else NodeState.READY,
             ready_at=None if running else self.clock(),
             due_at=0.0,
             pending=len(running),
@@ -321,22 +321,22 @@ class Engines(Walk):
             sync_points.lock_traversal_nodes(tx, self.traversal, LIVE)
             transitions.supersede_nodes(tx, self.traversal)
         for key in [key for key in self.rows if key[0] == self.traversal]:
-            if self.rows[key].state is State.RUNNING and not self.rows[key].stack:
-                self.change(key, state=State.SUPERSEDED)
+            if self.rows[key].state is NodeState.RUNNING and not self.rows[key].stack:
+                self.change(key, state=NodeState.SUPERSEDED)
             else:
                 del self.rows[key]
         self.insert(graph)
 
-    @precondition(lambda self: self.some([0], State.SUPERSEDED))
+    @precondition(lambda self: self.some([0], NodeState.SUPERSEDED))
     @rule(numbers=picks)
     def end_superseded(self, numbers: list[int]) -> None:
-        keys = self.some(numbers, State.SUPERSEDED)
+        keys = self.some(numbers, NodeState.SUPERSEDED)
         with self.store.transaction() as tx:
             sync_points.delete_nodes(tx, keys)
         for key in keys:
             del self.rows[key]
 
-    @precondition(lambda self: self.rows[self.stack].state is State.RUNNING)
+    @precondition(lambda self: self.rows[self.stack].state is NodeState.RUNNING)
     @rule(graph=graphs)
     def finish(self, graph: Sequence[set[int]]) -> None:
         """The stack's node runs, so all the others are over, and the next traversal begins."""
@@ -363,11 +363,11 @@ class Engines(Walk):
             self.rows_are_as_the_walk_says()
             self.claim(1, 1000, 0, None)
             self.rows_are_as_the_walk_says()
-            if self.rows[stack].state is State.RUNNING:
+            if self.rows[stack].state is NodeState.RUNNING:
                 break
-            self.end(list(range(len(self.tickets))), "good", State.DONE)
+            self.end(list(range(len(self.tickets))), "good", NodeState.DONE)
             self.rows_are_as_the_walk_says()
-        assert self.rows[stack].state is State.RUNNING
+        assert self.rows[stack].state is NodeState.RUNNING
         self.ready_once_per_attempt()
 
 

@@ -22,14 +22,14 @@ from sqlalchemy import select
 
 import converge
 from converge.errors import StaleLock
-from converge.model import SYNC_POINT_MOVES, Kind, State
+from converge.model import SYNC_POINT_MOVES, Kind, NodeState
 from converge.sql import engines, schema, sync_points
 from converge.sql.database import Transaction
-from converge.sql.sync_points import LIVE, Key, NodeState
+from converge.sql.sync_points import LIVE, Key, LockedNode
 from converge.testing import FakeClock
 
 LEASE = 1e9
-ENDS = (State.DONE, State.FAILED, State.SKIPPED)
+ENDS = (NodeState.DONE, NodeState.FAILED, NodeState.SKIPPED)
 RESOURCES = (1, 2, 3)
 
 #: Who believes to have a node: engine, node, epoch.
@@ -46,7 +46,7 @@ class Row:
     kind: Kind
     resource_id: int | None
     successors: tuple[int, ...]
-    state: State = State.WAITING
+    state: NodeState = NodeState.WAITING
     pending: int = 0
     tainted: bool = False
     ready_at: float | None = None
@@ -69,7 +69,7 @@ def seen(row: Sequence[Any]) -> Row:
     """A row of the database as the walk has it."""
     values = dict(zip(Row.__dataclass_fields__, row, strict=True))
     values["kind"] = Kind(values["kind"])
-    values["state"] = State(values["state"])
+    values["state"] = NodeState(values["state"])
     values["successors"] = tuple(values["successors"])
     return Row(**values)
 
@@ -134,7 +134,7 @@ class Walk(RuleBasedStateMachine):
                 pending=sum(after == number for after, _ in pairs),
             )
             if not row.pending:
-                row = replace(row, state=State.READY, ready_at=self.clock())
+                row = replace(row, state=NodeState.READY, ready_at=self.clock())
                 self.readied[self.traversal, number] += 1
             self.rows[self.traversal, number] = row
             new.append(
@@ -162,7 +162,7 @@ class Walk(RuleBasedStateMachine):
         with pytest.raises(StaleLock), self.store.transaction() as tx:
             function(tx)
 
-    def some(self, numbers: Sequence[int], *states: State) -> list[Key]:
+    def some(self, numbers: Sequence[int], *states: NodeState) -> list[Key]:
         """Nodes that exist; of those states, if any are given."""
         known = sorted(key for key, row in self.rows.items() if not states or row.state in states)
         return sorted({known[number % len(known)] for number in numbers}) if known else []
@@ -185,20 +185,23 @@ class Walk(RuleBasedStateMachine):
         engine_id, key, epoch = ticket
         row = self.rows.get(key)
         mine = row is not None and (row.engine_id, row.epoch) == (engine_id, epoch)
-        return mine and self.rows[key].state is State.RUNNING
+        return mine and self.rows[key].state is NodeState.RUNNING
 
-    def states(self, tickets: Sequence[Ticket]) -> list[NodeState]:
+    def states(self, tickets: Sequence[Ticket]) -> list[LockedNode]:
         """The nodes as those who hold the tickets remember them."""
         return [
-            NodeState(*key, Kind.UPDATE, State.RUNNING, 0, False, engine_id, epoch, 0, "[]")
+            LockedNode(*key, Kind.UPDATE, NodeState.RUNNING, 0, False, engine_id, epoch, 0, "[]")
             for engine_id, key, epoch in tickets
         ]
 
     def change(self, key: Key, **values: Any) -> None:
         row = self.rows[key]
-        if values.get("state") is State.READY and row.state is not State.READY:
+        if values.get("state") is NodeState.READY and row.state is not NodeState.READY:
             self.readied[key] += 1
-        if row.state is State.READY and values.get("state", State.READY) is not State.READY:
+        if (
+            row.state is NodeState.READY
+            and values.get("state", NodeState.READY) is not NodeState.READY
+        ):
             self.taken[key] += 1
         self.rows[key] = replace(row, **values)
 
@@ -209,7 +212,7 @@ class Walk(RuleBasedStateMachine):
         due = [
             (row.due_at, row.ready_at, key)
             for key, row in self.rows.items()
-            if row.state is State.READY
+            if row.state is NodeState.READY
             and row.due_at <= self.clock()
             and (most_deaths is None or row.deaths <= most_deaths)
         ]
@@ -225,7 +228,7 @@ class Walk(RuleBasedStateMachine):
     @property
     def is_under_way(self) -> bool:
         """Enough was done in the newest traversal for its end to be of interest."""
-        return self.claims > 3 or self.rows[self.stack].state is State.RUNNING
+        return self.claims > 3 or self.rows[self.stack].state is NodeState.RUNNING
 
     def predecessors(self, key: Key) -> list[Row]:
         return [
@@ -257,18 +260,18 @@ class Walk(RuleBasedStateMachine):
     @invariant()
     def who_waits_does_so_for_what_is_outstanding(self) -> None:
         for key, row in self.rows.items():
-            if row.state is State.SUPERSEDED or (self.halted and not row.stack):
+            if row.state is NodeState.SUPERSEDED or (self.halted and not row.stack):
                 continue
             assert row.pending == self.outstanding(key)
             if row.state in LIVE:
-                assert (row.state is State.WAITING) is (row.pending > 0)
+                assert (row.state is NodeState.WAITING) is (row.pending > 0)
             else:
                 assert row.pending == 0
 
     @invariant()
     def ready_once_per_attempt(self) -> None:
         for key, row in self.rows.items():
-            assert self.readied[key] == self.taken[key] + (row.state is State.READY)
+            assert self.readied[key] == self.taken[key] + (row.state is NodeState.READY)
             # who was skipped while ready, or was blocked, left without an attempt
             assert row.epoch <= self.taken[key]
         assert len(set(self.tickets)) == len(self.tickets)

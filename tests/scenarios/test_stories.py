@@ -155,8 +155,8 @@ class Story:
         """Go on with the claimed node until this call, and make it no more."""
         one, work = self._engine(engine), self.held.pop(engine)
         assert isinstance(work, Work)
-        while f"{work.decision.step} {work.row and work.row.name}" != before:
-            (work,) = one.session.turn([one.call(work)], 0)
+        while f"{work.decision.operation} {work.row and work.row.name}" != before:
+            (work,) = one.core.turn([one.call(work)], 0)
 
     def write(self, _: None, *, engine: str = "one") -> None:
         """Write what became of the claimed node."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from converge import ResourceType, Store
-from converge.engine.core import Session
+from converge.engine.core import EngineCore
 from converge.model import Kind
 from converge.protocol.decide import HANDLED, Outcome, Result, Work
 from converge.sql.sync_points import Key
@@ -39,10 +39,10 @@ class Actor(Body):
         self.sent: list[Outcome] = []
 
     @property
-    def session(self) -> Session:
+    def core(self) -> EngineCore:
         """Its dealings with the database."""
         assert self.engine is not None
-        return self.engine.session
+        return self.engine.core
 
     @property
     def id(self) -> int:
@@ -52,7 +52,7 @@ class Actor(Body):
     @property
     def mark(self) -> int:
         """That of its registration."""
-        return 0 if self.engine is None else self.session.mark
+        return 0 if self.engine is None else self.core.mark
 
     def register(
         self, store: Store, types: Mapping[str, ResourceType], lease: float, now: float
@@ -69,23 +69,23 @@ class Actor(Body):
         :raises StoreError: what was not written is kept by the session.
         :raises StaleLock: the database has forgotten this engine.
         """
-        session = self.session
-        session.outbox.put(outcomes)
+        core = self.core
+        core.outbox.put(outcomes)
         given = {id(outcome) for outcome in outcomes}
         self.outcomes = [one for one in self.outcomes if id(one) not in given]
-        if session.doubtful:
-            gone = session.reconcile([*self.todo, *(one.work for one in self.outcomes)])
+        if core.doubtful:
+            gone = core.reconcile([*self.todo, *(one.work for one in self.outcomes)])
             self.deceived = False
             self.todo = [work for work in self.todo if work not in gone]
             self.outcomes = [one for one in self.outcomes if one.work not in gone]
-        works = session.turn((), limit)
+        works = core.turn((), limit)
         self.sent = [*self.sent, *outcomes][-_KEPT:]
         self.todo.extend(works)
         return works
 
     def in_hand(self) -> set[Key]:
         """The nodes that it knows it holds."""
-        waiting = [] if self.engine is None else self.session.outbox.all()
+        waiting = [] if self.engine is None else self.core.outbox.all()
         outcomes = [*self.outcomes, *waiting]
         return {one.node.key for one in (*self.todo, *(outcome.work for outcome in outcomes))}
 
@@ -100,7 +100,7 @@ class Actor(Body):
     def give_up(self, work: Work) -> Outcome:
         """Expect nothing more of a handler that was called and does not come back."""
         self.todo.remove(work)
-        outcome = self.session.timed_out(work, 5.0)
+        outcome = self.core.timed_out(work, 5.0)
         self.outcomes.append(outcome)
         return outcome
 
@@ -108,8 +108,8 @@ class Actor(Body):
         """Leave a work to other engines: one whose handler was not called, or whose handler was
         interrupted and has perhaps done something."""
         failed = [one for one in self.outcomes if one.result in (Result.RETRY, Result.FAILED)]
-        failed = [one for one in failed if one.work.decision.step in HANDLED]
-        handled = [work for work in self.todo if work.decision.step in HANDLED]
+        failed = [one for one in failed if one.work.decision.operation in HANDLED]
+        handled = [work for work in self.todo if work.decision.operation in HANDLED]
         if failed and random.random() < 0.5:
             interrupted = random.choice(failed)
             self.outcomes.remove(interrupted)
@@ -129,7 +129,7 @@ def describe(work: Work) -> str:
     number, node = work.node.key
     if work.node.kind is Kind.STACK:
         return f"{number}.{node} stack"
-    return f"{number}.{node} {label(work)} {work.decision.step}"
+    return f"{number}.{node} {label(work)} {work.decision.operation}"
 
 
 def describe_outcome(outcome: Outcome) -> str:

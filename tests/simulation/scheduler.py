@@ -198,7 +198,7 @@ class Simulation:
 
     def _check_hands(self, actor: Actor) -> None:
         """An engine that holds a node without knowing it would keep it as long as it lives."""
-        if actor.dead or actor.engine is None or actor.session.doubtful or actor.deceived:
+        if actor.dead or actor.engine is None or actor.core.doubtful or actor.deceived:
             return
         held = {
             key
@@ -227,7 +227,7 @@ class Simulation:
         for actor in self.actors:
             if actor.engine is not None:
                 actor.deceived = True
-                actor.session.doubtful = self.random.random() < 0.5
+                actor.core.doubtful = self.random.random() < 0.5
         self.tell(f"the database forgets what came after {len(past.done)} nodes were done")
 
     def _tick(self, seconds: float) -> None:
@@ -272,7 +272,7 @@ class Simulation:
     def _write(self, actor: Actor, outcomes: list[Outcome], limit: int) -> None:
         self.tell(f"{actor.name} writes {[describe_outcome(one) for one in outcomes]}")
         before = self.oracle.rows
-        doubtful = actor.session.doubtful
+        doubtful = actor.core.doubtful
         alive = self._is_alive(actor)
         valid = [one for one in outcomes if self._holds(actor, one.work)]
         struck = self.faults.struck.total()
@@ -293,7 +293,7 @@ class Simulation:
         replaced = {one.work.node.key for one in outcomes if one.result is Result.REPLACE}
         if not alive and any(work.node.key not in replaced for work in works):
             self.complain(f"engine {actor.id} claims after the end of its lease")
-        if not actor.session.doubtful:
+        if not actor.core.doubtful:
             for one in valid:
                 if one.result is not Result.REPLACE and self._holds(actor, one.work):
                     self.complain(f"not written, and nobody was told: {describe_outcome(one)}")
@@ -382,7 +382,7 @@ class Simulation:
         now = self.clock()
         found = recover.sweep(self.store.database)
         if actor.deceived:
-            actor.session.doubtful = True
+            actor.core.doubtful = True
         self.tell(f"    {found.engines} engines, {found.nodes} nodes, {found.unblocked} unblocked")
         for row in self.oracle.rows.traversals.values():
             due = row.status == "RUNNING" and row.halted is None and row.deadline_at is not None
@@ -435,7 +435,7 @@ class Simulation:
             self.complain(f"engine {actor.id} has left, and still holds nodes")
 
     def _give_up(self, actor: Actor) -> None:
-        handled = [work for work in actor.todo if work.decision.step in HANDLED]
+        handled = [work for work in actor.todo if work.decision.operation in HANDLED]
         if handled:
             outcome = actor.give_up(self.random.choice(handled))
             self.tell(f"{actor.name} gives up {describe_outcome(outcome)}")
@@ -471,7 +471,7 @@ class Simulation:
         self.tell("nobody dies any more")
         for actor in self.actors:
             if actor.deceived:
-                actor.session.doubtful = True
+                actor.core.doubtful = True
             if actor.paused:
                 actor.paused = False
                 if self.random.random() < 0.5:
@@ -507,7 +507,7 @@ class Simulation:
             for work in list(actor.todo):
                 self._handle(actor, work)
             written = list(actor.outcomes)
-            if self.wrong or not (written or actor.session.doubtful or self._is_due()):
+            if self.wrong or not (written or actor.core.doubtful or self._is_due()):
                 return
             self._write(actor, written, 8)
             if not written and not actor.todo:

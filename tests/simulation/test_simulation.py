@@ -211,7 +211,7 @@ def test_an_outcome_that_is_dropped_without_a_word_is_noticed(
     halfway: Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = halfway.actors[0]
-    monkeypatch.setattr(one.session, "turn", lambda outcomes, limit: [])
+    monkeypatch.setattr(one.core, "turn", lambda outcomes, limit: [])
     halfway._write(one, [Outcome(one.todo[0], Result.DONE)], 0)
     assert any("nobody was told" in what for what in halfway.wrong), halfway.wrong
 

@@ -13,7 +13,7 @@ from sqlalchemy import select, text, update
 
 import converge
 from converge.errors import StaleLock
-from converge.model import SYNC_POINT_MOVES, Kind, State
+from converge.model import SYNC_POINT_MOVES, Kind, NodeState
 from converge.sql import engines, resources, schema, sync_points, transitions
 from converge.sql.database import Transaction
 from converge.testing import FakeClock, FakeWorld, StepEngine
@@ -31,7 +31,7 @@ def shop(store: converge.Store) -> converge.Stack:
 
 
 def test_the_condition_for_states_is_compiled_once() -> None:
-    query = select(schema.sync_point.c.node).where(sync_points.is_in(State.READY))
+    query = select(schema.sync_point.c.node).where(sync_points.is_in(NodeState.READY))
     assert query._generate_cache_key() is not None
 
 
@@ -324,21 +324,21 @@ def claimed(shop: converge.Stack) -> Iterator[Claimed]:
 def test_a_node_is_moved_by_its_engine_only(claimed: Claimed) -> None:
     tx, node, engine_id = claimed
     with pytest.raises(StaleLock):
-        transitions.end_nodes(tx, engine_id + 1, [node], State.DONE)
+        transitions.end_nodes(tx, engine_id + 1, [node], NodeState.DONE)
     with pytest.raises(StaleLock):
         transitions.requeue_node(tx, engine_id + 1, node, 0)
     with pytest.raises(StaleLock):
         transitions.point_at(tx, engine_id + 1, node, 1)
-    transitions.end_nodes(tx, engine_id, [node], State.DONE)
+    transitions.end_nodes(tx, engine_id, [node], NodeState.DONE)
     with pytest.raises(StaleLock):
-        transitions.end_nodes(tx, engine_id, [node], State.DONE)
+        transitions.end_nodes(tx, engine_id, [node], NodeState.DONE)
 
 
 def test_a_node_is_moved_at_its_epoch_only(claimed: Claimed) -> None:
     tx, node, engine_id = claimed
     node.epoch -= 1
     with pytest.raises(StaleLock):
-        transitions.end_nodes(tx, engine_id, [node], State.DONE)
+        transitions.end_nodes(tx, engine_id, [node], NodeState.DONE)
     with pytest.raises(StaleLock):
         transitions.requeue_node(tx, engine_id, node, 0)
     with pytest.raises(StaleLock):
@@ -358,7 +358,7 @@ def test_a_node_is_started_and_blocked_once(shop: converge.Stack, asker: int) ->
 def test_a_node_waits_for_no_more_than_it_does(shop: converge.Stack) -> None:
     store = stack_store(shop)
     node = nodes(store)["C"]
-    assert (node.state, node.pending) == (State.WAITING, 2)
+    assert (node.state, node.pending) == (NodeState.WAITING, 2)
     with store.transaction() as tx:
         with pytest.raises(StaleLock):
             transitions.arrive(tx, {node.key: 3}, {node.key: node})
@@ -423,7 +423,7 @@ def test_moves_that_are_not_declared_are_refused(shop: converge.Stack) -> None:
     node = nodes(store)["A"]
     assert node.kind is Kind.UPDATE
 
-    def be(tx: Transaction, state: State) -> None:
+    def be(tx: Transaction, state: NodeState) -> None:
         tx.execute(
             update(schema.sync_point)
             .where(
@@ -433,15 +433,15 @@ def test_moves_that_are_not_declared_are_refused(shop: converge.Stack) -> None:
             .values(state=state, engine_id=1, epoch=0)
         )
 
-    moves: dict[State, Callable[[Transaction], object]] = {
-        State.RUNNING: lambda tx: transitions.start_nodes(tx, 1, [node.key]),
-        State.BLOCKED: lambda tx: transitions.block_nodes(tx, [node.key]),
-        State.DONE: lambda tx: transitions.end_nodes(tx, 1, [node], State.DONE),
-        State.FAILED: lambda tx: transitions.end_nodes(tx, 1, [node], State.FAILED),
+    moves: dict[NodeState, Callable[[Transaction], object]] = {
+        NodeState.RUNNING: lambda tx: transitions.start_nodes(tx, 1, [node.key]),
+        NodeState.BLOCKED: lambda tx: transitions.block_nodes(tx, [node.key]),
+        NodeState.DONE: lambda tx: transitions.end_nodes(tx, 1, [node], NodeState.DONE),
+        NodeState.FAILED: lambda tx: transitions.end_nodes(tx, 1, [node], NodeState.FAILED),
     }
     with store.transaction() as tx:
         for target, move in moves.items():
-            for source in State:
+            for source in NodeState:
                 be(tx, source)
                 if target in SYNC_POINT_MOVES[source]:
                     move(tx)

@@ -145,7 +145,7 @@ def test_looking_for_work_costs_the_same_however_much_waits(store: converge.Stor
             running = range(FIRST + ENDED, FIRST + ENDED + TRAVERSALS)
             found = database.read(partial(traversals.list_cancelled, ids=running))
             assert found == ({}, set())
-            assert engine.session.reconcile(()) == []
+            assert engine.core.reconcile(()) == []
         assert len(watch.of(sync_point.name)) >= 6
         check(BIG, without_guess(watch, has_statistics), FEW)
 
@@ -182,7 +182,7 @@ def test_nodes_that_are_worked_on_are_found_by_index(store: converge.Store) -> N
         check(BIG, watch.seen, FEW)
 
         with Watch(database.engine) as watch:
-            assert dying.session.reconcile(works) == []
+            assert dying.core.reconcile(works) == []
             assert not database.read(partial(sync_points.list_cancelled, engine_id=dying.id))
         check(BIG, watch.seen, 3 * RUNNING)
 

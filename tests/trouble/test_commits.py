@@ -168,7 +168,7 @@ def test_what_a_claim_that_the_server_is_still_at_gets_is_not_held_for_ever(
     troubled.lose(Commit.CLAIM, Loss.WAIT)
     with pytest.raises(CommitUnknown):
         engine.claim()
-    engine.session.reconcile(())
+    engine.core.reconcile(())
     engine.run()
     assert stack.wait(0) == "COMPLETE"
     assert locked(troubled.store) == 0

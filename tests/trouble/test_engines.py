@@ -130,12 +130,12 @@ def test_what_a_lost_commit_of_several_outcomes_claimed_is_not_held_for_ever(
     troubled.lose(Commit.COMPLETE, Loss.REPLY)
     works = []
     try:
-        works = engine.session.turn(outcomes, 4)
+        works = engine.core.turn(outcomes, 4)
     except converge.StoreError:
         # as the threaded engine does
-        works = engine.session.turn(outcomes, 0)
-    if engine.session.doubtful:
-        engine.session.reconcile(works)
+        works = engine.core.turn(outcomes, 0)
+    if engine.core.doubtful:
+        engine.core.reconcile(works)
     engine.write(*(engine.call(work) for work in works))
     engine.run()
     assert troubled.store.stack("s").status == "COMPLETE"

@@ -12,7 +12,7 @@ import pytest
 import converge
 from converge.crash_points import Commit
 from converge.errors import StoreError
-from converge.model import State
+from converge.model import NodeState
 from converge.protocol import recover
 from converge.sql import connections
 from converge.sql.database import Database
@@ -66,7 +66,7 @@ def test_an_open_transaction_holds_up_its_own_stack_only(
                     f"other{number}", converge.Template.from_dict({"resources": chain})
                 )
                 assert other.wait(WAIT) == "COMPLETE"
-            assert len(engine._run._tenure.session.outbox) == 1  # type: ignore[union-attr]
+            assert len(engine._run._tenure.core.outbox) == 1  # type: ignore[union-attr]
         assert held.wait(WAIT) == "COMPLETE"
         assert (held.action, held.version) == ("UPDATE", 2)
     assert engine.error is None
@@ -115,17 +115,17 @@ def test_each_thing_that_an_engine_writes_waits_by_itself(quick: converge.Store)
         for name in stacks:
             if name != "free":
                 quick.update_stack(name, stacks[name], transaction=host)
-        assert one.session.turn(list(outcomes.values()), 0) == []
-        assert {outcome.work.traversal.stack for outcome in one.session.outbox.all()} == {
+        assert one.core.turn(list(outcomes.values()), 0) == []
+        assert {outcome.work.traversal.stack for outcome in one.core.outbox.all()} == {
             name for name in stacks if name != "free"
         }
-        assert state(quick, works["free"]) is State.DONE
+        assert state(quick, works["free"]) is NodeState.DONE
         # and nothing waits for them a second time
-        assert names(one.session.turn((), 1)) == ["a"]
-    one.session.outbox._look_at = 0.0
-    one.session.turn((), 0)
-    assert len(one.session.outbox) == 0
-    one.session.reconcile(())
+        assert names(one.core.turn((), 1)) == ["a"]
+    one.core.outbox._look_at = 0.0
+    one.core.turn((), 0)
+    assert len(one.core.outbox) == 0
+    one.core.reconcile(())
     one.run()
     assert {name: quick.stack(name).status for name in stacks} == dict.fromkeys(stacks, "COMPLETE")
 

@@ -8,7 +8,7 @@ from converge.errors import BadInput
 from converge.model import (
     SYNC_POINT_MOVES,
     TRAVERSAL_MOVES,
-    State,
+    NodeState,
     TraversalStatus,
     check_name,
 )
@@ -73,14 +73,14 @@ def test_a_long_bad_name_is_not_shown_in_full() -> None:
 
 
 def test_moves_are_declared_for_every_state() -> None:
-    assert set(SYNC_POINT_MOVES) == set(State)
+    assert set(SYNC_POINT_MOVES) == set(NodeState)
     assert set(TRAVERSAL_MOVES) == set(TraversalStatus)
 
 
 def test_no_state_moves_to_itself_and_ends_are_ends() -> None:
     for state, moves in SYNC_POINT_MOVES.items():
         assert state not in moves
-    for end in (State.DONE, State.FAILED, State.SKIPPED, State.SUPERSEDED):
+    for end in (NodeState.DONE, NodeState.FAILED, NodeState.SKIPPED, NodeState.SUPERSEDED):
         assert SYNC_POINT_MOVES[end] == frozenset()
     for status, further in TRAVERSAL_MOVES.items():
         assert bool(further) is (status is TraversalStatus.RUNNING)
@@ -88,16 +88,16 @@ def test_no_state_moves_to_itself_and_ends_are_ends() -> None:
 
 
 def test_nothing_runs_without_being_ready_first() -> None:
-    before = {state for state, moves in SYNC_POINT_MOVES.items() if State.RUNNING in moves}
-    assert before == {State.READY}
-    done = {state for state, moves in SYNC_POINT_MOVES.items() if State.DONE in moves}
-    assert done == {State.RUNNING}
+    before = {state for state, moves in SYNC_POINT_MOVES.items() if NodeState.RUNNING in moves}
+    assert before == {NodeState.READY}
+    done = {state for state, moves in SYNC_POINT_MOVES.items() if NodeState.DONE in moves}
+    assert done == {NodeState.RUNNING}
 
 
 def test_every_state_comes_about_and_leads_to_an_end() -> None:
-    reached = {State.WAITING}
+    reached = {NodeState.WAITING}
     while (more := reached.union(*(SYNC_POINT_MOVES[state] for state in reached))) != reached:
         reached = more
-    assert reached == set(State)
-    for state in (State.WAITING, State.READY, State.RUNNING, State.BLOCKED):
-        assert State.SKIPPED in SYNC_POINT_MOVES[state]
+    assert reached == set(NodeState)
+    for state in (NodeState.WAITING, NodeState.READY, NodeState.RUNNING, NodeState.BLOCKED):
+        assert NodeState.SKIPPED in SYNC_POINT_MOVES[state]

@@ -10,13 +10,16 @@ from collections.abc import Iterable, Sequence
 import pytest
 
 from converge.errors import CircularDependency
-from converge.model import Action, Definition, Kind, Physical, Status
+from converge.model import Action, Kind, Physical, ResourceDefinition, Status
 from converge.protocol.plan import Existing, Plan, best_versions, plan, plan_check
 
 
-def wanted(**requires: str) -> dict[str, Definition]:
+def wanted(**requires: str) -> dict[str, ResourceDefinition]:
     """Definitions from ``C="A B"``: C requires A and B."""
-    return {name: Definition("fake", {}, tuple(sorted(r.split()))) for name, r in requires.items()}
+    return {
+        name: ResourceDefinition("fake", {}, tuple(sorted(r.split())))
+        for name, r in requires.items()
+    }
 
 
 def one(id_: int, name: str, *requires: int, **more: object) -> Existing:
@@ -94,8 +97,8 @@ def kept(first: dict[str, object], second: dict[str, object], **a: object) -> in
     required = {"id_": 1, "name": "A", "physical": Physical("a-1"), **a}
     existing = [one(**required), one(8, "B", **first), one(9, "B", **second)]  # type: ignore[arg-type]
     definitions = {
-        "B": Definition("fake", {"of": {"get_resource": "A"}}, ("A",)),
-        "A": Definition("fake"),
+        "B": ResourceDefinition("fake", {"of": {"get_resource": "A"}}, ("A",)),
+        "A": ResourceDefinition("fake"),
     }
     return best_versions(existing, 3, 2, definitions, alike=[1])["B"].id
 
@@ -294,7 +297,7 @@ def test_check_looks_at_the_kept_versions_in_no_order() -> None:
 # -- determinism and size
 
 
-def layered(count: int, seed: int) -> tuple[dict[str, Definition], list[Existing]]:
+def layered(count: int, seed: int) -> tuple[dict[str, ResourceDefinition], list[Existing]]:
     """A random graph, wanted and existing, with other dependencies each."""
     chance = random.Random(seed)
     names = [f"n{number}" for number in range(count)]
@@ -303,7 +306,7 @@ def layered(count: int, seed: int) -> tuple[dict[str, Definition], list[Existing
         return [] if not place else sorted({chance.randrange(place) for _ in range(3)})
 
     definitions = {
-        name: Definition("fake", {}, tuple(sorted(names[other] for other in before(place))))
+        name: ResourceDefinition("fake", {}, tuple(sorted(names[other] for other in before(place))))
         for place, name in enumerate(names)
     }
     existing = [
@@ -313,7 +316,9 @@ def layered(count: int, seed: int) -> tuple[dict[str, Definition], list[Existing
     return definitions, existing
 
 
-def shuffled(definitions: dict[str, Definition], by: Iterable[str]) -> dict[str, Definition]:
+def shuffled(
+    definitions: dict[str, ResourceDefinition], by: Iterable[str]
+) -> dict[str, ResourceDefinition]:
     return {name: definitions[name] for name in by}
 
 
@@ -351,7 +356,7 @@ def test_ten_thousand_nodes_are_planned_quickly() -> None:
 def test_a_long_chain_needs_no_deep_stack() -> None:
     names = [f"n{number}" for number in range(10_000)]
     chain = {
-        name: Definition("fake", {}, (names[place - 1],) if place else ())
+        name: ResourceDefinition("fake", {}, (names[place - 1],) if place else ())
         for place, name in enumerate(names)
     }
     assert [node.pending for node in plan(chain, []).nodes] == [0] + [1] * 10_000

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import converge
-from converge.engine.core import Session
+from converge.engine.core import EngineCore
 from converge.errors import BadInput
 from converge.resources import load_types
 from converge.resources.resource_type import METHODS, ResourceType, check_types, supports
@@ -199,7 +199,7 @@ def test_every_door_refuses_an_async_method(tmp_path: Path) -> None:
     doors: list[Callable[[], object]] = [
         lambda: converge.Engine(store, types),
         lambda: StepEngine(store, types),
-        lambda: Session(store.database, 1, types),
+        lambda: EngineCore(store.database, 1, types),
         lambda: store.create_stack("s", template, types=types),
         lambda: store.update_stack("s", template, types=types),
         lambda: store.converge_stack("s", template, types=types),

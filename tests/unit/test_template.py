@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from converge.errors import BadInput, CircularDependency, TemplateError
-from converge.model import Definition, Physical, Replacing
+from converge.model import Physical, Replacing, ResourceDefinition
 from converge.resources.resource_type import Property, ResourceType
 from converge.template import Template, check_properties, resolve
 
@@ -158,14 +158,14 @@ def test_definitions() -> None:
     parameters = template.resolve_parameters({"image": "bsd"})
     definitions = template.definitions(parameters, "shop")
     assert list(definitions) == list(template.graph())
-    assert definitions["db"] == Definition(
+    assert definitions["db"] == ResourceDefinition(
         "server", {"image": {"get_resource": "net"}, "size": 7}, ("net",)
     )
     assert definitions["web"].properties == {
         "image": "bsd",
         "labels": {"db": {"get_attr": ["db", "address", 0]}, "stack": "shop"},
     }
-    assert definitions["log"] == Definition("any")
+    assert definitions["log"] == ResourceDefinition("any")
     json.dumps(definitions["web"].properties)
     values = template.output_values(parameters, "shop")
     world = {"web": Physical("1", {"address": "10.0.0.1"})}

@@ -7,8 +7,24 @@ from typing import Any
 
 import pytest
 
-from converge.model import Action, Definition, Kind, OnFailure, State, Status, TraversalStatus, same
-from converge.protocol.decide import Decision, Step, Work, decide, dump_definition, load_definition
+from converge.model import (
+    Action,
+    Kind,
+    NodeState,
+    OnFailure,
+    ResourceDefinition,
+    Status,
+    TraversalStatus,
+    same,
+)
+from converge.protocol.decide import (
+    Decision,
+    Operation,
+    Work,
+    decide,
+    dump_definition,
+    load_definition,
+)
 from converge.resources.resource_type import Property, ResourceType
 from converge.retry import RetryPolicy
 from converge.sql.resources import Input, ResourceRow
@@ -65,7 +81,7 @@ def node(kind: Kind = Kind.UPDATE, **more: Any) -> SyncPointRow:
         kind=kind,
         resource_id=1,
         keep=True,
-        state=State.READY,
+        state=NodeState.READY,
         pending=0,
         tainted=False,
         attempts=0,
@@ -117,91 +133,97 @@ CREATING: dict[str, Any] = {
     "physical_id": None,
 }
 UPDATES = [
-    ("unchanged and well", {}, {}, Step.NOTHING),
-    ("not created yet", {}, NEW, Step.CREATE),
-    ("not created yet, of another type", wants("plain"), NEW, Step.CREATE),
-    ("its create failed", {}, CREATING | {"status": Status.FAILED}, Step.CREATE),
-    ("its create was interrupted", {}, CREATING, Step.CREATE),
-    ("its create was interrupted, id known", {}, CREATING | {"physical_id": "a"}, Step.CREATE),
-    ("its create failed, of another type", wants("plain"), CREATING, Step.REPLACE),
-    ("changed", wants(size=2), {}, Step.UPDATE),
-    ("changed type of a value", wants(size=True), {}, Step.UPDATE),
-    ("another type", wants("plain"), {}, Step.REPLACE),
-    ("changed, cannot be updated", wants("plain", size=2), {"type": "plain"}, Step.REPLACE),
-    ("unchanged, cannot be updated", wants("plain"), {"type": "plain"}, Step.NOTHING),
-    ("its update failed", {}, {"action": Action.UPDATE, "status": Status.FAILED}, Step.UPDATE),
+    ("unchanged and well", {}, {}, Operation.NOTHING),
+    ("not created yet", {}, NEW, Operation.CREATE),
+    ("not created yet, of another type", wants("plain"), NEW, Operation.CREATE),
+    ("its create failed", {}, CREATING | {"status": Status.FAILED}, Operation.CREATE),
+    ("its create was interrupted", {}, CREATING, Operation.CREATE),
+    ("its create was interrupted, id known", {}, CREATING | {"physical_id": "a"}, Operation.CREATE),
+    ("its create failed, of another type", wants("plain"), CREATING, Operation.REPLACE),
+    ("changed", wants(size=2), {}, Operation.UPDATE),
+    ("changed type of a value", wants(size=True), {}, Operation.UPDATE),
+    ("another type", wants("plain"), {}, Operation.REPLACE),
+    ("changed, cannot be updated", wants("plain", size=2), {"type": "plain"}, Operation.REPLACE),
+    ("unchanged, cannot be updated", wants("plain"), {"type": "plain"}, Operation.NOTHING),
+    ("its update failed", {}, {"action": Action.UPDATE, "status": Status.FAILED}, Operation.UPDATE),
     (
         "its update was interrupted",
         {},
         {"action": Action.UPDATE, "status": Status.IN_PROGRESS},
-        Step.UPDATE,
+        Operation.UPDATE,
     ),
-    ("its check failed", {}, {"action": Action.CHECK, "status": Status.FAILED}, Step.UPDATE),
+    ("its check failed", {}, {"action": Action.CHECK, "status": Status.FAILED}, Operation.UPDATE),
     (
         "its check failed, cannot be updated",
         wants("plain"),
         {"type": "plain", "action": Action.CHECK, "status": Status.FAILED},
-        Step.REPLACE,
+        Operation.REPLACE,
     ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("of_node", "of_row", "step"), [case[1:] for case in UPDATES], ids=[case[0] for case in UPDATES]
+    ("of_node", "of_row", "operation"),
+    [case[1:] for case in UPDATES],
+    ids=[case[0] for case in UPDATES],
 )
-def test_update_nodes(of_node: dict[str, Any], of_row: dict[str, Any], step: Step) -> None:
+def test_update_nodes(
+    of_node: dict[str, Any], of_row: dict[str, Any], operation: Operation
+) -> None:
     decision = decide(TRAVERSAL, node(**of_node), row(**of_row), {}, TYPES)
-    assert decision.step is step
+    assert decision.operation is operation
     assert decision.properties == (of_node or wants())["definition"]["properties"]
 
 
 GONE = {"keep": False}
 CLEANUPS = [
-    ("kept", {}, {}, Step.NOTHING),
-    ("kept, but replaced on the way", {}, {"replaced_by": 2}, Step.DELETE),
-    ("not wanted", GONE, {}, Step.DELETE),
-    ("not wanted, its create failed, id known", GONE, {"status": Status.FAILED}, Step.DELETE),
-    ("not wanted, never created", GONE, NEW, Step.DROP),
-    ("not wanted, perhaps created, can be found", GONE, CREATING, Step.DELETE),
-    ("not wanted, perhaps created", GONE, CREATING | {"type": "plain"}, Step.DROP),
-    ("not wanted, half gone", GONE, {"action": Action.DELETE}, Step.DELETE),
+    ("kept", {}, {}, Operation.NOTHING),
+    ("kept, but replaced on the way", {}, {"replaced_by": 2}, Operation.DELETE),
+    ("not wanted", GONE, {}, Operation.DELETE),
+    ("not wanted, its create failed, id known", GONE, {"status": Status.FAILED}, Operation.DELETE),
+    ("not wanted, never created", GONE, NEW, Operation.DROP),
+    ("not wanted, perhaps created, can be found", GONE, CREATING, Operation.DELETE),
+    ("not wanted, perhaps created", GONE, CREATING | {"type": "plain"}, Operation.DROP),
+    ("not wanted, half gone", GONE, {"action": Action.DELETE}, Operation.DELETE),
 ]
 
 
 @pytest.mark.parametrize(
-    ("of_node", "of_row", "step"),
+    ("of_node", "of_row", "operation"),
     [case[1:] for case in CLEANUPS],
     ids=[case[0] for case in CLEANUPS],
 )
-def test_cleanup_nodes(of_node: dict[str, Any], of_row: dict[str, Any], step: Step) -> None:
+def test_cleanup_nodes(
+    of_node: dict[str, Any], of_row: dict[str, Any], operation: Operation
+) -> None:
     found = node(Kind.CLEANUP, definition=None, **of_node)
-    assert decide(TRAVERSAL, found, row(**of_row), {}, TYPES).step is step
+    assert decide(TRAVERSAL, found, row(**of_row), {}, TYPES).operation is operation
 
 
 def test_cleanup_of_what_is_gone_already() -> None:
-    assert decide(TRAVERSAL, node(Kind.CLEANUP), None, {}, TYPES).step is Step.NOTHING
+    assert decide(TRAVERSAL, node(Kind.CLEANUP), None, {}, TYPES).operation is Operation.NOTHING
 
 
 def test_the_stacks_node_ends_the_traversal_however_tainted() -> None:
     for tainted in (False, True):
         found = node(Kind.STACK, resource_id=None, tainted=tainted)
-        assert decide(TRAVERSAL, found, None, {}, TYPES).step is Step.FINISH
+        assert decide(TRAVERSAL, found, None, {}, TYPES).operation is Operation.FINISH
 
 
 @pytest.mark.parametrize("kind", [Kind.UPDATE, Kind.CLEANUP])
 def test_a_tainted_node_is_skipped(kind: Kind) -> None:
     found = node(kind, tainted=True, keep=False, deaths=99)
-    assert decide(TRAVERSAL, found, row(), {}, TYPES).step is Step.SKIP
+    assert decide(TRAVERSAL, found, row(), {}, TYPES).operation is Operation.SKIP
 
 
 @pytest.mark.parametrize("kind", [Kind.UPDATE, Kind.CLEANUP])
 def test_a_node_that_kills_engines_fails(kind: Kind) -> None:
     deadly = node(kind, keep=False, deaths=RetryPolicy().deaths)
     decision = decide(TRAVERSAL, deadly, row(), {}, TYPES)
-    assert decision.step is Step.FAIL
+    assert decision.operation is Operation.FAIL
     assert f"{RetryPolicy().deaths} engines died" in str(decision.reason)
     spared = decide(TRAVERSAL, replace(deadly, deaths=RetryPolicy().deaths - 1), row(), {}, TYPES)
-    assert spared.step is not Step.FAIL
+    assert spared.operation is not Operation.FAIL
 
 
 @pytest.mark.parametrize(
@@ -220,7 +242,7 @@ def test_what_cannot_be_done_says_why(
     found: SyncPointRow, existing: ResourceRow | None, words: str
 ) -> None:
     decision = decide(TRAVERSAL, found, existing, {}, TYPES)
-    assert decision.step is Step.FAIL
+    assert decision.operation is Operation.FAIL
     with pytest.raises(RuntimeError, match=words):
         raise RuntimeError(decision.reason)
 
@@ -229,9 +251,9 @@ def test_references_are_resolved_with_the_inputs() -> None:
     found = node(**wants(b={"get_resource": "B"}, c={"get_attr": ["B", "x", "y"]}))
     other = Input(2, "B", "b-1", {"x": {"y": [1, 2]}})
     decision = decide(TRAVERSAL, found, row(), {"B": other}, TYPES)
-    assert decision == Decision(Step.UPDATE, {"b": "b-1", "c": [1, 2]})
+    assert decision == Decision(Operation.UPDATE, {"b": "b-1", "c": [1, 2]})
     missing = decide(TRAVERSAL, found, row(), {"B": replace(other, attributes={"z": 1})}, TYPES)
-    assert missing.step is Step.FAIL
+    assert missing.operation is Operation.FAIL
     assert "'B'" in str(missing.reason)
     assert "'x'" in str(missing.reason)
     assert "z" in str(missing.reason)
@@ -240,29 +262,32 @@ def test_references_are_resolved_with_the_inputs() -> None:
 def test_an_input_without_a_physical_id_is_none() -> None:
     found = node(**wants(b={"get_resource": "B"}))
     decision = decide(TRAVERSAL, found, row(), {"B": Input(2, "B", None, {})}, TYPES)
-    assert decision.step is Step.FAIL
+    assert decision.operation is Operation.FAIL
 
 
 CHECK = replace(TRAVERSAL, action=Action.CHECK)
 FAILED = {"status": Status.FAILED, "reason": "it broke"}
 CHECKS = [
-    ("well", {}, Step.CHECK),
-    ("cannot be checked", {"type": "plain"}, Step.NOTHING),
-    ("of a type that is gone", {"type": "gone"}, Step.FAIL),
-    ("its last check failed", {"action": Action.CHECK} | FAILED, Step.CHECK),
-    ("its create failed", FAILED | {"physical_id": None}, Step.FAIL),
-    ("its update failed", {"action": Action.UPDATE} | FAILED, Step.FAIL),
+    ("well", {}, Operation.CHECK),
+    ("cannot be checked", {"type": "plain"}, Operation.NOTHING),
+    ("of a type that is gone", {"type": "gone"}, Operation.FAIL),
+    ("its last check failed", {"action": Action.CHECK} | FAILED, Operation.CHECK),
+    ("its create failed", FAILED | {"physical_id": None}, Operation.FAIL),
+    ("its update failed", {"action": Action.UPDATE} | FAILED, Operation.FAIL),
 ]
 
 
 @pytest.mark.parametrize(
-    ("of_row", "step"), [case[1:] for case in CHECKS], ids=[case[0] for case in CHECKS]
+    ("of_row", "operation"), [case[1:] for case in CHECKS], ids=[case[0] for case in CHECKS]
 )
-def test_check_nodes(of_row: dict[str, Any], step: Step) -> None:
+def test_check_nodes(of_row: dict[str, Any], operation: Operation) -> None:
     # the definition does not matter: what is there is looked at
     decision = decide(CHECK, node(**wants("strict", bad=1)), row(**of_row), {}, TYPES)
-    assert decision.step is step
-    if step is Step.FAIL and of_row["type" if "type" in of_row else "reason"] == "it broke":
+    assert decision.operation is operation
+    if (
+        operation is Operation.FAIL
+        and of_row["type" if "type" in of_row else "reason"] == "it broke"
+    ):
         assert decision.reason == "it broke"
 
 
@@ -293,21 +318,30 @@ def test_same(one: Any, other: Any, equal: bool) -> None:
 def test_the_keys_of_an_update_are_those_of_its_traversals_mark() -> None:
     token = "6b0fb1a5-7d0c-5c1c-9c5e-2f8f4b7a4a01"
 
-    def keys_in(step: Step, token: str = token, **traversal: Any) -> Any:
-        decision = Decision(step)
+    def keys_in(operation: Operation, token: str = token, **traversal: Any) -> Any:
+        decision = Decision(operation)
         return Work(replace(TRAVERSAL, **traversal), node(), row(token=token), decision, []).keys_in
 
     other = token.replace("6", "7")
-    assert keys_in(Step.CREATE) == keys_in(Step.CREATE, id=2, mark=9)
-    found = [keys_in(Step.CREATE), keys_in(Step.CREATE, other), keys_in(Step.UPDATE, other)]
-    found += [keys_in(step) for step in (Step.UPDATE, Step.DELETE, Step.CHECK)]
+    assert keys_in(Operation.CREATE) == keys_in(Operation.CREATE, id=2, mark=9)
+    found = [
+        keys_in(Operation.CREATE),
+        keys_in(Operation.CREATE, other),
+        keys_in(Operation.UPDATE, other),
+    ]
+    found += [
+        keys_in(operation) for operation in (Operation.UPDATE, Operation.DELETE, Operation.CHECK)
+    ]
     # the same id in a database that has forgotten the first one; and before there were marks
-    found += [keys_in(Step.UPDATE, mark=9), *(keys_in(Step.UPDATE, mark=0, id=id) for id in (1, 2))]
+    found += [
+        keys_in(Operation.UPDATE, mark=9),
+        *(keys_in(Operation.UPDATE, mark=0, id=id) for id in (1, 2)),
+    ]
     assert len(set(found)) == len(found)
-    assert keys_in(Step.UPDATE, id=2) == keys_in(Step.UPDATE)
+    assert keys_in(Operation.UPDATE, id=2) == keys_in(Operation.UPDATE)
 
 
 def test_definitions_round_trip_without_what_the_node_has_itself() -> None:
-    definition = Definition("t", {"a": [1, {"get_resource": "B"}]}, ("B",))
+    definition = ResourceDefinition("t", {"a": [1, {"get_resource": "B"}]}, ("B",))
     assert load_definition(dump_definition(definition)) == replace(definition, requires=())
     assert load_definition(dump_definition(None)) is None

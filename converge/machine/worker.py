@@ -29,7 +29,7 @@ def never() -> bool:
     return False
 
 
-class Sweeper:
+class MachineWorker:
     """Sweeps the instances of one machine, by hand or in the background.
 
     :param time_out: fires a batch of timeouts in a transaction of its own.
@@ -116,22 +116,22 @@ class Sweeper:
         :param stopped: whether to call no further one.
         :returns: how many were called without an error.
         """
-        self._actions.settle()
+        self._actions.release_left()
         due = self._database.read(lambda tx: moves.list_due_versions(tx, self._name))
         called = 0
         # what was taken waits while another is called, so few are, until they turn out to be quick
         limit = 1
         while self._known(due) and not stopped():
             begun = time.monotonic()
-            taken, held = self._actions.claim(limit)
-            if not taken:
+            count, taken = self._actions.claim(limit)
+            if not count:
                 break
-            to_call = len(held)
+            to_call = len(taken)
             try:
-                errors = self._actions.call_all(held, stopped=stopped)
-                called += to_call - len(held) - len(errors)
+                errors = self._actions.call_all(taken, stopped=stopped)
+                called += to_call - len(taken) - len(errors)
             finally:
-                self._actions.release(held)
+                self._actions.release(taken)
             quick = time.monotonic() - begun < QUICK
             limit = min(2 * limit, CLAIM) if quick else 1
         return called

@@ -18,7 +18,7 @@ LOOK = 0.25
 
 
 class Outbox:
-    """The outcomes of one session that are not written yet, in the order in which they came."""
+    """The outcomes of one engine that are not written yet, in the order in which they came."""
 
     def __init__(self) -> None:
         self._outcomes: dict[int, Outcome] = {}
