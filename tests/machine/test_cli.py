@@ -25,7 +25,7 @@ def ship(action: Action) -> None:
 ORDER: dict[str, Any] = {
     "name": "order",
     "initial": "new",
-    "states": {"new": {"timeout": 3600.0}, "paid": {}, "shipped": {"terminal": True}},
+    "states": {"new": {"timeout": 3640.0}, "paid": {}, "shipped": {"terminal": True}},
     "transitions": [
         {"event": "pay", "source": "new", "target": "paid"},
         {"event": "timeout", "source": "new", "target": "shipped"},
