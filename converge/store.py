@@ -300,7 +300,7 @@ class Store(Looking):
     ) -> Stack:
         """Start to look at the real things: each resource whose type has a ``check`` and fails
         it becomes FAILED, so that the next update mends it. A check that runs already goes on.
-        What was not looked at, as its type has no ``check``, the stack's ``reason`` names, and
+        What was not checked, because its type has no ``check``, the stack's ``reason`` names, and
         :meth:`show` under ``unchecked``.
 
         :raises NotFound: there is no such stack.

@@ -259,7 +259,7 @@ def run_engine(
 
 def _end_of(thread: threading.Thread, failures: list[BaseException]) -> BaseException:
     thread.join()
-    return failures[0] if failures else ConvergeError("the engine has stopped by itself")
+    return failures[0] if failures else ConvergeError("the engine stopped because of an error")
 
 
 class Trouble:

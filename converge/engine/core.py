@@ -163,12 +163,12 @@ class EngineCore:
 
     def _list_held(self, tx: Transaction) -> dict[Key, int]:
         if not engines.is_registered(tx, self.engine_id, self.mark):
-            raise StaleLock(f"engine {self.engine_id} is not registered any more")
+            raise StaleLock(f"engine {self.engine_id} is no longer registered")
         return sync_points.list_marks(tx, self.engine_id)
 
     def _release_all_but(self, tx: Transaction, kept: Mapping[Key, int]) -> int:
         if not engines.lock_engine(tx, self.engine_id, self.mark):
-            raise StaleLock(f"engine {self.engine_id} is not registered any more")
+            raise StaleLock(f"engine {self.engine_id} is no longer registered")
         return release_engine(tx, self.engine_id, keep=kept)
 
     # -- writing
@@ -192,7 +192,7 @@ class EngineCore:
             work.traversal.stack,
             work.decision.operation,
             None if work.row is None else work.row.name,
-            "" if is_last else f", and is tried again in {outcome.wait:g} s",
+            "" if is_last else f", will be retried in {outcome.wait:g} s",
             outcome.reason,
             # not as exc_info: who formats that knows nothing of secrets
             traceback.rstrip(),
@@ -295,7 +295,7 @@ class EngineCore:
                 if not is_refused(error):
                     raise
                 # a state must never be lost because a value was not taken
-                reason = f"what became of it cannot be stored: {error}"
+                reason = f"its outcome cannot be stored: {error}"
                 self.outbox.remove([outcome])
                 instead = failure(outcome.work, reason)
                 self.outbox.put([instead])
@@ -336,7 +336,7 @@ class EngineCore:
             self.doubtful = True
             work = outcome.work
             LOG.warning(
-                "refused: %s of %r in traversal %s is not engine %s's work any more",
+                "refused the outcome of %s of %r in traversal %s: engine %s no longer holds it",
                 work.decision.operation,
                 None if work.row is None else work.row.name,
                 work.traversal.id,

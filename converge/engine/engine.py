@@ -91,7 +91,7 @@ class Engine:
         """
         with self._lock:
             if self._run is not None and not self._run.ended.is_set():
-                raise ConvergeError("this engine runs already")
+                raise ConvergeError("this engine is already running")
             needed = self.workers + CONNECTIONS
             self.store.database.check_limit(needed, f"an engine with {self.workers} workers")
             run = Run(
@@ -148,10 +148,10 @@ class Engine:
 
     def _running(self) -> Run:
         if self._run is None:
-            raise ConvergeError("this engine was not started")
+            raise ConvergeError("this engine has not been started")
         return self._run
 
     @staticmethod
     def _check_error(run: Run) -> None:
         if run.error is not None:
-            raise ConvergeError("the engine has stopped by itself") from run.error
+            raise ConvergeError("the engine stopped because of an error") from run.error

@@ -136,7 +136,9 @@ class Run:
             self._hand_back.set()
             self.wake()
             if not self.ended.wait(3 * GRACE):
-                LOG.warning("engine %s: the database does not answer; its lease runs out", self.id)
+                LOG.warning(
+                    "engine %s: the database does not answer; the lease will expire", self.id
+                )
                 self._end()
         for thread in self._threads:
             # one that the database does not answer ends by itself
@@ -163,7 +165,7 @@ class Run:
             while not self.ended.is_set() and not self._turn():
                 pass
         except BaseException as error:
-            LOG.exception("engine %s stops", self.id)
+            LOG.exception("engine %s stops because of an error", self.id)
             self.error = error
         finally:
             # nobody looks after what still runs, so it must not go on
@@ -266,7 +268,7 @@ class Run:
             self._breaks = breaks
             for work in forgotten:
                 LOG.warning(
-                    "engine %s: the database has forgotten that it took %s of traversal %s",
+                    "engine %s: the database no longer knows that it claimed %s of traversal %s",
                     tenure.lease.id,
                     work.decision.operation,
                     work.traversal.id,
@@ -275,7 +277,7 @@ class Run:
             gone = {id(work) for work in forgotten}
             for job in self._workers.all():
                 if id(job.work) in gone:
-                    job.interrupt("the database has forgotten that this engine took the work")
+                    job.interrupt("the database no longer knows that this engine claimed the work")
                     self._workers.abandon(job)
 
     def _claim_loop(self) -> None:
@@ -344,8 +346,8 @@ class Run:
         try:
             outcome = tenure.core.call_handler(job.work, job.context)
         except BaseException as error:
-            LOG.exception("engine %s: a handler got out of hand", tenure.lease.id)
-            outcome = failure(job.work, f"got out of hand: {type(error).__name__}")
+            LOG.exception("engine %s: an error outside the handler", tenure.lease.id)
+            outcome = failure(job.work, f"raised outside its handler: {type(error).__name__}")
         self._finished.put(Finished(tenure, job, outcome, time.monotonic() - job.started))
 
     def _look_at_running(self, tenure: Tenure) -> list[Outcome]:
@@ -462,7 +464,7 @@ class Run:
                 patient=False,
             )
         except StoreError as error:
-            LOG.warning("engine %s: %s; its lease will run out", lease.id, error)
+            LOG.warning("engine %s: %s; the lease will expire", lease.id, error)
 
     # -- the threads that look after the others
 
@@ -474,7 +476,7 @@ class Run:
             for job in self._workers.all():
                 limit = job.context.timeout
                 if job.started is not None and limit is not None and at - job.started > limit:
-                    job.cancel(at, f"it took longer than {limit:g} s")
+                    job.cancel(at, f"timed out after {limit:g} s")
 
     def _sweep_loop(self) -> None:
         """Recover what others left, and tell handlers that are to stop."""

@@ -85,7 +85,7 @@ class MemoryBackend(Backend):
     def _locked(self, lock: ScopeLock) -> _Scope:
         scope = self._memory.scopes.get(lock.scope)
         if scope is None or (scope.owner, scope.epoch) != (lock.owner, lock.epoch):
-            raise StaleLock(f"scope {lock.scope!r} is not held by this caller any more")
+            raise StaleLock(f"scope {lock.scope!r} is no longer held by this caller")
         return scope
 
     def take(self, name: str) -> Taken:

@@ -412,7 +412,7 @@ class RedisBackend(Backend):
             record.position,
         )
         if not done:
-            raise StaleLock(f"step {record.name!r}: the scope is not held by this caller any more")
+            raise StaleLock(f"step {record.name!r}: the scope is no longer held by this caller")
 
     def advance(
         self, lock: ScopeLock, name: str, position: int, value: str, transaction: Any = None
@@ -421,7 +421,7 @@ class RedisBackend(Backend):
         mark = uuid.uuid4().hex
         if not self._call("advance", *self._arguments(lock), name, position, value, mark):
             raise StaleLock(
-                f"each {name!r}: the scope is not held by this caller any more, or it is at item "
+                f"each {name!r}: the scope is no longer held by this caller, or it is at item "
                 f"{position} already, or beyond it"
             )
 

@@ -238,7 +238,7 @@ def check_lease(tx: Transaction, id_: int, mark: int | None = None) -> None:
     :raises LeaseOver: not any more.
     """
     if not engines.is_alive(tx, id_, mark):
-        raise LeaseOver(f"the lease of {id_} is over")
+        raise LeaseOver(f"the lease of {id_} has expired")
 
 
 def list_gone(tx: Transaction) -> list[int]:
@@ -342,8 +342,8 @@ class Owner:
             except LeaseOver:
                 lease.lose()
         raise StoreError(
-            f"leases of {lease.seconds:g} s are over before they can be used; "
-            "the database is too slow for them"
+            f"leases of {lease.seconds:g} s expire before they can be used: "
+            "the database is too slow; use longer ones"
         )
 
     def holds(self, id_: int) -> bool:

@@ -192,7 +192,7 @@ class Actions:
             self._refuse(row, owner, "this program has no such transition with an action")
             return None
         if row.deaths >= transition.retry.deaths:
-            self._refuse(row, owner, f"{row.deaths} processes died that had taken it")
+            self._refuse(row, owner, f"{row.deaths} processes died while calling it")
             return None
         return TakenAction(
             instance_id=row.instance_id,
@@ -408,7 +408,7 @@ class Actions:
     def _end_in(self, lock: _ActionLock, transaction: HostTransaction, spent: bool) -> bool:
         with self._database.join(transaction) as tx:
             if not self._write_end(tx, lock, "DONE", None, None, spent):
-                raise StaleLock(f"the action of {lock.key!r} is not this caller's any more")
+                raise StaleLock(f"the action of {lock.key!r} is no longer held by this caller")
         return True
 
     def _end(

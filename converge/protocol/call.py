@@ -252,7 +252,7 @@ def handed_back(work: Work, reason: str | None = None) -> Outcome:
     """
     outcome = Outcome(work, Result.HANDED_BACK, started=True)
     if reason is not None:
-        outcome.values = {"reason": f"interrupted, and is tried again: {reason}"}
+        outcome.values = {"reason": f"interrupted, will be retried: {reason}"}
         outcome.raw = True
         outcome.wait = HAND_BACK
     return outcome

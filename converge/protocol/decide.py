@@ -181,20 +181,18 @@ def decide(
     if node.tainted:
         return Decision(Operation.SKIP)
     if node.deaths >= _deaths_allowed(traversal, node, row, types):
-        return Decision(
-            Operation.FAIL, reason=f"{node.deaths} engines died while they worked on it"
-        )
+        return Decision(Operation.FAIL, reason=f"{node.deaths} engines died while working on it")
     if node.kind is Kind.CLEANUP:
         return _decide_cleanup(node, row, inputs, types)
     if row is None:
-        return Decision(Operation.FAIL, reason="its row is gone from the database")
+        return Decision(Operation.FAIL, reason="its row no longer exists in the database")
     if traversal.action is Action.CHECK:
         resource_type = types.get(row.type)
         if resource_type is None:
             return Decision(Operation.FAIL, reason=unknown_type(row.type, types))
         if row.status is not Status.COMPLETE and row.action is not Action.CHECK:
             # what it should be like is not known, and a check must not make it look well
-            return Decision(Operation.FAIL, reason=row.reason or f"its {row.action} did not end")
+            return Decision(Operation.FAIL, reason=row.reason or f"its {row.action} never finished")
         operation = Operation.CHECK if supports(resource_type, "check") else Operation.NOTHING
         return Decision(operation, row.properties)
     return _decide_update(node, row, inputs, types)

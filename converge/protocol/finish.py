@@ -23,12 +23,12 @@ _NAMED = 10
 def finish(tx: Transaction, engine_id: int, work: Work) -> None:
     """The stack's own node: end the traversal.
 
-    :raises StaleLock: it is not this engine's work any more.
+    :raises StaleLock: it is no longer held by this engine.
     """
     stack = stacks.lock_stack_by_id(tx, work.traversal.stack_id)
     node = sync_points.lock_nodes(tx, [work.node.key]).get(work.node.key)
     if node is None or not is_mine(node, work, engine_id) or node.state is not NodeState.RUNNING:
-        raise StaleLock(f"the end of traversal {work.traversal.id} is not this engine's work")
+        raise StaleLock(f"the end of traversal {work.traversal.id} is not held by this engine")
     end_traversal(tx, stack, traversals.get_traversal(tx, work.traversal.id), tainted=node.tainted)
 
 
@@ -96,7 +96,7 @@ def _with_unchecked(tx: Transaction, traversal: TraversalRow, reason: str | None
     some = ", ".join(map(repr, names[:_NAMED]))
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     have = "its type has" if len(names) == 1 else "their types have"
-    unchecked = f"not looked at, as {have} no check: {some}{more}"
+    unchecked = f"not checked, because {have} no check: {some}{more}"
     room = REASON_LENGTH - len(unchecked) - 2
     return text(unchecked) if reason is None or room < 0 else f"{text(reason, room)}; {unchecked}"
 

@@ -47,8 +47,8 @@ def forget(tx: Transaction, name: str, resource: str, number: int | None) -> For
     stack = stacks.lock_stack(tx, name)
     if stack.status is Status.IN_PROGRESS:
         raise Conflict(
-            f"stack {name!r} is busy with its {stack.action}; wait until that has ended, or end "
-            f"it with `converge cancel {name}`, before it lets go of resource {resource!r}"
+            f"stack {name!r} is busy with its {stack.action}; wait for it to end, or stop it "
+            f"with `converge cancel {name}`, before you forget resource {resource!r}"
         )
     rows = resources.list_resources(tx, stack.id, lock=True)
     named = [row for row in rows if row.name == resource]
@@ -73,8 +73,8 @@ def forget(tx: Transaction, name: str, resource: str, number: int | None) -> For
     (row,) = versions
     if row.engine_id is not None:
         raise Conflict(
-            f"resource {resource!r} is still being worked on by engine {row.engine_id}; "
-            "wait until that has ended"
+            f"engine {row.engine_id} is still working on resource {resource!r}; "
+            "wait for it to finish"
         )
     resources.let_go(tx, row, [other for other in rows if other is not row])
     scopes.delete_scopes(tx, scopes.find_resource_scopes(tx, [row.id]))
@@ -87,7 +87,7 @@ def forget(tx: Transaction, name: str, resource: str, number: int | None) -> For
                 "resource": resource,
                 "action": FORGET,
                 "status": Status.COMPLETE,
-                "reason": text(f"let go of without deleting it: {_described(row)}"),
+                "reason": text(f"forgotten, not deleted: {_described(row)}"),
             }
         ],
     )

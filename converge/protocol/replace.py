@@ -33,7 +33,7 @@ def replace(
     node = sync_points.lock_nodes(tx, [work.node.key]).get(work.node.key)
     old = row_of(work)
     if node is None or not is_mine(node, work, engine_id):
-        raise StaleLock(f"the replacement of {old.name!r} is not this engine's work any more")
+        raise StaleLock(f"the replacement of {old.name!r} is no longer held by this engine")
     ends = node.state is NodeState.SUPERSEDED or node.tainted
     decision = then or work.decision
     is_gone = (
@@ -95,7 +95,7 @@ def _clear(
     found = resources.lock_resources(tx, [old.id]).get(old.id)
     if found is None or found.token != old.token:
         # this was committed before, and the reply was lost
-        raise StaleLock(f"resource {old.name!r} has been made room for already")
+        raise StaleLock(f"resource {old.name!r} was already deleted for its replacement")
     scopes.delete_scopes(tx, scopes.find_resource_scopes(tx, [old.id]))
     values: dict[str, Any] = {
         "action": Action.CREATE,

@@ -110,7 +110,7 @@ def check_expected(stack: StackRow, expected: int | None) -> None:
     if expected is not None and expected != stack.traversal_id:
         raise Conflict(
             f"stack {stack.name!r} is at traversal {stack.traversal_id}, not at {expected}: "
-            "somebody else was first; look at it, then try again"
+            "another client was first; look at the stack, then try again"
         )
 
 

@@ -272,7 +272,7 @@ def hold_action(tx: Transaction, lock: Lock) -> None:
     :raises StaleLock: it has not this lock any more.
     """
     if _HOLD.execute(tx, _lock_parameters(lock)).first() is None:
-        raise StaleLock("the action is not this caller's any more")
+        raise StaleLock("the action is no longer held by this caller")
 
 
 def _make_end(now: ColumnElement[Any], dialect: str) -> Update:

@@ -196,7 +196,7 @@ sync_point = Table(
     Column("attempts", Integer, nullable=False),
     # of a retry: after how many attempts it is given up
     Column("max_attempts", Integer),
-    # how many engines died while they worked on it
+    # how many engines died while working on it
     Column("deaths", Integer, nullable=False),
     Column("engine_id", ID),
     Column("epoch", Integer, nullable=False),

@@ -225,7 +225,7 @@ def insert_step(
     """
     held = _hold(scope_id, engine_id, epoch, mark)
     if _INSERT.execute(tx, {**held, "name": name, **values}).rowcount != 1:
-        raise StaleLock(f"step {name!r}: the scope is not held by this caller any more")
+        raise StaleLock(f"step {name!r}: the scope is no longer held by this caller")
 
 
 def lock_hold(tx: Transaction, scope_id: int, engine_id: int, epoch: int, mark: int) -> None:
@@ -236,7 +236,7 @@ def lock_hold(tx: Transaction, scope_id: int, engine_id: int, epoch: int, mark: 
     query = select(scope.c.id).where(*_is_held()).with_for_update(read=True)
     held = _hold(scope_id, engine_id, epoch, mark)
     if tx.execute(query, held).first() is None:
-        raise StaleLock("the scope is not held by this caller any more")
+        raise StaleLock("the scope is no longer held by this caller")
 
 
 def is_held(tx: Transaction, scope_id: int, engine_id: int, epoch: int, mark: int) -> bool:
@@ -335,7 +335,7 @@ def advance_step(
     values["step_value"] = value
     if _ADVANCE.execute(tx, {**held, **values}).rowcount != 1:
         raise StaleLock(
-            f"each {name!r}: the scope is not held by this caller any more, or it is at item "
+            f"each {name!r}: the scope is no longer held by this caller, or it is at item "
             f"{position} already, or beyond it"
         )
 

@@ -156,7 +156,7 @@ def test_a_type_says_how_many_engines_may_die_at_it(
         assert sweep(store.database).engines == 1
     StepEngine(store, types).run()
     assert stack.refresh().status == "FAILED"
-    assert f"{deaths} engines died while they worked on it" in (stack.reason or "")
+    assert f"{deaths} engines died while working on it" in (stack.reason or "")
 
 
 # -- clocks

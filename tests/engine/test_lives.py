@@ -50,7 +50,7 @@ def test_who_waits_for_an_engine_that_dies_is_told(
     monkeypatch.setattr(EngineCore, "turn", dies)
     # while it dies, and when it is dead
     for _ in range(2):
-        with pytest.raises(ConvergeError, match="the engine has stopped by itself") as raised:
+        with pytest.raises(ConvergeError, match="the engine stopped because of an error") as raised:
             engine.wait_idle(WAIT)
         assert isinstance(raised.value.__cause__, ZeroDivisionError)
     engine.stop()
@@ -60,7 +60,7 @@ def test_who_waits_for_an_engine_that_dies_is_told(
 
 
 def test_who_waits_for_an_engine_that_is_stopped_is_told(engine: converge.Engine) -> None:
-    with pytest.raises(ConvergeError, match="this engine was not started"):
+    with pytest.raises(ConvergeError, match="this engine has not been started"):
         engine.wait_idle(WAIT)
     engine.start()
     engine.stop()

@@ -83,7 +83,7 @@ def test_a_traceback_is_kept_until_its_resource_is_well_and_logged(
     assert lines == [
         (
             "WARNING",
-            [f"{words}, and is tried again in 1 s: {reason}", "Traceback (most recent call last):"],
+            [f"{words}, will be retried in 1 s: {reason}", "Traceback (most recent call last):"],
         ),
         ("ERROR", [f"{words}: {reason}", "Traceback (most recent call last):"]),
     ]

@@ -52,7 +52,7 @@ def test_an_action_that_kills_each_process_is_given_up_with_a_reason(
         sweep_and_die(place, world, "k")
     assert machine.sweep() == 0
     (move,) = machine.history("k")
-    assert (move.action, move.reason) == ("FAILED", f"{DEATHS} processes died that had taken it")
+    assert (move.action, move.reason) == ("FAILED", f"{DEATHS} processes died while calling it")
     assert world.done == ["k press 1"] * DEATHS
     place.clock.advance(LEASE)
     assert machine.sweep() == 0

@@ -41,8 +41,7 @@ def test_what_cannot_be_deleted_is_let_go_of(store: converge.Store) -> None:
     assert done is not None
     assert (done.name, done.type, done.physical_id) == ("b", "fixed", "b.0")
     assert store.events("s")[-1]["reason"] == (
-        f"let go of without deleting it: {done.id} (type 'fixed', physical id 'b.0', "
-        "CREATE COMPLETE)"
+        f"forgotten, not deleted: {done.id} (type 'fixed', physical id 'b.0', CREATE COMPLETE)"
     )
     # again: it is done; of what never was, that is said
     assert store.forget_resource("s", "b") is None
@@ -92,7 +91,7 @@ def test_nothing_is_let_go_of_while_something_works_on_it(store: converge.Store)
     StepEngine(store, world.types()).run("update z")
     store.cancel_stack("s")
     assert store.stack("s").status == "CANCELLED"
-    with pytest.raises(converge.Conflict, match="'a' is still being worked on by engine"):
+    with pytest.raises(converge.Conflict, match="is still working on resource 'a'"):
         store.forget_resource("s", "a")
     engine.write(engine.call(work))
     done = store.forget_resource("s", "a")

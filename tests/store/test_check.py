@@ -30,7 +30,7 @@ def test_a_check_says_what_it_did_not_look_at(store: converge.Store) -> None:
     store.check_stack("s")
     engine.run()
     named = ", ".join(f"'b{n:02}'" for n in range(10))
-    unchecked = f"not looked at, as their types have no check: {named} and 2 more"
+    unchecked = f"not checked, because their types have no check: {named} and 2 more"
     assert (stack.refresh().status, stack.reason) == ("COMPLETE", unchecked)
     assert store.show("s")["unchecked"] == [f"b{n:02}" for n in range(12)]
     told = [one for one in store.events("s") if one["status"] == "UNCHECKED"]
