@@ -9,10 +9,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tools"))
 
-import states  # noqa: E402
+import pictures  # noqa: E402
 
-# the diagrams are made from the code before anything is read
-states.write(HERE / "_generated")
+# drawn from the code before anything is read
+pictures.write(HERE / "_generated")
 
 project = "converge"
 author = "the converge authors"
@@ -23,8 +23,9 @@ extensions = ["sphinx.ext.autodoc"]
 exclude_patterns = ["_build", "_generated"]
 nitpicky = False
 
-html_theme = "alabaster"
-html_theme_options = {"description": "A graph of things, brought into a desired state"}
+html_theme = "furo"
+html_title = f"converge {release}"
+html_theme_options = {"navigation_with_keys": True}
 html_show_copyright = False
 
 autodoc_default_options = {"members": True, "show-inheritance": True}

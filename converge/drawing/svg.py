@@ -8,9 +8,10 @@ way-points but for the sorting.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape as escape_xml
 from itertools import pairwise
+from typing import NamedTuple
 
 from converge.drawing.graphs import COLOURS, levels
 from converge.escaping import escape
@@ -36,6 +37,19 @@ svg { font: 13px ui-monospace, Menlo, Consolas, monospace; background: #ffffff }
 .node text { fill: #1f2328; text-anchor: middle; dominant-baseline: central }
 .edge { fill: none; stroke: #8c959f; stroke-width: 1.2 }
 .edge:hover { stroke: #0969da; stroke-width: 2.5 }"""
+
+
+class Link(NamedTuple):
+    """How an edge is drawn.
+
+    :ivar about: its tooltip.
+    :ivar to_required: it has an arrow where it meets what is required, on the left.
+    :ivar to_requirer: it has one at the other end.
+    """
+
+    about: str
+    to_required: bool = True
+    to_requirer: bool = False
 
 
 class _Layout:
@@ -139,6 +153,29 @@ class _Layout:
 
 def draw_svg(graph: Graph[str], title: str, statuses: Mapping[str, str]) -> str:
     """The graph as a complete SVG document."""
+    fills = {name: COLOURS[status] for name, status in statuses.items() if status in COLOURS}
+    return draw(
+        graph,
+        title,
+        {name: f"fill:{colour}" for name, colour in fills.items()},
+        {name: f"{name} {status}" for name, status in statuses.items() if status},
+        lambda requirer, required: Link(f"{requirer} requires {required}"),
+    )
+
+
+def draw(
+    graph: Graph[str],
+    title: str,
+    styles: Mapping[str, str],
+    about: Mapping[str, str],
+    link: Callable[[str, str], Link],
+) -> str:
+    """Any graph as a complete SVG document.
+
+    :param styles: CSS of the boxes of some nodes.
+    :param about: tooltips of some nodes; of others it is their name.
+    :param link: called with what requires and what is required.
+    """
     layout = _Layout(graph)
     layout.arrange()
     labels = [_label(name) for name in layout.names]
@@ -161,7 +198,8 @@ def draw_svg(graph: Graph[str], title: str, statuses: Mapping[str, str]) -> str:
         f"<title>{name}</title>",
         f"<style>{_STYLE}</style>",
         '<defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" '
-        'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#8c959f"/></marker></defs>',
+        'markerHeight="7" orient="auto-start-reverse"><path d="M0 0L8 4L0 8z" fill="#8c959f"/>'
+        "</marker></defs>",
     ]
     for route in layout.routes:
         spans = []
@@ -171,20 +209,20 @@ def draw_svg(graph: Graph[str], title: str, statuses: Mapping[str, str]) -> str:
             if layout.is_node(point):
                 reach = _half(labels[point])
             spans.append((centres[column] - reach, centres[column] + reach, ys[point]))
+        one = link(layout.names[route[0]], layout.names[route[-1]])
+        ends = ' marker-start="url(#arrow)"' if one.to_requirer else ""
+        ends += ' marker-end="url(#arrow)"' if one.to_required else ""
         lines.append(
-            f'<path class="edge" d="{_curve(spans)}" marker-end="url(#arrow)"><title>'
-            f"{_xml(layout.names[route[0]])} requires {_xml(layout.names[route[-1]])}"
-            "</title></path>"
+            f'<path class="edge" d="{_curve(spans)}"{ends}><title>{_xml(one.about)}</title></path>'
         )
     for point, label in enumerate(labels):
         x, y, half = centres[layout.column[point]], ys[point], _half(label)
-        status = statuses.get(layout.names[point], "")
-        fill = f' style="fill:{COLOURS[status]}"' if status in COLOURS else ""
-        about = _xml(layout.names[point]) + (f" {escape_xml(status)}" if status else "")
+        node = layout.names[point]
+        style = f' style="{styles[node]}"' if node in styles else ""
         lines.append(
-            f'<g class="node"><title>{about}</title>'
+            f'<g class="node"><title>{_xml(about.get(node, node))}</title>'
             f'<rect x="{x - half:.1f}" y="{y - HEIGHT / 2:.1f}" width="{2 * half:.1f}" '
-            f'height="{HEIGHT:.0f}" rx="6"{fill}/>'
+            f'height="{HEIGHT:.0f}" rx="6"{style}/>'
             f'<text x="{x:.1f}" y="{y:.1f}">{escape_xml(label)}</text></g>'
         )
     return "\n".join([*lines, "</svg>"]) + "\n"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
+import pictures
 import pytest
-import states
 from sqlalchemy import update
 
 import converge
@@ -27,23 +28,54 @@ from converge.sql import engines, schema, stacks
 DOC = Path(__file__).resolve().parents[2] / "doc"
 
 
-def test_every_diagram_has_the_moves_of_its_table(tmp_path: Path) -> None:
-    states.write(tmp_path)
-    for name, cycle in states.CYCLES.items():
-        text = (tmp_path / f"{name}.mmd").read_text(encoding="utf-8")
-        arrows = set(re.findall(r"^    (\S+) --> (\S+)$", text, re.MULTILINE))
+def arrows(picture: str) -> set[tuple[str, str]]:
+    """From where to where the arrows of a picture lead, by the tooltips of its lines."""
+    found = set()
+    for ends, about in re.findall(
+        r'<path class="edge"[^>]*?((?: marker-\w+="[^"]*")*)><title>(.*?)<', picture
+    ):
+        moves = [tuple(move.split(" to ")) for move in about.split(", ")]
+        assert len(moves) == ends.count("marker-")
+        found |= {(one, to) for one, to in moves}
+    return found
+
+
+def test_every_diagram_has_the_moves_of_its_table() -> None:
+    for cycle in pictures.CYCLES.values():
         moves = {(str(one), str(to)) for one, targets in cycle.moves.items() for to in targets}
-        ends = {(str(one), "[*]") for one, targets in cycle.moves.items() if not targets}
-        assert arrows == moves | ends | {("[*]", str(cycle.initial))}
-        shown = (tmp_path / f"{name}.inc").read_text(encoding="utf-8")
-        assert f"{name}.svg" in shown or all(line in shown for line in text.splitlines())
+        text = pictures.picture(cycle)
+        itself = {one for one, to in moves if one == to}
+        assert {
+            one.removesuffix(" ↻") for one in re.findall(r">([A-Z_]+ ↻)</text>", text)
+        } == itself
+        text = text.replace(" ↻", "")
+        assert arrows(text) == {(one, to) for one, to in moves if one != to}
+        final = {str(one) for one, targets in cycle.moves.items() if not targets}
+        grey = re.findall(r"<title>(\w+)</title><rect [^>]*fill:#eaeef2", text)
+        assert set(grey) == final
 
 
-def test_the_documentation_shows_every_diagram() -> None:
-    text = (DOC / "machine.rst").read_text(encoding="utf-8")
-    assert re.findall(r"^\.\. include:: _generated/(\w+)\.inc$", text, re.MULTILINE) == list(
-        states.CYCLES
-    )
+def test_an_update_points_all_at_the_new_before_it_deletes_the_old() -> None:
+    text = pictures.traversal()
+    order = [
+        "update database",
+        "update app",
+        "update proxy",
+        "cleanup proxy #3",
+        "cleanup app #2",
+        "cleanup database #1",
+        "stack",
+    ]
+    moves = set(re.findall(r"<title>([^<]*), then ([^<]*)</title>", text))
+    assert moves >= set(pairwise(order))
+    assert all(order.index(one) < order.index(to) for one, to in moves)
+
+
+def test_every_picture_is_shown(tmp_path: Path) -> None:
+    pictures.write(tmp_path)
+    pages = " ".join(path.read_text(encoding="utf-8") for path in DOC.glob("*.rst"))
+    shown = re.findall(r"^\.\. image:: /_generated/(\w+)\.svg$", pages, re.MULTILINE)
+    assert sorted(shown) == sorted(path.stem for path in tmp_path.glob("*.svg"))
 
 
 def test_the_concepts_say_when_each_move_of_a_node_is_made() -> None:
