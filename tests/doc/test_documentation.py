@@ -344,10 +344,14 @@ def test_the_reference_has_every_command_and_option() -> None:
                 assert f"``{option}" in text, f"{option} of {name}"
 
 
-def test_every_document_is_in_the_index() -> None:
+def test_every_document_is_in_the_index_and_the_readme() -> None:
     index = (ROOT / "doc" / "index.rst").read_text(encoding="utf-8")
+    readme = README.read_text(encoding="utf-8")
     for path in (ROOT / "doc").glob("*.rst"):
-        assert path.stem == "index" or re.search(rf"^   {path.stem}$", index, re.MULTILINE)
+        if path.stem != "index":
+            assert re.search(rf"^   {path.stem}$", index, re.MULTILINE)
+            # the page of changes is the file
+            assert f"](doc/{path.name})" in readme or path.stem == "changes"
 
 
 def test_messages_to_troubleshoot_are_what_is_said() -> None:
