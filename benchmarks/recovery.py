@@ -64,7 +64,7 @@ from benchmarks.measuring import (
     verdict,
 )
 from converge.engine import Engine
-from converge.lease import LEASE, LEAST
+from converge.lease import LEASE, MIN_LEASE
 from converge.protocol.recover import Sweeper
 from converge.sql import engines
 from converge.sql.database import Transaction
@@ -280,7 +280,7 @@ class Usual(Endless):
 class Shortest(Endless):
     """With the shortest lease."""
 
-    LEASE = LEAST
+    LEASE = MIN_LEASE
 
 
 def measure_leases(bench: Bench, nodes: int, rounds: int) -> None:

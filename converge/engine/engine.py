@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from converge.engine.run import Run
 from converge.errors import BadInput, ConvergeError
-from converge.lease import LEASE, LEAST
+from converge.lease import LEASE, MIN_LEASE
 from converge.model import check_seconds
 from converge.resources import load_types
 from converge.resources.resource_type import ResourceType, check_types
@@ -54,7 +54,7 @@ class Engine:
         self.types = {**load_types(), **(types or {})}
         check_types(self.types)
         self.workers = workers
-        self.lease = check_seconds("lease", lease, LEAST)
+        self.lease = check_seconds("lease", lease, MIN_LEASE)
         self.poll = check_seconds("poll", poll)
         self._run: Run | None = None
         self._lock = threading.Lock()

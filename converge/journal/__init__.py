@@ -20,7 +20,7 @@ from converge.journal.items import Item
 from converge.journal.names import is_work_scope
 from converge.journal.scope import KEYS, Scope, _Ledger
 from converge.journal.step import Step
-from converge.lease import LEASE, LEAST
+from converge.lease import LEASE, MIN_LEASE
 from converge.model import check_age, check_name, check_seconds
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Journal:
         lease: float = LEASE,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        check_seconds("lease", lease, LEAST)
+        check_seconds("lease", lease, MIN_LEASE)
         self._sleep = sleep
         self.backend = where if isinstance(where, Backend) else _open(where, backend, lease)
 

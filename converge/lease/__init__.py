@@ -1,9 +1,9 @@
-"""Leases: signs of life, of engines and of others that hold work."""
+"""Leases: signs of life of engines and of other owners of work."""
 
 from converge.lease.lease import (
     LEASE,
-    LEAST,
     LOOK,
+    MIN_LEASE,
     RENEW,
     Lease,
     Leases,
@@ -18,8 +18,8 @@ from converge.lease.lease import (
 
 __all__ = [
     "LEASE",
-    "LEAST",
     "LOOK",
+    "MIN_LEASE",
     "RENEW",
     "Lease",
     "Leases",

@@ -1,7 +1,7 @@
-"""The lease: a sign of life, of engines and of others that hold work, and what is done without it.
+"""A lease: the sign of life of an engine or another owner of work, and what follows its loss.
 
-One thread renews it. Whoever runs handlers looks at the time in a second one, which never waits
-for the database, so that handlers are told in time also when the database hangs.
+One thread renews it. Where handlers run, a second thread watches the clock and never waits for
+the database, so that handlers are cancelled in time even when the database hangs.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ LOG = logging.getLogger(__name__)
 
 #: Seconds that a lease lasts.
 LEASE = 15.0
-#: A shorter one, in seconds, would be lost whenever a machine or database is busy.
-LEAST = 1.0
-#: Parts of the lease after which it is renewed, and given up for lost.
+#: The shortest lease allowed, in seconds: a busy machine or database would lose a shorter one.
+MIN_LEASE = 1.0
+#: Fractions of the lease after which it is renewed, and given up as lost.
 RENEW = 1 / 3
 LOSE = 0.8
-#: Part of the lease after which its time is looked at again.
+#: Fraction of the lease between two looks at the clock.
 LOOK = 1 / 20
-#: New leases that are tried one after the other.
+#: How many leases in a row are tried before it is an error.
 _ATTEMPTS = 5
 
 
 def now() -> float:
-    """Seconds on a clock of this machine that goes on while the machine is suspended."""
+    """Seconds on a clock that keeps running while the machine is suspended."""
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
 
 
 class Leases(ABC):
-    """Where leases of this process are written.
+    """Where this process stores its leases.
 
-    :param seconds: how long one lasts without being renewed.
+    :param seconds: how long a lease lasts without being renewed.
     """
 
-    #: What the log calls their holder.
+    #: What log messages call the holder of a lease.
     holder: ClassVar[str] = "engine"
 
     def __init__(self, seconds: float) -> None:
@@ -63,36 +63,36 @@ class Leases(ABC):
 
     @abstractmethod
     def register(self, mark: int) -> int:
-        """Write that there is one, and return its id.
+        """Store a new lease and return its id.
 
-        :raises StoreError: that could not be written.
+        :raises StoreError: the store of leases cannot be used.
         """
 
     @abstractmethod
     def prolong(self, id_: int, mark: int) -> bool:
-        """Write that it lasts longer. False: it has run out, or is another's.
+        """Renew a lease.
 
-        :raises StoreError: that could not be written.
+        :returns: false if it has expired, or its id belongs to another holder by now.
+        :raises StoreError: the store of leases cannot be used.
         """
 
     @abstractmethod
     def leave(self, id_: int, mark: int) -> None:
-        """Write that its holder has ended: what it still holds is free.
+        """End a lease: what its holder still holds is free.
 
-        :raises StoreError: that could not be written.
+        :raises StoreError: the store of leases cannot be used.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """No more of them are written."""
+        """Close the connection to the store of leases."""
 
 
 class RowLeases(Leases):
-    """Leases that are rows of a database, written over a connection of their own: they never
-    queue behind the work, however much of it there is.
+    """Leases in a database, with a connection of their own: renewals never queue behind work.
 
-    :param role: what their holder does.
-    :ivar database: over that connection.
+    :param role: what the holder does: ``engines.ENGINE`` or ``engines.JOURNAL``.
+    :ivar database: the database over that connection.
     """
 
     def __init__(self, database: Database, seconds: float, role: str = engines.ENGINE) -> None:
@@ -112,7 +112,7 @@ class RowLeases(Leases):
         return self.database.transact(
             register,
             Commit.REGISTER,
-            # one that nobody knows of does nothing, and its lease runs out
+            # a registration whose reply was lost does no work, and its lease expires
             happened=repeatable,
         )
 
@@ -136,12 +136,12 @@ class RowLeases(Leases):
 
 
 class Lease:
-    """One lease, from its registration to its loss or end. After a loss its holder takes another
-    one, under another id.
+    """One lease, from its registration to its loss or end. After a loss, its holder takes a new
+    lease under a new id.
 
-    :param on_loss: called, in any thread, when it is lost.
+    :param on_loss: called, in any thread, when the lease is lost.
     :ivar id: its id.
-    :ivar mark: a random number beside the id.
+    :ivar mark: a random number that tells it from another lease with the same id.
     :ivar lost: set when it is lost.
     :raises StoreError: it could not be registered.
     """
@@ -160,7 +160,7 @@ class Lease:
         LOG.info("%s %s registered", leases.holder, self.id)
 
     def renew(self) -> None:
-        """Renew it; or find that others take its holder for dead already.
+        """Renew the lease; lose it if it has already expired.
 
         :raises StoreError: the store of leases cannot be used.
         """
@@ -172,9 +172,9 @@ class Lease:
             self.lose()
 
     def check(self) -> bool:
-        """Give it up for lost if it is about to end.
+        """Give the lease up as lost if it is about to expire.
 
-        :returns: whether it is good.
+        :returns: whether it is still valid.
         """
         with self._lock:
             late = now() - self._renewed > self.seconds * LOSE
@@ -183,7 +183,7 @@ class Lease:
         return not self.lost.is_set()
 
     def lose(self) -> None:
-        """Give it up for lost."""
+        """Give the lease up as lost."""
         with self._lock:
             if self._over.is_set():
                 return
@@ -194,14 +194,14 @@ class Lease:
         self._on_loss()
 
     def end(self) -> None:
-        """It is given back: from now on it can neither be renewed nor be lost."""
+        """Stop renewing and watching the lease; it can no longer be lost."""
         with self._lock:
             self._over.set()
 
     def keep(self, after: Callable[[], object] = lambda: None) -> None:
-        """Renew it again and again, until it is over.
+        """Keep renewing the lease until it is lost or ended.
 
-        :param after: what else is to be done after each renewal.
+        :param after: called after each renewal.
         """
         pause = self.seconds * RENEW
         while not self._over.wait(pause):
@@ -210,7 +210,7 @@ class Lease:
                 self.renew()
                 after()
             except Exception as error:
-                # whatever it is, the next try may succeed; until the lease is over
+                # whatever the error is, the next try may succeed
                 pause /= 5
                 known = isinstance(error, StoreError)
                 LOG.warning(
@@ -222,32 +222,32 @@ class Lease:
                 )
 
     def watch(self) -> None:
-        """Look at the time again and again, whatever the store of leases does."""
+        """Keep checking the clock until the lease is lost or ended, whatever its store does."""
         while not self._over.wait(self.seconds * LOOK):
             self.check()
 
 
 class LeaseOver(ConvergeError):
-    """The lease of who wants to hold something is over: others would take it away at once."""
+    """The lease has expired: whatever is locked under it could be taken away at once."""
 
 
 def check_lease(tx: Transaction, id_: int, mark: int | None = None) -> None:
-    """Whether one who is about to hold something has a lease.
+    """Check that a lease is valid before something is locked under it.
 
-    :param mark: of the lease: its id can be another's by now.
-    :raises LeaseOver: not any more.
+    :param mark: the lease's mark: its id may belong to another lease by now.
+    :raises LeaseOver: it is not.
     """
     if not engines.is_alive(tx, id_, mark):
-        raise LeaseOver(f"the lease of {id_} has expired")
+        raise LeaseOver(f"the lease of engine {id_} has expired")
 
 
 def list_gone(tx: Transaction) -> list[int]:
-    """Those whose lease goes on, though their process was of this host and is gone."""
+    """The holders of unexpired leases whose process was on this host and is gone."""
     return [row.id for row in engines.list_leased(tx) if is_gone(row.process)]
 
 
 def expire(database: Database, engine_ids: Iterable[int]) -> None:
-    """End the leases of those that are known to be gone, so that nobody waits for them.
+    """End the leases of engines that are known to be gone, so that nobody waits for them.
 
     :raises StoreError: the database cannot be used.
     """
@@ -258,15 +258,14 @@ def expire(database: Database, engine_ids: Iterable[int]) -> None:
 
 
 class Owner:
-    """Who holds work without being an engine, under an id whose lease is renewed in the
-    background: from the first time that the id is asked for until it is closed.
+    """An owner of work that is not an engine: a journal, or a machine's worker.
 
-    After a loss of the lease the next id is another one; so it is in a process that was forked
-    from this one.
+    Its lease is registered when it is first used, and renewed in the background until the owner
+    is closed. After the loss of a lease, and in a forked process, it takes a new one.
 
-    :param make_leases: gives where leases of this process are written.
-    :param after: what else is to be done after each renewal of a lease. It must not refer to
-        this owner: one that nobody has any more is to go.
+    :param make_leases: returns where leases of this process are stored.
+    :param after: called with the lease after each renewal. It must not refer to this owner, which
+        could then never be garbage-collected.
     """
 
     def __init__(
@@ -284,14 +283,14 @@ class Owner:
         self._lock = threading.Lock()
 
     def current_id(self) -> int:
-        """The id to hold things with.
+        """The id of the current lease, which is registered if need be.
 
         :raises StoreError: it cannot be registered.
         """
         return self.current_lease().id
 
     def current_lease(self) -> Lease:
-        """The lease to hold things with.
+        """The current lease, which is registered if need be.
 
         :raises StoreError: it cannot be registered.
         """
@@ -302,7 +301,7 @@ class Owner:
                 lease = self._lease = Lease(self._leases)
                 self._threads = []
                 self._run(partial(lease.keep, partial(self._after, lease)))
-                # its threads know the lease only; an owner that nobody has any more ends them
+                # its threads refer to the lease only, so they end with a garbage-collected owner
                 finalize(self, lease.end)
             return self._lease
 
@@ -312,29 +311,29 @@ class Owner:
         self._threads.append(thread)
 
     def lost(self, id_: int) -> threading.Event:
-        """Set when the lease under an id is lost or given back, in time also when the store of
-        leases hangs."""
+        """An event that is set when the lease with this id is lost or closed; in time even when
+        the store of leases hangs."""
         with self._lock:
             lease = self._lease
             if lease is None or id_ != lease.id:
                 over = threading.Event()
                 over.set()
                 return over
-            # the first one renews
+            # the only thread yet is the one that renews
             if len(self._threads) == 1:
                 self._run(lease.watch)
             return lease.lost
 
     def attempt(self, function: Callable[[int], T]) -> T:
-        """Call a function with the id; if it finds by :func:`check_lease` that the lease is over,
-        as after the process stood still, again with another id.
+        """Call a function with the current id. If :func:`check_lease` finds in it that the lease
+        has expired, as after the process was suspended, call it again with a new id.
 
-        :raises StoreError: each new lease is over before it can be used.
+        :raises StoreError: each new lease expires before it can be used.
         """
         return self.attempt_lease(lambda lease: function(lease.id))
 
     def attempt_lease(self, function: Callable[[Lease], T]) -> T:
-        """As :meth:`attempt`, for a function that is given the lease."""
+        """Like :meth:`attempt`, for a function that takes the lease."""
         for _ in range(_ATTEMPTS):
             lease = self.current_lease()
             try:
@@ -343,25 +342,25 @@ class Owner:
                 lease.lose()
         raise StoreError(
             f"leases of {lease.seconds:g} s expire before they can be used: "
-            "the database is too slow; use longer ones"
+            "the database is too slow; use longer leases"
         )
 
     def holds(self, id_: int) -> bool:
-        """Whether the lease under an id is good."""
+        """Whether the lease with this id is valid."""
         with self._lock:
             lease = self._lease
         return lease is not None and lease.id == id_ and lease.check()
 
     def give_up(self, id_: int) -> None:
-        """Let the lease under an id run out, with all that is held by it; the next id is another
-        one."""
+        """Let the lease with this id expire, and everything locked under it be released; the next
+        lease has a new id."""
         with self._lock:
             lease = self._lease
         if lease is not None and lease.id == id_:
             lease.lose()
 
     def close(self) -> None:
-        """End the lease; what is still held by it is free at once."""
+        """End the lease; what is still locked under it is released at once."""
         with self._lock:
             lease, self._lease = self._lease, None
             leases, self._leases = self._leases, None
@@ -380,7 +379,7 @@ class Owner:
 
 
 class RowOwner(Owner):
-    """One whose lease is a row of a database.
+    """An owner whose lease is in a database.
 
     :param seconds: how long the lease lasts without being renewed.
     """
@@ -395,7 +394,7 @@ _OWNERS: WeakSet[Owner] = WeakSet()
 
 
 def _begin_in_child() -> None:
-    """A forked process is another one: it has neither the thread nor the id of its parent."""
+    """Forget the lease in a forked process: the threads and the id are its parent's."""
     for owner in list(_OWNERS):
         owner._begin()
 

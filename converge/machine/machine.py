@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from converge.crash_points import Commit
 from converge.errors import BadInput, StoreError, did_you_mean
-from converge.lease import LEASE, LEAST
+from converge.lease import LEASE, MIN_LEASE
 from converge.machine.actions import Actions
 from converge.machine.definition import Definition
 from converge.machine.drawing import draw
@@ -40,7 +40,7 @@ class Machine(Instances):
     def __init__(self, store: HasDatabase, definition: object, *, lease: float = LEASE) -> None:
         self.definition = Definition.of(definition)
         super().__init__(store, self.definition.name)
-        check_seconds("lease", lease, LEAST)
+        check_seconds("lease", lease, MIN_LEASE)
         self._mover = Mover(self.definition)
         self._actions = Actions(self._database, self.definition, lease)
         self._worker = MachineWorker(self._database, self._mover, self._actions, self._time_out)

@@ -66,7 +66,7 @@ def test_leases_that_are_over_at_once_are_an_error_and_no_loop(sql: InDatabase) 
         sql.pass_time(1.0)
         sql.store.database.read(lambda tx: check_lease(tx, owner))
 
-    with pytest.raises(StoreError, match="leases of 1 s are over before they can be used"):
+    with pytest.raises(StoreError, match="leases of 1 s expire before they can be used"):
         backend.owner.attempt(late)
     assert len(set(taken)) == len(taken) == 5
     backend.close()
