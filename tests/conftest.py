@@ -89,6 +89,37 @@ def _databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, b
         backend.close()
 
 
+# -- which tests are run -----------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Tests can be asked for by their subject."""
+    parser.addoption("--about", metavar="SUBJECT", help="run the tests of one: tests/subjects.yaml")
+
+
+def _entries(config: pytest.Config) -> list[str] | None:
+    """The entries of the subject that is asked for, if one is."""
+    from tests import subjects
+
+    about = config.option.about
+    if about is None:
+        return None
+    known = subjects.read()
+    if about not in known:
+        raise pytest.UsageError(f"--about: there is no {about!r}, but {', '.join(known)}")
+    return known[about]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not read files that are about something else."""
+    from tests import subjects
+
+    entries = _entries(config)
+    if entries is None or collection_path.suffix != ".py":
+        return None
+    return collection_path not in map(subjects.file_of, entries) or None
+
+
 # -- which backends are run --------------------------------------------------
 
 
@@ -119,12 +150,24 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what cannot run here, and the slow wheel check unless it is asked for."""
+    """Leave out what cannot run here, what is about something else than is asked for, and the
+    slow wheel check unless it is asked for."""
+    from tests import subjects
+
     found = config.stash[FOUND]
     absent = {name.replace("-", "_") for name, (version, _) in found.items() if version is None}
     if "wheel" not in config.option.markexpr:
         absent.add("wheel")
-    out = [item for item in items if any(item.get_closest_marker(name) for name in absent)]
+    entries = _entries(config)
+    out = [
+        item
+        for item in items
+        if any(item.get_closest_marker(name) for name in absent)
+        or (
+            entries is not None
+            and not any(subjects.has(entry, item.path, item.name) for entry in entries)
+        )
+    ]
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = [item for item in items if item not in set(out)]

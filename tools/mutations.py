@@ -43,7 +43,7 @@ END = ".. end of mutations"
 
 #: What is looked through when the named tests notice nothing, the fastest first.
 SUITES = (
-    "tests/unit/test_work.py",
+    "tests/unit/test_decide.py",
     "tests/unit/test_plan.py",
     "tests/unit/test_resource_type.py",
     "tests/store/test_concurrency.py",

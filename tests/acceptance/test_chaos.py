@@ -18,6 +18,7 @@ import converge
 from tests.acceptance.chaos import Chaos, report, settle
 from tests.acceptance.fleet import LIMIT, ON_SERVERS, Cutter, Fleet, wait_for
 from tests.acceptance.witness import Orders
+from tests.templates import template
 
 #: How long blows fall, in seconds.
 SECONDS = float(os.environ.get("CONVERGE_TEST_CHAOS") or 15)
@@ -47,7 +48,7 @@ def lattice(seconds: float) -> converge.Template:
                 "properties": {"until": start + share * seconds, "least": 0.05},
                 "depends_on": [f"n{layer - 1}_{other}" for other in before],
             }
-    return converge.Template.from_dict({"resources": resources})
+    return template(resources)
 
 
 class Observer:

@@ -19,6 +19,7 @@ import converge
 from converge.sql import schema
 from tests.acceptance.fleet import LIMIT, ON_SERVERS, Cutter, wait_for
 from tests.acceptance.shell import Shell
+from tests.templates import template
 
 
 class Commands(Shell):
@@ -97,7 +98,7 @@ def pipeline(layers: int, width: int, seconds: float) -> converge.Template:
                 },
                 "depends_on": [f"r{layer - 1}_{other}" for other in range(width)] if layer else [],
             }
-    return converge.Template.from_dict({"resources": resources})
+    return template(resources)
 
 
 #: It says that it has begun, goes on when something comes through the fifo "gate", and says
@@ -180,7 +181,7 @@ def test_an_engine_that_is_told_to_end_finishes_what_it_has_begun_and_leaves_the
     with converge.connect(database_url) as store:
         # handlers that take no time, so that it claims ahead
         quick = {"type": "value", "properties": {"value": 1}}
-        many = converge.Template.from_dict({"resources": {f"v{n}": quick for n in range(60)}})
+        many = template({f"v{n}": quick for n in range(60)})
         warm = store.create_stack("warm", many)
         process = commands.begin("engine", "--workers", "1")
         wait_for(lambda: warm.refresh().status == "COMPLETE", "a warm engine")

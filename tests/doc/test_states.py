@@ -24,6 +24,7 @@ from converge.model import (
     sources_of,
 )
 from converge.sql import engines, schema, stacks
+from tests.templates import template
 
 DOC = Path(__file__).resolve().parents[2] / "doc"
 
@@ -94,7 +95,7 @@ def test_a_stack_has_a_status_only_after_those_that_it_may_follow(
     fresh_store: Callable[..., converge.Store],
 ) -> None:
     store = fresh_store()
-    store.create_stack("s", converge.Template.from_dict({"resources": {}}))
+    store.create_stack("s", template())
     with store.transaction() as tx:
         row = stacks.find_stack(tx, "s")
         assert row is not None

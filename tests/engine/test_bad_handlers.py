@@ -5,53 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 
 import converge
 from converge import crash_points
 from converge.errors import StaleLock, with_article
-from converge.sql import migrate, schema
-from converge.testing import FakeClock, StepEngine
-
-WAIT = 60.0
-
-Handler = Callable[[converge.Context, dict[str, Any]], Any]
-
-
-class Does(converge.ResourceType):
-    """Its create is a function."""
-
-    def __init__(self, create: Handler, **retry: Any) -> None:
-        self._create = create
-        self.retry = converge.RetryPolicy(**retry)  # type: ignore[misc]
-
-    def create(self, context: converge.Context, properties: Any) -> Any:
-        return self._create(context, properties)
-
-    def delete(self, context: converge.Context, physical_id: str) -> None:
-        pass
-
-
-def template(*types: str, **properties: Any) -> converge.Template:
-    """A resource of each type, called like it."""
-    entries = {type_: {"type": type_, "properties": properties} for type_ in types}
-    return converge.Template.from_dict({"resources": entries})
-
-
-@pytest.fixture
-def store(fresh_store: Callable[..., converge.Store]) -> converge.Store:
-    return fresh_store()
-
-
-def good(context: converge.Context, properties: dict[str, Any]) -> str:
-    return "good"
+from converge.sql import migrate
+from converge.testing import StepEngine
+from tests.engine.handlers import Does, Handler, good
+from tests.templates import one_of_each
+from tests.waiting import WAIT
 
 
 def run_all(
@@ -62,10 +30,10 @@ def run_all(
     engine = converge.Engine(store, types, workers=1, poll=0.05)
     engine.start()
     try:
-        stack = store.create_stack("s", template(*types), on_failure="continue")
+        stack = store.create_stack("s", one_of_each(*types), on_failure="continue")
         stack.wait(WAIT)
         # the same worker still works
-        assert store.create_stack("after", template("good")).wait(WAIT) == "COMPLETE"
+        assert store.create_stack("after", one_of_each("good")).wait(WAIT) == "COMPLETE"
     finally:
         engine.stop(grace=0)
     assert engine.error is None
@@ -247,11 +215,11 @@ def test_a_handler_that_returns_what_is_not_over_has_failed(
 
     engine = StepEngine(store, {"late": Late()})
     bad = method == "create"
-    stack = store.create_stack("s", template("late"))
+    stack = store.create_stack("s", one_of_each("late"))
     engine.run()
     bad = True
     if method == "update":
-        store.update_stack("s", template("late", size=2))
+        store.update_stack("s", one_of_each("late", size=2))
     elif method == "check":
         store.check_stack("s")
     elif method in ("delete", "find"):
@@ -315,182 +283,16 @@ def test_properties_that_a_handler_changes_are_not_what_it_was_asked_for(
         return "x"
 
     engine = StepEngine(store, {"odd": Does(create), "good": Does(good)})
-    store.create_stack("s", template("odd", list=[]))
+    store.create_stack("s", one_of_each("odd", list=[]))
     engine.run()
     assert store.show("s")["resources"]["odd"]["properties"] == {"list": []}
     # nothing of it has changed, so it is not replaced
-    store.update_stack("s", template("odd", "good", list=[]))
+    store.update_stack("s", one_of_each("odd", "good", list=[]))
     engine.run()
     assert len(calls) == 1
 
 
 # -- how long they take
-
-
-class Deaf:
-    """A handler that does not come back until it is let, whatever it is told."""
-
-    def __init__(self) -> None:
-        self.began = threading.Semaphore(0)
-        self.go = threading.Event()
-        self.ended = threading.Semaphore(0)
-        self.calls = 0
-
-    def __call__(self, context: converge.Context, properties: dict[str, Any]) -> str:
-        self.calls += 1
-        self.began.release()
-        assert self.go.wait(WAIT)
-        self.ended.release()
-        return "late"
-
-
-def test_a_handler_that_never_returns_is_given_up_after_a_cancel(
-    store: converge.Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also without a timeout of its own; and its late return changes nothing."""
-    monkeypatch.setattr("converge.engine.run.GRACE", 0.1)
-    deaf = Deaf()
-    types = {"deaf": Does(deaf, attempts=3), "good": Does(good)}
-    with converge.Engine(store, types, workers=1, lease=1.0, poll=0.05):
-        stack = store.create_stack("s", template("deaf"))
-        assert deaf.began.acquire(timeout=WAIT)
-        stack.cancel()
-        assert stack.wait(WAIT) == "CANCELLED"
-        shown = store.show("s")["resources"]["deaf"]
-        assert shown["status"] == "FAILED"
-        assert "create did not stop within 0.1 s of being cancelled" in shown["reason"]
-        # another worker has taken the place of the one that hangs
-        assert store.create_stack("after", template("good")).wait(WAIT) == "COMPLETE"
-        deaf.go.set()
-        assert deaf.ended.acquire(timeout=WAIT)
-        assert store.create_stack("again", template("good")).wait(WAIT) == "COMPLETE"
-        assert store.show("s")["resources"]["deaf"] == shown
-        # what it was at is known to be unfinished, so it is deleted like any other
-        assert store.delete_stack("s").wait(WAIT) == "COMPLETE"
-    assert deaf.calls == 1
-
-
-def test_a_handler_that_never_returns_is_given_up_at_each_attempt(
-    store: converge.Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("converge.engine.run.GRACE", 0.1)
-    deaf = Deaf()
-    types = {"deaf": Does(deaf, attempts=2, first=0.0)}
-    try:
-        with converge.Engine(store, types, workers=1, poll=0.05):
-            stack = store.create_stack("s", template("deaf"), node_timeout=0.1)
-            assert stack.wait(WAIT) == "FAILED"
-            assert "create timed out after 0.1 s" in (stack.reason or "")
-            assert deaf.calls == 2
-    finally:
-        deaf.go.set()
-
-
-# -- what they leave behind
-
-
-def rows_of(store: converge.Store) -> list[Any]:
-    tables = (schema.resource, schema.sync_point, schema.traversal, schema.event)
-    with store.transaction() as tx:
-        return [
-            sorted((tuple(row) for row in tx.execute(select(table))), key=repr) for table in tables
-        ]
-
-
-class Leaves:
-    """A handler that leaves a thread behind, which records something when it is let."""
-
-    def __init__(self) -> None:
-        self.contexts: list[converge.Context] = []
-        self.go: list[threading.Event] = []
-        self.results: list[Future[None]] = []
-        self.fails = 0
-
-    def __call__(self, context: converge.Context, properties: dict[str, Any]) -> str:
-        go = threading.Event()
-        result: Future[None] = Future()
-
-        def late() -> None:
-            assert go.wait(WAIT)
-            try:
-                context.record("late")
-            except BaseException as error:
-                result.set_exception(error)
-            else:
-                result.set_result(None)
-
-        threading.Thread(target=late, daemon=True).start()
-        self.go.append(go)
-        self.results.append(result)
-        self.fails -= 1
-        if self.fails >= 0:
-            raise RuntimeError("try again")
-        return "x"
-
-    def let(self, number: int) -> BaseException | None:
-        """Let one of the threads record now; what came of it."""
-        self.go[number].set()
-        return self.results[number].exception(timeout=WAIT)
-
-
-def test_a_thread_that_outlives_its_handler_cannot_record(
-    fresh_store: Callable[..., converge.Store],
-) -> None:
-    clock = FakeClock()
-    store = fresh_store(clock)
-    leaves = Leaves()
-    leaves.fails = 2
-    types = {"leaves": Does(leaves, attempts=3, first=1.0)}
-    engine, other = (StepEngine(store, types, clock=clock) for _ in range(2))
-    stack = store.create_stack("s", template("leaves"))
-
-    assert engine.step() == "update leaves"
-    before = rows_of(store)
-    # its node waits for the next attempt
-    assert isinstance(leaves.let(0), StaleLock)
-    assert rows_of(store) == before
-
-    clock.advance(10)
-    assert engine.step() == "update leaves"
-    clock.advance(10)
-    (work,) = other.claim()
-    outcome = other.call(work)
-    before = rows_of(store)
-    # another engine has it
-    assert isinstance(leaves.let(1), StaleLock)
-    assert rows_of(store) == before
-
-    # in time, that is
-    assert leaves.let(2) is None
-    assert rows_of(store) != before
-    other.write(outcome)
-    other.run()
-    assert stack.refresh().status == "COMPLETE"
-    assert store.show("s")["resources"]["leaves"]["physical_id"] == "x"
-
-
-def test_a_thread_that_outlives_its_attempt_cannot_record_in_the_next_of_the_same_engine(
-    fresh_store: Callable[..., converge.Store],
-) -> None:
-    """Nor once all is over."""
-    clock = FakeClock()
-    store = fresh_store(clock)
-    leaves = Leaves()
-    leaves.fails = 1
-    engine = StepEngine(store, {"leaves": Does(leaves, attempts=2, first=1.0)}, clock=clock)
-    store.create_stack("s", template("leaves"))
-    engine.step()
-    clock.advance(10)
-    (work,) = engine.claim()
-    outcome = engine.call(work)
-    before = rows_of(store)
-    assert isinstance(leaves.let(0), StaleLock)
-    assert rows_of(store) == before
-    engine.write(outcome)
-    engine.run()
-    before = rows_of(store)
-    assert isinstance(leaves.let(1), StaleLock)
-    assert rows_of(store) == before
 
 
 def test_a_handler_may_fork_a_process_that_ends(store: converge.Store) -> None:
@@ -505,7 +307,7 @@ def test_a_handler_may_fork_a_process_that_ends(store: converge.Store) -> None:
         return "forked"
 
     engine = StepEngine(store, {"forks": Does(create), "good": Does(good)})
-    stack = store.create_stack("s", template("forks", "good"))
+    stack = store.create_stack("s", one_of_each("forks", "good"))
     engine.run()
     assert stack.refresh().status == "COMPLETE"
     assert store.show("s")["resources"]["forks"]["physical_id"] == "forked"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -16,8 +16,8 @@ from converge.process import is_gone, process_identity
 from converge.protocol import complete as completing
 from converge.protocol.decide import Outcome, Result, Work
 from converge.testing import FakeWorld, StepEngine
-
-WAIT = 60.0
+from tests.templates import several
+from tests.waiting import WAIT
 
 
 class Gate(converge.ResourceType):
@@ -70,23 +70,6 @@ class Quick(converge.ResourceType):
         pass
 
 
-def template(type_: str, count: int, chain: bool = False) -> converge.Template:
-    resources = {
-        f"r{number}": {
-            "type": type_,
-            "properties": {},
-            "depends_on": [f"r{number - 1}"] if chain and number else [],
-        }
-        for number in range(count)
-    }
-    return converge.Template.from_dict({"resources": resources})
-
-
-@pytest.fixture
-def store(fresh_store: Callable[..., converge.Store]) -> converge.Store:
-    return fresh_store()
-
-
 @pytest.fixture
 def gate() -> Iterator[Gate]:
     gate = Gate()
@@ -96,8 +79,8 @@ def gate() -> Iterator[Gate]:
 
 def test_a_chain_and_a_wide_graph_complete(store: converge.Store) -> None:
     with converge.Engine(store, {"quick": Quick()}, workers=4):
-        chain = store.create_stack("chain", template("quick", 20, chain=True))
-        wide = store.create_stack("wide", template("quick", 300))
+        chain = store.create_stack("chain", several("quick", 20, chain=True))
+        wide = store.create_stack("wide", several("quick", 300))
         assert chain.wait(WAIT) == "COMPLETE"
         assert wide.wait(WAIT) == "COMPLETE"
         assert store.show("wide")["progress"]["done"] == 300
@@ -115,14 +98,14 @@ def test_three_engines_share_the_work_and_none_is_done_twice(store: converge.Sto
     types = {"counted": Counted()}
     engines = [converge.Engine(store, types, workers=2) for _ in range(3)]
     with engines[0], engines[1], engines[2]:
-        stack = store.create_stack("s", template("counted", 200))
+        stack = store.create_stack("s", several("counted", 200))
         assert stack.wait(WAIT) == "COMPLETE"
     assert sorted(calls) == sorted(f"r{number}" for number in range(200))
 
 
 def test_no_more_handlers_run_than_there_are_workers(store: converge.Store, gate: Gate) -> None:
     with converge.Engine(store, {"gate": gate}, workers=3) as engine:
-        stack = store.create_stack("s", template("gate", 9))
+        stack = store.create_stack("s", several("gate", 9))
         for _ in range(3):
             assert gate.began.acquire(timeout=WAIT)
         assert len(store.running("s")) >= 3
@@ -137,7 +120,7 @@ def test_a_stop_lets_running_handlers_finish_and_leaves_the_rest(
 ) -> None:
     engine = converge.Engine(store, {"gate": gate}, workers=1)
     engine.start()
-    stack = store.create_stack("s", template("gate", 3))
+    stack = store.create_stack("s", several("gate", 3))
     assert gate.began.acquire(timeout=WAIT)
     stopper = threading.Thread(target=engine.stop)
     stopper.start()
@@ -155,7 +138,7 @@ def test_a_stop_lets_running_handlers_finish_and_leaves_the_rest(
 def test_a_stop_without_grace_cancels_and_hands_back(store: converge.Store, gate: Gate) -> None:
     engine = converge.Engine(store, {"gate": gate}, workers=2)
     engine.start()
-    stack = store.create_stack("s", template("gate", 2))
+    stack = store.create_stack("s", several("gate", 2))
     for _ in range(2):
         assert gate.began.acquire(timeout=WAIT)
     engine.stop(grace=0)
@@ -170,7 +153,7 @@ def test_a_stop_without_grace_cancels_and_hands_back(store: converge.Store, gate
 
 def test_a_node_timeout_ends_a_handler_that_listens(store: converge.Store, gate: Gate) -> None:
     with converge.Engine(store, {"gate": gate}, workers=1, poll=0.05):
-        stack = store.create_stack("s", template("gate", 1), node_timeout=0.1)
+        stack = store.create_stack("s", several("gate", 1), node_timeout=0.1)
         assert stack.wait(WAIT) == "FAILED"
     assert gate.cancelled
 
@@ -181,17 +164,17 @@ def test_a_node_timeout_gives_up_a_handler_that_does_not_listen(
     monkeypatch.setattr("converge.engine.run.GRACE", 0.1)
     deaf = Deaf()
     with converge.Engine(store, {"deaf": deaf}, workers=1, poll=0.05):
-        stack = store.create_stack("s", template("deaf", 1), node_timeout=0.1)
+        stack = store.create_stack("s", several("deaf", 1), node_timeout=0.1)
         assert stack.wait(WAIT) == "FAILED"
         assert "timed out after 0.1 s" in (stack.reason or "")
         # its late result is refused, and another worker has taken its place
         deaf.go.set()
-        assert store.update_stack("s", template("deaf", 1)).wait(WAIT) == "COMPLETE"
+        assert store.update_stack("s", several("deaf", 1)).wait(WAIT) == "COMPLETE"
 
 
 def test_cancel_tells_the_running_handlers(store: converge.Store, gate: Gate) -> None:
     with converge.Engine(store, {"gate": gate}, workers=1, lease=1.0):
-        stack = store.create_stack("s", template("gate", 2, chain=True))
+        stack = store.create_stack("s", several("gate", 2, chain=True))
         assert gate.began.acquire(timeout=WAIT)
         stack.cancel()
         assert stack.wait(WAIT) == "CANCELLED"
@@ -201,7 +184,7 @@ def test_cancel_tells_the_running_handlers(store: converge.Store, gate: Gate) ->
 
 def test_a_deadline_ends_the_traversal(store: converge.Store, gate: Gate) -> None:
     with converge.Engine(store, {"gate": gate}, workers=1, lease=1.0):
-        stack = store.create_stack("s", template("gate", 2, chain=True), timeout=0.2)
+        stack = store.create_stack("s", several("gate", 2, chain=True), timeout=0.2)
         assert stack.wait(WAIT) == "FAILED"
         assert "timed out after 0.2 s" in (stack.reason or "")
 
@@ -212,8 +195,8 @@ def test_a_handler_that_exits_fails_and_leaves_the_engine_alive(store: converge.
             raise SystemExit("bye")
 
     with converge.Engine(store, {"exits": Exits(), "quick": Quick()}, workers=1):
-        assert store.create_stack("a", template("exits", 1)).wait(WAIT) == "FAILED"
-        assert store.create_stack("b", template("quick", 1)).wait(WAIT) == "COMPLETE"
+        assert store.create_stack("a", several("exits", 1)).wait(WAIT) == "FAILED"
+        assert store.create_stack("b", several("quick", 1)).wait(WAIT) == "COMPLETE"
 
 
 @pytest.mark.parametrize(
@@ -234,13 +217,13 @@ def test_what_cannot_be_stored_fails_the_resource(
             return made
 
     with converge.Engine(store, {"returns": Returns()}, workers=1):
-        stack = store.create_stack("s", template("returns", 1))
+        stack = store.create_stack("s", several("returns", 1))
         assert stack.wait(WAIT) == "FAILED"
         assert saying in (stack.reason or "")
 
 
 def test_run_until_idle_comes_back(store: converge.Store) -> None:
-    stack = store.create_stack("s", template("quick", 5))
+    stack = store.create_stack("s", several("quick", 5))
     engine = converge.Engine(store, {"quick": Quick()})
     engine.run(until_idle=True)
     assert stack.refresh().status == "COMPLETE"
@@ -268,7 +251,7 @@ def test_a_process_is_known_by_its_start() -> None:
 
 
 def test_the_stored_graph_of_a_traversal(store: converge.Store) -> None:
-    store.create_stack("s", template("quick", 2, chain=True))
+    store.create_stack("s", several("quick", 2, chain=True))
     edges = set(store.traversal_graph("s").edges())
     assert edges == {("update r1", "update r0"), ("stack", "update r1")}
     assert set(store.graph("s").edges()) == {("r1", "r0")}
@@ -294,14 +277,11 @@ def test_lost_replies_of_commits_lose_no_node(
                 raise StoreError("the connection was lost")
             return works
 
-    monkeypatch.setattr("converge.engine.run.Session", Flaky)
+    monkeypatch.setattr("converge.engine.run.EngineCore", Flaky)
     with converge.Engine(store, types, workers=2, poll=0.02):
-        stack = store.create_stack("s", template(kind, 12, chain=True))
+        stack = store.create_stack("s", several(kind, 12, chain=True))
         assert stack.wait(WAIT) == "COMPLETE"
-        bodies = template(kind, 12, chain=True).to_dict()
-        for one in bodies["resources"].values():
-            one["properties"] = {"new": 1}
-        changed = store.update_stack("s", converge.Template.from_dict(bodies))
+        changed = store.update_stack("s", several(kind, 12, chain=True, properties={"new": 1}))
         assert changed.wait(WAIT) == "COMPLETE"
         assert set(store.show("s")["resources"]) == {f"r{number}" for number in range(12)}
         assert len(world.things) == (12 if kind == "fixed" else 0)
@@ -326,7 +306,7 @@ def test_a_value_that_the_database_refuses_fails_its_resource_only(
 
     for module in ("engine.core", "protocol.halt"):
         monkeypatch.setattr(f"converge.{module}.complete", picky)
-    store.create_stack("s", template("fake", 3), on_failure=on_failure)
+    store.create_stack("s", several("fake", 3), on_failure=on_failure)
     StepEngine(store, FakeWorld().types()).run()
     shown = store.show("s")
     assert shown["status"] == "FAILED"

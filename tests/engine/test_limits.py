@@ -23,8 +23,8 @@ from converge.protocol.start import Intent
 from converge.sql import engines, schema
 from converge.sql.held import read_clock
 from converge.testing import FakeClock, FakeWorld, StepEngine
+from tests.waiting import WAIT
 
-WAIT = 60.0
 INF = float("inf")
 NAN = float("nan")
 NO_SECONDS = [0, -1, -0.1, NAN, INF, -INF, "15", True, None, [1]]

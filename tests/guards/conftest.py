@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 import converge
 from converge.testing import FakeWorld, StepEngine
+from tests.guards.lamps import Lamp
 
 
 @pytest.fixture
@@ -24,3 +25,22 @@ def engine(store: converge.Store, world: FakeWorld) -> Callable[..., StepEngine]
         return StepEngine(store, world.types(**retry), lease=lease)
 
     return make
+
+
+@pytest.fixture
+def lamps(store: converge.Store) -> Iterator[Callable[..., Lamp]]:
+    made: list[Lamp] = []
+
+    def make(**how: Any) -> Lamp:
+        made.append(Lamp(store, **how))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.machine.close()
+
+
+@pytest.fixture
+def real(fresh_store: Callable[..., converge.Store]) -> converge.Store:
+    """A store on the database's own clock."""
+    return fresh_store()

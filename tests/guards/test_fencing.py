@@ -21,7 +21,8 @@ from converge.protocol.replace import replace
 from converge.sql import resources, schema, traversals
 from converge.sql.database import Transaction
 from converge.testing import FakeClock, FakeWorld, StepEngine
-from tests.guards.tools import LEASE, lose, state, template
+from tests.guards.tools import LEASE, lose, state
+from tests.templates import template
 
 
 def test_a_completion_leaves_out_what_is_not_this_engines_or_of_an_earlier_claim(

@@ -18,7 +18,8 @@ from converge.process import process_identity
 from converge.protocol import recover
 from converge.sql import engines, schema, sync_points, transitions, traversals
 from converge.testing import FakeClock, FakeWorld, StepEngine
-from tests.guards.tools import LEASE, lose, names, state, template
+from tests.guards.tools import LEASE, lose, names, state
+from tests.templates import template
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from converge.protocol.decide import Work
 from converge.sql import engines, resources, schema, stacks, sync_points
 from converge.sql.database import Database, Transaction, repeatable
 from converge.testing import FakeClock, FakeWorld, StepEngine
-from tests.guards.tools import LEASE, SERVERS, is_sqlite, lose, template
+from tests.guards.tools import LEASE, SERVERS, is_sqlite, lose
+from tests.templates import template
 
 Lock = Callable[[Transaction, Work], object]
 LOCKS: dict[str, tuple[str, Lock]] = {

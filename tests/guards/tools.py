@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 import converge
 from converge.model import NodeState
@@ -23,17 +24,6 @@ SERVERS = pytest.mark.parametrize(
     ],
     indirect=True,
 )
-
-
-def template(**resources: Any) -> converge.Template:
-    """A template of resources of type ``fake``, each given by what it depends on."""
-    bodies = {
-        name: body if isinstance(body, dict) else {"depends_on": body}
-        for name, body in resources.items()
-    }
-    return converge.Template.from_dict(
-        {"resources": {name: {"type": "fake", **body} for name, body in bodies.items()}}
-    )
 
 
 def state(store: converge.Store, work: Work) -> NodeState:
@@ -54,3 +44,13 @@ def lose(store: converge.Store, clock: FakeClock, count: int = 1) -> None:
     """Let leases end, and others notice."""
     clock.advance(LEASE)
     assert recover.sweep(store.database).engines == count
+
+
+def change(store: converge.Store, table: Any, **values: Any) -> None:
+    """What a row would be like that has the same id and is another one."""
+    with store.transaction() as tx:
+        tx.execute(update(table).values(**values))
+
+
+#: What never takes so long; but a test that fails does.
+SOON = 8.0

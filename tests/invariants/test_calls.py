@@ -16,14 +16,9 @@ from sqlalchemy import event, select, text
 import converge
 from converge import Conflict
 from converge.sql import schema
-from converge.testing import FakeClock, FakeWorld, StepEngine
-from tests.invariants.tools import Watched, at_once, count, crew, layers, snapshot, template
-
-
-@pytest.fixture
-def store(fresh_store: Callable[..., converge.Store]) -> converge.Store:
-    return fresh_store(FakeClock())
-
+from converge.testing import FakeWorld, StepEngine
+from tests.invariants.tools import Watched, at_once, count, crew, snapshot
+from tests.templates import layers, template
 
 # -- 8
 

@@ -22,14 +22,13 @@ from tests.invariants.tools import (
     at_once,
     count,
     expire,
-    layers,
     locks,
     node_rows,
     snapshot,
     states,
-    template,
     together,
 )
+from tests.templates import layers, template
 
 PAIR = {"a": {}, "b": {"depends_on": ["a"]}}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,23 +15,8 @@ from converge.model import Kind, NodeState
 from converge.protocol.decide import Operation
 from converge.sql import schema
 from converge.testing import FakeClock, FakeWorld, StepEngine
-from tests.invariants.tools import (
-    Watched,
-    at_once,
-    crew,
-    layers,
-    node_rows,
-    predecessors,
-    states,
-    template,
-    together,
-)
-
-
-@pytest.fixture
-def store(fresh_store: Callable[..., converge.Store]) -> converge.Store:
-    return fresh_store(FakeClock())
-
+from tests.invariants.tools import Watched, at_once, crew, node_rows, predecessors, states, together
+from tests.templates import layers, template
 
 # -- 1
 

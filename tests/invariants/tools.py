@@ -147,28 +147,6 @@ class Watched:
         }
 
 
-def template(resources: Mapping[str, Mapping[str, Any]]) -> converge.Template:
-    """A template; the type is ``fake`` where none is given."""
-    return converge.Template.from_dict(
-        {"resources": {name: {"type": "fake", **entry} for name, entry in resources.items()}}
-    )
-
-
-def layers(size: int, prefix: str = "", **first: Any) -> dict[str, dict[str, Any]]:
-    """Three layers of resources, each of which refers to two of the layer before it.
-
-    :param first: more properties of the first layer.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for layer in range(3):
-        for number in range(size):
-            properties: dict[str, Any] = dict(first) if layer == 0 else {}
-            for other in (number, (number + 1) % size) if layer else ():
-                properties[f"to {other}"] = {"get_resource": f"{prefix}{layer - 1}.{other}"}
-            found[f"{prefix}{layer}.{number}"] = {"properties": properties}
-    return found
-
-
 Rows = dict[str, list[tuple[Any, ...]]]
 
 

@@ -21,14 +21,13 @@ from converge.resources.resource_type import Context
 from converge.retry import RetryPolicy
 from converge.sql import scopes
 from converge.testing import FakeClock, StepEngine
+from tests.templates import one_of_each
 
 OpenStore = Callable[..., converge.Store]
 STEPS = [f"step {number}" for number in range(1, 11)]
 LEASE = 60.0
-TEMPLATE = converge.Template.from_dict({"resources": {"job": {"type": "job", "properties": {}}}})
-CHANGED = converge.Template.from_dict(
-    {"resources": {"job": {"type": "job", "properties": {"size": 2}}}}
-)
+TEMPLATE = one_of_each("job")
+CHANGED = one_of_each("job", size=2)
 
 
 class Died(BaseException):

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+
+# -- once --------------------------------------------------------------------
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+# -- once --------------------------------------------------------------------
+from sqlalchemy import select
+
 from converge import Machine, Store, crash_points
 from converge.lease import LEASE
+from converge.sql import schema
 from converge.testing import FakeClock
 
 
@@ -56,3 +62,13 @@ class Place:
         """End all processes."""
         for machine in self._open:
             machine.close()
+
+
+def held_by(place: Place) -> list[int | None]:
+    query = select(schema.move.c.engine_id)
+    return place.store.database.read(lambda tx: list(tx.execute(query).scalars()))
+
+
+def attempts(place: Place) -> list[int]:
+    query = select(schema.move.c.attempts + schema.move.c.deaths)
+    return place.store.database.read(lambda tx: list(tx.execute(query).scalars()))

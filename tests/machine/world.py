@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Column, Integer, MetaData, String, Table, func, select
+from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select
 
 from converge import Machine, RetryPolicy
 from converge.machine import Action
+from converge.sql.database import Transaction
 from tests.machine.place import Crash, Place
 
 # what a host keeps beside converge's tables
@@ -81,3 +82,10 @@ def status(machine: Machine, key: str = "k") -> str:
 def count(place: Place, table: Any) -> int:
     query = select(func.count()).select_from(table)
     return place.store.database.read(lambda tx: int(tx.execute(query).scalar_one()))
+
+
+def record(place: Place, action: Action, end: Callable[[Transaction], None]) -> None:
+    with place.store.transaction() as tx:
+        tx.execute(insert(EFFECT).values(key=action.key, attempt=action.attempt))
+        action.done(tx)
+        end(tx)

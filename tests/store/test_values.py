@@ -12,6 +12,7 @@ import pytest
 import converge
 from converge.sql.types import REASON_LENGTH
 from converge.testing import StepEngine
+from tests.templates import template
 
 NAMES = [
     "two words",
@@ -57,14 +58,14 @@ PLACE = f" (test_values.py:{Echo.create.__code__.co_firstlineno + 2} in create)"
 TYPES: dict[str, converge.ResourceType] = {"echo": Echo(), "other": Echo("other")}
 
 
-def template(resources: Mapping[str, Any]) -> converge.Template:
-    whole = {name: {"type": "echo", "properties": of} for name, of in resources.items()}
-    return converge.Template.parse(json.dumps({"resources": whole}))
+def echoes(resources: Mapping[str, Any]) -> converge.Template:
+    """The properties of each."""
+    return template({name: {"properties": of} for name, of in resources.items()}, type="echo")
 
 
 def run(store: converge.Store, **echo: Any) -> dict[str, Any]:
     """Create a stack of one resource, and what became of it."""
-    store.create_stack("s", template({"A": {}}))
+    store.create_stack("s", echoes({"A": {}}))
     StepEngine(store, {"echo": Echo(**echo)}).run()
     return store.show("s")
 
@@ -79,7 +80,7 @@ def store(fresh_store: Callable[..., converge.Store]) -> converge.Store:
 
 def test_names_come_back_and_are_told_apart(store: converge.Store) -> None:
     for name in NAMES:
-        store.create_stack(name, template({name: {}}))
+        store.create_stack(name, echoes({name: {}}))
     StepEngine(store, TYPES).run()
     assert sorted(one["name"] for one in store.stacks()) == sorted(NAMES)
     for name in NAMES:
@@ -108,9 +109,9 @@ def test_like_names_are_different_names(store: converge.Store, one: str, other: 
     store.create_stack(one, converge.Template.parse(json.dumps(body)))
     with pytest.raises(converge.NotFound):
         store.stack(other)
-    store.create_stack(other, template({}))
+    store.create_stack(other, echoes({}))
     with pytest.raises(converge.Conflict):
-        store.create_stack(one, template({}))
+        store.create_stack(one, echoes({}))
     StepEngine(store, TYPES).run()
     resources = store.show(one)["resources"]
     assert resources[one]["attributes"] == {"x": "other"}
@@ -123,7 +124,7 @@ def test_names_that_some_database_would_change_are_refused(
     store: converge.Store, name: str
 ) -> None:
     with pytest.raises(converge.BadInput):
-        store.create_stack(name, template({}))
+        store.create_stack(name, echoes({}))
     assert store.stacks() == []
     with pytest.raises(converge.NotFound):
         store.stack("a")
@@ -132,7 +133,7 @@ def test_names_that_some_database_would_change_are_refused(
 @pytest.mark.parametrize("name", ["a ", "a\0b", "a\ud800", "x" * 300, "no such", "🚀"])
 def test_a_stack_that_does_not_exist(store: converge.Store, name: str) -> None:
     """Any string can be asked for, and is not there."""
-    store.create_stack("a", template({}))
+    store.create_stack("a", echoes({}))
     for ask in (store.stack, store.show, store.events, store.why, store.delete_stack):
         with pytest.raises(converge.NotFound, match="no stack"):
             ask(name)
@@ -164,7 +165,7 @@ def test_reasons_are_stored_whatever_they_are(store: converge.Store, which: str)
 @pytest.mark.parametrize("text", [LONG, "🚀" * 10_000, "\0" * 10_000, "\ud800" * 10_000])
 @pytest.mark.parametrize("name", ["A", "🚀" * 255])
 def test_long_reasons_are_cut_to_fit(store: converge.Store, text: str, name: str) -> None:
-    store.create_stack("s", template({name: {}}), on_failure="rollback")
+    store.create_stack("s", echoes({name: {}}), on_failure="rollback")
     StepEngine(store, {"echo": Echo(error=text)}).run()
     shown = store.show("s")
     assert (shown["action"], shown["status"]) == ("ROLLBACK", "COMPLETE")
@@ -214,7 +215,7 @@ def check_values(found: Mapping[str, Any]) -> None:
 @pytest.fixture
 def stored(store: converge.Store) -> converge.Store:
     """A has all the values as attributes, and B, by reference, as properties."""
-    store.create_stack("s", template({"A": {}, "B": BY_REFERENCE}))
+    store.create_stack("s", echoes({"A": {}, "B": BY_REFERENCE}))
     StepEngine(store, {"echo": Echo(attributes=VALUES)}).run()
     return store
 
@@ -227,7 +228,7 @@ def test_values_come_back_exactly(stored: converge.Store) -> None:
 
 
 def test_values_that_came_back_are_unchanged_to_an_update(stored: converge.Store) -> None:
-    stored.update_stack("s", template({"A": {}, "B": BY_REFERENCE, "C": {}}))
+    stored.update_stack("s", echoes({"A": {}, "B": BY_REFERENCE, "C": {}}))
     StepEngine(stored, TYPES).run()
     done = {one["resource"] for one in stored.events("s") if one["traversal"] != 1}
     assert stored.stack("s").status == "COMPLETE"

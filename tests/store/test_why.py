@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pytest
 from sqlalchemy import update
@@ -13,24 +13,9 @@ from converge.model import EngineState
 from converge.sql import engines, schema
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.store.plans import Watch, analyze
+from tests.templates import template
 
 LEASE = 15.0
-
-
-def template(requires: Mapping[str, str], value: int = 1) -> converge.Template:
-    """A template of fakes: the name of each with the names that it requires."""
-    return converge.Template.from_dict(
-        {
-            "resources": {
-                name: {
-                    "type": "fake",
-                    "properties": {"value": value},
-                    "depends_on": names.split(),
-                }
-                for name, names in requires.items()
-            }
-        }
-    )
 
 
 class Stage:
@@ -131,7 +116,7 @@ def test_what_is_blocked_names_the_older_traversal_and_its_engine(stage: Stage) 
     old = stage.store.create_stack("s", template({"a": "", "b": "a"})).traversal
     first = stage.engine()
     first.claim()
-    stage.store.update_stack("s", template({"a": "", "b": "a"}, value=2))
+    stage.store.update_stack("s", template({"a": "", "b": "a"}, properties={"value": 2}))
     stage.clock.advance(4)
     stage.engine().claim()
     (answer,) = stage.store.why("s")

@@ -7,8 +7,7 @@ These are real servers, killed and started again from a copy of their files.
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -18,8 +17,8 @@ import converge
 from converge.errors import NotFound
 from converge.sql import schema
 from tests import servers
+from tests.waiting import WAIT, until
 
-WAIT = 60.0
 #: Seconds of a lease that lasts over the outage.
 LEASE = 30.0
 T = converge.Template.parse
@@ -202,7 +201,7 @@ def test_an_engine_that_was_forgotten_registers_again(
         gate.wait("a")
         gate.let("a")
         assert stack.wait(WAIT) == "COMPLETE"
-        _until(lambda: run._tenure is not forgotten)
+        until(lambda: run._tenure is not forgotten)
     finally:
         first.stop(grace=0)
         second.stop(grace=0)
@@ -248,7 +247,7 @@ def test_scopes_and_actions_that_were_let_go_are_free(
     for thread in threads:
         thread.start()
     assert entered.wait(WAIT)
-    _until(lambda: done == ["k"])
+    until(lambda: done == ["k"])
     server.copy()
     leave.set()
     proceed["k"].set()
@@ -260,7 +259,7 @@ def test_scopes_and_actions_that_were_let_go_are_free(
     with other.scope("job", wait=WAIT) as scope:
         assert scope.step("one", lambda: 2) == 1
     with converge.Machine(store, definition, lease=1.5) as sweeping:
-        _until(lambda: sweeping.history("k")[0].action == "DONE")
+        until(lambda: sweeping.history("k")[0].action == "DONE")
     assert done == ["k", "k"]
     for one in (journal, other, machine):
         one.close()
@@ -305,7 +304,7 @@ def test_an_action_that_was_over_is_called_again_while_its_holder_lives(
         other.sweep()
         return other.history("k")[0].action == "DONE"
 
-    _until(called_again)
+    until(called_again)
     assert machine._actions.owner.current_lease() is lease
     with store.database.transaction(write=False) as tx:
         assert set(tx.execute(select(schema.move.c.deaths)).scalars()) == {0}
@@ -315,10 +314,3 @@ def test_an_action_that_was_over_is_called_again_while_its_holder_lives(
     for one in (machine, other):
         one.close()
     assert held(store) == []
-
-
-def _until(look: Callable[[], bool]) -> None:
-    end = time.monotonic() + WAIT
-    while not look():
-        assert time.monotonic() < end
-        time.sleep(0.02)

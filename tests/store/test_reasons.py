@@ -13,6 +13,7 @@ import converge
 from converge.cli import main
 from converge.protocol.reasons import TRACEBACK_LENGTH
 from converge.testing import FakeClock, StepEngine
+from tests.templates import one_of_each, several
 
 SECRETS = {"word": "s3cret-word-1", "key": '{"private": "s3cret-key-2"}'}
 OLD = "s3cret-old-3"
@@ -64,11 +65,11 @@ def test_a_traceback_is_kept_until_its_resource_is_well_and_logged(
     caplog.set_level(logging.WARNING, "converge.failures")
     thing = Thing()
     engine = StepEngine(store, {"thing": thing}, clock=clock)
-    template = converge.Template.from_dict({"resources": {"thing": {"type": "thing"}}})
+    template = one_of_each("thing")
     store.create_stack("s", template)
     engine.run()
     line = Thing._fail.__code__.co_firstlineno + 2
-    reason = f"LookupError: {{}} x (test_told_failures.py:{line} in _fail)"
+    reason = f"LookupError: {{}} x (test_reasons.py:{line} in _fail)"
     (answer,) = store.why("s", "thing")
     assert (answer["state"], answer["reason"]) == ("READY", reason)
     assert answer["traceback"].startswith("Traceback (most recent call last):\n")
@@ -126,7 +127,7 @@ def test_a_person_reads_the_traceback_of_a_resource(
 
     url = f"sqlite:///{tmp_path}/a.db"
     store = converge.connect(url, create_schema=True)
-    template = converge.Template.from_dict({"resources": {"thing": {"type": "thing"}}})
+    template = one_of_each("thing")
     store.create_stack("s", template)
     assert why("thing", "--traceback")[1].endswith("\nthere is no traceback\n")
     thing = Thing()
@@ -216,14 +217,12 @@ def test_no_secret_is_looked_for_but_once_in_each_traversal_that_fails(
     monkeypatch.setattr(core, "read_secrets", look)
     thing = Thing()
     engine = StepEngine(store, {"thing": thing}, clock=clock)
-    resources = {name: {"type": "thing"} for name in "abc"}
-    template = converge.Template.from_dict({"resources": resources})
-    stack = store.create_stack("s", template, on_failure="continue")
+    stack = store.create_stack("s", several("thing", 3), on_failure="continue")
     fail_twice(engine, clock)
     assert stack.refresh().status == "FAILED"
     assert looks == [stack.id]
     thing.fails = False
-    store.update_stack("s", template)
+    store.update_stack("s", several("thing", 3))
     engine.run()
     assert stack.refresh().status == "COMPLETE"
     assert looks == [stack.id]

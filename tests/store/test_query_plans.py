@@ -21,6 +21,7 @@ from converge.sql.database import Transaction
 from converge.sql.schema import resource, stack, sync_point, traversal
 from converge.testing import FakeWorld, StepEngine
 from tests.store.plans import Seen, Watch, analyze, check, numbers, put
+from tests.templates import template
 
 TRAVERSALS = 5
 #: nodes of each traversal that wait, and that are over
@@ -161,7 +162,7 @@ def test_nodes_that_are_worked_on_are_found_by_index(store: converge.Store) -> N
     nodes: dict[str, Any] = {name: {"type": "fake"} for name in names}
     nodes["root"] = {"type": "fake", "depends_on": names}
     types = FakeWorld().types()
-    store.create_stack("star", converge.Template.from_dict({"resources": nodes}))
+    store.create_stack("star", template(nodes))
     database = store.database
     sweeper = Sweeper(database)
     other = StepEngine(store, types)

@@ -231,7 +231,7 @@ def test_a_node_that_kills_engines_fails(kind: Kind) -> None:
     [
         (node(**wants("supplee")), row(), "no resource type 'supplee'; did you mean 'supple'"),
         (node(Kind.CLEANUP, keep=False), row(type="gone"), "no resource type 'gone'"),
-        (node(), None, "row is gone"),
+        (node(), None, "row no longer exists"),
         (node(definition=None), row(), "no definition"),
         (node(**wants("strict", size="big")), row(type="strict"), "size"),
         (node(**wants("strict", other=1)), row(type="strict"), "size|other"),

@@ -17,9 +17,9 @@ from converge.protocol import recover
 from converge.sql import connections
 from converge.sql.database import Database
 from converge.testing import FakeWorld, StepEngine
-from tests.guards.tools import SERVERS, names, state, template
-
-WAIT = 60.0
+from tests.guards.tools import SERVERS, names, state
+from tests.templates import template
+from tests.waiting import WAIT
 
 
 @pytest.fixture
@@ -62,9 +62,7 @@ def test_an_open_transaction_holds_up_its_own_stack_only(
             gate.go.set()
             for number in range(3):
                 chain = {f"r{n}": {"type": "quick"} for n in range(20)}
-                other = store.create_stack(
-                    f"other{number}", converge.Template.from_dict({"resources": chain})
-                )
+                other = store.create_stack(f"other{number}", template(chain))
                 assert other.wait(WAIT) == "COMPLETE"
             assert len(engine._run._tenure.core.outbox) == 1  # type: ignore[union-attr]
         assert held.wait(WAIT) == "COMPLETE"

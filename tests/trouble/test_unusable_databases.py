@@ -12,6 +12,7 @@ import converge
 from converge.errors import BadInput, SchemaError, StoreError
 from converge.sql import database as database_module
 from tests.backends import Backend, Sqlite
+from tests.templates import template
 
 TEMPLATE = converge.Template.parse("resources: {a: {type: none}}")
 
@@ -47,13 +48,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
         connection.execute(f"PRAGMA max_page_count = {pages}")
 
     event.listen(store.database.engine, "connect", fill)
-    many = converge.Template.from_dict(
-        {
-            "resources": {
-                f"r{n}": {"type": "none", "properties": {"x": "y" * 500}} for n in range(99)
-            }
-        }
-    )
+    many = template({f"r{n}": [] for n in range(99)}, type="none", properties={"x": "y" * 500})
     with pytest.raises(StoreError, match="disk is full"):
         store.create_stack("s", many)
     assert store.stacks() == []

@@ -1,4 +1,4 @@
-"""Guards of an engine in the middle of its work: it loses its lease, a reply, or its patience.
+"""Guards of an engine that loses its lease in the middle of its work.
 
 Each of these tests fails without the guard that it is about, though the others, which would
 make good for it, are there.
@@ -9,8 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -23,12 +22,10 @@ from converge.errors import StoreError
 from converge.protocol import recover
 from converge.protocol.decide import Outcome, Work
 from converge.sql import engines
-from converge.testing import StepEngine
-from tests.guards.tools import template
+from tests.guards.tools import SOON
+from tests.templates import template
+from tests.waiting import WAIT
 
-WAIT = 60.0
-#: What never takes so long; but a test that fails does.
-SOON = 8.0
 NAMES = ("a", "b", "c", "d")
 
 
@@ -56,14 +53,8 @@ class Counted(converge.ResourceType):
         pass
 
 
-@pytest.fixture
-def real(fresh_store: Callable[..., converge.Store]) -> converge.Store:
-    """A store on the database's own clock."""
-    return fresh_store()
-
-
 def start(store: converge.Store) -> converge.Stack:
-    return store.create_stack("s", template(**{name: [] for name in NAMES}))
+    return store.create_stack("s", template({name: [] for name in NAMES}))
 
 
 class Quick(Run):
@@ -201,76 +192,6 @@ def test_an_engine_that_stops_leaves_nothing_to_its_lease(real: converge.Store) 
 # -- what handlers are told, and what is not waited for
 
 
-class Slow(converge.ResourceType):
-    """Waits to be told to stop, but not for ever; then it obeys, or does not."""
-
-    def __init__(self, *, obeys: bool = True) -> None:
-        self.began = threading.Event()
-        self.go = threading.Event()
-        self.told: bool | None = None
-        if obeys:
-            self.go.set()
-
-    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
-        self.began.set()
-        self.told = context.cancelled.wait(SOON)
-        assert self.go.wait(WAIT)
-
-    def delete(self, context: converge.Context, physical_id: str) -> None:
-        pass
-
-
-@contextmanager
-def running(store: converge.Store, slow: Slow) -> Iterator[None]:
-    """An engine, stopped at once at the end."""
-    engine = converge.Engine(store, {"fake": slow}, poll=0.05)
-    engine.start()
-    try:
-        yield
-    finally:
-        slow.go.set()
-        engine.stop(grace=0)
-
-
-def test_a_handler_is_told_of_a_cancel(real: converge.Store) -> None:
-    slow = Slow()
-    stack = real.create_stack("s", template(a=[]))
-    with running(real, slow):
-        assert slow.began.wait(WAIT)
-        stack.cancel()
-        assert stack.wait(WAIT) == "CANCELLED"
-    assert slow.told
-
-
-def test_a_handler_is_told_that_its_time_is_over(real: converge.Store) -> None:
-    slow = Slow()
-    stack = real.create_stack("s", template(a=[]), node_timeout=0.1)
-    with running(real, slow):
-        stack.wait(WAIT)
-    assert slow.told
-
-
-def test_a_handler_that_does_not_obey_is_not_waited_for(
-    real: converge.Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("converge.engine.run.GRACE", 0.1)
-    slow = Slow(obeys=False)
-    stack = real.create_stack("s", template(a=[]), node_timeout=0.1)
-    with running(real, slow):
-        assert stack.wait(2 * SOON) == "FAILED"
-    assert slow.told
-
-
-def test_a_handler_that_exits_has_failed(real: converge.Store) -> None:
-    class Exits(Slow):
-        def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
-            raise SystemExit("bye")
-
-    stack = real.create_stack("s", template(a=[]))
-    StepEngine(real, {"fake": Exits()}).run()
-    assert stack.refresh().status == "FAILED"
-
-
 def test_an_engine_that_may_hold_what_it_does_not_know_looks(
     real: converge.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,7 +208,7 @@ def test_an_engine_that_may_hold_what_it_does_not_know_looks(
                 raise StoreError("the connection was lost")
             return works
 
-    monkeypatch.setattr("converge.engine.run.Session", Deafened)
+    monkeypatch.setattr("converge.engine.run.EngineCore", Deafened)
     counted = Counted(waits=False)
     engine = converge.Engine(real, {"fake": counted}, poll=0.05)
     stack = start(real)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 
 import converge
 from converge.engine import run
@@ -16,22 +13,11 @@ from converge.engine.core import EngineCore
 from converge.engine.workers import Job, Workers
 from converge.errors import BadInput, ConvergeError, StoreError
 from converge.sql.database import Database
-from converge.sql.schema import sync_point
 from converge.testing import FakeWorld
+from tests.engine.handlers import Quick
+from tests.waiting import WAIT, until
 
-WAIT = 60.0
 ONE = converge.Template.parse("resources: {a: {type: quick}}")
-
-
-class Quick(converge.ResourceType):
-    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None: ...
-
-    def delete(self, context: converge.Context, physical_id: str) -> None: ...
-
-
-@pytest.fixture
-def store(fresh_store: Callable[..., converge.Store]) -> converge.Store:
-    return fresh_store()
 
 
 @pytest.fixture
@@ -129,7 +115,7 @@ def test_two_who_stop_it_at_once_leave_nothing_to_its_next_run(
             one.start()
         for one in stops:
             one.join(WAIT)
-    _until(lambda: not [t for t in threading.enumerate() if t.name == "converge-worker"])
+    until(lambda: not [t for t in threading.enumerate() if t.name == "converge-worker"])
 
 
 def test_an_end_that_was_said_twice_ends_each_thread_once() -> None:
@@ -139,7 +125,7 @@ def test_an_end_that_was_said_twice_ends_each_thread_once() -> None:
         workers.add(_job(number))
     workers.close()
     workers.close()
-    _until(lambda: not [t for t in threading.enumerate() if t.name == "converge-worker"])
+    until(lambda: not [t for t in threading.enumerate() if t.name == "converge-worker"])
     assert len(done) == 3
     # what comes later is not begun, and the marks of the end are not taken for works
     late = _job(4)
@@ -150,13 +136,6 @@ def test_an_end_that_was_said_twice_ends_each_thread_once() -> None:
 
 def _job(number: int) -> Job:
     return Job(number, None, None)  # type: ignore[arg-type]
-
-
-def _until(look: Callable[[], bool]) -> None:
-    end = time.monotonic() + WAIT
-    while not look():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_a_sweep_that_fails_is_not_the_last(
@@ -224,98 +203,3 @@ def test_the_lease_does_not_queue_behind_the_work(store: converge.Store) -> None
 
 
 # -- what a newer traversal does not want
-
-
-class Patient(Quick):
-    """A handler that waits for an hour, unless it is told to stop."""
-
-    def __init__(self) -> None:
-        self.began = threading.Semaphore(0)
-        self.told: list[str | None] = []
-        self.go = threading.Event()
-
-    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
-        self.began.release()
-        while not self.go.wait(0.01):
-            if context.cancelled.is_set():
-                self.told.append(context.cancel_reason)
-                raise RuntimeError("told to stop")
-
-
-PATIENT = "resources: {a: {type: patient}}"
-T = converge.Template.parse
-
-
-@pytest.fixture
-def patient(store: converge.Store) -> Iterator[Patient]:
-    patient = Patient()
-    with converge.Engine(store, {"patient": patient, "quick": Quick()}, poll=0.05, lease=3.0):
-        yield patient
-        patient.go.set()
-
-
-def start(store: converge.Store, patient: Patient, **more: Any) -> converge.Stack:
-    stack = store.create_stack("s", T(PATIENT), **more)
-    assert patient.began.acquire(timeout=WAIT)
-    return stack
-
-
-def test_a_delete_ends_what_a_create_is_doing(store: converge.Store, patient: Patient) -> None:
-    start(store, patient)
-    stack = store.delete_stack("s")
-    assert stack.wait(WAIT) == "COMPLETE"
-    assert patient.told == ["a newer traversal deletes or replaces the resource"]
-    assert not stack.live
-
-
-@pytest.mark.parametrize(
-    "newer", ["resources: {}", "resources: {a: {type: quick}}"], ids=["without", "another type"]
-)
-def test_an_update_ends_what_it_does_not_want(
-    store: converge.Store, patient: Patient, newer: str
-) -> None:
-    start(store, patient)
-    assert store.update_stack("s", T(newer)).wait(WAIT) == "COMPLETE"
-    assert len(patient.told) == 1
-
-
-def test_an_update_waits_for_what_it_wants_too(store: converge.Store, patient: Patient) -> None:
-    start(store, patient)
-    stack = store.update_stack("s", T("resources: {a: {type: patient}, b: {type: quick}}"))
-    _until(lambda: store.show("s")["resources"]["b"]["status"] == "COMPLETE")
-    # and this one's handlers were told, if they are to be
-    with store.database.transaction(write=False) as tx:
-        assert not list(tx.execute(select(sync_point).where(sync_point.c.cancelled)))
-    patient.go.set()
-    assert stack.wait(WAIT) == "COMPLETE"
-    assert patient.told == []
-
-
-def test_an_even_newer_one_ends_what_was_left_to_it(
-    store: converge.Store, patient: Patient
-) -> None:
-    start(store, patient)
-    store.update_stack("s", T("resources: {a: {type: patient}, b: {type: quick}}"))
-    store.update_stack("s", T("resources: {b: {type: quick}}"))
-    assert store.stack("s").wait(WAIT) == "COMPLETE"
-    assert len(patient.told) == 1
-
-
-def test_a_deadline_outlives_its_traversal(store: converge.Store, patient: Patient) -> None:
-    start(store, patient, timeout=1.0)
-    patient.go.clear()
-    stack = store.update_stack("s", T("resources: {a: {type: patient}, b: {type: quick}}"))
-    assert patient.began.acquire(timeout=WAIT)
-    assert patient.told == ["the traversal timed out"]
-    patient.go.set()
-    assert stack.wait(WAIT) == "COMPLETE"
-
-
-def test_a_cancel_reaches_what_a_superseded_traversal_left(
-    store: converge.Store, patient: Patient
-) -> None:
-    start(store, patient)
-    stack = store.update_stack("s", T("resources: {a: {type: patient}, b: {type: quick}}"))
-    stack.cancel()
-    _until(lambda: patient.told == ["the newer traversal was cancelled"])
-    assert stack.wait(WAIT) == "CANCELLED"

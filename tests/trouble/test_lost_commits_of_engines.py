@@ -15,10 +15,11 @@ from converge.protocol.recover import sweep
 from converge.sql import engines as engine_rows
 from converge.sql import schema
 from converge.testing import FakeClock, FakeType, FakeWorld, StepEngine
+from tests.templates import template
 from tests.trouble.proxy import Loss
 from tests.trouble.troubled import Troubled
+from tests.waiting import WAIT
 
-WAIT = 60.0
 LOSSES = [pytest.param(loss, id=loss.value) for loss in (Loss.COMMIT, Loss.REPLY)]
 
 
@@ -36,23 +37,23 @@ def types(world: FakeWorld) -> dict[str, converge.ResourceType]:
     return {**known, "recorded": Recorded(world, known["fake"].retry)}
 
 
-def template(replace: str, failing: bool = False) -> converge.Template:
+def wanted(replace: str, failing: bool = False) -> converge.Template:
     resources: dict[str, Any] = {
         "a": {"type": "recorded"},
         "b": {"type": "fake", "properties": {"replace": replace}, "depends_on": "a"},
         "c": {"type": "fake", "properties": {"failing": failing}, "depends_on": "b"},
     }
-    return converge.Template.from_dict({"resources": resources})
+    return template(resources)
 
 
 def story(store: converge.Store, world: FakeWorld) -> None:
     """A stack is created, one of its resources replaced, an update fails, and all goes."""
     with converge.Engine(store, types(world), workers=2, poll=0.02) as engine:
-        stack = store.create_stack("s", template("1"))
+        stack = store.create_stack("s", wanted("1"))
         assert stack.wait(WAIT) == "COMPLETE"
-        assert store.update_stack("s", template("2")).wait(WAIT) == "COMPLETE"
+        assert store.update_stack("s", wanted("2")).wait(WAIT) == "COMPLETE"
         world.fail("update c")
-        assert store.update_stack("s", template("2", failing=True)).wait(WAIT) == "FAILED"
+        assert store.update_stack("s", wanted("2", failing=True)).wait(WAIT) == "FAILED"
     assert engine.error is None
 
 
@@ -125,7 +126,7 @@ def test_what_a_lost_commit_of_several_outcomes_claimed_is_not_held_for_ever(
     for number in range(4):
         resources[f"b{number}"]["depends_on"] = f"a{number}"
     engine = StepEngine(troubled.store, FakeWorld().types())
-    troubled.store.create_stack("s", converge.Template.from_dict({"resources": resources}))
+    troubled.store.create_stack("s", template(resources))
     outcomes = [engine.call(work) for work in engine.claim(4)]
     troubled.lose(Commit.COMPLETE, Loss.REPLY)
     works = []
@@ -163,13 +164,13 @@ def test_a_lease_is_renewed_though_the_reply_is_lost(troubled: Troubled, loss: L
 
 def dead_engine(store: converge.Store, clock: FakeClock) -> None:
     engine = StepEngine(store, types(FakeWorld()), lease=10)
-    store.create_stack("s", template("1"))
+    store.create_stack("s", wanted("1"))
     assert len(engine.claim(4)) == 1
     clock.advance(11)
 
 
 def overdue(store: converge.Store, clock: FakeClock) -> None:
-    store.create_stack("s", template("1"), timeout=10)
+    store.create_stack("s", wanted("1"), timeout=10)
     clock.advance(11)
 
 
@@ -182,9 +183,9 @@ def stray(store: converge.Store, clock: FakeClock) -> None:
 def superseded(store: converge.Store, clock: FakeClock) -> None:
     """A node that waits for a lock which nobody holds any more, and the leftover of its holder."""
     engine = StepEngine(store, types(FakeWorld()), lease=1e6)
-    store.create_stack("s", template("1"))
+    store.create_stack("s", wanted("1"))
     engine.claim()
-    store.update_stack("s", template("2"))
+    store.update_stack("s", wanted("2"))
     engine.claim()
     with store.transaction() as tx:
         tx.execute(schema.resource.update().values(engine_id=None))

@@ -3,53 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pymysql
 import pytest
-from oslo_db.exception import DBConnectionError
 from sqlalchemy import create_engine, event, func, select
 from sqlalchemy.orm import Session
 
-from converge import Machine, State, Transition, connect, crash_points
-from converge.crash_points import Commit
+from converge import Transition
 from converge.errors import BadInput, Conflict, IllegalEvent, NotFound
 from converge.machine import Instance, Move
 from converge.machine.definition import Definition
-from converge.sql import machines, moves, schema
+from converge.sql import schema
 from tests.doc.test_documentation import ROOT, blocks
+from tests.machine.orders import ORDER, SMALL, lose, state
 from tests.machine.place import Place
-
-
-def is_large(payloads: Mapping[str, Any], payload: Any) -> bool:
-    return bool(payload["amount"] > payloads.get("limit", 100))
-
-
-ORDER: dict[str, Any] = {
-    "name": "order",
-    "initial": "new",
-    "states": {
-        "new": {},
-        "paid": {"timeout": 60.0, "on_timeout": "remind"},
-        "late": {},
-        "shipped": {"terminal": True},
-    },
-    "transitions": [
-        {"event": "limit", "source": "new", "target": "new"},
-        {"event": "pay", "source": "new", "target": "late", "guard": is_large},
-        {"event": "pay", "source": "new", "target": "paid"},
-        {"event": "remind", "source": "paid", "target": "late"},
-        {"event": "ship", "source": ["paid", "late"], "target": "shipped"},
-    ],
-}
-SMALL = {"amount": 7}
-
-
-def state(machine: Machine, key: str = "k") -> str:
-    return machine.get(key).state
 
 
 def rows(place: Place, *tables: Any) -> list[int]:
@@ -277,31 +247,6 @@ def test_of_many_who_fire_the_same_event_at_once_one_moves_it(place: Place, crea
 # -- commits that nothing was heard of ---------------------------------------
 
 
-def lose(place: Place, *, before: bool, times: int = 1) -> Callable[[], None]:
-    """Lose the connection in the next commit of events, before the server has it or after."""
-    left = times
-    armed = False
-
-    def hook(name: str) -> None:
-        nonlocal left, armed
-        if name == Commit.FIRE.before:
-            armed = before
-        elif name == Commit.FIRE.after and not before and left:
-            left -= 1
-            raise DBConnectionError
-
-    def commit(connection: Any) -> None:
-        nonlocal left, armed
-        if armed and left:
-            armed = False
-            left -= 1
-            raise DBConnectionError
-
-    place.patch.setattr(crash_points, "hook", hook)
-    event.listen(place.store.database.engine, "commit", commit)
-    return lambda: event.remove(place.store.database.engine, "commit", commit)
-
-
 @pytest.mark.parametrize("before", [True, False])
 def test_an_event_whose_commit_was_lost_moves_once(place: Place, before: bool) -> None:
     machine = place.machine(ORDER)
@@ -378,247 +323,10 @@ def test_a_hosts_own_connection_and_session_serve_as_well(place: Place) -> None:
 # -- timeouts ----------------------------------------------------------------
 
 
-def test_a_timeout_fires_when_its_time_has_come_and_nothing_happened(place: Place) -> None:
-    machine = place.machine(ORDER)
-    machine.fire_many([("a", "pay", SMALL), ("b", "pay", SMALL)], create=True)
-    place.clock.advance(59)
-    assert machine.sweep() == 0
-    machine.fire("b", "ship")
-    place.clock.advance(1)
-    assert machine.sweep() == 1
-    assert machine.sweep() == 0
-    assert [state(machine, key) for key in "ab"] == ["late", "shipped"]
-    assert machine.history("a")[-1].event == "remind"
-
-
-def test_a_state_that_is_entered_again_has_its_whole_time_again(place: Place) -> None:
-    machine = place.machine(
-        {
-            "name": "lease",
-            "initial": "held",
-            "states": {"held": {"timeout": 10.0}, "free": {"terminal": True}},
-            "transitions": [
-                {"event": "renew", "source": "held", "target": "held"},
-                {"event": "timeout", "source": "held", "target": "free"},
-            ],
-        }
-    )
-    machine.create("k")
-    place.clock.advance(9)
-    machine.fire("k", "renew")
-    place.clock.advance(9)
-    assert machine.sweep() == 0
-    assert machine.get("k").timeout == 1.0
-    place.clock.advance(1)
-    assert machine.sweep() == 1
-    assert state(machine) == "free"
-
-
-def test_of_many_sweepers_at_once_one_fires_each_timeout(place: Place) -> None:
-    machine = place.machine(ORDER)
-    machine.fire_many([(f"{number}", "pay", SMALL) for number in range(200)], create=True)
-    place.clock.advance(60)
-    sweepers = 4
-    gate = threading.Barrier(sweepers)
-
-    def sweep(machine: Machine) -> int:
-        gate.wait()
-        return machine.sweep()
-
-    with ThreadPoolExecutor(sweepers) as pool:
-        counts = list(pool.map(sweep, [place.machine(ORDER) for _ in range(sweepers)]))
-    # who comes while another has locked them all finds nothing, and the other does it
-    assert sum(counts) == 200
-    assert {one.moves for one in machine.instances()} == {2}
-    assert {one.state for one in machine.instances()} == {"late"}
-
-
-def test_timeouts_fire_in_the_background_without_any_traffic(database_url: str) -> None:
-    fired = threading.Event()
-    definition = {
-        "name": "bomb",
-        "initial": "set",
-        "states": {"set": {"timeout": 0.01}, "off": {"terminal": True}},
-        "transitions": [
-            {
-                "event": "timeout",
-                "source": "set",
-                "target": "off",
-                "action": lambda action: fired.set(),
-            }
-        ],
-    }
-    with connect(database_url) as store, Machine(store, definition) as machine:
-        machine.start()  # it has begun already
-        machine.create("k")
-        assert fired.wait(60)
-        machine.close()
-        assert machine.get("k").state == "off"
-        assert machine.history("k")[0].action == "DONE"
-
-
-def test_what_cannot_time_out_does_not_keep_others_from_it(
-    place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("converge.machine.moving.BATCH", 2)
-    monkeypatch.setattr("converge.machine.worker.BATCH", 2)
-
-    def refuse(payloads: Any, payload: Any) -> bool:
-        if payloads["pay"]["amount"] == 1:
-            raise RuntimeError("no")
-        return False
-
-    old = place.machine(
-        {
-            **ORDER,
-            "states": {**ORDER["states"], "lost": {"timeout": 1.0, "on_timeout": "remind"}},
-            "transitions": [
-                *ORDER["transitions"],
-                Transition("lose", "new", "lost"),
-                Transition("remind", "lost", "late"),
-            ],
-        }
-    )
-    old.fire_many([("lost 1", "lose"), ("lost 2", "lose")], create=True)
-    new = place.machine(
-        {
-            **ORDER,
-            "version": 2,
-            "migrations": {1: {}},
-            "transitions": [
-                Transition("remind", "paid", "shipped", guard=refuse),
-                *ORDER["transitions"],
-            ],
-        }
-    )
-    new.fire_many([(f"bad {one}", "pay", {"amount": 1}) for one in range(2)], create=True)
-    place.clock.advance(1)
-    new.fire_many([(f"good {one}", "pay", SMALL) for one in range(5)], create=True)
-    place.clock.advance(60)
-    assert new.sweep() == 5
-    assert (
-        "lost 1: its timeout cannot fire: machine 'order': an instance of version 1" in caplog.text
-    )
-    assert "bad 1: its timeout cannot fire: no" in caplog.text
-    caplog.clear()
-    assert new.sweep() == 0
-    assert caplog.text == ""
-    # they are tried again, and the older program can still deal with its own
-    place.clock.advance(60)
-    assert old.sweep() == 2
-    assert new.sweep() == 0
-    assert "bad 0" in caplog.text
-
-
-# -- versions ----------------------------------------------------------------
-
-
-def renamed(**changes: Any) -> dict[str, Any]:
-    """The order with its state "new" called "open"."""
-    return {
-        **ORDER,
-        "version": 2,
-        "initial": "open",
-        "states": {"open": {"timeout": 5.0, "on_timeout": "ship"}, "shipped": {"terminal": True}},
-        "transitions": [{"event": "ship", "source": "open", "target": "shipped"}],
-        "migrations": {1: {"new": "open", "late": "open"}},
-        **changes,
-    }
-
-
-def test_an_instance_of_an_older_version_goes_where_the_map_says(place: Place) -> None:
-    old = place.machine(ORDER)
-    old.create("k")
-    new = place.machine(renamed())
-    assert new.get("k").version == 1
-    move = new.fire("k", "ship")
-    assert (move.source, move.target) == ("open", "shipped")
-    assert new.get("k").version == 2
-
-
-def test_an_instance_without_a_way_is_refused_clearly_and_stays_as_it_is(place: Place) -> None:
-    old = place.machine(ORDER)
-    old.fire_many([("a", "pay", SMALL), ("b", "limit", 1)], create=True)
-    new = place.machine(renamed())
-    message = (
-        "machine 'order': an instance of version 1 is in state 'paid', and its migration names "
-        "no state of version 2 for it"
-    )
-    results = new.fire_many([("a", "ship"), ("b", "ship")])
-    assert str(results[0]) == message
-    assert isinstance(results[1], Move)
-    assert state(old, "a") == "paid"
-    newest = place.machine(renamed(version=3, migrations={2: {}}))
-    with pytest.raises(BadInput, match="is of version 1, and migrations has no way from there"):
-        newest.fire("a", "ship")
-    with pytest.raises(BadInput, match="is of version 2, which is newer than this program's 1"):
-        old.fire("b", "ship")
-
-
-def test_instances_can_be_migrated_all_at_once(place: Place) -> None:
-    old = place.machine(ORDER)
-    old.create("a", "b")
-    new = place.machine(renamed())
-    new.create("c")
-    assert new.migrate() == 2
-    assert new.migrate() == 0
-    assert {(one.version, one.state, one.timeout) for one in new.instances()} == {(2, "open", 5.0)}
-    assert new.history("a") == []
-    place.clock.advance(5)
-    assert new.sweep() == 3
-
-
-def test_a_program_leaves_timeouts_of_a_version_that_it_does_not_know_to_others(
-    place: Place, caplog: pytest.LogCaptureFixture
-) -> None:
-    new = place.machine(renamed())
-    new.create("k")
-    place.clock.advance(5)
-    old = place.machine(ORDER)
-    # one of its own, due at the same time
-    old.fire("own", "pay", SMALL, create=True)
-    place.clock.advance(60)
-    assert old.sweep() == 1
-    assert old.sweep() == 0
-    assert "instances of version 2, which version 1 has no migration for" in caplog.text
-    caplog.clear()
-    assert old.sweep() == 0
-    assert caplog.text == ""
-    assert new.sweep() == 1
-
-
-def test_a_timeout_that_the_newer_version_does_not_have_is_dropped(place: Place) -> None:
-    old = place.machine(ORDER)
-    old.fire("k", "pay", SMALL, create=True)
-    new = place.machine(
-        renamed(
-            initial="paid",
-            states={"paid": State(), "shipped": State(terminal=True)},
-            transitions=[Transition("ship", "paid", "shipped")],
-            migrations={1: {}},
-        )
-    )
-    place.clock.advance(60)
-    assert new.sweep() == 0
-    assert (new.get("k").timeout, new.get("k").moves) == (None, 1)
-
-
 def test_a_definition_is_taken_as_it_is(place: Place) -> None:
     definition = Definition.of(ORDER)
     assert place.machine(definition).definition is definition
     assert place.machine(definition).draw("dot").startswith('digraph "order"')
-
-
-def test_no_query_of_a_sweep_reads_what_does_not_wait(place: Place) -> None:
-    machine = place.machine(ORDER)
-    machine.fire("k", "pay", SMALL, create=True)
-    found = place.store.database.read(
-        lambda tx: (
-            machines.list_overdue_versions(tx, "order"),
-            moves.list_due_versions(tx, "order"),
-        )
-    )
-    assert found == ([], [])
 
 
 def test_what_the_documentation_shows_is_so(

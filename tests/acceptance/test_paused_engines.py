@@ -16,6 +16,7 @@ from converge.crash_points import Commit
 from converge.sql import schema
 from tests.acceptance.fleet import LIMIT, ON_SERVERS, Fleet, Process, wait_for
 from tests.acceptance.witness import HANDLER, Log, Orders, types
+from tests.templates import template
 
 #: Seconds. The tests wait for its end, but a busy machine must be able to renew it.
 LEASE = 5.0
@@ -63,17 +64,11 @@ CASES = {
 }
 
 
-def template(case: Case, properties: dict[str, Any]) -> converge.Template:
-    return converge.Template.from_dict(
-        {"resources": {"it": {"type": case.type, "properties": properties}}}
-    )
-
-
 def start(store: converge.Store, name: str, case: Case) -> None:
     if case.now is None:
         store.delete_stack(name)
     else:
-        store.converge_stack(name, template(case, case.now))
+        store.converge_stack(name, template(it={"type": case.type, "properties": case.now}))
 
 
 def end(store: converge.Store, name: str) -> str:
@@ -147,7 +142,9 @@ def test_an_engine_that_comes_back_after_its_lease_is_refused_and_works_on_under
         with converge.Engine(store, types=types(Log(tmp_path / "before")), workers=1) as engine:
             for name, case in CASES.items():
                 if case.before is not None:
-                    store.create_stack(name, template(case, case.before))
+                    store.create_stack(
+                        name, template(it={"type": case.type, "properties": case.before})
+                    )
             assert engine.wait_idle(LIMIT)
         paused = stop_at_their_places(store, fleet)
 
@@ -169,7 +166,9 @@ def test_an_engine_that_comes_back_after_its_lease_is_refused_and_works_on_under
                 wait_for(partial(process.said, "stale"), f"a refused write: {name}")
 
             # it works as before, all alone
-            again = store.create_stack(f"{name}, again", template(CASES["a claim"], {}))
+            again = store.create_stack(
+                f"{name}, again", template(it={"type": CASES["a claim"].type, "properties": {}})
+            )
             assert wait_for(partial(end, store, again.name), again.name) == "COMPLETE"
             assert process.end() == 0, process.log
             new = max(engines_of(store, process))
@@ -192,7 +191,7 @@ def test_what_an_engine_cancelled_because_of_its_lease_has_not_failed(
         # nobody else can take it over meanwhile
         one = {"type": "effect", "properties": {"waits": 1}}
         many = {f"n{number}": one for number in range(8)}
-        store.create_stack("s", converge.Template.from_dict({"resources": many}))
+        store.create_stack("s", template(many))
         process = fleet.start(place=case.place, workers=8)
         process.wait("at")
         wait_for(lambda: len(process.said("begin")) == 8, "all of them begun")
@@ -222,7 +221,9 @@ def test_a_transaction_that_a_stopped_engine_left_open_keeps_nobody_from_working
     ):
         paused = []
         for place, properties in works.items():
-            store.create_stack(place, template(Case(place), properties))
+            store.create_stack(
+                place, template(it={"type": Case(place).type, "properties": properties})
+            )
             paused.append(fleet.start(place=place, workers=1))
             paused[-1].wait("begin")
             paused[-1].wait("at")

@@ -19,8 +19,8 @@ from converge.sql import database as database_module
 from converge.sql import schema
 from converge.sql.database import Transaction
 from tests.trouble.faults import Faults, only
+from tests.waiting import WAIT
 
-WAIT = 30.0
 STACK = {"live": 1, "action": "CREATE", "status": "COMPLETE", "created_at": 0, "updated_at": 0}
 
 
