@@ -1,0 +1,217 @@
+"""Numbers that the pages quote are those of the constants in the source.
+
+:data:`QUOTES` has each sentence that quotes one, with a place for the number. What has a number
+with a unit and is not there must be in :data:`OTHERS`: examples, measurements, and what other
+programs say.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from converge import Engine, RetryPolicy, Store
+from converge.cli import parser
+from converge.engine import engine, outbox, run
+from converge.inspection import why
+from converge.journal import items
+from converge.journal import values as journal_values
+from converge.lease import lease
+from converge.machine import actions, moving
+from converge.protocol import call, claim, reasons
+from converge.resources import command
+from converge.sql import connections, database, engines, events, templates, types
+from converge.template import patterns, values
+
+DOC = Path(__file__).resolve().parents[2] / "doc"
+PAGES = (
+    "concepts",
+    "embedding",
+    "journal",
+    "loggers",
+    "machine",
+    "operating",
+    "reference",
+    "security",
+    "stability",
+    "templates",
+    "troubleshooting",
+    "tutorial",
+)
+
+KIB, MIB = 1024, 1024 * 1024
+WORDS = {2: "two", 5: "five", 10: "ten", 20: "twenty"}
+FRACTIONS = {0.25: "a quarter of a second", 0.5: "half a second", 1.0: "a second", 60.0: "a minute"}
+
+
+def word(number: float) -> str:
+    return WORDS[int(number)]
+
+
+def n(number: float) -> str:
+    """1000.0 as ``1,000``, 0.25 as ``0.25``."""
+    return f"{int(number):,}" if number == int(number) else f"{number:g}"
+
+
+DEATHS = RetryPolicy().deaths
+WORKERS = inspect.signature(Engine).parameters["workers"].default
+HOST = inspect.signature(Store.transaction).parameters["limit"].default
+LEASE, RENEW = lease.LEASE, lease.LEASE * lease.RENEW
+#: a crash costs the rest of the lease, and one look
+CRASH = lease.LEASE + lease.LEASE / 3
+LOSE = f"{lease.LOSE * 100:g}"
+
+#: page, sentence, numbers.
+QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("concepts", "get done in {}, at most {}.", (FRACTIONS[run.AHEAD], n(run.WINDOW))),
+    ("concepts", "looked at again {} times a second", ({0.25: "four"}[outbox.LOOK],)),
+    ("decisions", "claimed ahead for {} of the workers' time", (FRACTIONS[run.AHEAD],)),
+    ("decisions", "at most {}. While handlers", (n(run.WINDOW),)),
+    ("decisions", "after {} seconds (``lock_timeout``", (word(connections.LOCK_SECONDS),)),
+    ("decisions", "After {} deaths a node is suspect", (word(claim.CAREFUL),)),
+    ("decisions", "comes to {} deaths", (word(DEATHS),)),
+    ("decisions", "transaction after {} seconds", (n(connections._IDLE_SECONDS),)),
+    ("decisions", "A host's own has {}", (n(HOST),)),
+    ("embedding", "Its last {} KiB", (n(reasons.TRACEBACK_LENGTH / KIB),)),
+    ("embedding", "come back {} seconds later", (word(run.GRACE),)),
+    ("embedding", "their next look, within {}", (FRACTIONS[engine.POLL],)),
+    ("embedding", "stands still for {}", (FRACTIONS[HOST],)),
+    ("embedding", "its lease ends: {} seconds by default", (n(LEASE),)),
+    ("journal", "the lease ({} seconds by default)", (n(LEASE),)),
+    ("journal", "rows of {}", ({100: "a hundred"}[items.FULL],)),
+    ("machine", "when ``retry.deaths`` processes ({} by default)", (n(DEATHS),)),
+    ("machine", "After {} deaths", (word(actions.CAREFUL),)),
+    ("machine", "again {} later", (FRACTIONS[moving.LATER],)),
+    ("machine", "called again after {}", (FRACTIONS[actions.HAND_BACK],)),
+    ("operating", "``workers`` + {} connections", (n(engine.CONNECTIONS),)),
+    ("operating", "run again, up to {} times", (word(database.RETRIES),)),
+    ("operating", "``--grace`` seconds to finish, {} by default", (n(parser.GRACE),)),
+    ("operating", "have {} more seconds to obey", (word(run.GRACE),)),
+    ("operating", "{} and {} fit into the", (n(parser.GRACE), n(run.GRACE))),
+    ("operating", "a lease of {} seconds, and renews it every {}", (n(LEASE), n(RENEW))),
+    ("operating", "the lease ends (at {} % of it)", (LOSE,)),
+    ("operating", "``--lease`` takes {} to {} seconds", (n(parser.LEASE_MIN), n(parser.LEASE_MAX))),
+    ("operating", "every third of its lease ({} seconds)", (n(LEASE / 3),)),
+    ("operating", "next look for work, {} a second", ({0.5: "twice"}[engine.POLL],)),
+    ("operating", "up to {} seconds.", (n(CRASH),)),
+    ("operating", "After {} deaths", (word(DEATHS),)),
+    ("operating", "end within {} seconds", (word(run.GRACE),)),
+    ("operating", "``context.cancelled`` for {} seconds", (word(run.GRACE),)),
+    ("operating", "it is tried again {} later", (FRACTIONS[call.HAND_BACK],)),
+    ("operating", "``store.transaction(limit={})``", (n(HOST),)),
+    ("operating", "no engine has taken for {}", (FRACTIONS[why.LONG],)),
+    ("operating", "the {} versions that completed last", (word(templates.KEPT_VERSIONS),)),
+    ("operating", "events of the last {} traversals", (word(events.KEPT_TRAVERSALS),)),
+    ("operating", "one row each, for {}", ({86_400.0: "a day"}[engines.KEPT],)),
+    ("operating", "stack, resource or type - {} characters", (n(types.NAME_LENGTH),)),
+    ("operating", "physical id - {} characters", (n(types.PHYSICAL_ID_LENGTH),)),
+    ("operating", "one resource - {} Mi characters of JSON", (n(call.VALUE_LENGTH / MIB),)),
+    ("operating", "in the middle - {} characters", (n(types.REASON_LENGTH),)),
+    ("operating", "the end is kept - {} KiB", (n(reasons.TRACEBACK_LENGTH / KIB),)),
+    (
+        "operating",
+        "template - {} MiB, {} levels",
+        (n(values.SIZE_LIMIT / MIB), n(values.DEPTH_LIMIT)),
+    ),
+    ("operating", "``command`` - {} MiB", (n(command.STDOUT_LIMIT / MIB),)),
+    ("operating", "workers of an engine - {}", (n(parser.WORKERS_MAX),)),
+    (
+        "operating",
+        "lease of an engine - {} s at least; on the command line {} at most",
+        (n(lease.MIN_LEASE), {3600: "1 hour"}[parser.LEASE_MAX]),
+    ),
+    ("operating", "(``Engine(lease=...)``: at least {})", (n(lease.MIN_LEASE),)),
+    ("operating", "how many more there are - {}", (n(why.LIMIT),)),
+    (
+        "reference",
+        "at a time, 1 to {}; default {}",
+        (n(parser.WORKERS_MAX), n(WORKERS)),
+    ),
+    ("reference", "Ctrl-C or SIGTERM; default {}", (n(parser.GRACE),)),
+    ("reference", "{} to {}; default {}", (n(parser.LEASE_MIN), n(parser.LEASE_MAX), n(LEASE))),
+    ("templates", "more than {} places", (n(patterns.STATES),)),
+    (
+        "templates",
+        "at most {} MiB in UTF-8 and nested {} deep",
+        (n(values.SIZE_LIMIT / MIB), n(values.DEPTH_LIMIT)),
+    ),
+    ("templates", "have 1 to {} printable characters", (n(types.NAME_LENGTH),)),
+    ("troubleshooting", "For {} % of the lease", (LOSE,)),
+)
+
+#: What has a number with a unit and quotes no constant.
+OTHERS = (
+    # how numbers are stored
+    "random number of 63 bits",
+    "whole number of at most 64 bits",
+    "Numbers have at most 64 bits",
+    "Of each key 16 bytes are kept",
+    # other programs
+    "the 30 seconds after which Kubernetes",
+    "about five seconds. After that, an engine waits",
+    # examples
+    "cancels them after 10 seconds",
+    "Programs of two versions",
+    "(for 2 h 5 min, attempt 1)",
+    "lease ended 3 min ago",
+    "is tried again in 40 s",
+    "create timed out after 30 s",
+    "54 s for 1,000 predecessors",
+)
+#: Sections of measurements.
+MEASURED = {"journal": "What it costs"}
+
+UNITS = (
+    r"(?:seconds?|s|ms|minutes?|min|hours?|days?|KiB|MiB|Mi|bytes|bits|characters|levels|deep|times"
+    r"|attempts|deaths|connections|versions|traversals|places)\b"
+)
+NUMBERS = (
+    r"(?:\d[\d,.]*|two|three|four|five|six|seven|eight|nine|ten|twenty|thirty|hundred|thousand)"
+)
+WITH_UNIT = re.compile(rf"\b{NUMBERS}(?: more| printable)? {UNITS}|\d+ %")
+
+
+def prose(page: str) -> str:
+    """A page on one line, without literal blocks and measurements."""
+    lines: list[str] = []
+    block: int | None = None
+    for line in (DOC / f"{page}.rst").read_text(encoding="utf-8").split("\n"):
+        indent = len(line) - len(line.lstrip())
+        if block is not None and (not line.strip() or indent > block):
+            continue
+        block = indent if re.search(r"::( \w+)?$", line) and "list-table" not in line else None
+        if block is None:
+            lines.append(line)
+    text = " ".join(" ".join(lines).split())
+    if page in MEASURED:
+        text = re.sub(rf"{MEASURED[page]} \*+ .*?(?=\w+ \*\*\*)", "", text)
+    return text
+
+
+@pytest.mark.parametrize(("page", "sentence", "numbers"), QUOTES)
+def test_a_quoted_number_is_the_constant(
+    page: str, sentence: str, numbers: tuple[str, ...]
+) -> None:
+    assert sentence.format(*numbers) in prose(page)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_number_with_a_unit_is_accounted_for(page: str) -> None:
+    text = prose(page)
+    known = [sentence.format(*numbers) for where, sentence, numbers in QUOTES if where == page]
+    places = [
+        (found.start(), found.end())
+        for phrase in [*known, *OTHERS]
+        for found in re.finditer(re.escape(phrase), text)
+    ]
+    for match in WITH_UNIT.finditer(text):
+        assert any(start <= match.start() < end for start, end in places), (
+            f"{page}: what is {text[max(0, match.start() - 30) : match.end() + 30]!r}?"
+        )
+
+
+def test_the_values_of_a_journal_are_as_long_as_those_of_a_resource() -> None:
+    assert journal_values.LENGTH == call.VALUE_LENGTH
