@@ -21,6 +21,7 @@ from converge.journal import items
 from converge.journal import values as journal_values
 from converge.lease import lease
 from converge.machine import actions, moving
+from converge.model import NAME_LENGTH
 from converge.protocol import call, claim, reasons
 from converge.resources import command
 from converge.sql import connections, database, engines, events, templates, types
@@ -106,7 +107,7 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("operating", "the {} versions that completed last", (word(templates.KEPT_VERSIONS),)),
     ("operating", "events of the last {} traversals", (word(events.KEPT_TRAVERSALS),)),
     ("operating", "one row each, for {}", ({86_400.0: "a day"}[engines.KEPT],)),
-    ("operating", "stack, resource or type - {} characters", (n(types.NAME_LENGTH),)),
+    ("operating", "stack, resource or type - {} characters", (n(NAME_LENGTH),)),
     ("operating", "physical id - {} characters", (n(types.PHYSICAL_ID_LENGTH),)),
     ("operating", "one resource - {} Mi characters of JSON", (n(call.VALUE_LENGTH / MIB),)),
     ("operating", "in the middle - {} characters", (n(types.REASON_LENGTH),)),
@@ -138,7 +139,7 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "at most {} MiB in UTF-8 and nested {} deep",
         (n(values.SIZE_LIMIT / MIB), n(values.DEPTH_LIMIT)),
     ),
-    ("templates", "have 1 to {} printable characters", (n(types.NAME_LENGTH),)),
+    ("templates", "have 1 to {} printable characters", (n(NAME_LENGTH),)),
     ("troubleshooting", "For {} % of the lease", (LOSE,)),
 )
 
