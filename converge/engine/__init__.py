@@ -1,8 +1,8 @@
 """The engine: threads around the protocol.
 
-``engine`` is the face; ``run`` is one life of it, from start to stop; ``core`` deals with the
-database under one id; ``tenure`` is what it has under one lease; ``workers`` call handlers; and
-``outbox`` keeps outcomes on their way into the database.
+``engine`` is the public class; ``run`` is one run of it, from start to stop; ``core`` reads and
+writes the database under one id; ``tenure`` is its work under one lease; ``workers`` call
+handlers; ``outbox`` keeps outcomes until they are written.
 """
 
 from converge.engine.engine import Engine

@@ -1,6 +1,6 @@
-"""An engine's dealings with the database under one id: write outcomes, claim nodes.
+"""What an engine does in the database under one id: write outcomes, claim nodes.
 
-Both the threaded engine and the one that tests step by hand are loops around this.
+The threaded engine, and the one that tests step by hand, are loops around this.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ from converge.sql.traversals import TraversalRow
 T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
-#: Of handlers, with their tracebacks.
+#: Failures of handlers, with their tracebacks.
 FAILURES = logging.getLogger("converge.failures")
 
-#: How many traversals' intents are remembered.
-_KNOWN = 1000
+#: How many traversals, and secrets of traversals, are remembered.
+_REMEMBERED = 1000
 
 
 class EngineCore:
     """:param engine_id: the engine's id, which fences all it writes.
     :param types: its resource types by name.
-    :param mark: of its registration.
+    :param mark: the mark of its registration.
     """
 
     def __init__(
@@ -67,28 +67,28 @@ class EngineCore:
         self.types = types
         self.mark = mark
         self.outbox = Outbox()
-        # works to do, which the caller has not been given yet
+        # works to do that turn() has not returned yet
         self._works: list[Work] = []
-        self._known: dict[int, TraversalRow] = {}
-        # of each traversal, by its id and mark, in which something failed
+        self._traversals: dict[int, TraversalRow] = {}
+        # by id and mark of each traversal in which something failed
         self._secrets: dict[tuple[int, int], Secrets] = {}
-        # the nodes in hand that may be what kills engines
+        # the claimed nodes that may be what kills engines
         self._suspects: set[Key] = set()
         #: A commit may have gone through though its reply was lost: what this engine holds in the
-        #: database and what it has in hand may differ.
+        #: database may differ from what it knows of.
         self.doubtful = False
 
     def turn(self, outcomes: Sequence[Outcome], limit: int) -> list[Work]:
-        """Write what became of works, and claim up to ``limit`` new nodes.
+        """Write the outcomes of works, and claim up to ``limit`` new nodes.
 
-        :returns: the works to do, which includes the replacements asked for by outcomes.
-        :raises StoreError: the database cannot be used; what was not written is kept, and written
-            by a later turn.
+        :returns: the works to do, including the replacements that outcomes asked for.
+        :raises StoreError: the database cannot be used; what is not written is kept for a later
+            turn.
         """
         self.outbox.put(outcomes)
         try:
             self._mask_outcomes()
-            self._look_at_locked()
+            self._check_locked()
             self._write_free(limit)
         except StoreError:
             self.doubtful = True
@@ -97,8 +97,7 @@ class EngineCore:
         return works
 
     def claim(self, limit: int) -> list[Work]:
-        """Claim up to ``limit`` new nodes, while another thread may be in a turn.
-
+        """Claim up to ``limit`` new nodes; safe while another thread is in :meth:`turn`.
         :raises StoreError: the database cannot be used.
         """
         try:
@@ -106,43 +105,42 @@ class EngineCore:
                 lambda tx: self._claim(tx, limit), Commit.CLAIM, patient=False
             )
         except (Locked, StaleLock):
-            # rows moved between two statements; everything is read afresh next time
+            # a row changed between two statements; the next claim reads everything again
             return []
         except StoreError:
-            # the commit may have gone through, with nodes claimed that nobody knows of
+            # the commit may have gone through, with nodes that this engine does not know of
             self.doubtful = True
             raise
         self._suspects.update(work.node.key for work in works if is_suspect(work.node))
         return works
 
     def _claim(self, tx: Transaction, limit: int) -> list[Work]:
-        if len(self._known) > _KNOWN:
-            self._known = {}
+        if len(self._traversals) > _REMEMBERED:
+            self._traversals = {}
         return claim(
             tx,
             self.engine_id,
             limit,
             self.types,
-            self._known,
+            self._traversals,
             suspect=not self._suspects,
             mark=self.mark,
         )
 
-    def reconcile(self, in_hand: Iterable[Work]) -> list[Work]:
-        """Let go of the nodes that this engine holds without knowing it, also of one that it
-        knows from an earlier claim only; and see which of those that it knows it does not hold.
+    def reconcile(self, known_works: Iterable[Work]) -> list[Work]:
+        """Compare the nodes that this engine holds in the database with those it knows of.
 
-        Such nodes are left by a commit whose reply was lost, and by a database that has forgotten
-        its last seconds.
+        Nodes that it holds without knowing of this claim are released. They are left by a commit
+        whose reply was lost, and by a database that lost its last seconds.
 
-        :param in_hand: the works that the caller knows of.
-        :returns: those of them that this engine does not hold: nothing can come of them.
-        :raises StaleLock: this engine's id is another's.
+        :param known_works: the works that the caller knows of.
+        :returns: the works that this engine does not hold: their outcomes would be refused.
+        :raises StaleLock: this engine is no longer registered; its id may belong to another.
         """
         self.doubtful = False
-        works = [*in_hand, *self._works]
+        works = [*known_works, *self._works]
         known = [*works, *(outcome.work for outcome in self.outbox.all())]
-        # two of them may be of one node, of different claims
+        # two of them may be of one node, from different claims
         marks = {(work.node.key, work.node.mark) for work in known}
         try:
             self.database.settle()
@@ -152,7 +150,7 @@ class EngineCore:
                 released = self.database.transact(
                     lambda tx: self._release_all_but(tx, kept), Commit.RECONCILE, patient=False
                 )
-                LOG.warning("engine %s let go of %s nodes", self.engine_id, released)
+                LOG.warning("engine %s released %s nodes", self.engine_id, released)
         except StoreError:
             self.doubtful = True
             raise
@@ -174,7 +172,7 @@ class EngineCore:
     # -- writing
 
     def _mask_outcomes(self) -> None:
-        """Have outcomes say nothing that is secret, and tell the log."""
+        """Mask secrets in new outcomes, and log their failures."""
         for outcome in self.outbox.all():
             if outcome.raw:
                 self._mask_outcome(outcome)
@@ -194,7 +192,7 @@ class EngineCore:
             None if work.row is None else work.row.name,
             "" if is_last else f", will be retried in {outcome.wait:g} s",
             outcome.reason,
-            # not as exc_info: who formats that knows nothing of secrets
+            # not as exc_info: a formatter would print it unmasked
             traceback.rstrip(),
         )
 
@@ -202,15 +200,15 @@ class EngineCore:
         key = (traversal.id, traversal.mark)
         found = self._secrets.get(key)
         if found is None:
-            if len(self._secrets) > _KNOWN:
+            if len(self._secrets) > _REMEMBERED:
                 self._secrets = {}
             found = self.database.read(lambda tx: read_secrets(tx, traversal.stack_id))
             self._secrets[key] = found
         return found
 
-    def _look_at_locked(self) -> None:
-        """See whether the rows of stacks that were locked are free again."""
-        locked = self.outbox.to_look_at()
+    def _check_locked(self) -> None:
+        """Look whether the rows of locked stacks are free again."""
+        locked = self.outbox.stacks_to_check()
         if locked:
             self.outbox.release(self.database.read(lambda tx: stacks.list_free(tx, locked)))
 
@@ -219,18 +217,20 @@ class EngineCore:
         alone: list[Outcome] = []
         for outcome in self.outbox.free():
             self._suspects.discard(outcome.work.node.key)
-            (alone if _needs_its_own(outcome) else group).append(outcome)
+            (alone if _needs_own_transaction(outcome) else group).append(outcome)
         for outcome in alone:
             self._write_alone(outcome)
         if alone:
-            # they may have met locked rows, and come to other outcomes
-            group = [one for one in self.outbox.free() if not _needs_its_own(one)]
+            # that may have found locked rows, or put other outcomes into the outbox
+            group = [one for one in self.outbox.free() if not _needs_own_transaction(one)]
         self._write_and_claim(group, limit - len(self._works))
 
     def _write_alone(self, outcome: Outcome) -> None:
         try:
             if outcome.work.decision.operation is Operation.FINISH:
-                self._guarded(lambda tx: finish(tx, self.engine_id, outcome.work), Commit.FINISH)
+                self._transact_fenced(
+                    lambda tx: finish(tx, self.engine_id, outcome.work), Commit.FINISH
+                )
             elif outcome.result is Result.REPLACE:
                 self._replace(outcome)
             else:
@@ -251,13 +251,13 @@ class EngineCore:
         try:
             stale, works = self.database.transact(both, Commit.COMPLETE, patient=False)
         except Locked:
-            # the commit did not come; others go on without those whose rows are locked
+            # nothing was committed; write the outcomes whose rows are not locked
             self._write_unlocked(group)
         except StaleLock:
-            # rows moved between two statements; everything is read afresh next time
+            # a row changed between two statements; the next try reads everything again
             self._write_one_by_one(group)
         except StoreError as error:
-            # the commit may have gone through, with nodes claimed that nobody knows of
+            # the commit may have gone through, with nodes that this engine does not know of
             self.doubtful = True
             if len(group) < 2 and not is_refused(error):
                 raise
@@ -269,7 +269,7 @@ class EngineCore:
             self._works += works
 
     def _write_unlocked(self, group: Sequence[Outcome]) -> None:
-        """Write the outcomes of a group but those of stacks whose rows somebody has locked."""
+        """Write the outcomes of a group except those of stacks whose rows are locked."""
         by_stack: dict[int, list[Outcome]] = {}
         for outcome in group:
             by_stack.setdefault(stack_of(outcome), []).append(outcome)
@@ -278,7 +278,7 @@ class EngineCore:
             self.outbox.hold(by_stack.keys() - free)
             parts = [part for stack_id, part in by_stack.items() if stack_id in free]
             if len(parts) > 1 and len(parts) == len(by_stack):
-                # something else of one of them is locked
+                # no stack's row is locked, but some other row of one stack is
                 for part in parts:
                     self._write_and_claim(part, 0)
                 return
@@ -287,14 +287,14 @@ class EngineCore:
         self.outbox.hold(by_stack)
 
     def _write_one_by_one(self, group: Sequence[Outcome]) -> None:
-        """Find the outcome that a group fails for, and write the others."""
+        """Write each outcome by itself; one that the database refuses becomes a failure."""
         for outcome in group:
             try:
                 self._write_alone(outcome)
             except StoreError as error:
                 if not is_refused(error):
                     raise
-                # a state must never be lost because a value was not taken
+                # the node must end even if a value of its outcome cannot be stored
                 reason = f"its outcome cannot be stored: {error}"
                 self.outbox.remove([outcome])
                 instead = failure(outcome.work, reason)
@@ -307,32 +307,34 @@ class EngineCore:
             write, commit = complete_failure, Commit.FAIL
         else:
             write, commit = _complete_one, Commit.COMPLETE
-        stale = self._guarded(lambda tx: write(tx, self.engine_id, outcome), commit)
+        stale = self._transact_fenced(lambda tx: write(tx, self.engine_id, outcome), commit)
         self._log_stale(stale or ())
 
     def _replace(self, outcome: Outcome) -> None:
         work = outcome.work
         commit = Commit.CLEAR if work.decision.operation is Operation.DELETE else Commit.REPLACE
-        made = self._guarded(lambda tx: replace(tx, self.engine_id, work, outcome.then), commit)
+        made = self._transact_fenced(
+            lambda tx: replace(tx, self.engine_id, work, outcome.then), commit
+        )
         if isinstance(made, Work):
             self._works.append(made)
             self._suspects.update({made.node.key} if is_suspect(made.node) else ())
         elif made is not None:
             self.outbox.put([made])
 
-    def _guarded(self, function: Callable[[Transaction], T], commit: Commit) -> T | None:
-        """Run a transaction about one work; None if that is not this engine's any more."""
+    def _transact_fenced(self, function: Callable[[Transaction], T], commit: Commit) -> T | None:
+        """Run a transaction about one work; return None if this engine no longer holds it."""
         try:
             return self.database.transact(function, commit, patient=False)
         except StaleLock as error:
             LOG.warning("%s", error)
-            # of what is dropped here, something may still be held
+            # the node that is dropped here may still be held under another claim
             self.doubtful = True
             return None
 
     def _log_stale(self, stale: Sequence[Outcome]) -> None:
         for outcome in stale:
-            # of its node, something may still be held: a replacement whose reply was lost
+            # the node may still be held: by a replacement whose reply was lost
             self.doubtful = True
             work = outcome.work
             LOG.warning(
@@ -346,7 +348,7 @@ class EngineCore:
     # -- calling handlers
 
     def context(self, work: Work) -> Context | None:
-        """The context of a work's handler; None where no handler is called."""
+        """The context for a work's handler; None if no handler is to be called."""
         if work.decision.operation not in HANDLED:
             return None
         row = work.row
@@ -398,18 +400,24 @@ class EngineCore:
         return outcome
 
     def timed_out(self, work: Work, seconds: float) -> Outcome:
-        """The outcome of a handler that did not come back in time."""
+        """The outcome of a handler that did not return in time.
+
+        :param seconds: its timeout.
+        """
         reason = f"{work.decision.operation} timed out after {seconds:g} s"
         policy = self.types[work.type_name].retry
         return failed_attempt(work, policy, reason, TimeoutError(reason))
 
     def given_up(self, work: Work, seconds: float) -> Outcome:
-        """The outcome of a handler that did not obey a cancel."""
+        """The outcome of a handler that did not stop when it was cancelled.
+
+        :param seconds: how long it was waited for.
+        """
         reason = f"{work.decision.operation} did not stop within {seconds:g} s of being cancelled"
         return failure(work, reason)
 
 
-def _needs_its_own(outcome: Outcome) -> bool:
+def _needs_own_transaction(outcome: Outcome) -> bool:
     """Whether an outcome is written in a transaction of its own."""
     return (
         outcome.work.decision.operation is Operation.FINISH

@@ -1,4 +1,4 @@
-"""The engine: claims nodes and calls their resource types, in threads of this process."""
+"""The engine, as a program uses it."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ CONNECTIONS = 4
 class Engine:
     """Claims nodes and calls their resource types, in threads of this process.
 
-    Any number of engines work on one database. As a context manager it works in the
-    background and stops at the end of the block. It can be started again.
+    Any number of engines can work on one database. As a context manager, an engine works in the
+    background and stops at the end of the block. A stopped engine can be started again.
 
-    :param store: what :func:`converge.connect` gave.
-    :param types: resource types by name, besides the installed ones; None for those only.
-    :param workers: how many handlers run at once. Each that uses ``context.record`` or its
-        journal needs a connection to the database meanwhile.
-    :param lease: seconds without a sign of life after which other engines take its work over.
+    :param store: from :func:`converge.connect`.
+    :param types: resource types by name, in addition to the installed ones.
+    :param workers: how many handlers run at once, from 1 to 1000. While a handler uses
+        ``context.record`` or its journal, it needs a connection to the database.
+    :param lease: seconds without a sign of life after which other engines take over its work.
     :param poll: seconds between two looks for work.
-    :raises BadInput: a number out of range.
+    :raises BadInput: a number is out of range, or a type is not a resource type.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class Engine:
 
     @property
     def id(self) -> int | None:
-        """Its id in the database, None before its first start; a new one after its lease was
+        """Its id in the database: None before the first start, a new one after its lease was
         lost."""
         return None if self._run is None else self._run.id
 
     @property
     def error(self) -> BaseException | None:
-        """What ended it, if that was neither a stop nor the end of its block."""
+        """The error that stopped it; None if it runs or was stopped."""
         return None if self._run is None else self._run.error
 
     def __enter__(self) -> Engine:
@@ -83,11 +83,11 @@ class Engine:
         self.stop()
 
     def start(self) -> None:
-        """Register and begin to work in the background.
+        """Register, and start to work in the background.
 
         :raises StoreError: the database cannot be used.
-        :raises BadInput: the store may have too few connections for so many workers.
-        :raises ConvergeError: it runs already.
+        :raises BadInput: the store allows fewer connections than so many workers need.
+        :raises ConvergeError: it is already running.
         """
         with self._lock:
             if self._run is not None and not self._run.ended.is_set():
@@ -106,21 +106,22 @@ class Engine:
             run.begin()
 
     def stop(self, grace: float | None = None) -> None:
-        """Stop: claim nothing more, let running handlers finish, hand the rest back. Does nothing
-        if it does not run.
+        """Stop: claim nothing more, let running handlers finish, hand back what has not started.
+        Does nothing if the engine is not running.
 
-        :param grace: seconds that running handlers have, None for as long as they take. After
-            that ``context.cancelled`` is set, and what then still runs is given up; its node
-            is ready for another engine at once.
+        :param grace: seconds that running handlers have; None for as long as they take. After
+            that, ``context.cancelled`` is set. A handler that still does not return is given up,
+            and another engine can claim its node at once.
         """
         if self._run is not None:
             self._run.stop(grace)
 
     def run(self, *, until_idle: bool = False) -> None:
-        """Work in the background and wait: for :meth:`stop` from another thread, or, if asked
-        for, until no node in the whole database is to be worked on.
+        """Start, and wait until :meth:`stop` is called from another thread.
 
-        :raises ConvergeError: it has stopped by itself.
+        :param until_idle: stop when no node in the whole database is left to work on.
+        :raises ConvergeError: it is already running, or stopped because of an error.
+        :raises StoreError: the database cannot be used.
         """
         self.start()
         try:
@@ -130,11 +131,11 @@ class Engine:
         self._check_error(self._running())
 
     def wait_idle(self, timeout: float | None = None) -> bool:
-        """Wait until no node in the whole database is to be worked on, by any engine.
+        """Wait until no node in the whole database is left to work on, for any engine.
 
-        :param timeout: seconds to wait at most.
-        :returns: whether that was so; false also if the engine was stopped meanwhile.
-        :raises ConvergeError: it does not run, or has stopped by itself.
+        :param timeout: seconds to wait at most; None for no limit.
+        :returns: whether none is left; false if the time ran out or the engine was stopped.
+        :raises ConvergeError: it was not started, or stopped because of an error.
         """
         run = self._running()
         idle = run.wait_idle(timeout)
@@ -142,7 +143,7 @@ class Engine:
         return idle
 
     def wake(self) -> None:
-        """Look for work now."""
+        """Look for work now, instead of at the next poll."""
         if self._run is not None:
             self._run.wake()
 

@@ -1,8 +1,8 @@
-"""Outcomes on their way into the database.
+"""Outcomes that are not written to the database yet.
 
-They stay here until they are written, or known to be refused: an outage loses none. Those of a
-stack whose rows somebody else has locked (a host that started it in a transaction of its own, and
-leaves that open) wait for that, and all others go on.
+They stay here until they are written or refused, so an outage loses none. The outcomes of a stack
+whose rows are locked, such as by a host that started it in a transaction and leaves that open, wait
+until the rows are free; all others are written meanwhile.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Outbox:
         return len(self._outcomes)
 
     def put(self, outcomes: Iterable[Outcome]) -> None:
-        """Add outcomes; one that is here already stays where it is."""
+        """Add outcomes. Safe to repeat: one that is here already keeps its place."""
         for outcome in outcomes:
             self._outcomes.setdefault(id(outcome), outcome)
 
     def remove(self, outcomes: Iterable[Outcome]) -> None:
-        """These are written, or refused."""
+        """Remove outcomes that are written or refused."""
         for outcome in outcomes:
             self._outcomes.pop(id(outcome), None)
 
@@ -45,11 +45,11 @@ class Outbox:
         self.remove([one for one in self._outcomes.values() if one.work.node.key not in kept])
 
     def all(self) -> list[Outcome]:
-        """All of them."""
+        """All outcomes."""
         return list(self._outcomes.values())
 
     def free(self) -> list[Outcome]:
-        """Those whose stack is not known to be locked."""
+        """The outcomes whose stack is not known to be locked."""
         if not self._locked:
             return self.all()
         return [one for one in self._outcomes.values() if stack_of(one) not in self._locked]
@@ -57,21 +57,21 @@ class Outbox:
     # -- stacks that are locked
 
     def hold(self, stack_ids: Iterable[int]) -> None:
-        """The rows of these stacks are locked by somebody else."""
+        """Note that the rows of these stacks are locked."""
         self._locked.update(stack_ids)
         self._look_at = time.monotonic() + LOOK
 
-    def to_look_at(self) -> list[int]:
-        """The locked stacks that it is time to look at again."""
+    def stacks_to_check(self) -> list[int]:
+        """The locked stacks, if it is time to look whether they are free."""
         if not self._locked or time.monotonic() < self._look_at:
             return []
-        # those of which nothing is left need no look
+        # a stack without outcomes needs no look
         self._locked &= {stack_of(one) for one in self._outcomes.values()}
         self._look_at = time.monotonic() + LOOK
         return sorted(self._locked)
 
     def release(self, stack_ids: Iterable[int]) -> None:
-        """The rows of these stacks are free again."""
+        """Note that the rows of these stacks are free again."""
         self._locked.difference_update(stack_ids)
 
 

@@ -1,8 +1,9 @@
 """One run of an engine, from its start to its stop.
 
-One thread turns: it writes what handlers achieved and claims new nodes, many of both in one
-transaction. While there are more nodes ready than it gets, a second one claims, beside it.
-Worker threads call handlers. One keeps the lease, one watches the time, one sweeps.
+The turning thread writes the outcomes of handlers and claims new nodes, many of both in one
+transaction. While more nodes are ready than it claims, a second thread claims beside it. Worker
+threads call handlers. One thread renews the lease, one watches the clock, one sweeps: it recovers
+what dead engines left.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-#: At most so many nodes are held at a time.
+#: The most nodes that an engine holds at a time.
 WINDOW = 1000
-#: Nodes are claimed ahead for so many seconds of the workers' time.
+#: For how many seconds of the workers' time nodes are claimed ahead.
 AHEAD = 0.25
-#: Seconds that a handler has to obey ``context.cancelled`` before it is given up.
+#: Seconds that a cancelled handler has to return before it is given up.
 GRACE = 5.0
 #: Seconds between two looks at something that is waited for.
 LOOK = 0.25
@@ -48,7 +49,10 @@ LOST = "the engine lost its lease"
 
 @dataclass(slots=True)
 class Finished:
-    """What came back from a worker, or needed none (then there is no job)."""
+    """An outcome, and the job that it came from; None if no handler was needed.
+
+    :ivar seconds: how long the handler ran.
+    """
 
     tenure: Tenure
     job: Job | None
@@ -59,11 +63,11 @@ class Finished:
 class Run:
     """Registers, and works from :meth:`begin` until :meth:`stop`.
 
-    :param lease: seconds without a sign of life after which other engines take its work over.
+    :param lease: seconds without a sign of life after which other engines take over its work.
     :param poll: seconds between two looks for work.
-    :param needed: how many connections it may need.
-    :ivar ended: set when it works no more.
-    :ivar error: what ended it, if that was not a stop.
+    :param needed: how many connections to the database it may need.
+    :ivar ended: set when it has stopped.
+    :ivar error: the error that stopped it, if any.
     :raises StoreError: the database cannot be used.
     """
 
@@ -90,16 +94,16 @@ class Run:
         self._hand_back = threading.Event()
         self._idle = threading.Event()
         self._threads: list[threading.Thread] = []
-        # more nodes are ready than the turning thread claimed: the other one claims
-        self._hungry = False
+        # more nodes are ready than the turning thread claimed: the claiming thread claims
+        self._more_ready = False
         self._more = threading.Event()
         self._claiming = threading.Lock()
-        # what is held is to be compared with what is in hand
-        self._compare = threading.Event()
+        # what the database says is held is to be compared with what this engine knows of
+        self._recheck = threading.Event()
         self._breaks = 0
-        # what a handler takes, in seconds
+        # how long a handler takes on average, in seconds
         self._seconds = AHEAD
-        # what engines of this host left that are gone need not wait for the end of their leases
+        # recover at once what dead engines of this host left, before their leases expire
         Sweeper(self._database).sweep()
         self._database.transact(engines.delete_old_engines, Commit.FORGET, happened=repeatable)
         self._check_server(needed)
@@ -116,7 +120,7 @@ class Run:
         return self._tenure.lease.id
 
     def begin(self) -> None:
-        """Begin to work in the background."""
+        """Start the threads."""
         self.store.bus.add_listener(self.wake)
         for name, target in {
             "turn": self._turn_loop,
@@ -129,7 +133,7 @@ class Run:
             thread.start()
 
     def stop(self, grace: float | None) -> None:
-        """Stop; see :meth:`converge.Engine.stop`. More than one may ask for it at a time."""
+        """Stop; see :meth:`converge.Engine.stop`. Safe to call from several threads at once."""
         self._stopping.set()
         self.wake()
         if not self.ended.wait(grace):
@@ -141,17 +145,18 @@ class Run:
                 )
                 self._end()
         for thread in self._threads:
-            # one that the database does not answer ends by itself
+            # a thread that waits for the database ends by itself
             thread.join(GRACE)
 
     def wait_idle(self, timeout: float | None) -> bool:
-        """Wait until no node in the whole database is to be worked on, or the run has ended.
+        """Wait until no node in the whole database is left to work on, or the run has ended.
 
-        :returns: whether there is no such node.
+        :param timeout: seconds to wait at most; None for no limit.
+        :returns: whether none is left; false if the time ran out or the run has ended.
         """
         self._idle.clear()
         self.wake()
-        # set after the end, too: who clears it later sees the end
+        # both looks are needed: the end, too, sets the event
         return not self.ended.is_set() and self._idle.wait(timeout) and not self.ended.is_set()
 
     def wake(self) -> None:
@@ -168,7 +173,7 @@ class Run:
             LOG.exception("engine %s stops because of an error", self.id)
             self.error = error
         finally:
-            # nobody looks after what still runs, so it must not go on
+            # nothing watches the handlers that still run, so they must stop
             self._interrupt_all("the engine has stopped")
             self._end()
 
@@ -182,37 +187,40 @@ class Run:
         self._leases.close()
 
     def _turn(self) -> bool:
-        """One round. True: the engine has stopped."""
+        """Do one round.
+
+        :returns: whether the engine has stopped.
+        """
         tenure = self._tenure
         if tenure.is_over:
-            self._begin_anew()
+            self._register_again()
             return self._stopping.is_set()
         core = tenure.core
         outcomes = self._collect(tenure, wait=not core.outbox.free())
         if tenure.is_over:
-            # what a handler came to because of that is no failure of its own
+            # a handler that failed because it was interrupted did not fail by itself
             return False
-        outcomes += self._look_at_running(tenure)
+        outcomes += self._check_running(tenure)
         stopping = self._stopping.is_set()
         if stopping:
             with self._claiming:
-                self._hungry = False
+                self._more_ready = False
                 outcomes += self._take_back()
             if self._hand_back.is_set():
                 outcomes += self._give_up(tenure)
         for outcome in outcomes:
-            tenure.put_down(outcome.work)
+            tenure.discard(outcome.work)
         busy = bool(outcomes) or bool(core.outbox)
         ends = any(outcome.work.decision.operation is Operation.FINISH for outcome in outcomes)
-        limit = 0 if stopping or self._hungry else self._room(len(outcomes))
+        limit = 0 if stopping or self._more_ready else self._room(len(outcomes))
         try:
-            # in this round already: it may fail
+            # before anything that may raise: none may be lost
             core.outbox.put(outcomes)
-            if core.doubtful or self._compare.is_set() or self._breaks != self._database.breaks:
+            if core.doubtful or self._recheck.is_set() or self._breaks != self._database.breaks:
                 self._reconcile(tenure)
             works = core.turn((), limit)
         except StaleLock:
-            # the database forgot that this engine is there
+            # the database no longer knows this engine
             tenure.lease.lose()
             return False
         except StoreError as error:
@@ -221,13 +229,13 @@ class Run:
             return stopping and self._hand_back.is_set()
         if tenure.is_over:
             return False
-        self._take_on(tenure, works)
+        self._dispatch(tenure, works)
         if ends:
             self.store.bus.notify_end()
         if limit and len(works) >= limit:
-            # with slow handlers, the next turn is soon enough
-            self._hungry = self._window() > self._most
-        if self._hungry:
+            # if handlers are slow, the next turn is soon enough
+            self._more_ready = self._window() > self._most
+        if self._more_ready:
             self._more.set()
         idle = not works and not self._workers and self._finished.empty()
         if stopping and idle and (self._hand_back.is_set() or not core.outbox):
@@ -238,7 +246,7 @@ class Run:
         return False
 
     def _collect(self, tenure: Tenure, *, wait: bool) -> list[Outcome]:
-        """Take what workers finished; wait for something to do if there is nothing."""
+        """Collect finished works; wait for one, or for a wake-up, if there is none."""
         outcomes: list[Outcome] = []
         timeout = min(self.poll, LOOK) if tenure.core.outbox else self.poll
         while True:
@@ -253,18 +261,18 @@ class Run:
                 self._workers.discard(finished.job)
                 if finished.job.abandoned:
                     continue
-                # a moving average, quick to see that handlers have become slow
+                # a moving average that rises quickly when handlers become slow
                 weight = 0.5 if finished.seconds > self._seconds else 0.05
                 self._seconds += weight * (finished.seconds - self._seconds)
             if finished.tenure is tenure:
                 outcomes.append(finished.outcome)
 
     def _reconcile(self, tenure: Tenure) -> None:
-        """Compare what the database says is held with what is in hand."""
+        """Compare what the database says is held with the works of this tenure."""
         with self._claiming:
-            self._compare.clear()
+            self._recheck.clear()
             breaks = self._database.breaks
-            forgotten = tenure.core.reconcile(tenure.in_hand())
+            forgotten = tenure.core.reconcile(tenure.works())
             self._breaks = breaks
             for work in forgotten:
                 LOG.warning(
@@ -273,7 +281,7 @@ class Run:
                     work.decision.operation,
                     work.traversal.id,
                 )
-                tenure.put_down(work)
+                tenure.discard(work)
             gone = {id(work) for work in forgotten}
             for job in self._workers.all():
                 if id(job.work) in gone:
@@ -287,42 +295,42 @@ class Run:
             with self._claiming:
                 tenure = self._tenure
                 limit = self._room(0)
-                if not self._hungry or tenure.is_over:
+                if not self._more_ready or tenure.is_over:
                     continue
                 window = self._window()
-                # a few of many are not worth a transaction; the turning thread calls again
+                # few nodes are not worth a transaction; the turning thread wakes this one again
                 if limit < max(1, window // 4 if window > 4 * self._most else 1):
                     continue
                 try:
                     works = tenure.core.claim(limit)
                 except Exception as error:
-                    # the turning thread claims again, and meets what is more than a hiccup
+                    # the turning thread claims next, and deals with an error that lasts
                     LOG.warning("%s; trying again", error)
-                    self._hungry = False
+                    self._more_ready = False
                     self.wake()
                     continue
-                self._hungry = len(works) >= limit
-                self._take_on(tenure, works)
-            if self._hungry:
+                self._more_ready = len(works) >= limit
+                self._dispatch(tenure, works)
+            if self._more_ready:
                 self._more.set()
             else:
                 self.wake()
 
     def _room(self, finished: int) -> int:
-        """How many more nodes to hold."""
+        """How many more nodes to claim."""
         return max(0, self._window() - len(self._workers) - finished)
 
     def _window(self) -> int:
-        """How many nodes to hold: no more than the workers get done soon, so that other engines
-        are left their share; but many, while the commits are what takes the time."""
+        """How many nodes to hold: many while handlers are fast, as commits take most of the time;
+        few while they are slow, to leave other engines their share."""
         soon = int(self._most * AHEAD / max(self._seconds, 1e-6))
         return max(self._most, min(soon, WINDOW))
 
-    def _take_on(self, tenure: Tenure, works: list[Work]) -> None:
-        """Give works to the workers, or settle them here if they need no handler."""
+    def _dispatch(self, tenure: Tenure, works: list[Work]) -> None:
+        """Queue works for the workers; finish those that need no handler at once."""
         core = tenure.core
         for work in works:
-            tenure.take(work)
+            tenure.add(work)
             if work.decision.operation is Operation.FINISH:
                 self._finished.put(Finished(tenure, None, Outcome(work, Result.DONE)))
                 continue
@@ -338,7 +346,7 @@ class Run:
     def _work(self, job: Job) -> None:
         """Call a handler, in a worker's thread."""
         tenure = job.tenure
-        # the time itself: after a pause, this thread may be the first to go on
+        # not only the event: after a suspend, this thread may be the first to run
         if not tenure.lease.check():
             self._workers.discard(job)
             return
@@ -350,8 +358,8 @@ class Run:
             outcome = failure(job.work, f"raised outside its handler: {type(error).__name__}")
         self._finished.put(Finished(tenure, job, outcome, time.monotonic() - job.started))
 
-    def _look_at_running(self, tenure: Tenure) -> list[Outcome]:
-        """Give up handlers that don't obey a cancel; see whether handlers have become slow."""
+    def _check_running(self, tenure: Tenure) -> list[Outcome]:
+        """Give up cancelled handlers that do not return; notice that handlers have become slow."""
         at = time.monotonic()
         outcomes = []
         slow = False
@@ -373,11 +381,11 @@ class Run:
         return outcomes
 
     def _take_back(self) -> list[Outcome]:
-        """Hand back the works whose handlers have not started, for any engine to take."""
+        """Hand back the works whose handlers have not started; any engine can claim them."""
         return [Outcome(job.work, Result.HANDED_BACK) for job in self._workers.take_queued()]
 
     def _give_up(self, tenure: Tenure) -> list[Outcome]:
-        """Interrupt what runs, wait a little for it, and expect nothing more of the rest."""
+        """Interrupt running handlers, wait :data:`GRACE` seconds, and abandon the rest."""
         self._interrupt_all("the engine is stopping")
         outcomes = []
         end = time.monotonic() + GRACE
@@ -405,10 +413,10 @@ class Run:
         except StoreError as error:
             LOG.warning("%s", error)
 
-    # -- beginning, ending, and beginning anew
+    # -- registering, leaving, and registering again
 
     def _check_server(self, needed: int) -> None:
-        """Say so if the server has too few connections for this engine alone."""
+        """Log a warning if the server allows too few connections for this engine alone."""
         limit = self._database.read_limit()
         if limit is not None and limit < needed:
             LOG.warning(
@@ -420,13 +428,13 @@ class Run:
             )
 
     def _begin_tenure(self) -> Tenure:
-        """Register."""
+        """Register under a new id, and start to renew the lease."""
         lease = Lease(self._leases, self._lose)
         threading.Thread(target=lease.keep, name="converge-lease", daemon=True).start()
         return Tenure(lease, EngineCore(self._database, lease.id, self.types, lease.mark))
 
     def _lose(self) -> None:
-        """The lease is gone or about to go: stop what runs, before another engine starts it."""
+        """Interrupt what runs: the lease is lost, and another engine will start it."""
         self._workers.take_queued()
         self._interrupt_all(LOST)
         self.wake()
@@ -435,12 +443,12 @@ class Run:
         for job in self._workers.all():
             job.interrupt(reason)
 
-    def _begin_anew(self) -> None:
-        """Forget all works of the old id, and register under a new one."""
+    def _register_again(self) -> None:
+        """Drop all works of the old id, and register under a new one."""
         with self._claiming:
-            self._hungry = False
+            self._more_ready = False
             self._workers.take_queued()
-            # this thread may see the loss before the one that tells of it
+            # this thread may notice the loss before _lose() is called
             self._interrupt_all(LOST)
             for job in self._workers.all():
                 self._workers.abandon(job)
@@ -453,7 +461,7 @@ class Run:
             self._stopping.wait(min(1.0, self.poll))
 
     def _leave(self, tenure: Tenure) -> None:
-        """Leave at once what another engine can take."""
+        """End the registration, so that others can claim at once what this engine still holds."""
         lease = tenure.lease
         lease.end()
         try:
@@ -469,7 +477,7 @@ class Run:
     # -- the threads that look after the others
 
     def _watch_loop(self) -> None:
-        """What must be seen in time, however long the database takes."""
+        """Watch the lease and the timeouts of handlers, without waiting for the database."""
         while not self.ended.wait(min(LOOK, self._leases.seconds / 20)):
             self._tenure.lease.check()
             at = time.monotonic()
@@ -479,27 +487,27 @@ class Run:
                     job.cancel(at, f"timed out after {limit:g} s")
 
     def _sweep_loop(self) -> None:
-        """Recover what others left, and tell handlers that are to stop."""
+        """Recover what dead engines left, and cancel handlers that are to stop."""
         sweeper = Sweeper(self._database)
         last_sweep = now()
         lease = self._leases.seconds
         while not self.ended.wait(min(1.0, lease / 3)):
             try:
-                self._tell_cancelled()
+                self._cancel_handlers()
                 if now() - last_sweep >= lease / 3:
                     last_sweep = now()
-                    self._compare.set()
+                    self._recheck.set()
                     found = sweeper.sweep()
                     if found or found.ready:
                         self.wake()
             except Exception as error:
-                # it must not end, whatever is wrong this time
+                # this thread must go on, whatever the error is
                 known = isinstance(error, StoreError)
                 LOG.warning("engine %s: %s", self.id, error, exc_info=not known)
 
-    def _tell_cancelled(self) -> None:
-        """Set ``context.cancelled`` of works that are to stop: their traversal was cancelled or
-        ran out of time, or a newer one deletes or replaces what they are about."""
+    def _cancel_handlers(self) -> None:
+        """Cancel the handlers whose traversal was cancelled or timed out, or whose resource a
+        newer traversal deletes or replaces."""
         tenure = self._tenure
         jobs = [job for job in self._workers.all() if job.tenure is tenure]
         ids = {job.work.traversal.id for job in jobs}

@@ -1,4 +1,4 @@
-"""An engine's time under one lease."""
+"""An engine's work under one lease."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from converge.protocol.decide import Work
 
 
 class Tenure:
-    """What an engine has under one lease. After its loss there is another, with nothing of it."""
+    """The works that an engine claimed under one lease. After the loss of the lease, the engine
+    begins a new tenure, with no works."""
 
     def __init__(self, lease: Lease, core: EngineCore) -> None:
         self.lease = lease
         self.core = core
-        # by identity: of a node that was claimed, forgotten, and claimed again there are two
-        self._hand: dict[int, Work] = {}
+        # by identity: a node that was claimed, forgotten and claimed again has two works
+        self._works: dict[int, Work] = {}
 
-    def take(self, work: Work) -> None:
-        """It is in hand, until it has an outcome."""
-        self._hand[id(work)] = work
+    def add(self, work: Work) -> None:
+        """Add a claimed work, until it has an outcome."""
+        self._works[id(work)] = work
 
-    def put_down(self, work: Work) -> None:
-        """It is not in hand any more."""
-        self._hand.pop(id(work), None)
+    def discard(self, work: Work) -> None:
+        """Remove a work: it has an outcome, or this engine does not hold it."""
+        self._works.pop(id(work), None)
 
-    def in_hand(self) -> list[Work]:
+    def works(self) -> list[Work]:
         """The works that have no outcome yet."""
-        return list(self._hand.values())
+        return list(self._works.values())
 
     @property
     def is_over(self) -> bool:

@@ -1,4 +1,4 @@
-"""The threads of an engine that call handlers, and the works that wait for one."""
+"""The threads of an engine that call handlers, and the jobs that wait for a thread."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from converge.resources.resource_type import Context
 
 @dataclass(slots=True)
 class Job:
-    """A work that a handler is to be called for.
+    """A work that a handler is to be called for. Times are seconds on the monotonic clock.
 
-    :ivar tenure: under which lease of the engine it was taken.
-    :ivar started: when the call began, on the monotonic clock, in seconds.
+    :ivar tenure: the tenure in which the work was claimed.
+    :ivar started: when the call began.
+    :ivar cancelled_at: when the handler was cancelled.
+    :ivar abandoned: the outcome is no longer waited for.
+    :ivar ended: the call has returned.
     """
 
     work: Work
@@ -30,24 +33,24 @@ class Job:
     ended: bool = False
 
     def cancel(self, now: float, reason: str) -> None:
-        """Tell the handler to stop; it is given up if it does not obey.
+        """Cancel the handler; if it does not return, it is given up.
 
-        :param now: on the monotonic clock, in seconds.
+        :param now: seconds on the monotonic clock.
         """
         if self.cancelled_at is None:
             self.cancelled_at = now
             self.context.cancel(reason)
 
     def interrupt(self, reason: str) -> None:
-        """Tell the handler to stop, as another engine, or this one later, will call it again."""
+        """Interrupt the handler, which will be called again, by this engine or another one."""
         self.context.cancel(reason, interrupted=True)
 
 
 class Workers:
-    """Threads, as many as there are jobs for, up to a number.
+    """A pool of threads that grows with the number of jobs.
 
-    :param most: how many.
-    :param work: what each does with a job.
+    :param most: the most threads.
+    :param work: what a thread does with a job.
     """
 
     def __init__(self, most: int, work: Callable[[Job], object]) -> None:
@@ -60,16 +63,16 @@ class Workers:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """How many jobs are in hand: those that wait for a thread, and those that have one."""
+        """How many jobs are queued or running."""
         return len(self._jobs)
 
     def all(self) -> list[Job]:
-        """The jobs in hand."""
+        """The jobs that are queued or running."""
         with self._lock:
             return list(self._jobs.values())
 
     def add(self, job: Job) -> None:
-        """Have a job done."""
+        """Queue a job."""
         with self._lock:
             self._jobs[id(job)] = job
             more = not self._closed and self._count < min(self._most, len(self._jobs))
@@ -79,12 +82,12 @@ class Workers:
             threading.Thread(target=self._loop, name="converge-worker", daemon=True).start()
 
     def discard(self, job: Job) -> None:
-        """A job is over, and not in hand any more."""
+        """Remove a job that is over."""
         with self._lock:
             self._jobs.pop(id(job), None)
 
     def take_queued(self) -> list[Job]:
-        """Take the jobs back that no thread has begun."""
+        """Remove and return the jobs that no thread has started."""
         taken: list[Job] = []
         ends = 0
         while True:
@@ -102,8 +105,8 @@ class Workers:
         return taken
 
     def abandon(self, job: Job) -> None:
-        """Expect nothing more of a job. If a thread is at it, that ends when it comes back, if
-        ever, and another one takes its place."""
+        """Stop waiting for a job. If a thread runs it, another thread may take that one's place;
+        it ends when the call returns, if ever."""
         with self._lock:
             job.abandoned = True
             self._jobs.pop(id(job), None)
@@ -111,7 +114,7 @@ class Workers:
                 self._count -= 1
 
     def close(self) -> None:
-        """End the threads, each when it has nothing to do. Once is enough; more is no harm."""
+        """End each thread when it has nothing to do. Safe to repeat."""
         with self._lock:
             ending = 0 if self._closed else self._count
             self._closed = True
@@ -133,7 +136,8 @@ class Workers:
             return not job.abandoned
 
     def _end(self, job: Job) -> bool:
-        """:returns: whether the job was abandoned, and its thread is not counted any more."""
+        """:returns: whether the thread is to end: the job was abandoned, and another thread may
+        have taken its place."""
         with self._lock:
             job.ended = True
             return job.abandoned

@@ -236,7 +236,7 @@ def test_the_engine_refuses_numbers_out_of_range(store: converge.Store) -> None:
 
 
 def test_an_engine_starts_only_once_at_a_time(store: converge.Store) -> None:
-    with converge.Engine(store) as engine, pytest.raises(ConvergeError, match="runs already"):
+    with converge.Engine(store) as engine, pytest.raises(ConvergeError, match="already running"):
         engine.start()
 
 

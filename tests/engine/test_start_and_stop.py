@@ -71,7 +71,7 @@ def test_a_start_that_fails_is_as_if_it_had_not_been(
         engine.stop()
     with engine:
         assert store.create_stack("s", ONE).wait(WAIT) == "COMPLETE"
-        with pytest.raises(ConvergeError, match="runs already"):
+        with pytest.raises(ConvergeError, match="already running"):
             engine.start()
 
 
