@@ -101,7 +101,7 @@ class Run:
         # what the database says is held is to be compared with what this engine knows of
         self._recheck = threading.Event()
         self._breaks = 0
-        # how long a handler takes on average, in seconds
+        # how long a node keeps a worker busy on average, in seconds
         self._seconds = AHEAD
         # recover at once what dead engines of this host left, before their leases expire
         Sweeper(self._database).sweep()
@@ -212,7 +212,7 @@ class Run:
             tenure.discard(outcome.work)
         busy = bool(outcomes) or bool(core.outbox)
         ends = any(outcome.work.decision.operation is Operation.FINISH for outcome in outcomes)
-        limit = 0 if stopping or self._more_ready else self._room(len(outcomes))
+        limit = 0 if stopping or self._more_ready else self._room(tenure, len(core.outbox))
         try:
             # before anything that may raise: none may be lost
             core.outbox.put(outcomes)
@@ -261,9 +261,10 @@ class Run:
                 self._workers.discard(finished.job)
                 if finished.job.abandoned:
                     continue
-                # a moving average that rises quickly when handlers become slow
-                weight = 0.5 if finished.seconds > self._seconds else 0.05
-                self._seconds += weight * (finished.seconds - self._seconds)
+            # a moving average that rises quickly when handlers become slow; a node without a
+            # handler counts, too, so that a fresh engine claims unchanged nodes many at a time
+            weight = 0.5 if finished.seconds > self._seconds else 0.05
+            self._seconds += weight * (finished.seconds - self._seconds)
             if finished.tenure is tenure:
                 outcomes.append(finished.outcome)
 
@@ -294,7 +295,7 @@ class Run:
             self._more.clear()
             with self._claiming:
                 tenure = self._tenure
-                limit = self._room(0)
+                limit = self._room(tenure)
                 if not self._more_ready or tenure.is_over:
                     continue
                 window = self._window()
@@ -316,9 +317,12 @@ class Run:
             else:
                 self.wake()
 
-    def _room(self, finished: int) -> int:
-        """How many more nodes to claim."""
-        return max(0, self._window() - len(self._workers) - finished)
+    def _room(self, tenure: Tenure, unwritten: int = 0) -> int:
+        """How many more nodes to claim.
+
+        :param unwritten: how many outcomes earlier rounds could not write.
+        """
+        return max(0, self._window() - tenure.count - unwritten)
 
     def _window(self) -> int:
         """How many nodes to hold: many while handlers are fast, as commits take most of the time;

@@ -30,6 +30,11 @@ class Tenure:
         return list(self._works.values())
 
     @property
+    def count(self) -> int:
+        """How many claimed nodes have no outcome yet."""
+        return len(self._works)
+
+    @property
     def is_over(self) -> bool:
         """Whether the lease is lost."""
         return self.lease.lost.is_set()

@@ -229,6 +229,32 @@ def test_run_until_idle_comes_back(store: converge.Store) -> None:
     assert stack.refresh().status == "COMPLETE"
 
 
+def test_a_fresh_engine_passes_over_unchanged_nodes_many_at_a_time(
+    store: converge.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def converge_by_a_fresh_engine() -> None:
+        converge.Engine(store, {"quick": Quick()}, workers=4).run(until_idle=True)
+
+    stack = store.create_stack("s", several("quick", 500))
+    converge_by_a_fresh_engine()
+    claims: list[int] = []
+    for method in ("turn", "claim"):
+        original = getattr(EngineCore, method)
+
+        def counted(core: EngineCore, *arguments: Any, original: Any = original) -> Any:
+            works = original(core, *arguments)
+            claims.append(len(works))
+            return works
+
+        monkeypatch.setattr(EngineCore, method, counted)
+    store.update_stack("s", several("quick", 500))
+    converge_by_a_fresh_engine()
+    assert stack.refresh().status == "COMPLETE"
+    # by fours it would be 125 times
+    assert sum(claims) >= 500
+    assert sum(map(bool, claims)) < 40
+
+
 def test_the_engine_refuses_numbers_out_of_range(store: converge.Store) -> None:
     for options in ({"workers": 0}, {"workers": 1001}, {"lease": 0}, {"poll": -1}):
         with pytest.raises(BadInput):
