@@ -130,6 +130,7 @@ def test_a_person_reads_the_traceback_of_a_resource(
     template = one_of_each("thing")
     store.create_stack("s", template)
     assert why("thing", "--traceback")[1].endswith("\nthere is no traceback\n")
+
     class Slow(Thing):
         # on the real clock: it is still waited for when the answers come
         retry = converge.RetryPolicy(attempts=2, first=600)
