@@ -79,7 +79,7 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("embedding", "Its last {} KiB", (n(reasons.TRACEBACK_LENGTH / KIB),)),
     ("embedding", "come back {} seconds later", (word(run.GRACE),)),
     ("embedding", "their next look, within {}", (FRACTIONS[engine.POLL],)),
-    ("embedding", "stands still for {}", (FRACTIONS[HOST],)),
+    ("embedding", "is idle for {}", (FRACTIONS[HOST],)),
     ("embedding", "its lease ends: {} seconds by default", (n(LEASE),)),
     ("journal", "the lease ({} seconds by default)", (n(LEASE),)),
     ("journal", "rows of {}", ({100: "a hundred"}[items.FULL],)),
