@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -10,6 +11,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tools"))
 
 import pictures  # noqa: E402
+
+# a library of the theme turns on the log of everything at INFO
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 # drawn from the code before anything is read
 pictures.write(HERE / "_generated")
