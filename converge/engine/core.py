@@ -379,7 +379,7 @@ class EngineCore:
                 row.epoch,
                 row.mark,
                 wait,
-                work.keys_in,
+                work.key_namespace,
             )
 
         def wait(seconds: float) -> None:

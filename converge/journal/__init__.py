@@ -176,11 +176,11 @@ def node_scope(
     epoch: int,
     mark: int,
     sleep: Callable[[float], None],
-    keys_in: UUID,
+    key_namespace: UUID,
 ) -> Scope:
     """The scope of a node's work on a resource that an engine has locked.
 
-    :param keys_in: as in :func:`guarded_scope`.
+    :param key_namespace: as in :func:`guarded_scope`.
     :raises StaleLock: it has not, any more.
     """
     from converge.sql import resources
@@ -192,7 +192,7 @@ def node_scope(
         lambda tx: resources.hold_lock(tx, engine_id, resource_id, epoch, mark),
         sleep,
         resource_id,
-        keys_in,
+        key_namespace,
     )
 
 
@@ -203,20 +203,20 @@ def guarded_scope(
     guard: Callable[[Transaction], object],
     sleep: Callable[[float], None] = time.sleep,
     resource_id: int | None = None,
-    keys_in: UUID = KEYS,
+    key_namespace: UUID = KEYS,
 ) -> Scope:
     """The scope of work that another lock guards.
 
     :param guard: locks that lock's row until the transaction ends.
     :param resource_id: that the work is about.
-    :param keys_in: the name space of its idempotency keys, where its name can come again for other
-        work.
+    :param key_namespace: the namespace of its idempotency keys, if its name can be used again for
+        other work.
     :raises StaleLock: it has not, any more.
     """
     from converge.journal.sql import GuardedBackend
 
     backend = GuardedBackend(database, engine_id, guard, resource_id)
-    return Scope(_Ledger(backend, name, backend.take(name), sleep, keys_in))
+    return Scope(_Ledger(backend, name, backend.take(name), sleep, key_namespace))
 
 
 def _open(where: HasDatabase | str, name: str | None, lease: float) -> Backend:

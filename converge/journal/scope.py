@@ -35,13 +35,13 @@ class _Ledger:
         name: str,
         taken: Taken,
         pause: Callable[[float], None],
-        keys_in: uuid.UUID = KEYS,
+        key_namespace: uuid.UUID = KEYS,
     ) -> None:
         self.backend = backend
         self.name = name
         self.taken = taken
         self.pause = pause
-        self.keys_in = keys_in
+        self.key_namespace = key_namespace
         self.records = {record.name: record for record in taken.records}
         self.written = False
         self.asked: set[str] = set()
@@ -229,7 +229,7 @@ class Scope:
     def _make_key(self, name: str, *more: str) -> str:
         # a separator that no name has keeps ("a", "b/c") and ("a/b", "c") apart
         parts = [self._ledger.name, f"{self._prefix}{name}", *more]
-        return str(uuid.uuid5(self._ledger.keys_in, "\n".join(parts)))
+        return str(uuid.uuid5(self._ledger.key_namespace, "\n".join(parts)))
 
     @contextmanager
     def scope(self, name: str) -> Iterator[Scope]:

@@ -37,7 +37,7 @@ LOG = logging.getLogger(__name__)
 #: Seconds before an action is called again that an error of the database went through.
 HAND_BACK = 1.0
 #: After so many deaths of processes that had taken it, an action is called after all others.
-CAREFUL = 2
+SUSPECT_DEATHS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ class Actions:
 
         def claim(tx: Transaction) -> list[MoveRow]:
             check_lease(tx, owner, taker.lease)
-            return moves.claim_actions(tx, self._name, versions, owner, limit, CAREFUL, mark)
+            return moves.claim_actions(tx, self._name, versions, owner, limit, SUSPECT_DEATHS, mark)
 
         try:
             rows = self._database.transact(

@@ -1,7 +1,8 @@
 """The protocol: what is planned and decided is pure; each verb is one transaction.
 
-``start`` plans a traversal (``plan``) and inserts its sync points; ``claim`` takes what is ready
-and decides (``decide``); ``call`` calls the handler; ``complete`` writes what became of it and
-arrives at the successors; ``replace`` puts another row in its place; ``halt`` and ``finish`` end a
-traversal; ``recover`` puts right what deaths left behind.
+``start`` plans a traversal (``plan``) and inserts its sync points; ``claim`` takes ready nodes and
+decides what to do (``decide``); ``call`` calls the handler; ``complete`` writes the outcome and
+arrives at the successors; ``replace`` inserts a resource's replacement; ``halt`` and ``finish`` end
+a traversal; ``rollback`` chooses the version to go back to; ``forget`` drops a resource without
+deleting it; ``recover`` repairs what dead engines left.
 """

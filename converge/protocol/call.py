@@ -1,4 +1,4 @@
-"""Running a handler: outside any transaction, from a claimed work to its outcome."""
+"""Calling a handler: from a claimed work to its outcome, outside any transaction."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def make_context(
     limit: float | None,
     journal: Callable[[], Scope] | None = None,
 ) -> Context:
-    """What the handler is told.
+    """The context for a work's handler.
 
     :param record: stores a physical id at once.
-    :param journal: opens the scope of the work.
-    :param limit: seconds that the type allows for one call.
+    :param limit: seconds that the resource type allows for one call; None for no limit.
+    :param journal: opens the journal's scope of the work.
     """
     row = work.row
     assert row is not None
-    # how it is deleted may have been mended
+    # the template may have changed how it is deleted
     deletes = work.decision.operation is Operation.DELETE
     properties = work.decision.properties if deletes else row.properties
     limits = [one for one in (limit, work.traversal.node_timeout) if one is not None]
@@ -47,7 +47,7 @@ def make_context(
         attempt=work.node.attempts,
         token=_token(work),
         resource_token=row.token,
-        # of a stack made before there were marks, it is 0
+        # the mark is 0 for a stack that is older than marks
         stack_token=f"{work.traversal.stack_id}-{work.traversal.stack_mark:x}",
         physical_id=row.physical_id,
         properties=properties,
@@ -59,7 +59,8 @@ def make_context(
 
 
 def _token(work: Work) -> str:
-    """The same for every attempt: of the create of a row, of one traversal's update of it."""
+    """The token of a work, the same for all its attempts. A create or delete of a row has one
+    token; an update or check has one for each traversal."""
     row = work.row
     assert row is not None
     if work.decision.operation is Operation.CREATE:
@@ -67,12 +68,12 @@ def _token(work: Work) -> str:
     root = uuid.UUID(row.token)
     if work.decision.operation is Operation.DELETE:
         return str(uuid.uuid5(root, "delete"))
-    # of a start before there were marks, it is 0
+    # the mark is 0 for a traversal that is older than marks
     traversal = work.traversal.mark or work.traversal.id
     return str(uuid.uuid5(root, f"{work.decision.operation} {traversal}"))
 
 
-#: Seconds before a work is tried again that was handed back for an error of the store.
+#: Seconds until the retry of a work that was handed back because of a database error.
 HAND_BACK = 1.0
 
 
@@ -82,11 +83,11 @@ def call_handler(
     context: Context | None,
     origin: object = None,
 ) -> Outcome:
-    """Do what was decided, and say what became of it. Never raises.
+    """Do what was decided, and return the outcome. Never raises.
 
-    :param context: given for the steps in :data:`~converge.protocol.decide.HANDLED`.
-    :param origin: the database: an error of it that passes through the handler is no failure of
-        the handler's.
+    :param context: required for operations in :data:`~converge.protocol.decide.HANDLED`.
+    :param origin: the database. If an error of it passes through the handler, the work is handed
+        back and has not failed.
     """
     operation = work.decision.operation
     if operation in HANDLED:
@@ -106,7 +107,7 @@ def call_handler(
                 return handed_back(work, describe(error))
             if context.interrupted:
                 return handed_back(work)
-            # a handler that calls sys.exit() must not take the engine's thread with it
+            # BaseException: a handler that calls sys.exit() must not end the engine's thread
             policy = types[work.type_name].retry
             return failed_attempt(work, policy, describe(error), error, format_traceback(error))
     if operation is Operation.REPLACE:
@@ -114,7 +115,7 @@ def call_handler(
     if operation is Operation.SKIP:
         return Outcome(work, Result.SKIPPED)
     if operation is Operation.FAIL:
-        return failure(work, work.decision.reason or "it cannot be done")
+        return failure(work, work.decision.reason or "cannot be done")
     if operation is Operation.DROP:
         return Outcome(work, Result.DONE, deleted=True)
     values: dict[str, Any] = {}
@@ -123,7 +124,7 @@ def call_handler(
         values = {"requires": work.requires, "template_id": template_id, "reason": None}
         assert work.row is not None
         if work.decision.properties is not work.row.properties:
-            # nothing has changed but how it is deleted
+            # only properties that its delete uses have changed
             try:
                 values["properties"] = _storable("properties", dict(work.decision.properties))
             except BadInput as error:
@@ -140,7 +141,7 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
     if operation is Operation.DELETE:
         physical_id = row.physical_id
         if physical_id is None:
-            # it looks for what was made with the token of the create
+            # find() looks for what the create made, by the token of the create
             context.token, token = row.token, context.token
             found = handler.find(context)
             check_over(found, "find")
@@ -156,7 +157,7 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
         check_over(handler.check(context, row.physical_id, properties), "check")
         values: dict[str, Any] = {"reason": None, "status": Status.COMPLETE}
         return Outcome(work, Result.DONE, values)
-    # before the call, which may change what it is given
+    # before the call: the handler may change the mapping
     reached = _storable("properties", dict(properties))
     if operation is Operation.CREATE:
         made = handler.create(context, properties)
@@ -181,8 +182,9 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
 
 
 def _physical(made: object, before: Physical | None, context: Context) -> Physical:
-    """What a handler returned, checked.
+    """Check what a handler returned.
 
+    :param before: the physical resource before an update.
     :raises BadInput: it cannot be stored.
     """
     if made is None:
@@ -201,7 +203,7 @@ def _physical(made: object, before: Physical | None, context: Context) -> Physic
 
 
 def check_physical_id(physical_id: object) -> None:
-    """Whether a physical id can be stored on every database.
+    """Check that a physical id can be stored in every database.
 
     :raises BadInput: it cannot.
     """
@@ -225,7 +227,7 @@ def _storable(what: str, value: Json) -> Json:
         raise BadInput(
             f"the {what} have {size} characters as JSON; at most {VALUE_LENGTH} can be stored"
         )
-    # a copy: the handler, or a thread that it left behind, may go on with its own
+    # a copy: the handler, or a thread that it left behind, may still change its own
     return load(stored)
 
 
@@ -236,19 +238,19 @@ def failed_attempt(
     error: BaseException,
     traceback: str | None = None,
 ) -> Outcome:
-    """The outcome of a handler call that failed: another attempt, if the policy has one."""
+    """The outcome of a failed handler call: a retry if the policy allows one, else a failure."""
     wait = policy.wait(work.node.attempts - work.node.deaths, error)
     outcome = failure(work, reason, wait, traceback)
-    # attempts that an engine died in are not counted against it
+    # attempts in which an engine died do not count
     outcome.max_attempts = policy.attempts + work.node.deaths
     return outcome
 
 
 def handed_back(work: Work, reason: str | None = None) -> Outcome:
-    """The outcome of a handler that was called and did not come to its end, for a reason that is
-    not its own: it is called again, and nothing is counted.
+    """The outcome of a handler call that was interrupted: it is called again, and the attempt is
+    not counted.
 
-    :param reason: of an error of the store.
+    :param reason: the database error that interrupted it, if any.
     """
     outcome = Outcome(work, Result.HANDED_BACK, started=True)
     if reason is not None:
@@ -261,10 +263,11 @@ def handed_back(work: Work, reason: str | None = None) -> Outcome:
 def failure(
     work: Work, reason: str, wait: float | None = None, traceback: str | None = None
 ) -> Outcome:
-    """The outcome of a failed attempt. Its words are raw: see :func:`mask_outcome`.
+    """The outcome of a failed attempt. Its texts are raw: see :func:`mask_outcome`.
 
-    :param wait: seconds until the next one, None if there is none.
-    :param traceback: of the exception that the reason is about.
+    :param reason: why it failed.
+    :param wait: seconds until the next attempt, None if there is none.
+    :param traceback: the traceback of the exception, if any.
     """
     row = work.row
     operation = work.decision.operation
@@ -272,7 +275,7 @@ def failure(
     if traceback is not None:
         values["traceback"] = traceback
     elif row is not None and row.reason == reason:
-        # what is told again, as by a check, keeps its traceback
+        # a repeated reason, as of a check, keeps its traceback
         del values["reason"]
     if wait is None and row is not None:
         if operation in HANDLED or operation is Operation.DROP:
@@ -281,7 +284,7 @@ def failure(
                 action = Action.REPLACE
             values |= {"action": action, "status": Status.FAILED}
         elif row.status is not Status.COMPLETE and work.node.kind is Kind.UPDATE:
-            # never handed to its type; what is healthy stays so
+            # its handler was never called; a healthy resource stays healthy
             values |= {"status": Status.FAILED}
     if wait is None:
         return Outcome(work, Result.FAILED, values, reason=reason, raw=True)
@@ -298,8 +301,8 @@ _ACTIONS = {
 
 
 def mask_outcome(outcome: Outcome, secrets: Secrets) -> None:
-    """Have what an outcome says fit its columns, and be without secrets. They come first: half a
-    secret would not be known for one."""
+    """Mask the secrets in an outcome's texts, then cut the texts to fit their columns: half a
+    secret would not be recognized."""
     outcome.raw = False
     if outcome.reason is not None:
         outcome.reason = text(secrets.hide(outcome.reason))

@@ -1,4 +1,4 @@
-"""Claiming: READY nodes become this engine's, each with the lock on its resource."""
+"""Claiming: an engine takes READY nodes, each with the lock on its resource."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _LOCKING = frozenset(
         Operation.DROP,
     }
 )
-#: After so many deaths of engines a node is claimed with no other such node.
-CAREFUL = 2
+#: After this many deaths of engines a node is a suspect: claimed with no other suspect.
+SUSPECT_DEATHS = 2
 
-_MARKS = {
+_STATES = {
     Operation.CREATE: (Action.CREATE, Status.IN_PROGRESS),
     Operation.UPDATE: (Action.UPDATE, Status.IN_PROGRESS),
     Operation.DELETE: (Action.DELETE, Status.IN_PROGRESS),
@@ -48,19 +48,19 @@ def claim(
 ) -> list[Work]:
     """Claim up to ``limit`` nodes in the order in which they became ready.
 
-    A node whose resource an older traversal still holds becomes BLOCKED; it is readied when
-    that lock is released. A node on which several engines died is a suspect, and claimed alone:
-    else what was in hand beside it each time would be held to kill engines, too.
+    A node whose resource an older traversal still has locked becomes BLOCKED; it is READY again
+    when that lock is released. A node on which several engines died is a suspect, and at most one
+    is claimed at a time: otherwise nodes held beside it would be suspected, too.
 
-    :param suspect: whether a suspect may be among them; at most one is.
     :param types: the resource types of this engine.
-    :param known: traversals seen before, whose intent never changes; filled up.
-    :param mark: of the engine's registration.
+    :param known: traversals read before, by id; new ones are added. Their intent never changes.
+    :param suspect: whether a suspect may be claimed.
+    :param mark: the mark of the engine's registration.
     """
     free, rows = _lock_free(tx, engine_id, limit, suspect=suspect, mark=mark)
     if not free:
         return []
-    # a node has the mark of its traversal until it is claimed; after that, who knows
+    # a node has its traversal's mark until its first claim; later, the traversal is read again
     unknown = {
         node.traversal_id
         for node in free
@@ -110,22 +110,22 @@ def claim(
 
 
 def is_suspect(node: SyncPointRow) -> bool:
-    """Whether a node may be what kills its engines."""
-    return node.deaths >= CAREFUL
+    """Whether a node may be what kills engines."""
+    return node.deaths >= SUSPECT_DEATHS
 
 
 def _lock_ready(
     tx: Transaction, engine_id: int, limit: int, *, suspect: bool, mark: int | None
 ) -> list[SyncPointRow]:
-    """READY nodes, locked, of which at most one is a suspect."""
+    """Lock READY nodes, at most one of them a suspect."""
     nodes = sync_points.lock_ready(tx, engine_id, limit, mark=mark)
     suspects = [node for node in nodes if is_suspect(node)]
     put_off = {node.key for node in suspects[1 if suspect else 0 :]}
     left = [node for node in nodes if node.key not in put_off]
     if put_off and len(left) < limit:
-        # those that were put off must not keep the others from their turn
+        # fill up with others: suspects that are put off must not take their places
         seen = {node.key for node in left}
-        others = sync_points.lock_ready(tx, engine_id, limit, CAREFUL - 1, mark)
+        others = sync_points.lock_ready(tx, engine_id, limit, SUSPECT_DEATHS - 1, mark)
         left += [node for node in others if node.key not in seen][: limit - len(left)]
     return left
 
@@ -135,7 +135,7 @@ def _lock_free(
 ) -> tuple[list[SyncPointRow], dict[int, ResourceRow]]:
     """Lock the oldest READY nodes whose resources are free, and those resources.
 
-    The others become BLOCKED, and younger ones take their turn.
+    Nodes whose resource is locked become BLOCKED, and younger nodes take their places.
     """
     while True:
         nodes = _lock_ready(tx, engine_id, limit, suspect=suspect, mark=mark)
@@ -163,23 +163,23 @@ def _lock_free(
 def _needs_lock(node: SyncPointRow, row: ResourceRow | None, decision: Decision) -> bool:
     if row is None:
         return False
-    # what an update node found unchanged is still written: its requires and its template
+    # an update that finds nothing to change still writes the resource's requires and template
     return decision.operation in _LOCKING or (
         node.kind is Kind.UPDATE and decision.operation in (Operation.NOTHING, Operation.FAIL)
     )
 
 
 def _lock(work: Work) -> dict[str, Any]:
-    """The new columns of the resource; the work keeps the row as it was, but for the epoch."""
+    """The new columns of a work's resource. In the work, only epoch and mark of the row change."""
     row = work.row
     assert row is not None
-    action, status = _MARKS.get(work.decision.operation, (row.action, row.status))
+    action, status = _STATES.get(work.decision.operation, (row.action, row.status))
     if work.decision.wanted is not None:
         action = Action.REPLACE
     requires = row.requires
     type_ = row.type
     if work.decision.operation in (Operation.CREATE, Operation.UPDATE):
-        # old and new, until it is known which of them it really depends on
+        # old and new: until the work is done, it may depend on both
         requires = sorted({*row.requires, *work.requires})
         type_ = work.wanted_type
     lock = {

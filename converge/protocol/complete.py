@@ -1,7 +1,7 @@
-"""Completing: what became of the work is written, and arrives at the successors.
+"""Completing: outcomes are written, and arrive at the successors of their nodes.
 
-Many completions share one transaction. Each is valid only while its node still is this
-engine's, at the epoch of its claim; of a stale one nothing is written.
+Many outcomes share one transaction. An outcome is valid only while this engine still holds its
+node, at the epoch of its claim; nothing of a stale outcome is written.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _ENDS = {
 def complete(tx: Transaction, engine_id: int, outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Write a group of outcomes, in one transaction.
 
-    Locks are taken in this order: the nodes and their successors by key, the resources by
-    id. The only key that can come later is a stack's own node, which has the highest number
-    of its traversal.
+    Rows are locked in this order: the nodes and their successors by key, then the resources by
+    id. The only node that can be locked later is a stack's own, which has the highest number of
+    its traversal.
 
-    :returns: the stale ones: nothing was written of them, as another engine has the work.
+    :returns: the stale outcomes, of which nothing was written: this engine lost their nodes.
     """
     stale: list[Outcome] = []
     rows = _lock_with_successors(tx, outcomes)
@@ -73,7 +73,7 @@ def row_of(work: Work) -> ResourceRow:
 
 
 def is_mine(node: LockedNode, work: Work, engine_id: int) -> bool:
-    """Whether a node still is an engine's, by the claim that a work came from."""
+    """Whether an engine still holds a node by the claim that a work came from."""
     return (
         node.engine_id == engine_id
         and node.epoch == work.node.epoch
@@ -90,8 +90,8 @@ def _lock_with_successors(tx: Transaction, outcomes: Sequence[Outcome]) -> dict[
         if outcome.result in _ENDS:
             keys.update((node.traversal_id, successor) for successor in node.successors)
     rows = sync_points.lock_nodes(tx, keys)
-    # a halted traversal's running nodes were led to the stack's node after their claim, and
-    # have no further attempt
+    # nodes that ran when their traversal was halted have the stack's node as their successor
+    # since then, and no further attempt
     late = {
         (key[0], successor)
         for outcome in outcomes
@@ -163,9 +163,9 @@ def _write_resources(
 
 
 def _is_spent(outcome: Outcome, node: LockedNode) -> bool:
-    """Whether nobody will ask for the steps of any work on a resource again.
+    """Whether the recorded steps of all work on a resource are no longer needed.
 
-    A create goes on in a later traversal, everything else in a later attempt only.
+    A create is resumed even in a later traversal; all other work only in a later attempt.
     """
     operation = outcome.work.decision.operation
     if operation not in HANDLED:
@@ -175,8 +175,8 @@ def _is_spent(outcome: Outcome, node: LockedNode) -> bool:
 
 
 def _may_have_steps(outcome: Outcome) -> bool:
-    """Whether a work, or an earlier one on its resource, can have recorded any; most have not,
-    and are not asked about."""
+    """Whether this or earlier work on the resource may have recorded steps. Most has not, which
+    saves a query."""
     work = outcome.work
     return (
         outcome.stepped
@@ -244,23 +244,24 @@ def _event(outcome: Outcome) -> dict[str, Any] | None:
 
 
 def make_event(work: Work, status: str, reason: str | None) -> dict[str, Any]:
+    """An event about the resource of a work."""
     verbs = {
         Operation.CREATE: Action.CREATE,
         Operation.DELETE: Action.DELETE,
         Operation.DROP: Action.DELETE,
         Operation.CHECK: Action.CHECK,
     }
-    cleanup = Action.DELETE if work.node.kind is Kind.CLEANUP else Action.UPDATE
+    action = Action.DELETE if work.node.kind is Kind.CLEANUP else Action.UPDATE
     row = row_of(work)
     if work.traversal.action is Action.CHECK:
-        cleanup = Action.CHECK
+        action = Action.CHECK
     elif work.node.kind is Kind.UPDATE and row.status is Status.INIT:
-        cleanup = Action.CREATE
+        action = Action.CREATE
     return {
         "stack_id": work.traversal.stack_id,
         "traversal_id": work.traversal.id,
         "resource": row.name,
-        "action": verbs.get(work.decision.operation, cleanup),
+        "action": verbs.get(work.decision.operation, action),
         "status": status,
         "reason": None if reason is None else text(reason),
     }

@@ -1,4 +1,4 @@
-"""What an engine does for one node: the decision, as a pure function, and its outcome."""
+"""What an engine does for a node: the decision, a pure function, and the outcome."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 class Operation(StrEnum):
-    """What is to be done for a node."""
+    """What to do for a node."""
 
     CREATE = "create"
     UPDATE = "update"
     REPLACE = "replace"
     DELETE = "delete"
     CHECK = "check"
-    #: the row goes, nothing real was ever made
+    #: only the row is deleted: nothing real was ever made
     DROP = "drop"
-    #: it is as it should be
+    #: the resource is as it should be
     NOTHING = "nothing"
     #: a predecessor failed, or the traversal was halted
     SKIP = "skip"
@@ -40,16 +40,16 @@ class Operation(StrEnum):
     FINISH = "finish"
 
 
-#: Operations that call a handler; all others are over at once.
+#: Operations that call a handler; all others are done at once.
 HANDLED = frozenset({Operation.CREATE, Operation.UPDATE, Operation.DELETE, Operation.CHECK})
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """:ivar properties: the resolved properties, where there are any.
-    :ivar reason: why it fails.
-    :ivar wanted: of a replacement that has the old one deleted first, in its row: the properties of
-        the new one.
+    """:ivar properties: the resolved properties, if any.
+    :ivar reason: why it fails, if it does.
+    :ivar wanted: the properties of the replacement, if the old resource is deleted first and the
+        replacement is made in its row.
     """
 
     operation: Operation
@@ -60,11 +60,11 @@ class Decision:
 
 @dataclass(slots=True)
 class Work:
-    """A claimed node, with all that its handler needs.
+    """A claimed node, with everything that its handler needs.
 
-    :ivar row: the resource as it was before the claim, with the epoch of the claim.
-    :ivar locked: whether the claim took the resource's lock.
+    :ivar row: the resource as it was before the claim, but with the epoch and mark of the claim.
     :ivar requires: ids of the resources that it will really depend on.
+    :ivar locked: whether the claim locked the resource.
     """
 
     traversal: TraversalRow
@@ -76,23 +76,23 @@ class Work:
 
     @property
     def scope(self) -> str:
-        """The name of the journal's scope of this piece of work."""
+        """The name of this work's scope in the journal."""
         assert self.row is not None
         operation = self.decision.operation
-        # a create is one and the same in every traversal, as is its token
+        # a create is the same work in every traversal, with the same token
         return work_scope_name(
             self.row.id, operation, None if operation is Operation.CREATE else self.traversal.id
         )
 
     @property
-    def keys_in(self) -> UUID:
-        """The name space of the idempotency keys of its steps: made of what is random, as ids
-        come again after the database has forgotten its last seconds."""
+    def key_namespace(self) -> UUID:
+        """The namespace of the idempotency keys of its steps. It is random: ids are used again
+        after the database lost its last seconds."""
         assert self.row is not None
         token = UUID(self.row.token)
         if self.decision.operation is Operation.CREATE:
             return token
-        # of a start before there were marks, it is 0
+        # the mark is 0 for a traversal that is older than marks
         traversal = self.traversal.mark or self.traversal.id
         return uuid5(token, f"{self.decision.operation} {traversal}")
 
@@ -110,7 +110,7 @@ class Work:
 
 
 class Result(StrEnum):
-    """What became of the work."""
+    """How a work ended."""
 
     DONE = "DONE"
     FAILED = "FAILED"
@@ -124,13 +124,14 @@ class Result(StrEnum):
 class Outcome:
     """:ivar values: columns of the resource to write.
     :ivar deleted: the resource is gone.
-    :ivar reason: why it failed, in words that have not been gone over while ``raw``.
-    :ivar raw: its words may have secrets, and be too long for their columns.
-    :ivar started: of a work handed back: its handler was called, and may have done something.
+    :ivar started: the work was handed back after its handler was called, which may have done
+        something.
+    :ivar reason: why it failed.
     :ivar wait: seconds until a retry.
-    :ivar stepped: the handler recorded steps, in the scope of its work.
-    :ivar max_attempts: of a retry: after how many attempts it is given up.
-    :ivar then: of an update that asks for a replacement: how that is done.
+    :ivar max_attempts: after how many attempts a retry is given up.
+    :ivar stepped: the handler used the journal's scope of its work.
+    :ivar then: how to replace the resource, if an update asked for that.
+    :ivar raw: its texts may contain secrets, or be too long for their columns.
     """
 
     work: Work
@@ -170,11 +171,11 @@ def decide(
     inputs: Mapping[str, Input],
     types: Mapping[str, ResourceType],
 ) -> Decision:
-    """Decide what is to be done for a node.
+    """Decide what to do for a node.
 
     :param row: its resource, None if that is gone.
-    :param inputs: the resources that its references name, brought about already.
-    :param types: the resource types of this engine.
+    :param inputs: the resources that its references name, by name.
+    :param types: the resource types of this engine, by name.
     """
     if node.kind is Kind.STACK:
         return Decision(Operation.FINISH)
@@ -191,7 +192,7 @@ def decide(
         if resource_type is None:
             return Decision(Operation.FAIL, reason=unknown_type(row.type, types))
         if row.status is not Status.COMPLETE and row.action is not Action.CHECK:
-            # what it should be like is not known, and a check must not make it look well
+            # its properties are not known for sure, and a check must not make it look healthy
             return Decision(Operation.FAIL, reason=row.reason or f"its {row.action} never finished")
         operation = Operation.CHECK if supports(resource_type, "check") else Operation.NOTHING
         return Decision(operation, row.properties)
@@ -226,17 +227,17 @@ def _decide_cleanup(
         return Decision(Operation.FAIL, reason=unknown_type(row.type, types))
     if row.physical_id is None and not supports(resource_type, "find"):
         return Decision(Operation.DROP)
-    return Decision(Operation.DELETE, _mended(node, row, inputs, resource_type))
+    return Decision(Operation.DELETE, _delete_properties(node, row, inputs, resource_type))
 
 
-def _mended(
+def _delete_properties(
     node: SyncPointRow,
     row: ResourceRow,
     inputs: Mapping[str, Input],
     resource_type: ResourceType,
 ) -> Mapping[str, Json]:
-    """The properties to delete a resource with: the wanted ones, if they differ from its own in
-    nothing but how it is deleted."""
+    """The properties to delete a resource with: the wanted ones, if they differ from its own only
+    in how it is deleted."""
     wanted = load_definition(node.definition)
     if wanted is None:
         return row.properties
@@ -245,14 +246,14 @@ def _mended(
         check_properties(wanted.type, resource_type, properties)
     except (UnresolvedReference, BadInput):
         return row.properties
-    is_same = _is_same_thing(resource_type, row.properties, properties)
+    is_same = _differ_in_delete_only(resource_type, row.properties, properties)
     return properties if is_same else row.properties
 
 
-def _is_same_thing(
+def _differ_in_delete_only(
     resource_type: ResourceType, one: Mapping[str, Json], other: Mapping[str, Json]
 ) -> bool:
-    """Whether properties that differ do so in nothing but how the resource is deleted."""
+    """Whether properties are the same except for those that only delete uses."""
     of_delete = resource_type.delete_properties
     if not of_delete:
         return False
@@ -294,7 +295,7 @@ def _decide_update(
 
     untouched = row.status is Status.INIT
     if row.action is Action.REPLACE:
-        # its delete has begun; whatever is wanted now, what there is is no whole thing any more
+        # its delete has begun, so it is broken, whatever is wanted now
         return decide_replace(node, row, properties, types)
     if row.type != definition.type and not untouched:
         return decide_replace(node, row, properties, types)
@@ -303,7 +304,7 @@ def _decide_update(
     if row.status is Status.COMPLETE:
         if same(row.properties, properties):
             return Decision(Operation.NOTHING, row.properties)
-        if _is_same_thing(resource_type, row.properties, properties):
+        if _differ_in_delete_only(resource_type, row.properties, properties):
             return Decision(Operation.NOTHING, properties)
     if supports(resource_type, "update"):
         return Decision(Operation.UPDATE, properties)
@@ -318,7 +319,7 @@ def decide_replace(
 ) -> Decision:
     """Decide how a resource is replaced.
 
-    :param properties: those of the new one.
+    :param properties: the properties of the replacement.
     """
     if not _deletes_first(node, row, types):
         return Decision(Operation.REPLACE, properties)
@@ -326,16 +327,16 @@ def decide_replace(
     if resource_type is None:
         return Decision(Operation.FAIL, reason=unknown_type(row.type, types))
     if row.physical_id is None and not supports(resource_type, "find"):
-        # nothing was made that could stand in the way of the new one
+        # nothing was made that could be in the way of the replacement
         return Decision(Operation.REPLACE, properties, wanted=properties)
-    is_same = row.type == node.definition["type"] and _is_same_thing(
+    is_same = row.type == node.definition["type"] and _differ_in_delete_only(
         resource_type, row.properties, properties
     )
     return Decision(Operation.DELETE, properties if is_same else row.properties, wanted=properties)
 
 
 def _deletes_first(node: SyncPointRow, row: ResourceRow, types: Mapping[str, ResourceType]) -> bool:
-    """Whether what there is is to go before the new one is made."""
+    """Whether the old resource is deleted before its replacement is made."""
     if row.action is Action.REPLACE:
         return True
     said = node.definition.get("replace")
@@ -346,5 +347,5 @@ def _deletes_first(node: SyncPointRow, row: ResourceRow, types: Mapping[str, Res
 
 
 def unknown_type(name: str, types: Mapping[str, ResourceType]) -> str:
-    """The reason for failing on a type that this engine does not have."""
+    """The reason of a failure: this engine does not have the type."""
     return f"this engine has no resource type {name!r}{did_you_mean(name, types)}"

@@ -1,4 +1,4 @@
-"""Finishing: a traversal ends, and its rollback starts if that is its intent."""
+"""Finishing: a traversal ends, and its rollback starts if its intent says so."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ _NAMED = 10
 
 
 def finish(tx: Transaction, engine_id: int, work: Work) -> None:
-    """The stack's own node: end the traversal.
+    """End a traversal: the work of the stack's own node.
 
-    :raises StaleLock: it is no longer held by this engine.
+    :raises StaleLock: this engine no longer holds the node.
     """
     stack = stacks.lock_stack_by_id(tx, work.traversal.stack_id)
     node = sync_points.lock_nodes(tx, [work.node.key]).get(work.node.key)
     if node is None or not is_mine(node, work, engine_id) or node.state is not NodeState.RUNNING:
-        raise StaleLock(f"the end of traversal {work.traversal.id} is not held by this engine")
+        raise StaleLock(
+            f"engine {engine_id} no longer holds the last node of traversal {work.traversal.id}"
+        )
     end_traversal(tx, stack, traversals.get_traversal(tx, work.traversal.id), tainted=node.tainted)
 
 
 def end_traversal(
     tx: Transaction, stack: StackRow, traversal: TraversalRow, *, tainted: bool
 ) -> None:
-    """End the current traversal of a locked stack, and start its rollback if that is its intent."""
+    """End the current traversal of a locked stack; start its rollback if its intent says so."""
     status, reason = TraversalStatus.COMPLETE, traversal.reason
     if traversal.halted is not None:
         status = TraversalStatus(traversal.halted)
@@ -81,7 +83,7 @@ def end_traversal(
         status is TraversalStatus.FAILED
         and traversal.on_failure is OnFailure.ROLLBACK
         and completed != traversal.template_id
-        # what was wanted before a rollback is what it was to lead away from
+        # a failed rollback with no completed version would go back to what it left
         and not (traversal.action is Action.ROLLBACK and completed is None)
     ):
         why = text(f"rolled back: {reason}")
@@ -89,7 +91,7 @@ def end_traversal(
 
 
 def _with_unchecked(tx: Transaction, traversal: TraversalRow, reason: str | None) -> str | None:
-    """The reason of a check, with what it did not look at."""
+    """The reason of a check, with the resources that it did not check."""
     names = events.list_unchecked(tx, traversal.stack_id, traversal.id)
     if not names:
         return reason

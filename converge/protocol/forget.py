@@ -1,4 +1,4 @@
-"""Letting go of a resource: the stack forgets it, and what it stands for stays as it is."""
+"""Forgetting a resource: its row is deleted, and what it stands for stays as it is."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from converge.sql.database import Transaction
 from converge.sql.resources import ResourceRow
 from converge.sql.types import text
 
-#: What the event says that was done.
+#: The action in the event.
 FORGET = "FORGET"
 
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """A resource that a stack has let go of.
+    """A resource that a stack has forgotten.
 
     :ivar id: its number, as in the events.
-    :ivar physical_id: what it stood for, which nobody looks after any more; None if that was
+    :ivar physical_id: the physical resource, which converge no longer manages; None if it was
         never known.
     :ivar action: what was last done to it.
-    :ivar status: how that stood.
+    :ivar status: the status of that action.
     """
 
     id: int
@@ -38,11 +38,13 @@ class Forgotten:
 def forget(tx: Transaction, name: str, resource: str, number: int | None) -> Forgotten | None:
     """Let a stack forget a resource.
 
-    :param number: its id, of a name that has several versions.
-    :returns: what was let go of; None if the stack had let go of it before.
-    :raises NotFound: there is no such stack or resource.
-    :raises Conflict: something is being done to the stack or to the resource.
-    :raises BadInput: there are several versions, and none is named.
+    :param name: the stack's name.
+    :param resource: the resource's name.
+    :param number: the id of one of its versions; needed if there are several.
+    :returns: the resource; None if the stack has already forgotten it.
+    :raises NotFound: there is no such stack, resource or version.
+    :raises Conflict: the stack, or the resource, is being worked on.
+    :raises BadInput: there are several versions, and ``number`` is None.
     """
     stack = stacks.lock_stack(tx, name)
     if stack.status is Status.IN_PROGRESS:
@@ -52,7 +54,7 @@ def forget(tx: Transaction, name: str, resource: str, number: int | None) -> For
         )
     rows = resources.list_resources(tx, stack.id, lock=True)
     named = [row for row in rows if row.name == resource]
-    # what was never made is no version
+    # a row whose resource was never made does not count as a version
     versions = [row for row in named if row.status is not Status.INIT] or named
     if number is not None:
         versions = [row for row in named if row.id == number]

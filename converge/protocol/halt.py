@@ -1,4 +1,4 @@
-"""Halting: nothing new starts in a traversal, and what runs goes on to its end."""
+"""Halting a traversal: nothing new starts, and what runs continues to its end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from converge.sql.types import text
 
 
 def halts(outcome: Outcome) -> bool:
-    """Whether this outcome ends its traversal: it needs :func:`complete_failure`."""
+    """Whether an outcome halts its traversal, and is written by :func:`complete_failure`."""
     return (
         outcome.result is Result.FAILED
         and outcome.work.traversal.on_failure is not OnFailure.CONTINUE
@@ -25,7 +25,10 @@ def halts(outcome: Outcome) -> bool:
 
 
 def complete_failure(tx: Transaction, engine_id: int, outcome: Outcome) -> list[Outcome]:
-    """Write a failure that ends its traversal: nothing new starts, what runs goes on to its end."""
+    """Write a failure and halt its traversal.
+
+    :returns: the stale outcomes, as :func:`~converge.protocol.complete.complete` does.
+    """
     work = outcome.work
     stack = stacks.lock_stack_by_id(tx, work.traversal.stack_id)
     if stack.traversal_id == work.traversal.id:
@@ -49,10 +52,12 @@ def halt_locked(
     outcome: TraversalStatus,
     reason: str,
 ) -> bool:
-    """Let nothing new start; the stack's node waits for what is running and nothing else.
+    """Skip all nodes that do not run; the stack's node then waits only for those that do.
 
-    :param nodes: the live nodes of the traversal, locked, as is the stack's row.
-    :returns: False if it was halted or over before.
+    :param nodes: the live nodes of the traversal, locked; so is the stack's row.
+    :param outcome: the status with which the traversal will end.
+    :param reason: why it is halted.
+    :returns: whether it was halted; false if it was halted before, or has ended.
     """
     if not traversals.halt_traversal(tx, traversal.id, outcome, reason):
         return False
@@ -63,7 +68,7 @@ def halt_locked(
     running = [node.key for node in others if node.state is NodeState.RUNNING]
     transitions.lead_to_stack(tx, running, stack_node.key)
     if idle:
-        # engine 0 stands for whoever is no engine
+        # as engine 0, as the caller need not be an engine
         traversals.add_progress(tx, traversal.id, 0, 0, 0, len(idle))
     return True
 
@@ -71,9 +76,11 @@ def halt_locked(
 def halt(tx: Transaction, traversal_id: int, outcome: TraversalStatus, reason: str) -> bool:
     """Halt a running traversal from outside: a cancel, or its deadline.
 
-    Where nothing is running, the traversal ends at once.
+    If nothing runs, the traversal ends at once.
 
-    :returns: False if it was halted or over before.
+    :param outcome: the status with which the traversal will end.
+    :param reason: why it is halted.
+    :returns: whether it was halted; false if it was halted before, or has ended.
     """
     traversal = traversals.get_traversal(tx, traversal_id)
     stack = stacks.lock_stack_by_id(tx, traversal.stack_id)

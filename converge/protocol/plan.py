@@ -1,11 +1,10 @@
-"""What a traversal needs: a pure function of the wanted definitions and the existing resources.
+"""The nodes of a traversal: a pure function of the wanted definitions and the existing resources.
 
-Every name in the template has an *update* node, in the order of the template's
-references. Every existing resource has a *cleanup* node, in the reverse order of what it
-really requires. A cleanup follows the update of its own name, so that everything that
-depends on a resource is pointed at its replacement before the old version is deleted.
-Cleanup edges only ever lead to updates or to other cleanups, hence the two halves
-together have no cycle as long as neither has one of its own.
+Every name in the template has an *update* node, in the order of the template's references. Every
+existing resource has a *cleanup* node, in the reverse order of what it really requires. A cleanup
+comes after the update of its own name, so that everything that depends on a resource is pointed at
+its replacement before the old version is deleted. Cleanups depend only on updates and on other
+cleanups, so the two halves together have no cycle as long as neither has one.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from converge.graph import Graph
 from converge.model import Action, Json, Kind, Physical, ResourceDefinition, Status, same
 from converge.template.functions import resolve_properties
 
-#: A node before it has a number: (kind, name or resource id).
+#: A node that has no number yet: (kind, name or resource id).
 Key = tuple[Kind, str | int]
 
 STACK: Key = (Kind.STACK, "")
@@ -26,10 +25,11 @@ STACK: Key = (Kind.STACK, "")
 
 @dataclass(frozen=True, slots=True)
 class Existing:
-    """What the plan needs to know of a resource row.
+    """What the plan needs to know about a resource row.
 
-    :ivar properties: those that it last reached.
-    :ivar physical: what others can refer to, None if it has no physical id.
+    :ivar requires: ids of the resources that it really depends on.
+    :ivar properties: the properties that it last reached.
+    :ivar physical: what references to it resolve to, None if it has no physical id.
     """
 
     id: int
@@ -50,9 +50,9 @@ class Node:
     :ivar number: its place in topological order; the stack's own node has the highest.
     :ivar name: the resource's name, None for the stack's node.
     :ivar resource_id: its row, None for the stack's node and for rows yet to be inserted.
-    :ivar keep: of a cleanup: this version stays unless it is replaced on the way.
-    :ivar definition: what is wanted of that name; of a cleanup, only if another version of the
-        same type is to take its place.
+    :ivar keep: for a cleanup: this version stays, unless the traversal replaces it.
+    :ivar definition: the wanted resource of that name; for a cleanup, only if another version of
+        the same type stays instead.
     :ivar requires: numbers of the update nodes whose results this node's references read.
     :ivar pending: how many predecessors it waits for.
     :ivar successors: numbers of the nodes that wait for it, in order.
@@ -92,13 +92,16 @@ def best_versions(
 ) -> dict[str, Existing]:
     """The version of each name that is kept.
 
-    Healthy before failed; then the one whose properties are what is wanted, whichever template
-    made it; then the one at the wanted template; then the one that has what would be wanted if
-    nothing that it refers to changed; then the one at the previous template, then the newest. A
+    In this order of preference: one that has not failed; one that has the wanted properties,
+    whichever template made it; one of the wanted template; one that has the properties that would
+    be wanted if nothing that it refers to changed; one of the previous template; the newest. A
     version whose deletion has begun is never kept.
 
-    :param definitions: what is wanted, where that counts.
-    :param alike: ids of templates that say the same as the wanted one.
+    :param existing: all the stack's resource rows.
+    :param wanted: id of the wanted template, if any.
+    :param previous: id of the template wanted before, if any.
+    :param definitions: the wanted resources, if they matter.
+    :param alike: ids of other templates with the same content as the wanted one.
     """
     versions: dict[str, list[Existing]] = {}
     for resource in existing:
@@ -135,7 +138,7 @@ def best_versions(
 
 
 def contested(existing: Iterable[Existing]) -> set[int]:
-    """The templates that versions of a name were made by of which one is to be chosen."""
+    """The ids of the templates that made the versions of names with several versions."""
     versions: dict[str, list[Existing]] = {}
     for one in existing:
         versions.setdefault(one.name, []).append(one)
@@ -151,7 +154,7 @@ def contested(existing: Iterable[Existing]) -> set[int]:
 def _with_required(
     names: Iterable[str], definitions: Mapping[str, ResourceDefinition]
 ) -> Iterable[str]:
-    """Names and all that they require, each after what it requires."""
+    """The names and everything that they require, each after what it requires."""
     edges: list[tuple[str, str | None]] = []
     stack = list(names)
     seen = set(stack)
@@ -170,8 +173,7 @@ def _with_required(
 def _content(
     definition: ResourceDefinition, best: Mapping[str, Existing]
 ) -> Mapping[str, Json] | None:
-    """The properties that are wanted, if what they refer to stays as it is; None if that is not
-    there."""
+    """The wanted properties if what they refer to stays as it is; None if that does not exist."""
 
     def lookup(name: str) -> Physical:
         found = best.get(name)
@@ -206,13 +208,13 @@ def plan(
     previous: int | None = None,
     alike: Collection[int] = (),
 ) -> Plan:
-    """Plan the way from the existing resources to the wanted definitions.
+    """Plan how to get from the existing resources to the wanted definitions.
 
     :param definitions: the wanted resources, each requiring only names among them.
     :param existing: all the stack's resource rows.
-    :param wanted: id of the wanted template, None where nothing is wanted.
-    :param previous: id of the template wanted before.
-    :param alike: ids of older templates that say the same as the wanted one.
+    :param wanted: id of the wanted template, None if nothing is wanted.
+    :param previous: id of the template wanted before, if any.
+    :param alike: ids of other templates with the same content as the wanted one.
     :raises CircularDependency: the definitions (or the rows' ``requires``) have a cycle.
     """
     best = best_versions(existing, wanted, previous, definitions, alike)
@@ -221,7 +223,7 @@ def plan(
 
 
 def plan_check(definitions: Mapping[str, ResourceDefinition], existing: Sequence[Existing]) -> Plan:
-    """Plan a look at every existing resource: no order, nothing inserted, nothing removed."""
+    """Plan a check of every existing resource: in no order, inserting and deleting nothing."""
     best = best_versions(existing, None, None)
     kept = {
         name: best[name]
@@ -237,7 +239,7 @@ def _edges(
     existing: Sequence[Existing],
     kept: Mapping[str, Existing],
 ) -> list[tuple[Key, Key | None]]:
-    """The (requirer, required) pairs of both halves."""
+    """The edges of both halves, as pairs: a node, and one that it requires or None."""
     edges: list[tuple[Key, Key | None]] = []
     for name, definition in definitions.items():
         edges.append(((Kind.UPDATE, name), None))
@@ -255,16 +257,16 @@ def _edges(
         if resource.name not in definitions:
             continue
         going = resource.action is Action.DELETE
-        if going and resource.id not in required_ids and not _is_made(kept.get(resource.name)):
-            # it is half gone and may still hold a name or a path that its successor needs
+        if going and resource.id not in required_ids and not _was_created(kept.get(resource.name)):
+            # half deleted, it may still hold a name or a path that its successor needs
             edges.append(((Kind.UPDATE, resource.name), cleanup))
         else:
             edges.append((cleanup, (Kind.UPDATE, resource.name)))
     return edges
 
 
-def _is_made(one: Existing | None) -> bool:
-    """Whether a version has come about."""
+def _was_created(one: Existing | None) -> bool:
+    """Whether a version exists and its create has completed."""
     return one is not None and not (
         one.action is Action.CREATE and one.status is not Status.COMPLETE
     )
@@ -276,7 +278,7 @@ def _number(
     existing: Sequence[Existing],
     kept: Mapping[str, Existing],
 ) -> Plan:
-    """Number the nodes in topological order and close the graph with the stack's node."""
+    """Add the stack's node, and number all nodes in topological order."""
     roots = Graph(edges).roots()
     edges.append((STACK, None))
     edges.extend((STACK, root) for root in roots)
@@ -302,7 +304,7 @@ def _number(
             name = by_id[resource_id].name
             wanted = definitions.get(name)
             if wanted and resource_id not in kept_ids and wanted.type == by_id[resource_id].type:
-                # its delete may have been mended since
+                # the properties that its delete uses may have changed
                 definition = wanted
         if definition is not None:
             requires = tuple(

@@ -1,8 +1,7 @@
-"""What a handler's exception is told as: a reason in a line, and a traceback.
+"""How a handler's exception is reported: a reason of one line, and a traceback.
 
-An error of converge's own (:class:`~converge.ConvergeError`), and one of an author's class that
-derives from it, is meant for users: its message says what is wrong, and is the whole reason. Of
-all others the type and the place are told, too.
+:class:`~converge.ConvergeError` and its subclasses, also those of authors, are meant for users: the
+message is the whole reason. The reason of any other exception has its type and place, too.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from types import CodeType
 from converge.errors import ConvergeError, StepFailed
 from converge.hiding import hide
 
-#: Bytes of a traceback that are kept: its end, which has the innermost frames.
+#: Bytes that are kept of the end of a traceback, which has the innermost frames.
 TRACEBACK_LENGTH = 16 * 1024
-#: Characters of a message, or traceback, in which secrets are looked for. It is far more than is
-#: kept, so that half a secret, which would not be known for one, is never kept.
+#: Characters of a message or traceback that are searched for secrets: far more than are kept, so
+#: that half a secret, which would not be recognized, is never kept.
 _LENGTH = 512 * 1024
-#: So many members of an exception group are named, and looked at.
+#: How many members of an exception group are named, and looked at.
 _NAMED, _MEMBERS = 3, 1000
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _CONVERGE = os.path.dirname(_HERE) + os.sep
-#: What calls handlers: nothing that went wrong there is told by its place.
+#: The module that calls handlers; its frames are never reported as the place of an error.
 _CALLER = os.path.join(_HERE, "call.py")
 _STANDARD = tuple(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib"))
 _INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
@@ -35,8 +34,8 @@ _Frame = tuple[CodeType, int | None]
 
 
 def describe(error: BaseException) -> str:
-    """A handler's exception in words: ``KeyError: 'missing' (types.py:12 in create)``. Of one
-    that was raised from another, or is a group, also those. Never raises."""
+    """A handler's exception as a reason: ``KeyError: 'missing' (types.py:12 in create)``. It names
+    the cause of an exception and the members of a group, too. Never raises."""
     try:
         return hide(_describe(error))
     except Exception:
@@ -50,7 +49,7 @@ def _describe(error: BaseException) -> str:
     cause = error.__cause__
     if cause is None or _is_plain(error) or isinstance(cause, BaseExceptionGroup):
         return words
-    # many messages quote it
+    # many messages quote that of their cause
     message = _message(cause)
     return words if message and message in words else f"{words}, because of {_sentence(cause)}"
 
@@ -61,7 +60,7 @@ def _sentence(error: BaseException) -> str:
         return message
     words = type(error).__name__
     if message:
-        # of this one, the message says what failed
+        # the message of StepFailed has the type of the error
         words = message if type(error) is StepFailed else f"{words}: {message}"
     place = _place(error)
     return f"{words} ({place})" if place else words
@@ -69,13 +68,13 @@ def _sentence(error: BaseException) -> str:
 
 def _describe_group(group: BaseExceptionGroup[BaseException]) -> str:
     members = list(_members(group))
-    told = "; ".join(_sentence(one) for one in members[:_NAMED])
+    named = "; ".join(_sentence(one) for one in members[:_NAMED])
     more = len(members) - _NAMED
-    return f"{_sentence(group)}: {told}" + (f"; and {more} more" if more > 0 else "")
+    return f"{_sentence(group)}: {named}" + (f"; and {more} more" if more > 0 else "")
 
 
 def _members(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    """The exceptions in a group and in its groups, that are none themselves."""
+    """The exceptions in a group and in the groups within it."""
     todo: list[BaseException] = list(reversed(group.exceptions))
     for _ in range(_MEMBERS):
         if not todo:
@@ -88,7 +87,7 @@ def _members(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException
 
 
 def _is_plain(error: BaseException) -> bool:
-    """Whether an exception is meant for users. What a step failed with is not."""
+    """Whether an exception is meant for users. StepFailed is not: it quotes another one."""
     return isinstance(error, ConvergeError) and not isinstance(error, StepFailed)
 
 
@@ -98,14 +97,13 @@ def _message(error: BaseException) -> str:
     except BaseException:
         return "<its message cannot be read>"
     if len(message) > _LENGTH:
-        # of a reason, the middle is left out
+        # leave out the middle
         message = f"{message[: _LENGTH // 2]} [...] {message[-_LENGTH // 2 :]}"
     return message
 
 
 def _place(error: BaseException) -> str:
-    """Where an exception was raised: the innermost frame of its author's code; empty if that is
-    not known."""
+    """Where an exception was raised: the innermost frame of the author's code; empty if unknown."""
     if isinstance(error, StepFailed) and error.__cause__ is not None:
         error = error.__cause__
     frames = [
@@ -123,7 +121,7 @@ def _place(error: BaseException) -> str:
 def _innermost(frames: Sequence[_Frame]) -> _Frame | None:
     own = [one for one in frames if _owner(one[0]) == ""]
     if not own:
-        # a type may be installed as a package, too
+        # the resource type may be in an installed package
         packages = [package for one in frames if (package := _owner(one[0])) not in (None, "")]
         own = [one for one in frames if packages and _owner(one[0]) == packages[0]]
     found = own or frames
@@ -131,8 +129,8 @@ def _innermost(frames: Sequence[_Frame]) -> _Frame | None:
 
 
 def _owner(code: CodeType) -> str | None:
-    """Whose code it is: the folder of an installed package, None for what is of converge or
-    Python, and empty for all other."""
+    """The owner of code: the folder of an installed package, None for converge or Python itself,
+    empty for anything else."""
     name = code.co_filename
     if name.startswith(_CONVERGE) or name.startswith("<frozen "):
         return None
@@ -144,8 +142,8 @@ def _owner(code: CodeType) -> str | None:
 
 
 def format_traceback(error: BaseException) -> str | None:
-    """The traceback of a handler's exception and of those that led to it; None of one that is
-    meant for users and that converge itself raised. Never raises."""
+    """The traceback of a handler's exception and of its causes; None for one that is meant for
+    users and that no author's code took part in. Never raises."""
     try:
         if _is_plain(error) and not _is_authors(error):
             return None
@@ -156,7 +154,7 @@ def format_traceback(error: BaseException) -> str | None:
 
 
 def _is_authors(error: BaseException | None) -> bool:
-    """Whether an author's code took part in an exception."""
+    """Whether the traceback of an exception, or of its causes, has an author's code."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -169,7 +167,7 @@ def _is_authors(error: BaseException | None) -> bool:
 
 
 def cut_traceback(text: str) -> str:
-    """The end of a traceback, made to fit :data:`TRACEBACK_LENGTH` and every database."""
+    """The end of a traceback: at most :data:`TRACEBACK_LENGTH` bytes, storable in any database."""
     data = text.replace("\x00", "\\0").encode("utf-8", "replace")
     if len(data) > TRACEBACK_LENGTH:
         mark = b"[...] "

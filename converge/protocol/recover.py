@@ -1,6 +1,6 @@
-"""Recovery: what dead engines, lost wake-ups and passed deadlines left behind.
+"""Recovery: repairs what dead engines, lost wake-ups and passed deadlines left behind.
 
-Every engine sweeps; row locks let one of them win. Each sweep is idempotent and bounded.
+Every engine sweeps; row locks let one of them win. A sweep is bounded, and safe to repeat.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from converge.sql.traversals import TraversalRow
 
 T = TypeVar("T")
 
-#: How many rows of each sort one sweep looks at.
+#: How many rows of each kind one sweep looks at.
 BATCH = 1000
 
 
@@ -30,12 +30,12 @@ class Sweep:
     """What a sweep did.
 
     :ivar engines: dead engines found.
-    :ivar nodes: nodes made READY again, or their locks released.
+    :ivar nodes: nodes that were made READY again, or whose locks were released.
     :ivar unblocked: BLOCKED nodes whose resource was free.
-    :ivar overdue: traversals past their deadline.
-    :ivar leftovers: sync points of traversals that are over.
-    :ivar scopes: scopes of the journal whose steps nobody will ask for again.
-    :ivar ready: READY nodes that wait for an engine; at most the size of a batch is counted.
+    :ivar overdue: traversals halted past their deadline.
+    :ivar leftovers: deleted sync points of traversals that are over.
+    :ivar scopes: deleted scopes of the journal whose steps are no longer needed.
+    :ivar ready: READY nodes that wait for an engine; counted up to the size of a batch.
     """
 
     engines: int = 0
@@ -47,7 +47,7 @@ class Sweep:
     ready: int = 0
 
     def __bool__(self) -> bool:
-        """Whether there is something new for an engine to do, or anything was put right."""
+        """Whether anything was repaired."""
         return any(
             (
                 self.engines,
@@ -60,7 +60,7 @@ class Sweep:
         )
 
     def __add__(self, later: Sweep) -> Sweep:
-        """What two sweeps did, and what was ready at the later one."""
+        """What two sweeps did together; ``ready`` is that of the later one."""
         return Sweep(
             self.engines + later.engines,
             self.nodes + later.nodes,
@@ -74,7 +74,12 @@ class Sweep:
 
 @dataclass(slots=True)
 class _Survey:
-    """What there is to do, read in one transaction, of each sort at most a batch."""
+    """What there is to repair, read in one transaction; of each kind at most a batch.
+
+    :ivar expired: engines whose lease has expired.
+    :ivar gone: engines whose process on this host is gone.
+    :ivar strays: engine ids that hold nodes, but are not registered.
+    """
 
     expired: list[int]
     gone: list[int]
@@ -88,14 +93,11 @@ class _Survey:
 
 
 class Sweeper:
-    """Sweeps a database, again and again.
-
-    :param database: where.
-    """
+    """Sweeps a database repeatedly."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        # a sweep looks for leftovers of so many traversals only; the next one goes on from there
+        # where the next sweep continues to look for leftovers; each looks at one batch
         self._after = 0
         self._after_scopes_of = 0
 
@@ -164,8 +166,7 @@ class Sweeper:
                 return nodes
 
     def _transact(self, function: Callable[..., T], *arguments: Any, commit: Commit) -> T | None:
-        """Do one thing of a sweep; None where somebody has locked it, which is left to a later
-        sweep."""
+        """Do one part of a sweep; return None if a row is locked, which a later sweep repairs."""
         try:
             return self.database.transact(
                 lambda tx: function(tx, *arguments), commit, happened=repeatable, patient=False
@@ -175,7 +176,7 @@ class Sweeper:
 
 
 def sweep(database: Database) -> Sweep:
-    """One round of recovery that looks for leftovers in all traversals.
+    """One round of recovery, including the leftovers of all traversals.
 
     :raises StoreError: the database cannot be used.
     """
@@ -189,10 +190,10 @@ def sweep(database: Database) -> Sweep:
 def _recover_one(tx: Transaction, engine_id: int) -> tuple[bool, int]:
     """Recover up to a batch of one dead engine's nodes.
 
-    What somebody has locked, which can be the engine itself if it is not quite dead, is left
-    to a later sweep.
+    Locked nodes are left to a later sweep; the engine itself may have locked them if it is still
+    alive.
 
-    :returns: whether these were the last of them, and how many nodes.
+    :returns: whether the engine holds no more nodes, and how many were recovered.
     """
     if not engines.lock_expired(tx, engine_id):
         return False, 0
@@ -210,10 +211,10 @@ def release_engine(
     died: bool = False,
     keep: Mapping[sync_points.Key, int] | None = None,
 ) -> int:
-    """Take an engine's work away from it: its nodes are READY again, its locks free.
+    """Release an engine's nodes, up to a batch: they are READY again, and their resources free.
 
-    :param died: count it as a death against each node.
-    :param keep: the nodes that it has in hand and keeps, each with the mark of its claim.
+    :param died: count a death of an engine for each node.
+    :param keep: nodes that the engine keeps, each with the mark of its claim.
     :returns: how many nodes were released.
     """
     keep = keep or {}
@@ -232,9 +233,10 @@ def release_engine(
 
 
 def leave(tx: Transaction, engine_id: int, mark: int) -> None:
-    """Let an engine go that stops: hand back what it holds, for any other to take at once.
+    """End an engine's registration and release its nodes; any other engine can claim them at once.
 
-    :param mark: of its registration; if the id is another's by now, that is left alone.
+    :param mark: the mark of its registration. Nothing happens if the id belongs to another engine
+        by now.
     """
     if not engines.lock_engine(tx, engine_id, mark):
         return
@@ -255,7 +257,7 @@ def _delete_leftovers(tx: Transaction, traversal_ids: Sequence[int]) -> int:
 
 
 def _spent(tx: Transaction, found: Sequence[leftovers.WorkScope]) -> list[leftovers.WorkScope]:
-    """Those of these scopes whose steps nobody will ask for again."""
+    """The scopes whose steps are no longer needed."""
     of_traversal = {one.id: find_traversal(one.name) for one in found}
     rows = traversals.get_traversals(tx, (number for number in of_traversal.values() if number))
     running = {row.id for row in rows.values() if row.status is TraversalStatus.RUNNING}
@@ -269,7 +271,7 @@ def _spent(tx: Transaction, found: Sequence[leftovers.WorkScope]) -> list[leftov
 
 
 def _delete_spent(tx: Transaction, resource_ids: Sequence[int]) -> int:
-    # nobody begins to work on them meanwhile
+    # locked, so that no work on them begins meanwhile
     resources.lock_states(tx, resource_ids)
     found = leftovers.list_work_scopes(tx, 0, BATCH, only=resource_ids)
     spent = [one.id for one in _spent(tx, found)]

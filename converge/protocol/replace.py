@@ -1,5 +1,5 @@
-"""Replacing: another row takes the place of a resource, or, where the old one is to go first, the
-same row is made that of the new one."""
+"""Replacing a resource: the replacement has a new row; or, if the old resource is deleted first,
+the same row."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from converge.sql.database import Transaction
 def replace(
     tx: Transaction, engine_id: int, work: Work, then: Decision | None = None
 ) -> Work | Outcome:
-    """Insert the replacement of a work's resource and point its node at it.
+    """Insert the replacement of a work's resource, and point its node at the replacement.
 
-    The old version is healthy again, and is deleted at its own cleanup node. Where it is to go
-    first, it is deleted by the next work on the same node, and the one after that makes the new
-    one in its row.
+    The old version gets back its state from before the claim, and is deleted by its own cleanup
+    node. If it is to be deleted first, the next work on the same node deletes it, and the one after
+    that makes the replacement in its row.
 
-    :param then: how, where an update asked for it.
-    :returns: the work on the replacement; or, if the traversal was superseded or halted
-        meanwhile, the outcome to write, which leaves the old version as it was.
-    :raises StaleLock: the work is not this engine's any more.
+    :param then: how to replace it, if an update asked for that.
+    :returns: the next work on the node; or, if the traversal was superseded or halted meanwhile,
+        the outcome to write, which leaves the old version as it was.
+    :raises StaleLock: this engine no longer holds the node.
     """
     node = sync_points.lock_nodes(tx, [work.node.key]).get(work.node.key)
     old = row_of(work)
     if node is None or not is_mine(node, work, engine_id):
-        raise StaleLock(f"the replacement of {old.name!r} is no longer held by this engine")
+        raise StaleLock(f"engine {engine_id} no longer holds the replacement of {old.name!r}")
     ends = node.state is NodeState.SUPERSEDED or node.tainted
     decision = then or work.decision
     is_gone = (
         decision.operation is not Operation.DELETE or work.decision.operation is Operation.DELETE
     )
     if decision.wanted is not None and is_gone:
-        return _clear(tx, engine_id, work, decision.wanted, ends=ends)
+        return _reset_row(tx, engine_id, work, decision.wanted, ends=ends)
     if ends:
         return Outcome(work, Result.SKIPPED, as_before(old))
     if decision.operation is Operation.DELETE:
@@ -53,7 +53,7 @@ def replace(
         tx, engine_id, [(old.id, old.epoch, as_before(old) | {"replaced_by": new_id})]
     )
     transitions.point_at(tx, engine_id, node, new_id)
-    # it may have taken steps before it asked for this
+    # the update may have recorded steps before it asked for a replacement
     scopes.delete_scopes(tx, scopes.find_resource_scopes(tx, [old.id]))
     if locked[old.id].blocking:
         transitions.unblock(tx, [old.id])
@@ -72,8 +72,8 @@ def replace(
 
 
 def _delete_first(tx: Transaction, engine_id: int, work: Work, decision: Decision) -> Work:
-    """Note that a resource is deleted before its replacement is made: from now on it is no whole
-    thing, whatever becomes of the work."""
+    """Mark a resource as being deleted before its replacement is made: from now on it counts as
+    broken, however the work ends."""
     old = row_of(work)
     marks = {"action": Action.REPLACE, "status": Status.IN_PROGRESS}
     resources.write_locked(tx, engine_id, old.id, old.epoch, old.mark, **marks)
@@ -81,20 +81,20 @@ def _delete_first(tx: Transaction, engine_id: int, work: Work, decision: Decisio
     return dataclasses.replace(work, row=row, decision=decision)
 
 
-def _clear(
+def _reset_row(
     tx: Transaction, engine_id: int, work: Work, properties: Mapping[str, Json], *, ends: bool
 ) -> Work | Outcome:
-    """Make the row of a resource that was deleted that of the one to be made in its place.
+    """Reset the row of a deleted resource, so that its replacement can be made in it.
 
-    :param properties: those of the new one.
-    :param ends: the traversal makes nothing more.
-    :returns: the work that makes it, or the outcome to write.
-    :raises StaleLock: it was done before.
+    :param properties: the properties of the replacement.
+    :param ends: the traversal was superseded or halted.
+    :returns: the work that makes the replacement, or the outcome to write.
+    :raises StaleLock: the row was reset before.
     """
     old = row_of(work)
     found = resources.lock_resources(tx, [old.id]).get(old.id)
     if found is None or found.token != old.token:
-        # this was committed before, and the reply was lost
+        # committed before, but the reply was lost
         raise StaleLock(f"resource {old.name!r} was already deleted for its replacement")
     scopes.delete_scopes(tx, scopes.find_resource_scopes(tx, [old.id]))
     values: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Where a rollback goes: to the same place, however often it is asked for."""
+"""The version that a rollback goes to: the same one, however often it is repeated."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from converge.sql import templates, traversals
 from converge.sql.database import Transaction
 from converge.sql.stacks import StackRow
 
-#: What a rollback is given as its version to delete all resources.
+#: The "version" for a rollback that deletes all resources.
 EMPTY: Literal["empty"] = "empty"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """:ivar template_id: the version to go to, None for nothing.
-    :ivar reached: the stack is there, by a rollback that is over: there is nothing to do.
+    """:ivar template_id: the template to go to, None for no resources.
+    :ivar reached: a rollback has already brought the stack there: there is nothing to do.
     """
 
     template_id: int | None
@@ -26,9 +26,9 @@ class Target:
 
 
 def check_version(version: object) -> None:
-    """Whether this can be the version that a rollback is given.
+    """Check the version that a rollback is given.
 
-    :raises BadInput: it cannot.
+    :raises BadInput: it is not a number from 1, :data:`EMPTY` or None.
     """
     if version is None or version == EMPTY or (type(version) is int and version >= 1):
         return
@@ -36,10 +36,10 @@ def check_version(version: object) -> None:
 
 
 def choose_target(tx: Transaction, stack: StackRow, version: int | str | None) -> Target:
-    """Where a rollback that a person asks for is to go.
+    """Choose where a rollback that a person asks for goes.
 
-    :param stack: its row, locked.
-    :param version: a number, ``"empty"``, or None: back to what was there before.
+    :param stack: the stack's row, locked.
+    :param version: a number, ``"empty"``, or None for the version before.
     :raises NotFound: there is no such version, or none to go back to.
     """
     if version == EMPTY:
@@ -48,7 +48,7 @@ def choose_target(tx: Transaction, stack: StackRow, version: int | str | None) -
         return Target(templates.find_version(tx, stack.id, int(version)))
     action, wanted, completed = stack.action, stack.template_id, stack.completed_template_id
     if action is Action.CHECK:
-        # it has changed nothing about where the stack is going
+        # a check does not change where the stack is going
         action = traversals.last_action(tx, stack.id)
     if stack.status is Status.COMPLETE and wanted == completed:
         if action is Action.ROLLBACK:
@@ -64,8 +64,8 @@ def choose_target(tx: Transaction, stack: StackRow, version: int | str | None) -
 
 
 def last_good(stack: StackRow) -> int | None:
-    """Where a stack goes back to that is not COMPLETE: to the version that completed last; if none
-    ever did, to the one wanted before; if there was none, to nothing."""
+    """The template that a stack goes back to if it is not COMPLETE: the one that completed last;
+    if none ever did, the one wanted before; None if there was none."""
     if stack.completed_template_id is not None:
         return stack.completed_template_id
     return stack.previous_template_id

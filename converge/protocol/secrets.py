@@ -1,4 +1,4 @@
-"""The secrets of a stack: what its templates' hidden parameters are, and were."""
+"""The secrets of a stack: the values of its templates' hidden parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from converge.template.parameters import hidden_values
 
 
 def read_secrets(tx: Transaction, stack_id: int) -> Secrets:
-    """What is secret in all that is told of a stack, in any version that there still is: what an
-    older one made may be what fails."""
+    """The secrets to mask in everything that is reported about a stack: those of all its kept
+    versions, as a resource that an older version made may be what fails."""
     rows = templates.list_hiding(tx, stack_id)
     return Secrets(value for row in rows for value in hidden_values(row.body, row.parameters))

@@ -1,7 +1,7 @@
 """Starting a traversal: one transaction, which can also be the host's own.
 
-The stack's row is locked first, so of two callers one is second, and it is told so. A
-death before the commit leaves nothing; after it, rows that any engine can claim.
+The stack's row is locked first, so the second of two callers sees what the first one started. A
+process that dies before the commit leaves nothing; after it, any engine can claim the nodes.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from converge.template import Template
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """How a traversal is to behave; kept in its row, never in a message.
+    """How a traversal is to behave; stored in its row.
 
-    :ivar on_failure: what a failed node does to the rest.
+    :ivar on_failure: what the failure of a node means for the others.
     :ivar timeout: seconds until the whole traversal fails, None for no limit.
     :ivar node_timeout: seconds that each handler call may take, None for no limit.
-    :raises BadInput: not a policy, or a time that is not positive.
+    :raises BadInput: there is no such policy, or a time is not positive.
     """
 
     on_failure: OnFailure | str = OnFailure.STOP
@@ -61,7 +61,7 @@ class Intent:
 @dataclass(frozen=True, slots=True)
 class Started:
     """:ivar traversal: the id of the new traversal.
-    :ivar superseded: the id of the running one that it took the place of, if any.
+    :ivar superseded: the id of the running traversal that it superseded, if any.
     """
 
     traversal: int
@@ -71,9 +71,9 @@ class Started:
 def choose_template(
     tx: Transaction, stack: StackRow, template: Template, parameters: Mapping[str, Any]
 ) -> tuple[int, int]:
-    """The id of the wanted version, and how many versions there are then.
+    """Store a template with its parameters, unless they are the stack's wanted version already.
 
-    The same template with the same parameters is the same version.
+    :returns: the template's id, and the stack's new count of versions.
     """
     if stack.template_id is not None and is_wanted(tx, stack, template, parameters):
         return stack.template_id, stack.versions
@@ -95,7 +95,7 @@ def is_wanted(
 def load_definitions(
     tx: Transaction, stack: StackRow, template_id: int | None
 ) -> dict[str, ResourceDefinition]:
-    """What a version wants; nothing for None."""
+    """The resources that a template wants, by name; none for None."""
     if template_id is None:
         return {}
     row = templates.get_template(tx, template_id, newest=True)
@@ -103,14 +103,14 @@ def load_definitions(
 
 
 def check_expected(stack: StackRow, expected: int | None) -> None:
-    """Whether a stack's current traversal is the one that the caller believes it to be.
+    """Check that a stack's current traversal is the one that the caller expects.
 
-    :raises Conflict: it is another.
+    :raises Conflict: it is another one.
     """
     if expected is not None and expected != stack.traversal_id:
         raise Conflict(
             f"stack {stack.name!r} is at traversal {stack.traversal_id}, not at {expected}: "
-            "another client was first; look at the stack, then try again"
+            "another client has started one since; look at the stack, then try again"
         )
 
 
@@ -126,15 +126,15 @@ def start(
     versions: int | None = None,
     reason: str | None = None,
 ) -> Started:
-    """Start a traversal, superseding the one that runs.
+    """Start a traversal, and supersede the running one.
 
-    :param stack: its row, locked by the transaction.
-    :param template_id: the version to reach, None for nothing.
-    :param definitions: what that version wants, if it is at hand.
-    :param expected: the traversal that the caller believes to be the current one.
-    :param versions: the stack's new count of versions.
-    :param reason: why, where a person did not ask for it.
-    :raises Conflict: another traversal than the expected one is current.
+    :param stack: the stack's row, locked.
+    :param template_id: the template to reach, None for no resources.
+    :param definitions: the resources that it wants, if the caller has them.
+    :param expected: the id of the current traversal, if the caller insists on it.
+    :param versions: the stack's new count of versions, if it changes.
+    :param reason: why it starts, if nobody asked for it.
+    :raises Conflict: the current traversal is not the expected one.
     """
     check_expected(stack, expected)
     superseded = supersede(tx, stack)
@@ -200,7 +200,7 @@ def start(
 
 
 def _list_alike(tx: Transaction, wanted: int | None, others: Collection[int]) -> list[int]:
-    """Those of other templates that say the same as the wanted one: one that was put back."""
+    """The templates among ``others`` with the same content as the wanted one."""
     if wanted is None or not others:
         return []
     row = templates.get_template(tx, wanted)
@@ -214,7 +214,7 @@ def _list_alike(tx: Transaction, wanted: int | None, others: Collection[int]) ->
 def _list_dying(
     rows: Sequence[ResourceRow], planned: Plan, definitions: Mapping[str, ResourceDefinition]
 ) -> list[int]:
-    """Resources that an older traversal works on, and that this one deletes or replaces."""
+    """The resources that an older traversal works on and this one deletes or replaces."""
 
     def dies(row: ResourceRow) -> bool:
         wanted = definitions.get(row.name)
@@ -224,11 +224,11 @@ def _list_dying(
 
 
 def supersede(tx: Transaction, stack: StackRow) -> int | None:
-    """End the running traversal of a locked stack in favour of a newer one.
+    """End the running traversal of a locked stack, as a newer one is about to start.
 
     :returns: its id, None if none was running.
     """
-    # the locked row is the truth; a host's older snapshot may not know yet that it is over
+    # trust the locked row: a host's older snapshot may still show an ended traversal as running
     if stack.traversal_id is None or stack.status is not Status.IN_PROGRESS:
         return None
     current = traversals.get_traversal(tx, stack.traversal_id)

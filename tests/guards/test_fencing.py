@@ -94,7 +94,7 @@ def test_a_late_replacement_is_refused_before_it_is_made(
     works = other.claim()
     with (
         store.transaction() as tx,
-        pytest.raises(StaleLock, match="replacement of 'a' is no longer held"),
+        pytest.raises(StaleLock, match="no longer holds the replacement of 'a'"),
     ):
         replace(tx, late.id, outcome.work)
     other.write(*map(other.call, works))

@@ -20,7 +20,7 @@ from converge.journal import Record
 from converge.journal.backend import ScopeLock, StepStatus
 from converge.journal.sql import SqlBackend
 from converge.lease import LEASE
-from converge.machine.actions import CAREFUL, Actions
+from converge.machine.actions import SUSPECT_DEATHS, Actions
 from converge.machine.moving import TakenAction
 from converge.sql import machines, moves, schema
 from converge.sql.database import Database, Transaction
@@ -110,7 +110,9 @@ def test_nobody_takes_an_action_over_while_its_scope_is_taken(
 
 def claim(tx: Transaction, machine: converge.Machine, owner: int) -> list[str]:
     """The keys of the instances whose actions are taken, one at a time."""
-    return [one.key for one in moves.claim_actions(tx, machine.name, [1], owner, 1, CAREFUL, 7)]
+    return [
+        one.key for one in moves.claim_actions(tx, machine.name, [1], owner, 1, SUSPECT_DEATHS, 7)
+    ]
 
 
 @SERVERS
@@ -267,8 +269,10 @@ def test_of_the_actions_on_which_many_died_one_is_taken_and_comes_last(
     with store.transaction() as tx:
         ids = [row.id for row in machines.lock_instances(tx, "lamp", "ab").values()]
         several = update(schema.move).where(schema.move.c.instance_id.in_(ids))
-        tx.execute(several.values(deaths=CAREFUL))
-        taken = [one.key for one in moves.claim_actions(tx, "lamp", [1], owner, 9, CAREFUL, 7)]
+        tx.execute(several.values(deaths=SUSPECT_DEATHS))
+        taken = [
+            one.key for one in moves.claim_actions(tx, "lamp", [1], owner, 9, SUSPECT_DEATHS, 7)
+        ]
     assert sorted(taken[:-1]) == ["c", "d"]
     assert taken[-1] in "ab"
 

@@ -318,27 +318,30 @@ def test_same(one: Any, other: Any, equal: bool) -> None:
 def test_the_keys_of_an_update_are_those_of_its_traversals_mark() -> None:
     token = "6b0fb1a5-7d0c-5c1c-9c5e-2f8f4b7a4a01"
 
-    def keys_in(operation: Operation, token: str = token, **traversal: Any) -> Any:
+    def key_namespace(operation: Operation, token: str = token, **traversal: Any) -> Any:
         decision = Decision(operation)
-        return Work(replace(TRAVERSAL, **traversal), node(), row(token=token), decision, []).keys_in
+        return Work(
+            replace(TRAVERSAL, **traversal), node(), row(token=token), decision, []
+        ).key_namespace
 
     other = token.replace("6", "7")
-    assert keys_in(Operation.CREATE) == keys_in(Operation.CREATE, id=2, mark=9)
+    assert key_namespace(Operation.CREATE) == key_namespace(Operation.CREATE, id=2, mark=9)
     found = [
-        keys_in(Operation.CREATE),
-        keys_in(Operation.CREATE, other),
-        keys_in(Operation.UPDATE, other),
+        key_namespace(Operation.CREATE),
+        key_namespace(Operation.CREATE, other),
+        key_namespace(Operation.UPDATE, other),
     ]
     found += [
-        keys_in(operation) for operation in (Operation.UPDATE, Operation.DELETE, Operation.CHECK)
+        key_namespace(operation)
+        for operation in (Operation.UPDATE, Operation.DELETE, Operation.CHECK)
     ]
     # the same id in a database that has forgotten the first one; and before there were marks
     found += [
-        keys_in(Operation.UPDATE, mark=9),
-        *(keys_in(Operation.UPDATE, mark=0, id=id) for id in (1, 2)),
+        key_namespace(Operation.UPDATE, mark=9),
+        *(key_namespace(Operation.UPDATE, mark=0, id=id) for id in (1, 2)),
     ]
     assert len(set(found)) == len(found)
-    assert keys_in(Operation.UPDATE, id=2) == keys_in(Operation.UPDATE)
+    assert key_namespace(Operation.UPDATE, id=2) == key_namespace(Operation.UPDATE)
 
 
 def test_definitions_round_trip_without_what_the_node_has_itself() -> None:
