@@ -1,138 +1,294 @@
 """Many rows in one statement.
 
-The statements are the same on the three databases, but for how the rows get there. The
-psycopg driver parses every statement of more than 50 parameters anew, which cost more than
-the statement itself; so PostgreSQL is handed one array, or one JSON text, whatever the
-number of rows. ``doc/decisions.rst`` has the measurement.
+PostgreSQL and MariaDB read the rows from one JSON text, whatever their number: psycopg parses
+every statement of more than 50 parameters anew, which cost more than the statement itself, and
+PyMySQL sends an UPDATE of many rows as one statement for each. SQLite, which is called and not
+sent to, takes them one by one, unless something is to be returned of each. ``doc/decisions.rst``
+has the measurement.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
+    CursorResult,
+    Insert,
     Table,
     Text,
+    Update,
+    and_,
     any_,
     bindparam,
     cast,
     column,
     func,
     insert,
+    literal_column,
+    outerjoin,
     select,
     update,
 )
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.types import TypeEngine
 
+from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
 from converge.sql.types import JsonText, dump
 
 #: Rows in one statement at most.
 CHUNK = 5000
+#: Characters of JSON in one statement at most, unless one row has more: a server refuses a
+#: statement that is too long (MariaDB from 16 MB on), and escaped it can be twice as long.
+LONGEST = 4_000_000
 MARIADB = ("mysql", "mariadb")
+
+Values = Mapping[str, ColumnElement[Any]]
+S = TypeVar("S", bound=Insert | Update)
 
 
 def among(tx: Transaction, what: ColumnElement[Any], values: Iterable[int]) -> ColumnElement[bool]:
     """The condition that an integer column has one of these values."""
     listed = sorted(set(values))
     if tx.dialect == "postgresql":
-        # as text: the driver takes longer over a list than the server over the statement;
-        # in a subquery, or the server would parse the text anew for each row it looks at
-        array = ARRAY(what.type)
-        text = bindparam(None, "{" + ",".join(map(str, listed)) + "}", type_=Text(), unique=True)
-        return what == any_(cast(select(cast(text, array)).scalar_subquery(), array))
+        # as text: the driver takes longer over a list than the server over the statement
+        text = bindparam(None, _array(listed), type_=Text(), unique=True)
+        return _in_array(what, text)
     if listed:
-        # statements of few different lengths are compiled, and prepared, once each
+        # statements of few different lengths are compiled once each
         listed += listed[-1:] * ((1 << (len(listed) - 1).bit_length()) - len(listed))
     return what.in_(listed)
 
 
-def insert_rows(
-    tx: Transaction, table: Table, rows: Sequence[Mapping[str, Any]], **common: Any
-) -> None:
-    """Insert rows that all have the same columns.
+def _array(values: Iterable[int]) -> str:
+    return "{" + ",".join(map(str, values)) + "}"
 
-    :param common: columns that are the same for all of them; values or SQL expressions.
+
+def _in_array(what: ColumnElement[Any], text: ColumnElement[str]) -> ColumnElement[bool]:
+    """The condition that a column is in an array of PostgreSQL, given as a text."""
+    array = ARRAY(what.type)
+    # in a subquery, or the server would parse the text anew for each row it looks at
+    return what == any_(cast(select(cast(text, array)).scalar_subquery(), array))
+
+
+def types_of(table: Table, *names: str) -> dict[str, TypeEngine[Any]]:
+    """The types of columns by their names."""
+    return {name: table.c[name].type for name in names}
+
+
+class _Many(ABC, Generic[S]):
+    """A statement for many rows.
+
+    :param columns: of the rows: name → type.
     """
-    for start in range(0, len(rows), CHUNK):
-        part = rows[start : start + CHUNK]
-        if tx.dialect != "postgresql":
-            tx.execute(insert(table).values(**common), list(part))
-            continue
-        names = list(part[0])
-        given = _recordset(table, names, part)
-        typed = [
-            bindparam(None, v, type_=table.c[k].type) if not isinstance(v, ColumnElement) else v
-            for k, v in common.items()
-        ]
-        query = select(*(given.c[name] for name in names), *typed)
-        tx.execute(insert(table).from_select([*names, *common], query))
+
+    #: There are columns to be returned of each row.
+    _returns = False
+
+    def __init__(self, columns: Mapping[str, TypeEngine[Any]]) -> None:
+        self._columns = columns
+        self._json = [name for name, type_ in columns.items() if isinstance(type_, JsonText)]
+        self._names = [(name, f"row_{name}") for name in columns]
+        self._statement: Compiled[S] = Compiled(self._make)
+
+    @abstractmethod
+    def _make(self, now: ColumnElement[Any], dialect: str) -> S: ...
+
+    def _execute(
+        self, tx: Transaction, rows: Sequence[Mapping[str, Any]], common: Mapping[str, Any]
+    ) -> Iterator[CursorResult[Any]]:
+        """Execute it for all rows, as few of them at a time as need be."""
+        for start in range(0, len(rows), CHUNK):
+            part = rows[start : start + CHUNK]
+            given = [self._dump(row) for row in part] if self._json else part
+            if self._is_single(tx.dialect):
+                single = [{full: row[name] for name, full in self._names} for row in given]
+                yield self._statement.execute_each(tx, single, common)
+            else:
+                yield from self._execute_part(tx, given, common)
+
+    def _is_single(self, dialect: str) -> bool:
+        """Whether it is executed for one row at a time: that is faster, but returns nothing."""
+        return dialect == "sqlite" and not self._returns
+
+    def _execute_part(
+        self, tx: Transaction, rows: Sequence[Mapping[str, Any]], common: Mapping[str, Any]
+    ) -> Iterator[CursorResult[Any]]:
+        text = dump(rows)
+        if len(text) > LONGEST and len(rows) > 1:
+            half = len(rows) // 2
+            yield from self._execute_part(tx, rows[:half], common)
+            yield from self._execute_part(tx, rows[half:], common)
+            return
+        yield self._statement.execute(tx, {**common, "rows": text, **self._more(rows)})
+
+    def _dump(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        texts = {name: dump(row[name]) for name in self._json if row[name] is not None}
+        return {**row, **texts}
+
+    def _more(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        return {}
+
+    def _given(self, dialect: str) -> Any:
+        """The rows as a table; None if they come one at a time."""
+        if self._is_single(dialect):
+            return None
+        text = bindparam("rows", type_=Text())
+        columns = [column(name, type_) for name, type_ in self._columns.items()]
+        if dialect == "sqlite":
+            each = func.json_each(text).table_valued("value")
+            path = "json_extract(value, '$.{}')"
+            taken: list[ColumnElement[Any]] = [
+                literal_column(path.format(one.name)).label(one.name) for one in columns
+            ]
+            return select(*taken).select_from(each).subquery("given")
+        if dialect == "postgresql":
+            recordset = func.json_to_recordset(cast(text, JSON)).table_valued(*columns)
+            return recordset.render_derived(name="given", with_types=True)
+        # the names are our own
+        shape = ", ".join(
+            f"`{name}` {type_.compile(mysql.dialect())} PATH '$.{name}'"
+            for name, type_ in self._columns.items()
+        )
+        whole: ColumnElement[Any] = literal_column(f"'$[*]' COLUMNS ({shape})")
+        return func.json_table(text, whole).table_valued(*columns).alias("given")
+
+    def _row(self, given: Any) -> Values:
+        if given is None:
+            return {name: bindparam(full, type_=self._columns[name]) for name, full in self._names}
+        return {name: given.c[name] for name in self._columns}
 
 
-def update_rows(
-    tx: Transaction,
-    table: Table,
-    keys: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *guards: ColumnElement[bool],
-    **common: Any,
-) -> int:
-    """Update rows, each to values of its own.
+class _Joined(ColumnElement[Any]):
+    """An expression in an UPDATE of a join, with columns of that: SQLAlchemy would take their
+    table for one to be joined, and write each assignment twice."""
+
+    inherit_cache = False
+
+    def __init__(self, element: ColumnElement[Any]) -> None:
+        self.element = element
+        self.type = element.type
+
+
+@compiles(_Joined)
+def _render(joined: _Joined, compiler: Any, **kw: Any) -> str:
+    return str(compiler.process(joined.element, **kw))
+
+
+class UpdateMany(_Many[Update]):
+    """An UPDATE of many rows, each to values of its own.
 
     :param keys: the columns that must be as given; the first one is an integer with an index.
-    :param rows: of each, the keys and the columns to write; all of the same columns.
+    :param columns: what else is given of each row, name → type.
+    :param values: what is written, given a row and the time: column → expression. Parameters
+        of its own must not have the name of a column.
     :param guards: further conditions.
-    :param common: columns to write that are the same for all.
-    :returns: how many rows were found.
     """
-    found = 0
-    for start in range(0, len(rows), CHUNK):
-        part = rows[start : start + CHUNK]
-        names = [name for name in part[0] if name not in keys]
-        if tx.dialect == "postgresql":
-            given = _recordset(table, list(part[0]), part)
-            # while a table has no statistics, only the array leads the server to the index
-            first = table.c[keys[0]]
-            statement = (
-                update(table)
-                .where(among(tx, first, [row[keys[0]] for row in part]))
-                .where(*(table.c[key] == given.c[key] for key in keys), *guards)
-                .values(**{name: given.c[name] for name in names}, **common)
-            )
-            found += tx.execute(statement).rowcount
-            continue
-        statement = (
-            update(table)
-            .where(*(table.c[key] == bindparam(f"b_{key}") for key in keys), *guards)
-            .values(
-                **{name: bindparam(f"b_{name}", type_=table.c[name].type) for name in names},
-                **common,
-            )
-        )
-        parameters = [{f"b_{name}": value for name, value in row.items()} for row in part]
-        found += tx.execute(statement, parameters).rowcount
-    return found
+
+    def __init__(
+        self,
+        table: Table,
+        keys: Sequence[str],
+        columns: Mapping[str, TypeEngine[Any]],
+        values: Callable[[Values, ColumnElement[Any]], Mapping[str, Any]],
+        *guards: ColumnElement[bool],
+    ) -> None:
+        self._table = table
+        self._keys = keys
+        self._values = values
+        self._guards = guards
+        super().__init__({**types_of(table, *keys), **columns})
+
+    def execute(self, tx: Transaction, rows: Sequence[Mapping[str, Any]], **common: Any) -> int:
+        """Update rows, and return how many were found.
+
+        :param common: the other parameters.
+        """
+        return sum(int(done.rowcount) for done in self._execute(tx, rows, common))
+
+    def _make(self, now: ColumnElement[Any], dialect: str) -> Update:
+        table = self._table
+        given = self._given(dialect)
+        row = self._row(given)
+        found = and_(*(table.c[key] == row[key] for key in self._keys), *self._guards)
+        values = {table.c[name]: value for name, value in self._values(row, now).items()}
+        if dialect in MARIADB:
+            # an inner join would go through a table of few rows, and wait for those that others
+            # have locked
+            joined = outerjoin(given, table, found)
+            return update(joined).values({name: _Joined(one) for name, one in values.items()})
+        made = update(table).where(found).values(values)
+        if dialect == "postgresql":
+            # while a table has no statistics, only an array leads the server to the index
+            made = made.where(_in_array(table.c[self._keys[0]], bindparam("keys", type_=Text())))
+        return made
+
+    def _more(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        return {"keys": _array(row[self._keys[0]] for row in rows)}
 
 
-def _plain(
-    table: Table, names: Sequence[str], rows: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    json_names = {name for name in names if isinstance(table.c[name].type, JsonText)}
-    return [
-        {
-            name: dump(value) if name in json_names and value is not None else value
-            for name, value in row.items()
-        }
-        for row in rows
-    ]
+class InsertMany(_Many[Insert]):
+    """An INSERT of many rows.
 
+    :param columns: what is given of each row, name → type.
+    :param values: what is written, given a row and the time: column → expression. Parameters
+        of its own must not have the name of a column.
+    :param pass_over: leave rows alone whose unique key is there already.
+    :param returning: names of columns of which the values are asked for.
+    """
 
-def _recordset(table: Table, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Any:
-    """The rows as a table that PostgreSQL reads from one JSON text."""
-    json_names = {name for name in names if isinstance(table.c[name].type, JsonText)}
-    columns = [column(name, Text() if name in json_names else table.c[name].type) for name in names]
-    text = bindparam(None, dump(_plain(table, names, rows)), type_=Text(), unique=True)
-    function = func.json_to_recordset(cast(text, JSON))
-    return function.table_valued(*columns).render_derived(with_types=True)
+    def __init__(
+        self,
+        table: Table,
+        columns: Mapping[str, TypeEngine[Any]],
+        values: Callable[[Values, ColumnElement[Any]], Mapping[str, Any]],
+        *,
+        pass_over: bool = False,
+        returning: Sequence[str] = (),
+    ) -> None:
+        self._table = table
+        self._values = values
+        self._pass_over = pass_over
+        self._returning = [table.c[name] for name in returning]
+        self._returns = bool(returning)
+        super().__init__(columns)
+
+    def execute(
+        self, tx: Transaction, rows: Sequence[Mapping[str, Any]], **common: Any
+    ) -> list[Any]:
+        """Insert rows.
+
+        :param common: the other parameters.
+        :returns: of each row, in no order, the columns that are asked for; nothing if none are.
+        """
+        done = self._execute(tx, rows, common)
+        if self._returns:
+            return [row for result in done for row in result]
+        for _ in done:
+            pass
+        return []
+
+    def _make(self, now: ColumnElement[Any], dialect: str) -> Insert:
+        given = self._given(dialect)
+        values = dict(self._values(self._row(given), now))
+        made = self._passing(dialect) if self._pass_over else insert(self._table)
+        if given is None:
+            made = made.values(values)
+        else:
+            made = made.from_select(list(values), select(*values.values()))
+        return made.returning(*self._returning).inline() if self._returns else made.inline()
+
+    def _passing(self, dialect: str) -> Insert:
+        if dialect == "postgresql":
+            return postgresql.insert(self._table).on_conflict_do_nothing()
+        if dialect == "sqlite":
+            return sqlite.insert(self._table).on_conflict_do_nothing()
+        assert dialect in MARIADB
+        # not IGNORE, which lets everything else that is wrong pass, too
+        (first,) = self._table.primary_key.columns
+        return mysql.insert(self._table).on_duplicate_key_update({first.name: first})

@@ -19,8 +19,8 @@ from sqlalchemy import (
 
 from converge.model import ENGINE_MOVES, EngineState, sources_of
 from converge.sql.batch import among
+from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
-from converge.sql.prepared import Prepared
 from converge.sql.schema import engine
 from converge.sql.types import text
 
@@ -157,12 +157,12 @@ def _lives(now: ColumnElement[Any], engine_id: Any) -> Select[Any]:
     )
 
 
-_IS_ALIVE = Prepared(
+_IS_ALIVE = Compiled(
     lambda now, dialect: select(_lives(now, bindparam("id", type_=engine.c.id.type)).exists())
 )
 
 
-_IS_MINE = Prepared(
+_IS_MINE = Compiled(
     lambda now, dialect: select(
         _lives(now, bindparam("id", type_=engine.c.id.type))
         .where(engine.c.mark == bindparam("mark", type_=engine.c.mark.type))

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import delete, select
 
 from converge.model import Status
-from converge.sql.batch import insert_rows
+from converge.sql.batch import InsertMany, types_of
 from converge.sql.database import Transaction
 from converge.sql.schema import event, traversal
 
@@ -18,9 +18,16 @@ KEPT_TRAVERSALS = 10
 UNCHECKED = "UNCHECKED"
 
 
+_INSERT = InsertMany(
+    event,
+    types_of(event, "stack_id", "traversal_id", "resource", "action", "status", "reason"),
+    lambda row, now: {**row, "at": now},
+)
+
+
 def insert_events(tx: Transaction, events: Sequence[dict[str, Any]]) -> None:
     """Append events; each has stack_id, traversal_id, resource, action, status and reason."""
-    insert_rows(tx, event, events, at=tx.now)
+    _INSERT.execute(tx, events)
 
 
 def list_events(

@@ -29,9 +29,9 @@ from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.exc import IntegrityError
 
 from converge.errors import Conflict, StaleLock
-from converge.sql.batch import CHUNK, among
+from converge.sql.batch import CHUNK, InsertMany, UpdateMany, Values, among
+from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
-from converge.sql.prepared import InsertMany, Prepared, UpdateMany, Values
 from converge.sql.schema import instance, move
 from converge.sql.types import LONG_TEXT, NAME, dump
 
@@ -147,9 +147,9 @@ def _make_lock_many(now: ColumnElement[Any], dialect: str) -> Select[Any]:
     return select(found).select_from(wanted.join(found, true()))
 
 
-_GET = Prepared(_make_get)
-_LOCK = Prepared(lambda now, dialect: _make_get(now, dialect).with_for_update())
-_LOCK_MANY = Prepared(_make_lock_many)
+_GET = Compiled(_make_get)
+_LOCK = Compiled(lambda now, dialect: _make_get(now, dialect).with_for_update())
+_LOCK_MANY = Compiled(_make_lock_many)
 
 
 def get_instance(tx: Transaction, machine: str, key: str) -> InstanceRow | None:

@@ -23,10 +23,10 @@ from sqlalchemy import (
 )
 
 from converge.errors import StaleLock
-from converge.sql.batch import among
+from converge.sql.batch import InsertMany, UpdateMany, among
+from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
 from converge.sql.engines import find_living, lives
-from converge.sql.prepared import InsertMany, Prepared, UpdateMany
 from converge.sql.schema import instance, move
 from converge.sql.types import ID, text
 
@@ -261,7 +261,7 @@ def _lock_parameters(lock: Lock) -> dict[str, Any]:
     return {f"held_{name}": value for name, value in zip(_LOCK, lock, strict=True)}
 
 
-_HOLD = Prepared(
+_HOLD = Compiled(
     lambda now, dialect: select(move.c.number).where(*_is_held()).with_for_update(read=True)
 )
 
@@ -293,7 +293,7 @@ def _make_end(now: ColumnElement[Any], dialect: str) -> Update:
     )
 
 
-_END = Prepared(_make_end)
+_END = Compiled(_make_end)
 
 
 def end_action(
@@ -318,7 +318,7 @@ def end_action(
     return _END.execute(tx, {**_lock_parameters(lock), **values}).rowcount == 1
 
 
-_HAND_BACK = Prepared(
+_HAND_BACK = Compiled(
     lambda now, dialect: (
         update(move)
         .where(*_is_held())

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import (
+    Integer,
+    String,
+    Text,
+    bindparam,
+    delete,
+    false,
+    insert,
+    literal_column,
+    null,
+    select,
+    update,
+)
 
 from converge.errors import StaleLock
 from converge.model import Action, Json, Status
-from converge.sql.batch import among, update_rows
+from converge.sql.batch import InsertMany, UpdateMany, among, types_of
 from converge.sql.database import Transaction
 from converge.sql.schema import resource, sync_point
+from converge.sql.types import ID
 
 
 @dataclass(slots=True)
@@ -44,6 +58,7 @@ class ResourceRow:
 _COLUMNS = [resource.c[name] for name in ResourceRow.__dataclass_fields__]
 _ACTIONS: dict[str, Action] = {action.value: action for action in Action}
 _STATUSES: dict[str, Status] = {status.value: status for status in Status}
+_LOCK_KEYS = {"id", "epoch"}
 _IS_MINE = (
     (resource.c.id == bindparam("b_id"))
     & (resource.c.engine_id == bindparam("b_engine"))
@@ -59,6 +74,25 @@ def _row(row: Any) -> ResourceRow:
     return result
 
 
+_INSERT = InsertMany(
+    resource,
+    types_of(resource, "name", "type", "token"),
+    lambda row, now: {
+        **row,
+        "stack_id": bindparam("of_stack", type_=ID),
+        "action": literal_column(f"'{Action.CREATE}'", String()),
+        "status": literal_column(f"'{Status.INIT}'", String()),
+        "properties": literal_column("'{}'", Text()),
+        "attributes": literal_column("'{}'", Text()),
+        "requires": literal_column("'[]'", Text()),
+        "epoch": literal_column("0", Integer()),
+        "created_at": now,
+        "updated_at": now,
+    },
+    returning=("name", "id"),
+)
+
+
 def insert_resources(
     tx: Transaction, stack_id: int, rows: Sequence[tuple[str, str]]
 ) -> dict[str, int]:
@@ -67,22 +101,8 @@ def insert_resources(
     :param rows: (name, type) of each.
     :returns: the id of each name.
     """
-    if not rows:
-        return {}
     values = [{"name": name, "type": type_, "token": str(uuid4())} for name, type_ in rows]
-    statement = insert(resource).values(
-        stack_id=stack_id,
-        action=Action.CREATE,
-        status=Status.INIT,
-        properties={},
-        attributes={},
-        requires=[],
-        epoch=0,
-        created_at=tx.now,
-        updated_at=tx.now,
-    )
-    done = tx.execute(statement.returning(resource.c.name, resource.c.id), values)
-    return {row.name: row.id for row in done}
+    return {row.name: row.id for row in _INSERT.execute(tx, values, of_stack=stack_id)}
 
 
 def insert_replacement(
@@ -200,6 +220,23 @@ def list_inputs(tx: Transaction, nodes: Iterable[tuple[int, int]]) -> dict[tuple
     return found
 
 
+@cache
+def _take(names: tuple[str, ...]) -> UpdateMany:
+    """What takes locks, and writes these columns besides."""
+    return UpdateMany(
+        resource,
+        ("id", "epoch"),
+        types_of(resource, *names),
+        lambda row, now: {
+            **{name: row[name] for name in names},
+            "engine_id": bindparam("taker", type_=ID),
+            "epoch": resource.c.epoch + literal_column("1", Integer()),
+            "mark": bindparam("of_claim", type_=ID),
+        },
+        resource.c.engine_id.is_(None),
+    )
+
+
 def take_locks(
     tx: Transaction, engine_id: int, rows: Sequence[Mapping[str, Any]], mark: int = 0
 ) -> None:
@@ -210,20 +247,13 @@ def take_locks(
         it changes.
     :raises StaleLock: one of them is not free any more.
     """
-    if not rows:
-        return
-    found = 0
-    for with_requires in (False, True):
-        found += update_rows(
-            tx,
-            resource,
-            ("id", "epoch"),
-            [row for row in rows if ("requires" in row) is with_requires],
-            resource.c.engine_id.is_(None),
-            engine_id=engine_id,
-            epoch=resource.c.epoch + 1,
-            mark=mark,
-        )
+    shapes: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        shapes.setdefault(tuple(sorted(row.keys() - _LOCK_KEYS)), []).append(row)
+    found = sum(
+        _take(names).execute(tx, alike, taker=engine_id, of_claim=mark)
+        for names, alike in shapes.items()
+    )
     _expect(found, len(rows), "resource locks to take")
 
 
@@ -231,6 +261,24 @@ def set_blocking(tx: Transaction, ids: Sequence[int]) -> None:
     """Note that a node waits for these resources' locks."""
     if ids:
         tx.execute(update(resource).where(among(tx, resource.c.id, ids)).values(blocking=True))
+
+
+@cache
+def _release(names: tuple[str, ...]) -> UpdateMany:
+    """What writes these columns, and releases locks."""
+    return UpdateMany(
+        resource,
+        ("id", "epoch"),
+        types_of(resource, *names),
+        lambda row, now: {
+            **{name: row[name] for name in names},
+            **{name: null() for name in _without_traceback(names)},
+            "engine_id": null(),
+            "blocking": false(),
+            "updated_at": now,
+        },
+        resource.c.engine_id == bindparam("holder", type_=ID),
+    )
 
 
 def release(
@@ -245,24 +293,14 @@ def release(
     for resource_id, epoch, values in rows:
         full = {"id": resource_id, "epoch": epoch, **values}
         shapes.setdefault(tuple(sorted(values)), []).append(full)
-    for alike in shapes.values():
-        found = update_rows(
-            tx,
-            resource,
-            ("id", "epoch"),
-            alike,
-            resource.c.engine_id == engine_id,
-            engine_id=None,
-            blocking=False,
-            updated_at=tx.now,
-            **_without_traceback(alike[0]),
-        )
+    for names, alike in shapes.items():
+        found = _release(names).execute(tx, alike, holder=engine_id)
         _expect(found, len(alike), "resource locks to release")
 
 
-def _without_traceback(values: Mapping[str, Any]) -> dict[str, Any]:
+def _without_traceback(names: Collection[str]) -> dict[str, None]:
     """What takes away the traceback of an older reason, where a new one is written."""
-    return {"traceback": None} if "reason" in values and "traceback" not in values else {}
+    return {"traceback": None} if "reason" in names and "traceback" not in names else {}
 
 
 def hold_lock(tx: Transaction, engine_id: int, resource_id: int, epoch: int, mark: int = 0) -> None:

@@ -24,9 +24,9 @@ from sqlalchemy import (
 
 from converge.errors import Conflict, StaleLock
 from converge.sql.batch import among
+from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
 from converge.sql.engines import ALIVE, find_living
-from converge.sql.prepared import Prepared
 from converge.sql.schema import engine, scope, step
 from converge.sql.types import ID, LONG_TEXT
 
@@ -211,7 +211,7 @@ def _make_insert(now: ColumnElement[Any], dialect: str) -> Insert:
     return insert(step).from_select(columns, source.with_for_update(read=True)).inline()
 
 
-_INSERT = Prepared(_make_insert)
+_INSERT = Compiled(_make_insert)
 
 
 def insert_step(
@@ -302,7 +302,7 @@ def _make_advance(now: ColumnElement[Any], dialect: str) -> Update:
     )
 
 
-_ADVANCE = Prepared(_make_advance)
+_ADVANCE = Compiled(_make_advance)
 
 
 def _looks_as_it_advances(dialect: str) -> bool:

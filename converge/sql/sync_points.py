@@ -11,9 +11,13 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Double,
+    Integer,
     Text,
     and_,
+    bindparam,
     delete,
+    false,
     func,
     literal_column,
     or_,
@@ -24,11 +28,11 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import NullType
 
 from converge.model import Json, Kind, NodeState
-from converge.sql.batch import among, insert_rows
+from converge.sql.batch import InsertMany, among, types_of
 from converge.sql.database import Transaction
 from converge.sql.engines import lives
 from converge.sql.schema import LIVE_STATES, sync_point
-from converge.sql.types import load
+from converge.sql.types import ID, load
 
 #: (traversal, node)
 Key = tuple[int, int]
@@ -163,26 +167,46 @@ def among_keys(tx: Transaction, keys: Iterable[Key]) -> Any:
     )
 
 
+_INSERT = InsertMany(
+    sync_point,
+    {
+        **types_of(
+            sync_point,
+            "traversal_id",
+            "node",
+            "kind",
+            "resource_id",
+            "keep",
+            "pending",
+            "definition",
+            "requires",
+            "successors",
+            "state",
+        ),
+        "delay": Double(),
+    },
+    lambda row, now: {
+        **{name: value for name, value in row.items() if name != "delay"},
+        # NULL while it waits
+        "ready_at": now + row["delay"],
+        "tainted": false(),
+        "attempts": literal_column("0", Integer()),
+        "deaths": literal_column("0", Integer()),
+        "epoch": literal_column("0", Integer()),
+        "mark": bindparam("of_traversal", type_=ID),
+    },
+)
+
+
 def insert_sync_points(tx: Transaction, rows: Sequence[Mapping[str, Any]], mark: int = 0) -> None:
     """Insert the nodes of a traversal: those without predecessors are READY.
 
     :param mark: of the traversal.
     """
-    now = tx.now
-    for ready in (True, False):
-        part = [row for row in rows if (row["pending"] == 0) is ready]
-        insert_rows(
-            tx,
-            sync_point,
-            part,
-            state=NodeState.READY if ready else NodeState.WAITING,
-            ready_at=now if ready else None,
-            tainted=False,
-            attempts=0,
-            deaths=0,
-            epoch=0,
-            mark=mark,
-        )
+    ready = {"state": NodeState.READY, "delay": 0.0}
+    waiting = {"state": NodeState.WAITING, "delay": None}
+    full = [{**row, **(waiting if row["pending"] else ready)} for row in rows]
+    _INSERT.execute(tx, full, of_traversal=mark)
 
 
 def lock_ready(

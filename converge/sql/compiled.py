@@ -1,0 +1,80 @@
+"""Statements that are compiled once for each driver.
+
+SQLAlchemy builds a statement, looks it up in its cache, and converts its parameters, each time that
+it is executed. For what is executed for every step, item and event, that took as long as all the
+rest of our work, or longer; ``doc/decisions.rst`` has the measurement. These statements need
+nothing but parameters and the time, and their columns are of types that drivers take and give as
+they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from sqlalchemy import ColumnElement, CursorResult, Double, Insert, Select, Update, bindparam
+
+from converge.sql.database import Transaction
+from converge.sql.types import clock
+
+S = TypeVar("S", bound=Select[Any] | Insert | Update)
+
+
+class _Text(NamedTuple):
+    """A statement as its driver takes it.
+
+    :ivar order: the names of the parameters, where they go by their places.
+    :ivar constants: parameters whose values are always the same.
+    """
+
+    text: str
+    order: Sequence[str] | None
+    constants: Mapping[str, Any]
+
+    def arrange(self, parameters: Mapping[str, Any]) -> Any:
+        if self.order is None:
+            return parameters
+        return tuple([parameters[name] for name in self.order])
+
+
+class Compiled(Generic[S]):
+    """A statement with parameters.
+
+    :param make: makes it, given the time as an expression and the name of the dialect.
+    """
+
+    def __init__(self, make: Callable[[ColumnElement[Any], str], S]) -> None:
+        self._make = make
+        self._texts: dict[tuple[type, bool], _Text] = {}
+
+    def execute(self, tx: Transaction, parameters: Mapping[str, Any]) -> CursorResult[Any]:
+        """Execute it once."""
+        text, common = self._compile(tx)
+        return tx.connection.exec_driver_sql(text.text, text.arrange({**common, **parameters}))
+
+    def execute_each(
+        self, tx: Transaction, rows: Iterable[Mapping[str, Any]], common: Mapping[str, Any]
+    ) -> CursorResult[Any]:
+        """Execute it for each of several rows of parameters.
+
+        :param common: parameters that all of them have.
+        """
+        text, known = self._compile(tx)
+        known = {**known, **common}
+        given = [text.arrange({**known, **row}) for row in rows]
+        return tx.connection.exec_driver_sql(text.text, given)
+
+    def _compile(self, tx: Transaction) -> tuple[_Text, dict[str, Any]]:
+        """The statement, and the parameters that the caller need not know."""
+        told = tx.told
+        dialect: Any = tx.connection.dialect
+        key = (type(dialect), told is None)
+        text = self._texts.get(key)
+        if text is None:
+            now: Any = clock() if told is None else bindparam("now", type_=Double())
+            compiled = self._make(now, dialect.name).compile(dialect=type(dialect)())
+            constants = {
+                name: value for name, value in compiled.params.items() if value is not None
+            }
+            text = self._texts[key] = _Text(str(compiled), compiled.positiontup, constants)
+        return text, {**text.constants} if told is None else {**text.constants, "now": told}
