@@ -1,6 +1,6 @@
 """The journal: a ten-step job that failed at step four resumes at step four.
 
-Usable alone, in any program with a database; inside a resource type's handler it is there as
+It can be used alone, in any program with a database. In the handler of a resource type it is
 ``context.step``.
 """
 
@@ -28,28 +28,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Backend", "Item", "Journal", "Record", "Scope", "ScopeInfo", "Step"]
 
-#: Where backends are looked for: entry points by the scheme of their URLs.
+#: The group of entry points of backends; each is named after the scheme of its URLs.
 ENTRY_POINTS = "converge.journals"
-#: Seconds between two tries of a scope that somebody else holds.
+#: Seconds between two tries to take a scope that another process holds.
 POLL = 0.2
 #: Scopes deleted in one transaction.
 BATCH = 1000
 
 
 class Journal:
-    """Scopes of steps that were done already, kept in a database.
+    """Scopes of recorded steps, stored in a database.
 
-    :param where: a :class:`~converge.Store`; or a URL: of a database with converge's tables,
-        ``memory://`` (gone with the process, for tests), ``redis://…``, or of a scheme that an
-        installed backend has; or a :class:`Backend`. A scheme alone, such as ``memory`` or
-        ``redis``, is a URL without anything more.
-    :param backend: the name of the installed backend, where the scheme of the URL is not it:
-        ``sql``, ``memory``, ``redis``, or another one's.
-    :param lease: seconds, at least 1, without a sign of life after which others take a scope
-        over.
-    :param sleep: what waits for so many seconds; for tests.
-    :raises BadInput: there is no such backend.
-    :raises StoreError: it cannot be reached.
+    :param where: a :class:`~converge.Store`; a :class:`Backend`; or the URL of a database with
+        converge's tables, ``redis://…``, ``memory://`` (for tests: it ends with the process), or a
+        URL of another installed backend. A scheme alone, such as ``memory``, is a URL, too.
+    :param backend: the name of the installed backend (``sql``, ``memory``, ``redis`` or another
+        one), if the scheme of the URL does not name it.
+    :param lease: seconds, at least 1, without a sign of life after which other processes take
+        over a scope.
+    :param sleep: a function that waits for a number of seconds; for tests.
+    :raises BadInput: there is no such backend, or the URL or lease is not valid.
+    :raises StoreError: the store cannot be reached.
     :raises SchemaError: the database lacks converge's tables.
     """
 
@@ -72,25 +71,25 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Let go of everything; scopes that are still open are free at once."""
+        """Close the connections, and release scopes that are still open."""
         self.backend.close()
 
     @contextmanager
     def scope(self, name: str, *, wait: float = 0.0) -> Iterator[Scope]:
         """Take a scope; it is finished when its block ends without an exception.
 
-        :param name: what the work is, such as ``order-17``; it has one scope for ever, or until
-            that is forgotten.
-        :param wait: seconds to wait for somebody else who holds it.
-        :raises Busy: somebody else still holds it.
-        :raises JournalMismatch: the block came to its end without asking for all that is
-            recorded.
-        :raises BadInput: the name cannot be one.
+        :param name: the name of the work, such as ``order-17``. It has one scope, for ever or
+            until that is forgotten or pruned.
+        :param wait: seconds to wait while another process holds the scope.
+        :raises Busy: another process still holds it.
+        :raises JournalMismatch: the block ended without asking for all the recorded steps.
+        :raises BadInput: the name is not valid, or is reserved for work on resources.
+        :raises StoreError: the store cannot be used.
         """
         check_name("scope", name)
         if is_work_scope(name):
             raise BadInput(
-                f"{name!r} is kept for the work on resources; give the scope another name"
+                f"the name {name!r} is reserved for work on resources; give the scope another name"
             )
         taken = self._take(name, wait)
         ledger = _Ledger(self.backend, name, taken, self._sleep)
@@ -101,7 +100,7 @@ class Journal:
             scope._check_end()
             ended = True
         finally:
-            # what had come to its end has not begun again by being looked at
+            # a finished scope stays finished if nothing was written
             finished = ended or (taken.finished and not ledger.written)
             self.backend.release(taken.lock, finished=finished)
 
@@ -119,40 +118,40 @@ class Journal:
                 self._sleep(min(POLL, left))
 
     def scopes(self, *, after: str = "", limit: int = 1000) -> list[ScopeInfo]:
-        """The scopes by name.
+        """Scopes, ordered by name.
 
-        :param after: from the one after this name on.
-        :param limit: at most so many.
+        :param after: only those after this name.
+        :param limit: the most to return.
         """
         return self.backend.list_scopes(after=after, limit=limit)
 
     def show(self, name: str) -> tuple[ScopeInfo, list[Record]]:
-        """A scope and what is recorded of it, in the order of the steps.
+        """A scope and its records, in the order of the steps.
 
-        :raises NotFound: there is none.
+        :raises NotFound: there is no such scope.
         """
         info, records = self.backend.show(name)
         return info, [one for one in records if one.status is not StepStatus.KEYS]
 
     def forget(self, name: str, *, failed: bool = False) -> int:
-        """Delete a scope with all that is recorded: the work would be done anew.
+        """Delete a scope with all its records: the work would be done again from the start.
 
-        :param failed: delete only what is recorded of steps that failed for good, also of those
-            whose failure the program caught: the work goes on there, when what made them fail is
-            mended. Steps that it did after one, as it had failed, stay recorded.
-        :returns: how many steps are forgotten.
-        :raises NotFound: there is none.
-        :raises Busy: somebody works on it.
+        :param failed: delete only the records of steps that failed for good, including those whose
+            failure the program caught. Once the cause is repaired, the work resumes there. Steps
+            that were done after a caught failure stay recorded.
+        :returns: how many steps were forgotten.
+        :raises NotFound: there is no such scope.
+        :raises Busy: a process is working on it.
         """
         return self.backend.forget(name, failed=failed)
 
     def prune(self, *, age: float | None = None, keep: int | None = None) -> int:
-        """Delete scopes that are finished.
+        """Delete finished scopes.
 
-        :param age: those that finished over so many seconds ago.
-        :param keep: all but so many that finished last. With ``age``, both must be so.
+        :param age: only those that finished more than this many seconds ago.
+        :param keep: keep this many that finished last. With ``age``, both apply.
         :returns: how many were deleted.
-        :raises BadInput: neither is given, or is negative.
+        :raises BadInput: neither is given, or one is negative.
         """
         if age is None and keep is None:
             raise BadInput("prune needs an age in seconds, or how many scopes to keep")
@@ -181,7 +180,7 @@ def node_scope(
     """The scope of a node's work on a resource that an engine has locked.
 
     :param key_namespace: as in :func:`guarded_scope`.
-    :raises StaleLock: it has not, any more.
+    :raises StaleLock: the engine no longer has the lock.
     """
     from converge.sql import resources
 
@@ -207,11 +206,13 @@ def guarded_scope(
 ) -> Scope:
     """The scope of work that another lock guards.
 
+    :param engine_id: the engine that has that lock.
     :param guard: locks that lock's row until the transaction ends.
-    :param resource_id: that the work is about.
+    :param sleep: waits for a number of seconds.
+    :param resource_id: the resource that the work is about, if any.
     :param key_namespace: the namespace of its idempotency keys, if its name can be used again for
         other work.
-    :raises StaleLock: it has not, any more.
+    :raises StaleLock: the engine no longer has the lock.
     """
     from converge.journal.sql import GuardedBackend
 

@@ -1,7 +1,7 @@
-"""What a journal needs of the place where its scopes are kept.
+"""What a journal needs from the store of its scopes.
 
-Each method is atomic. One suite of tests runs against all backends, and is their
-specification together with what is said here.
+Each method is atomic. This module, and one suite of tests that runs against all backends, are the
+specification of a backend.
 """
 
 from __future__ import annotations
@@ -13,36 +13,37 @@ from typing import Any
 
 
 class StepStatus(StrEnum):
-    """How a recorded step stands."""
+    """The status of a recorded step."""
 
     DONE = "DONE"
     #: it failed for good
     FAILED = "FAILED"
-    #: it failed, and the program went on
+    #: it failed, and the program caught that and went on
     CAUGHT = "CAUGHT"
-    #: it failed, and is tried again
+    #: it failed, and will be tried again
     RETRY = "RETRY"
-    #: an ``each`` that has not come to its end
+    #: an ``each`` that has not ended
     OPEN = "OPEN"
-    #: one that has
+    #: an ``each`` that has ended
     END = "END"
-    #: no step, but keys of an each's items that are done
+    #: not a step, but keys of items of an ``each`` that are done
     KEYS = "KEYS"
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A step as it was recorded.
+    """A recorded step.
 
-    :ivar name: unique in the scope; within nested scopes with their names before it.
-    :ivar number: as which step of its (nested) scope it was asked for, from 1.
-    :ivar value: what it returned, as a text of JSON (:mod:`converge.journal.values`); or, of one
-        that failed, the exception's type and message; or, of an ``each``, what tells which items
-        are done (:mod:`converge.journal.items`).
+    :ivar name: unique in the scope; the names of nested scopes come before it.
+    :ivar number: its place in the order of its (nested) scope, from 1.
+    :ivar version: the version of the step.
+    :ivar value: JSON text (:mod:`converge.journal.values`): what the step returned; for a failed
+        one, the type and message of the exception; for an ``each``, which items are done
+        (:mod:`converge.journal.items`).
     :ivar attempts: how often it was tried.
-    :ivar wait: seconds until the next attempt; as read, what is left of them.
+    :ivar wait: seconds until the next attempt; when read, those that remain.
     :ivar position: how many items of an ``each`` are done.
-    :ivar at: when, in seconds since 1970; as read.
+    :ivar at: when it was recorded, in seconds since 1970; set when read.
     """
 
     name: str
@@ -61,9 +62,9 @@ class ScopeLock:
     """The lock on a scope.
 
     :ivar scope: its key in the backend.
-    :ivar owner: who holds it.
-    :ivar epoch: which grows with every taking.
-    :ivar mark: a random number of the taking: the rest comes again after the place has forgotten
+    :ivar owner: the id of the lease that holds it.
+    :ivar epoch: grows each time that the scope is taken.
+    :ivar mark: a random number for each time: the other values are used again after the store lost
         its last seconds.
     """
 
@@ -75,7 +76,11 @@ class ScopeLock:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A scope that was taken, with what is recorded of it, by number."""
+    """A scope that was taken.
+
+    :ivar finished: whether it was finished before.
+    :ivar records: its records, by number.
+    """
 
     lock: ScopeLock
     finished: bool = False
@@ -84,11 +89,11 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class ScopeInfo:
-    """A scope, for people.
+    """A scope, for people. Times are in seconds since 1970.
 
-    :ivar steps: how many steps are recorded; records of keys are none.
-    :ivar owner: who holds it, None if nobody does.
-    :ivar finished: when it came to its end, in seconds since 1970, None if it has not.
+    :ivar steps: how many steps are recorded, not counting records of keys.
+    :ivar owner: who holds it, None if it is free.
+    :ivar finished: when it was finished, None if it was not.
     """
 
     name: str
@@ -99,26 +104,26 @@ class ScopeInfo:
     finished: float | None
 
 
-#: Of steps that fail again without a call.
+#: The statuses of steps that fail again without being called.
 FAILED = (StepStatus.FAILED, StepStatus.CAUGHT)
 
 
 class Backend(ABC):
-    """Keeps scopes and their steps.
+    """Stores scopes and their steps.
 
-    A hold is lost when its owner gives no sign of life for the length of a lease and
-    somebody else takes the scope; whatever the loser then writes is refused.
+    A lock is lost when its owner gives no sign of life for the length of a lease and another owner
+    takes the scope. What the former owner writes after that is refused.
 
-    :ivar origin: what its errors name as theirs; see :func:`converge.errors.comes_from`.
+    :ivar origin: what its errors have as their origin; see :func:`converge.errors.comes_from`.
     """
 
     origin: object = None
 
     @abstractmethod
     def take(self, name: str) -> Taken:
-        """Take a scope; make it if it is not there.
+        """Take a scope; create it if it does not exist.
 
-        :raises Busy: somebody else, who lives, holds it.
+        :raises Busy: another live owner holds it.
         """
 
     @abstractmethod
@@ -127,38 +132,39 @@ class Backend(ABC):
     ) -> None:
         """Write a step's record.
 
-        :param replaces: there is one of that name, whose place it takes.
-        :param transaction: the caller's own, where the backend has such.
-        :raises StaleLock: the hold was lost.
-        :raises BadInput: there are no such transactions here.
+        :param transaction: the caller's own transaction, if the backend has transactions.
+        :param replaces: whether there is a record of that name, which is overwritten.
+        :raises StaleLock: the lock was lost.
+        :raises BadInput: this backend has no transactions.
         """
 
     @abstractmethod
     def advance(
         self, lock: ScopeLock, name: str, position: int, value: str, transaction: Any = None
     ) -> None:
-        """Note that an ``each`` has come to a position, which is beyond the one recorded.
+        """Record a higher position of an ``each``.
 
-        :param value: replaces that of its record.
-        :raises StaleLock: the hold was lost, or it was there already.
+        :param value: the new value of its record.
+        :param transaction: as in :meth:`write`.
+        :raises StaleLock: the lock was lost, or the recorded position is not lower.
         """
 
     @abstractmethod
     def release(self, lock: ScopeLock, *, finished: bool) -> None:
-        """Let go of a scope; nothing happens if the hold was lost.
+        """Release a scope; does nothing if the lock was lost.
 
-        :param finished: it has come to its end.
+        :param finished: whether the scope is finished.
         """
 
     @abstractmethod
     def list_scopes(self, *, after: str = "", limit: int = 1000) -> list[ScopeInfo]:
-        """Scopes by name, from the one after ``after`` on."""
+        """At most ``limit`` scopes, ordered by name, that come after ``after``."""
 
     @abstractmethod
     def show(self, name: str) -> tuple[ScopeInfo, list[Record]]:
         """A scope with its records.
 
-        :raises NotFound: there is none of that name.
+        :raises NotFound: there is no such scope.
         """
 
     @abstractmethod
@@ -166,21 +172,21 @@ class Backend(ABC):
         """Delete a scope with its records.
 
         :param failed: delete only its records of steps that failed for good, caught or not.
-        :returns: how many records were deleted.
-        :raises NotFound: there is none of that name.
-        :raises Busy: somebody who lives holds it.
+        :returns: how many steps were deleted.
+        :raises NotFound: there is no such scope.
+        :raises Busy: a live owner holds it.
         """
 
     @abstractmethod
     def prune(self, *, age: float | None, keep: int | None, limit: int) -> int:
         """Delete finished scopes.
 
-        :param age: those that finished so many seconds ago.
-        :param keep: those beyond this many that finished last.
-        :param limit: at most so many.
+        :param age: only those that finished at least this many seconds ago; None for all.
+        :param keep: keep this many that finished last; None for none.
+        :param limit: the most to delete.
         :returns: how many were deleted.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of everything."""
+        """Release all scopes, and close what was opened."""

@@ -1,8 +1,8 @@
-"""The items of an ``each``: which ones are done, as is told by what is recorded of them.
+"""The items of an ``each``, and the record of which ones are done.
 
-Without keys, that is how many, and a digest of all of them in their order. With keys, it is the
-keys, shortened to 16 characters each: the latest ones beside the number, the others in records of
-their own, so that an item costs the same however many are done.
+Without keys, their number is recorded, with a digest of all of them in order. With keys, the keys
+are recorded, shortened to 16 characters each: the latest ones beside the number, the others in
+records of their own, so that an item costs the same however many are done.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: So many keys get a record of their own; PostgreSQL keeps a row of them in one piece.
+#: How many keys are stored in a record of their own; PostgreSQL keeps such a row in one piece.
 FULL = 100
-#: The characters of a shortened key.
+#: Characters of a shortened key.
 _SHORT = 16
-_START = bytes(16)
+_EMPTY_DIGEST = bytes(16)
 
 
 class Item(Generic[T]):
-    """One of the items of :meth:`Scope.each`.
+    """An item from :meth:`Scope.each`.
 
     :ivar value: the item itself.
-    :ivar index: its number in what was given, from 0.
+    :ivar index: its place among the items, from 0.
     """
 
     __slots__ = ("_key", "_position", "_progress", "index", "value")
@@ -55,9 +55,9 @@ class Item(Generic[T]):
         return self._key()
 
     def done(self, transaction: HostTransaction | None = None) -> None:
-        """Record that it, and all before it, are done.
+        """Record that this item, and all before it, are done.
 
-        :param transaction: the caller's own, in which the item has its effect.
+        :param transaction: the caller's own transaction, in which the item has its effect.
         """
         self._progress.record(self._position, transaction)
 
@@ -65,10 +65,10 @@ class Item(Generic[T]):
 class Progress(ABC):
     """How far an ``each`` has come, and how far that is recorded.
 
-    :param where: the scope and the each, for people.
-    :param record: of the each, which has not come to its end.
+    :param where: the scope and the each, for messages.
+    :param record: the record of the each, which has not ended.
     :param every: after how many items to record.
-    :ivar position: how many items are done, or are handed out.
+    :ivar position: how many items are done or handed out.
     """
 
     def __init__(self, ledger: _Ledger, where: str, record: Record, every: int) -> None:
@@ -81,25 +81,25 @@ class Progress(ABC):
 
     @abstractmethod
     def rest(self, items: Any) -> Iterator[tuple[int, Any, str]]:
-        """The items that are not done: the index of each, itself, and what tells it from others
-        in its idempotency key.
+        """The items that are not done: for each its index, itself, and its part of the idempotency
+        key.
 
-        :raises JournalMismatch: what is recorded was done of other items.
-        :raises BadInput: the items cannot be gone through so.
+        :raises JournalMismatch: the record is about other items.
+        :raises BadInput: the key of an item is not valid.
         """
 
     @abstractmethod
     def _text(self, position: int) -> str:
-        """What to record with a position, as a text of JSON."""
+        """What to record with a position, as JSON text."""
 
     def reach(self, position: int) -> None:
-        """So many items are done."""
+        """Note that this many items are done; record it if it is time to."""
         if position - self._recorded >= self._every:
             self.record(position, None)
 
     def record(self, position: int, transaction: HostTransaction | None) -> None:
-        """Record that so many are done, unless that is recorded."""
-        # one that was recorded in a transaction may have been rolled back, and be done in another
+        """Record that this many items are done, unless that is recorded already."""
+        # a recorded position may have been rolled back, and be recorded in another transaction
         if position < self._recorded or (position == self._recorded and transaction is None):
             return
         ledger, path = self._ledger, self._record.name
@@ -113,24 +113,24 @@ class Progress(ABC):
 
 
 class InOrder(Progress):
-    """Of items that are the same ones in the same order each time."""
+    """The progress of items without keys: the same items in the same order each time."""
 
     def __init__(self, ledger: _Ledger, where: str, record: Record, every: int) -> None:
         super().__init__(ledger, where, record, every)
         kept = loads(record.value) or {}
         if "keys" in kept:
             raise self._mismatch(
-                f"{record.position} items are done by their keys; give it key= again, or forget "
-                "the scope to begin afresh",
+                f"{record.position} items were recorded with keys; give it key= again, or forget "
+                "the scope to start again",
                 f"each {record.name} with key=",
                 f"each {record.name} without key=",
             )
-        # position → digest, from the one recorded to the latest; None if nothing is known
+        # position → digest, from the recorded one to the latest; None if it is not known
         self._digests: dict[int, bytes | None] = {
             record.position: bytes.fromhex(kept["digest"]) if kept else None
         }
         if record.position == 0:
-            self._digests = {0: _START}
+            self._digests = {0: _EMPTY_DIGEST}
 
     def rest(self, items: Any) -> Iterator[tuple[int, Any, str]]:
         left = iter(items(self.position)) if callable(items) else self._pass_over(iter(items))
@@ -138,33 +138,33 @@ class InOrder(Progress):
         for value in left:
             index = self.position
             self.position += 1
-            # now, as whoever gets it may change it
-            digest = None if digest is None else _add(digest, value)
+            # before it is handed out: the program may change it
+            digest = None if digest is None else _extend_digest(digest, value)
             self._digests[self.position] = digest
             yield index, value, str(index)
 
     def _pass_over(self, left: Iterator[Any]) -> Iterator[Any]:
-        digest = _START
+        digest = _EMPTY_DIGEST
         count = self.position
         for passed in range(count):
             try:
-                digest = _add(digest, next(left))
+                digest = _extend_digest(digest, next(left))
             except StopIteration:
                 raise self._mismatch(
-                    f"{count} items are done, but there are only {passed} now",
+                    f"{count} items are done, but now there are only {passed}",
                     str(count),
                     str(passed),
                 ) from None
         recorded = self._digests[count]
         if recorded is not None and digest != recorded:
             raise self._mismatch(
-                f"the first {count} items are others now than those that were done. Give it the "
-                "same ones in the same order, or forget the scope to begin afresh; where items "
-                "change between runs, begin with key=, a function that tells them apart",
+                f"the first {count} items are not the ones that were done. Give it the same items "
+                "in the same order, or forget the scope to start again; if items change between "
+                "runs, start with key=, a function that returns the key of an item",
                 f"each {self._record.name} of digest {recorded.hex()}",
                 f"each {self._record.name} of digest {digest.hex()}",
             )
-        # also where nothing was recorded, by an older version
+        # also if an older version recorded no digest
         self._digests = {count: digest}
         return left
 
@@ -176,7 +176,7 @@ class InOrder(Progress):
 
 
 class ByKey(Progress):
-    """Of items that have keys: others may come before, between and behind them, and any may go."""
+    """The progress of items with keys, which may be added, removed and reordered between runs."""
 
     def __init__(
         self,
@@ -191,15 +191,15 @@ class ByKey(Progress):
         kept = loads(record.value) or {}
         if record.position and "keys" not in kept:
             raise self._mismatch(
-                f"{record.position} items are done without keys; leave out key=, or forget the "
-                "scope to begin afresh",
+                f"{record.position} items were recorded without keys; leave out key=, or forget "
+                "the scope to start again",
                 f"each {record.name} without key=",
                 f"each {record.name} with key=",
             )
-        parts = ledger.keys.get(_part(record.name), [])
+        parts = ledger.keys.get(_keys_prefix(record.name), [])
         self._parts = len(parts)
         self._done = {short for part in parts for short in _split(loads(part.value))}
-        # those that have no record of their own yet; a process may have died just after that
+        # keys that are not in a record of their own yet; a process may have died after writing one
         latest = [one for one in _split(kept.get("keys", "")) if one not in self._done]
         self._done.update(latest)
         self._latest = latest
@@ -208,15 +208,15 @@ class ByKey(Progress):
     def rest(self, items: Any) -> Iterator[tuple[int, Any, str]]:
         keyed = self._with_keys(items)
         if isinstance(items, Collection):
-            # two of one key are refused before anything is done
+            # find two items with one key before any is done
             keyed = iter(list(keyed))
         for index, value, text, short in keyed:
             if short in self._done:
                 continue
-            # not when they are recorded, which may be in a transaction that is rolled back
+            # here, and not in record(), whose transaction may be rolled back
             count = self._recorded - self._before
             if count >= FULL:
-                self._move(count)
+                self._store_keys(count)
             self.position += 1
             self._latest.append(short)
             yield index, value, f"key {text}"
@@ -231,7 +231,7 @@ class ByKey(Progress):
                     f"not {with_article(type(key).__name__)}"
                 )
             text = dumps(key)
-            short = _shorten(text)
+            short = _shorten_key(text)
             first = seen.setdefault(short, index)
             if first != index:
                 raise BadInput(
@@ -240,12 +240,12 @@ class ByKey(Progress):
                 )
             yield index, value, text, short
 
-    def _move(self, count: int) -> None:
-        """Give the first of the latest keys a record of their own."""
+    def _store_keys(self, count: int) -> None:
+        """Move the first of the latest keys into a record of their own."""
         full, self._latest = self._latest[:count], self._latest[count:]
         self._before += count
         self._parts += 1
-        name = f"{_part(self._record.name)}{self._parts}"
+        name = f"{_keys_prefix(self._record.name)}{self._parts}"
         number, value = self._record.number, dumps("".join(full))
         self._ledger.write(Record(name, number, status=StepStatus.KEYS, value=value), None)
 
@@ -254,7 +254,7 @@ class ByKey(Progress):
 
 
 def sort_keys(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """The records of keys, by the each that they are of."""
+    """The records of keys, by the each that they belong to."""
     found: dict[str, list[Record]] = {}
     for record in records:
         if record.status is StepStatus.KEYS:
@@ -263,24 +263,24 @@ def sort_keys(records: Iterable[Record]) -> dict[str, list[Record]]:
     return found
 
 
-def _part(path: str) -> str:
-    """What the names of the records of an each's keys begin with: no step has such a name, and
-    the longest path has one."""
+def _keys_prefix(path: str) -> str:
+    """The prefix of the names of an each's records of keys. No step has such a name, and it is
+    short enough for the longest path."""
     return f"keys\n{blake2b(path.encode(), digest_size=16).hexdigest()}\n"
 
 
-def _add(digest: bytes, value: object) -> bytes:
-    """The digest of items with one more."""
+def _extend_digest(digest: bytes, value: object) -> bytes:
+    """The digest with one more item."""
     try:
         text = canonical(value)
     except BadInput:
-        # it is counted, and no more
+        # an item that cannot be stored is only counted
         text = ""
     return blake2b(digest + text.encode("ascii"), digest_size=16).digest()
 
 
-def _shorten(text: str) -> str:
-    # of 12 bytes: among a million keys, two are the same by chance once in 10¹⁷ times
+def _shorten_key(text: str) -> str:
+    # 12 bytes: the chance that two of a million keys collide is 1 in 10¹⁷
     digest = blake2b(text.encode("ascii"), digest_size=12).digest()
     return base64.urlsafe_b64encode(digest).decode("ascii")
 

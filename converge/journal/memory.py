@@ -1,4 +1,4 @@
-"""A journal in memory: for tests, and as the plainest statement of what a backend does."""
+"""A journal in memory: for tests, and as the simplest example of a backend."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class _Scope:
 
 
 class Memory:
-    """What several backends share, as the members of a group share a database.
+    """The store that several backends share, as processes share a database.
 
-    :param clock: tells the time in seconds since 1970.
+    :param clock: returns the time in seconds since 1970.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -49,7 +49,7 @@ class Memory:
 class MemoryBackend(Backend):
     """One owner's view of a :class:`Memory`.
 
-    :param lease: seconds; every call is a sign of life.
+    :param lease: seconds that a lease lasts; every call renews it.
     """
 
     def __init__(self, memory: Memory, lease: float) -> None:
@@ -61,7 +61,7 @@ class MemoryBackend(Backend):
 
     @classmethod
     def open(cls, url: str, lease: float) -> MemoryBackend:
-        """One that nobody else can see.
+        """A backend with a memory of its own.
 
         :raises BadInput: the URL has more than the scheme.
         """
@@ -72,7 +72,7 @@ class MemoryBackend(Backend):
     def _renew(self) -> float:
         now = self._memory.clock()
         if not self._alive(self._owner):
-            # the lease is over, and with it all that was held
+            # the lease has expired, and all its locks with it
             self._memory.last_owner += 1
             self._owner = self._memory.last_owner
         self._memory.owners[self._owner] = now + self._lease
@@ -203,10 +203,10 @@ def _count(scope: _Scope) -> int:
 
 
 def _as_read(record: Record, now: float) -> Record:
-    """With what is left of the wait for a retry."""
+    """The record with the remaining wait for a retry."""
     return replace(record, wait=max(0.0, record.at + record.wait - now))
 
 
 def _refuse(transaction: object) -> None:
     if transaction is not None:
-        raise BadInput("a journal in memory has no transactions")
+        raise BadInput("a journal in memory has no transactions; leave out transaction=")

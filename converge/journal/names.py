@@ -1,4 +1,4 @@
-"""The names of the scopes of work on resources, which no host may give to its own."""
+"""The names of the scopes of work on resources, which are reserved."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ _WORK = re.compile(r"resource \d+ (?:create|update|delete|check)(?: (\d+))?")
 
 
 def work_scope_name(resource_id: int, verb: str, traversal_id: int | None) -> str:
-    """The name of the scope of the work on a resource.
+    """The name of the scope of work on a resource.
 
-    :param traversal_id: None of work that goes on in later traversals.
+    :param verb: the operation, such as ``create``.
+    :param traversal_id: None for work that is resumed in later traversals.
     """
     name = f"resource {resource_id} {verb}"
     return name if traversal_id is None else f"{name} {traversal_id}"
 
 
 def is_work_scope(name: str) -> bool:
-    """Whether a name can be one of :func:`work_scope_name`."""
+    """Whether a name has the form of :func:`work_scope_name`."""
     return _WORK.fullmatch(name) is not None
 
 

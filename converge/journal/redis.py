@@ -1,16 +1,16 @@
-"""The journal in Redis: each method is one script, which Redis runs as a whole.
+"""The journal in Redis: each method is one script, which Redis runs atomically.
 
 The keys of a journal begin with its prefix in braces, so that a cluster keeps them in one slot, as
-scripts need it; several prefixes spread over several slots. They are, after ``{converge}:``:
+scripts require; several prefixes spread over several slots. They are, after ``{converge}:``:
 
-- ``owners``: the last owner's number; ``owner:N``: the process of one that lives, and a random
-  mark, until its lease ends; ``holds:N``: the names of the scopes that it took;
-- ``scopes``: the names of all scopes; ``finished``: those that are, by time;
-- ``scope:NAME``: epoch, owner, the mark of its taking, times, how many records are of keys;
-  ``steps:NAME``: of each record ``=STEP``, its value, and ``@STEP``, all else of it.
+- ``owners``: the last owner's number; ``owner:N``: the process of a live owner and a random mark,
+  until its lease expires; ``holds:N``: the names of the scopes that it took;
+- ``scopes``: the names of all scopes; ``finished``: the names of finished ones, by time;
+- ``scope:NAME``: epoch, owner, the mark of its lock, times, the number of records of keys;
+  ``steps:NAME``: for each record ``=STEP``, its value, and ``@STEP``, all its other columns.
 
-Times are those of the server's clock. What a record is worth when the server dies is its
-operator's choice: ``appendonly yes`` with ``appendfsync always`` keeps all that was recorded.
+Times are from the server's clock. Whether records survive a crash of the server depends on its
+configuration: ``appendonly yes`` with ``appendfsync always`` loses none.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from converge.process import is_gone
 LOG = logging.getLogger(__name__)
 
 PREFIX = "converge"
-#: How often a call is tried again when the connection was lost.
+#: How often a call is retried when the connection is lost.
 RETRIES = 5
 _STATUSES = {str(status): status for status in StepStatus}
 
-# what all scripts begin with; KEYS[1] is the prefix of all keys
+# all scripts begin with this; KEYS[1] is the prefix of all keys
 _COMMON = """
 local p = KEYS[1]
 local t = redis.call('TIME')
@@ -44,7 +44,7 @@ local function seconds(value) return string.format('%.6f', value) end
 local function alive(owner)
   return owner and owner ~= '' and redis.call('EXISTS', p .. 'owner:' .. owner) == 1
 end
--- the mark, as all else comes again when the server has forgotten its last seconds
+-- the mark, as all else is used again when the server lost its last seconds
 local function held(name, owner, epoch, mark)
   local found = redis.call('HMGET', p .. 'scope:' .. name, 'owner', 'epoch', 'mark')
   return found[1] == owner and found[2] == epoch and found[3] == mark
@@ -52,7 +52,7 @@ end
 local function touch(name)
   redis.call('HSET', p .. 'scope:' .. name, 'updated', seconds(now))
 end
--- each has two fields, as has what is none
+-- a record has two fields, whether it is of a step or of keys
 local function count(name)
   local others = redis.call('HGET', p .. 'scope:' .. name, 'others') or 0
   return redis.call('HLEN', p .. 'steps:' .. name) / 2 - others
@@ -72,20 +72,20 @@ end
 """
 
 _SCRIPTS = {
-    # the process with its mark, its lease in ms
+    # the process and its mark, the lease in ms
     "register": """
 local id = redis.call('INCR', p .. 'owners')
 redis.call('SET', p .. 'owner:' .. id, ARGV[1], 'PX', ARGV[2])
 return id
 """,
-    # one that is gone never comes back under its number
+    # owner, its process and mark, the lease in ms; an owner that is gone never comes back
     "renew": """
 if redis.call('GET', p .. 'owner:' .. ARGV[1]) ~= ARGV[2] then return 0 end
 redis.call('PEXPIRE', p .. 'holds:' .. ARGV[1], ARGV[3])
 return redis.call('PEXPIRE', p .. 'owner:' .. ARGV[1], ARGV[3])
 """,
-    # the call's own mark makes it repeatable: whose answer was lost asks again; the process with
-    # its mark
+    # scope, owner, the call's mark, the owner's process and mark; the call's mark makes it safe to
+    # repeat when the answer was lost
     "take": """
 local name, owner, mark = ARGV[1], ARGV[2], ARGV[3]
 local key = p .. 'scope:' .. name
@@ -124,7 +124,7 @@ end
 touch(name)
 return 1
 """,
-    # scope, owner, epoch, mark, step, position, value, the call's own mark
+    # scope, owner, epoch, mark, step, position, value, the call's mark
     "advance": """
 local name, field = ARGV[1], '@' .. ARGV[5]
 if not held(name, ARGV[2], ARGV[3], ARGV[4]) then return 0 end
@@ -140,7 +140,7 @@ redis.call('HSET', steps, field, table.concat(rest, ' '), '=' .. ARGV[5], ARGV[7
 touch(name)
 return 1
 """,
-    # scope, owner, epoch, mark, whether it has come to its end; nothing: as if its owner had died
+    # scope, owner, epoch, mark, whether it is finished; empty: as if its owner had died
     "release": """
 local name = ARGV[1]
 local key = p .. 'scope:' .. name
@@ -158,7 +158,7 @@ else
 end
 return 1
 """,
-    # owner, its process with its mark
+    # owner, its process and mark
     "holds": """
 local found = {}
 if redis.call('GET', p .. 'owner:' .. ARGV[1]) ~= ARGV[2] then return found end
@@ -179,7 +179,7 @@ return infos
     "show": """
 return {info(ARGV[1]), seconds(now), redis.call('HGETALL', p .. 'steps:' .. ARGV[1])}
 """,
-    # scope, whether only of steps that failed for good
+    # scope, whether to delete only records of steps that failed for good
     "forget": """
 local owner = redis.call('HGET', p .. 'scope:' .. ARGV[1], 'owner')
 if redis.call('EXISTS', p .. 'scope:' .. ARGV[1]) == 0 then return {'missing', ''} end
@@ -201,7 +201,7 @@ for i = 1, #fields, 2 do
 end
 return {'done', failed}
 """,
-    # age, or nothing; how many to keep, or nothing; limit
+    # age or empty, how many to keep or empty, limit
     "prune": """
 local key = p .. 'finished'
 local keep, limit = tonumber(ARGV[2]) or 0, tonumber(ARGV[3])
@@ -232,7 +232,7 @@ while count < limit do
 end
 return count
 """,
-    # owner, its process with its mark
+    # owner, its process and mark
     "leave": """
 if redis.call('GET', p .. 'owner:' .. ARGV[1]) ~= ARGV[2] then return 0 end
 return redis.call('DEL', p .. 'owner:' .. ARGV[1], p .. 'holds:' .. ARGV[1])
@@ -241,7 +241,7 @@ return redis.call('DEL', p .. 'owner:' .. ARGV[1], p .. 'holds:' .. ARGV[1])
 
 
 class KeyLeases(Leases):
-    """Leases that are keys which expire.
+    """Leases that are expiring keys of Redis.
 
     :param call: runs a script.
     """
@@ -263,11 +263,11 @@ class KeyLeases(Leases):
         self._call("leave", id_, self.identity(mark))
 
     def identity(self, mark: int) -> str:
-        """What tells a lease from each other one that has, or had, its number."""
+        """A text that tells a lease from any other with the same number."""
         return f"{self.process} {mark}"
 
     def close(self) -> None:
-        """The connections are the journal's."""
+        """Does nothing: the journal closes the connections."""
 
 
 def _identity(lease: Lease) -> str:
@@ -279,9 +279,9 @@ def _identity(lease: Lease) -> str:
 class RedisBackend(Backend):
     """The scopes of one owner.
 
-    :param client: of the package ``redis``, which decodes what it reads.
-    :param lease: seconds without a sign of life after which others take scopes over.
-    :param prefix: what its keys begin with; another one is another journal.
+    :param client: a client of the package ``redis`` with ``decode_responses=True``.
+    :param lease: seconds without a sign of life after which other processes take over scopes.
+    :param prefix: the prefix of all keys; another prefix is another journal.
     """
 
     def __init__(self, client: Any, lease: float, *, prefix: str = PREFIX) -> None:
@@ -290,9 +290,9 @@ class RedisBackend(Backend):
         self._scripts = {
             name: client.register_script(_COMMON + script) for name, script in _SCRIPTS.items()
         }
-        # the marks of scopes that are taken, or being taken
-        self._in_hand: set[int] = set()
-        # whoever renews the lease must not keep this from going
+        # the marks of scopes that this process holds, or is taking
+        self._own_marks: set[int] = set()
+        # the thread that renews the lease must not keep this object alive
         this = weakref.ref(self)
 
         def after(lease: Lease) -> None:
@@ -306,8 +306,8 @@ class RedisBackend(Backend):
     def open(cls, url: str, lease: float) -> RedisBackend:
         """The journal of a URL, such as ``redis://HOST:6379/0?prefix=converge``.
 
-        :raises BadInput: it cannot be one, or the package ``redis`` is missing.
-        :raises StoreError: it cannot be reached.
+        :raises BadInput: the URL is not valid, or the package ``redis`` is missing.
+        :raises StoreError: the server cannot be reached.
         """
         try:
             import redis
@@ -325,7 +325,7 @@ class RedisBackend(Backend):
         except ValueError:
             wrong = True
         if wrong or any("@" in one and not is_secret(one) for one in parts.query.split("&")):
-            # not with what urlsplit says, which may quote a password
+            # without the message of urlsplit, which may quote a password
             raise BadInput(
                 f"{show_place(url)} is not the URL of a Redis; one looks like "
                 "redis://user:password@host:6379/0 (in a password, write % @ / : ? and # as "
@@ -337,15 +337,15 @@ class RedisBackend(Backend):
         learn_options(query.items(), seen)
         prefix = query.pop("prefix", PREFIX)
         if not prefix or not set(prefix).isdisjoint("{}"):
-            raise BadInput(f"a prefix of keys must not be empty, nor have braces: {prefix!r}")
-        # a server that is gone without a word must not hang its callers
+            raise BadInput(f"the prefix of keys must not be empty or contain braces: {prefix!r}")
+        # a server that does not answer must not hang its callers
         query = {"socket_timeout": "30", "socket_connect_timeout": "10", **query}
         plain = urlunsplit(parts._replace(query=urlencode(query)))
         try:
             client = redis.Redis.from_url(
                 plain,
                 decode_responses=True,
-                # each script may be run again when its answer was lost
+                # every script is safe to repeat when its answer was lost
                 retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), RETRIES),
                 retry_on_error=[redis.ConnectionError, redis.TimeoutError],
             )
@@ -368,12 +368,12 @@ class RedisBackend(Backend):
 
     def take(self, name: str) -> Taken:
         mark = make_mark()
-        # before the call: somebody may compare right after it
-        self._in_hand.add(mark)
+        # before the call: reconcile() may run right after it
+        self._own_marks.add(mark)
         try:
             return self._take(name, mark)
         except BaseException:
-            self._in_hand.discard(mark)
+            self._own_marks.discard(mark)
             raise
 
     def _take(self, name: str, mark: int) -> Taken:
@@ -385,10 +385,10 @@ class RedisBackend(Backend):
                 self.owner.give_up(owner)
             elif what == "busy":
                 holder, identity = found
-                # without the mark
+                # the process, without the mark
                 if not is_gone(identity.split(" ")[0]):
                     raise Busy(f"scope {name!r} is being worked on by owner {holder}")
-                # nobody has to wait for the lease of a process of this host that is gone
+                # its process was on this host and is gone: no need to wait for its lease
                 self._call("leave", holder, identity)
             else:
                 epoch, finished, time, steps = found
@@ -429,20 +429,20 @@ class RedisBackend(Backend):
         try:
             self._call("release", *self._arguments(lock), int(finished))
         finally:
-            # not before: somebody who compares would let go of what has come to its end
-            self._in_hand.discard(lock.mark)
+            # not before: reconcile() would release the scope as unfinished
+            self._own_marks.discard(lock.mark)
 
     def reconcile(self, lease: Lease) -> None:
-        """Let go of scopes that a lease holds, and that this process has not in hand; as in
+        """Release scopes that a lease holds without this process knowing, as does
         :meth:`converge.journal.sql.SqlBackend.reconcile`."""
         try:
-            # these first: what is taken or ends meanwhile is then seen to be so
+            # read these before the marks: a scope that is taken meanwhile then has its mark here
             for name, epoch, mark in self._call("holds", lease.id, _identity(lease)):
-                if int(mark) not in self._in_hand:
+                if int(mark) not in self._own_marks:
                     self._call("release", name, lease.id, epoch, mark, "")
-                    LOG.warning("the journal let go of scope %r", name)
+                    LOG.warning("the journal released scope %r, which it did not know", name)
         except StoreError as error:
-            LOG.warning("the journal: %s; compared after the next renewal", error)
+            LOG.warning("the journal cannot compare its scopes: %s; tried again later", error)
 
     def _arguments(self, lock: ScopeLock) -> tuple[Any, ...]:
         return lock.scope, lock.owner, lock.epoch, lock.mark
@@ -488,11 +488,11 @@ class RedisBackend(Backend):
 
 def _refuse(transaction: object) -> None:
     if transaction is not None:
-        raise BadInput("a journal in Redis cannot join a transaction of the caller's")
+        raise BadInput("a journal in Redis cannot join a transaction; leave out transaction=")
 
 
 def _records(fields: list[str], time: float) -> list[Record]:
-    """From the fields of a hash, one after the other with their values."""
+    """The records in a hash, whose fields and values alternate in the list."""
     by_field = dict(zip(fields[::2], fields[1::2], strict=True))
     records = []
     for field, text in by_field.items():

@@ -1,4 +1,4 @@
-"""A scope: a piece of work whose steps are done once each, however often it is begun."""
+"""A scope: a piece of work whose steps are done once each, however often it is started."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: The name space of idempotency keys, unless a scope has its own.
+#: The namespace of idempotency keys, unless a scope has its own.
 KEYS = uuid.UUID("6b0fb1a5-7d0c-5c1c-9c5e-2f8f4b7a4a01")
 _SEPARATOR = "/"
 
 
 class _Ledger:
-    """What a taken scope and its nested ones share: the hold, and what is recorded."""
+    """What a taken scope shares with its nested ones: the lock, and the records."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class _Ledger:
         self.records = {record.name: record for record in taken.records}
         self.written = False
         self.asked: set[str] = set()
-        # what was recorded before, by the scopes around it and its number
+        # earlier records, by the path of their nested scope and their number
         self.recorded: dict[str, dict[int, Record]] = {}
         self.keys = sort_keys(taken.records)
         self.steps = [one for one in taken.records if one.status is not StepStatus.KEYS]
@@ -61,13 +61,13 @@ class _Ledger:
 
 
 class Scope:
-    """A piece of work, taken by this caller and nobody else. From :meth:`Journal.scope`.
+    """A piece of work that only this caller holds. From :meth:`Journal.scope`.
 
-    Its steps are asked for in the same order each time. Not to be shared by threads; give
-    each a nested scope of its own.
+    Its steps must be asked for in the same order each time. It must not be shared between threads;
+    give each thread a nested scope.
 
     :ivar name: its name.
-    :ivar finished: whether it had come to its end before; all its steps are recorded then.
+    :ivar finished: whether it was finished before; then all its steps are recorded.
     """
 
     def __init__(self, ledger: _Ledger, prefix: str = "") -> None:
@@ -76,7 +76,7 @@ class Scope:
         self._ledger = ledger
         self._prefix = prefix
         self._count = 0
-        # steps that failed, of which nothing is recorded; the program may have caught that
+        # failed steps that are not recorded yet; the program may have caught the exceptions
         self._raised: list[Record] = []
         self._recorded = ledger.recorded.get(prefix, {})
 
@@ -118,31 +118,30 @@ class Scope:
         transaction: HostTransaction | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Do a step, unless it is recorded; then give what is.
+        """Do a step, or return its recorded value if it was done before.
 
-        Between the effect of the function and its record there is one edge: a process that
-        dies there does the step again. With ``transaction``, in which the function has its
-        effect, too, there is none, and it happens exactly once. Otherwise hand the step's
-        idempotency key to the outside: a function with a parameter ``idempotency_key`` is
-        given it.
+        A process that dies between the effect of the function and its record does the step again
+        in its next run. If the function has its effect in ``transaction``, it happens exactly once.
+        Otherwise pass the step's idempotency key to the other system: a function with a parameter
+        ``idempotency_key`` gets it.
 
         :param name: unique in the scope.
-        :param function: called with ``args`` and ``kwargs`` (use :func:`functools.partial` for
-            one that itself takes ``version``, ``retry`` or ``transaction``). Without it a
-            :class:`Step` is returned, a context manager and decorator.
-        :param version: a higher one than the recorded does the step again.
-        :param retry: when a failure is tried again; the count and the time are recorded. When
-            it gives up, the failure is recorded, and the function is not called again. Without
-            it, a failure is recorded if the program catches it and goes on to another step, or
-            to its end; when it runs again, the step fails in the same way, without a call.
-            Not with ``transaction``.
-        :param transaction: the caller's own, in which the step is recorded; the caller commits,
-            and takes the scope again after a rollback.
-        :returns: what the function returned, as its record gives it back.
-        :raises StepFailed: it failed for good, now or earlier.
-        :raises JournalMismatch: other steps are recorded than the program asks for.
+        :param function: called with ``args`` and ``kwargs``. (Use :func:`functools.partial` for one
+            that itself takes ``version``, ``retry`` or ``transaction``.) Without it, a
+            :class:`Step` is returned: a context manager and decorator.
+        :param version: if higher than the recorded one, the step is done again.
+        :param retry: when a failure is tried again; attempts and times are recorded. After the last
+            attempt the failure is recorded, and the function is not called again. Without it, a
+            failure is recorded if the program catches it and goes on to another step or to its
+            end; in its next run, the step fails in the same way without a call. Cannot be combined
+            with ``transaction``.
+        :param transaction: the caller's own transaction, in which the step is recorded. The caller
+            commits it, and takes the scope again after a rollback.
+        :returns: what the function returned, after a round trip through its record.
+        :raises StepFailed: it failed for good, now or in an earlier run.
+        :raises JournalMismatch: the recorded steps are not those that the program asks for.
         :raises BadInput: the name was used before, or the value cannot be stored.
-        :raises StaleLock: the scope was lost to another caller.
+        :raises StaleLock: another caller has taken the scope.
         """
         step = Step(self, name, version, retry, transaction)
         return step if function is None else step.call(function, *args, **kwargs)
@@ -155,23 +154,23 @@ class Scope:
         key: Callable[[T], str | int] | None = None,
         every: int = 1,
     ) -> Iterator[Item[T]]:
-        """Go through items; one is done when the next is asked for. A scope that is begun again
-        goes on after the last one done.
+        """Iterate over items; an item is done when the next one is asked for. The next run of the
+        scope resumes after the last item done.
 
         :param name: unique in the scope.
-        :param items: the same ones in the same order each time: those that are done are passed
-            over, and a digest tells whether they are the same. (Of an item that cannot be stored
-            as a value, it tells that there is one.) Or a function that is given how many are
-            done, and returns the rest; nobody looks then at those that are done.
-        :param key: gives the key of an item, a string or a whole number that no other one has.
-            The items may then be others each time, in any order: those whose keys are done are
-            passed over. Give the items themselves, not a function.
-        :param every: record after so many items, and at the end.
+        :param items: the same items in the same order each time. Those that are done are skipped,
+            and a digest checks that they are the same. (An item that cannot be stored as a value
+            is only counted.) Or a function that takes the number of items done and returns the
+            rest; then those that are done are not checked.
+        :param key: a function that returns the unique key of an item, a string or a whole number.
+            The items may then change between runs, in any order: those whose keys are done are
+            skipped. Needs the items themselves, not a function.
+        :param every: record after this many items, and at the end.
         :returns: items with ``value``, ``index`` and a repeatable unique ``key``. Their
-            ``done(transaction=…)`` records one in the caller's transaction, beside its effect.
-        :raises JournalMismatch: the first items are others than those that are done, or there are
-            fewer; or as in :meth:`step`.
-        :raises BadInput: two items have one key.
+            ``done(transaction=…)`` records them in the caller's transaction, beside their effect.
+        :raises JournalMismatch: the first items are not those that were done, or there are fewer;
+            or as in :meth:`step`.
+        :raises BadInput: two items have the same key, or an argument is not valid.
         """
         if type(every) is not int or every < 1:
             raise BadInput(
@@ -179,14 +178,14 @@ class Scope:
             )
         if key is not None and (callable(items) or not callable(key)):
             raise BadInput(
-                f"each {name!r}: key must be a function of an item, and the items be given "
-                "themselves, not a function that is told how many are done"
+                f"each {name!r}: key must be a function of an item, and the items "
+                "must be given themselves, not as a function that returns them"
             )
         kind = lazy_kind(items) if callable(items) else None
-        # a generator gives its items when they are asked for
+        # a generator function returns its items when they are asked for
         if kind is not None and kind != "a generator":
             raise BadInput(
-                f"each {name!r}: {items!r} is {kind}, whose call gives no items; "
+                f"each {name!r}: {items!r} is {kind}, whose call returns no items; "
                 "give it a plain function, such as one that calls asyncio.run()"
             )
         path, number, record = self._ask(name, 1)
@@ -194,7 +193,8 @@ class Scope:
             return
         if record is not None and record.status is not StepStatus.OPEN:
             raise JournalMismatch(
-                f"scope {self.name!r}: {name!r} was a step, and is an each() now",
+                f"scope {self.name!r}: {name!r} is recorded as a step, and is an each() now; "
+                "give it another name, or forget the scope to start again",
                 recorded=f"step {path}",
                 asked=f"each {path}",
             )
@@ -215,11 +215,11 @@ class Scope:
         self._ledger.write(Record(path, number, status=StepStatus.END, position=end), None)
 
     def key(self, name: str, index: int | None = None, *, version: int = 1) -> str:
-        """The idempotency key of a step or item: the same each time, and no other's.
+        """The idempotency key of a step or item: unique, and the same in every run.
 
-        :param version: of the step; what is done again on purpose must not be taken for what
-            was done before.
-        :returns: a UUID (version 5, RFC 9562) of scope, step and index.
+        :param index: the index of the item, None for a step.
+        :param version: the version of the step; a step that is done again on purpose has a new key.
+        :returns: a UUID (version 5, RFC 9562) made of scope, step, index and version.
         """
         more = [] if index is None else [str(index)]
         if version != 1:
@@ -227,26 +227,32 @@ class Scope:
         return self._make_key(name, *more)
 
     def _make_key(self, name: str, *more: str) -> str:
-        # a separator that no name has keeps ("a", "b/c") and ("a/b", "c") apart
+        # no name contains the separator, so ("a", "b/c") and ("a/b", "c") differ
         parts = [self._ledger.name, f"{self._prefix}{name}", *more]
         return str(uuid.uuid5(self._ledger.key_namespace, "\n".join(parts)))
 
     @contextmanager
     def scope(self, name: str) -> Iterator[Scope]:
-        """A nested scope: its steps have their own names and order. It shares the lock."""
+        """A nested scope: its steps have their own names and order. It shares the lock.
+
+        :raises BadInput: the name was used before, or is not valid.
+        :raises JournalMismatch: its block ended without asking for all its recorded steps.
+        """
         _check_step_name(name)
         path = self._prefix + name + _SEPARATOR
         if path in self._ledger.asked:
-            raise BadInput(f"scope {self.name!r} has a nested scope {name!r} already")
+            raise BadInput(
+                f"scope {self.name!r} already has a nested scope {name!r}; number the names"
+            )
         self._ledger.asked.add(path)
         nested = Scope(self._ledger, path)
-        # its first step is what the program goes on to
+        # failures from before count as caught once the nested scope asks for a step
         nested._raised, self._raised = self._raised, []
         try:
             yield nested
             nested._check_all_asked()
         finally:
-            # whoever goes on after it has caught that
+            # its failures count as caught once the program goes on after it
             self._raised += nested._raised
 
     # -- helpers
@@ -254,10 +260,10 @@ class Scope:
     def _ask(
         self, name: str, version: int, transaction: HostTransaction | None = None
     ) -> tuple[str, int, Record | None]:
-        """Note that a step is asked for.
+        """Register that the program asks for a step.
 
-        :param transaction: the caller's own, in which the step is to be recorded.
-        :returns: its name with those of the scopes around it, its number, and its record.
+        :param transaction: the caller's own transaction, in which the step will be recorded.
+        :returns: its name with those of the nested scopes, its number, and its record if any.
         """
         if type(version) is not int or version < 1:
             raise BadInput(f"step {name!r}: version must be a whole number from 1, not {version!r}")
@@ -269,9 +275,9 @@ class Scope:
                 raise BadInput(f"step {path!r} has a name of over {NAME_LENGTH} characters")
         if path in self._ledger.asked:
             raise BadInput(
-                f"scope {self.name!r} has a step {name!r} already; "
+                f"scope {self.name!r} already has a step {name!r}; "
                 "number the names, or use each() or a nested scope; "
-                "to have a step that failed tried again, give it retry=converge.RetryPolicy(...)"
+                "to retry a step that fails, give it retry=converge.RetryPolicy(...)"
             )
         self._record_raised(transaction)
         self._ledger.asked.add(path)
@@ -281,19 +287,19 @@ class Scope:
             raise self._mismatch(name, here, record)
         if record is not None and version < record.version:
             raise JournalMismatch(
-                f"scope {self.name!r}: version {record.version} of step {name!r} is recorded, "
-                f"version {version} was asked for",
+                f"scope {self.name!r}: version {record.version} of step {name!r} is recorded, but "
+                f"the program asks for the older version {version}",
                 recorded=f"{path} version {record.version}",
                 asked=f"{path} version {version}",
             )
         return path, self._count, record
 
     def _record_raised(self, transaction: HostTransaction | None = None) -> None:
-        """The program goes on after steps that failed: when it runs again, it must come the same
-        way, so they must fail again.
+        """Record failed steps whose exceptions the program caught: they must fail again in its
+        next run, so that it takes the same path.
 
-        :param transaction: the caller's, if the next step is recorded in it: it may keep everybody
-            else from writing, and what is undone with the next step was not gone on from.
+        :param transaction: the caller's, if the next step is recorded in it. It may keep others
+            from writing; and if it is rolled back, the program did not go on.
         """
         raised, self._raised = self._raised, []
         for record in raised:
@@ -309,26 +315,26 @@ class Scope:
                 found += f", and {name!r} as number {record.number}"
         return JournalMismatch(
             f"scope {self.name!r}: the program asked for step {name!r} as number {self._count}; "
-            f"recorded is {found}. It has changed since; to begin afresh, forget the scope",
+            f"recorded is {found}. The program has changed; to start again, forget the scope",
             recorded=None if here is None else here.name,
             asked=f"{self._prefix}{name}",
         )
 
     def _check_end(self) -> None:
-        """The scope comes to its end."""
+        """Check the records when the program ends the scope."""
         self._record_raised()
         self._check_all_asked()
 
     def _check_all_asked(self) -> None:
-        """At the end, all that is recorded must have been asked for."""
+        """Check that the program asked for all the recorded steps."""
         ledger = self._ledger
         recorded = self._recorded.values() if self._prefix else ledger.steps
         left = sorted(record.name for record in recorded if record.name not in ledger.asked)
         if left:
             shown = ", ".join(repr(name) for name in left[:5])
             raise JournalMismatch(
-                f"scope {self.name!r}: the program came to its end without asking for recorded "
-                f"steps: {shown}. It has changed since; to begin afresh, forget the scope",
+                f"scope {self.name!r}: the program ended without asking for recorded steps: "
+                f"{shown}. The program has changed; to start again, forget the scope",
                 recorded=left[0],
                 asked=None,
             )
@@ -337,4 +343,4 @@ class Scope:
 def _check_step_name(name: object) -> None:
     check_name("step", name)
     if _SEPARATOR in str(name):
-        raise BadInput(f"the name of a step must not have a {_SEPARATOR!r}: {name!r}")
+        raise BadInput(f"the name of a step must not contain {_SEPARATOR!r}: {name!r}")

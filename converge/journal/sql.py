@@ -1,5 +1,5 @@
-"""The journal in a database with converge's tables: scopes are locked as resources are, by the
-id of an engine that lives, and an epoch."""
+"""The journal in a database with converge's tables: scopes are locked like resources, by the id
+of a live engine and an epoch."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ T = TypeVar("T")
 LOG = logging.getLogger(__name__)
 
 
-class _Sql(Backend):
-    """What scopes of callers and of nodes have in common.
+class _DatabaseBackend(Backend):
+    """What the scopes of programs and of nodes have in common.
 
-    :param database: with converge's tables.
+    :param database: a database with converge's tables.
     """
 
     def __init__(self, database: Database) -> None:
@@ -87,7 +87,7 @@ class _Sql(Backend):
 
     def show(self, name: str) -> tuple[ScopeInfo, list[Record]]:
         def read(tx: Transaction) -> tuple[ScopeInfo, list[Record]]:
-            row = _existing(scopes.get_scope(tx, name), name)
+            row = _check_exists(scopes.get_scope(tx, name), name)
             records = [_record(one) for one in scopes.list_steps(tx, row.id)]
             count = sum(one.status is not StepStatus.KEYS for one in records)
             return _info(row, count), records
@@ -96,7 +96,7 @@ class _Sql(Backend):
 
     def forget(self, name: str, *, failed: bool = False) -> int:
         def forget(tx: Transaction) -> tuple[int, int]:
-            row = _existing(scopes.lock_scope(tx, name), name)
+            row = _check_exists(scopes.lock_scope(tx, name), name)
             if row.holder is not None:
                 raise Busy(f"scope {name!r} is being worked on by engine {row.holder}")
             if failed:
@@ -132,22 +132,22 @@ class _Sql(Backend):
             try:
                 return self._database.transact(take, Commit.TAKE, happened=taken)
             except Conflict:
-                # somebody else made it at the same moment
+                # another process created the scope at the same moment
                 continue
 
 
-class SqlBackend(_Sql):
-    """The scopes of callers, each held by the id of a lease of its own.
+class SqlBackend(_DatabaseBackend):
+    """The scopes of programs, held under a lease.
 
-    :param lease: seconds without a sign of life after which others take scopes over.
-    :param owned: whether to close the database, too.
+    :param lease: seconds without a sign of life after which other processes take over scopes.
+    :param owned: whether :meth:`close` closes the database, too.
     """
 
     def __init__(self, database: Database, lease: float, *, owned: bool = False) -> None:
         super().__init__(database)
-        # the marks of scopes that are taken, or being taken
-        self._in_hand: set[int] = set()
-        # whoever renews the lease must not keep this from going
+        # the marks of scopes that this process holds, or is taking
+        self._own_marks: set[int] = set()
+        # the thread that renews the lease must not keep this object alive
         this = weakref.ref(self)
 
         def after(lease: Lease) -> None:
@@ -160,12 +160,12 @@ class SqlBackend(_Sql):
 
     def take(self, name: str) -> Taken:
         mark = make_mark()
-        # before the commit: somebody may compare right after it
-        self._in_hand.add(mark)
+        # before the commit: reconcile() may run right after it
+        self._own_marks.add(mark)
         try:
             return self._take(name, mark)
         except BaseException:
-            self._in_hand.discard(mark)
+            self._own_marks.discard(mark)
             raise
 
     def _take(self, name: str, mark: int) -> Taken:
@@ -175,44 +175,44 @@ class SqlBackend(_Sql):
                     lambda lease: self._transact_take(lambda tx: _take(tx, name, lease, mark))
                 )
             except Busy:
-                if not self._bury_holder(name):
+                if not self._expire_dead_holder(name):
                     raise
 
     def release(self, lock: ScopeLock, *, finished: bool) -> None:
         try:
             super().release(lock, finished=finished)
         finally:
-            # not before: somebody who compares would let go of what has come to its end
-            self._in_hand.discard(lock.mark)
+            # not before: reconcile() would release the scope as unfinished
+            self._own_marks.discard(lock.mark)
 
     def reconcile(self, lease: Lease) -> None:
-        """Let go of scopes that a lease holds, and that this process has not in hand.
+        """Release scopes that a lease holds without this process knowing.
 
-        Such ones are left by a commit whose reply was lost, by an outage in which they could not
-        be let go of, and by a database that has forgotten its last seconds.
+        They are left by a commit whose reply was lost, by an outage in which they could not be
+        released, and by a database that lost its last seconds.
         """
         leases = lease.leases
         assert isinstance(leases, RowLeases)
-        # the connection of the lease: this must not wait for the work
+        # over the connection of the lease, so that this does not wait for the work
         database = leases.database
         try:
-            # the rows first: what is taken or ends meanwhile is then seen to be so
+            # read the rows before the marks: a scope that is taken meanwhile then has its mark here
             held = database.read(lambda tx: _list_held(tx, lease))
-            unknown = [one for one in held if one[-1] not in self._in_hand]
+            unknown = [one for one in held if one[-1] not in self._own_marks]
             if unknown:
                 free = database.transact(
                     lambda tx: scopes.free_scopes(tx, lease.id, unknown),
                     Commit.LET_GO,
                     happened=repeatable,
                 )
-                LOG.warning("the journal let go of %s scopes", free)
+                LOG.warning("the journal released %s scopes, which it did not know", free)
         except ConvergeError as error:
-            LOG.warning("the journal: %s; compared after the next renewal", error)
+            LOG.warning("the journal cannot compare its scopes: %s; tried again later", error)
 
-    def _bury_holder(self, name: str) -> bool:
-        """End the lease of who holds a scope, if that was a process of this host that is gone.
+    def _expire_dead_holder(self, name: str) -> bool:
+        """End the lease of a scope's holder if its process was on this host and is gone.
 
-        :returns: whether it was, so that nobody has to wait.
+        :returns: whether the scope can be taken now.
         """
 
         def find(tx: Transaction) -> EngineRow | None:
@@ -222,7 +222,7 @@ class SqlBackend(_Sql):
 
         holder = self._database.read(find)
         if holder is None:
-            return True  # it let go meanwhile
+            return True  # it was released meanwhile
         if not is_gone(holder.process):
             return False
         expire(self._database, [holder.id])
@@ -234,14 +234,14 @@ class SqlBackend(_Sql):
             self._database.close()
 
 
-class GuardedBackend(_Sql):
-    """The scope of work that another lock guards: whoever has that lock has the scope, and takes
-    it from whoever had that before.
+class GuardedBackend(_DatabaseBackend):
+    """The scope of work that another lock guards: the holder of that lock takes the scope from any
+    earlier holder.
 
-    :param engine_id: of the engine that has the lock.
+    :param engine_id: the engine that has the lock.
     :param guard: locks that lock's row until the transaction ends; raises
-        :class:`~converge.StaleLock` if the engine has the lock no more.
-    :param resource_id: that the work is about.
+        :class:`~converge.StaleLock` if the engine no longer has the lock.
+    :param resource_id: the resource that the work is about, if any.
     """
 
     def __init__(
@@ -267,13 +267,13 @@ class GuardedBackend(_Sql):
         return Taken(ScopeLock(scope_id, self._engine_id, epoch, mark), False, records)
 
     def close(self) -> None:
-        """The lock goes by other ways."""
+        """Does nothing: the scope is released with the lock that guards it."""
 
 
 def open_url(url: str, lease: float) -> SqlBackend:
     """The journal in the database of a URL.
 
-    :raises SchemaError: it lacks converge's tables.
+    :raises SchemaError: the database lacks converge's tables.
     """
     return SqlBackend(open_database(url), lease, owned=True)
 
@@ -292,7 +292,7 @@ def _take(tx: Transaction, name: str, lease: Lease, mark: int) -> Taken:
 
 
 def _list_held(tx: Transaction, lease: Lease) -> list[scopes.Held]:
-    # the id can be another's by now, who has in hand what it holds
+    # the id may belong to another lease by now, with locks of its own
     check_lease(tx, lease.id, lease.mark)
     return scopes.list_held(tx, lease.id)
 
@@ -320,7 +320,7 @@ def _values(record: Record) -> dict[str, Any]:
     return {
         "number": record.number,
         "version": record.version,
-        # as a plain string, which drivers take without a second look
+        # as a plain string, which drivers take as it is
         "status": record.status.value,
         "value": record.value,
         "attempts": record.attempts,
@@ -344,7 +344,7 @@ def _is_at(tx: Transaction, lock: ScopeLock, name: str, position: int) -> bool:
     return found is not None and found.position == position
 
 
-def _existing(row: ScopeRow | None, name: str) -> ScopeRow:
+def _check_exists(row: ScopeRow | None, name: str) -> ScopeRow:
     if row is None:
         raise NotFound(f"there is no scope {name!r}")
     return row
@@ -354,7 +354,7 @@ _STATUSES = {str(status): status for status in StepStatus}
 
 
 def _record(row: StepRow) -> Record:
-    # there may be many of them: this is half as long as by names
+    # there may be many: by position takes half the time of by name
     name, number, version, status, value, attempts, wait, position, at = row
     left = wait if wait > 0 else 0.0
     return Record(name, number, version, _STATUSES[status], value, attempts, left, position, at)

@@ -1,4 +1,4 @@
-"""One step of a scope: done, or read from its record."""
+"""A step of a scope: done, or read from its record."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Characters of a failure's message that are kept, and in which secrets are looked for.
+#: Characters of a failure's message that are kept, and that are searched for secrets.
 _KEPT, _LOOKED_AT = 2000, 500_000
 _KEY_PARAMETER = "idempotency_key"
 
 
 class Step:
-    """One step, from :meth:`Scope.step` without a function.
+    """A step, from :meth:`Scope.step` without a function.
 
-    As a context manager, whose body is for the program to pass over::
+    As a context manager, whose body the program skips if the step is done::
 
         with scope.step("charge") as step:
             if not step.done:
                 step.value = charge(step.key)
 
-    As a decorator, of a function that is called once::
+    As a decorator of a function that is called once::
 
         @scope.step("charge")
         def charge(amount: int) -> str: ...
 
-    :ivar done: whether it is recorded; the body must then do nothing.
+    :ivar done: whether it is recorded; then the body must do nothing.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class Step:
     ) -> None:
         if retry is not None and transaction is not None:
             raise BadInput(
-                f"step {name!r}: retry and transaction exclude each other: what failed in a "
-                "transaction is tried again in another one, by whoever begins it"
+                f"step {name!r}: retry and transaction exclude each other: after a failure in a "
+                "transaction, the caller must begin a new one"
             )
         self.name = name
         self.done = False
@@ -99,7 +99,10 @@ class Step:
 
     @property
     def value(self) -> Any:
-        """What the step came to. To be set in the body of a ``with``, unless it is None."""
+        """The value of the step, None unless it is set in the body of the ``with``.
+
+        :raises BadInput: when set: it cannot be stored, or the step is done.
+        """
         return self._value
 
     @value.setter
@@ -110,7 +113,7 @@ class Step:
         self._value = value
 
     def call(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-        """Do it with a function, unless it is recorded."""
+        """Call a function for the step, or return the recorded value; see :meth:`Scope.step`."""
         if not callable(function):
             raise BadInput(f"step {self.name!r}: {function!r} is not a function")
         if (kind := lazy_kind(function)) is not None:
@@ -158,7 +161,8 @@ class Step:
                 self._scope._ledger.pause(record.wait)
         else:
             raise JournalMismatch(
-                f"scope {self._scope.name!r}: {self.name!r} was an each(), and is a step now",
+                f"scope {self._scope.name!r}: {self.name!r} is recorded as an each(), and is a "
+                "step now; give it another name, or forget the scope to start again",
                 recorded=f"each {self._path}",
                 asked=f"step {self._path}",
             )
@@ -180,7 +184,7 @@ class Step:
             ) from None
 
     def _fail(self, error: Exception) -> float | None:
-        """Record a failure as its policy says.
+        """Record a failure according to the retry policy.
 
         :returns: seconds until the next attempt, None if there is no policy.
         :raises StepFailed: there is no further attempt.
@@ -210,10 +214,10 @@ class Step:
         )
 
     def _caught(self, record: Record) -> StepFailed:
-        """The failure that the program caught, as an exception of its type, too, if that is one of
-        Python's own."""
+        """A failure that the program caught before, also as an exception of the original type if
+        that is built into Python."""
         kind, reason = (loads(record.value)[part] for part in ("type", "message"))
-        error = _both(kind)(reason, step=self.name, kind=kind, reason=reason)
+        error = _failure_type(kind)(reason, step=self.name, kind=kind, reason=reason)
         error.add_note(f"step {self.name!r} of scope {self._scope.name!r}; recorded earlier")
         return error
 
@@ -232,10 +236,10 @@ class Step:
 
 
 @lru_cache(maxsize=1000)
-def _both(kind: str) -> type[StepFailed]:
-    """The type of failures that are also of one of Python's own types.
+def _failure_type(kind: str) -> type[StepFailed]:
+    """A subclass of StepFailed and of a built-in exception.
 
-    :param kind: the name of that type; any other gives StepFailed itself.
+    :param kind: the name of the exception; for any that is not built in, StepFailed is returned.
     """
     found = getattr(builtins, kind, None)
     if not (isinstance(found, type) and issubclass(found, Exception)) or found is Exception:
@@ -246,7 +250,7 @@ def _both(kind: str) -> type[StepFailed]:
         made: type[StepFailed] = type(kind, (StepFailed, found), body)
         made("", step="", kind=kind, reason="")
     except TypeError:
-        # one that needs more than a message
+        # it needs more arguments than a message
         return StepFailed
     return made
 
@@ -271,5 +275,5 @@ def _message(error: BaseException) -> str:
         words = str(error)
     except Exception:
         words = ""
-    # before it is cut: half a secret would not be known for one
+    # masked before it is cut: half a secret would not be recognized
     return hide(words[:_LOOKED_AT])[:_KEPT]

@@ -1,7 +1,7 @@
-"""Values as JSON: what a step returns, so that its record gives the same back.
+"""The values of steps as JSON, so that a record returns what the step returned.
 
-JSON's own types are kept as they are; a tuple comes back as a list, in a set as it was. These
-besides, as an object with the one key ``$`` and their name: ``datetime`` (with or without time
+JSON's own types are stored as they are; a tuple comes back as a list, except in a set. Other types
+are stored as an object with the key ``$``, which names the type: ``datetime`` (with or without time
 zone), ``date``, ``time``, ``timedelta``, ``UUID``, ``Decimal``, ``bytes``, ``set``, ``frozenset``,
 and the floats that JSON lacks.
 """
@@ -29,7 +29,7 @@ LENGTH = 4 * 1024 * 1024
 _TAG = "$"
 _TINY_OFFSET = re.compile(r"([-+])00:00:00\.(\d{6})$")
 _QUOTED_TAG = f'"{_TAG}"'
-# made once: json.dumps() makes one at every call, and json.loads() looks for what is not there
+# made once, for speed: json.dumps() makes an encoder at every call
 _TO_TEXT = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 _TO_SORTED = json.JSONEncoder(allow_nan=False, separators=(",", ":"), sort_keys=True).encode
 _FROM_TEXT = json.JSONDecoder().raw_decode
@@ -59,16 +59,16 @@ _TAGGED: dict[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
         lambda items: frozenset(_decode_members(items)),
     ),
     "float": (float, repr, float),
-    # an object that itself has the key $
+    # a mapping that itself has the key $
     "dict": (dict, lambda value: _encode_items(value), lambda items: _decode_items(items)),
 }
 
 
 def dumps(value: object) -> str:
-    """A value as a text of JSON, in ASCII.
+    """A value as JSON text, in ASCII.
 
-    :raises BadInput: it has a part that cannot be stored, and the message says which, and where;
-        or it is too long.
+    :raises BadInput: a part of it cannot be stored (the message says which, and where), or it is
+        longer than :data:`LENGTH`.
     """
     try:
         text = _TO_TEXT(_encode(value))
@@ -82,9 +82,9 @@ def dumps(value: object) -> str:
 
 
 def canonical(value: object) -> str:
-    """A value as a text of JSON that is the same for equal ones, whatever order a dict is in.
+    """A value as JSON text that is the same for equal values, in whatever order their dicts are.
 
-    :raises BadInput: it has a part that cannot be stored.
+    :raises BadInput: a part of it cannot be stored.
     """
     try:
         return _TO_SORTED(_encode(value))
@@ -97,7 +97,7 @@ def canonical(value: object) -> str:
 def loads(text: str) -> Any:
     """The value that :func:`dumps` was given."""
     value = _FROM_TEXT(text)[0]
-    # most have nothing in them but JSON's own
+    # most values have only JSON's own types
     return _decode(value) if _QUOTED_TAG in text else value
 
 
@@ -134,7 +134,7 @@ def _encode_items(value: Mapping[Any, Any], where: str = "") -> dict[str, Any]:
 
 
 def _in_order(items: Any) -> list[Any]:
-    # the same set must give the same text
+    # equal sets must have the same text
     return sorted((_encode(one) for one in items), key=lambda one: json.dumps(one, sort_keys=True))
 
 
@@ -152,14 +152,14 @@ def _parse_time(kind: Any, text: str) -> Any:
     value = kind.fromisoformat(text)
     tiny = _TINY_OFFSET.search(text)
     if tiny:
-        # fromisoformat() takes an offset of less than a second for none (Python 3.11)
+        # fromisoformat() ignores an offset of less than a second (Python 3.11)
         offset = timedelta(microseconds=int(tiny[1] + tiny[2]))
         value = value.replace(tzinfo=timezone(offset))
     return value
 
 
 def _decode_members(items: Any) -> Iterator[Any]:
-    """Those of a set: what is a list now was a tuple."""
+    """The members of a set: a list was a tuple, as lists cannot be members."""
     return (_hashable(_decode(one)) for one in items)
 
 
@@ -178,8 +178,8 @@ _ALLOWED = ", ".join(
 
 
 @lru_cache(maxsize=1000)
-def _refused(function: Any) -> str | None:
-    """The name of the type that a function says it returns, if that cannot be stored."""
+def _unstorable_return(function: Any) -> str | None:
+    """The name of the type that a function is declared to return, if that cannot be stored."""
     try:
         said = typing.get_type_hints(function).get("return", Any)
     except Exception:
@@ -188,12 +188,12 @@ def _refused(function: Any) -> str | None:
 
 
 def check_returns(function: Callable[..., object]) -> None:
-    """Whether a function says itself that it returns what cannot be stored.
+    """Check the declared return type of a function.
 
-    :raises BadInput: so it does.
+    :raises BadInput: values of that type cannot be stored.
     """
     try:
-        name = _refused(function)
+        name = _unstorable_return(function)
     except TypeError:  # not hashable
         return
     if name is not None:
@@ -211,11 +211,11 @@ def _may_be_stored(said: Any) -> bool:
         return True
     known: tuple[type, ...] = (*_PLAIN, *(one for one, _, _ in _TAGGED.values()))
     try:
-        # an abstract type, such as Mapping, may well be one of ours at run time
+        # a value of an abstract type, such as Mapping, may be of a known type at run time
         if kind not in known and not any(issubclass(one, kind) for one in known):
             return False
     except TypeError:  # a protocol
         return True
-    # an empty one could be, but nobody declares what is always empty
+    # an empty container could be stored, but nobody declares one that is always empty
     parts = typing.get_args(said) if origin is not None else ()
     return all(part is ... or _may_be_stored(part) for part in parts)

@@ -72,7 +72,7 @@ def test_a_scope_that_its_holder_does_not_know_is_let_go_of_after_a_renewal(
 def test_who_compares_keeps_the_scopes_in_hand(
     store: converge.Store, journals: Callable[..., SqlBackend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also one that is being taken, or let go of."""
+    """Also one that is being taken, or released."""
     one = journals()
     me = one.owner.current_id()
     seen: list[tuple[str, list[int | None]]] = []
@@ -90,7 +90,7 @@ def test_who_compares_keeps_the_scopes_in_hand(
         one.release(lock, finished=True)
     assert seen == [(name, [me]) for name in (Commit.TAKE.after, Commit.LET_GO.before)] * 2
     assert one.show("job")[0].finished is not None
-    assert not one._in_hand
+    assert not one._own_marks
 
 
 def test_a_scope_that_could_not_be_let_go_of_is_free_after_the_next_renewal(

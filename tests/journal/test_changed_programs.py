@@ -44,7 +44,7 @@ def test_a_step_put_in_between_is_noticed_before_it_is_done(place: Place, world:
     run(place, steps(world, "a", "b"))
     error = mismatch(place, steps(world, "a", "new", "b"))
     assert (error.recorded, error.asked) == ("b", "new")
-    assert "recorded is step 'b' there. It has changed" in str(error)
+    assert "recorded is step 'b' there. The program has changed" in str(error)
     assert world.calls == ["a", "b"]
 
 

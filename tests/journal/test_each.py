@@ -83,7 +83,7 @@ def test_fewer_items_than_are_done_are_noticed(place: Place, world: World) -> No
         run(place, go_through(world, range(10, 15)))
     error = mismatch(place, go_through(world, range(10, 12)))
     assert (error.recorded, error.asked) == ("3", "2")
-    assert "each 'a': 3 items are done, but there are only 2 now" in str(error)
+    assert "each 'a': 3 items are done, but now there are only 2" in str(error)
 
 
 def test_items_that_changed_in_front_are_noticed_before_anything_is_done(
@@ -95,7 +95,7 @@ def test_items_that_changed_in_front_are_noticed_before_anything_is_done(
     world.calls.clear()
     for items in ([9, *range(10, 15)], [10, 12, 13], [11, 10, 12, 13]):
         error = mismatch(place, go_through(world, iter(items)))
-        assert "each 'a': the first 2 items are others now than those that were done" in str(error)
+        assert "each 'a': the first 2 items are not the ones that were done" in str(error)
         assert "key=" in str(error)
         assert error.recorded != error.asked
     assert world.calls == []
@@ -213,11 +213,11 @@ def test_keys_cannot_come_or_go_when_items_are_done(place: Place, world: World) 
         run(place, go_through(world, "abc"))
     with pytest.raises(RuntimeError):
         run(place, by_key(world, "abc"))
-    assert "1 items are done by their keys" in str(mismatch(place, go_through(world, "abc")))
+    assert "1 items were recorded with keys" in str(mismatch(place, go_through(world, "abc")))
     place.journal().forget("job")
     with pytest.raises(RuntimeError):
         run(place, go_through(world, "abc"))
-    assert "1 items are done without keys" in str(mismatch(place, by_key(world, "abc")))
+    assert "1 items were recorded without keys" in str(mismatch(place, by_key(world, "abc")))
 
 
 def test_a_key_is_a_function_and_the_items_are_given_themselves(place: Place) -> None:

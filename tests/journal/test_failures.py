@@ -248,7 +248,7 @@ def test_a_step_that_failed_and_is_asked_for_again_says_what_to_do(
             scope.step("a", world.call, "a")
         scope.step("a", world.call, "a")
 
-    with pytest.raises(BadInput, match=r"has a step 'a' already.*tried again, give it retry="):
+    with pytest.raises(BadInput, match=r"already has a step 'a';.*fails, give it retry="):
         run(place, program)
 
 

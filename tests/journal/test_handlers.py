@@ -437,7 +437,7 @@ def test_a_sweep_collects_scopes_of_resources_that_are_gone_and_leaves_the_other
 
 def test_a_host_cannot_take_the_scope_of_a_node(stage: Stage) -> None:
     with Journal(stage.store) as journal:
-        refused = pytest.raises(BadInput, match="'resource 5 create' is kept for the work on")
+        refused = pytest.raises(BadInput, match="'resource 5 create' is reserved for work on")
         with refused, journal.scope("resource 5 create"):
             pytest.fail("it must be refused")
         with journal.scope("resource 5 creates"):

@@ -149,19 +149,19 @@ def owner_of(backend: RedisBackend, scope: str) -> str | None:
 def test_scopes_that_their_holder_does_not_know_are_let_go_of(
     backend: RedisBackend, url: str
 ) -> None:
-    """Left by a server that has forgotten that they were let go of; those in hand are kept."""
+    """Left by a server that has forgotten that they were released; those that it knows are kept."""
     kept, lock = (backend.take(name).lock for name in ("kept", "job"))
     backend.write(lock, Record("a", 1))
     backend.release(replace(lock, mark=lock.mark + 1), finished=True)
     assert owner_of(backend, "job") is not None
-    backend._in_hand.discard(lock.mark)
+    backend._own_marks.discard(lock.mark)
     with closing(RedisBackend.open(url, LEASE)) as other, pytest.raises(Busy):
         other.take("job")
     keep(backend, Pauses(lambda: None))
     assert (owner_of(backend, "job"), owner_of(backend, "kept")) == (None, str(kept.owner))
     assert backend.show("job")[0].finished is None
     backend.release(kept, finished=True)
-    assert not backend._in_hand
+    assert not backend._own_marks
     with pytest.raises(StaleLock):
         backend.write(lock, Record("b", 2))
     assert [one.name for one in backend.take("job").records] == ["a"]
@@ -189,7 +189,7 @@ def test_an_owner_whose_number_is_another_ones_takes_and_lets_go_of_nothing(
     key = f"{backend._prefix}owner:{lease.id}"
     # another journal of this process
     backend._client.set(key, f"{process_identity()} 1")
-    backend._in_hand.clear()
+    backend._own_marks.clear()
     backend.reconcile(lease)
     assert owner_of(backend, "job") == str(lock.owner)
     assert backend.take("another").lock.owner != lock.owner
@@ -206,7 +206,7 @@ def test_a_server_that_is_not_there_is_named_so() -> None:
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("redis://127.0.0.1:6379/0?prefix={a}", "must not be empty, nor have braces"),
+        ("redis://127.0.0.1:6379/0?prefix={a}", "must not be empty or contain braces"),
         ("redis://127.0.0.1:port/0", "not the URL of a Redis"),
     ],
 )

@@ -66,7 +66,7 @@ def test_a_nested_scope_notices_at_its_own_end_what_is_gone(place: Place, world:
 
 
 def test_a_nested_scope_has_its_name_to_itself(place: Place, world: World) -> None:
-    with pytest.raises(BadInput, match="has a nested scope 'x' already"):
+    with pytest.raises(BadInput, match="already has a nested scope 'x'"):
         run(place, nested(world, "x", "x"))
 
 
