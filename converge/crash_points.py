@@ -18,7 +18,7 @@ class Commit(StrEnum):
     #: the host's own transaction
     HOST = "host"
     CANCEL = "cancel"
-    #: a stack lets go of a resource without deleting it
+    #: a stack forgets a resource without deleting it
     ABANDON = "abandon"
     #: READY nodes become an engine's
     CLAIM = "claim"
@@ -54,13 +54,13 @@ class Commit(StrEnum):
     SWEEP = "sweep"
     #: rows of engines that ended long ago
     FORGET = "forget"
-    #: somebody takes a scope of the journal
+    #: a process takes a scope of the journal
     TAKE = "take"
     #: a step of a scope is recorded
     STEP = "step"
     #: an item of a scope's each is recorded
     ITEM = "item"
-    #: a scope is let go of
+    #: a scope is released
     LET_GO = "let_go"
     #: scopes are deleted
     PRUNE = "prune"
