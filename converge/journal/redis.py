@@ -315,7 +315,7 @@ class RedisBackend(Backend):
             from redis.retry import Retry
         except ImportError as error:
             raise BadInput(
-                "the client for Redis is not installed; install converge[redis]"
+                "the client for Redis is not installed; type: pip install redis"
             ) from error
         from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 

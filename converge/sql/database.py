@@ -176,10 +176,10 @@ class Database:
                 **self._oslo_options(pool_options(connections, kept)),
             )
         except ImportError as error:
-            extra = "postgresql" if self.dialect == "postgresql" else "mariadb"
+            package = "'psycopg[binary]'" if self.dialect == "postgresql" else "PyMySQL"
             raise BadInput(
                 f"the driver for {self.url.drivername} is not installed ({error}); "
-                f"install converge[{extra}]"
+                f"type: pip install {package}"
             ) from error
         except (ValueError, TypeError, sa_exceptions.ArgumentError) as error:
             wrong = hide(" ".join(str(error).split()))

@@ -217,5 +217,5 @@ def test_a_wrong_url_is_named(address: str, message: str) -> None:
 
 def test_without_its_client_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "redis", None)
-    with pytest.raises(BadInput, match=r"install converge\[redis\]"):
+    with pytest.raises(BadInput, match="type: pip install redis"):
         Journal("redis://127.0.0.1")
