@@ -1,8 +1,8 @@
-"""Machines: things with a state, which events move, one atomic move at a time.
+"""Machines: things with a state, which events change, one atomic move at a time.
 
-Usable alone, in any program with a database. An instance is a row; the moves of all that was
-ever fired at it are its history. The action of a move is called when the move is committed,
-and if the process dies, by whoever sweeps; what it has done is in its journal.
+They can be used alone, in any program with a database. An instance is a row; its history is all its
+moves. The action of a move is called after the move is committed; if the process dies, another
+process that sweeps calls it. What the action has done is in its journal.
 """
 
 from converge.machine.action import Action

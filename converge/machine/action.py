@@ -1,4 +1,4 @@
-"""What the action of a move is given, and how it is called elsewhere."""
+"""What the action of a move gets, and the ids of actions and of their scopes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Action(Journaled):
-    """What the action of a move is given.
+    """What the action of a move gets.
 
-    :ivar payload: of the event.
-    :ivar payloads: the last payload of each event up to this one.
-    :ivar attempt: which attempt this is, from 1.
-    :ivar id: of this action and no other, the same at each attempt; to hand to the outside.
+    :ivar key: the key of the instance.
+    :ivar source: the state before the move.
+    :ivar target: the state after the move.
+    :ivar payload: the payload of the event.
+    :ivar payloads: the last payload of each event up to this one, by event.
+    :ivar attempt: the number of this attempt, from 1.
+    :ivar id: a unique id, the same at each attempt; to pass to other systems.
     """
 
-    no_journal: ClassVar[str] = "this is the action of no machine, and has no journal"
+    no_journal: ClassVar[str] = "this action was not called by a machine, so it has no journal"
 
     machine: str
     key: str
@@ -47,7 +50,7 @@ class Action(Journaled):
 
     @property
     def cancelled(self) -> threading.Event:
-        """Set when the action should give up, as another process will call it: this one is about
+        """Set when the action should stop, as another process will call it: this process is about
         to lose its lease, or has closed the machine."""
         # most actions never look
         if self._cancelled is None:
@@ -55,10 +58,10 @@ class Action(Journaled):
         return self._cancelled
 
     def done(self, transaction: HostTransaction) -> None:
-        """Record in the caller's transaction that the action is over: beside its effect there,
-        which then happens exactly once.
+        """Record in the caller's transaction that the action is done. Its effect in the same
+        transaction then happens exactly once.
 
-        :raises StaleLock: the action is no longer this process's; roll back.
+        :raises StaleLock: this process no longer holds the action; roll back.
         """
         if self._over is not None:
             self._over(transaction)
@@ -67,10 +70,10 @@ class Action(Journaled):
 def action_id(machine: str, key: str, instance_id: int, number: int, token: str) -> str:
     """The id of an action: a UUID (version 5, RFC 9562).
 
-    :param token: of the move, which is random: the rest comes again after a database has
-        forgotten its last seconds.
+    :param token: the random token of the move: the other values are used again after a database
+        lost its last seconds.
     """
-    # no name has a line break
+    # no name contains a line break
     return str(uuid.uuid5(KEYS, f"{machine}\n{key}\n{instance_id}\n{number}\n{token}"))
 
 

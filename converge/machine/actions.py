@@ -1,4 +1,4 @@
-"""Actions: what is called when a move is committed, by one process at a time, until it is over."""
+"""Actions: called after a move is committed, by one process at a time, until they are done."""
 
 from __future__ import annotations
 
@@ -34,19 +34,20 @@ T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
 
-#: Seconds before an action is called again that an error of the database went through.
+#: Seconds until an action is called again that a database error interrupted.
 HAND_BACK = 1.0
-#: After so many deaths of processes that had taken it, an action is called after all others.
+#: After this many deaths of processes that had taken it, an action is taken after all others.
 SUSPECT_DEATHS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """How an action stands after it was called.
+    """The outcome of calling an action.
 
-    :ivar status: ``DONE``, ``FAILED``, ``PENDING`` for another attempt, or of another process.
+    :ivar status: ``DONE``, ``FAILED``, or ``PENDING``: it will be called again.
     :ivar error: what it raised.
-    :ivar claimed: it says that it ended in a transaction of its own; see :meth:`Actions.check`.
+    :ivar reason: the error as a text.
+    :ivar claimed: it called ``done()`` in a transaction of its own; see :meth:`Actions.check`.
     """
 
     status: str
@@ -58,7 +59,7 @@ class Called:
 class Actions:
     """The actions of a machine's moves, held under a lease.
 
-    :param lease: in seconds.
+    :param lease: seconds that a lease lasts.
     """
 
     def __init__(self, database: Database, definition: Definition, lease: float) -> None:
@@ -66,10 +67,10 @@ class Actions:
         self._definition = definition
         self._name = definition.name
         self._look = lease * LOOK
-        # with the marks that some are being taken with, and the locks of those that are taken
+        # the marks of actions that are being taken, and the locks of those that are taken
         self._taking: set[int] = set()
-        self._in_hand: set[moves.Lock] = set()
-        # whoever renews the lease must not keep this from going
+        self._own_locks: set[moves.Lock] = set()
+        # the thread that renews the lease must not keep this object alive
         this = weakref.ref(self)
 
         def after(lease: Lease) -> None:
@@ -79,42 +80,43 @@ class Actions:
 
         self.owner = RowOwner(database, lease, after)
         self._closing = threading.Event()
-        # what the database did not answer to when it was let go of
-        self._left: list[moves.Lock] = []
+        # locks that could not be released
+        self._unreleased: list[moves.Lock] = []
 
     def interrupt(self) -> None:
-        """End the waits of steps in actions that are being called."""
+        """End the waits of steps in running actions."""
         self._closing.set()
 
     def close(self) -> None:
-        """Let go of all."""
+        """Release all actions."""
         self.interrupt()
         try:
             self.owner.close()
         finally:
-            # whoever fires after that is not interrupted
+            # actions of later events are not interrupted
             self._closing = threading.Event()
 
-    def release_left(self, database: Database | None = None) -> None:
-        """Let go of what could not be let go of earlier: nobody has died of it.
+    def retry_releases(self, database: Database | None = None) -> None:
+        """Release actions whose release failed before, without counting a death.
 
-        :param database: over another connection.
-        :raises StoreError: it cannot be now, either.
+        :param database: the database over another connection.
+        :raises StoreError: it fails again.
         """
-        left, self._left = self._left, []
+        left, self._unreleased = self._unreleased, []
         if not left:
             return
         try:
             self._release(left, database)
         except BaseException:
-            self._left += left
+            self._unreleased += left
             raise
 
     def take(self, function: Callable[[Taker], T], taken: Callable[[], Sequence[TakenAction]]) -> T:
         """Take actions.
 
-        :param function: takes some in a transaction.
-        :param taken: which, as soon as that is committed.
+        :param function: takes them in a transaction.
+        :param taken: returns the taken actions once that is committed.
+        :returns: what the function returned.
         """
 
         def take(lease: Lease) -> T:
@@ -122,8 +124,8 @@ class Actions:
             self._taking.add(mark)
             try:
                 result = function(Taker(lease.id, lease.mark, mark))
-                # before the mark goes: somebody may compare at this moment
-                self._in_hand.update(one.lock for one in taken())
+                # before the mark is discarded: reconcile() may run between the two
+                self._own_locks.update(one.lock for one in taken())
                 return result
             finally:
                 self._taking.discard(mark)
@@ -131,40 +133,46 @@ class Actions:
         return self.owner.attempt_lease(take)
 
     def reconcile(self, lease: Lease) -> None:
-        """Let go of actions that a lease holds, and that this process has not in hand.
+        """Release actions that a lease holds without this process knowing.
 
-        Such ones are left by a commit whose reply was lost, by an outage in which they could not
-        be let go of, and by a database that has forgotten its last seconds.
+        They are left by a commit whose reply was lost, by an outage in which they could not be
+        released, and by a database that lost its last seconds.
         """
         leases = lease.leases
         assert isinstance(leases, RowLeases)
-        # the connection of the lease: this must not wait for the work
+        # over the connection of the lease, so that this does not wait for the work
         database = leases.database
         try:
-            self.release_left(database)
-            # the rows first: what is taken or ends meanwhile is then seen to be so
+            self.retry_releases(database)
+            # read the rows first: an action that is taken meanwhile is then known here
             taken = database.read(lambda tx: _list_held(tx, lease))
             unknown = [
-                one for one in taken if one[-1] not in self._taking and one not in self._in_hand
+                one for one in taken if one[-1] not in self._taking and one not in self._own_locks
             ]
             if unknown:
                 self._release(unknown, database)
-                LOG.warning("machine %s let go of %s actions", self._name, len(unknown))
+                LOG.warning(
+                    "machine %s released %s actions, which it did not know",
+                    self._name,
+                    len(unknown),
+                )
         except ConvergeError as error:
-            LOG.warning("machine %s: %s; compared after the next renewal", self._name, error)
+            LOG.warning(
+                "machine %s cannot compare its actions: %s; tried again later", self._name, error
+            )
 
     def claim(self, limit: int) -> tuple[int, list[TakenAction]]:
-        """Take actions that are due and that nobody is at, at most so many: of those on which
-        several processes died only one, which comes last.
+        """Take actions that are due and free, at most ``limit``. At most one of them, the last, is
+        one on which several processes died.
 
-        :returns: how many were taken, and those of them that are to be called.
+        :returns: how many were taken, and those of them to call.
         """
         taken: list[TakenAction] = []
         count = self.take(lambda taker: self._claim(taker, limit, taken), lambda: taken)
         return count, taken
 
     def _claim(self, taker: Taker, limit: int, taken: list[TakenAction]) -> int:
-        """:param taken: where to put those that are to be called."""
+        """:param taken: the list to add the actions to call to."""
         versions = self._definition.versions
         owner, mark = taker.id, taker.mark
 
@@ -180,16 +188,21 @@ class Actions:
             )
             taken += [one for row in rows if (one := self._accept(row, owner)) is not None]
         except BaseException:
-            # some may be held, and nobody knows which
+            # some may be held, and it is not known which
             self.owner.give_up(owner)
             raise
         return len(rows)
 
     def _accept(self, row: MoveRow, owner: int) -> TakenAction | None:
-        """An action that was taken; None if it is not to be called."""
+        """The action of a taken row; None if it is not to be called: then it has FAILED."""
         transition = self._definition.find(row.version, row.source, row.event, row.target)
         if transition is None:
-            self._refuse(row, owner, "this program has no such transition with an action")
+            self._refuse(
+                row,
+                owner,
+                f"this program has no transition from {row.source!r} to {row.target!r} with an "
+                "action",
+            )
             return None
         if row.deaths >= transition.retry.deaths:
             self._refuse(row, owner, f"{row.deaths} processes died while calling it")
@@ -217,15 +230,15 @@ class Actions:
         self._end(_ActionLock(row.key, locked, row.token), "FAILED", reason=reason)
 
     def release(self, taken: Sequence[TakenAction]) -> None:
-        """Let go of actions that were not called, whatever happens."""
+        """Release actions that were not called. If that fails, their lease is given up."""
         if not taken:
             return
         locks = [one.lock for one in taken]
-        self._in_hand.difference_update(locks)
+        self._own_locks.difference_update(locks)
         try:
             self._release(locks)
         except ConvergeError as error:
-            self._left += locks
+            self._unreleased += locks
             for owner in sorted({one.owner for one in taken}):
                 LOG.warning("machine %s: %s; lease %s is given up", self._name, error, owner)
                 self.owner.give_up(owner)
@@ -236,9 +249,9 @@ class Actions:
         )
 
     def call(self, taken: TakenAction) -> Called:
-        """Call an action, and note what became of it.
+        """Call an action, and record the outcome.
 
-        :raises StoreError: that could not be noted.
+        :raises StoreError: the outcome could not be recorded.
         """
         lock = _ActionLock(taken.key, taken.lock, taken.token)
         closing = self._closing
@@ -247,7 +260,7 @@ class Actions:
         ends: list[bool] = []
 
         def spent() -> bool:
-            """Whether something may be recorded in its journal."""
+            """Whether its journal may have records."""
             return action.has_journal or taken.epoch > 1
 
         action = Action(
@@ -271,7 +284,7 @@ class Actions:
             if ends and not self.check([taken]):
                 return Called("DONE", error, _reason(error))
             if comes_from(error, self._database):
-                # it says nothing about the action
+                # a database error does not mean that the action failed
                 self._hand_back(lock, 0.0 if closing.is_set() else HAND_BACK)
                 return Called("PENDING", error, _reason(error))
             return self.fail(taken, error)
@@ -280,15 +293,15 @@ class Actions:
         self._end(lock, "DONE", spent=spent())
         return Called("DONE")
 
-    def put_off(self, taken: list[TakenAction]) -> bool:
-        """Have actions called when the one is over that this thread is calling.
+    def defer(self, taken: list[TakenAction]) -> bool:
+        """If this thread is calling an action, have these called after that one.
 
-        :param taken: empty afterwards, if so.
-        :returns: whether it is calling one.
+        :param taken: the actions; emptied if they are deferred.
+        :returns: whether they are deferred.
         """
-        if not _TURN.calling:
+        if not _CALLS.calling:
             return False
-        _TURN.later.extend((self, one) for one in taken)
+        _CALLS.later.extend((self, one) for one in taken)
         taken.clear()
         return True
 
@@ -298,14 +311,15 @@ class Actions:
         results: list[Move | Exception] | None = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> list[Exception]:
-        """Call actions one after the other, each taken off the list when it was; and then those
-        of the moves that were made in them.
+        """Call actions one after the other; then those of the moves that they made.
 
-        :param results: where to note how they went.
-        :returns: what they raised; not what was raised by those that came after them.
-        :raises StoreError: how one went could not be noted.
+        :param taken: the actions; those that are done are removed.
+        :param results: the results of the events, to add the outcomes to.
+        :param stopped: whether to call no more.
+        :returns: what these actions raised, but not what those of moves that they made raised.
+        :raises StoreError: an outcome could not be recorded.
         """
-        with _turn(stopped):
+        with _calling(stopped):
             return self._call_all(taken, results, stopped)
 
     def _call_all(
@@ -338,20 +352,19 @@ class Actions:
                 if called.claimed:
                     claimed.append(one)
                 else:
-                    self._in_hand.discard(one.lock)
+                    self._own_locks.discard(one.lock)
             for one in self.check(claimed):
                 error = ConvergeError("the transaction of its done() was rolled back")
                 note(one, self.fail(one, error))
-            self._in_hand.difference_update(one.lock for one in claimed)
+            self._own_locks.difference_update(one.lock for one in claimed)
             claimed.clear()
         finally:
-            # what was not called, or may not be over, is to be let go of
+            # the caller releases what was not called, or may not be done
             taken[:] = claimed + taken[done:]
         return errors
 
     def check(self, taken: Sequence[TakenAction]) -> list[TakenAction]:
-        """Which of the actions that say that they ended in a transaction did not: it was rolled
-        back."""
+        """The actions that called ``done()`` in a transaction that was rolled back."""
         ids = sorted({one.instance_id for one in taken})
         if not ids:
             return []
@@ -359,9 +372,9 @@ class Actions:
         return [one for one in taken if one.lock in left]
 
     def fail(self, taken: TakenAction, error: Exception) -> Called:
-        """Note that an action failed.
+        """Record that an action failed.
 
-        :raises StoreError: that could not be noted.
+        :raises StoreError: it could not be recorded.
         """
         wait = taken.transition.retry.wait(taken.attempts + 1, error)
         status = "FAILED" if wait is None else "PENDING"
@@ -382,8 +395,8 @@ class Actions:
     def _wait(self, seconds: float, owner: int, closing: threading.Event) -> None:
         """Wait before a step is tried again.
 
-        :raises StaleLock: the lease is lost, or the machine is being closed; the step is tried
-            again by whoever has the action next.
+        :raises StaleLock: the lease is lost, or the machine is being closed; the process that
+            takes the action next tries the step again.
         """
         end = now() + seconds
         while True:
@@ -391,7 +404,7 @@ class Actions:
             closed = closing.wait(min(left, self._look))
             if closed or not self.owner.holds(owner):
                 why = "the machine is being closed" if closed else "the lease is lost"
-                error = StaleLock(f"{why}; the action goes on with whoever has it next")
+                error = StaleLock(f"{why}; the process that takes the action next continues it")
                 error.origin = self._database
                 raise error
             if left <= self._look:
@@ -442,12 +455,12 @@ class Actions:
         return ended
 
 
-class _Turn(threading.local):
-    """What a thread is at.
+class _Calls(threading.local):
+    """The calls of actions by a thread.
 
     :ivar calling: whether it is calling actions.
-    :ivar later: those of moves that were made in them: they are called after them, and not in
-        them, so that each is over before the next one begins, however long the chain.
+    :ivar later: the actions of moves that those made. They are called afterwards and not within
+        them, so that each is done before the next begins, however long the chain.
     """
 
     def __init__(self) -> None:
@@ -455,24 +468,24 @@ class _Turn(threading.local):
         self.later: deque[tuple[Actions, TakenAction]] = deque()
 
 
-_TURN = _Turn()
+_CALLS = _Calls()
 
 
 @contextmanager
-def _turn(stopped: Callable[[], bool]) -> Iterator[None]:
-    """The calling of actions by this thread, and then of what they left for later.
+def _calling(stopped: Callable[[], bool]) -> Iterator[None]:
+    """A context in which this thread calls actions; at its end it calls the deferred ones.
 
-    :param stopped: whether to call no further one.
+    :param stopped: whether to call no more.
     """
-    if _TURN.calling:
-        # a sweep in an action: the outer one calls what is left
+    if _CALLS.calling:
+        # a sweep within an action: the outer context calls the deferred ones
         yield
         return
-    _TURN.calling = True
+    _CALLS.calling = True
     try:
         yield
-        while _TURN.later and not stopped():
-            actions, one = _TURN.later.popleft()
+        while _CALLS.later and not stopped():
+            actions, one = _CALLS.later.popleft()
             todo = [one]
             try:
                 actions._call_all(todo, None, stopped)
@@ -483,15 +496,15 @@ def _turn(stopped: Callable[[], bool]) -> Iterator[None]:
             finally:
                 actions.release(todo)
     finally:
-        _TURN.calling = False
-        left, _TURN.later = _TURN.later, deque()
+        _CALLS.calling = False
+        left, _CALLS.later = _CALLS.later, deque()
         for actions in {actions for actions, _ in left}:
             actions.release([one for other, one in left if other is actions])
 
 
 @dataclass(frozen=True, slots=True)
 class _ActionLock:
-    """The lock on the action of a move of an instance."""
+    """The lock on the action of a move."""
 
     key: str
     row: moves.Lock
@@ -503,7 +516,7 @@ class _ActionLock:
 
 
 def _list_held(tx: Transaction, lease: Lease) -> list[moves.Lock]:
-    # the id can be another's by now, who has in hand what it holds
+    # the id may belong to another lease by now, with actions of its own
     check_lease(tx, lease.id, lease.mark)
     return moves.list_held(tx, lease.id)
 
@@ -516,7 +529,7 @@ def _is_taken(tx: Transaction, row: MoveRow, owner: int) -> bool:
 
 def _reason(error: Exception) -> str:
     try:
-        # it may be an error of a driver that quotes a URL
+        # the message may quote a URL with a password
         return hide(f"{type(error).__name__}: {error}")
     except Exception:
         return type(error).__name__

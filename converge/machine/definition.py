@@ -1,4 +1,4 @@
-"""What a machine is: states, transitions, timeouts; declared as data, checked, drawn. Pure."""
+"""The definition of a machine: states, transitions and timeouts, declared as data and checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from converge.retry import RetryPolicy
 if TYPE_CHECKING:
     from converge.machine import Action
 
-#: What a guard is given: the last payload of each earlier event, and this one's.
+#: A guard gets the last payload of each earlier event, by event, and the payload of this one.
 Guard = Callable[[Mapping[str, Any], Any], bool]
 
 
@@ -23,9 +23,9 @@ Guard = Callable[[Mapping[str, Any], Any], bool]
 class State:
     """A state of a machine.
 
-    :ivar timeout: seconds after which, if nothing happened, an event fires; None for no limit.
+    :ivar timeout: seconds in this state after which an event fires; None for no limit.
     :ivar on_timeout: that event.
-    :ivar terminal: nothing leaves it.
+    :ivar terminal: whether it is an end: no transition leaves it.
     """
 
     timeout: float | None = None
@@ -37,12 +37,13 @@ class State:
 class Transition:
     """What an event does in a state.
 
-    Of several for one event in one state the first is taken whose guard allows it.
+    If there are several for one event in one state, the first one whose guard allows it is taken.
 
-    :ivar source: the state, or several.
-    :ivar guard: whether it may be taken; given the last payload of each earlier event, by
-        event, and the payload of this one. It must depend on nothing else.
-    :ivar action: called when the move is committed, with an :class:`~converge.machine.Action`.
+    :ivar source: the state, or several states, that it leaves.
+    :ivar target: the state that it leads to.
+    :ivar guard: returns whether it may be taken. It gets the last payload of each earlier event, by
+        event, and the payload of this one, and must depend on nothing else.
+    :ivar action: called after the move is committed, with an :class:`~converge.machine.Action`.
     :ivar retry: when a failed action is tried again.
     """
 
@@ -63,14 +64,15 @@ class Transition:
 
 @dataclass(frozen=True)
 class Definition:
-    """A machine, checked when it is made.
+    """The definition of a machine, checked when it is made.
 
-    :ivar name: which instances are of it, for ever.
-    :ivar version: to be raised when states or transitions change.
+    :ivar name: its name, which its instances refer to; it must never change.
     :ivar initial: the state of a new instance.
-    :ivar migrations: of each older version, where its instances go: old state → new state;
-        a state that is not named keeps its name.
-    :raises BadInput: it is no machine: the message says what is wrong, and where.
+    :ivar states: the states, by name.
+    :ivar version: to be raised when states or transitions change.
+    :ivar migrations: for each older version: old state → new state. A state that is not named keeps
+        its name.
+    :raises BadInput: the definition is wrong; the message says what is wrong, and where.
     """
 
     name: str
@@ -84,30 +86,30 @@ class Definition:
         check_name("machine", self.name)
         if type(self.version) is not int or self.version < 1:
             raise self._wrong(f"version must be a whole number from 1, not {self.version!r}")
-        # copies, as they are not looked at again
+        # copies: changes after the check must have no effect
         object.__setattr__(self, "states", dict(_mapping("states", self.states)))
         object.__setattr__(self, "transitions", tuple(self.transitions))
         if not self.states:
             raise self._wrong("it has no states")
         for name, state in self.states.items():
             check_name("state", name)
-            self._check_own(f"state {name!r}", state)
+            self._check_attributes(f"state {name!r}", state)
         self._check_state("initial", self.initial)
         for number, transition in enumerate(self.transitions):
             self._check_transition(number + 1, transition)
         object.__setattr__(self, "_by_event", self._index())
         self._check_guards()
         self._check_timeouts()
-        self._check_ways()
+        self._check_reachable()
         self._check_migrations()
 
     # -- reading
 
     @classmethod
     def of(cls, what: object) -> Definition:
-        """Read a definition: one made already, a mapping, or a class with these attributes.
+        """Read a definition: a :class:`Definition`, a mapping, or a class with its attributes.
 
-        :raises BadInput: it is none of these, or wrong.
+        :raises BadInput: it is none of these, or is wrong.
         """
         if isinstance(what, Definition):
             return what
@@ -121,7 +123,7 @@ class Definition:
             given = {name: getattr(what, name) for name in known if hasattr(what, name)}
             given.setdefault("name", what.__name__.lower())
             for key, value in vars(what).items():
-                # a class may well have guards and constants besides
+                # a class may have guards and constants, too; refuse only likely misspellings
                 if not callable(value) and key not in known and get_close_matches(key, known, n=1):
                     raise BadInput(f"a machine has no {key!r}{did_you_mean(key, known)}")
         else:
@@ -142,12 +144,12 @@ class Definition:
         return cls(**given)
 
     def events(self, state: str) -> list[str]:
-        """The events that do something in a state."""
+        """The events that have a transition from a state."""
         return sorted(event for source, event in self._by_event if source == state)
 
     @property
     def all_events(self) -> list[str]:
-        """The events that do something in any state."""
+        """The events of all transitions."""
         return sorted({event for _, event in self._by_event})
 
     @property
@@ -157,11 +159,15 @@ class Definition:
 
     @property
     def versions(self) -> list[int]:
-        """The versions whose instances can be dealt with: this one, and those with a migration."""
+        """The versions whose instances can be moved: this one, and those with a migration."""
         return sorted({self.version, *self.migrations})
 
     def find(self, version: int, source: str, event: str, target: str) -> Transition | None:
-        """The transition with an action by which a move was made, also of an older version."""
+        """The transition with an action that made a move.
+
+        :param version: the version that made it; may be older.
+        :returns: None if this version has no such transition.
+        """
         names = self.migrations.get(version, {}) if version != self.version else {}
         source, target = names.get(source, source), names.get(target, target)
         for transition in self._by_event.get((source, event), ()):
@@ -172,7 +178,8 @@ class Definition:
     def choose(
         self, state: str, event: str, payloads: Mapping[str, Any], payload: Any
     ) -> Transition | None:
-        """The transition that an event takes; None if it is not legal, or no guard allows it."""
+        """The transition that an event takes; None if the event is illegal, or no guard allows
+        it."""
         for transition in self._by_event.get((state, event), ()):
             if transition.guard is None:
                 return transition
@@ -183,9 +190,9 @@ class Definition:
         return None
 
     def migrate(self, version: int, state: str) -> str:
-        """The state here of an instance of another version.
+        """The state in this version for a state of another version.
 
-        :raises BadInput: there is no way from there.
+        :raises BadInput: there is no migration from that version or state.
         """
         if version == self.version:
             return state
@@ -196,19 +203,19 @@ class Definition:
             )
         if version not in self.migrations:
             raise self._wrong(
-                f"an instance is of version {version}, and migrations has no way from there to "
-                f"version {self.version}"
+                f"an instance is of version {version}, and migrations has no entry for it; "
+                f"add migrations[{version}]"
             )
         new = self.migrations[version].get(state, state)
         if new not in self.states:
             raise self._wrong(
-                f"an instance of version {version} is in state {state!r}, and its migration "
-                f"names no state of version {self.version} for it"
+                f"an instance of version {version} is in state {state!r}, which version "
+                f"{self.version} does not have; add it to migrations[{version}]"
             )
         return new
 
     def terminal_in(self, version: int) -> list[str]:
-        """The states of a version in which its instances are at their end."""
+        """The states of a version that are terminal, or migrate to a terminal one."""
         names = {} if version == self.version else self.migrations[version]
         return sorted(
             name for name in {*self.states, *names} if self._is_terminal(names.get(name, name))
@@ -248,10 +255,10 @@ class Definition:
     def _check_state(self, where: str, name: object) -> None:
         if name not in self.states:
             raise self._wrong(
-                f"{where} names no state: {name!r}{did_you_mean(str(name), self.states)}"
+                f"{where}: there is no state {name!r}{did_you_mean(str(name), self.states)}"
             )
 
-    def _check_own(self, where: str, state: object) -> None:
+    def _check_attributes(self, where: str, state: object) -> None:
         if not isinstance(state, State):
             raise self._wrong(f"{where} must be a State, not {type(state).__name__}")
         if type(state.terminal) is not bool:
@@ -299,7 +306,7 @@ class Definition:
             for one in choices:
                 first = actions.setdefault(one.target, one)
                 if (first.action, first.retry) != (one.action, one.retry):
-                    # which of them a move was made by is not recorded
+                    # a move does not record which transition made it
                     raise self._wrong(
                         f"{event!r} in state {source!r} is ambiguous: two transitions lead to "
                         f"{one.target!r}, with different actions or retries"
@@ -310,7 +317,7 @@ class Definition:
             if state.timeout is None:
                 continue
             if state.terminal:
-                raise self._wrong(f"state {name!r} is terminal, and can have no timeout")
+                raise self._wrong(f"state {name!r} is terminal, so it cannot have a timeout")
             if (name, state.on_timeout) not in self._by_event:
                 raise self._wrong(
                     f"state {name!r} has a timeout, but no transition for {state.on_timeout!r}"
@@ -320,7 +327,7 @@ class Definition:
                     f"state {name!r}: its timeout must have a transition without a guard"
                 )
 
-    def _check_ways(self) -> None:
+    def _check_reachable(self) -> None:
         onward: dict[str, set[str]] = {name: set() for name in self.states}
         back: dict[str, set[str]] = {name: set() for name in self.states}
         for source, target, _ in self.moves():
@@ -328,10 +335,13 @@ class Definition:
             back[target].add(source)
         unreachable = self.states.keys() - _closure([self.initial], onward)
         if unreachable:
-            raise self._wrong(f"nothing leads to state {_listed(unreachable)}")
+            raise self._wrong(f"no transition leads to state {_listed(unreachable)}")
         for name, state in self.states.items():
             if not state.terminal and not onward[name]:
-                raise self._wrong(f"nothing leads out of state {name!r}, which is not terminal")
+                raise self._wrong(
+                    f"no transition leaves state {name!r}, which is not terminal; add one, or "
+                    "make it terminal"
+                )
         terminal = [name for name, state in self.states.items() if state.terminal]
         caught = self.states.keys() - _closure(terminal, back)
         if terminal and caught:

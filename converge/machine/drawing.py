@@ -1,4 +1,4 @@
-"""State diagrams, of machines and of converge's own life cycles."""
+"""State diagrams of machines, and of converge's own states."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from converge.machine.definition import Definition
 
 S = TypeVar("S", bound=str)
 
-#: source, target, what the arrow says
+#: source, target, label of the arrow
 Move = tuple[str, str, str]
 
 
 def draw(definition: Definition, how: str = "mermaid") -> str:
-    """A machine as a picture.
+    """A machine as the text of a diagram.
 
     :param how: ``mermaid`` or ``dot``.
-    :raises BadInput: neither.
+    :raises BadInput: it is neither.
     """
     terminal = [name for name, state in definition.states.items() if state.terminal]
     moves = []
@@ -34,9 +34,9 @@ def draw(definition: Definition, how: str = "mermaid") -> str:
 def draw_table(
     table: Mapping[S, Iterable[S]], initial: str, how: str = "mermaid", *, name: str = "moves"
 ) -> str:
-    """A table of allowed moves as a picture.
+    """A table of allowed moves as the text of a diagram.
 
-    :param table: state → the states that may follow; those that none follows are terminal.
+    :param table: state → the states that may follow; a state that none follows is terminal.
     """
     moves = [
         (str(source), str(target), "")
@@ -51,7 +51,7 @@ def draw_table(
 def draw_moves(
     initial: str, terminal: Iterable[str], moves: Iterable[Move], how: str, *, name: str
 ) -> str:
-    """Moves between states as a picture."""
+    """Moves between states as the text of a diagram."""
     ways = {"mermaid": _mermaid, "dot": _dot}
     if how not in ways:
         raise BadInput(
@@ -60,7 +60,7 @@ def draw_moves(
     return ways[how](initial, list(terminal), list(moves), name)
 
 
-# what mermaid would read as its own, as the entities that it knows
+# characters that have a meaning in mermaid, as entities
 _MERMAID = str.maketrans({sign: f"#{ord(sign)};" for sign in '"#;:<>`\\'})
 _PLAIN = re.compile(r"[A-Za-z]\w*", re.ASCII)
 _WORDS = {"as", "choice", "class", "classdef", "click", "default", "direction", "end", "fork"}
@@ -73,7 +73,7 @@ def _mermaid(initial: str, terminal: list[str], moves: list[Move], name: str) ->
     for number, one in enumerate(_states(initial, terminal, moves)):
         ids[one] = one
         if not _PLAIN.fullmatch(one) or one.lower() in _WORDS:
-            # a name that is none there; as no other is
+            # not a valid name in mermaid; a number can be no other state's name there
             ids[one] = f"{number}_"
             lines.append(f'    state "{one.translate(_MERMAID)}" as {ids[one]}')
     lines.append(f"    [*] --> {ids[initial]}")
@@ -85,7 +85,7 @@ def _mermaid(initial: str, terminal: list[str], moves: list[Move], name: str) ->
 
 
 def _dot(initial: str, terminal: list[str], moves: list[Move], name: str) -> str:
-    # no name starts with a space
+    # no state's name starts with a space
     begin = _quoted(" begin")
     lines = [f"digraph {_quoted(name)} {{", "    node [shape=box, style=rounded];"]
     lines += [f'    {begin} [shape=point, label=""];']
@@ -104,5 +104,5 @@ def _quoted(text: str) -> str:
 
 
 def _states(initial: str, terminal: list[str], moves: list[Move]) -> list[str]:
-    """All states, in the order in which they come up."""
+    """All states, in the order in which they are first named."""
     return list(dict.fromkeys([initial, *(one for move in moves for one in move[:2]), *terminal]))

@@ -1,4 +1,4 @@
-"""Instances as they are in the database: for people, whatever program moves them."""
+"""Instances in the database: to read, retry and delete them without their definition."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How often a transaction is run again when somebody else moved an instance meanwhile.
+#: How often a transaction is tried when other processes move the same instances.
 _TRIES = 100
 
 
@@ -32,8 +32,9 @@ _TRIES = 100
 class Instance:
     """An instance, as it was when it was read.
 
-    :ivar version: of the definition that last moved it; ``state`` is one of that version.
-    :ivar moves: how many there were.
+    :ivar state: its state, in ``version``.
+    :ivar version: the version of the definition that last moved it.
+    :ivar moves: how many moves it has made.
     :ivar payloads: the last payload of each event, by event.
     :ivar timeout: seconds until its timeout, None if it has none.
     :ivar updated: when it last moved, in seconds since 1970.
@@ -49,9 +50,9 @@ class Instance:
 
 
 class Instances:
-    """The instances of the machine of a name.
+    """The instances of a machine.
 
-    :param name: of the machine.
+    :param name: the machine's name.
     """
 
     def __init__(self, store: HasDatabase, name: str) -> None:
@@ -62,17 +63,18 @@ class Instances:
     def get(self, key: str) -> Instance:
         """An instance.
 
-        :raises NotFound: there is none.
+        :raises NotFound: there is no such instance.
         """
         return _instance(self._database.read(lambda tx: self._find(tx, key)))
 
     def instances(
         self, *, state: str | None = None, after: str = "", limit: int = 1000
     ) -> list[Instance]:
-        """Instances by key.
+        """Instances, ordered by key.
 
         :param state: only those in this state.
-        :param after: from the one after this key on.
+        :param after: only those after this key.
+        :param limit: the most to return.
         """
         rows = self._database.read(
             lambda tx: machines.list_instances(tx, self.name, state, after, limit)
@@ -82,7 +84,8 @@ class Instances:
     def history(self, key: str, *, after: int = 0, limit: int = 1000) -> list[Move]:
         """The moves of an instance, the oldest first.
 
-        :param after: only those with a higher number.
+        :param after: only those with a higher number than this.
+        :param limit: the most to return.
         :raises NotFound: there is no such instance.
         """
         rows = self._database.read(
@@ -91,16 +94,16 @@ class Instances:
         return [_moved(row) for row in rows]
 
     def failed(self, *, limit: int = 1000) -> list[Move]:
-        """Moves whose action has FAILED, and waits for :meth:`retry`."""
+        """At most ``limit`` moves whose action has FAILED and waits for :meth:`retry`."""
         rows = self._database.read(lambda tx: moves.list_failed(tx, self.name, limit))
         return [_moved(row) for row in rows]
 
     def retry(self, *keys: str) -> int:
-        """Have the actions of instances that FAILED called again, by whoever sweeps next. Their
-        steps that are done are not done again; those that failed for good are tried again.
+        """Have the FAILED actions of instances called again, by the next sweep of any process.
+        Steps that are done are not done again; steps that failed for good are.
 
-        :returns: how many there were.
-        :raises NotFound: one of the instances is not there; then nothing is done.
+        :returns: how many actions there were.
+        :raises NotFound: one of the instances does not exist; then nothing is done.
         """
 
         def again(tx: Transaction) -> list[moves.Key]:
@@ -116,9 +119,10 @@ class Instances:
         return len(self._run(None, again, Commit.ACTION, done))
 
     def delete(self, *keys: str, transaction: HostTransaction | None = None) -> int:
-        """Delete instances with their history; actions of theirs that are pending are not called.
+        """Delete instances with their history; their pending actions are not called.
 
-        :returns: how many there were.
+        :param transaction: the caller's own transaction, if any.
+        :returns: how many were deleted; keys that do not exist are ignored.
         """
         for key in keys:
             check_name("instance", key)
@@ -135,14 +139,17 @@ class Instances:
         return len(self._run(transaction, remove, Commit.INSTANCE, self._are_removed))
 
     def prune(self, age: float, *states: str) -> int:
-        """Delete instances that came into one of these states long ago, with their history; but
-        none with a timeout, or with an action that is pending or has FAILED.
+        """Delete old instances in one of these states, with their history; but none with a timeout,
+        or with an action that is pending or has FAILED.
 
-        :param age: seconds since their last move.
+        :param age: only those whose last move was more than this many seconds ago.
         :returns: how many were deleted.
+        :raises BadInput: no state is named, or the age is negative.
         """
         if not states:
-            raise BadInput(f"machine {self.name!r}: prune needs the states of those to delete")
+            raise BadInput(
+                f"machine {self.name!r}: prune needs the states of the instances to delete"
+            )
         return self._prune(age, {None: states})
 
     # -- helpers
@@ -151,7 +158,7 @@ class Instances:
         return not machines.has_instances(tx, ids)
 
     def _prune(self, age: float, states: Mapping[int | None, Sequence[str]]) -> int:
-        """:param states: of each version, or None: of any."""
+        """:param states: the states, by version; None for any version."""
         check_age("age", age)
         count = 0
         after = 0
@@ -200,7 +207,7 @@ class Instances:
             try:
                 return self._database.transact(function, commit, happened=happened)
             except StaleLock as error:
-                # somebody else moved one of them at the same moment
+                # another process moved one of them at the same moment
                 again = error
         raise again
 

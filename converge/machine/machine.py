@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 class Machine(Instances):
     """All instances of one definition in one database. Safe to share between threads.
 
-    As a context manager it sweeps in the background: timeouts fire, and actions that a dead
-    process left are called.
+    As a context manager it sweeps in the background: it fires timeouts, and calls actions that a
+    dead process left.
 
+    :param store: from :func:`converge.connect`.
     :param definition: a :class:`Definition`, or a mapping or class with its attributes.
-    :param lease: seconds, at least 1, after which an action of a process without a sign of life
-        is called by another one. (Of a process that is gone from this host, at once.)
-    :raises BadInput: the definition is wrong.
+    :param lease: seconds, at least 1, without a sign of life after which another process calls an
+        action. (If the process was on the same host and is gone: at once.)
+    :raises BadInput: the definition or the lease is wrong.
     """
 
     def __init__(self, store: HasDatabase, definition: object, *, lease: float = LEASE) -> None:
@@ -58,20 +59,21 @@ class Machine(Instances):
         self.close()
 
     def start(self, every: float = SWEEP, *, workers: int = 1) -> None:
-        """Sweep in the background.
+        """Sweep in the background; does nothing if it already does.
 
         :param every: seconds between two sweeps.
         :param workers: how many threads call actions; another one fires timeouts.
+        :raises BadInput: a number is out of range.
         """
         if type(workers) is not int or workers < 1:
             raise BadInput(f"workers must be a whole number from 1, not {workers!r}")
         self._worker.start(every, workers)
 
     def close(self) -> None:
-        """End the sweeping after the actions that are being called, and let go of all others.
+        """Stop sweeping when the running actions have returned, and release all others.
 
-        An action whose step waits to be tried again does not wait on: it is pending for whoever
-        sweeps next, and nothing is recorded of it.
+        An action whose step waits to be tried again is interrupted: it stays pending for the next
+        sweep of any process.
         """
         self._actions.interrupt()
         self._worker.close()
@@ -80,15 +82,17 @@ class Machine(Instances):
     # -- firing
 
     def create(self, *keys: str, transaction: HostTransaction | None = None) -> None:
-        """Make instances, in the initial state.
+        """Create instances, in the initial state.
 
-        :raises Conflict: one of them is there already; then none is made.
+        :param transaction: the caller's own transaction, if any.
+        :raises Conflict: one of them already exists; then none is created.
+        :raises BadInput: a key is not valid, or is given twice.
         :raises CommitUnknown: the connection was lost during the commit.
         """
         for key in keys:
             check_name("instance", key)
         if len(set(keys)) != len(keys):
-            raise BadInput(f"machine {self.name!r}: one of the keys is there twice")
+            raise BadInput(f"machine {self.name!r}: the same key is given twice")
         if keys:
             self._run(transaction, lambda tx: self._mover.insert(tx, sorted(keys)), Commit.INSTANCE)
 
@@ -103,21 +107,24 @@ class Machine(Instances):
     ) -> Move:
         """Fire an event at an instance.
 
-        The move is one transaction. Its action is called after that, in this thread. In a
-        transaction of the caller's, all actions are left to the sweep. In an action, the move is
-        made at once, and its own action is called when the one that fires is over: ``action`` of
-        the result is ``PENDING``, and what it raises is in the log and the history only.
+        The move is one transaction. Its action is called after that, in this thread. With a
+        transaction of the caller's own, all actions are left to the sweep. Within an action, the
+        move is made at once, and its own action is called when the outer one is done: ``action`` of
+        the result is ``PENDING``, and its errors are only in the log and the history.
 
-        :param payload: what can be stored as the value of a step.
-        :param create: make the instance if it is not there.
+        :param payload: any value that a step can return.
+        :param create: create the instance if it does not exist.
+        :param transaction: the caller's own transaction, if any.
         :returns: the move that was made.
-        :raises ActionFailed: the move was made, and its action raised something, or how it went
-            could not be noted. The sweep tries it again. After any other error no move was made;
-            but for CommitUnknown. What a guard raises is raised as it is, with a note.
-        :raises IllegalEvent: it does nothing in the instance's state; the legal ones are named.
+        :raises ActionFailed: the move was made, but its action raised an error, or its outcome
+            could not be recorded; ``move.action`` says whether it is called again. After any other
+            error except CommitUnknown, no move was made. What a guard raises is raised as it is,
+            with a note.
+        :raises IllegalEvent: the event is not allowed in the instance's state; the message names
+            those that are.
         :raises NotFound: there is no such instance.
-        :raises BadInput: the key or event cannot be one, the payload cannot be stored, or the
-            instance is of a version that this one has no migration for.
+        :raises BadInput: the key or event is not valid, the payload cannot be stored, or the
+            instance is of a version without a migration to this one.
         """
         given = [Event.of(key, event, payload)]
         (result,), errors = self._fire(given, create=create, transaction=transaction)
@@ -134,14 +141,16 @@ class Machine(Instances):
         create: bool = False,
         transaction: HostTransaction | None = None,
     ) -> list[Move | Exception]:
-        """Fire events at many instances, in a few statements for a thousand. Each thousand is a
-        transaction of its own, but for the caller's; the actions are called after all of them.
+        """Fire events at many instances, in a few statements for a thousand events. Each thousand
+        is a transaction, unless the caller gives one; the actions are called after all of them.
 
-        :param events: key, event and, if there is one, payload.
-        :returns: for each, in order, the move, which also says how its action went; or what
-            :meth:`fire` would raise, also of a guard.
-        :raises BadInput: a key or event cannot be one, or a payload cannot be stored; nothing
-            was fired then.
+        :param events: tuples of key, event and, optionally, payload.
+        :param create: create instances that do not exist.
+        :param transaction: the caller's own transaction, if any.
+        :returns: for each event, in order: the move, with the status of its action; or the error
+            that :meth:`fire` would raise, including that of a guard.
+        :raises BadInput: a key or event is not valid, or a payload cannot be stored; then nothing
+            is fired.
         """
         given = []
         for number, one in enumerate(events, start=1):
@@ -155,7 +164,7 @@ class Machine(Instances):
     def _fire(
         self, given: Sequence[Event], *, create: bool, transaction: HostTransaction | None
     ) -> tuple[list[Move | Exception], list[Exception]]:
-        """:returns: what became of the events, and what the actions raised."""
+        """:returns: the results of the events, and what their actions raised."""
         calls = transaction is None and self.definition.has_actions
         results: list[Move | Exception] = []
         taken: list[TakenAction] = []
@@ -172,12 +181,12 @@ class Machine(Instances):
                     self._actions.take(fire, lambda before=before: taken[before:])  # type: ignore[misc]
                 else:
                     fire(None)
-            if self._actions.put_off(taken):
+            if self._actions.defer(taken):
                 return results, []
             try:
                 errors = self._actions.call_all(taken, results)
             except StoreError as error:
-                # the moves are made; the rest is for the sweep
+                # the moves are made; the sweep calls the remaining actions
                 errors = [error]
             return results, errors
         finally:
@@ -194,14 +203,14 @@ class Machine(Instances):
     ) -> Fired:
         """Fire a batch of events.
 
-        :param results: of the events before them.
-        :param taken: where to put their actions.
+        :param results: the results of the events before them.
+        :param taken: the list to add their actions to.
         """
         before = len(taken)
 
         def write(tx: Transaction) -> Fired:
             fired = self._mover.fire(tx, part, create=create, taker=taker)
-            # known also if this is interrupted right after the commit
+            # here, so that they are known if this is interrupted right after the commit
             taken[before:] = [replace(one, index=len(results) + one.index) for one in fired.taken]
             return fired
 
@@ -210,12 +219,12 @@ class Machine(Instances):
     # -- the sweep
 
     def sweep(self) -> int:
-        """Fire the timeouts that have passed, and call actions that are pending.
+        """Fire the timeouts that have passed, and call pending actions.
 
-        Any number of processes may sweep: each timeout fires once, each action is called by one
-        of them at a time.
+        Any number of processes may sweep: each timeout fires once, and each action is called by one
+        process at a time.
 
-        :returns: how many timeouts fired and actions were called without an error.
+        :returns: how many timeouts fired, plus how many actions were called without an error.
         :raises StoreError: the database cannot be used.
         """
         return self._worker.fire_timeouts() + self._worker.call_actions()
@@ -228,21 +237,23 @@ class Machine(Instances):
     def instances(
         self, *, state: str | None = None, after: str = "", limit: int = 1000
     ) -> list[Instance]:
-        """Instances by key.
+        """Instances, ordered by key.
 
         :param state: only those in this state.
-        :param after: from the one after this key on.
+        :param after: only those after this key.
+        :param limit: the most to return.
+        :raises BadInput: the machine has no such state.
         """
         if state is not None:
             self._check_state(state)
         return super().instances(state=state, after=after, limit=limit)
 
     def migrate(self) -> int:
-        """Bring all instances of older versions to this one; without it, each goes at its next
-        event. Timeouts are counted from now on.
+        """Migrate all instances of older versions to this one; without this, each is migrated at
+        its next event. Their timeouts start again now.
 
-        :returns: how many there were.
-        :raises BadInput: there is no way for one of them.
+        :returns: how many were migrated.
+        :raises BadInput: there is no migration for one of them.
         """
         count = 0
         after: str | None = ""
@@ -257,13 +268,14 @@ class Machine(Instances):
         return count
 
     def prune(self, age: float, *states: str) -> int:
-        """Delete instances that came into a terminal state long ago, with their history; but
-        none with an action that is pending or has FAILED.
+        """Delete old instances in terminal states, with their history; but none with an action that
+        is pending or has FAILED.
 
-        :param age: seconds since their last move.
-        :param states: only those in one of these states, of any version, terminal or not; but
-            none that has a timeout.
+        :param age: only those whose last move was more than this many seconds ago.
+        :param states: instead of terminal states: these states, of any version. Instances with a
+            timeout are kept.
         :returns: how many were deleted.
+        :raises BadInput: the machine has no such state, or the age is negative.
         """
         if states:
             older = {name for names in self.definition.migrations.values() for name in names}
@@ -275,11 +287,15 @@ class Machine(Instances):
         return self._prune(age, {one: names for one, names in terminal.items() if names})
 
     def draw(self, how: str = "mermaid") -> str:
-        """The machine as a picture; ``mermaid`` or ``dot``."""
+        """The machine as the text of a diagram.
+
+        :param how: ``mermaid`` or ``dot``.
+        :raises BadInput: it is neither.
+        """
         return draw(self.definition, how)
 
     def _check_state(self, state: str, older: Iterable[str] = ()) -> None:
-        """:param older: states of older versions."""
+        """:param older: states of older versions, which are allowed, too."""
         known = {*self.definition.states, *older}
         if state not in known:
             raise BadInput(
@@ -289,9 +305,9 @@ class Machine(Instances):
 
 def _action_failed(machine: str, move: Move, error: Exception) -> ActionFailed:
     then = {
-        "PENDING": "it is called again by the sweep",
+        "PENDING": "the sweep calls it again",
         "FAILED": "it is called again only after retry()",
-        "DONE": "but it had ended before",
+        "DONE": "but it had called done() before",
     }[move.action]
     what = f"machine {machine!r}, {move.key!r}: event {move.event!r} moved it from "
     what += f"{move.source!r} to {move.target!r}, and the action failed: {move.reason or error}"

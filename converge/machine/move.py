@@ -1,4 +1,4 @@
-"""A move that an event made, and what is raised where its action failed."""
+"""A move that an event made, and the error that is raised if its action failed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from converge.errors import ConvergeError
 class Move:
     """What an event did.
 
-    :ivar number: as which move of its instance, from 1.
-    :ivar payload: as it is given back after it was stored.
-    :ivar at: when, in seconds since 1970; None of one just made.
-    :ivar action: ``NONE``, ``PENDING``, ``DONE`` or ``FAILED``.
-    :ivar reason: why the last attempt of the action failed.
+    :ivar key: the key of the instance.
+    :ivar number: the number of the move among those of its instance, from 1.
+    :ivar source: the state before the move.
+    :ivar target: the state after the move.
+    :ivar payload: the payload of the event, after a round trip through the database.
+    :ivar action: the status of its action: ``NONE``, ``PENDING``, ``DONE`` or ``FAILED``.
+    :ivar at: when it was made, in seconds since 1970; None if just made.
+    :ivar reason: why the last attempt of the action failed, if it did.
     """
 
     key: str
@@ -31,7 +34,7 @@ class Move:
 
 
 class ActionFailed(ConvergeError):
-    """A move of a machine was made, and its action did not come to its end. What it raised is the
+    """A move of a machine was made, but its action failed. What the action raised is the
     ``__cause__``.
 
     :ivar move: the move; ``move.action`` says whether the action is called again.

@@ -1,4 +1,4 @@
-"""Events move instances: what is written in one transaction, for however many of them."""
+"""Moving instances: what is written in one transaction, for one event or many."""
 
 from __future__ import annotations
 
@@ -21,15 +21,20 @@ from converge.sql.machines import InstanceRow
 
 LOG = logging.getLogger(__name__)
 
-#: Instances in one transaction.
+#: The most instances in one transaction.
 BATCH = 1000
-#: Seconds after which a timeout that cannot fire is tried again.
+#: Seconds until a timeout that cannot fire is tried again.
 LATER = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event to fire, with its payload as it is stored."""
+    """An event to fire.
+
+    :ivar key: the key of the instance.
+    :ivar payload: the payload, after a round trip through JSON.
+    :ivar text: the payload as JSON text.
+    """
 
     key: str
     name: str
@@ -38,9 +43,9 @@ class Event:
 
     @classmethod
     def of(cls, key: str, name: str, payload: Any = None) -> Event:
-        """Check one.
+        """Make and check an event.
 
-        :raises BadInput: the key or the name cannot be one, or the payload cannot be stored.
+        :raises BadInput: the key or the name is not valid, or the payload cannot be stored.
         """
         check_name("instance", key)
         check_name("event", name)
@@ -57,12 +62,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class TakenAction:
-    """An action that this process has taken, and not called yet.
+    """An action that this process has taken and not called yet.
 
-    :ivar index: of which result.
-    :ivar payloads: as a text of JSON.
-    :ivar token: of the transaction that made the move: a random text.
-    :ivar mark: a random number of who took it.
+    :ivar number: the number of the move.
+    :ivar owner: the id of the lease that it was taken under.
+    :ivar payloads: JSON text.
+    :ivar token: a random text of the transaction that made the move.
+    :ivar mark: a random number of the transaction that took the action.
+    :ivar index: the index of the result that its outcome is added to.
     """
 
     instance_id: int
@@ -89,11 +96,11 @@ class TakenAction:
 
 @dataclass(frozen=True, slots=True)
 class Taker:
-    """Who takes actions, once.
+    """What actions are taken with, in one transaction.
 
-    :ivar id: of its lease.
-    :ivar lease: the mark of that.
-    :ivar mark: what it takes them with: a random number.
+    :ivar id: the id of the lease.
+    :ivar lease: the mark of the lease.
+    :ivar mark: a random number for the taken actions.
     """
 
     id: int
@@ -103,12 +110,13 @@ class Taker:
 
 @dataclass(slots=True)
 class Fired:
-    """What became of events.
+    """The results of events that were fired in one transaction.
 
-    :ivar results: of each event, in order.
-    :ivar taken: actions that are to be called.
-    :ivar made: instance and number of some move of the transaction.
-    :ivar seen: how many instances were looked at.
+    :ivar results: the result of each event, in order.
+    :ivar taken: the actions to call.
+    :ivar token: a random text of the transaction.
+    :ivar made: instance and number of one move of the transaction, if there is one.
+    :ivar seen: how many overdue instances were found.
     """
 
     results: list[Move | Exception]
@@ -119,12 +127,12 @@ class Fired:
 
     @property
     def moves(self) -> int:
-        """How many of them moved an instance."""
+        """How many events moved an instance."""
         return sum(isinstance(one, Move) for one in self.results)
 
 
 def is_committed(tx: Transaction, fired: Fired) -> bool:
-    """Whether the transaction of these moves is."""
+    """Whether the transaction of these moves was committed."""
     return fired.made is not None and moves.is_made(tx, *fired.made, fired.token)
 
 
@@ -138,8 +146,8 @@ class Mover:
     def insert(self, tx: Transaction, keys: Sequence[str], *, pass_over: bool = False) -> None:
         """Insert instances in the initial state.
 
-        :param pass_over: leave those alone that are there.
-        :raises Conflict: one of them is there.
+        :param pass_over: skip those that exist.
+        :raises Conflict: one of them exists.
         """
         definition = self.definition
         machines.insert_instances(
@@ -155,11 +163,11 @@ class Mover:
     def fire(
         self, tx: Transaction, events: Sequence[Event], *, create: bool, taker: Taker | None
     ) -> Fired:
-        """Fire events; those of one instance in their order.
+        """Fire events; those of one instance in the given order.
 
-        :param create: insert instances that are not there.
-        :param taker: who will call the actions; None: whoever takes them.
-        :raises LeaseOver: it has no lease any more.
+        :param create: insert instances that do not exist.
+        :param taker: what their actions are taken with; None to leave them to the sweep.
+        :raises LeaseOver: the lease of the taker has expired.
         """
         rows = machines.lock_instances(tx, self.name, (event.key for event in events))
         missing = sorted({event.key for event in events} - rows.keys())
@@ -169,7 +177,7 @@ class Mover:
         return self._fire(tx, events, rows, taker)
 
     def time_out(self, tx: Transaction) -> Fired:
-        """Fire timeouts that have passed. Their actions are for whoever takes them."""
+        """Fire a batch of timeouts that have passed. Their actions are left to the sweep."""
         rows = machines.lock_overdue(tx, self.name, self.definition.versions, BATCH)
         events: list[Event] = []
         idle: list[int] = []
@@ -182,7 +190,7 @@ class Mover:
                 stuck.append(row.id)
                 continue
             if state.timeout is None:
-                # in the version that it is of it had one
+                # only its own, older version has a timeout here
                 idle.append(row.id)
             else:
                 events.append(Event(row.key, state.on_timeout))
@@ -192,18 +200,18 @@ class Mover:
             if isinstance(result, Exception):
                 self._warn(event.key, result)
                 stuck.append(by_key[event.key].id)
-        # or they would be before all others for ever
+        # otherwise they would stay ahead of all others
         machines.put_off(tx, stuck, LATER)
         machines.put_off(tx, idle, None)
         fired.seen = len(rows)
         return fired
 
     def migrate(self, tx: Transaction, after: str) -> tuple[int, str | None]:
-        """Bring instances of older versions to this one.
+        """Migrate a batch of instances of older versions to this one.
 
-        :param after: those with a key after this one.
-        :returns: how many, and the last key, if there may be more.
-        :raises BadInput: there is no way for one of them.
+        :param after: only those with a key after this one.
+        :returns: how many, and the last key if there may be more.
+        :raises BadInput: there is no migration for one of them.
         """
         definition = self.definition
         rows = machines.lock_older(tx, self.name, definition.version, after, BATCH)
@@ -236,12 +244,12 @@ class Mover:
                     later.append((index, event))
                 else:
                     now[event.key] = (index, event)
-            self._round(tx, list(now.values()), rows, taker, fired, found)
+            self._fire_round(tx, list(now.values()), rows, taker, fired, found)
             todo = later
         fired.results = [found[index] for index in range(len(events))]
         return fired
 
-    def _round(
+    def _fire_round(
         self,
         tx: Transaction,
         events: Sequence[tuple[int, Event]],
@@ -261,7 +269,7 @@ class Mover:
             try:
                 source, transition, payloads = self._choose(row, event)
             except Exception as error:
-                # a guard's, too: the others have nothing to do with it
+                # including what a guard raises: it must not affect other events
                 found[index] = error
                 continue
             status = "NONE" if transition.action is None else "PENDING"
@@ -308,7 +316,8 @@ class Mover:
         }
 
     def _choose(self, row: InstanceRow, event: Event) -> tuple[str, Transition, str]:
-        """The state here, the transition that the event takes, and the payloads after it."""
+        """The state in this version, the transition that the event takes, and the payloads after
+        it."""
         definition = self.definition
         state = definition.migrate(row.version, row.state)
         payloads = loads(row.payloads)
@@ -321,12 +330,12 @@ class Mover:
                 f"no move was made: a guard of event {event.name!r} raised this; machine "
                 f"{self.name!r}, {row.key!r} is in state {state!r} as before"
             )
-            # a program can raise one exception again and again
+            # a guard may raise the same exception object again
             if note not in getattr(error, "__notes__", ()):
                 error.add_note(note)
             raise
         if transition is None:
-            raise self._illegal(row.key, state, event.name)
+            raise self._illegal_event(row.key, state, event.name)
         try:
             return state, transition, dumps(payloads | {event.name: event.payload})
         except BadInput as error:
@@ -335,7 +344,7 @@ class Mover:
                 f"stored together: {error}"
             ) from None
 
-    def _illegal(self, key: str, state: str, event: str) -> ConvergeError:
+    def _illegal_event(self, key: str, state: str, event: str) -> ConvergeError:
         legal = self.definition.events(state)
         shown = ", ".join(legal) if legal else "none: it is terminal"
         hint = ""

@@ -1,4 +1,4 @@
-"""The sweep of a machine: timeouts fire, and actions are called that somebody has left."""
+"""The sweep of a machine: it fires timeouts, and calls pending actions."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ LOG = logging.getLogger(__name__)
 
 #: Seconds between two sweeps.
 SWEEP = 1.0
-#: How many actions are taken at a time at most; others may take the rest meanwhile.
+#: The most actions that are taken at a time; other processes can take the rest meanwhile.
 CLAIM = 20
-#: Seconds within which those that are taken at a time are to be over.
+#: If the actions taken at a time need less than this many seconds, more are taken next time.
 QUICK = 1.0
 
 
 def never() -> bool:
-    """Nobody says that it is to stop."""
+    """The default for ``stopped``: do not stop."""
     return False
 
 
 class MachineWorker:
-    """Sweeps the instances of one machine, by hand or in the background.
+    """Sweeps the instances of a machine, once or in the background.
 
     :param time_out: fires a batch of timeouts in a transaction of its own.
     """
@@ -54,8 +54,13 @@ class MachineWorker:
     # -- in the background
 
     def start(self, every: float, workers: int) -> None:
-        """Sweep in threads, until it is closed: one for timeouts, so that no action keeps them
-        waiting, and others for actions."""
+        """Sweep in threads until :meth:`close`: one for timeouts, so that they do not wait for
+        actions, and others for actions.
+
+        :param every: seconds between two sweeps.
+        :param workers: how many threads call actions.
+        :raises BadInput: ``every`` is not a positive number.
+        """
         check_seconds("every", every)
         if any(thread.is_alive() for thread in self._threads):
             return
@@ -76,7 +81,7 @@ class MachineWorker:
             thread.start()
 
     def close(self) -> None:
-        """End the threads after the actions that are being called."""
+        """End the threads once the running actions have returned."""
         self._stopped.set()
         for thread in self._threads:
             thread.join()
@@ -87,7 +92,7 @@ class MachineWorker:
             try:
                 duty()
             except Exception as error:
-                # it must not end, whatever is wrong this time
+                # this thread must go on, whatever the error is
                 LOG.warning("machine %s: %s; trying again", self._name, error)
 
     # -- once
@@ -97,13 +102,13 @@ class MachineWorker:
 
         :returns: how many fired.
         """
-        # nearly always there is nothing to do, and a reader is in nobody's way
+        # read first: nearly always there is nothing to do, and a read blocks nobody
         overdue, gone = self._database.read(
             lambda tx: (machines.list_overdue_versions(tx, self._name), list_gone(tx))
         )
         expire(self._database, gone)
         moved = 0
-        while self._known(overdue):
+        while self._supports_any(overdue):
             fired = self._time_out()
             moved += fired.moves
             if fired.seen < BATCH:
@@ -111,17 +116,17 @@ class MachineWorker:
         return moved
 
     def call_actions(self, stopped: Callable[[], bool] = never) -> int:
-        """Call actions that are due and that nobody is at, until there are no more.
+        """Call actions that are due and free, until there are no more.
 
-        :param stopped: whether to call no further one.
+        :param stopped: whether to call no more.
         :returns: how many were called without an error.
         """
-        self._actions.release_left()
+        self._actions.retry_releases()
         due = self._database.read(lambda tx: moves.list_due_versions(tx, self._name))
         called = 0
-        # what was taken waits while another is called, so few are, until they turn out to be quick
+        # taken actions wait for each other, so take few until they turn out to be quick
         limit = 1
-        while self._known(due) and not stopped():
+        while self._supports_any(due) and not stopped():
             begun = time.monotonic()
             count, taken = self._actions.claim(limit)
             if not count:
@@ -136,14 +141,14 @@ class MachineWorker:
             limit = min(2 * limit, CLAIM) if quick else 1
         return called
 
-    def _known(self, versions: Iterable[int]) -> bool:
-        """Whether there is something for this program in them."""
+    def _supports_any(self, versions: Iterable[int]) -> bool:
+        """Whether this program can move instances of any of these versions; warn about others."""
         known = set(self._definition.versions)
         for version in set(versions) - known - self._warned:
             self._warned.add(version)
             LOG.warning(
                 "machine %s: there are instances of version %s, which version %s has no "
-                "migration for; their timeouts and actions are left alone",
+                "migration for; their timeouts do not fire and their actions are not called",
                 self._name,
                 version,
                 self._definition.version,

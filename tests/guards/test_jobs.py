@@ -249,7 +249,7 @@ def test_what_is_a_transaction_by_itself_is_one_statement(
 def test_actions_whose_holder_is_unknown_are_counted_as_deaths(
     store: converge.Store, machine: converge.Machine
 ) -> None:
-    """What a holder let go of is none; what it left is one."""
+    """What a holder released is none; what it left is one."""
     leave(machine, "a", "b")
     actions = Actions(store.database, machine.definition, LEASE)
     _, held = actions.claim(2)

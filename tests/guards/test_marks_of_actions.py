@@ -79,7 +79,7 @@ def test_who_compares_keeps_the_actions_in_hand(
     assert lamp.machine.sweep() == 1
     assert seen[3:] == [([None, None, None, me], 0)]
     assert other.calls == []
-    assert not lamp.actions._in_hand
+    assert not lamp.actions._own_locks
 
 
 @pytest.mark.parametrize("point", [Commit.FIRE, Commit.ACTION_CLAIM])
@@ -177,7 +177,7 @@ def test_an_action_that_is_no_retry_does_not_wait_for_the_clock(
     assert lamp.machine.retry("k") == 1
     clock.advance(-1000)
     assert lamp.machine.sweep() == 1
-    # taken, and let go of
+    # taken, and released
     lamp.leave(store, "l")
     _, (held,) = lamp.actions.claim(1)
     lamp.actions.release([held])

@@ -158,7 +158,7 @@ def test_the_caller_of_an_event_knows_whether_the_move_was_made(place: Place) ->
     error = caught.value
     assert str(error) == (
         "machine 'ring', 'k': event 'more' moved it from 'busy' to 'busy', and the action failed: "
-        "RuntimeError: no more; it is called again by the sweep"
+        "RuntimeError: no more; the sweep calls it again"
     )
     assert isinstance(error.__cause__, RuntimeError)
     assert (error.move.number, error.move.action) == (1, "PENDING")

@@ -154,25 +154,26 @@ def test_a_definition_made_by_hand_is_checked_as_well() -> None:
 
 def test_a_transition_from_or_to_no_state_is_refused() -> None:
     assert with_transition(Transition("x", "nwe", "gone")) == (
-        "machine 'order': transition 4 ('x'): source names no state: 'nwe'; did you mean 'new'?"
+        "machine 'order': transition 4 ('x'): source: there is no state 'nwe'; did you mean 'new'?"
     )
     assert with_transition(Transition("x", "new", "gon")) == (
-        "machine 'order': transition 4 ('x'): target names no state: 'gon'; did you mean 'gone'?"
+        "machine 'order': transition 4 ('x'): target: there is no state 'gon'; did you mean 'gone'?"
     )
     assert "transition 4 ('x') has no source" in with_transition(Transition("x", (), "gone"))
-    assert "initial names no state: 'old'" in changed(initial="old")
+    assert "initial: there is no state 'old'" in changed(initial="old")
 
 
 def test_what_nothing_leads_to_is_refused() -> None:
     states = {**ORDER["states"], "lost": State(terminal=True)}
-    assert changed(states=states) == "machine 'order': nothing leads to state 'lost'"
+    assert changed(states=states) == "machine 'order': no transition leads to state 'lost'"
 
 
 def test_a_state_without_a_way_out_is_refused_unless_it_is_terminal() -> None:
     states = {**ORDER["states"], "stuck": None}
     more = [*ORDER["transitions"], Transition("x", "new", "stuck")]
     assert changed(states=states, transitions=more) == (
-        "machine 'order': nothing leads out of state 'stuck', which is not terminal"
+        "machine 'order': no transition leaves state 'stuck', which is not terminal; "
+        "add one, or make it terminal"
     )
     order(states={**states, "stuck": State(terminal=True)}, transitions=more)
 
@@ -283,7 +284,7 @@ def test_a_timeout_needs_a_transition_that_no_guard_can_refuse() -> None:
 
 def test_a_terminal_state_has_no_timeout() -> None:
     states = {**ORDER["states"], "shipped": State(timeout=5.0, terminal=True)}
-    assert "state 'shipped' is terminal, and can have no timeout" in changed(states=states)
+    assert "state 'shipped' is terminal, so it cannot have a timeout" in changed(states=states)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("inf"), "5", True])
@@ -307,8 +308,8 @@ def test_a_migration_leads_from_an_older_version_to_a_state() -> None:
     ("version", "state", "message"),
     [
         (4, "new", "is of version 4, which is newer than this program's 3"),
-        (2, "new", "is of version 2, and migrations has no way from there to version 3"),
-        (1, "old", "of version 1 is in state 'old', and its migration names no state"),
+        (2, "new", "is of version 2, and migrations has no entry for it; add migrations"),
+        (1, "old", "of version 1 is in state 'old', which version 3 does not have; add it"),
     ],
 )
 def test_an_instance_without_a_way_is_refused(version: int, state: str, message: str) -> None:
@@ -322,7 +323,10 @@ def test_an_instance_without_a_way_is_refused(version: int, state: str, message:
     [
         ({3: {}}, "migrations are from versions 1 to 2, not from 3"),
         ({"1": {}}, "migrations are from versions 1 to 2, not from '1'"),
-        ({1: {"open": "nwe"}}, "migrations[1]['open'] names no state: 'nwe'; did you mean 'new'?"),
+        (
+            {1: {"open": "nwe"}},
+            "migrations[1]['open']: there is no state 'nwe'; did you mean 'new'?",
+        ),
         ({1: ["new"]}, "migrations[1] must be a mapping, not list"),
         ([1], "migrations must be a mapping, not list"),
     ],

@@ -130,7 +130,7 @@ def test_what_cannot_be_a_key_an_event_or_a_payload_is_refused_before_anything_i
     for function in (machine.get, machine.history, machine.create, machine.delete):
         with pytest.raises(BadInput):
             function(" k")
-    with pytest.raises(BadInput, match="one of the keys is there twice"):
+    with pytest.raises(BadInput, match="the same key is given twice"):
         machine.create("k", "k")
     with pytest.raises(BadInput, match="has no state 'pad'; did you mean 'paid'"):
         machine.instances(state="pad")

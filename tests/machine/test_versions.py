@@ -41,15 +41,15 @@ def test_an_instance_without_a_way_is_refused_clearly_and_stays_as_it_is(place: 
     old.fire_many([("a", "pay", SMALL), ("b", "limit", 1)], create=True)
     new = place.machine(renamed())
     message = (
-        "machine 'order': an instance of version 1 is in state 'paid', and its migration names "
-        "no state of version 2 for it"
+        "machine 'order': an instance of version 1 is in state 'paid', which version 2 "
+        "does not have; add it to migrations[1]"
     )
     results = new.fire_many([("a", "ship"), ("b", "ship")])
     assert str(results[0]) == message
     assert isinstance(results[1], Move)
     assert state(old, "a") == "paid"
     newest = place.machine(renamed(version=3, migrations={2: {}}))
-    with pytest.raises(BadInput, match="is of version 1, and migrations has no way from there"):
+    with pytest.raises(BadInput, match="is of version 1, and migrations has no entry for it"):
         newest.fire("a", "ship")
     with pytest.raises(BadInput, match="is of version 2, which is newer than this program's 1"):
         old.fire("b", "ship")
