@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from converge.cli import EXIT_COMPLETE
+from converge.cli.database import database_url, has_default
 from converge.cli.output import moment, shown, write_json, write_table
 from converge.escaping import escape
+from converge.model import DEFAULT_URL
 
 if TYPE_CHECKING:
     from converge.journal import Journal, Record, ScopeInfo
@@ -20,23 +21,14 @@ if TYPE_CHECKING:
 BATCH = 1000
 
 
-def run(arguments: Namespace, url: str | None, default: str | None) -> int:
-    """Do what was asked for.
-
-    :param url: of the journal; None for the default's.
-    :param default: the URL of the default database, None if it is not there.
-    """
-    with _opened(url, default) as journal:
-        return _OPERATIONS[arguments.operation](journal, arguments)
-
-
-@contextmanager
-def _opened(url: str | None, default: str | None) -> Iterator[Journal]:
+def run(arguments: Namespace) -> int:
+    """Do what was asked for."""
     from converge.journal import Journal
 
     # without a database there is nothing recorded
-    with Journal(url or default or "memory://") as journal:
-        yield journal
+    url = database_url(arguments) or (DEFAULT_URL if has_default() else "memory://")
+    with Journal(url) as journal:
+        return _OPERATIONS[arguments.operation](journal, arguments)
 
 
 def _list(journal: Journal, arguments: Namespace) -> int:

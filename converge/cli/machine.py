@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from converge.cli import EXIT_COMPLETE
+from converge.cli.database import is_there, opened
 from converge.cli.output import duration, moment, shown, write_json, write_table
 from converge.errors import NotFound, did_you_mean
 from converge.escaping import quoted
@@ -21,11 +22,16 @@ if TYPE_CHECKING:
 BATCH = 1000
 
 
-def run(arguments: Namespace, store: Store | None) -> int:
-    """Do what was asked for.
+def run(arguments: Namespace) -> int:
+    """Do what was asked for."""
+    if not is_there(arguments):
+        return _run(arguments, None)
+    with opened(arguments) as store:
+        return _run(arguments, store)
 
-    :param store: None if there is no database.
-    """
+
+def _run(arguments: Namespace, store: Store | None) -> int:
+    """:param store: None if there is no database."""
     from converge.machine import Instances, list_machines
 
     names = [] if store is None else list_machines(store)

@@ -1,0 +1,97 @@
+"""The commands that do the work of all stacks: ``engine`` and ``recover``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from converge.cli import EXIT_COMPLETE
+from converge.cli.database import connect, is_there, opened
+from converge.cli.output import write_json
+from converge.cli.progress import Reporter
+from converge.cli.words import recovered
+from converge.errors import BadInput
+
+if TYPE_CHECKING:
+    from converge.cli.running import Trouble
+    from converge.resources.resource_type import ResourceType
+    from converge.store import Store
+
+
+def built_in_types(arguments: Namespace) -> dict[str, ResourceType]:
+    """The built-in types, as the operator wants them."""
+    from converge.resources import Command, File
+
+    names = arguments.pass_env
+    if not names:
+        names = os.environ.get("CONVERGE_PASS_ENV", "").replace(",", " ").split()
+    roots = arguments.file_root
+    if not roots:
+        roots = [one for one in os.environ.get("CONVERGE_FILE_ROOT", "").split(os.pathsep) if one]
+    try:
+        command = Command(pass_env=names)
+    except BadInput as error:
+        source = "--pass-env" if arguments.pass_env else "CONVERGE_PASS_ENV"
+        raise BadInput(str(error).replace("pass_env", source, 1)) from error
+    try:
+        return {"command": command, "file": File(roots=roots)}
+    except BadInput as error:
+        source = "--file-root" if arguments.file_root else "CONVERGE_FILE_ROOT"
+        raise BadInput(str(error).replace("roots", source, 1)) from error
+
+
+def engine(arguments: Namespace) -> int:
+    """Run an engine."""
+    from converge.cli.running import Trouble, run_engine
+
+    types = built_in_types(arguments)
+    if arguments.until_idle and not is_there(arguments):
+        return EXIT_COMPLETE
+    trouble = Trouble(Reporter(sys.stderr))
+    # a service may be started before its database
+    patient = not arguments.until_idle
+    with _when_there(arguments, trouble) if patient else opened(arguments, create=True) as store:
+        greeting = f"an engine with {arguments.workers} workers is running; Ctrl-C stops it"
+        status = run_engine(
+            store,
+            trouble,
+            workers=arguments.workers,
+            grace=arguments.grace,
+            lease=arguments.lease,
+            types=types,
+            until_idle=arguments.until_idle,
+            begun=patient,
+            greeting="" if arguments.until_idle else greeting,
+        )
+    return EXIT_COMPLETE if status is None else status
+
+
+@contextmanager
+def _when_there(arguments: Namespace, trouble: Trouble) -> Iterator[Store]:
+    """The store, as soon as its server lets us in."""
+    from converge.sql.faults import Unreachable
+
+    with trouble.wait_out(lambda: connect(arguments, create=True), kind=Unreachable) as store:
+        yield store
+
+
+def recover(arguments: Namespace) -> int:
+    """Do a round of recovery by hand."""
+    from dataclasses import asdict
+
+    from converge.protocol.recover import Sweep
+
+    done = Sweep()
+    if is_there(arguments):
+        with opened(arguments) as store:
+            done = store.recover()
+    if arguments.json:
+        write_json(asdict(done), sys.stdout)
+    else:
+        for line in recovered(done):
+            print(line)
+    return EXIT_COMPLETE
