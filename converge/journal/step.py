@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from converge.errors import BadInput, Cancelled, JournalMismatch, StepFailed, comes_from
-from converge.hiding import hide
 from converge.journal.backend import Record, StepStatus
 from converge.journal.values import check_returns, dumps, loads
 from converge.plain import check_over, lazy_kind
+from converge.reasons import read_message
 from converge.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Characters of a failure's message that are kept, and that are searched for secrets.
-_KEPT, _LOOKED_AT = 2000, 500_000
+#: Characters of a failure's message that are kept.
+_KEPT = 2000
 _KEY_PARAMETER = "idempotency_key"
 
 
@@ -192,7 +192,7 @@ class Step:
         if isinstance(error, Cancelled) or comes_from(error, self._scope._ledger.backend.origin):
             return None
         self._attempts += 1
-        about = dumps({"type": type(error).__name__, "message": _message(error)})
+        about = dumps({"type": type(error).__name__, "message": read_message(error)[:_KEPT]})
         if self._retry is None:
             self._scope._raised.append(self._record(StepStatus.CAUGHT, about))
             return None
@@ -268,12 +268,3 @@ def _takes_key(function: Any) -> bool:
         return _has_key_parameter(function)
     except TypeError:  # not hashable
         return False
-
-
-def _message(error: BaseException) -> str:
-    try:
-        words = str(error)
-    except Exception:
-        words = ""
-    # masked before it is cut: half a secret would not be recognized
-    return hide(words[:_LOOKED_AT])[:_KEPT]

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from converge.crash_points import Commit
 from converge.errors import ConvergeError, StaleLock, StoreError, comes_from
-from converge.hiding import hide
 from converge.journal import Scope, guarded_scope
 from converge.journal.values import loads
 from converge.lease import LOOK, Lease, RowLeases, RowOwner, check_lease, now
@@ -23,6 +22,7 @@ from converge.machine.move import Move
 from converge.machine.moving import TakenAction, Taker
 from converge.model import make_mark
 from converge.plain import check_over
+from converge.reasons import describe
 from converge.sql import moves, scopes
 from converge.sql.database import Database, Transaction, repeatable
 from converge.sql.moves import MoveRow
@@ -282,11 +282,11 @@ class Actions:
             check_over(made, "the action")
         except Exception as error:
             if ends and not self.check([taken]):
-                return Called("DONE", error, _reason(error))
+                return Called("DONE", error, describe(error))
             if comes_from(error, self._database):
                 # a database error does not mean that the action failed
                 self._hand_back(lock, 0.0 if closing.is_set() else HAND_BACK)
-                return Called("PENDING", error, _reason(error))
+                return Called("PENDING", error, describe(error))
             return self.fail(taken, error)
         if ends:
             return Called("DONE", claimed=True)
@@ -378,7 +378,7 @@ class Actions:
         """
         wait = taken.transition.retry.wait(taken.attempts + 1, error)
         status = "FAILED" if wait is None else "PENDING"
-        reason = _reason(error)
+        reason = describe(error)
         self._end(_ActionLock(taken.key, taken.lock, taken.token), status, wait=wait, reason=reason)
         return Called(status, error, reason)
 
@@ -525,11 +525,3 @@ def _is_taken(tx: Transaction, row: MoveRow, owner: int) -> bool:
     found = moves.get_move(tx, row.instance_id, row.number)
     taken = (owner, row.epoch, row.mark)
     return found is not None and (found.engine_id, found.epoch, found.mark) == taken
-
-
-def _reason(error: Exception) -> str:
-    try:
-        # the message may quote a URL with a password
-        return hide(f"{type(error).__name__}: {error}")
-    except Exception:
-        return type(error).__name__

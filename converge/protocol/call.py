@@ -10,7 +10,7 @@ from converge.errors import BadInput, Replace, comes_from
 from converge.model import Action, Json, Kind, Physical, Status
 from converge.plain import check_over
 from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work, decide_replace
-from converge.protocol.reasons import cut_traceback, describe, format_traceback
+from converge.reasons import cut_traceback, describe, format_traceback
 from converge.resources.resource_type import Context, ResourceType
 from converge.retry import RetryPolicy
 from converge.sql.types import PHYSICAL_ID_LENGTH, dump, load, text

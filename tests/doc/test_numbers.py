@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from converge import Engine, RetryPolicy, Store
+from converge import Engine, RetryPolicy, Store, reasons
 from converge.cli import parser
 from converge.engine import engine, outbox, run
 from converge.inspection import why
@@ -22,7 +22,7 @@ from converge.journal import values as journal_values
 from converge.lease import lease
 from converge.machine import actions, moving
 from converge.model import NAME_LENGTH
-from converge.protocol import call, claim, reasons
+from converge.protocol import call, claim
 from converge.resources import command
 from converge.sql import connections, database, engines, events, templates, types
 from converge.template import patterns, values

@@ -13,7 +13,7 @@ from converge import RetryPolicy
 from converge.machine import Action, Move
 from converge.machine.move import ActionFailed
 from tests.machine.place import Place
-from tests.machine.world import fail, status
+from tests.machine.world import fail, failure, status
 
 # -- once --------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ def test_what_an_action_left_for_later_is_called_though_it_fails(place: Place) -
     assert caught.value.move.key == "a"
     assert said == ["a", "b", "c"]
     assert [status(machine, key) for key in "abc"] == ["PENDING", "PENDING", "DONE"]
-    assert machine.history("b")[0].reason == "RuntimeError: no more"
+    assert machine.history("b")[0].reason == failure("more")
 
 
 def test_an_interrupt_leaves_what_was_for_later_to_others_at_once(place: Place) -> None:
@@ -158,7 +158,7 @@ def test_the_caller_of_an_event_knows_whether_the_move_was_made(place: Place) ->
     error = caught.value
     assert str(error) == (
         "machine 'ring', 'k': event 'more' moved it from 'busy' to 'busy', and the action failed: "
-        "RuntimeError: no more; the sweep calls it again"
+        f"{failure('more')}; the sweep calls it again"
     )
     assert isinstance(error.__cause__, RuntimeError)
     assert (error.move.number, error.move.action) == (1, "PENDING")

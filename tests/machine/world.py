@@ -71,6 +71,11 @@ def fail(action: Action) -> None:
     raise RuntimeError(f"no {action.event}")
 
 
+def failure(event: str) -> str:
+    """What is told of an action that failed with :func:`fail`."""
+    return f"RuntimeError: no {event} (world.py:{fail.__code__.co_firstlineno + 1} in fail)"
+
+
 def crash(action: Action) -> None:
     raise Crash
 

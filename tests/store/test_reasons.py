@@ -11,7 +11,7 @@ import pytest
 
 import converge
 from converge.cli import main
-from converge.protocol.reasons import TRACEBACK_LENGTH
+from converge.reasons import TRACEBACK_LENGTH
 from converge.testing import FakeClock, StepEngine
 from tests.templates import one_of_each, several
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import converge
+from converge import reasons
 from converge.hiding import Secrets
-from converge.protocol import reasons
-from converge.protocol.reasons import cut_traceback, describe, format_traceback
+from converge.reasons import cut_traceback, describe, format_traceback
 from converge.resources.file import File
 
 FILE = Path(__file__).name

@@ -1,4 +1,4 @@
-"""How a handler's exception is reported: a reason of one line, and a traceback.
+"""How an exception of a handler, an action or a step is reported: a reason, and a traceback.
 
 :class:`~converge.ConvergeError` and its subclasses, also those of authors, are meant for users: the
 message is the whole reason. The reason of any other exception has its type and place, too.
@@ -23,10 +23,7 @@ _LENGTH = 512 * 1024
 #: How many members of an exception group are named, and looked at.
 _NAMED, _MEMBERS = 3, 1000
 
-_HERE = os.path.dirname(os.path.abspath(__file__))
-_CONVERGE = os.path.dirname(_HERE) + os.sep
-#: The module that calls handlers; its frames are never reported as the place of an error.
-_CALLER = os.path.join(_HERE, "call.py")
+_CONVERGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _STANDARD = tuple(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib"))
 _INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 
@@ -34,8 +31,8 @@ _Frame = tuple[CodeType, int | None]
 
 
 def describe(error: BaseException) -> str:
-    """A handler's exception as a reason: ``KeyError: 'missing' (types.py:12 in create)``. It names
-    the cause of an exception and the members of a group, too. Never raises."""
+    """An exception in words: ``KeyError: 'missing' (types.py:12 in create)``, followed by the
+    exception that caused it, or by the members of a group. Never raises."""
     try:
         return hide(_describe(error))
     except Exception:
@@ -50,12 +47,12 @@ def _describe(error: BaseException) -> str:
     if cause is None or _is_plain(error) or isinstance(cause, BaseExceptionGroup):
         return words
     # many messages quote that of their cause
-    message = _message(cause)
+    message = _message(cause).strip()
     return words if message and message in words else f"{words}, because of {_sentence(cause)}"
 
 
 def _sentence(error: BaseException) -> str:
-    message = _message(error)
+    message = _message(error).strip()
     if _is_plain(error) and message:
         return message
     words = type(error).__name__
@@ -91,9 +88,14 @@ def _is_plain(error: BaseException) -> bool:
     return isinstance(error, ConvergeError) and not isinstance(error, StepFailed)
 
 
+def read_message(error: BaseException) -> str:
+    """An exception's own message, with secrets hidden. Never raises."""
+    return hide(_message(error))
+
+
 def _message(error: BaseException) -> str:
     try:
-        message = str(error).strip()
+        message = str(error)
     except BaseException:
         return "<its message cannot be read>"
     if len(message) > _LENGTH:
@@ -106,11 +108,10 @@ def _place(error: BaseException) -> str:
     """Where an exception was raised: the innermost frame of the author's code; empty if unknown."""
     if isinstance(error, StepFailed) and error.__cause__ is not None:
         error = error.__cause__
-    frames = [
-        (frame.f_code, line)
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if frame.f_code.co_filename != _CALLER
-    ]
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    if frames and (caller := frames[0][0].co_filename).startswith(_CONVERGE):
+        # what called the author's code, and caught the exception, is not its place
+        frames = [one for one in frames if one[0].co_filename != caller]
     found = _innermost(frames)
     if found is None:
         return ""
@@ -142,8 +143,8 @@ def _owner(code: CodeType) -> str | None:
 
 
 def format_traceback(error: BaseException) -> str | None:
-    """The traceback of a handler's exception and of its causes; None for one that is meant for
-    users and that no author's code took part in. Never raises."""
+    """The traceback of an exception and of its causes; None for one that is meant for users and
+    that no author's code took part in. Never raises."""
     try:
         if _is_plain(error) and not _is_authors(error):
             return None
