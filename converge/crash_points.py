@@ -20,14 +20,14 @@ class Commit(StrEnum):
     CANCEL = "cancel"
     #: a stack forgets a resource without deleting it
     ABANDON = "abandon"
-    #: READY nodes become an engine's
+    #: an engine takes READY nodes
     CLAIM = "claim"
-    #: what became of a group of nodes; in the same transaction others are claimed
+    #: the outcomes of a group of nodes; in the same transaction others are claimed
     COMPLETE = "complete"
     #: a failure that halts its traversal
     FAIL = "fail"
     REPLACE = "replace"
-    #: what was deleted before its replacement is made
+    #: a resource that was deleted before its replacement is created
     CLEAR = "clear"
     #: the traversal ends
     FINISH = "finish"
@@ -35,30 +35,30 @@ class Commit(StrEnum):
     RECORD = "record"
     REGISTER = "register"
     RENEW = "renew"
-    #: an engine that stops hands back what it holds
+    #: an engine that stops releases its nodes
     LEAVE = "leave"
-    #: what an engine holds without knowing it
+    #: an engine releases nodes that it holds without knowing it
     RECONCILE = "reconcile"
-    #: the lease of a process that is known to be gone
+    #: the lease of a process that is known to have ended
     EXPIRE = "expire"
-    #: what a dead engine held
+    #: the nodes of a dead engine are released
     RECOVER = "recover"
-    #: what engines hold that were dead before
+    #: the nodes of engines that were found dead before are released
     RELEASE = "release"
     UNBLOCK = "unblock"
-    #: retries whose time has come take their turn
+    #: retries that are due join the queue
     PROMOTE = "promote"
-    #: a traversal past its deadline
+    #: a traversal past its deadline is ended
     OVERDUE = "overdue"
-    #: sync points of traversals that are over
+    #: sync points of ended traversals are deleted
     SWEEP = "sweep"
-    #: rows of engines that ended long ago
+    #: rows of engines that ended long ago are deleted
     FORGET = "forget"
-    #: a process takes a scope of the journal
+    #: a process locks a scope of the journal
     TAKE = "take"
     #: a step of a scope is recorded
     STEP = "step"
-    #: an item of a scope's each is recorded
+    #: an item of an ``each`` is recorded
     ITEM = "item"
     #: a scope is released
     LET_GO = "let_go"
@@ -70,9 +70,9 @@ class Commit(StrEnum):
     FIRE = "fire"
     #: timeouts fire
     TIMEOUT = "timeout"
-    #: a process takes actions of a machine
+    #: a process claims actions of a machine
     ACTION_CLAIM = "action_claim"
-    #: an action of a machine is over, or is to be tried again
+    #: an action of a machine has ended, or will be retried
     ACTION = "action"
 
     @property
@@ -82,14 +82,14 @@ class Commit(StrEnum):
 
     @property
     def after(self) -> str:
-        """The point after the commit: all of it is there, and nobody was told."""
+        """The point after the commit: all of it is there, and nobody has been notified."""
         return f"{self}.after_commit"
 
 
 BEFORE_CALL = "handler.before_call"
 AFTER_CALL = "handler.after_call"
 
-#: The journal's own, and the machines'.
+#: The transactions of the journal, and those of machines.
 JOURNAL = (Commit.TAKE, Commit.STEP, Commit.ITEM, Commit.LET_GO, Commit.PRUNE)
 MACHINE = (
     Commit.INSTANCE,

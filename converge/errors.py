@@ -1,7 +1,7 @@
 """The errors that converge raises.
 
-Everything a caller may want to catch is a :class:`ConvergeError`. Those that a
-person can mend by giving other input are :class:`BadInput`.
+Everything a caller may want to catch is a :class:`ConvergeError`. Those that different input
+would avoid are :class:`BadInput`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class ConvergeError(Exception):
 
 
 class BadInput(ConvergeError):
-    """What was asked for cannot be done as asked; the message says what would be right."""
+    """The request is wrong; the message says what would be right."""
 
 
 class CircularDependency(BadInput):
@@ -60,7 +60,7 @@ class Conflict(ConvergeError):
 
 
 class _FromStore(ConvergeError):
-    """An error of what keeps the state, which nobody who calls it has caused.
+    """An error of the store itself, not of the code that called it.
 
     :ivar origin: the database, or other store, that raised it.
     """
@@ -69,20 +69,20 @@ class _FromStore(ConvergeError):
 
 
 class StaleLock(_FromStore):
-    """The work is no longer this engine's: another engine, or a newer epoch, has it."""
+    """The work is no longer this engine's: another engine, or a newer epoch, holds the lock."""
 
 
 class Cancelled(ConvergeError):
-    """A handler is told to stop (``context.cancelled``) while one of its steps waits to be tried
-    again. Let it pass through: what the step has left of its attempts is kept."""
+    """A handler was told to stop (``context.cancelled``) while one of its steps was waiting for a
+    retry. Let it propagate: the attempts that the step has left are kept."""
 
 
 class Busy(ConvergeError):
-    """Somebody else who lives has it."""
+    """Another live process holds the lock."""
 
 
 class JournalMismatch(ConvergeError):
-    """A program asks for other steps than those that are recorded.
+    """A program asks for steps other than the recorded ones.
 
     :ivar recorded: what is recorded there, None for nothing.
     :ivar asked: what was asked for, None for nothing.
@@ -110,9 +110,9 @@ class StepFailed(ConvergeError):
 
 
 class IllegalEvent(ConvergeError):
-    """An event does nothing in a state, or no guard allows it.
+    """A state has no transition for an event, or no guard allows it.
 
-    :ivar legal: the events that do something there.
+    :ivar legal: the events for which the state has one.
     """
 
     def __init__(self, message: str, *, legal: Sequence[str]) -> None:
@@ -129,7 +129,7 @@ class StoreError(_FromStore):
 
 
 class CommitUnknown(StoreError):
-    """The connection was lost during a commit: what was asked for is done, or it is not."""
+    """The connection was lost during a commit, which may or may not have taken effect."""
 
 
 class UnresolvedReference(ConvergeError):
@@ -141,8 +141,8 @@ class Replace(Exception):
 
 
 def comes_from(error: BaseException, origin: object) -> bool:
-    """Whether an error is of a store, or was raised because of one of it: it says nothing about
-    the code that it passed through.
+    """Whether an error was raised by a store, or because of such an error: then it says nothing
+    about the code that it passed through.
 
     :param origin: the store.
     """
@@ -162,8 +162,8 @@ def comes_from(error: BaseException, origin: object) -> bool:
 
 
 def find_alike(word: str, known: Iterable[str]) -> list[str]:
-    """The first known word that is another one and looks the same: Unicode has several ways to
-    write a letter. Nothing if there is none."""
+    """The first known word that looks the same but is spelled differently: Unicode has several
+    ways to write a letter. An empty list if there is none."""
     form = normalize("NFKC", word)
     alike = (
         one
@@ -184,7 +184,7 @@ def _difference(word: str, meant: str) -> str:
         return ""
     have, has = (" ".join(f"U+{ord(each):04X}" for each in text) for text in (other, one))
     if not has:
-        return f", with {have} besides"
+        return f", with an extra {have}"
     return f", with {have} in place of {has}" if have else f", without {has}"
 
 
@@ -198,7 +198,7 @@ def _same_length(one: str, other: str) -> int:
 
 
 def _script(letter: str) -> str:
-    # of what is no letter, all is one
+    # characters that are not letters have no script
     return name(letter, "").partition(" ")[0] if letter.isalpha() else ""
 
 

@@ -1,6 +1,6 @@
-"""Texts of others, made safe to print.
+"""Foreign text, made safe to print.
 
-Whatever they hold, they cannot move the cursor, add a line, or turn the order of what follows.
+Whatever it contains, it cannot move the cursor, add a line, or reverse the text that follows.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What must not be seen: the secrets of URLs, and hidden parameters, in whatever text they turn up.
+"""Hides secrets, of URLs and of hidden parameters, in whatever text they turn up.
 
-A driver may quote a part of a URL in an exception, and a handler may raise it again. So who opens
-a URL tells its secrets here, and who makes a message, a row or a log of a foreign text has them
-hidden. What a template's hidden parameters are is secret in what is told of its stack alone: see
-:class:`Secrets`.
+A driver may quote a part of a URL in an exception, and a handler may raise it again. So whatever
+opens a URL registers its secrets here, and whatever puts foreign text into a message, a row or a
+log hides them. The values of a template's hidden parameters are hidden only in what is shown of
+its stack: see :class:`Secrets`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 STARS = "***"
-#: Options of URLs whose values are worth seeing. All others may be secrets, or hold some.
+#: Options of URLs whose values are shown. All others may be secrets, or contain some.
 SEEN = frozenset(
     [
         "charset",
@@ -66,7 +66,7 @@ SEEN = frozenset(
         "channel_binding",
     ]
 )
-# a shorter one is hidden only where it is a word: hardly a text has not all the letters
+# a shorter secret is hidden only where it is a whole word: most texts contain all its letters
 _SHORT = 4
 # what stands where a text was cut
 _CUT = re.compile(r"\.\.\.|\[\.\.\.\] ")
@@ -80,7 +80,7 @@ _pattern: re.Pattern[str] | None = None
 def learn(secrets: Iterable[str | None], seen: Iterable[str | None] = ()) -> None:
     """Hide these from now on, however they are written.
 
-    :param seen: what is shown of the same URL: a secret that is the same is none.
+    :param seen: what is shown of the same URL: a secret that equals it is not hidden.
     """
     global _pattern
     known = {one.casefold() for one in seen if one}
@@ -118,15 +118,15 @@ def _expression(form: str) -> str:
 
 
 def hide(text: str) -> str:
-    """A text without the secrets that are known."""
+    """The text with ``***`` in place of all known secrets."""
     return text if _pattern is None else _pattern.sub(STARS, text)
 
 
 class Secrets:
-    """Values that are hidden in what is told of one stack.
+    """Values that are hidden in what is shown of one stack.
 
-    :param values: JSON values. In a list or mapping, each value is a secret, and of a text with
-        several lines each line; true, false and null are none.
+    :param values: JSON values. In a list or mapping each value is a secret, and so is each line
+        of a text; true, false and null are not.
     """
 
     def __init__(self, values: Iterable[Any]) -> None:
@@ -139,7 +139,7 @@ class Secrets:
         return self._pattern is not None
 
     def hide(self, text: str) -> str:
-        """A text without these, nor the secrets of URLs."""
+        """The text with ``***`` in place of these and of the secrets of URLs."""
         text = hide(text)
         return text if self._pattern is None else self._hide_rests(self._pattern.sub(STARS, text))
 
@@ -154,7 +154,7 @@ class Secrets:
 
     @staticmethod
     def _rest(text: str, start: int, secret: str) -> int:
-        """How many of the last characters of a secret a text has at its start."""
+        """How many characters of the text, from ``start`` on, are the end of a secret."""
         head = text[start : start + _SHORT]
         at = secret.find(head, 1) if len(head) == _SHORT else -1
         while at > 0:
@@ -164,7 +164,7 @@ class Secrets:
         return 0
 
     def hide_in_json(self, value: Any) -> Any:
-        """A JSON value without these."""
+        """The JSON value with ``***`` in place of these."""
         if self._pattern is None:
             return value
         if isinstance(value, str):
@@ -191,7 +191,7 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def _lines(text: str) -> Iterable[str]:
-    # whoever shows a text may indent its lines, or show some of them
+    # a text may be shown with its lines indented, or only some of them
     lines = (line.strip() for line in text.splitlines())
     return (line for line in lines if len(line) >= _SHORT)
 
@@ -201,8 +201,8 @@ _INSIDE = ("strerror", "filename", "filename2")
 
 
 def hide_in(error: BaseException) -> None:
-    """Hide the secrets that are known in an exception and in all that led to it, for it may be
-    printed with them."""
+    """Hide all known secrets in an exception and in those that led to it: a traceback prints
+    them all."""
     if _pattern is None:
         return
     todo: list[BaseException | None] = [error]
@@ -239,15 +239,15 @@ def learn_options(options: Iterable[tuple[str, str]], seen: Iterable[str | None]
     options = list(options)
     secret = [value for name, value in options if is_secret(name)]
     if secret:
-        # what was not encoded in a secret looks like more options
+        # a secret that was not percent-encoded looks like several options
         others = (one for one in options if one[0].lower() not in SEEN and not is_secret(one[0]))
         secret += [part for one in others for part in one if len(part) >= _SHORT]
     learn(secret, seen)
 
 
 def learn_words(words: Iterable[str]) -> None:
-    """Hide from now on what may be a secret in the words of a command: a URL may be in the wrong
-    place, or written so that nobody takes it for one."""
+    """Hide from now on what may be a secret in the words of a command line: a URL may be in the
+    wrong place, or mistyped so that it does not look like one."""
     for word in words:
         before, _, after = word.rpartition("@")
         scheme, _, rest = before.partition("://")
@@ -256,7 +256,7 @@ def learn_words(words: Iterable[str]) -> None:
         found = [":".join(parts[count:]) for count in range(1, len(parts))]
         learn(found, [scheme, parts[0], *re.split("[:/?]", after)])
         if not before and "://" in word:
-            # what is no port may be a password without its host
+            # what is not a port may be a password without its host
             place = re.split("[/?]", word.partition("://")[2])[0]
             learn(one for one in place.split(":")[1:] if not one.isdigit())
         options = re.split("[?&]", word)[1:]
@@ -269,7 +269,7 @@ def is_secret(option: str) -> bool:
 
 
 def show_place(text: object) -> str:
-    """What was to be a URL and is none, for a message: nothing of it that may be secret."""
+    """What should be a URL and is not, for a message, without anything that may be secret."""
     if not isinstance(text, str):
         return f"an object of the type {type(text).__name__}"
     if _PLACE.fullmatch(text):
@@ -287,7 +287,7 @@ def show_options(options: Iterable[tuple[str, str]]) -> str:
         elif name.lower() in _NAMED:
             shown.append(f"{name}={STARS}")
         else:
-            # what was not encoded in a secret may look like another option
+            # a secret that was not percent-encoded may look like another option
             shown.append(STARS)
     return "?" + "&".join(shown) if shown else ""
 
@@ -296,5 +296,5 @@ def show_options(options: Iterable[tuple[str, str]]) -> str:
 _NAMED = frozenset(
     ["password", "passwd", "sslpassword", "ssl_password", "ssl_key_password", "options"]
 )
-# also what is mistyped, or of a driver that is not known here
+# also options that are mistyped, or of drivers that are not known here
 _SECRET = re.compile("pass?w|pwd|secret|token|^options$", re.IGNORECASE)

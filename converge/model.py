@@ -21,7 +21,7 @@ Json = Any
 S = TypeVar("S", bound=str)
 
 NAME_LENGTH = 255
-#: The database, and its file, where nothing else is said.
+#: The default database, and its file.
 DEFAULT_FILE = "converge.db"
 DEFAULT_URL = f"sqlite:///{DEFAULT_FILE}"
 
@@ -34,12 +34,12 @@ class Action(StrEnum):
     ROLLBACK = "ROLLBACK"
     DELETE = "DELETE"
     CHECK = "CHECK"
-    #: of a resource only: what there is goes before the new one is made
+    #: of a resource only: the old one is deleted before the new one is created
     REPLACE = "REPLACE"
 
 
 class Status(StrEnum):
-    """How an action stands, of a stack or of a resource."""
+    """The status of an action on a stack or a resource."""
 
     INIT = "INIT"
     IN_PROGRESS = "IN_PROGRESS"
@@ -49,7 +49,7 @@ class Status(StrEnum):
 
 
 class TraversalStatus(StrEnum):
-    """How a traversal stands or ended."""
+    """The status of a traversal."""
 
     RUNNING = "RUNNING"
     COMPLETE = "COMPLETE"
@@ -59,7 +59,7 @@ class TraversalStatus(StrEnum):
 
 
 class EngineState(StrEnum):
-    """How an engine stands."""
+    """The state of an engine."""
 
     ALIVE = "ALIVE"
     STOPPED = "STOPPED"
@@ -198,7 +198,7 @@ class ResourceDefinition:
 
 @dataclass(frozen=True, slots=True)
 class Physical:
-    """What a resource type made.
+    """A real thing that a resource type made.
 
     :param id: how the outside world knows it, at most 1,024 characters.
     :param attributes: a JSON object that other resources can refer to with ``get_attr``.
@@ -220,8 +220,8 @@ def same(one: Json, other: Json) -> bool:
 
 
 def make_mark() -> int:
-    """A random number that stands beside an id: after a database was brought back from an older
-    copy, ids come again, marks do not."""
+    """A random number that is stored beside an id: after a database is restored from an older copy,
+    ids are given again, marks are not."""
     return secrets.randbits(63)
 
 
@@ -271,7 +271,7 @@ def check_seconds(what: str, seconds: object, least: float = 0.0) -> float:
 
 
 def check_age(what: str, seconds: object) -> float:
-    """Check how old something is to be, and give it back.
+    """Check an age, and give it back.
 
     :raises BadInput: unless it is a finite number of seconds, 0 or more.
     """

@@ -1,4 +1,4 @@
-"""Who a process is, so that others on its host can see that it is gone, or still the same."""
+"""The identity of a process, by which others on its host can tell whether it has ended."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 
 
 def process_identity(pid: int | None = None) -> str:
-    """What tells this process from every other: host, boot, process namespace, pid and start.
+    """What distinguishes a process from all others: host, boot, pid namespace, pid and start.
 
-    Where the system does not tell, it is the host's name and the pid only, and a leading
+    Where the system does not provide these, it is the host's name and the pid only, and a leading
     ``?`` says that nothing can be concluded from it.
+
+    :param pid: None for this process.
     """
     pid = os.getpid() if pid is None else pid
     host = _host()
@@ -31,8 +33,8 @@ def is_gone(process: str) -> bool:
 
 
 def boot_identity() -> str | None:
-    """What tells this start of this host, and this container, from others; None where the system
-    does not tell."""
+    """What distinguishes this boot of the host, and this container, from others; None where the
+    system does not provide it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
@@ -41,7 +43,7 @@ def boot_identity() -> str | None:
 
 
 def stat_fields(line: str) -> list[str]:
-    """The fields of a line of ``/proc/PID/stat`` behind the program's name, which may hold
+    """The fields of a line of ``/proc/PID/stat`` after the program's name, which may contain
     anything: the first is the state, the third the process group, the twentieth the start."""
     return line.rpartition(")")[2].split()
 

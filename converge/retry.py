@@ -1,4 +1,4 @@
-"""When something that failed is tried again."""
+"""When something that failed is retried."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from converge.model import check_seconds
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When a failed handler is tried again. The count and the next time are kept in the
-    node's row, so a retry outlives the engine.
+    """When a failed handler is retried. The count and the next time are kept in the node's row,
+    so a retry outlives the engine.
 
-    :param attempts: how often the handler is called at most, at least 1.
+    :param attempts: the most calls of the handler, at least 1.
     :param first: seconds to wait after the first failure; doubled after each further one.
     :param most: the longest wait, in seconds.
     :param exceptions: which exceptions are worth another attempt.
-    :param deaths: how many engines may die (or lose their lease) at work on one node before it
-        has failed, at least 1: the handler itself may be what kills them.
+    :param deaths: after how many engines have died (or lost their lease) while working on a node
+        it fails, at least 1: the handler itself may be what kills them.
     :raises BadInput: for numbers out of range.
     """
 
@@ -42,7 +42,7 @@ class RetryPolicy:
 
     def wait(self, attempt: int, error: BaseException) -> float | None:
         """Seconds to wait after failed attempt number ``attempt`` (from 1); None: give up."""
-        # retrying costs an import that most engines never need
+        # imported here, as most engines never need it
         from retrying import Retrying
 
         policy = Retrying(

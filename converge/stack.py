@@ -14,12 +14,12 @@ from converge.sql.database import Database, Transaction
 
 LOG = logging.getLogger(__name__)
 
-#: Seconds between two looks at a stack that is waited for, when nothing in this process tells.
+#: Seconds between two reads of a stack that is waited for, unless this process is notified.
 _LOOK = 0.25
 
 
 class _Store(Protocol):
-    """What a stack asks of the store that it is of."""
+    """What a stack needs of its store."""
 
     database: Database
     bus: MemoryBus
@@ -29,12 +29,12 @@ class _Store(Protocol):
 
 
 class Stack:
-    """A stack as it was when last looked at; :meth:`refresh` looks again.
+    """A stack as it was when last read; :meth:`refresh` reads it again.
 
-    :ivar outcome: what became of the call that gave it: ``started``; ``superseded`` (started,
-        in the place of a running traversal); ``resumed`` (the same is running already);
-        ``done`` (it has come to its end already); empty if nothing was asked for.
-    :ivar superseded: the id of the traversal that this one took the place of.
+    :ivar outcome: the outcome of the call that returned it: ``started``; ``superseded`` (started,
+        and a running traversal was superseded); ``resumed`` (the same was already running);
+        ``done`` (it was already complete); empty if the call started nothing.
+    :ivar superseded: the id of the traversal that was superseded, None if there was none.
     :ivar action: what its current traversal is for.
     :ivar status: IN_PROGRESS, COMPLETE, FAILED or CANCELLED.
     :ivar traversal: the id of its current traversal.
@@ -70,8 +70,8 @@ class Stack:
         found = stacks.get_standing(tx, self.id, newest=newest)
         if found is None or self._mark not in (None, found.stack.mark):
             raise NotFound(
-                f"stack {self.name!r} is not in the database any more, which has forgotten its "
-                "last seconds; if it is still wanted, start it again"
+                f"stack {self.name!r} is no longer in the database, which has lost its latest "
+                "commits; if it is still wanted, start it again"
             )
         row = found.stack
         before, seen = self._seen, (row.traversal_id or 0, found.traversal_mark)
@@ -80,9 +80,9 @@ class Stack:
             seen[0] < before[0] or (seen[0] == before[0] and seen != before)
         ):
             raise NotFound(
-                f"the {self.action} of stack {self.name!r}, its traversal {before[0]}, is not in "
-                "the database any more, which has forgotten its last seconds; if it is still "
-                "wanted, start it again"
+                f"the {self.action} of stack {self.name!r} (traversal {before[0]}) is no longer in "
+                "the database, which has lost its latest commits; if it is still wanted, start it "
+                "again"
             )
         self.name = row.name
         self.action = row.action
@@ -96,8 +96,8 @@ class Stack:
         """Read it again.
 
         :returns: itself.
-        :raises NotFound: the database has forgotten it, or its traversal, as it was brought back
-            from an older copy. After the second case, it can be read again.
+        :raises NotFound: it, or its traversal, is no longer in the database, which was restored
+            from an older copy. If it is the traversal, the stack can be read again.
         """
         self._store.database.read(self._read)
         return self
@@ -106,25 +106,25 @@ class Stack:
         """Wait until nothing is in progress, rollback included. An outage of the database is
         waited out.
 
-        :param timeout: seconds to wait at most, None for no limit. A look at a database that is
-            away takes some seconds itself.
+        :param timeout: seconds to wait at most, None for no limit. While the database is down,
+            each attempt to read it takes some seconds.
         :returns: its status.
         :raises TimeoutError: it is still in progress.
-        :raises NotFound: the database has forgotten it; see :meth:`refresh`.
+        :raises NotFound: it is no longer in the database; see :meth:`refresh`.
         """
         end = None if timeout is None else time.monotonic() + timeout
-        trouble: StoreError | None = None
+        outage: StoreError | None = None
         while True:
             seen = self._store.bus.ended
             try:
                 self.refresh()
             except StoreError as error:
-                # it was read before, so the database is taken to come back
-                if trouble is None:
-                    LOG.warning("%s; waiting for stack %r all the same", error, self.name)
-                trouble = error
+                # it could be read before, so the database is expected to come back
+                if outage is None:
+                    LOG.warning("%s; still waiting for stack %r", error, self.name)
+                outage = error
             else:
-                trouble = None
+                outage = None
                 if self.status != Status.IN_PROGRESS:
                     return self.status
             left = _LOOK
@@ -134,7 +134,7 @@ class Stack:
                     raise TimeoutError(
                         f"the {self.action} of stack {self.name!r} is still in progress "
                         f"after {timeout:g} s"
-                    ) from trouble
+                    ) from outage
             self._store.bus.wait_for_end(left, seen)
 
     def cancel(self) -> Stack:

@@ -1,5 +1,5 @@
-"""Tools for the tests of converge and of resource types: an engine stepped by hand, a world to
-converge that is only a dictionary, and a clock that stands still."""
+"""Tools for the tests of converge and of resource types: an engine stepped by hand, a world that
+is only a dictionary, and a clock that stands still."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["FakeClock", "FakeType", "FakeWorld", "StepEngine"]
 
 
 class FakeClock:
-    """A clock that only goes when it is told to; pass it to :func:`converge.connect`.
+    """A clock that moves only when told to; pass it to :func:`converge.connect`.
 
     :param start: seconds since 1970.
     """
@@ -82,8 +82,8 @@ class FakeWorld:
 
     def types(self, **retry: Any) -> dict[str, ResourceType]:
         """Resource types that act on this world: ``fake`` is updated in place, except for its
-        property ``replace``; ``fixed`` has no update; ``only`` is one of which there can be only
-        one of a name.
+        property ``replace``; ``fixed`` has no update; of ``only`` there can be one thing of each
+        name.
 
         :param retry: what :class:`~converge.RetryPolicy` takes.
         """
@@ -132,7 +132,7 @@ class FixedType(ResourceType):
         return Physical(thing.id, {**thing.properties, "made": thing.id})
 
     def delete(self, context: Context, physical_id: str) -> None:
-        """Remove it; gone already is no error."""
+        """Remove it, if it is there."""
         self.world.check_failure(f"delete {context.name}")
         if self.world.things.pop(physical_id, None) is not None:
             self.world.log.append(f"delete {physical_id}")
@@ -144,17 +144,17 @@ class FixedType(ResourceType):
 
 
 class OnlyType(FixedType):
-    """A resource of a :class:`FakeWorld` that can be there only once, and is not updated."""
+    """A resource of a :class:`FakeWorld` that can exist only once, and is not updated."""
 
     schema = None
     replace = Replacing.DELETE_FIRST
 
     def create(self, context: Context, properties: Mapping[str, Any]) -> Physical:
-        """Make it, unless there is one of that name."""
+        """Make it; fails if there is one of that name."""
         mine = self.world._tokens.get(context.token)
         for thing in self.world.things.values():
             if thing.name == context.name and thing.id != mine:
-                raise RuntimeError(f"{thing.id} is there already")
+                raise RuntimeError(f"{thing.id} already exists")
         return super().create(context, properties)
 
 
@@ -182,13 +182,13 @@ class FakeType(FixedType):
         return Physical(physical_id, {**properties, "made": physical_id})
 
     def check(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
-        """Whether it is still there."""
+        """Fail if it is gone."""
         if physical_id not in self.world.things:
             raise RuntimeError(f"{physical_id} is gone")
 
 
 class StepEngine:
-    """An engine that does one node at a time, when told to, in this thread.
+    """An engine that does one node at a time, when told to, in the caller's thread.
 
     Nodes are served in the order in which they became ready: those of earlier steps first,
     ties in graph order.
@@ -242,13 +242,13 @@ class StepEngine:
         return self.core.turn([], limit)
 
     def call(self, work: Work) -> Outcome:
-        """Call the handler of a claimed work, without writing what came of it."""
+        """Call the handler of a claimed node, without writing its outcome."""
         if work.decision.operation is Operation.FINISH:
             return Outcome(work, Result.DONE)
         return self.core.call_handler(work, self.core.context(work))
 
     def write(self, *outcomes: Outcome) -> None:
-        """Write outcomes; a replacement that one asks for is brought about as well."""
+        """Write outcomes; a replacement that one asks for is made as well."""
         todo = list(outcomes)
         while todo:
             todo = [self.call(work) for work in self.core.turn(todo, 0)]
@@ -275,7 +275,7 @@ class StepEngine:
         """Do nodes until none is ready.
 
         :param until: stop after the node of this label, or the first for which it is true.
-        :param most: so many at most.
+        :param most: the most nodes to do.
         :returns: what was done.
         :raises RuntimeError: ``until`` never came, or more than ``most`` nodes were done.
         """

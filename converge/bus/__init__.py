@@ -1,2 +1,2 @@
-"""Wake-ups: hints that there is something to look at. The database is the truth; a hint that is
-lost costs time and nothing else."""
+"""Wake-ups: hints to look into the database, which is the truth. A lost hint costs time and nothing
+else."""

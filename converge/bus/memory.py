@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class MemoryBus:
-    """Tells the engines, and whoever waits for the end of a traversal, in this process."""
+    """Notifies the engines of this process, and whoever waits in it for the end of a traversal."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -34,14 +34,14 @@ class MemoryBus:
             listener()
 
     def notify_end(self) -> None:
-        """Tell who waits that a traversal has ended."""
+        """Notify those who wait that a traversal has ended."""
         with self._changed:
             self._ended += 1
             self._changed.notify_all()
 
     @property
     def ended(self) -> int:
-        """How many traversals' ends were told."""
+        """How often :meth:`notify_end` was called."""
         return self._ended
 
     def wait_for_end(self, timeout: float, seen: int) -> None:

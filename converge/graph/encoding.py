@@ -21,7 +21,7 @@ The columns are, node by node in topological order:
 2. how many nodes the node requires (*n* numbers),
 3. the required nodes by number, the least first, each as how many numbers lie between it and
    the next one of the same node, the last one and the node itself (*m* numbers),
-4. the names without separators, in UTF-8 (lone surrogates are let pass).
+4. the names without separators, in UTF-8 (lone surrogates are allowed).
 
 A column of numbers is laid out as the lowest byte of each, then the second of each, and so
 on: the high bytes are nearly all alike, which is what zlib is good at.
@@ -43,7 +43,7 @@ _MAGIC = b"CvG"
 _VERSION = 1
 _PREFIX = struct.Struct("<3sBI")  # magic, version, checksum
 _SIZES = struct.Struct("<III")  # nodes, edges, bytes of names
-#: Bytes that a graph may have uncompressed, unless something else is said.
+#: Bytes that a graph may have uncompressed, by default.
 LIMIT = 256 * 1024 * 1024
 _WIDTH = 4
 
@@ -90,7 +90,9 @@ def decode(data: bytes, limit: int) -> tuple[list[str], array[int], array[int]]:
         raise BadInput("this is not a serialized graph")
     _, version, checksum = _PREFIX.unpack_from(data)
     if version != _VERSION:
-        raise BadInput(f"a serialized graph of version {version}; known: {_VERSION}")
+        raise BadInput(
+            f"the serialized graph is of version {version}; this converge reads {_VERSION} only"
+        )
     if zlib.crc32(data[_PREFIX.size :]) != checksum:
         raise BadInput("the serialized graph is damaged: its checksum is wrong")
     n, m, s = _SIZES.unpack_from(data, _PREFIX.size)
@@ -115,7 +117,7 @@ def decode(data: bytes, limit: int) -> tuple[list[str], array[int], array[int]]:
 
 
 def _split(text: bytes, lengths: array[int]) -> list[str] | None:
-    """Distinct names of some lengths in characters; None if there are none such."""
+    """The names, given their lengths in characters; None if they do not fit, or repeat."""
     try:
         joined = text.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
@@ -127,7 +129,7 @@ def _split(text: bytes, lengths: array[int]) -> list[str] | None:
 
 
 def _from_gaps(counts: array[int], gaps: array[int]) -> tuple[array[int], array[int]] | None:
-    """The rows of lesser numbers that have some gaps; None if there are none such."""
+    """The rows that the gaps describe; None if they describe none."""
     if min(counts, default=0) < 0 or sum(counts) != len(gaps):
         return None
     # Where no gap is negative, a row descends from its own number.

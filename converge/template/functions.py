@@ -1,7 +1,7 @@
 """The functions of a template: finding references, filling in parameters, evaluating.
 
 A function is a mapping with one key, its name. References are found wherever they are
-nested, also inside functions that converge does not evaluate.
+nested, even inside functions that converge does not evaluate.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from converge.template.values import SIZE_LIMIT, Spot, hint, kind, show
 REFERENCES = frozenset({"get_resource", "get_attr", "get_param"})
 #: Functions that converge evaluates.
 EVALUATED = REFERENCES | {"str_replace", "list_join"}
-#: Functions of Heat that converge does not evaluate. Others of its ``Fn::`` are not known here.
+#: Functions of Heat that converge does not evaluate, besides those that begin with ``Fn::``.
 UNSUPPORTED = frozenset(
     (
         "get_file",
@@ -61,7 +61,7 @@ class Reference:
     :ivar name: what it refers to; None where a function has to be evaluated to know.
     :ivar spot: where it is.
     :ivar problem: what is wrong with its form, None if nothing is.
-    :ivar lenient: the name may be of nothing in the template, and then is ignored.
+    :ivar lenient: the name need not be in the template, and is then ignored.
     """
 
     function: str
@@ -82,7 +82,7 @@ def function_of(value: Json) -> tuple[str, Json] | None:
 
 def references(value: Json, spot: Spot) -> Iterator[Reference]:
     """All references in a value, in the order of the text."""
-    # Names within a repeat can hold its loop variables, so these come along.
+    # names within a repeat can contain its loop variables
     stack: list[tuple[Json, Spot, tuple[str, ...]]] = [(value, spot, ())]
     while stack:
         value, spot, variables = stack.pop()
@@ -136,7 +136,7 @@ def _loop_variables(function: str, argument: Json) -> tuple[str, ...]:
 
 
 def misuses(value: Json, spot: Spot) -> Iterator[tuple[str, Spot]]:
-    """What in a value converge could not evaluate, each with its place."""
+    """What converge could not evaluate in a value: messages, each with its place."""
     stack = [(value, spot)]
     while stack:
         value, spot = stack.pop()
@@ -163,7 +163,7 @@ def _misuse(name: str, argument: Json) -> str | None:
         return f"converge does not evaluate the function {show(name)[1:-1]}" + (
             "; it evaluates " + ", ".join(sorted(EVALUATED))
         )
-    # Where a part is a function, only its value will show whether it fits.
+    # whether a part that is a function fits is known only when it has a value
     if name == "str_replace":
         if not isinstance(argument, dict) or set(argument) != {"template", "params"}:
             return "str_replace takes a mapping with the keys 'template' and 'params'"
@@ -231,7 +231,7 @@ def resolve(value: Json, lookup: Callable[[str], Physical]) -> Json:
     ``get_resource`` gives a resource's physical id, ``get_attr`` one of its attributes or
     what a path of keys leads to within it (without an attribute: all of them).
     ``str_replace`` goes over its template once and, where several keys fit, replaces the
-    longest. There and in ``list_join`` null is no text, and what is no string is JSON.
+    longest. There and in ``list_join`` null becomes an empty text, and what is not a string JSON.
 
     :param lookup: gives what is known of a resource; KeyError where nothing is.
     :raises UnresolvedReference: if a resource, an attribute or a key in it does not exist.
@@ -251,7 +251,7 @@ def resolve(value: Json, lookup: Callable[[str], Physical]) -> Json:
     if message is not None:
         raise BadInput(message)
     if name == "get_param":
-        raise BadInput(f"{_shown_argument(argument)} in get_param has not been filled in")
+        raise BadInput(f"parameter {_shown_argument(argument)} has no value yet")
     argument = resolve(argument, lookup)
     if name == "str_replace":
         return _str_replace(argument)
@@ -304,7 +304,9 @@ def _walk(value: Json, keys: list[Json], what: str, error: type[Exception]) -> J
             value = value[str(key)]
         elif isinstance(value, list) and re.fullmatch("[0-9]{1,9}", str(key)):
             if int(key) >= len(value):
-                raise error(f"{what} has {len(value)} items; there is no number {key}, from 0")
+                raise error(
+                    f"{what} has {len(value)} items, numbered from 0; there is no item {key}"
+                )
             value = value[int(key)]
         elif isinstance(value, list):
             raise error(f"{what} is a list; its keys are whole numbers from 0, not {show(key)}")
@@ -316,10 +318,10 @@ def _walk(value: Json, keys: list[Json], what: str, error: type[Exception]) -> J
 
 def _there_is(names: Mapping[str, Json], word: Json) -> str:
     if not names:
-        return "; there is none"
+        return "; it has none"
     if len(names) > _SHOWN_NAMES or (isinstance(word, str) and find_alike(word, names)):
         return hint(word, names)
-    return "; there is " + ", ".join(show(name)[1:-1] for name in sorted(names))
+    return "; it has " + ", ".join(show(name)[1:-1] for name in sorted(names))
 
 
 def _text(value: Json) -> str:
@@ -333,7 +335,7 @@ def _str_replace(argument: dict[str, Json]) -> str:
     if not isinstance(template, str):
         raise BadInput(f"the template of str_replace must be a string, not {kind(template)}")
     if not isinstance(params, dict) or "" in params:
-        raise BadInput("the params of str_replace must be a mapping with keys that are not empty")
+        raise BadInput("the params of str_replace must be a mapping without empty keys")
     if not params:
         return template
     texts = {key: _text(value) for key, value in params.items()}
@@ -363,6 +365,6 @@ def _list_join(argument: list[Json]) -> str:
 
 
 def _check_size(name: str, size: int) -> None:
-    # nested functions could otherwise multiply a small text without end
+    # otherwise nested functions could make a huge text of a small one
     if size > SIZE_LIMIT:
-        raise BadInput(f"the text that {name} makes is longer than {SIZE_LIMIT:,} characters")
+        raise BadInput(f"the result of {name} is longer than {SIZE_LIMIT:,} characters")

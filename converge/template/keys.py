@@ -1,4 +1,4 @@
-"""The keys of a template's language, level by level: what converge knows, and what only Heat does.
+"""The keys of a template's language, level by level: those of converge, and those of Heat only.
 
 Whoever adds a key to the language adds it here.
 """
@@ -11,7 +11,7 @@ from converge.errors import TemplateError
 from converge.model import Json
 from converge.template.values import Document, Spot, hint, show
 
-#: How a key begins, at the top of a template, that converge leaves alone: a place for anchors.
+#: Top-level keys that begin with this are ignored: a place for anchors.
 EXTENSION = "x-"
 
 
@@ -20,14 +20,14 @@ class Keys:
     """The keys that a mapping of the language can have.
 
     :ivar known: those that converge understands.
-    :ivar foreign: those that Heat has and converge does not: what has one can be drawn only.
+    :ivar foreign: those that only Heat has: a template with one of them can only be drawn.
     """
 
     known: tuple[str, ...]
     foreign: tuple[str, ...] = ()
 
     def check(self, document: Document, value: Json, spot: Spot, what: str) -> dict[str, Json]:
-        """A value as a mapping that has none but these keys; null is an empty one.
+        """A value as a mapping with no other keys than these; null is an empty one.
 
         :raises TemplateError: if it is something else.
         """
@@ -48,7 +48,7 @@ class Keys:
     def refuse_foreign(
         self, document: Document, body: dict[str, Json], spot: Spot, what: str
     ) -> None:
-        """Refuse what only Heat has.
+        """Refuse the keys that only Heat has.
 
         :raises TemplateError: if there is such a key.
         """

@@ -37,11 +37,11 @@ _UNSET: Any = object()
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What the values of a parameter must be like.
+    """A condition that the values of a parameter must meet.
 
     :ivar kind: ``allowed_values``, ``range``, ``length``, ``allowed_pattern``, or one that
         converge does not check.
-    :ivar description: the author's words for the message to who breaks it.
+    :ivar description: the author's message for a value that does not.
     """
 
     kind: str
@@ -50,7 +50,7 @@ class Constraint:
     spot: Spot
 
     def complaint(self, value: Json) -> str | None:
-        """Why a value of the parameter's type breaks it, None if it does not."""
+        """Why a value of the parameter's type does not meet it, None if it does."""
         try:
             message = self._complaint(value)
         except PatternError as error:
@@ -97,7 +97,7 @@ class Parameter:
     :ivar type: one of :data:`TYPES`.
     :ivar has_default: whether it can be left out.
     :ivar default: its value where none is given.
-    :ivar hidden: whether messages keep its value to themselves.
+    :ivar hidden: whether its value is left out of messages.
     """
 
     name: str
@@ -112,13 +112,13 @@ class Parameter:
     def value(self, given: object) -> Json:
         """What is given as a value of the declared type. Strings are converted to it.
 
-        :raises BadInput: if that cannot be, or a constraint is broken.
+        :raises BadInput: if it cannot be converted, or does not meet a constraint.
         """
         shown = "has a hidden value" if self.hidden else f"is {show(given)}"
         try:
             value = convert(self.type, given)
         except _WrongError as error:
-            # what is wrong inside of it may be quoted after the semicolon
+            # after the semicolon a part of the value may be quoted
             what = str(error).partition(";")[0] if self.hidden else str(error)
             raise BadInput(f"parameter {show(self.name)} {shown}; {what}") from None
         for constraint in self.constraints:
@@ -129,11 +129,11 @@ class Parameter:
 
 
 class _WrongError(ValueError):
-    """A value is not of the type."""
+    """A value does not have the type."""
 
 
 def convert(type_name: str, given: object) -> Json:
-    """A value as one of a type of :data:`TYPES`; strings are converted.
+    """A value as one of the given type, of :data:`TYPES`; strings are converted.
 
     :raises ValueError: if it cannot be.
     """
@@ -149,7 +149,7 @@ def _to_string(given: Json) -> str:
         return given
     if isinstance(given, int) and not isinstance(given, bool):
         return str(given)
-    # What a person wrote is lost by now: 1.10 is 1.1, and no is false.
+    # what a person wrote is lost by now: 1.10 is 1.1, and no is false
     quoted = "; quote it" if isinstance(given, bool | float) else ""
     raise _WrongError(f"it must be a string, not {kind(given)}{quoted}")
 
@@ -164,7 +164,7 @@ def _to_number(given: Json) -> int | float:
             return number
         if isinstance(number, float) and abs(number) != float("inf"):
             return number
-        raise _WrongError("it is too large a number")
+        raise _WrongError("the number is too large")
     raise _WrongError("it must be a number")
 
 
@@ -182,7 +182,7 @@ def _to_json(given: Json) -> Json:
         try:
             given = parse_json(given, "")
         except TemplateError as error:
-            # some of these say what it is or has, others what is wrong in it
+            # some of these messages lack a subject
             it = "it " if error.message.startswith(("is ", "has ")) else ""
             raise _WrongError(f"it must be a JSON object or list; {it}{error.message}") from None
     if isinstance(given, dict | list):
@@ -252,10 +252,10 @@ def parse_parameter(document: Document, name: str, value: Json, spot: Spot) -> P
 
 
 def hidden_values(body: Json, parameters: Mapping[str, Json]) -> list[Json]:
-    """The values of the hidden ones among a stored template's parameters.
+    """The values of a stored template's hidden parameters.
 
     :param body: of the template.
-    :param parameters: the value of each.
+    :param parameters: the values of all its parameters.
     """
     declared = body.get("parameters") or {}
     return [
@@ -266,12 +266,12 @@ def hidden_values(body: Json, parameters: Mapping[str, Json]) -> list[Json]:
 
 
 def refuse_foreign(document: Document, name: str, value: Json, spot: Spot) -> None:
-    """Refuse what converge would not heed in a declaration that :func:`parse_parameter` took.
+    """Refuse what converge would ignore in a declaration that :func:`parse_parameter` accepted.
 
-    :raises TemplateError: if there is such a thing.
+    :raises TemplateError: if there is anything of the kind.
     """
     what = f"parameter {show(name)}"
-    # to say that it may change is to say nothing
+    # immutable: false changes nothing
     if "immutable" in value and _to_boolean(value["immutable"]):
         raise PARAMETER.unsupported(document, "immutable", spot.child("immutable"), what)
     place = spot.child("constraints")
@@ -287,7 +287,7 @@ def refuse_foreign(document: Document, name: str, value: Json, spot: Spot) -> No
 
 
 def _with_default(document: Document, parameter: Parameter, default: Json, spot: Spot) -> Parameter:
-    # Only where the default is used: of a template that is stored, it may never be.
+    # the pattern is checked when the default is used, which it may never be
     checked = tuple(each for each in parameter.constraints if each.kind != "allowed_pattern")
     try:
         value = _declared(parameter, checked).value(default)
@@ -295,7 +295,7 @@ def _with_default(document: Document, parameter: Parameter, default: Json, spot:
         problem = document.error(f"the default of {error}", spot)
         if parameter.type != "string" or not isinstance(default, bool | float):
             raise problem from None
-        # Heat takes it, so it can be looked at, but not used.
+        # Heat accepts it, so it can be drawn, but not used
         document.problems.append(problem)
         value = default
     return _declared(parameter, parameter.constraints, default=value, has_default=True)
@@ -362,7 +362,7 @@ def _allowed_values(
         raise document.error(f"the allowed_values of {what} must be a list of values", spot)
     allowed = []
     for index, each in enumerate(argument):
-        # of a list, each item has to be allowed
+        # each item of a list must be allowed
         one = type_name == "comma_delimited_list" and not isinstance(each, list)
         try:
             allowed.append(convert("string" if one else type_name, each))

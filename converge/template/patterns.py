@@ -1,10 +1,10 @@
-"""Regular expressions that cannot take for ever.
+"""Regular expressions that match in bounded time.
 
-Python's matcher goes back and tries again, which takes a text of 30 characters longer than anybody
-lives if the pattern is ``(a+)+b``, and nothing can stop it. Here all the ways through a pattern are
-walked at once, one character after the other, and the work is counted. The syntax and the meaning
-are Python's: its parser reads the pattern, and its matcher says of single characters whether they
-fit. What cannot be walked so is refused.
+Python's matcher backtracks: with the pattern ``(a+)+b`` a text of 30 characters can take it years,
+and nothing can stop it. Here all paths through a pattern are followed at once, one character after
+the other, and the work is counted. The syntax and the meaning are Python's: its parser reads the
+pattern, and its matcher decides whether a single character fits. A pattern that cannot be matched
+in this way is refused.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any
 
 from converge.errors import BadInput
 
-# not public; whether it still says what it did, the tests compare with Python's own matcher
+# not public; the tests compare the results with those of Python's own matcher
 _parser: Any = re._parser  # type: ignore[attr-defined]
 _compiler: Any = re._compiler  # type: ignore[attr-defined]
 _constants: Any = re._constants  # type: ignore[attr-defined]
 
 #: How much work one match may be: about a second's.
 WORK = 2_000_000
-#: The largest pattern, when what it repeats is written out.
+#: The most states of a pattern, with its repetitions written out.
 STATES = 5_000
-# how many sets of states are remembered with where they lead
+# how many transitions between sets of states are remembered
 _REMEMBERED = 2_000
 
-#: A look around: whether it holds at a place of a text.
+#: A lookaround: whether it holds at a position of a text.
 Look = Callable[["_Match", int], bool]
 
 _REFUSED = {
@@ -41,16 +41,16 @@ _REFUSED = {
 
 
 class PatternError(BadInput):
-    """A pattern cannot be used, or a text not be matched within the limits."""
+    """A pattern cannot be used, or a text cannot be matched within the limits."""
 
 
 @dataclass(slots=True)
 class _State:
-    """A place in a pattern.
+    """A state of a pattern.
 
-    :ivar test: which character leads on; None: it needs none.
-    :ivar look: what must hold to go on, of the pattern's looks.
-    :ivar to: where it leads.
+    :ivar test: whether a character leads to the next states; None: none is needed.
+    :ivar look: the lookaround that must hold, as an index of the pattern's looks.
+    :ivar to: the next states.
     """
 
     test: Callable[[str], object] | None = None
@@ -61,7 +61,7 @@ class _State:
 class Pattern:
     """A pattern that is ready to be matched.
 
-    :raises PatternError: it is none, or too large, or has what cannot be walked.
+    :raises PatternError: it is not a regular expression, is too large, or cannot be supported.
     """
 
     def __init__(self, text: str) -> None:
@@ -78,20 +78,20 @@ class Pattern:
     def fullmatch(self, text: str) -> bool:
         """Whether the whole of a text matches.
 
-        :raises PatternError: to know that would be too much work.
+        :raises PatternError: it would be too much work to find out.
         """
         try:
             return _Match(self, text).accepts(self.start, self.end, 0, len(text))
         except RecursionError:
-            raise PatternError("what the allowed_pattern looks around is nested too deep") from None
+            raise PatternError("the allowed_pattern nests its lookarounds too deeply") from None
 
-    # each of these gives the state at which a part begins that leads to another state
+    # each of these returns the first state of a part whose last state leads to ``end``
 
     def _state(self, *to: int, test: Any = None, look: int | None = None) -> int:
         if len(self.states) >= STATES:
             raise PatternError(
-                f"it is too large: with what it repeats, it has over {STATES:,} places; to limit a "
-                "length, use the constraint length"
+                f"it is too large: it has over {STATES:,} states, with its repetitions written "
+                "out; to limit a length, use the constraint length"
             )
         self.states.append(_State(test, look, list(to)))
         return len(self.states) - 1
@@ -103,7 +103,7 @@ class Pattern:
 
     def _part(self, name: str, operation: Any, argument: Any, flags: int, end: int) -> int:
         if name in _REFUSED:
-            raise PatternError(f"converge does not match {_REFUSED[name]}")
+            raise PatternError(f"converge does not support {_REFUSED[name]}")
         if name == "SUBPATTERN":
             _, more, less, parsed = argument
             return self._sequence(parsed, (flags | more) & ~less, end)
@@ -132,7 +132,7 @@ class Pattern:
             for _ in range(most - least):
                 inner = self._sequence(parsed, flags, end)
                 if inner == end:
-                    # it is empty, however often
+                    # it is empty, however often it is repeated
                     break
                 end = self._state(inner, leave)
         for _ in range(least):
@@ -151,7 +151,7 @@ class Pattern:
         start = self._sequence(parsed, flags, end)
         if direction > 0:
             return lambda match, place: match.accepts(start, end, place, None) is wanted
-        # Python takes no others than those of one width
+        # Python accepts only those of one width
         width = parsed.getwidth()[0]
         return lambda match, place: (
             (place >= width and match.accepts(start, end, place - width, place)) is wanted
@@ -173,7 +173,7 @@ class Pattern:
 
 
 class _Match:
-    """One text being matched; its work is counted over all that is looked at around."""
+    """One text being matched; its work is counted, lookarounds included."""
 
     def __init__(self, pattern: Pattern, text: str) -> None:
         self.text = text
@@ -182,10 +182,10 @@ class _Match:
         self._held: dict[tuple[int, int], bool] = {}
 
     def accepts(self, start: int, end: int, place: int, stop: int | None) -> bool:
-        """Whether what begins at a state leads to another one.
+        """Whether the text leads from one state to another.
 
-        :param place: of the text, where it begins.
-        :param stop: where it has to end; None: anywhere.
+        :param place: the position in the text at which to start.
+        :param stop: the position at which to end; None: anywhere.
         """
         now = self._spread([start], place)
         known: dict[tuple[frozenset[int], str], frozenset[int]] = {}
@@ -217,7 +217,7 @@ class _Match:
         )
 
     def _spread(self, states: Iterable[int], place: int) -> frozenset[int]:
-        """All that is reached without a character."""
+        """All states that are reached without a character."""
         found = set(states)
         todo = list(found)
         while todo:
@@ -239,7 +239,7 @@ class _Match:
         self._work += work
         if self._work > WORK:
             raise PatternError(
-                f"to match its {len(self.text)} characters with the allowed_pattern is too much "
+                f"matching its {len(self.text)} characters with the allowed_pattern takes too much "
                 "work; make the pattern simpler, or the value shorter"
             )
 
@@ -248,6 +248,6 @@ class _Match:
 def compile_pattern(text: str) -> Pattern:
     """The pattern of a text.
 
-    :raises PatternError: it is none, or too large, or has what cannot be walked.
+    :raises PatternError: as :class:`Pattern` does.
     """
     return Pattern(text)

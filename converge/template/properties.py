@@ -27,7 +27,7 @@ def check_properties(
 ) -> None:
     """Check properties whose functions are evaluated against what the type declares.
 
-    Null is taken for a property that is not given.
+    A property that is null counts as not given.
 
     :raises BadInput: if one is unknown, missing or of the wrong type.
     """
@@ -39,9 +39,9 @@ def check_properties(
 def property_problems(
     type_name: str, resource_type: ResourceType, given: Mapping[str, tuple[type, ...]]
 ) -> Iterator[tuple[str | None, str]]:
-    """What is wrong with properties of some types.
+    """What is wrong with properties whose values are of some types.
 
-    :param given: by name the Python types that the value can have, nothing if that is unknown.
+    :param given: by name the Python types that the value can have; empty if unknown.
     :returns: the name of the property, None where one is missing, and a message.
     """
     schema = resource_type.schema

@@ -1,8 +1,8 @@
 """Text to plain values: YAML or JSON, safe whatever the text is.
 
-Both syntaxes feed the builder of :mod:`converge.template.values`; a hostile text is a
+Both syntaxes feed the builder of :mod:`converge.template.values`; a hostile text raises a
 :class:`~converge.errors.TemplateError` like any other mistake. YAML is version 1.1 as PyYAML
-reads it, but for dates and numbers of base 60 (``12:30``), which are text here.
+reads it, except that dates and numbers of base 60 (``12:30``) are text here.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def read(path: str | os.PathLike[str]) -> Document:
 
 
 def parse(text: str | bytes, name: str) -> Document:
-    """Understand a text. One that starts with ``{`` is JSON, or else YAML.
+    """Parse a text. One that starts with ``{`` is JSON, or else YAML.
 
     :param name: what to call it in messages.
     :raises TemplateError: if it is not YAML or JSON, or exceeds a limit of this module.
@@ -64,7 +64,7 @@ def parse(text: str | bytes, name: str) -> Document:
     bad = _UNPRINTABLE.search(text)
     if bad:
         raise TemplateError(
-            f"the character {bad.group()!r} must not be in a template; it is a text in UTF-8",
+            f"the character {bad.group()!r} is not allowed in a template, which is text in UTF-8",
             source=name,
             line=_line_at(text, bad.start()),
         )
@@ -75,7 +75,7 @@ def parse(text: str | bytes, name: str) -> Document:
         except _NotJsonError as error:
             if must_be_json:
                 raise error.as_template_error(text, name) from None
-            # A YAML mapping in braces looks alike.
+            # a YAML mapping in braces looks the same
             try:
                 return _read_yaml(text, name)
             except TemplateError as other:
@@ -105,7 +105,7 @@ def _too_large(size: int, unit: str, name: str) -> TemplateError:
 
 
 def _shown_path(name: str) -> str:
-    """A file name for a message: such as cannot be printed are quoted, long ones cut."""
+    """A file name for a message: quoted if it is not printable, cut if it is long."""
     name = name if name.isprintable() else repr(name)
     return name if len(name) <= 300 else "..." + name[-297:]
 
@@ -116,12 +116,12 @@ def _line_at(text: str, position: int) -> int:
 
 def _decode(data: bytes, name: str) -> str:
     if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in data[:4]:
-        raise TemplateError("is UTF-16, UTF-32 or no text; save it as UTF-8", source=name)
+        raise TemplateError("is UTF-16, UTF-32 or not text; save it as UTF-8", source=name)
     try:
         return data.removeprefix(BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError as error:
         raise TemplateError(
-            f"is not UTF-8: byte 0x{data[error.start]:02X} makes no character; save it as UTF-8",
+            f"is not UTF-8: byte 0x{data[error.start]:02X} is not valid here; save it as UTF-8",
             source=name,
             line=data.count(b"\n", 0, error.start) + 1,
         ) from None
@@ -150,7 +150,7 @@ _NO_NUMBER = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
 def _read_yaml(text: str, name: str) -> Document:
     builder = Builder(name)
-    # The parsers compare each of these with all before it.
+    # the parsers compare each of these with all before it
     if text.count("%TAG") > _MOST_TAG_LINES and len(_TAG_LINE.findall(text)) > _MOST_TAG_LINES:
         raise TemplateError("has too many %TAG directives; remove them", source=name)
     loader = None
@@ -187,7 +187,9 @@ def _build_yaml(loader: Any, builder: Builder) -> None:
         elif found is yaml.DocumentStartEvent:
             documents += 1
             if documents > 1:
-                raise builder.error("a second document starts; a template is one", line)
+                raise builder.error(
+                    "a second document starts here; a template is a single document", line
+                )
 
 
 def _check_tag(tag: str | None, expected: str, builder: Builder, line: int) -> None:
@@ -226,7 +228,7 @@ def _plain_scalar(text: str, builder: Builder, line: int) -> Json:
     if text[0] not in "+-.0123456789":
         return text
     if _NO_NUMBER.fullmatch(text):
-        raise builder.error(f"{text} is not a number that JSON has; quote it if it is text", line)
+        raise builder.error(f"JSON has no number {text}; quote it if it is text", line)
     number = _INTEGER.fullmatch(text)
     if number:
         sign, *digits = number.groups()
@@ -240,7 +242,7 @@ def _plain_scalar(text: str, builder: Builder, line: int) -> Json:
 
 
 def _integer(digits: str, base: int, text: str, builder: Builder, line: int) -> int:
-    # Of very long ones, Python refuses some and takes its time for others.
+    # Python refuses some very long numbers, and is slow with others
     value = int(digits, base) if len(digits) <= 100 else 2**64
     if value not in INTEGERS:
         raise builder.error(f"the number {show(text)[1:-1]} has more than 64 bits; quote it", line)
@@ -267,7 +269,7 @@ def _yaml_error(error: Exception, text: str, name: str) -> TemplateError:
         message = f"{_NOT_YAML}a tab is used for indentation; use spaces"
         return TemplateError(message, source=name, line=mark.line + 1)
     if "maximum nesting depth" in (error.problem or ""):
-        # libyaml from 0.2.6 on has a limit of its own, and its scanner may be there first
+        # libyaml has its own limit since 0.2.6, and its scanner may reach it first
         return TemplateError(TOO_DEEP, source=name, line=mark.line + 1)
     message = f"{_NOT_YAML}{(error.problem or error.context or '')[:200]}"
     if error.context and error.problem:
@@ -302,8 +304,8 @@ def _read_json(text: str, name: str) -> Document:
     builder = Builder(name)
     line = 1
     position = 0
-    # What can come next: a value, a key, or what follows a value; and whether the list or
-    # mapping can end here instead.
+    # what can come next: a value, a key, or the end of a value; and whether the list or mapping
+    # can end here instead
     expected, can_end = "value", False
     while True:
         space = _SPACE.match(text, position)
@@ -379,7 +381,7 @@ def _json_scalar(text: str, position: int, builder: Builder, line: int) -> int:
     found = _JSON_WORD.match(text, position)
     word = found.group() if found else text[position]
     if word in ("NaN", "Infinity", "-Infinity"):
-        raise builder.error(f"{word} is not a number that JSON has", line)
+        raise builder.error(f"JSON has no number {word}", line)
     if word not in _JSON_WORDS:
         raise _NotJsonError(f"a value is expected, not {show(word)}", position)
     builder.scalar(_JSON_WORDS[word], word, line, None, False)

@@ -1,8 +1,8 @@
-"""Templates: the desired state, in the syntax of Heat's.
+"""Templates: the desired state, in the syntax of Heat's templates.
 
-A template that is read is one that converge understands as a whole: what it would not heed is
-refused then, whoever reads it and whatever for. One for drawing may have anything that Heat would
-take, and be drawn only. :meth:`Template.validate` checks what only the resource types know.
+Whoever reads a template, and for whatever purpose, what converge would ignore in it is refused. A
+template for drawing may have anything that Heat accepts, but can only be drawn.
+:meth:`Template.validate` checks what only the resource types know.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ResourceEntry:
     """A resource as the template has it.
 
     :ivar type: the name of its resource type.
-    :ivar depends_on: names of resources that must come first although it does not refer to them.
+    :ivar depends_on: names of resources that must come first even if it does not refer to them.
     :ivar requires: names of all resources that must come first, sorted.
     :ivar replace: in which order it is replaced; None leaves it to the type.
     """
@@ -86,9 +86,9 @@ class Template:
 
     Make one with :meth:`load`, :meth:`parse` or :meth:`from_dict`.
 
-    :ivar source: the name of the file, or what else it is called in messages.
-    :ivar description: its author's words, None if there are none.
-    :ivar parameters: what it declares, by name.
+    :ivar source: the name of the file, or another name for messages.
+    :ivar description: by its author, None if there is none.
+    :ivar parameters: those that it declares, by name.
     :ivar resources: by name, in the order of the text.
     :ivar outputs: by name.
     """
@@ -135,7 +135,7 @@ class Template:
     def load(cls, path: str | os.PathLike[str], *, for_drawing: bool = False) -> Template:
         """Read a file of YAML or, with a name that ends in ``.json``, of JSON.
 
-        :param for_drawing: take anything that Heat takes; it can only be looked at.
+        :param for_drawing: accept anything that Heat does; the template can only be drawn.
         :raises TemplateError: if it cannot be read, is wrong, or has what converge does not
             support.
         """
@@ -145,31 +145,31 @@ class Template:
     def parse(
         cls, text: str | bytes, source: str = "<template>", *, for_drawing: bool = False
     ) -> Template:
-        """Understand a text: YAML, or JSON if it starts with ``{``.
+        """Parse a text: YAML, or JSON if it starts with ``{``.
 
-        :param source: what to call it in messages.
-        :param for_drawing: take anything that Heat takes; it can only be looked at.
+        :param source: its name in messages.
+        :param for_drawing: accept anything that Heat does; the template can only be drawn.
         :raises TemplateError: if it is wrong, or has what converge does not support.
         """
         return cls(parse_text(text, source), for_drawing=for_drawing)
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Json], source: str = "<template>") -> Template:
-        """A template from what :meth:`to_dict` gave, or made by a program. Lines are not known.
+        """A template from what :meth:`to_dict` returned, or made by a program. Lines are not known.
 
-        :param source: what to call it in messages.
+        :param source: its name in messages.
         :raises TemplateError: if it is wrong, or has what converge does not support.
         """
         return cls(Document(source, plain(body, source), Spot()))
 
     @classmethod
     def from_store(cls, body: Mapping[str, Json]) -> Template:
-        """A template that was accepted before, perhaps by a version of converge that let pass
-        what this one refuses: what was made of it must still be found and deleted."""
+        """A stored template, perhaps accepted by a version of converge that did not refuse what
+        this one does: its resources must still be found and deleted."""
         return cls(Document("<template>", plain(body, "<template>"), Spot()), for_drawing=True)
 
     def to_dict(self) -> dict[str, Json]:
-        """The template as a JSON object of its own; :meth:`from_dict` takes it."""
+        """A copy of the template as a JSON object; :meth:`from_dict` takes it."""
         body: dict[str, Json] = plain(self._body, self.source)
         return body
 
@@ -205,7 +205,7 @@ class Template:
             raise document.error(message, document.spot.child("heat_template_version"))
         if body.get("resources") is None:
             what = "is empty" if "resources" in body else "is missing"
-            message = f"the section 'resources' {what}; if there are none, write 'resources: {{}}'"
+            message = f"the section 'resources' {what}; if it has none, write 'resources: {{}}'"
             raise document.error(message, document.spot.child("resources"))
         return body
 
@@ -278,11 +278,11 @@ class Template:
             place = spot.child(index) if listed is value else spot
             if isinstance(each, str):
                 if each not in names:
-                    message = f"{what} depends on {show(each)}, which is no resource"
+                    message = f"{what} depends on {show(each)}, which is not a resource"
                     raise self._error(message + hint(each, names), place)
                 found.append(each)
             elif isinstance(each, dict):
-                # A condition, perhaps: whatever it may give is an edge.
+                # perhaps a condition: whatever it may result in is an edge
                 found += (text for text in _strings(each) if text in names)
             else:
                 message = f"depends_on of {what} must be a string or a list, not {kind(each)}"
@@ -322,18 +322,18 @@ class Template:
             return name
         if reference.lenient:
             return None
-        # Heat has a form "resource.attribute" too.
+        # Heat also has the form "resource.attribute"
         before, dot, _ = name.partition(".")
         if reference.function == "get_attr" and dot and before in names:
             return before
-        message = f"{reference.function} refers to {show(name)}, which is no resource"
+        message = f"{reference.function} refers to {show(name)}, which is not a resource"
         raise self._error(message + hint(name, names), reference.spot)
 
     def _check_parameter(self, reference: Reference) -> None:
         name = reference.name or ""
         if name in self.parameters or name.startswith("OS::") or reference.lenient:
             return
-        message = f"get_param refers to {show(name)}, which is no parameter"
+        message = f"get_param refers to {show(name)}, which is not a parameter"
         raise self._error(message + hint(name, [*self.parameters, *PSEUDO]), reference.spot)
 
     def _parse_output(self, name: str, value: Json, spot: Spot) -> Output:
@@ -370,10 +370,10 @@ class Template:
     # being brought about
 
     def check_supported(self) -> None:
-        """Refuse what is well written but would not be heeded; for a template for drawing. Others
-        have passed when they were read.
+        """Refuse what converge would ignore. Only a template for drawing has not passed this when
+        it was read.
 
-        :raises TemplateError: if there is such a thing.
+        :raises TemplateError: if there is anything of the kind.
         """
         if self._is_supported:
             return
@@ -405,7 +405,7 @@ class Template:
             body = PARAMETER_GROUP.check(self._document, group, spot, "a parameter group")
             for name in _listed(body.get("parameters") or []):
                 if not isinstance(name, str) or name not in self.parameters:
-                    message = f"a parameter group has {show(name)}, which is no parameter"
+                    message = f"a parameter group has {show(name)}, which is not a parameter"
                     raise self._error(
                         message + hint(name, self.parameters), spot.child("parameters")
                     )
@@ -420,10 +420,10 @@ class Template:
             self._check_value(value, spot.child("properties").child(key))
 
     def validate(self, types: Mapping[str, ResourceType]) -> None:
-        """Check that converge can bring it about with the given resource types.
+        """Check that its resources can be made with the given resource types.
 
-        :raises TemplateError: for an unknown type, and for properties that a type has not, lacks,
-            or has of another type.
+        :raises TemplateError: for an unknown type, and for properties that are unknown, missing,
+            or of the wrong type.
         """
         self.check_supported()
         for name, entry in self.resources.items():
@@ -457,11 +457,11 @@ class Template:
     def _check_pseudo(self, name: str, spot: Spot) -> None:
         if name not in PSEUDO:
             known = ", ".join(sorted(PSEUDO))
-            message = f"converge does not have the parameter {show(name)}; of its kind there is "
+            message = f"converge does not have the parameter {show(name)}; it has "
             raise self._error(message + known if name else "get_param needs a name", spot)
 
     def _types(self, value: Json) -> tuple[type, ...]:
-        """What types a value can have when its functions are evaluated, nothing if unknown."""
+        """The types that a value can have once its functions are evaluated; empty if unknown."""
         function = function_of(value)
         if function is None:
             return (type(value),)
@@ -474,11 +474,11 @@ class Template:
         return () if name == "get_attr" else (str,)
 
     def resolve_parameters(self, values: Mapping[str, object]) -> dict[str, Json]:
-        """The value of every parameter: what is given, or its default.
+        """The value of every parameter: the given one, or its default.
 
         :param values: by name; strings are converted to the declared type.
         :raises TemplateError: for an unknown parameter, a missing one, or a bad value; also
-            if the template is one for drawing only.
+            if the template can only be drawn.
         """
         self.check_supported()
         for name in values:

@@ -1,8 +1,8 @@
 """Plain values with the line of each, and what builds them within limits.
 
-The values are what JSON can express, with text for keys. Where each of them stands is kept
-beside them, in a tree of :class:`Spot` of the same shape. The builder neither recurses nor
-repeats anything without counting it.
+The values are those that JSON can express, with text for keys. The line of each is kept beside
+them, in a tree of :class:`Spot` of the same shape. The builder does not recurse, and counts
+whatever it repeats.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ DEPTH_LIMIT = 100
 #: Bounds values and characters together: a value weighs 10 and each of its characters 1, again
 #: for every alias of it. An expanded alias costs memory as soon as it is written as JSON.
 WEIGHT_LIMIT = 12_000_000
-#: The numbers that all three databases give back as they were.
+#: The whole numbers that all three databases return unchanged.
 INTEGERS = range(-(2**63), 2**63)
 
 _VALUE_WEIGHT = 10
-#: Characters that some database, or UTF-8, does not have.
+#: Characters that one of the databases, or UTF-8, cannot store.
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(slots=True)
 class Spot:
-    """Where a value stands.
+    """The place of a value in a text.
 
-    :ivar line: its line, from 1; of a value in a mapping the line of its key; None: unknown.
-    :ivar children: the spots of what it holds.
-    :ivar problem: why its key is not a good one, None if it is.
+    :ivar line: its line, from 1; for a value in a mapping the line of its key; None: unknown.
+    :ivar children: the spots of the values in it.
+    :ivar problem: what is wrong with its key, None if nothing is.
     """
 
     line: int | None = None
@@ -45,7 +45,7 @@ class Spot:
     problem: str | None = None
 
     def child(self, key: str | int) -> Spot:
-        """The spot of what is held under a key or index; its own where that is not known."""
+        """The spot of the value under a key or index; its own where that is not known."""
         try:
             return self.children[key]  # type: ignore[index]
         except (KeyError, IndexError, TypeError):
@@ -56,8 +56,8 @@ class Spot:
 class Document:
     """A text that was read.
 
-    :ivar name: the name of the file, or what else to call it in messages.
-    :ivar problems: what is wrong but does not keep it from being understood.
+    :ivar name: the name of the file, or another name for messages.
+    :ivar problems: mistakes that do not prevent it from being drawn.
     """
 
     name: str
@@ -86,9 +86,9 @@ class Document:
 
 
 def plain(value: object, name: str, depth: int = DEPTH_LIMIT) -> Json:
-    """A deep copy of a value of the host's, as plain dicts and lists; tuples become lists.
+    """A deep copy of a host's value, as plain dicts and lists; tuples become lists.
 
-    :param name: what to call it in messages.
+    :param name: its name in messages.
     :raises TemplateError: if it is not a JSON value within the limits of this module.
     """
     if value is None or isinstance(value, bool):
@@ -99,11 +99,11 @@ def plain(value: object, name: str, depth: int = DEPTH_LIMIT) -> Json:
         return str(value)
     if isinstance(value, int):
         if value not in INTEGERS:
-            raise TemplateError("a number has more than 64 bits; make it text", source=name)
+            raise TemplateError("a number has more than 64 bits; use a string", source=name)
         return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise TemplateError(f"{value} is not a number that JSON has", source=name)
+            raise TemplateError(f"JSON has no number {value}", source=name)
         return float(value)
     if depth <= 0:
         raise TemplateError(TOO_DEEP, source=name)
@@ -115,11 +115,11 @@ def plain(value: object, name: str, depth: int = DEPTH_LIMIT) -> Json:
     if isinstance(value, list | tuple):
         return [plain(held, name, depth - 1) for held in value]
     what = with_article(type(value).__name__)
-    raise TemplateError(f"a value is {what}, which JSON has not", source=name)
+    raise TemplateError(f"a value is {what}, which JSON does not have", source=name)
 
 
 def kind(value: object) -> str:
-    """What sort of value it is, in words for a message."""
+    """The kind of a value, in words for a message."""
     if value is None:
         return "null"
     kinds: list[tuple[type, str]] = [
@@ -134,7 +134,7 @@ def kind(value: object) -> str:
 
 
 def show(value: object) -> str:
-    """A value for a message, cut to a length that leaves it readable."""
+    """A value for a message, cut to a readable length."""
     if isinstance(value, dict | list):
         return kind(value)
     text = repr(value[:61] if isinstance(value, str) else value)
@@ -142,9 +142,9 @@ def show(value: object) -> str:
 
 
 def hint(word: object, known: Iterable[str]) -> str:
-    """What may have been meant, to be appended to a message about an unknown word."""
+    """What may have been meant, to append to a message about an unknown word."""
     names = list(known)
-    # Comparing with everything costs; nobody mistypes a name by that much.
+    # comparing with everything is slow, and names differ little from what was meant
     if not isinstance(word, str) or len(word) > 300:
         return ""
     if len(names) > 20:
@@ -155,7 +155,7 @@ def hint(word: object, known: Iterable[str]) -> str:
 
 
 TOO_DEEP = f"lists and mappings are nested deeper than {DEPTH_LIMIT} levels"
-_TOO_HEAVY = "has too many values (what an alias stands for counts each time); split the template"
+_TOO_HEAVY = "has too many values (those of an alias count each time); split the template"
 
 
 @dataclass(slots=True)
@@ -176,21 +176,21 @@ class _Frame:
 
 
 class Builder:
-    """Makes a document of what a syntax finds, one piece after the other.
+    """Makes a document of the pieces that a parser finds, one after the other.
 
-    All its methods raise :class:`~converge.errors.TemplateError` for what exceeds a limit.
+    All its methods raise :class:`~converge.errors.TemplateError` if a limit is exceeded.
 
-    :param name: what to call the text in messages.
+    :param name: the name of the text in messages.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.stack: list[_Frame] = []
-        # Of each anchor: value, spots of what it holds, weight, height; None while it is open.
+        # for each anchor: value, spots of its parts, weight, height; None while it is open
         self.anchors: dict[str, tuple[Json, Any, int, int] | None] = {}
         self.weight = 0
         self.problems: list[TemplateError] = []
-        # Shared by all that hold nothing and stand on one line: most values are such.
+        # shared by all scalars of one line: most values are scalars
         self.last = Spot()
         self.root: Json = None
         self.root_spot = Spot()
@@ -219,9 +219,9 @@ class Builder:
         self._add(frame.value, frame.children, frame.line, frame.weight, frame.height, frame.anchor)
 
     def scalar(self, value: Json, text: str, line: int, anchor: str | None, merge: bool) -> None:
-        """Add anything that holds nothing.
+        """Add a scalar.
 
-        :param text: as it is written: what it is called if it turns out to be a key.
+        :param text: as it is written: its name if it turns out to be a key.
         :param merge: whether it brings in other mappings if it turns out to be a key.
         """
         weight = _VALUE_WEIGHT + len(text)
@@ -229,12 +229,12 @@ class Builder:
         self._add(value, None, line, weight, 0, anchor, text, merge)
 
     def alias(self, anchor: str, line: int) -> None:
-        """Add once more what has an anchor."""
+        """Add again the value that has an anchor."""
         if anchor not in self.anchors:
             raise self.error(f"alias {show('*' + anchor)} has no anchor before it", line)
         known = self.anchors[anchor]
         if known is None:
-            raise self.error(f"alias {show('*' + anchor)} is inside of what it stands for", line)
+            raise self.error(f"alias {show('*' + anchor)} is inside the value of its anchor", line)
         value, children, weight, height = known
         if len(self.stack) + height > DEPTH_LIMIT:
             raise self.error(TOO_DEEP, line)
@@ -300,7 +300,7 @@ class Builder:
         else:
             key = text
             problem = (
-                f"key {show(text)} is {_meaning(value)} in YAML; to be a name, it must be quoted"
+                f"key {show(text)} means {_meaning(value)} in YAML; quote it to use it as a name"
             )
             self.problems.append(self.error(problem, line))
         if key in frame.children:
@@ -312,7 +312,7 @@ class Builder:
         return self.error(f"key {show(key)} is given twice, {where}", line)
 
     def _merge(self, frame: _Frame, value: Json, spot: Spot) -> None:
-        """Add what ``<<`` brings: the mapping's own keys go first, then the list's in order."""
+        """Add what ``<<`` merges: the mapping's own keys win, then earlier items of the list."""
         several = isinstance(value, list)
         for index, each in enumerate(value if several else [value]):
             place = spot.child(index) if several else spot

@@ -376,7 +376,7 @@ def test_a_file_that_is_there_is_refused_or_adopted(shell: Shell) -> None:
     shell.run("rollback", "a")
     assert page.read_text() == "1"
     shell.write("c.yaml", shell.read("a.yaml").replace(", adopt: true", ""))
-    assert "is there already" in shell.run("up", "c.yaml", status=1)[0]
+    assert "already exists" in shell.run("up", "c.yaml", status=1)[0]
     shell.run("down", "a")
     assert page.read_text() == "mine"
 

@@ -153,7 +153,7 @@ def test_a_handler_is_not_told_what_was_known_of_another_traversal_of_that_id(
 def test_the_handle_of_a_stack_does_not_become_another(store: converge.Store, what: str) -> None:
     stack = store.create_stack("s", template(a=[]))
     change(store, getattr(schema, what), mark=1)
-    with pytest.raises(NotFound, match="is not in the database any more"):
+    with pytest.raises(NotFound, match="is no longer in the database"):
         stack.refresh()
 
 

@@ -56,7 +56,7 @@ def test_an_outage_is_waited_out_and_told_once(
         assert stack.wait() == "COMPLETE"
     assert outage.left == 0
     assert [record.getMessage() for record in caplog.records] == [
-        "the database is away; waiting for stack 's' all the same"
+        "the database is away; still waiting for stack 's'"
     ]
 
 

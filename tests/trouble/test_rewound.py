@@ -1,4 +1,4 @@
-"""A database that has forgotten its last seconds: as after a standby was promoted that was behind,
+"""A database that has lost its latest commits: as after a standby was promoted that was behind,
 or a crash of a server that does not wait for its disk. Ids that were given are given again.
 
 These are real servers, killed and started again from a copy of their files.
@@ -154,7 +154,7 @@ def test_what_belongs_to_a_forgotten_stack_is_not_written_to_one_with_its_ids(
     assert gate.calls == [("forgotten", "a"), ("fresh", "a")]
     assert len(gate.tokens["a"]) == 2
     for _ in range(2):
-        with pytest.raises(NotFound, match="stack 'forgotten' is not in the database any more"):
+        with pytest.raises(NotFound, match="stack 'forgotten' is no longer in the database"):
             forgotten.refresh()
     assert [row["name"] for row in store.stacks()] == ["fresh"]
 
@@ -169,7 +169,7 @@ def test_who_waits_for_a_forgotten_traversal_is_told(
     stack = store.update_stack("s", T(template % 2))
     assert stack.wait(WAIT) == "COMPLETE"
     server.forget()
-    told = r"the UPDATE of stack 's', its traversal \d+, is not in the database any more"
+    told = r"the UPDATE of stack 's' \(traversal \d+\) is no longer in the database"
     with pytest.raises(NotFound, match=told):
         stack.wait(WAIT)
     # it is as it was before

@@ -143,7 +143,7 @@ def test_a_create_that_was_interrupted_knows_what_it_wrote(tmp_path: Path) -> No
     FILE.delete(interrupted, str(path))
     assert not path.exists()
     path.write_text("was not there before")
-    with pytest.raises(FileError, match="it is there already"):
+    with pytest.raises(FileError, match="it already exists"):
         FILE.create(interrupted, properties)
     FILE.delete(interrupted, str(path))
     assert path.read_text() == "was not there before"

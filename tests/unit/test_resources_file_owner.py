@@ -179,7 +179,7 @@ def test_a_file_that_somebody_put_in_its_place_is_not_written_nor_deleted(tmp_pa
     made = create(path, "1")
     (tmp_path / "new").write_text("precious")
     (tmp_path / "new").rename(path)
-    with pytest.raises(FileError, match="it is there already"):
+    with pytest.raises(FileError, match="it already exists"):
         update(made, "2")
     delete(made, {"path": made.id, "content": "1"})
     assert path.read_text() == "precious"

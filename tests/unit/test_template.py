@@ -151,7 +151,7 @@ def test_definitions_need_their_parameters() -> None:
     template = Template.parse(SHOP, "shop.yaml")
     with pytest.raises(TemplateError, match=r"shop\.yaml:17: parameter 'map' has no value"):
         template.definitions({"image": "x"}, "shop")
-    with pytest.raises(TemplateError, match=r"shop\.yaml:17: .* has no key 'a'; there is z"):
+    with pytest.raises(TemplateError, match=r"shop\.yaml:17: .* has no key 'a'; it has z"):
         template.definitions({"image": "x", "map": {"z": 1}}, "shop")
 
 
@@ -241,7 +241,7 @@ def test_names_that_work() -> None:
         ("\nhello", 2, "is a string; a template is a mapping"),
         ("7", 1, "is a number; a template is a mapping"),
         ("description: x", 1, "the section 'resources' is missing"),
-        ("description: x\nresources:\n", 2, "is empty; if there are none, write 'resources: {}'"),
+        ("description: x\nresources:\n", 2, "is empty; if it has none, write 'resources: {}'"),
         ("resources: [a]", 1, "the section 'resources' must be a mapping, not a list"),
         (
             "resources: {}\nresource: {}",
@@ -255,9 +255,9 @@ def test_names_that_work() -> None:
         (
             "resources:\n  on: {type: any}",
             2,
-            "key 'on' is true in YAML; to be a name, it must be q",
+            "key 'on' means true in YAML; quote it",
         ),
-        ("resources:\n  5: {type: any}", 2, "key '5' is a number in YAML"),
+        ("resources:\n  5: {type: any}", 2, "key '5' means a number in YAML"),
         ('resources:\n  "": {type: any}', 2, "the name of a resource must not be empty"),
         ('resources:\n  "a\\nb": {type: any}', 2, "has the unprintable character '\\n'"),
         ("resources:\n  ' a': {type: any}", 2, "must not start or end with white space"),
@@ -273,11 +273,11 @@ def test_names_that_work() -> None:
         ),
         (in_resources("a:\n  type: any\n  propertys: {}"), 4, "did you mean 'properties'?"),
         (in_resources("a:\n  type: any\n  properties: 5"), 4, "must be a mapping, not a number"),
-        (in_resources("a:\n  type: any\n  properties: {no: 5}"), 4, "key 'no' is false in YAML"),
+        (in_resources("a:\n  type: any\n  properties: {no: 5}"), 4, "key 'no' means false in YAML"),
         (
             in_resources("a:\n  type: any\n  depends_on: b"),
             4,
-            "'a' depends on 'b', which is no reso",
+            "'a' depends on 'b', which is not a reso",
         ),
         (in_resources("a:\n  type: any\n  depends_on:\n  - 5"), 5, "must be a string or a list"),
         (in_resources("a: {type: any, depends_on: a}"), 2, "resource 'a' depends on itself"),
@@ -286,7 +286,7 @@ def test_names_that_work() -> None:
                 "web: {type: any}\na:\n  type: any\n  metadata:\n    x: {get_resource: wep}"
             ),
             6,
-            "get_resource refers to 'wep', which is no resource; did you mean 'web'?",
+            "get_resource refers to 'wep', which is not a resource; did you mean 'web'?",
         ),
         (
             in_resources("a:\n  type: any\n  properties:\n    x:\n    - get_attr: [a, b]"),
@@ -302,14 +302,14 @@ def test_names_that_work() -> None:
             "parameters: {size: {type: number}}\n"
             + in_resources("a:\n  type: any\n  properties: {x: {get_param: sise}}"),
             5,
-            "get_param refers to 'sise', which is no parameter; did you mean 'size'?",
+            "get_param refers to 'sise', which is not a parameter; did you mean 'size'?",
         ),
-        ("resources: {}\nconditions:\n  c: {equals: [{get_param: x}, 1]}", 3, "is no parameter"),
+        ("resources: {}\nconditions:\n  c: {equals: [{get_param: x}, 1]}", 3, "is not a parameter"),
         ("resources: {}\noutputs: {a: }", 2, "output 'a' has no value"),
         ("resources: {}\noutputs:\n  a: 5", 3, "output 'a' must be a mapping, not a number"),
         ("resources: {}\noutputs:\n  a: {value: 5, val: 6}", 3, "unknown key 'val' in output 'a'"),
         ("resources: {}\noutputs: {a: {value: 5, description: 6}}", 2, "must be a string"),
-        ("resources: {}\noutputs:\n  a:\n    value: {get_attr: [b, c]}", 4, "is no resource"),
+        ("resources: {}\noutputs:\n  a:\n    value: {get_attr: [b, c]}", 4, "is not a resource"),
     ],
 )
 def test_what_is_wrong_in_itself(text: str, line: int | None, message: str) -> None:

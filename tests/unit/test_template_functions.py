@@ -99,20 +99,21 @@ def test_resolve(value: Any, expected: Any) -> None:
         ({"get_resource": "cloud"}, "resource 'cloud' has not been created"),
         (
             {"get_attr": ["server", "adress"]},
-            "resource 'server' has no attribute 'adress'; there is address, net, ports",
+            "resource 'server' has no attribute 'adress'; it has address, net, ports",
         ),
-        ({"get_attr": ["disk", "size"]}, "resource 'disk' has no attribute 'size'; there is none"),
+        ({"get_attr": ["disk", "size"]}, "resource 'disk' has no attribute 'size'; it has none"),
         (
             {"get_attr": ["wide", "attribut_5"]},
             "resource 'wide' has no attribute 'attribut_5'; did you mean 'attribute_5'?",
         ),
         (
             {"get_attr": ["server", "net", "lan", "mac"]},
-            "'lan' in attribute 'net' of resource 'server' has no key 'mac'; there is ip",
+            "'lan' in attribute 'net' of resource 'server' has no key 'mac'; it has ip",
         ),
         (
             {"get_attr": ["server", "ports", 2]},
-            "attribute 'ports' of resource 'server' has 2 items; there is no number 2, from 0",
+            "attribute 'ports' of resource 'server' has 2 items, numbered from 0; "
+            "there is no item 2",
         ),
         (
             {"get_attr": ["server", "ports", "first"]},
@@ -134,8 +135,8 @@ def test_what_is_not_there(value: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("value", "part"),
     [
-        ({"get_param": "size"}, "'size' in get_param has not been filled in"),
-        ({"get_param": ["size", 1]}, "'size' in get_param has not been filled in"),
+        ({"get_param": "size"}, "parameter 'size' has no value yet"),
+        ({"get_param": ["size", 1]}, "parameter 'size' has no value yet"),
         ({"get_file": "x"}, "converge does not evaluate the function get_file"),
         ({"if": ["a", 1, 2]}, "converge does not evaluate the function if"),
         ({"Fn::Join": ["", []]}, "converge does not evaluate the function Fn::Join"),
@@ -175,14 +176,14 @@ def test_functions_cannot_multiply_a_text_without_end() -> None:
     value: Any = "x" * 10
     for _ in range(20):
         value = {"str_replace": {"template": "x" * 10, "params": {"x": value}}}
-    with pytest.raises(BadInput, match="the text that str_replace makes is longer"):
+    with pytest.raises(BadInput, match="the result of str_replace is longer"):
         evaluate(value)
     value = ["x" * 10]
     for _ in range(20):
         value = [{"list_join": ["", value * 10]}]
     small = {"list_join": [",", ["x" * 1000] * 10]}
     large = {"list_join": ["y" * (SIZE_LIMIT // 5), [small] * 10]}
-    with pytest.raises(BadInput, match="the text that list_join makes is longer"):
+    with pytest.raises(BadInput, match="the result of list_join is longer"):
         evaluate(large)
 
 
@@ -236,7 +237,7 @@ def test_a_parameter_that_looks_like_a_function_is_data() -> None:
 @pytest.mark.parametrize(
     ("value", "part"),
     [
-        ({"get_param": ["map", "c"]}, "parameter 'map' has no key 'c'; there is a"),
+        ({"get_param": ["map", "c"]}, "parameter 'map' has no key 'c'; it has a"),
         ({"get_param": ["size", "c"]}, "parameter 'size' is a number; it has no key 'c'"),
         ({"get_param": []}, "takes the name of a parameter, not a list"),
         ({"get_param": {"get_resource": "x"}}, "takes the name of a parameter, not a mapping"),

@@ -67,11 +67,11 @@ def test_values(type_name: str, given: Any, expected: Any) -> None:
         ("number", "0x10", "it must be a number"),
         ("number", "nan", "it must be a number"),
         ("number", True, "it must be a number"),
-        ("number", "1e999", "too large a number"),
-        ("number", "9" * 30, "too large a number"),
+        ("number", "1e999", "the number is too large"),
+        ("number", "9" * 30, "the number is too large"),
         ("number", "9" * 5000, "it must be a number"),
         ("number", 2**63, "more than 64 bits"),
-        ("number", float("inf"), "inf is not a number that JSON has"),
+        ("number", float("inf"), "JSON has no number inf"),
         ("boolean", "maybe", "it must be true or false"),
         ("boolean", 2, "it must be true or false"),
         ("json", "{", "it must be a JSON object or list; it is not valid JSON: the text ends too"),
@@ -174,7 +174,7 @@ def test_constraints(declaration: str, good: Any, bad: Any, part: str) -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "message"),
-    [("(a", "is not a regular expression"), (r"(a)\1", "converge does not match a reference")],
+    [("(a", "is not a regular expression"), (r"(a)\1", "converge does not support a reference")],
 )
 def test_a_pattern_that_cannot_be_used_is_refused_but_for_drawing(
     pattern: str, message: str

@@ -117,7 +117,7 @@ def test_a_long_text_is_little_work_for_a_simple_pattern() -> None:
     [("(.?){0,1600}x", "a" * 5000), ("(?:(?=.*b)a)*b", "a" * 3000 + "b"), (".*", "a" * 3 * WORK)],
 )
 def test_too_much_work_is_refused(pattern: str, text: str) -> None:
-    with pytest.raises(PatternError, match="is too much work; make the pattern simpler"):
+    with pytest.raises(PatternError, match="takes too much work; make the pattern simpler"):
         compile_pattern(pattern).fullmatch(text)
 
 
@@ -128,10 +128,10 @@ def test_too_much_work_is_refused(pattern: str, text: str) -> None:
         ("a**", "it is not a regular expression: multiple repeat"),
         ("(" * 5000 + ")" * 5000, "it is not a regular expression"),
         ("a{99999999999}", "it is not a regular expression"),
-        (r"(a)\1", "does not match a reference to a group"),
-        (r"(a)?(?(1)b|c)", "does not match a condition on a group"),
-        ("(?>a)", "does not match an atomic group"),
-        ("a++", "does not match a possessive repetition"),
+        (r"(a)\1", "does not support a reference to a group"),
+        (r"(a)?(?(1)b|c)", "does not support a condition on a group"),
+        ("(?>a)", "does not support an atomic group"),
+        ("a++", "does not support a possessive repetition"),
         ("a{5001}", "it is too large"),
         ("(a{1000}){1000}", "it is too large"),
         ("((a?){1000}){1000000}", "it is too large"),

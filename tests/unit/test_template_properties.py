@@ -35,12 +35,12 @@ from tests.unit.templates import TYPES, Anything, Server, in_resources
         ("image: a\nfilter: {'Fn::Join': []}", 5, "the function Fn::Join"),
         ("image: a\nfilter: {Ref: x}", 5, "the function Ref"),
         ("image: a\nfilter: {'converge::literal': x}", 5, "the function converge::literal"),
-        ("image: {get_param: 'OS::stack_id'}", 4, "of its kind there is OS::stack_name"),
+        ("image: {get_param: 'OS::stack_id'}", 4, "it has OS::stack_name"),
         ("image: {str_replace: {template: x}}", 4, "str_replace takes a mapping with the keys"),
         ("image: {get_attr: b}", 4, "get_attr takes a list"),
         ("image: {get_resource: {get_param: text}}", 4, "must be a plain string"),
         ("image: a\nfilter: {get_resource: b, x: y}", 5, "must be the only key"),
-        ("image: a\nlabels: {80: x}", 5, "key '80' is a number in YAML"),
+        ("image: a\nlabels: {80: x}", 5, "key '80' means a number in YAML"),
         ("get_resource: b", 4, "must be a mapping of names, not the function get_resource"),
         ("if: [a, b, c]", 4, "must be a mapping of names, not the function if"),
     ],
@@ -137,7 +137,7 @@ def test_what_no_type_brings_about(text: str, line: int, message: str) -> None:
         ),
         ("resources: {}\nparameter_groups: {}", 2, "must be a list, not a mapping"),
         ("resources: {}\nparameter_groups:\n- lable: x", 3, "did you mean 'label'?"),
-        ("resources: {}\nparameter_groups:\n- parameters: [p]", 3, "'p', which is no parameter"),
+        ("resources: {}\nparameter_groups:\n- parameters: [p]", 3, "'p', which is not a parameter"),
         (in_resources("a: {type: any}\nb: {type: any, depends_on: {if: [a]}}"), 3, "must be names"),
         ("resources: {}\nconditions:\n  c: true", 2, "a template has the key 'conditions', which"),
         (
@@ -146,7 +146,7 @@ def test_what_no_type_brings_about(text: str, line: int, message: str) -> None:
             "output 'a' has the key 'cond",
         ),
         ("resources: {}\noutputs:\n  a:\n    value: [{yaql: x}]", 4, "the function yaql"),
-        ("resources: {}\noutputs: {a: {value: {80: 81}}}", 2, "key '80' is a number"),
+        ("resources: {}\noutputs: {a: {value: {80: 81}}}", 2, "key '80' means a number"),
         (
             "resources: {}\nparameters:\n  p:\n    type: string\n    constraints:\n"
             "    - custom_constraint: nova.flavor",

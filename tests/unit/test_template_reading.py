@@ -81,8 +81,8 @@ def test_yaml_values(loader: str, text: str, expected: Any) -> None:
         ("{a: 1, a: 2}", 1, "key 'a' is given twice, on line 1"),
         ("a: 1\n? [b]\n: c", 2, "a key must be a string, not a list"),
         ("b: &b [1]\n*b : c", 2, "a key must be a string"),
-        ("a: .nan", 1, ".nan is not a number that JSON has"),
-        ("a:\n  b: -.inf", 2, "-.inf is not a number that JSON has"),
+        ("a: .nan", 1, "JSON has no number .nan"),
+        ("a:\n  b: -.inf", 2, "JSON has no number -.inf"),
         ("a: 9223372036854775808", 1, "more than 64 bits"),
         ("a: " + "9" * 6000, 1, "more than 64 bits"),
         ("a: 0x" + "f" * 200_000, 1, "more than 64 bits"),
@@ -99,8 +99,8 @@ def test_yaml_values(loader: str, text: str, expected: Any) -> None:
         ("a: 1\n---\nb: 2", 2, "a second document starts"),
         ("%YAML 3.0\n--- a", 1, "is not valid YAML"),
         ("a: *b", 1, "alias '*b' has no anchor before it"),
-        ("a: &a [*a]", 1, "alias '*a' is inside of what it stands for"),
-        ("a: 1\nb: \x07", 2, r"the character '\x07' must not be in a template"),
+        ("a: &a [*a]", 1, "alias '*a' is inside the value of its anchor"),
+        ("a: 1\nb: \x07", 2, r"the character '\x07' is not allowed in a template"),
         ("a: \ud800", 1, r"the character '\ud800'"),
         ('a: "\\0"', 1, "cannot be stored"),
         ("a: {<<: 3}", 1, "'<<' merges mappings, not a number"),
@@ -145,12 +145,12 @@ def test_keys_that_are_no_strings_are_kept_as_written_and_noted() -> None:
     document = reading.parse("on: {80: a, 1.50: b, ~: c}\n", "t.yaml")
     assert document.value == {"on": {"80": "a", "1.50": "b", "~": "c"}}
     assert [str(problem) for problem in document.problems] == [
-        "t.yaml:1: key 'on' is true in YAML; to be a name, it must be quoted",
-        "t.yaml:1: key '80' is a number in YAML; to be a name, it must be quoted",
-        "t.yaml:1: key '1.50' is a number in YAML; to be a name, it must be quoted",
-        "t.yaml:1: key '~' is null in YAML; to be a name, it must be quoted",
+        "t.yaml:1: key 'on' means true in YAML; quote it to use it as a name",
+        "t.yaml:1: key '80' means a number in YAML; quote it to use it as a name",
+        "t.yaml:1: key '1.50' means a number in YAML; quote it to use it as a name",
+        "t.yaml:1: key '~' means null in YAML; quote it to use it as a name",
     ]
-    with pytest.raises(TemplateError, match="key 'on' is true in YAML"):
+    with pytest.raises(TemplateError, match="key 'on' means true in YAML"):
         document.mapping(document.value, document.spot, "it")
 
 
@@ -211,8 +211,8 @@ def test_json_is_what_json_says(text: str) -> None:
         ('{"a"\n1}', 2, "':' is expected"),
         ('{"a": 1 "b": 2}', 1, "',' or '}' is expected"),
         ("[1 2]", 1, "',' or ']' is expected"),
-        ('{"a": NaN}', 1, "NaN is not a number that JSON has"),
-        ('{"a": -Infinity}', 1, "-Infinity is not a number"),
+        ('{"a": NaN}', 1, "JSON has no number NaN"),
+        ('{"a": -Infinity}', 1, "JSON has no number -Infinity"),
         ('{"a": 1e999}', 1, "too large"),
         ('{"a": 123456789012345678901}', 1, "more than 64 bits"),
         ('{"a": "\\u0000"}', 1, "cannot be stored"),
@@ -245,11 +245,11 @@ def test_a_yaml_mapping_in_braces_is_yaml() -> None:
 @pytest.mark.parametrize(
     ("data", "part"),
     [
-        ("a: b".encode("utf-16"), "is UTF-16, UTF-32 or no text; save it as UTF-8"),
-        ("a: b".encode("utf-16-le"), "is UTF-16, UTF-32 or no text"),
-        ("a: b".encode("utf-32"), "is UTF-16, UTF-32 or no text"),
+        ("a: b".encode("utf-16"), "is UTF-16, UTF-32 or not text; save it as UTF-8"),
+        ("a: b".encode("utf-16-le"), "is UTF-16, UTF-32 or not text"),
+        ("a: b".encode("utf-32"), "is UTF-16, UTF-32 or not text"),
         ("x: y\na: é".encode("latin-1"), "t.yaml:2: is not UTF-8: byte 0xE9"),
-        (b"\x7fELF\x02\x01", "must not be in a template"),
+        (b"\x7fELF\x02\x01", "is not allowed in a template"),
     ],
 )
 def test_encodings(data: bytes, part: str) -> None:
@@ -303,7 +303,7 @@ class Strange:
         ({1: 2}, "key 1 must be a string"),
         ({"a": Strange()}, "a value is a Strange"),
         ({"a": {1, 2}}, "a value is a set"),
-        ([float("nan")], "nan is not a number that JSON has"),
+        ([float("nan")], "JSON has no number nan"),
         ([2**63], "more than 64 bits"),
         (["\0"], "cannot be stored"),
         ({"\ud800": 1}, "cannot be stored"),
