@@ -18,7 +18,7 @@ __all__ = ["GROUP", "Command", "File", "Nothing", "Value", "load_types"]
 #: The entry point group in which packages register resource types.
 GROUP = "converge.resource_types"
 
-#: These are there even where converge runs from a folder and is not installed.
+#: They exist even where converge runs from a folder and is not installed.
 _BUILT_IN = {"command": Command, "file": File, "none": Nothing, "value": Value}
 
 
@@ -56,7 +56,7 @@ def _load(point: EntryPoint) -> ResourceType:
     except Exception as error:
         raise BadInput(
             f"the resource type {point.name!r} ({point.value}) cannot be loaded: "
-            f"{type(error).__name__}: {error}; mend or uninstall its package"
+            f"{type(error).__name__}: {error}; repair or uninstall its package"
         ) from error
     if not isinstance(instance, ResourceType):
         raise BadInput(

@@ -25,9 +25,9 @@ from converge.resources.watcher import Watched
 STDOUT_LIMIT = 1024 * 1024
 #: Bytes of the end of stderr that are kept.
 STDERR_KEPT = 64 * 1024
-#: Bytes of stderr on the disk after which all but the end is thrown away.
+#: Bytes of stderr on the disk after which all but the end is discarded.
 STDERR_SPILL = 16 * 1024 * 1024
-#: Seconds between the polite and the hard way to end a command.
+#: Seconds between SIGTERM and SIGKILL.
 GRACE = 5.0
 #: Seconds between two looks at a running command, at first and at most.
 FIRST_POLL, LONGEST_POLL = 0.002, 0.05
@@ -40,7 +40,7 @@ _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 class CommandError(ConvergeError):
     """A command could not be started, failed, or was stopped; the message says which and why.
 
-    :ivar made_nothing: it never ran, or ended by itself, so that what it left is its own affair.
+    :ivar made_nothing: it never ran, or exited by itself, and then had to clean up itself.
     """
 
     def __init__(self, message: str, *, made_nothing: bool = False) -> None:
@@ -49,7 +49,7 @@ class CommandError(ConvergeError):
 
 
 class Command(ResourceType):
-    """Something that shell commands bring about.
+    """Something that shell commands create, change and delete.
 
     Properties, all optional (but one of the first three or ``triggers`` must be given):
 
@@ -64,20 +64,20 @@ class Command(ResourceType):
     ``triggers``
         any value; a change replaces the resource, whether there is an ``update`` or not.
 
-    A change of ``delete`` alone runs nothing and is heeded from then on, also by a resource whose
+    A change of ``delete`` alone runs nothing and applies from then on, also to a resource whose
     delete has failed. A change of any other property, the text of a command included, runs the new
     ``update`` if there is one, and otherwise replaces the resource; the old one is deleted by the
     ``delete``, in the environment and directory, that it was last created or updated with.
 
     The commands are also given ``CONVERGE_STACK``, ``CONVERGE_RESOURCE``, ``CONVERGE_TOKEN``,
     ``CONVERGE_ATTEMPT`` and ``CONVERGE_PHYSICAL_ID``. The physical id is the token of the first
-    ``create``, and known to it already: use it in the name of what is made, and say
-    ``replace: create_first`` in the template if the old one is to stay until the new one is there.
-    Without that the old one is deleted first.
+    ``create``, which knows it already: use it in the name of what is made, and set
+    ``replace: create_first`` in the template if the old one must stay until the new one exists.
+    Otherwise the old one is deleted first.
 
-    A ``create`` that exits with another status than 0 has made nothing: its ``delete`` is not run,
-    as that could remove what an older version made under the same name. It must clean up itself
-    what it left half made. The ``delete`` of one that was killed or interrupted is run.
+    A ``create`` that exits with a status other than 0 counts as having made nothing: its ``delete``
+    is not run, as that could remove what an older version made under the same name. It must clean
+    up after itself. If it was killed or interrupted, its ``delete`` is run.
 
     Attributes, always those of the last ``create`` or ``update`` that ran: ``stdout`` (white space
     stripped; at most 1 MiB, more is a failure), ``stderr`` (its last 64 KiB), and, where stdout is
@@ -87,17 +87,17 @@ class Command(ResourceType):
     were printed: exactly, where the two take turns that are one line long or 50 ms apart, and
     nearly elsewhere. Of more than 1,800 characters the last ones are shown.
 
-    A command is over when its shell has ended; what it left running in the background stays. When
-    the engine gives up, or the time is over, the command and all of its process group are
-    terminated, and killed five seconds later. When the engine's process dies, by SIGKILL too, the
-    group is killed at once, by a watcher, as the next attempt may start at any moment. If the
-    watcher was killed, too, the next command of the resource on the same host, of the same user,
-    first ends the group as the engine would: a file in ``$TMPDIR/converge-UID`` tells which it is.
-    What left the group (``setsid``) is out of reach of all three.
+    A command has ended when its shell has; what it left running in the background stays. When it is
+    cancelled or times out, the command and its whole process group are terminated, and killed five
+    seconds later. When the engine's process dies, even by SIGKILL, a watcher kills the group at
+    once, as the next attempt may start at any moment. If the watcher was killed, too, the next
+    command of the resource, on the same host and of the same user, first ends the group as the
+    engine would; it finds it by a file in ``$TMPDIR/converge-UID``. A process that left the group
+    (``setsid``) is out of reach of all three.
 
     :param pass_env: names of further variables of the engine's environment that every command
         sees; those that are not set there are left out.
-    :raises BadInput: for what cannot be the name of a variable.
+    :raises BadInput: for a name that a variable cannot have.
     """
 
     schema: ClassVar[Mapping[str, Property]] = {
@@ -109,7 +109,7 @@ class Command(ResourceType):
         "triggers": Property(object),
     }
     delete_properties: ClassVar[tuple[str, ...]] = ("delete",)
-    #: Both versions usually name the same thing.
+    #: The old and the new commands usually name the same thing.
     replace: ClassVar[str] = Replacing.DELETE_FIRST
 
     def __init__(self, pass_env: Iterable[str] = ()) -> None:
@@ -126,9 +126,9 @@ class Command(ResourceType):
         if not any(name in properties for name in ("create", "update", "delete", "triggers")):
             raise BadInput("a command needs at least one of: create, update, delete, triggers")
         physical_id = context.physical_id or context.token
-        # what an interrupted attempt recorded may be there, whatever becomes of this one
+        # what an interrupted attempt recorded may exist, whatever this one does
         is_first = context.physical_id is None
-        # before anything is done, so that what an interrupted command made is deleted
+        # before anything is done, so that whatever an interrupted command made is deleted
         context.record(physical_id)
         try:
             return Physical(physical_id, self._run("create", context, physical_id, properties))
@@ -145,7 +145,7 @@ class Command(ResourceType):
         properties: Mapping[str, Any],
         previous: Mapping[str, Any],
     ) -> Physical:
-        """Run ``update``; what it prints takes the place of all attributes.
+        """Run ``update``; its output replaces all attributes.
 
         :raises Replace: if there is no ``update``, or ``triggers`` changed.
         :raises BadInput: for a bad property.
@@ -179,7 +179,7 @@ def _run(
     properties: Mapping[str, Any],
     passed: Mapping[str, str],
 ) -> dict[str, Json]:
-    """Run one of the three commands to its end, and give back the attributes."""
+    """Run one of the three commands to its end, and return the attributes."""
     script = properties.get(which)
     if script is None:
         return {"stdout": "", "stderr": ""}
@@ -248,11 +248,11 @@ def _start(
     }
     record = Record(context.resource_token)
     if (group := record.find()) is not None:
-        # its engine was killed, and its watcher, too
+        # both its engine and its watcher were killed
         stop_group(group, lambda: record.find() is None, GRACE)
         if record.find() is not None:
             raise CommandError(
-                f"{which} was not run: process {group} of an earlier attempt cannot be ended"
+                f"{which} was not run: process {group} of an earlier attempt cannot be killed"
             )
     try:
         return Watched(script, stdout, stderr, directory, environment, record)
@@ -273,7 +273,7 @@ def _name(name: object, where: str) -> str:
 
 def _environment(given: object) -> dict[str, str]:
     if not isinstance(given, Mapping):
-        raise BadInput(f"environment must be a map, not {type(given).__name__}")
+        raise BadInput(f"environment must be a mapping, not {type(given).__name__}")
     result = {}
     for name, value in given.items():
         _name(name, "environment")
@@ -300,7 +300,7 @@ def _wait(
 ) -> bytes:
     """Wait for the shell to end.
 
-    :returns: the end of that part of stderr that had to be thrown away.
+    :returns: the end of the part of stderr that was discarded.
     """
     started = time.monotonic()
     deadline = None if context.timeout is None else started + context.timeout
@@ -310,9 +310,7 @@ def _wait(
         if context.cancelled.wait(pause):
             raise CommandError(f"{which} was stopped after {time.monotonic() - started:.1f} s")
         if deadline is not None and time.monotonic() >= deadline:
-            raise CommandError(
-                f"{which} was stopped: it took longer than the {context.timeout:g} s allowed"
-            )
+            raise CommandError(f"{which} timed out after {context.timeout:g} s")
         _refuse_long_stdout(which, stdout)
         printed.look()
         if os.fstat(stderr.fileno()).st_size > STDERR_SPILL:
@@ -328,7 +326,7 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     try:
         state = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
-        # the host program has children reaped behind our back
+        # the host program reaps all its children
         return True
     return state is not None
 
@@ -359,8 +357,8 @@ def _signal_name(number: int) -> str:
 def _refuse_long_stdout(which: str, stdout: IO[bytes]) -> None:
     if os.fstat(stdout.fileno()).st_size > STDOUT_LIMIT:
         raise CommandError(
-            f"{which} wrote more than {STDOUT_LIMIT:,} bytes to stdout, the limit, as that "
-            "becomes an attribute; send it to a file or to /dev/null"
+            f"{which} wrote more than {STDOUT_LIMIT:,} bytes to stdout, the limit of an "
+            "attribute; send it to a file or to /dev/null"
         )
 
 

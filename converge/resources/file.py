@@ -27,39 +27,39 @@ class FileError(ConvergeError):
 
 
 class File(ResourceType):
-    """A text file (UTF-8), written as a whole and atomically: whoever reads it sees the old
-    content or the new one, and a crash leaves one of the two.
+    """A text file (UTF-8), written as a whole and atomically: a reader sees the old content or the
+    new one, and a crash leaves one of the two.
 
     Properties: ``path`` (a relative one starts at the current directory of the engine that
     creates the file, and is made absolute once), ``content`` (default: empty), ``mode`` (default
     ``"0644"``, whatever the umask), ``adopt`` and ``on_delete``. Missing parent folders are
     created, and stay when the file is deleted.
 
-    A file, or a symbolic link, that is there already is refused, and left alone. With ``adopt:
-    true`` the new file takes its place. The old one is kept beside it, under a name that begins
-    with ``.converge-kept-``, and is put back, the very same file, when the resource is deleted.
-    With ``on_delete: leave`` (in the place of ``restore``) a delete leaves at the path what is
-    there, whether it was adopted or not, and removes what was kept.
+    If a file, or a symbolic link, already exists at the path, ``create`` fails and leaves it alone.
+    With ``adopt: true`` the new file takes its place. The old one is kept beside it, under a name
+    that begins with ``.converge-kept-``, and is put back, the very same file, when the resource is
+    deleted. With ``on_delete: leave`` (instead of ``restore``) a delete leaves the file at the
+    path, whether it was adopted or not, and removes the one that was kept.
 
     The physical id is the absolute path. Attributes: ``path``, ``sha256``, ``size`` (bytes),
     ``original`` (where the adopted file is kept, if there is one), and ``identity`` (for
     converge's own use). Another path makes another file, and removes this one.
 
-    Update and delete touch only the file that this resource wrote, edited in place or not. Where
-    somebody has put another file at the path since then, an update is refused (without ``adopt``),
-    and a delete leaves it. Of the same stack, a resource with another name and an older version
-    make way without ``adopt``: their file is kept, too, until it is deleted, and put back if the
-    new one is deleted first, by a rollback.
+    Update and delete touch only the file that this resource wrote, edited in place or not. If
+    another file has been put at the path since then, an update fails (without ``adopt``), and a
+    delete leaves it. The file of another resource of the same stack, or of an older version of
+    this one, needs no ``adopt``: it is kept, too, until it is deleted, and is put back if the new
+    one is deleted first, by a rollback.
 
-    It is known whose a file is by an extended attribute (``user.converge``). Where the file system
-    has none, it is the inode and the time stamp, and the files of other resources of the stack are
-    foreign ones.
+    A file is recognized by an extended attribute (``user.converge``). Where the file system has
+    none, it is recognized by its inode and time stamp, and the files of other resources of the
+    stack count as foreign.
 
-    :param roots: the folders, if any, in and below which files are written, looked at and removed,
-        and nowhere else. A symbolic link in a path is followed only if it leads into one of them.
-        That is looked at before each access: whoever can swap a folder for a link at that very
-        moment is not kept out, and neither is a ``command``.
-    :raises BadInput: if one of them is no folder.
+    :param roots: if any are given, files are written, read and removed only in these folders and
+        below. A symbolic link in a path is followed only if it leads into one of them. This is
+        checked before each access: it does not stop a program that swaps a folder for a link at
+        that very moment, nor a ``command``.
+    :raises BadInput: if one of them is not a folder.
     """
 
     schema: ClassVar[Mapping[str, Property]] = {
@@ -89,7 +89,7 @@ class File(ResourceType):
         if known and _same_relative(properties["path"], known):
             path = known
         self._confine("write", path)
-        # before anything is recorded, as what is recorded is deleted
+        # before anything is recorded, as a recorded file will be deleted
         writing.find_place(path)
         if known and known != path:
             # an earlier attempt, from an older definition, may have written another file
@@ -99,7 +99,7 @@ class File(ResourceType):
         try:
             return writing.write(path)
         except _InTheWay:
-            # it came between; of an earlier attempt there may still be something
+            # another file came first; an earlier attempt may still have left its own
             if known != path:
                 context.record(None)
             raise
@@ -113,7 +113,7 @@ class File(ResourceType):
     ) -> Physical:
         """Write it again.
 
-        :raises Replace: if the path is another one.
+        :raises Replace: if the path has changed.
         :raises BadInput: for a bad property.
         :raises FileError: if something else is there now, or it cannot be written.
         """
@@ -130,7 +130,7 @@ class File(ResourceType):
 
         :raises FileError: if it is missing or unreadable, or content or mode differ.
         """
-        # to read is to follow the last link, too
+        # reading follows the last link, too
         self._confine("read", physical_id, os.path.realpath(physical_id))
         try:
             with open(physical_id, "rb") as file:
@@ -139,14 +139,14 @@ class File(ResourceType):
         except OSError as error:
             raise FileError(f"cannot read {physical_id!r}: {error.strerror}") from error
         if digest != hashlib.sha256(_content(properties)).hexdigest():
-            raise FileError(f"the content of {physical_id!r} was changed by something else")
+            raise FileError(f"the content of {physical_id!r} was changed outside of converge")
         wanted = parse_mode(properties.get("mode"))
         if mode != wanted:
             raise FileError(f"the mode of {physical_id!r} is {mode:04o}, not {wanted:04o}")
 
     def delete(self, context: Context, physical_id: str) -> None:
-        """Remove the file, if it is (still) there and (still) ours, or put back what it took the
-        place of.
+        """Remove the file, if it is still there and still this resource's, and put back the one
+        that it replaced, if any.
 
         :raises BadInput: for a bad property.
         :raises FileError: if there is a folder in its place, or it cannot be removed.
@@ -155,7 +155,7 @@ class File(ResourceType):
         leaves = _leaves(context.properties)
         try:
             if os.path.isdir(physical_id) and not os.path.islink(physical_id):
-                raise FileError(f"cannot delete {physical_id!r}: it is a directory now")
+                raise FileError(f"cannot delete {physical_id!r}: it is a folder now")
             with locked(os.path.dirname(physical_id)):
                 kept = kept_at(physical_id, context)
                 own = find_own(physical_id, context, _digests(context.properties))
@@ -171,7 +171,7 @@ class File(ResourceType):
             raise FileError(f"cannot delete {physical_id!r}: {error.strerror}") from error
 
     def _confine(self, verb: str, path: str, real: str | None = None) -> None:
-        """:param real: where ``path`` leads; None for the place of its last name itself."""
+        """:param real: where ``path`` leads; None: its last name is not followed."""
         if not self.roots:
             return
         if real is None:
@@ -179,19 +179,19 @@ class File(ResourceType):
         if not any(real.startswith(os.path.join(root, "")) for root in self.roots):
             leads = "" if real == path else f" leads to {real!r}, which"
             raise FileError(
-                f"cannot {verb} {path!r}: it{leads} is outside of "
-                f"{', '.join(map(repr, self.roots))}, the only place for files here"
+                f"cannot {verb} {path!r}: it{leads} is outside of the allowed roots: "
+                f"{', '.join(map(repr, self.roots))}"
             )
 
 
 def _root(folder: str | os.PathLike[str]) -> str:
     if not isinstance(folder, str | os.PathLike) or not os.path.isdir(folder):
-        raise BadInput(f"roots: {str(folder)!r} is no folder")
+        raise BadInput(f"roots: {str(folder)!r} is not a folder")
     return os.path.realpath(os.fspath(folder))
 
 
 def parse_mode(mode: object) -> int:
-    """The permission bits meant by a ``mode`` property.
+    """The permission bits of a ``mode`` property.
 
     :param mode: a string of three or four octal digits (``"0o"`` before them is allowed), or a
         number up to 0o777 (YAML reads an unquoted 0644 as one), or None for the default.
@@ -214,7 +214,7 @@ def _content(properties: Mapping[str, Any]) -> bytes:
     if not isinstance(content, str):
         raise BadInput(
             f"content must be a string, not {type(content).__name__}; "
-            "put it into quotes, or build the text with str_replace or list_join"
+            "quote it, or build the text with str_replace or list_join"
         )
     try:
         return content.encode()
@@ -226,7 +226,7 @@ def _absolute(path: object) -> str:
     if not isinstance(path, str) or not path or "\0" in path:
         raise BadInput(f"path must be a string that names a file, not {path!r}")
     if path.endswith(("/", "/.", "/..")) or path in {".", ".."}:
-        raise BadInput(f"path {path!r} names a directory; add the file's name")
+        raise BadInput(f"path {path!r} names a folder; add the file's name")
     absolute = os.path.abspath(path)
     if len(absolute) > PATH_LENGTH:
         raise BadInput(
@@ -237,7 +237,7 @@ def _absolute(path: object) -> str:
 
 
 def _same_relative(path: str, known: str) -> bool:
-    """Whether ``known`` is where another engine, with another current directory, put ``path``."""
+    """Whether ``known`` is ``path``, as written by an engine with another current directory."""
     return not os.path.isabs(path) and known.endswith(os.sep + os.path.normpath(path))
 
 
@@ -261,16 +261,16 @@ class _Writing:
         _leaves(properties)
 
     def find_place(self, path: str) -> str | None:
-        """Where the file of an earlier write is that this one takes the place of, if there is one.
+        """Where this resource's file of an earlier write is, None if there is none.
 
-        :raises FileError: something else is there.
+        :raises FileError: another file is at the path.
         """
         try:
             own = find_own(path, self.context, self.digests)
             if own is None and os.path.lexists(path) and not self._may_keep(path):
                 raise _InTheWay(
-                    f"cannot write {path!r}: it is there already, and this resource did not make "
-                    "it; move it away, or say adopt: true to put this one in its place"
+                    f"cannot write {path!r}: it already exists, and this resource did not make "
+                    "it; move it away, or set adopt: true to replace it"
                 )
         except OSError as error:
             raise FileError(f"cannot write {path!r}: {error.strerror}") from error
@@ -281,20 +281,19 @@ class _Writing:
         if stat.S_ISDIR(there.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not (stat.S_ISREG(there.st_mode) or stat.S_ISLNK(there.st_mode)):
-            raise FileError(f"cannot write {path!r}: what is there is no file")
+            raise FileError(f"cannot write {path!r}: it exists and is not a file")
         kept = kept_at(path, self.context)
         if os.path.lexists(kept) and not os.path.samestat(there, os.lstat(kept)):
             raise FileError(
-                f"cannot write {path!r}: something has put another file in the place of the one "
-                f"that this resource made, and {kept!r} is what it adopted before; "
-                "move one of the two away"
+                f"cannot write {path!r}: another file has replaced the one that this resource "
+                f"made, and {kept!r} is the one that it adopted before; move one of the two away"
             )
         return self.adopts or is_of_stack(path, self.context)
 
     def write(self, path: str) -> Physical:
         """Write the file.
 
-        :raises FileError: something else is there, or it cannot be written.
+        :raises FileError: another file is there, or it cannot be written.
         """
         folder = os.path.dirname(path)
         try:
@@ -308,7 +307,7 @@ class _Writing:
             _sync_directory(folder)
         except FileExistsError as error:
             raise _InTheWay(
-                f"cannot write {path!r}: something else was put there meanwhile"
+                f"cannot write {path!r}: another file was put there in the meantime"
             ) from error
         except OSError as error:
             raise FileError(f"cannot write {path!r}: {error.strerror}") from error
@@ -361,7 +360,7 @@ def _leaves(properties: Mapping[str, Any]) -> bool:
 
 
 def _digests(properties: Mapping[str, Any]) -> set[str]:
-    """SHA-256 of the content; nothing if it is none."""
+    """SHA-256 of the content; empty if it is not valid."""
     try:
         return {hashlib.sha256(_content(properties)).hexdigest()}
     except BadInput:
@@ -369,13 +368,13 @@ def _digests(properties: Mapping[str, Any]) -> set[str]:
 
 
 def _give_back(kept: str, path: str) -> None:
-    """Put back what was kept, for a file that is gone, unless something else has its place."""
+    """Put a kept file back in the place of one that is gone, unless another one is there."""
     if not os.path.lexists(kept):
         return
     if not os.path.lexists(path):
         os.rename(kept, path)
     elif os.path.samestat(os.lstat(kept), os.lstat(path)):
-        # it was about to be replaced
+        # it had not been replaced yet
         os.unlink(kept)
 
 

@@ -1,8 +1,8 @@
 """Process groups: how one is ended, and how that of an earlier attempt is found.
 
-While a command runs, a file beside tells its process. Where engine and watcher were both killed,
-the next attempt on the same host finds it there and ends it. The folder is the user's own, in that
-for temporary files. The shell itself writes the file, before it does anything else.
+While a command runs, a file has its process id. If the engine and the watcher were both killed,
+the next attempt on the same host finds the process by it and ends it. The file is in a folder of
+the user's own, in the folder for temporary files. The shell itself writes it, before anything else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ POLL = 0.05
 
 
 class Record:
-    """The file that tells the process of a resource's command.
+    """The file with the process id of a resource's command.
 
     :param token: of the resource; empty for no file.
     :ivar path: of the file; empty if there can be none.
@@ -43,14 +43,14 @@ class Record:
                 system, _, line = file.read().partition("\n")
             pid, start = _identify(line)
             with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-                # a number is given to another process when it is free
+                # the system may give a free id to another process
                 is_same = _identify(file.read()) == (pid, start)
         except (OSError, ValueError, IndexError):
             return None
         return pid if is_same and system == (boot_identity() or "") else None
 
     def remove(self, pid: int) -> None:
-        """Remove the file, unless it tells another process."""
+        """Remove the file, unless it is about another process."""
         with contextlib.suppress(OSError, ValueError, IndexError):
             with open(self.path, encoding="utf-8", errors="replace") as file:
                 told = _identify(file.read().partition("\n")[2])[0]
@@ -59,10 +59,10 @@ class Record:
 
 
 def stop_group(group: int, has_ended: Callable[[], bool], grace: float) -> None:
-    """End a process group: politely, then for good.
+    """End a process group, with SIGTERM and then with SIGKILL.
 
-    :param has_ended: whether its leader has, which leads it until it is reaped.
-    :param grace: seconds to wait after each.
+    :param has_ended: whether its leader has ended; it must not be reaped before this returns.
+    :param grace: seconds to wait after each signal.
     """
     never = threading.Event()
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -72,13 +72,13 @@ def stop_group(group: int, has_ended: Callable[[], bool], grace: float) -> None:
         while (alive := not has_ended() or group_lives(group)) and time.monotonic() < deadline:
             never.wait(POLL)
         if not alive:
-            # its number may soon be that of another one
+            # its id may soon be that of another group
             return
 
 
 def group_lives(group: int) -> bool:
     """Whether anything in a process group still runs."""
-    # signal 0 would count the dead that nobody has reaped, the leader among them
+    # signal 0 would also reach zombies, the leader among them
     for path in glob.iglob("/proc/[0-9]*/stat"):
         with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
             state, _, own = stat_fields(file.read())[:3]
@@ -88,12 +88,12 @@ def group_lives(group: int) -> bool:
 
 
 def _identify(line: str) -> tuple[int, str]:
-    """A process's number and the time of its start, of its line in /proc."""
+    """A process's id and start time, from its line in /proc."""
     return int(line.partition(" ")[0]), stat_fields(line)[19]
 
 
 def _folder() -> str:
-    """The user's folder for such files; empty if it is somebody else's."""
+    """The user's folder for such files; empty if it belongs to another user."""
     folder = os.path.join(tempfile.gettempdir(), f"converge-{os.geteuid()}")
     try:
         with contextlib.suppress(FileExistsError):

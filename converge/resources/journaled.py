@@ -1,4 +1,4 @@
-"""Work that has a scope of the journal: what handlers and actions are given."""
+"""Work that has a scope of the journal: the base of what handlers and actions are given."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class Journaled:
-    """A piece of work. Its scope is opened when it is first asked for."""
+    """A piece of work. Its scope is opened when it is first used."""
 
     __slots__ = ("_open_journal", "_scope")
 
-    #: Why it may have none.
-    no_journal: ClassVar[str] = "this is the work of nobody, and has no journal"
+    #: What is said if it has none.
+    no_journal: ClassVar[str] = "this was made by hand, so it has no journal"
 
     def __init__(self, open_journal: Callable[[], Scope] | None = None) -> None:
         self._open_journal = open_journal
@@ -25,11 +25,11 @@ class Journaled:
 
     @property
     def journal(self) -> Scope:
-        """The scope of this piece of work: what it has done is not done again when it is tried
-        again, also by another process. It is forgotten when the work is done.
+        """The scope of this piece of work: steps that are done are not repeated when the work is
+        retried, even by another process. It is forgotten when the work is done.
 
         :raises StaleLock: the work is no longer this process's; stop at once.
-        :raises ConvergeError: it was made by hand, and is nobody's work.
+        :raises ConvergeError: the object was made by hand, so it has no journal.
         """
         if self._scope is None:
             if self._open_journal is None:
@@ -39,7 +39,7 @@ class Journaled:
 
     @property
     def has_journal(self) -> bool:
-        """Whether the journal was asked for."""
+        """Whether the journal was used."""
         return self._scope is not None
 
     def step(self, name: str, function: Any = None, /, *args: Any, **kwargs: Any) -> Any:

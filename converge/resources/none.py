@@ -9,7 +9,7 @@ from converge.resources.resource_type import Context, ResourceType
 
 
 class Nothing(ResourceType):
-    """Do nothing, with any properties: to join or order others, and to try a graph out."""
+    """Do nothing, with any properties: to join or order other resources, or to try a graph out."""
 
     schema = None
 
@@ -26,7 +26,7 @@ class Nothing(ResourceType):
         """Do nothing: every change is in place."""
 
     def check(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
-        """Find nothing wrong: there is nothing outside that could be."""
+        """Find nothing wrong: there is nothing real to check."""
 
     def delete(self, context: Context, physical_id: str) -> None:
         """Do nothing."""

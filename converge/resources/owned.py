@@ -1,14 +1,14 @@
-"""Whose file it is, and where that is kept whose place it took.
+"""Which file is a resource's own, and where it keeps the one that it replaced.
 
-What a resource writes carries a mark, an extended attribute that comes and goes with the file. So
-one that is there is known to be its own also after a crash, or after somebody restored or edited
-it. Of file systems without extended attributes the inode and the time stamp have to do, which are
-known once a write is recorded, and before that the content.
+A resource marks the files that it writes with an extended attribute, which stays with the file. So
+it recognizes its own file after a crash, and after somebody restored or edited it. On a file system
+without extended attributes it recognizes the file by inode and time stamp, which are known once a
+write is recorded, and before that by the content.
 
-A resource that takes the place of a file keeps it beside its own, as a hard link, so that at no
-moment neither is there. That is done to a foreign file that is adopted, and to one of the same
-stack: of a resource that has another name now, or of an older version. What is kept can be an own
-file of that other resource, which finds it there.
+A resource that replaces a file keeps it beside its own, as a hard link, so that there is a file at
+every moment. It keeps a foreign file that it adopts, and one of the same stack: of a resource that
+has another name now, or of an older version. Such a file still belongs to that other resource,
+which finds it there.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from converge.resources.resource_type import Context
 
 #: The name of the extended attribute; its value is the stack's token and the resource's.
 _ATTRIBUTE = "user.converge"
-#: What a file system says that has no such thing, or not for us.
+#: Errors of a file system that does not support it, or not for this user.
 _CANNOT = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EMLINK)
 
 
 @contextlib.contextmanager
 def locked(folder: str) -> Iterator[None]:
-    """Keep other resources of this host away from the files in a folder, where the system can: one
-    that has another name now is deleted while the other one takes its file over."""
+    """Keep other resources of this host away from the files in a folder, where the system can: a
+    resource with a new name may take a file over while the old one is deleted."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -57,9 +57,10 @@ def is_of_stack(path: str, context: Context) -> bool:
 
 
 def find_own(path: str, context: Context, digests: Container[str]) -> str | None:
-    """Where the file is that this resource made: at its path, or with whom took its place there.
+    """Where the file is that this resource made: at its path, or kept by the resource that
+    replaced it there. None if it is not found.
 
-    :param digests: SHA-256 of what it may have written and not recorded.
+    :param digests: SHA-256 of what this resource may have written without recording it.
     """
     place, seen = path, set()
     while place not in seen:
@@ -69,7 +70,7 @@ def find_own(path: str, context: Context, digests: Container[str]) -> str | None
         except (FileNotFoundError, NotADirectoryError):
             return None
         if not stat.S_ISREG(there.st_mode):
-            # a link, say, may be given the inode of the file that it took the place of
+            # a link, for example, may be given the inode of the file that it replaced
             return None
         mark = _read_mark(place)
         if mark == _mark(context):
@@ -88,7 +89,7 @@ def find_own(path: str, context: Context, digests: Container[str]) -> str | None
 
 
 def kept_at(path: str, context: Context) -> str:
-    """Where this resource keeps the file whose place it took at ``path``."""
+    """Where this resource keeps the file that it replaced at ``path``."""
     return _kept_by(path, _mark(context))
 
 
@@ -100,20 +101,20 @@ def keep(path: str, kept: str) -> None:
     try:
         os.link(path, kept, follow_symlinks=False)
     except FileExistsError:
-        # only an attempt that was interrupted has kept the same one before
+        # it is the same file if an interrupted attempt kept it
         if not os.path.samestat(os.lstat(path), os.lstat(kept)):
             raise
     except OSError as error:
         if error.errno not in _CANNOT:
             raise
-        # the system has no hard links, or none to files of others
+        # the system has no hard links, or none to files of other users
         os.rename(path, kept)
 
 
 def publish(temporary: str, path: str) -> None:
-    """Give a file that is finished its name, unless something has it.
+    """Give a finished file its name, unless another one has it.
 
-    :raises FileExistsError: something has it.
+    :raises FileExistsError: another one has it.
     :raises OSError: if it cannot be done.
     """
     try:
@@ -153,11 +154,10 @@ def _kept_by(path: str, mark: str) -> str:
 
 
 def _is_recorded(there: os.stat_result, context: Context, *, has_marks: bool) -> bool:
-    """Whether an unmarked file is that of the last write that was recorded.
+    """Whether an unmarked file is that of the last recorded write.
 
-    The time stamp stays when the file is restored or moved to another disk, the inode when
-    somebody edits it in place; but a new file may be given the inode of one that is gone. Whoever
-    writes a new file over it changes both.
+    The time stamp survives a restore or a move to another disk, the inode an edit in place; but a
+    new file may be given the inode of one that is gone. A new file written over it changes both.
     """
     identity = context.attributes.get("identity")
     if not isinstance(identity, str):

@@ -1,9 +1,9 @@
-"""What a command printed last, on stdout and stderr, in the order of the printing.
+"""The last lines that a command printed, on stdout and stderr, in the order of the printing.
 
-The two are files, so the order is not in them. The system's inotify tells which of them was written
-to after which, though not how much at a time. With the number of lines that came since the last
-look that gives the order: exactly, where each turn was one line, or each of the two had one turn;
-otherwise nearly. Without inotify, what came since the last look is shown with stdout first.
+The two are files, so the order is not in them. The system's inotify reports in which order they
+were written to, though not how much each time. Together with the number of lines since the last
+look, that gives the order: exactly if each turn was one line, or each file had one turn; otherwise
+nearly. Without inotify, the lines since the last look are shown with stdout first.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections import deque
 from itertools import groupby
 from typing import IO
 
-#: Lines, and characters of them all, that are shown: a reason has room for 2,000.
+#: How many lines, and how many characters in all, are shown: a reason has room for 2,000.
 LINES, LENGTH = 20, 1800
-#: The last bytes of one line, and of what came since the last look, that are kept.
+#: How many of the last bytes are kept of one line, and of all since the last look.
 LINE, CHUNK = 1000, 64 * 1024
 _MODIFIED, _OVERFLOWN = 0x2, 0x4000
 _EVENT = struct.Struct("iIII")
@@ -36,9 +36,9 @@ class Printed:
         self._watch, self._watched = _watch(self._files)
 
     def look(self) -> None:
-        """Read what came since the last time."""
+        """Read what was printed since the last time."""
         turns: list[int] | None = []
-        # until nothing comes between the two, of which one tells what the other means
+        # until nothing is written between the reading of sizes and of events
         for _ in range(5):
             sizes = [os.fstat(file).st_size for file in self._files]
             more = self._take_turns()
@@ -49,7 +49,7 @@ class Printed:
         order = [which for which, _ in groupby(turns or ())]
         order += [which for which in (0, 1) if which not in order]
         for place, which in enumerate(order):
-            # the others of its kind have a line each, as far as they go
+            # the later turns of the same file have a line each, as far as there are lines
             number = max(1, len(lines[which]) - order[place + 1 :].count(which))
             self._lines.extend(lines[which][:number])
             del lines[which][:number]
@@ -61,7 +61,7 @@ class Printed:
         self._read[1] = 0
 
     def close(self) -> None:
-        """Give back what it takes."""
+        """Close the inotify descriptor."""
         if self._watch is not None:
             os.close(self._watch)
             self._watch = None
@@ -74,7 +74,7 @@ class Printed:
         return shown if len(shown) <= LENGTH else "..." + shown[-LENGTH:]
 
     def _take_turns(self) -> list[int] | None:
-        """Which of the two was written to, one after the other; None if that is not known."""
+        """Which of the two was written to, in order; None if that is not known."""
         if self._watch is None:
             return None
         try:
@@ -103,18 +103,18 @@ class Printed:
 
 
 def _show(line: bytes) -> str:
-    # of a line that was written over, what a terminal shows; PostgreSQL stores no NUL
+    # show an overwritten line as a terminal does; PostgreSQL cannot store NUL
     text = line.decode(errors="replace").replace("\0", "\ufffd")
     return text.rstrip().rpartition("\r")[2]
 
 
 def _watch(files: tuple[int, int]) -> tuple[int | None, list[int]]:
-    """An inotify descriptor and its number of each file; None where there is none to be had."""
+    """An inotify descriptor and its watch of each file; None where there is no inotify."""
     with contextlib.suppress(OSError, AttributeError):
         system = ctypes.CDLL(None, use_errno=True)
         watch = system.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if watch < 0:
-            # a user may have a limited number of them
+            # a user's inotify instances are limited
             return None, []
         watched = [
             system.inotify_add_watch(watch, f"/proc/self/fd/{file}".encode(), _MODIFIED)

@@ -1,4 +1,4 @@
-"""What the author of a resource type writes, and what it is handed."""
+"""What the author of a resource type implements, and what handlers are given."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _LOCK = threading.Lock()
 
 
 class Context(Journaled):
-    """What a handler is told about its node.
+    """What a handler is given about its node.
 
     :ivar stack: the stack's name.
     :ivar name: the resource's name.
     :ivar attempt: which attempt of this node this is, from 1.
     :ivar token: an idempotency token: the same for every attempt of the same piece of work,
         also by another engine; hand it to outside services.
-    :ivar resource_token: the token of the resource's ``create``, in every handler: what ``create``
-        wrote on the thing that it made, ``update`` and ``delete`` can compare.
-    :ivar stack_token: a text that no other stack has, nor a later one of the same name.
+    :ivar resource_token: the token of the resource's ``create``, in every handler: if ``create``
+        labels the real thing with it, ``update`` and ``delete`` can recognize it.
+    :ivar stack_token: a text that no other stack has, not even a later one of the same name.
     :ivar physical_id: the physical id known so far, None if there is none.
     :ivar properties: the properties that the resource was last brought to.
     :ivar attributes: its attributes as last recorded.
@@ -51,12 +51,12 @@ class Context(Journaled):
         out of time, a newer one deletes or replaces the resource, the engine is stopping at
         once, or it is about to lose its lease.
     :ivar cancel_reason: why, as a text; None until then.
-    :ivar interrupted: it was cancelled by the engine, which stops or loses its lease: whatever the
-        handler then raises is no failure, and it is called again.
+    :ivar interrupted: the engine cancelled it, as it stops or loses its lease: whatever the handler
+        then raises is not a failure, and it is called again.
     :ivar timeout: seconds that this call may take, None for no limit.
     """
 
-    no_journal = "this context is of no engine, and has no journal"
+    no_journal = "this context is not an engine's, so it has no journal"
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Context(Journaled):
     @property
     def cancelled(self) -> threading.Event:
         """Set when the handler should give up."""
-        # most handlers never look, and an Event is three objects
+        # most handlers never use it, and an Event is three objects
         if self._cancelled is None:
             with _LOCK:
                 if self._cancelled is None:
@@ -117,8 +117,8 @@ class Context(Journaled):
         If the engine dies or ``create`` fails afterwards, the next ``create`` finds it in
         ``physical_id``, and a delete is called with it.
 
-        :param physical_id: None, in a ``create`` alone, takes back what was recorded: nothing was
-            made, and there is nothing to delete.
+        :param physical_id: None, in a ``create`` only, takes the record back: nothing was made, and
+            there is nothing to delete.
         :raises BadInput: it cannot be stored.
         :raises StaleLock: the work is no longer this engine's; stop at once.
         """
@@ -128,16 +128,16 @@ class Context(Journaled):
 
 
 class ResourceType:
-    """How one kind of resource is brought about. Subclass it; instances must be stateless,
-    as several threads share one.
+    """How one kind of resource is created, updated and deleted. Subclass it; instances must be
+    stateless, as several threads share one.
 
-    Its methods are plain functions, not ``async def``, and are done when they return.
+    Its methods are plain functions, not ``async def``, and their work is done when they return.
     ``create`` and ``delete`` are required. ``update``, ``check`` and ``find`` are optional:
 
     ``update(context, physical_id, properties, previous)``
-        bring it from ``previous`` to ``properties``; return None, or a
+        change it from ``previous`` to ``properties``; return None, or a
         :class:`~converge.Physical` with new attributes; raise :class:`~converge.Replace` if
-        that needs a new one. A type without it is replaced when a property changes.
+        that needs a new one. Without this method, a change of a property replaces the resource.
     ``check(context, physical_id, properties)``
         raise an exception if the real thing is not as it should be.
     ``find(context)``
@@ -147,14 +147,14 @@ class ResourceType:
 
     #: Declared properties; None accepts any.
     schema: ClassVar[Mapping[str, Property] | None] = None
-    #: Properties that only ``delete`` heeds. Where a template changes nothing else of a resource,
-    #: the new ones are noted without a call of ``update``; also for the delete of one whose delete
-    #: has failed, so that it can be mended.
+    #: Properties that only ``delete`` uses. If a template changes no others of a resource, they are
+    #: stored without a call of ``update``, even for a resource whose delete has failed: so a wrong
+    #: delete can be corrected.
     delete_properties: ClassVar[tuple[str, ...]] = ()
-    #: In which order one is replaced by a new one: ``create_first``, or, for what can be there only
-    #: once, ``delete_first``. A resource of a template can say otherwise.
+    #: In which order one is replaced by a new one: ``create_first``, or, for things of which there
+    #: can be only one, ``delete_first``. A template can override it for a resource.
     replace: ClassVar[str] = Replacing.CREATE_FIRST
-    #: When a failed call is tried again.
+    #: When a failed call is retried.
     retry: ClassVar[RetryPolicy] = RetryPolicy()
     #: Seconds that one call may take; None for no limit.
     timeout: ClassVar[float | None] = None
@@ -167,11 +167,11 @@ class ResourceType:
         raise NotImplementedError(f"{type(self).__name__} must define create()")
 
     def delete(self, context: Context, physical_id: str) -> None:
-        """Remove it. Called again after a failure, so a thing that is gone already is no error."""
+        """Remove it. One that is already gone is no error: a failed delete is called again."""
         raise NotImplementedError(f"{type(self).__name__} must define delete()")
 
 
-#: What an engine may call.
+#: The methods that an engine may call.
 METHODS = ("create", "update", "delete", "check", "find")
 
 
@@ -181,10 +181,10 @@ def supports(resource_type: ResourceType, method: str) -> bool:
 
 
 def check_types(types: Mapping[str, ResourceType]) -> None:
-    """Whether an engine can work with these resource types.
+    """Check that an engine can work with these resource types.
 
-    :raises BadInput: one of them is none, its ``retry`` or ``timeout`` is wrong, or a call of
-        one of its methods would not run it.
+    :raises BadInput: one of them is not a ResourceType, its ``retry`` or ``timeout`` is wrong, or
+        calling one of its methods would not run it.
     """
     for name, one in types.items():
         if not isinstance(one, ResourceType):

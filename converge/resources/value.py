@@ -10,7 +10,7 @@ from converge.resources.resource_type import Context, Property, ResourceType
 
 
 class Value(ResourceType):
-    """Hand a value on: what is put in as property ``value`` comes out as attribute ``value``.
+    """Pass a value on: the property ``value`` becomes the attribute ``value``.
 
     It gives a name to a value that several others need, such as an address that is put
     together from parameters and attributes.
@@ -33,7 +33,7 @@ class Value(ResourceType):
         return Physical(physical_id, {"value": properties["value"]})
 
     def check(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
-        """Find nothing wrong: there is nothing outside that could be."""
+        """Find nothing wrong: there is nothing real to check."""
 
     def delete(self, context: Context, physical_id: str) -> None:
-        """Do nothing: there is nothing outside."""
+        """Do nothing: there is nothing real to delete."""

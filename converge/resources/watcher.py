@@ -1,10 +1,10 @@
 """A process group that ends with the process that started it, however that process ends.
 
 Beside each command runs a small shell, the watcher. It reads from a pipe whose other end only the
-starting process keeps. When that process dies, by SIGKILL too, the system closes its end; the
+starting process has. When that process dies, even by SIGKILL, the system closes its end; the
 watcher reads the end of the file and kills the group of the command, grandchildren included.
 
-The watcher can be killed, too. What then finds the command is the record of its process.
+The watcher may be killed, too. Then the command is found by the record of its process.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import IO
 from converge.process import boot_identity
 from converge.resources.groups import Record
 
-#: Waits for the end of the pipe, then kills the group whose number it read first.
+#: Waits for the end of the pipe, then kills the group whose id it read first.
 _WATCH = 'read -r group || exit 0; while read -r _; do :; done; kill -s KILL -- "-$group"'
-#: Tells the watcher its group before anything is done, so that no death falls in between; closes
-#: its end of the pipe, which is its stdin, as nothing else is sure not to be inherited.
+#: Tells the watcher its group before anything is done, so that no death goes unnoticed; then closes
+#: its end of the pipe, which is its stdin, so that no child inherits it.
 _TELL = (
     'echo "$$" >&0; '
     # before anything is done, too; where there is no /proc, there is no record
@@ -46,7 +46,7 @@ class Watched:
         record: Record,
     ) -> None:
         self._record = record
-        # both ends are closed in whatever other threads start meanwhile
+        # both ends are closed in the processes that other threads start meanwhile
         reader, self._writer = os.pipe()
         try:
             try:
@@ -55,7 +55,7 @@ class Watched:
                     stdin=reader,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    # no Ctrl-C is for it, and it keeps no folder busy
+                    # it gets no Ctrl-C, and keeps no folder in use
                     start_new_session=True,
                     cwd="/",
                     env={},
@@ -70,7 +70,7 @@ class Watched:
                     stderr=stderr,
                     cwd=directory,
                     env=environment,
-                    # a Ctrl-C at the terminal is for the engine, which ends its commands in order
+                    # Ctrl-C goes to the engine alone, which ends its commands in order
                     start_new_session=True,
                 )
             except BaseException:
@@ -81,8 +81,8 @@ class Watched:
             raise
 
     def close(self) -> None:
-        """Leave alone what still runs. Call it before the shell is reaped, whose number is that of
-        the group."""
+        """Leave alone what still runs. Call it before the shell is reaped, as its id is that of the
+        group."""
         self._end_watcher()
         os.close(self._writer)
         self._record.remove(self.process.pid)

@@ -289,7 +289,7 @@ def test_a_failure_can_roll_back(shell: Shell) -> None:
         (["list", "--db", "sqlite:///other.db"], ["other.db", "db upgrade"]),
         (["list", "--db", "postgresql+psycopg://x@127.0.0.1:1/x"], ["127.0.0.1"]),
         (["up", "good.yaml", "--pass-env", "A=1"], ["--pass-env", "'A=1'"]),
-        (["up", "good.yaml", "--file-root", "none"], ["--file-root", "'none' is no folder"]),
+        (["up", "good.yaml", "--file-root", "none"], ["--file-root", "'none' is not a folder"]),
         (["graph", "cycle.yaml"], ["cycle.yaml"]),
         (["graph", "nothing"], ["'nothing'"]),
         (["graph", "good.yaml", "-o", "."], ["it is a folder"]),
@@ -351,10 +351,10 @@ def test_files_are_where_the_operator_wants_them(shell: Shell) -> None:
     shell.run("up", "a.yaml", environment=inside)
     outside = {"CONVERGE_FILE_ROOT": "other"}
     out, _ = shell.run("up", "b.yaml", environment=outside, status=1)
-    assert "the only place for files here" in out
+    assert "the allowed roots" in out
     shell.run("up", "b.yaml", "--file-root", ".", environment=outside)
     _, err = shell.run("up", "a.yaml", environment={"CONVERGE_FILE_ROOT": "none"}, status=2)
-    assert "CONVERGE_FILE_ROOT: 'none' is no folder" in err
+    assert "CONVERGE_FILE_ROOT: 'none' is not a folder" in err
 
 
 def test_a_file_that_is_there_is_refused_or_adopted(shell: Shell) -> None:

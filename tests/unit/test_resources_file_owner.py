@@ -52,7 +52,7 @@ def test_deleting_when_a_folder_took_its_place_fails_clearly(tmp_path: Path) -> 
     made = create(tmp_path / "f")
     (tmp_path / "f").unlink()
     (tmp_path / "f").mkdir()
-    with pytest.raises(FileError, match=r"cannot delete .*: it is a directory now"):
+    with pytest.raises(FileError, match=r"cannot delete .*: it is a folder now"):
         delete(made)
 
 
@@ -90,7 +90,7 @@ def test_what_is_there_is_refused_and_left(there: str, tmp_path: Path) -> None:
     before = (os.lstat(path), os.listdir(tmp_path))
     recorded: list[Any] = []
     context = make_context(record=recorded.append)
-    with pytest.raises(FileError, match=r"f': it is there already, .* adopt: true"):
+    with pytest.raises(FileError, match=r"f': it already exists, .* adopt: true"):
         FILE.create(context, {"path": str(path), "content": "x"})
     assert recorded == []
     assert (os.lstat(path), os.listdir(tmp_path)) == before
@@ -111,7 +111,7 @@ def test_what_came_between_is_refused_and_left(
 
     monkeypatch.setattr(os, at, come_between)
     context = make_context(record=recorded.append)
-    with pytest.raises(FileError, match=r"it is there already|was put there meanwhile"):
+    with pytest.raises(FileError, match=r"it already exists|was put there in the meantime"):
         FILE.create(context, {"path": str(path), "content": "x"})
     assert recorded == [str(path), None]
     assert os.listdir(tmp_path) == ["f"]
@@ -168,7 +168,7 @@ def test_on_delete_is_one_of_two(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_not_adopted(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "f")
-    with pytest.raises(FileError, match="what is there is no file"):
+    with pytest.raises(FileError, match="it exists and is not a file"):
         create(tmp_path / "f", adopt=True)
     assert os.listdir(tmp_path) == ["f"]
 
