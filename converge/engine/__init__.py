@@ -1,7 +1,7 @@
 """The engine: threads around the protocol.
 
 ``engine`` is the public class; ``run`` is one run of it, from start to stop; ``core`` reads and
-writes the database under one id; ``tenure`` is its work under one lease; ``workers`` call
+writes the database under one id; ``tenure`` is its work under one lease; ``window`` is how much; ``workers`` call
 handlers; ``outbox`` keeps outcomes until they are written.
 """
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from converge.crash_points import Commit
 from converge.engine.core import EngineCore
 from converge.engine.tenure import Tenure
+from converge.engine.window import AHEAD, Window
 from converge.engine.workers import Job, Workers
 from converge.errors import StaleLock, StoreError
 from converge.lease import Lease, RowLeases, now
@@ -35,10 +36,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-#: The most nodes that an engine holds at a time.
-WINDOW = 1000
-#: For how many seconds of the workers' time nodes are claimed ahead.
-AHEAD = 0.25
 #: Seconds that a cancelled handler has to return before it is given up.
 GRACE = 5.0
 #: Seconds between two looks at something that is waited for.
@@ -87,7 +84,6 @@ class Run:
         self.ended = threading.Event()
         self.error: BaseException | None = None
         self._database = store.database
-        self._most = workers
         self._workers = Workers(workers, self._work)
         self._finished: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -101,8 +97,7 @@ class Run:
         # what the database says is held is to be compared with what this engine knows of
         self._recheck = threading.Event()
         self._breaks = 0
-        # how long a node keeps a worker busy on average, in seconds
-        self._seconds = AHEAD
+        self._window = Window(workers)
         # recover at once what dead engines of this host left, before their leases expire
         Sweeper(self._database).sweep()
         self._database.transact(engines.delete_old_engines, Commit.FORGET, happened=repeatable)
@@ -212,7 +207,8 @@ class Run:
             tenure.discard(outcome.work)
         busy = bool(outcomes) or bool(core.outbox)
         ends = any(outcome.work.decision.operation is Operation.FINISH for outcome in outcomes)
-        limit = 0 if stopping or self._more_ready else self._room(tenure, len(core.outbox))
+        held = tenure.count + len(core.outbox)
+        limit = 0 if stopping or self._more_ready else self._window.room(held)
         try:
             # before anything that may raise: none may be lost
             core.outbox.put(outcomes)
@@ -234,7 +230,7 @@ class Run:
             self.store.bus.notify_end()
         if limit and len(works) >= limit:
             # if handlers are slow, the next turn is soon enough
-            self._more_ready = self._window() > self._most
+            self._more_ready = self._window.is_wide
         if self._more_ready:
             self._more.set()
         idle = not works and not self._workers and self._finished.empty()
@@ -261,10 +257,7 @@ class Run:
                 self._workers.discard(finished.job)
                 if finished.job.abandoned:
                     continue
-            # a moving average that rises quickly when handlers become slow; a node without a
-            # handler counts, too, so that a fresh engine claims unchanged nodes many at a time
-            weight = 0.5 if finished.seconds > self._seconds else 0.05
-            self._seconds += weight * (finished.seconds - self._seconds)
+            self._window.add(finished.seconds)
             if finished.tenure is tenure:
                 outcomes.append(finished.outcome)
 
@@ -295,12 +288,11 @@ class Run:
             self._more.clear()
             with self._claiming:
                 tenure = self._tenure
-                limit = self._room(tenure)
+                limit = self._window.room(tenure.count)
                 if not self._more_ready or tenure.is_over:
                     continue
-                window = self._window()
                 # few nodes are not worth a transaction; the turning thread wakes this one again
-                if limit < max(1, window // 4 if window > 4 * self._most else 1):
+                if limit < self._window.least():
                     continue
                 try:
                     works = tenure.core.claim(limit)
@@ -316,19 +308,6 @@ class Run:
                 self._more.set()
             else:
                 self.wake()
-
-    def _room(self, tenure: Tenure, unwritten: int = 0) -> int:
-        """How many more nodes to claim.
-
-        :param unwritten: how many outcomes earlier rounds could not write.
-        """
-        return max(0, self._window() - tenure.count - unwritten)
-
-    def _window(self) -> int:
-        """How many nodes to hold: many while handlers are fast, as commits take most of the time;
-        few while they are slow, to leave other engines their share."""
-        soon = int(self._most * AHEAD / max(self._seconds, 1e-6))
-        return max(self._most, min(soon, WINDOW))
 
     def _dispatch(self, tenure: Tenure, works: list[Work]) -> None:
         """Queue works for the workers; finish those that need no handler at once."""
@@ -379,8 +358,8 @@ class Run:
                 else:
                     outcomes.append(tenure.core.given_up(job.work, GRACE))
         if slow:
-            self._seconds = max(self._seconds, AHEAD)
-            if len(self._workers) > self._most:
+            self._window.narrow()
+            if len(self._workers) > self._window.workers:
                 outcomes += self._take_back()
         return outcomes
 

@@ -15,7 +15,7 @@ import pytest
 
 from converge import Engine, RetryPolicy, Store, reasons
 from converge.cli import parser
-from converge.engine import engine, outbox, run
+from converge.engine import engine, outbox, run, window
 from converge.inspection import why
 from converge.journal import items
 from converge.journal import values as journal_values
@@ -67,10 +67,10 @@ LOSE = f"{lease.LOSE * 100:g}"
 
 #: page, sentence, numbers.
 QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("concepts", "get done in {}, at most {}.", (FRACTIONS[run.AHEAD], n(run.WINDOW))),
+    ("concepts", "get done in {}, at most {}.", (FRACTIONS[window.AHEAD], n(window.WINDOW))),
     ("concepts", "looked at again {} times a second", ({0.25: "four"}[outbox.LOOK],)),
-    ("decisions", "claimed ahead for {} of the workers' time", (FRACTIONS[run.AHEAD],)),
-    ("decisions", "at most {}. While handlers", (n(run.WINDOW),)),
+    ("decisions", "claimed ahead for {} of the workers' time", (FRACTIONS[window.AHEAD],)),
+    ("decisions", "at most {}. While handlers", (n(window.WINDOW),)),
     ("decisions", "after {} seconds (``lock_timeout``", (word(connections.LOCK_SECONDS),)),
     ("decisions", "After {} deaths a node is suspect", (word(claim.SUSPECT_DEATHS),)),
     ("decisions", "comes to {} deaths", (word(DEATHS),)),

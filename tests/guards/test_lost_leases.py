@@ -61,7 +61,7 @@ class Quick(Run):
     """Takes all nodes at once, as if handlers had been quick."""
 
     def begin(self) -> None:
-        self._seconds = 1e-4
+        self._window.seconds = 1e-4
         super().begin()
 
 

@@ -1,0 +1,59 @@
+"""The claim window: how many nodes an engine holds at a time."""
+
+from __future__ import annotations
+
+#: The most nodes that an engine holds at a time.
+WINDOW = 1000
+#: For how many seconds of the workers' time nodes are claimed ahead.
+AHEAD = 0.25
+#: Of the latest node in the moving average of what a node takes: it rises quickly when handlers
+#: become slow, and falls slowly.
+_RISE = 0.5
+_FALL = 0.05
+
+
+class Window:
+    """How many nodes to hold: many while handlers are fast, as commits take most of the time; few
+    while they are slow, to leave other engines their share.
+
+    :param workers: how many handlers are called at a time; the window is never smaller.
+    :ivar seconds: how long a node keeps a worker busy on average; 0 for one without a handler.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.seconds = AHEAD
+
+    def add(self, seconds: float) -> None:
+        """Take a finished node into the average.
+
+        :param seconds: that its handler took; 0 if it has none.
+        """
+        weight = _RISE if seconds > self.seconds else _FALL
+        self.seconds += weight * (seconds - self.seconds)
+
+    def narrow(self) -> None:
+        """A handler is running for longer than :data:`AHEAD`."""
+        self.seconds = max(self.seconds, AHEAD)
+
+    @property
+    def size(self) -> int:
+        """How many nodes to hold."""
+        soon = int(self.workers * AHEAD / max(self.seconds, 1e-6))
+        return max(self.workers, min(soon, WINDOW))
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether more nodes are held than there are workers: handlers are quick."""
+        return self.size > self.workers
+
+    def room(self, held: int) -> int:
+        """How many more nodes to claim.
+
+        :param held: how many are held.
+        """
+        return max(0, self.size - held)
+
+    def least(self) -> int:
+        """From how many nodes on a transaction that only claims is worth its cost."""
+        return max(1, self.size // 4 if self.size > 4 * self.workers else 1)

@@ -1,0 +1,52 @@
+"""The claim window, from how long nodes take."""
+
+from __future__ import annotations
+
+import pytest
+
+from converge.engine.window import AHEAD, WINDOW, Window
+
+
+def test_a_fresh_engine_holds_as_many_nodes_as_it_has_workers() -> None:
+    window = Window(8)
+    assert (window.size, window.is_wide) == (8, False)
+    assert [window.room(held) for held in (0, 3, 8, 9)] == [8, 5, 0, 0]
+
+
+def test_nodes_without_handlers_widen_it_within_a_few_rounds() -> None:
+    window = Window(8)
+    for _ in range(6):
+        for _ in range(window.size):
+            window.add(0)
+    assert window.size == WINDOW
+    assert window.is_wide
+
+
+@pytest.mark.parametrize(("seconds", "size"), [(0.1, 20), (0.01, 200), (0.001, WINDOW), (1, 8)])
+def test_it_holds_what_the_workers_get_done_ahead(seconds: float, size: int) -> None:
+    window = Window(8)
+    for _ in range(500):
+        window.add(seconds)
+    assert window.size == pytest.approx(size, abs=1)
+
+
+def test_a_slow_handler_narrows_it_at_once() -> None:
+    window = Window(8)
+    for _ in range(500):
+        window.add(0)
+    window.add(10 * AHEAD)
+    assert window.size == 8
+    for _ in range(500):
+        window.add(0)
+    window.narrow()
+    assert window.size == 8
+    # but not one that took long a while ago
+    window.add(0)
+    assert window.seconds < AHEAD
+
+
+def test_a_transaction_that_only_claims_is_for_a_quarter_of_a_wide_window() -> None:
+    window = Window(8)
+    assert window.least() == 1
+    window.seconds = 0.0
+    assert window.least() == WINDOW // 4
