@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Run the tests, with nothing needed but Python 3.11 or newer::
 
-    python3 tests/run.py [PYTEST ARGUMENTS]
+    python3 tests/run.py [quick] [PYTEST ARGUMENTS]
 
 The first run makes a virtual environment in ``.venv`` and installs converge and pytest
 there. Paths among the arguments are relative to the checkout.
 
 Tests that use a database run on each of SQLite, PostgreSQL and MariaDB that answers; the
 output says which did not, why, and how to point the tests at one; so do those of the journal
-on Redis. To run only the tests that
-use none: ``-m "not database"``.
+on Redis. ``quick`` is for while one works: the tests of what is pure, the guards and the stories,
+on SQLite. ``--about leases`` runs the tests of one subject; ``tests/subjects.yaml`` lists them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ import checkout  # noqa: E402
 # Anything that says how many processes, or wants to talk to the terminal, gets no others.
 _ALONE = ("-n", "--numprocesses", "--pdb", "--trace", "-s", "--capture=no", "--collect-only")
 
+_QUICK = ["tests/unit", "tests/guards", "tests/scenarios", "-m", "not postgresql and not mariadb"]
+
 
 def main() -> None:
     """Set up, then hand over to pytest."""
@@ -34,6 +36,8 @@ def main() -> None:
     except checkout.SetupError as error:
         sys.exit(f"tests/run.py: {error}")
     arguments = sys.argv[1:]
+    if arguments[:1] == ["quick"]:
+        arguments = [*_QUICK, *arguments[1:]]
     if not any(argument.startswith(_ALONE) for argument in arguments):
         processes = min(os.cpu_count() or 1, 4)
         arguments = ["-n", str(processes), "--dist", "worksteal", *arguments]

@@ -1,4 +1,5 @@
-"""Runs the stories of this folder, on every database.
+"""Runs the stories of this folder: each on SQLite, and on PostgreSQL or MariaDB in turn. What the
+servers do otherwise is tested statement by statement, in tests/store and tests/guards.
 
 A file has ``stories``: a name, and steps. Each step is a verb with its object, and options
 beside it; what verbs there are, the methods of :class:`Story` say. At the end of each story,
@@ -35,11 +36,21 @@ def read(path: Path) -> Any:
 
 
 TEMPLATES: Mapping[str, Any] = read(HERE / "templates.yaml")
-STORIES = [
-    pytest.param(story, id=f"{path.stem}: {name}")
+STORIES = {
+    f"{path.stem}: {name}": story
     for path in sorted(HERE.glob("*.yaml"))
     if path.stem != "templates"
     for name, story in read(path)["stories"].items()
+}
+PLACES = [
+    pytest.param(
+        database,
+        story,
+        id=f"{database}-{name}",
+        marks=[pytest.mark.database, getattr(pytest.mark, database)],
+    )
+    for number, (name, story) in enumerate(STORIES.items())
+    for database in ("sqlite", ("postgresql", "mariadb")[number % 2])
 ]
 
 
@@ -307,7 +318,7 @@ class Story:
             return int(tx.execute(select(func.count()).select_from(rows)).scalar_one())
 
 
-@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize(("database", "story"), PLACES, indirect=["database"])
 def test_story(fresh_store: Callable[..., converge.Store], story: dict[str, Any]) -> None:
     stage = Story(fresh_store, story)
     stage.play(story["steps"])

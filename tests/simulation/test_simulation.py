@@ -24,8 +24,8 @@ from tests.simulation.play import EVERYTHING, Tally, new_arena, play, play_all
 from tests.simulation.scheduler import Simulation
 from tests.simulation.templates import Entry, parse
 
-SEEDS = int(os.environ.get("CONVERGE_TEST_SEEDS", "2000"))
-CHUNKS = 8
+SEEDS = int(os.environ.get("CONVERGE_TEST_SEEDS", "500"))
+CHUNKS = 4
 #: Seeds of those tests that are not about the many, far from theirs.
 OTHERS = 10_000_000
 
