@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from converge.bus.memory import MemoryBus
 from converge.crash_points import Commit
 from converge.errors import BadInput, Conflict, NotFound
-from converge.inspection.queries import Looking
+from converge.inspection.queries import Queries
 from converge.model import Action, OnFailure, Status, TraversalStatus, check_name, check_seconds
 from converge.protocol.forget import Forgotten, forget
 from converge.protocol.halt import halt
@@ -65,7 +65,7 @@ def connect(
     )
 
 
-class Store(Looking):
+class Store(Queries):
     """The stacks of one database. Made by :func:`connect`; safe to share between threads.
 
     Every method that starts something says what became of it: it returns a :class:`Stack`

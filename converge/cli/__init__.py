@@ -24,12 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     :param argv: the words after the program's name; None: those of this process.
     :returns: the exit status: 0 complete, 1 the stack failed, 2 bad usage or input, 70 an
-        error inside converge, 130 interrupted, 141 nobody reads stdout any more, 143 terminated.
+        error inside converge, 130 interrupted, 141 stdout was closed by its reader, 143 terminated.
     """
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            # a name that the terminal's encoding lacks must not end the program
+            # a character that the terminal's encoding lacks must not end the program
             reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if argv is None else argv
     try:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # Python flushes stdout once more when it ends, and would complain
+        # Python flushes stdout once more when it exits, and would report an error
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
@@ -59,7 +59,7 @@ def _run(argv: Sequence[str]) -> int:
         arguments = parse(argv)
     except SystemExit:  # after --help and --version
         return EXIT_COMPLETE
-    # only now: this imports the database's libraries
+    # imported late: this imports the database's libraries
     from converge.cli.commands import run
 
     return run(arguments)

@@ -22,9 +22,9 @@ def database_url(arguments: Namespace) -> str | None:
 
 @contextmanager
 def opened(arguments: Namespace, *, create: bool = False) -> Iterator[Store]:
-    """The store. Only the default's schema is made here, and only if ``create``.
+    """The store. Only the default database is created, and only if ``create``.
 
-    :raises NotFound: the default is not there, and is not to be created.
+    :raises NotFound: the default database does not exist, and ``create`` is false.
     """
     store = connect(arguments, create=create)
     try:
@@ -41,17 +41,17 @@ def connect(arguments: Namespace, *, create: bool = False) -> Store:
     if url is None and not create and not has_default():
         name = arguments.what if arguments.command == "graph" else arguments.name
         raise NotFound(
-            f"there is no stack {name!r}, as there is no {DEFAULT_FILE} in this folder; "
-            "`converge up FILE` makes it, --db URL or CONVERGE_DB names another database"
+            f"there is no stack {name!r}: this folder has no {DEFAULT_FILE}; create it with "
+            "`converge up FILE`, or name another database with --db URL or CONVERGE_DB"
         )
     return converge.connect(url or DEFAULT_URL, create_schema=url is None)
 
 
 def has_default() -> bool:
-    """Whether the default database is there."""
+    """Whether the default database exists."""
     return os.path.lexists(DEFAULT_FILE)
 
 
 def is_there(arguments: Namespace) -> bool:
-    """Whether there is a database to look into; without one there is nothing in it."""
+    """Whether there is a database to read; if not, there is nothing to show."""
     return database_url(arguments) is not None or has_default()

@@ -1,7 +1,7 @@
 """How a command ended, in words and as JSON: what failed, and what to type next.
 
-The reason of a failure is told once. Where the event of a resource told it, all that is told later
-names the resource alone.
+The reason of a failure is printed once. If the event of a resource has it, the lines that follow
+only name the resource.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from converge.hiding import hide
 _CUT = " [...] "
 
 
-class Told:
-    """The failures that were told.
+class PrintedFailures:
+    """The failures that were printed.
 
-    :param stacks: whether those of traversals are told, and not of resources alone.
-    :ivar last: the resource that failed first in the traversal that was told of last.
+    :param stacks: whether failures of traversals are printed, too, and not only of resources.
+    :ivar last: the resource that failed first in the latest traversal.
     """
 
     def __init__(self, *, stacks: bool) -> None:
@@ -34,7 +34,7 @@ class Told:
         self._reasons: dict[str, set[str]] = {}
 
     def note(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Take note of an event that is told; what is to be told of it."""
+        """Note an event that will be printed; the event, with its reason shortened."""
         if event["traversal"] != self._traversal:
             self._traversal, self.last = event["traversal"], None
         name, reason = event["resource"], event["reason"]
@@ -49,7 +49,7 @@ class Told:
         return dict(event)
 
     def shorten(self, reason: str | None) -> str | None:
-        """The reason of a traversal, without those of resources that were told."""
+        """The reason of a traversal, without the reasons of resources that were printed."""
         for name, told in self._reasons.items():
             what = f"resource {name!r}"
             before, found, after = (reason or "").partition(f"{what}: ")
@@ -73,7 +73,7 @@ def next_line(
 ) -> str:
     """What to type next, after a failure.
 
-    :param status: of the stack; of one that is COMPLETE, what was asked for was rolled back.
+    :param status: of the stack; COMPLETE if it was rolled back.
     :param failed: the resource that failed first, if that is known.
     :param reason: of the stack.
     """
@@ -83,16 +83,16 @@ def next_line(
         return _line(arguments, "why", name, failed)
     if status == "FAILED" and (reason or "").startswith("resource "):
         return _line(arguments, "why", name)
-    return again(arguments)
+    return repeat_line(arguments)
 
 
 def show_line(arguments: Namespace, name: str) -> str:
-    """To look at a stack that somebody else has started."""
+    """What to type to show a stack that another client has started."""
     return _line(arguments, "show", name)
 
 
-def again(arguments: Namespace) -> str:
-    """The same command, which goes on. The values of parameters may be secret."""
+def repeat_line(arguments: Namespace) -> str:
+    """The same command again, which continues. Values of parameters may be secret."""
     if arguments.command == "up":
         words = [arguments.file]
         if arguments.stack is not None:
@@ -119,7 +119,7 @@ def _line(arguments: Namespace, *words: str) -> str:
 
 
 def error_document(message: str, kind: str, status: int, **more: Any) -> dict[str, Any]:
-    """What a command with ``--json`` prints of an error.
+    """What a command with ``--json`` prints for an error.
 
     :param kind: the name of the exception's type, or one of those below.
     :param status: the exit status.
@@ -134,21 +134,21 @@ _INTERRUPTS = {
 
 
 def interrupted_document(status: int) -> dict[str, Any]:
-    """Of a command that a signal ended."""
+    """The document of a command that a signal ended."""
     return error_document(*_INTERRUPTS[status], status)
 
 
 def failed_document(action: str, status: str, reason: str | None) -> dict[str, Any]:
-    """Of a stack that did not come to be what was asked for.
+    """The document of a stack that did not reach the state that was asked for.
 
-    :param status: of the stack; SUPERSEDED where somebody else started something else.
+    :param status: of the stack; SUPERSEDED if another client started another traversal.
     """
     kind = "StackRolledBack" if status == "COMPLETE" else f"Stack{status.capitalize()}"
     return error_document(reason or f"the {action} is {status}", kind, EXIT_FAILED)
 
 
 def find_json(words: Iterable[str]) -> bool:
-    """Whether JSON is asked for, in a command line that may be wrong."""
+    """Whether a command line, which may be wrong, asks for JSON."""
     for word in words:
         if word == "--":
             return False

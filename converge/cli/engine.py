@@ -17,13 +17,13 @@ from converge.cli.words import recovered
 from converge.errors import BadInput
 
 if TYPE_CHECKING:
-    from converge.cli.running import Trouble
+    from converge.cli.running import Outages
     from converge.resources.resource_type import ResourceType
     from converge.store import Store
 
 
 def built_in_types(arguments: Namespace) -> dict[str, ResourceType]:
-    """The built-in types, as the operator wants them."""
+    """The built-in types, as configured by options and the environment."""
     from converge.resources import Command, File
 
     names = arguments.pass_env
@@ -46,36 +46,36 @@ def built_in_types(arguments: Namespace) -> dict[str, ResourceType]:
 
 def engine(arguments: Namespace) -> int:
     """Run an engine."""
-    from converge.cli.running import Trouble, run_engine
+    from converge.cli.running import Outages, run_engine
 
     types = built_in_types(arguments)
     if arguments.until_idle and not is_there(arguments):
         return EXIT_COMPLETE
-    trouble = Trouble(Reporter(sys.stderr))
+    outages = Outages(Reporter(sys.stderr))
     # a service may be started before its database
     patient = not arguments.until_idle
-    with _when_there(arguments, trouble) if patient else opened(arguments, create=True) as store:
+    with _when_there(arguments, outages) if patient else opened(arguments, create=True) as store:
         greeting = f"an engine with {arguments.workers} workers is running; Ctrl-C stops it"
         status = run_engine(
             store,
-            trouble,
+            outages,
             workers=arguments.workers,
             grace=arguments.grace,
             lease=arguments.lease,
             types=types,
             until_idle=arguments.until_idle,
-            begun=patient,
+            patient=patient,
             greeting="" if arguments.until_idle else greeting,
         )
     return EXIT_COMPLETE if status is None else status
 
 
 @contextmanager
-def _when_there(arguments: Namespace, trouble: Trouble) -> Iterator[Store]:
-    """The store, as soon as its server lets us in."""
+def _when_there(arguments: Namespace, outages: Outages) -> Iterator[Store]:
+    """The store, as soon as its server can be reached."""
     from converge.sql.faults import Unreachable
 
-    with trouble.wait_out(lambda: connect(arguments, create=True), kind=Unreachable) as store:
+    with outages.wait_out(lambda: connect(arguments, create=True), kind=Unreachable) as store:
         yield store
 
 

@@ -1,4 +1,4 @@
-"""The command ``journal``: what is recorded of work whose steps are done once each."""
+"""The command ``journal``: the recorded steps of work whose steps are done once each."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _all(journal: Journal) -> Iterator[ScopeInfo]:
 
 def _state(scope: ScopeInfo) -> str:
     if scope.owner is not None:
-        return "held"
+        return "locked"
     return "open" if scope.finished is None else "finished"
 
 
@@ -81,7 +81,7 @@ def _row(record: Record) -> list[object]:
     if record.status in ("OPEN", "END"):
         value = f"{record.position} items"
     elif record.wait > 0:
-        value += f" (again in {record.wait:.0f} s)"
+        value += f" (retry in {record.wait:.0f} s)"
     short = value if len(value) <= 60 else value[:57] + "..."
     return [name, record.number, record.status, record.attempts, moment(record.at), short]
 
@@ -101,7 +101,7 @@ def _forget(journal: Journal, arguments: Namespace) -> int:
         steps = "failed step" if count == 1 else "failed steps"
         print(f"scope {escape(repr(arguments.scope))}: {count} {steps} forgotten")
     else:
-        print(f"scope {escape(repr(arguments.scope))}: forgotten; its work would be done anew")
+        print(f"scope {escape(repr(arguments.scope))}: forgotten; its work would start afresh")
     return EXIT_COMPLETE
 
 

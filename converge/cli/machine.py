@@ -1,4 +1,4 @@
-"""The command ``machine``: instances of machines, looked at and looked after."""
+"""The command ``machine``: shows and maintains instances of machines."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _run(arguments: Namespace, store: Store | None) -> int:
         return _list_machines(arguments, names)
     if arguments.machine not in names:
         raise NotFound(
-            f"there is no instance of a machine {arguments.machine!r}"
+            f"machine {arguments.machine!r} has no instances"
             f"{did_you_mean(arguments.machine, names)}"
         )
     assert store is not None
@@ -50,7 +50,7 @@ def _list_machines(arguments: Namespace, names: list[str]) -> int:
     if arguments.json:
         write_json(names, sys.stdout)
     elif not names:
-        print("there are no instances of machines")
+        print("no machine has instances")
     else:
         write_table(("machine",), ([name] for name in names), sys.stdout)
     return EXIT_COMPLETE
@@ -142,13 +142,13 @@ def _retry(instances: Instances, arguments: Namespace) -> int:
         write_json({"retried": count}, sys.stdout)
     else:
         actions = "action" if count == 1 else "actions"
-        print(f"{count} {actions} that FAILED will be called again by whoever sweeps next")
+        print(f"{count} failed {actions} will be called again by the next sweep")
     return EXIT_COMPLETE
 
 
 def _delete(instances: Instances, arguments: Namespace) -> int:
     for key in arguments.keys:
-        instances.get(key)  # a mistake is to be named before anything is deleted
+        instances.get(key)  # a wrong key is reported before anything is deleted
     return _deleted(instances.delete(*arguments.keys), arguments)
 
 

@@ -1,7 +1,7 @@
 """What is printed: escaped text, tables, JSON documents, files.
 
-Names and reasons come from templates and handlers: they are never taken for markup, and
-what could move a terminal's cursor or reverse its text is shown as an escape.
+Names and reasons come from templates and handlers: they are never interpreted as markup, and
+what could move a terminal's cursor or reverse its text is escaped.
 """
 
 from __future__ import annotations
@@ -87,14 +87,14 @@ def _rich_table(headers: Sequence[str], cells: Iterable[Sequence[str]], stream: 
 
 
 def make_console(stream: IO[str]) -> Any:
-    """A rich console on the stream that takes no text for markup."""
+    """A rich console on the stream that interprets no text as markup."""
     from rich.console import Console
 
     return Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 
 def write_file(path: str | Path, text: str) -> None:
-    """Write a file, in UTF-8, so that it is there as a whole or not at all.
+    """Write a file, in UTF-8, as a whole or not at all.
 
     A device or a pipe is written to; the target of a symbolic link is replaced.
 
@@ -129,7 +129,7 @@ def _replace(target: Path, data: bytes) -> None:
 
 
 def _mode(target: Path) -> int:
-    """The mode of the file that is there, else what the umask leaves of rw-rw-rw-."""
+    """The mode of the existing file, else rw-rw-rw- less the umask."""
     if target.exists():
         return stat.S_IMODE(target.stat().st_mode)
     mask = os.umask(0o077)

@@ -13,11 +13,11 @@ from typing import Any, NoReturn
 from converge.errors import BadInput, did_you_mean
 
 WORKERS_MAX = 1000
-#: Seconds. With the five that a cancelled handler has to obey, it fits into the 30 s after which
+#: Seconds. With the five that a cancelled command gets, it fits into the 30 s after which
 #: Kubernetes kills, and into systemd's 90.
 GRACE = 20.0
-#: Seconds. A shorter lease would be lost whenever a machine is busy; with a longer one a death
-#: costs more than an hour.
+#: Seconds. A shorter lease would be lost whenever a machine is busy; with a longer one, others wait
+#: more than an hour after a death.
 LEASE_MIN, LEASE_MAX = 1, 3600
 #: Seconds: ten years. More would overflow the dates of some databases.
 TIMEOUT_MAX = 315_360_000
@@ -30,20 +30,20 @@ DB_OPERATIONS = ("upgrade", "current", "check", "sql")
 EPILOG = """\
 exit status:
   0    complete
-  1    the stack failed, was cancelled, or was superseded by somebody else
+  1    the stack failed, was cancelled, or was superseded by another client
   2    bad usage or input, or the database cannot be used
   70   an error inside converge (CONVERGE_DEBUG=1 shows the traceback)
-  130  interrupted by Ctrl-C; `converge up` again goes on from there
-  141  nobody reads the output any more
-  143  ended by SIGTERM, as by Ctrl-C
+  130  interrupted by Ctrl-C; run `converge up` again to continue
+  141  the output was closed by its reader
+  143  terminated by SIGTERM, which acts like Ctrl-C
 
 environment:
   CONVERGE_DB     the database's URL, as for --db
   CONVERGE_DEBUG  show the traceback of every error
   CONVERGE_PASS_ENV
-                  names of variables, with spaces or commas between, as for --pass-env
+                  names of variables, separated by spaces or commas, as for --pass-env
   CONVERGE_FILE_ROOT
-                  folders, with colons between as in PATH, as for --file-root
+                  folders, separated by colons as in PATH, as for --file-root
   NO_COLOR        no colours
 """
 
@@ -76,7 +76,7 @@ class Parser(argparse.ArgumentParser):
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        # only now: reading the metadata costs more than all of the parsing
+        # imported late: reading the metadata takes longer than all of the parsing
         from importlib.metadata import PackageNotFoundError, version
 
         try:
@@ -104,7 +104,7 @@ def _integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
 def _seconds(
     minimum: float = 0, maximum: float = TIMEOUT_MAX, *, above: bool = False
 ) -> Callable[[str], float]:
-    """:param above: the minimum itself is too little."""
+    """:param above: the minimum itself is too low."""
     wanted = f"above {minimum:g}, at most {maximum}" if above else f"from {minimum:g} to {maximum}"
 
     def convert(text: str) -> float:
@@ -139,7 +139,7 @@ def _parameter(text: str) -> tuple[str, str]:
 
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
     """The parser of the whole command line, and those of the commands by name."""
-    # SUPPRESS, as a default of the subcommand would overwrite what stood before it
+    # SUPPRESS, as the default of a subcommand would overwrite an option before it
     database = Parser(add_help=False)
     database.add_argument(
         "--db",
@@ -155,7 +155,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         metavar="N",
         type=_integer(1, WORKERS_MAX),
         default=8,
-        help=f"how many resources at a time, 1 to {WORKERS_MAX} (default: 8)",
+        help=f"how many handlers run at a time, 1 to {WORKERS_MAX} (default: 8)",
     )
     workers.add_argument(
         "--grace",
@@ -178,17 +178,17 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         metavar="DIR",
         action="append",
         default=[],
-        help="a folder in which file resources may be, and below; may be repeated (default: "
-        "those that CONVERGE_FILE_ROOT names, or else anywhere)",
+        help="a folder in or below which file resources may be; may be repeated (default: those "
+        "that CONVERGE_FILE_ROOT names, else anywhere)",
     )
     run = Parser(add_help=False)
     run.add_argument(
         "--timeout",
         metavar="S",
         type=_seconds(above=True),
-        help="seconds after which the whole of it has failed (default: no limit)",
+        help="seconds after which it times out and fails (default: no limit)",
     )
-    run.add_argument("--no-wait", action="store_true", help="only start it: an engine does it")
+    run.add_argument("--no-wait", action="store_true", help="only start it, for an engine to do")
 
     def policy(choices: Sequence[str], rollback: str = "") -> Parser:
         parent = Parser(add_help=False)
@@ -246,7 +246,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
 
     command(
         "down",
-        "Delete a stack and all that it made",
+        "Delete a stack and all its resources",
         stack,
         workers,
         run,
@@ -255,7 +255,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     )
     rollback = command(
         "rollback",
-        "Take a stack back to an earlier version",
+        "Roll a stack back to an earlier version",
         stack,
         workers,
         run,
@@ -266,13 +266,13 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         "--to",
         metavar="VERSION",
         type=_version,
-        help="its number, or empty: everything goes (default: from a stack that is COMPLETE, the "
-        "version that completed before; else the one that completed last)",
+        help="its number, or empty to delete all resources (default: for a stack that is "
+        "COMPLETE, the version that completed before; else the one that completed last)",
     )
-    command("check", "Look whether a stack's resources are as they should be", stack, workers, run)
+    command("check", "Check whether a stack's resources are as they should be", stack, workers, run)
     by_name["check"].add_argument("--json", action="store_true", help="print one JSON document")
     command("cancel", "Stop what is being done to a stack", stack, json)
-    forget = command("forget", "Let go of (abandon) a resource without deleting it", stack, json)
+    forget = command("forget", "Forget (abandon) a resource without deleting it", stack, json)
     forget.add_argument("resource", metavar="RESOURCE", help="its name in the template")
     forget.add_argument(
         "--id",
@@ -293,25 +293,25 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     graph.add_argument("-o", "--output", metavar="FILE", help="write it there (default: stdout)")
     events = command("events", "Print what happened to a stack", stack, json)
     events.add_argument(
-        "--follow", action="store_true", help="go on until what is being done to it has ended"
+        "--follow", action="store_true", help="continue until the current action has ended"
     )
-    why = command("why", "Say what is waited for, why something failed, or what is stuck", json)
+    why = command("why", "Say what a stack waits for, why it failed, or what is stuck", json)
     why.add_argument(
         "name", metavar="NAME", nargs="?", help="the stack (default: what is stuck anywhere)"
     )
-    why.add_argument("resource", metavar="RESOURCE", nargs="?", help="default: all that matter")
+    why.add_argument("resource", metavar="RESOURCE", nargs="?", help="one of its resources")
     why.add_argument(
         "--traceback",
         action="store_true",
         help="also the traceback of the exception that the resource failed with",
     )
     engine = command("engine", "Run an engine: do the work of all stacks", workers)
-    engine.add_argument("--until-idle", action="store_true", help="end when there is no more work")
+    engine.add_argument("--until-idle", action="store_true", help="stop when there is no more work")
     engine.add_argument(
         "--lease",
         metavar="S",
         type=_seconds(LEASE_MIN, LEASE_MAX),
-        help="seconds without a sign of life after which others take its work over "
+        help="seconds without a heartbeat after which other engines take over its work "
         f"(default: 15; {LEASE_MIN} to {LEASE_MAX})",
     )
     engines = command("engines", "List the engines, and what each holds", json)
@@ -320,17 +320,17 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         action="store_true",
         help="also those that stopped or died within the last day",
     )
-    command("recover", "Put right what dead engines left behind, as every engine does", json)
-    journal = command("journal", "Look after the journal: the steps of work that were done", json)
+    command("recover", "Recover the work of dead engines, as every engine does", json)
+    journal = command("journal", "Show and maintain the journal: the steps that were done", json)
     add_journal(journal)
-    add_machine(command("machine", "Look after the instances of machines", json))
-    db = command("db", "Look after the database's schema")
+    add_machine(command("machine", "Show and maintain the instances of machines", json))
+    db = command("db", "Create, upgrade or check the database's schema")
     db.add_argument(
         "operation",
         metavar="|".join(DB_OPERATIONS),
         choices=DB_OPERATIONS,
-        help="upgrade: bring it up to date; current: print its revision; check: is it up to "
-        "date?; sql: print what upgrade would do",
+        help="upgrade: bring it up to date; current: print its revision; check: tell whether it is "
+        "up to date; sql: print what upgrade would do",
     )
     return parser, by_name
 
@@ -342,13 +342,13 @@ def add_journal(parser: Parser) -> None:
         metavar="|".join(JOURNAL_OPERATIONS),
         choices=JOURNAL_OPERATIONS,
         help="list: the scopes; show SCOPE: its steps; forget SCOPE: delete it, so that its work "
-        "would be done anew; prune: delete finished scopes",
+        "would start afresh; prune: delete finished scopes",
     )
-    parser.add_argument("scope", metavar="SCOPE", nargs="?", help="of show and forget")
+    parser.add_argument("scope", metavar="SCOPE", nargs="?", help="for show and forget")
     parser.add_argument(
         "--failed",
         action="store_true",
-        help="forget: only the steps that failed for good, so that its work goes on there",
+        help="forget: only the steps that failed for good, so that they are done again",
     )
     parser.add_argument(
         "--age", metavar="SECONDS", type=_seconds(), help="prune: those that finished so long ago"
@@ -368,7 +368,7 @@ def _check_journal(arguments: argparse.Namespace, parser: Parser) -> None:
         parser.error(f"unexpected argument {arguments.scope!r}")
     limits = [name for name in ("age", "keep") if getattr(arguments, name) is not None]
     if arguments.operation == "prune" and not limits:
-        parser.error("prune needs --age SECONDS or --keep N; with both, both must be so")
+        parser.error("prune needs --age SECONDS or --keep N; with both, both must apply")
     if arguments.operation != "prune" and limits:
         parser.error(f"--{limits[0]} is an option of prune")
     if arguments.operation != "forget" and arguments.failed:
@@ -382,17 +382,16 @@ def add_machine(parser: Parser) -> None:
         metavar="|".join(MACHINE_OPERATIONS),
         choices=MACHINE_OPERATIONS,
         help="list: the machines; list MACHINE: its instances; show MACHINE KEY: an instance and "
-        "its history; retry MACHINE KEY...: call actions again that FAILED; delete MACHINE "
-        "KEY...: delete instances with their history; prune MACHINE: delete those that came to "
-        "their end long ago",
+        "its history; retry MACHINE KEY...: call failed actions again; delete MACHINE KEY...: "
+        "delete instances with their history; prune MACHINE: delete those that ended long ago",
     )
     parser.add_argument("machine", metavar="MACHINE", nargs="?", help="the name of a machine")
-    parser.add_argument("keys", metavar="KEY", nargs="*", help="of instances")
+    parser.add_argument("keys", metavar="KEY", nargs="*", help="the keys of instances")
     parser.add_argument(
         "--state",
         metavar="STATE",
         action="append",
-        help="list, prune: only instances in this state; of prune, may be repeated",
+        help="list, prune: only instances in this state; for prune, may be repeated",
     )
     parser.add_argument(
         "--failed",
@@ -411,20 +410,20 @@ def _check_machine(arguments: argparse.Namespace, parser: Parser) -> None:
     allowed = {"list": ("state", "failed"), "prune": ("state", "age")}.get(operation, ())
     for name in options:
         if name not in allowed:
-            parser.error(f"--{name} is no option of {operation}")
+            parser.error(f"--{name} is not an option of {operation}")
     if operation == "list":
         if keys:
             parser.error(f"unexpected argument {keys[0]!r}; `converge machine show` shows one")
         if options and machine is None:
             parser.error(f"--{options[0]} needs the name of a MACHINE")
         if len(options) == 2:
-            parser.error("--state and --failed exclude each other")
+            parser.error("--state and --failed cannot be combined")
         if len(arguments.state or ()) > 1:
             parser.error("list takes one --state")
         return
     if operation == "prune":
         if machine is None or len(options) < 2:
-            parser.error("prune needs a MACHINE, --state STATE of its end, and --age SECONDS")
+            parser.error("prune needs a MACHINE, a final --state STATE, and --age SECONDS")
         if keys:
             parser.error(f"unexpected argument {keys[0]!r}; `converge machine delete` takes keys")
         return
@@ -458,7 +457,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if arguments.command == "why" and arguments.traceback and arguments.resource is None:
         commands["why"].error("--traceback needs a NAME and a RESOURCE")
     if arguments.command == "events" and arguments.follow and arguments.json:
-        commands["events"].error("--follow and --json exclude each other")
+        commands["events"].error("--follow and --json cannot be combined")
     return arguments
 
 

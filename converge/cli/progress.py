@@ -1,4 +1,4 @@
-"""What one sees while a stack converges: a live view on a terminal, else a line per event.
+"""What is shown while a stack converges: a live view on a terminal, else a line per event.
 
 The functions that render are pure; the reporters write what they return.
 """
@@ -62,9 +62,9 @@ def live_view(
     seconds: float,
     width: int = 80,
 ) -> Any:
-    """The live view, as something that rich prints.
+    """The live view, as an object that rich prints.
 
-    :param running: ``resource``, ``kind`` and ``since_seconds`` of what runs.
+    :param running: ``resource``, ``kind`` and ``since_seconds`` of the running nodes.
     :param seconds: since this process began to watch.
     :param width: of the terminal, in characters.
     """
@@ -73,7 +73,7 @@ def live_view(
     from rich.text import Text
 
     total = max(progress.get("total", 0), 1)
-    # what failed or is skipped is dealt with, too
+    # failed and skipped nodes count, too
     dealt_with = sum(progress.get(what, 0) for what in ("done", "failed", "skipped"))
     style = "red" if progress.get("failed") else "green"
     head = Text(no_wrap=True, overflow="ellipsis")
@@ -106,12 +106,12 @@ def _cut(name: str) -> str:
 
 
 class Reporter:
-    """Tells a person how it goes. This one tells only what cannot wait, on stderr."""
+    """Reports progress to a person. This one prints only notes, on stderr."""
 
-    #: Whether it wants :meth:`events` and :meth:`update`: they cost queries.
+    #: Whether it needs :meth:`events` and :meth:`update`, which cost queries.
     wants_events = False
     wants_updates = False
-    #: Whether the events of traversals are among those that it tells.
+    #: Whether it prints events of traversals, too.
     tells_stacks = False
 
     def __init__(self, errors: IO[str]) -> None:
@@ -128,14 +128,14 @@ class Reporter:
         running: Sequence[Mapping[str, Any]],
         seconds: float,
     ) -> None:
-        """How it stands."""
+        """The current progress."""
 
     def note(self, text: str) -> None:
-        """Something that is not part of the result, such as what Ctrl-C does."""
+        """A message that is not part of the result, such as what Ctrl-C does."""
         print(f"converge: {text}", file=self.stderr, flush=True)
 
     def end(self) -> None:
-        """Leave the terminal as it was. May be called again."""
+        """Restore the terminal. May be called again."""
 
 
 class PlainReporter(Reporter):
@@ -177,7 +177,7 @@ class LiveReporter(Reporter):
 
     def events(self, events: Iterable[Mapping[str, Any]]) -> None:
         for event in events:
-            # how the stack itself ended is in the summary
+            # the summary says how the stack itself ended
             if event["resource"] is not None and event["status"] in {"FAILED", "RETRY"}:
                 self._print(event_line(event), STYLES[str(event["status"])])
 
@@ -210,7 +210,7 @@ class LiveReporter(Reporter):
 
 
 def make_reporter(stdout: IO[str], stderr: IO[str], *, json: bool) -> Reporter:
-    """The reporter that fits the streams. With ``json`` stdout is left alone."""
+    """The reporter for these streams. With ``json`` it does not write to stdout."""
     if json:
         return LiveReporter(stderr, stderr) if is_terminal(stderr) else Reporter(stderr)
     return LiveReporter(stdout, stderr) if is_terminal(stdout) else PlainReporter(stdout, stderr)

@@ -42,7 +42,7 @@ def list_(arguments: Namespace) -> int:
 
 
 def _cell(value: object) -> object:
-    """Times, which are seconds since 1970, in UTC; all else as it is."""
+    """Times, which are seconds since 1970, in UTC; other values unchanged."""
     return moment(value) if isinstance(value, float) else value
 
 
@@ -110,7 +110,7 @@ def _is_file(path: Path) -> bool:
     try:
         return path.exists() and not path.is_dir()
     except (OSError, ValueError):
-        # the name of a stack may be longer than that of any file
+        # a stack's name may be longer than a file's can be
         return False
 
 
@@ -120,13 +120,13 @@ def _stack_graph(arguments: Namespace) -> tuple[str, Graph[str], Mapping[str, st
         try:
             edges, resources = store.graph(name), store.show(name)["resources"]
         except NotFound as error:
-            raise NotFound(f"{error}; neither is there a file of that name") from error
+            raise NotFound(f"{error}, and no file of that name") from error
     return name, edges, {one: str(about["status"]) for one, about in resources.items()}
 
 
 def events(arguments: Namespace) -> int:
     """Print what happened to a stack."""
-    from converge.cli.running import POLL_MOST, EventReader, Trouble, patiently
+    from converge.cli.running import POLL_MOST, EventReader, Outages, tolerate_outages
 
     with opened(arguments) as store:
         reader = EventReader(store, arguments.name, after=0)
@@ -138,10 +138,10 @@ def events(arguments: Namespace) -> int:
         reporter.events(found)
         if not arguments.follow:
             return EXIT_COMPLETE
-        trouble = Trouble(reporter)
+        outages = Outages(reporter)
         try:
-            stack = trouble.wait_out(lambda: store.stack(arguments.name))
-        except NotFound:  # it was deleted; nothing more will happen to it
+            stack = outages.wait_out(lambda: store.stack(arguments.name))
+        except NotFound:  # it was deleted: there will be no more events
             return EXIT_COMPLETE
 
         def look() -> bool:
@@ -149,7 +149,7 @@ def events(arguments: Namespace) -> int:
             reporter.events(reader.rest() if ended else reader.new())
             return ended
 
-        ended = patiently(look, trouble)
+        ended = tolerate_outages(look, outages)
         while not ended():
             time.sleep(POLL_MOST)
     return EXIT_COMPLETE
@@ -164,7 +164,7 @@ def why(arguments: Namespace) -> int:
     if arguments.json:
         write_json(found, sys.stdout)
     elif not found:
-        print("nothing is stuck" if arguments.name is None else "nothing is waited for")
+        print("nothing is stuck" if arguments.name is None else "nothing is waiting")
     else:
         for one in found:
             print(prose(one["message"]))

@@ -1,8 +1,8 @@
 """Run an engine in this process until a stack's traversal has ended, and stop it on signals.
 
-The first Ctrl-C (or SIGTERM) gives what runs some seconds to finish, the second cancels it, the
-third leaves at once. In every case the stack stays as it is in the database, and `converge up` or
-any engine goes on from there.
+The first Ctrl-C (or SIGTERM) gives running handlers some seconds to finish, the second cancels
+them, the third exits at once. In every case the stack stays as it is in the database, and
+`converge up` or any engine continues from there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from converge.cli import EXIT_INTERRUPTED, EXIT_TERMINATED
-from converge.cli.endings import Told
+from converge.cli.endings import PrintedFailures
 from converge.errors import ConvergeError, NotFound, StoreError
 from converge.escaping import lines
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from converge.stack import Stack
     from converge.store import Store
 
-#: Seconds between looks at the database: soon after the start, then less often.
+#: Seconds between reads of the database: short after the start, then longer.
 POLL_FIRST = 0.02
 POLL_MOST = 0.2
-#: Seconds between looks at a database that is away.
+#: Seconds between attempts while the database is down.
 POLL_AWAY = 1.0
-#: After so many seconds without trouble the next one is a new one.
+#: After so many seconds without an error, the next error is a new outage.
 QUIET = 60.0
 #: The logger of handlers' exceptions.
 FAILURES = "converge.failures"
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 class Interrupts:
-    """Counts SIGINT and SIGTERM instead of dying of them.
+    """Counts SIGINT and SIGTERM instead of being killed by them.
 
     :ivar count: how many came.
     :ivar status: the exit status of the first.
@@ -56,7 +56,7 @@ class Interrupts:
         self.count = 0
         self.status = EXIT_INTERRUPTED
 
-    # only numbers change here: a lock taken in a signal handler could be held already
+    # only numbers change here: a signal handler must not take a lock, which may be held already
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.count == 0 and number == signal.SIGTERM:
             self.status = EXIT_TERMINATED
@@ -64,7 +64,7 @@ class Interrupts:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Catch the signals meanwhile; outside the main thread nothing is changed."""
+        """Catch the signals in the meantime; does nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -92,13 +92,13 @@ class EventReader:
         self._seen: set[int] = set()
 
     def new(self) -> list[dict[str, Any]]:
-        """What was written since the last call."""
+        """Those written since the last call."""
         found = self._read(self._last)
         self._last = max((event["id"] for event in found), default=self._last)
         return found
 
     def rest(self) -> list[dict[str, Any]]:
-        """All that has not been given yet: ids can become visible out of order."""
+        """All that were not returned yet: ids can become visible out of order."""
         return sorted(self._read(self._start), key=lambda event: int(event["id"]))
 
     def _read(self, after: int) -> list[dict[str, Any]]:
@@ -115,16 +115,16 @@ class EventReader:
 class Watch:
     """Follows one traversal of a stack, and the rollback that its failure starts.
 
-    :ivar stack: the stack, as last seen.
+    :ivar stack: the stack, as last read.
     :ivar failure: why the traversal failed, if a rollback followed.
-    :ivar told: what was told of failures.
-    :ivar superseded: whether somebody else started another traversal.
+    :ivar printed: the failures that were printed.
+    :ivar superseded: whether another client started another traversal.
     """
 
     def __init__(self, store: Store, stack: Stack, reporter: Reporter, after: int) -> None:
         self.stack = stack
         self.failure: str | None = None
-        self.told = Told(stacks=reporter.tells_stacks)
+        self.printed = PrintedFailures(stacks=reporter.tells_stacks)
         self.superseded = False
         self.seconds = 0.0
         self._store = store
@@ -134,20 +134,20 @@ class Watch:
         self._started = time.monotonic()
 
     def look(self) -> bool:
-        """Look, tell the reporter, and say whether it has ended."""
+        """Read the stack, update the reporter, and return whether it has ended."""
         self.stack.refresh()
         self.seconds = time.monotonic() - self._started
         if self.stack.traversal != self._traversal:
-            # a rollback has a reason only if it was not a person who started it
+            # a rollback has a reason only if a failure started it, and not a client
             reason = self.stack.reason if self.stack.action == "ROLLBACK" else None
             self.superseded = reason is None or self.failure is not None
             self.failure = reason
             self._traversal = self.stack.traversal
         ended = self.superseded or self.stack.status != "IN_PROGRESS"
         if self._reporter.wants_events:
-            # only after the status was read are all events of an ended traversal there
+            # events are read after the status, so that none of an ended traversal are missing
             events = self._events.rest() if ended else self._events.new()
-            self._reporter.events([self.told.note(event) for event in events])
+            self._reporter.events([self.printed.note(event) for event in events])
         if self._reporter.wants_updates and not ended:
             self._tell()
         return ended
@@ -156,7 +156,7 @@ class Watch:
         name = self.stack.name
         try:
             progress, running = self._store.progress(name), self._store.running(name)
-        except NotFound:  # deleted since it was read
+        except NotFound:  # it was deleted in the meantime
             return
         self._reporter.update(name, str(self.stack.action), progress, running, self.seconds)
 
@@ -171,39 +171,39 @@ def last_event(store: Store, name: str) -> int:
 
 def run_engine(
     store: Store,
-    trouble: Trouble,
+    outages: Outages,
     *,
     workers: int,
     grace: float,
     lease: float | None = None,
     types: Mapping[str, ResourceType] | None = None,
     until_idle: bool = False,
-    begun: bool = False,
+    patient: bool = False,
     ended: Callable[[], bool] = lambda: False,
-    going_on: str = "other engines go on from there",
+    rest: str = "other engines continue from there",
     greeting: str = "",
-    on_leave: Callable[[int], None] = lambda status: None,
+    on_exit: Callable[[int], None] = lambda status: None,
 ) -> int | None:
     """Run an engine until something has ended, there is no more work, or a signal comes.
 
-    :param trouble: who is told when the database is away, and everything else.
-    :param grace: seconds that what runs has to finish after the first signal.
+    :param outages: reports when the database is down; its reporter prints everything else.
+    :param grace: seconds that running handlers have to finish after the first signal.
     :param lease: the engine's, in seconds; None for the default.
     :param types: resource types to use instead of installed ones of the same name.
-    :param until_idle: whether to end when there is no more work in the whole database.
-    :param begun: the database took what is to be done, so it will be back if it is away.
-    :param ended: looks whether it has ended, and tells the reporter.
-    :param going_on: what happens to the rest after a signal.
-    :param greeting: what to tell when it runs and signals are caught.
-    :param on_leave: called with the exit status, if it leaves at once after a third signal.
+    :param until_idle: whether to stop when there is no more work in the whole database.
+    :param patient: whether to wait when the database is down at the start: it is known to exist.
+    :param ended: returns whether it has ended, and updates the reporter.
+    :param rest: who does the rest of the work after a signal, as a sentence.
+    :param greeting: what to print once the engine runs and signals are caught.
+    :param on_exit: called with the exit status before an exit at the third signal.
     :returns: None, or the exit status if a signal came first.
-    :raises ConvergeError: the engine could not start, or stopped by itself.
+    :raises ConvergeError: the engine could not start, or stopped unexpectedly.
     """
     from converge.engine import Engine
     from converge.lease import LEASE
 
-    # what is loaded stays, and nodes come and go by the thousand: a tenth of their time was spent
-    # looking at all of it again and again
+    # modules stay, nodes come and go by the thousand: garbage collection over all of it took a
+    # tenth of the time
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     engine = Engine(store, types, workers=workers, lease=LEASE if lease is None else lease)
@@ -215,10 +215,10 @@ def run_engine(
             try:
                 return engine.run(until_idle=until_idle)
             except StoreError as error:
-                if not begun or engine.id is not None:
+                if not patient or engine.id is not None:
                     failures.append(error)
                     return
-                trouble.tell(error)
+                outages.tell(error)
                 if leaving.wait(POLL_AWAY):
                     return
             except BaseException as error:
@@ -226,26 +226,26 @@ def run_engine(
                 return
 
     interrupts = Interrupts()
-    reporter = trouble.reporter
-    # signals are handled in this thread, so the engine has another
+    reporter = outages.reporter
+    # this thread handles signals, so the engine runs in another
     thread = threading.Thread(target=work, name="converge-run", daemon=True)
-    look = patiently(ended, trouble)
-    with interrupts.caught(), _log_to(trouble):
+    look = tolerate_outages(ended, outages)
+    with interrupts.caught(), _log_to(outages):
         thread.start()
         if greeting:
             reporter.note(greeting)
         try:
             over = wait_until(lambda: look() or not thread.is_alive(), interrupts)
             if not over:
-                time_left = f"has {grace:g} s to finish, Ctrl-C again cancels it"
+                left = f"have {grace:g} s to finish, Ctrl-C again cancels them"
                 reporter.note(
-                    f"stopping: what runs {time_left if grace else 'is cancelled'}; {going_on}"
+                    f"stopping: running handlers {left if grace else 'are cancelled'}; {rest}"
                 )
             elif not (thread.is_alive() or until_idle or look()):
                 raise _end_of(thread, failures)
             leaving.set()
             look_on = (lambda: True) if over else look
-            _stop(engine, thread, interrupts, grace, reporter, look_on, going_on, on_leave)
+            _stop(engine, thread, interrupts, grace, reporter, look_on, rest, on_exit)
         except BaseException:
             engine.stop(grace=0)
             raise
@@ -262,10 +262,10 @@ def _end_of(thread: threading.Thread, failures: list[BaseException]) -> BaseExce
     return failures[0] if failures else ConvergeError("the engine stopped because of an error")
 
 
-class Trouble:
-    """Tells a person once that the database is away, not at each look.
+class Outages:
+    """Reports an outage of the database once, not at each attempt.
 
-    :ivar reporter: who tells it, and all else.
+    :ivar reporter: prints it, and everything else.
     """
 
     def __init__(self, reporter: Reporter) -> None:
@@ -273,14 +273,14 @@ class Trouble:
         self._last: float | None = None
 
     def tell(self, error: BaseException) -> None:
-        """Tell of an error, unless there was one not long ago."""
+        """Report an error, unless it belongs to an outage that was reported."""
         now = time.monotonic()
         if self._last is None or now - self._last > QUIET:
             self.reporter.note(f"{error}; trying again")
         self._last = now
 
     def wait_out(self, look: Callable[[], T], *, kind: type[StoreError] = StoreError) -> T:
-        """What a look at the database gives, as soon as it answers.
+        """The result of reading the database, as soon as it answers.
 
         :param kind: the errors that are waited out.
         """
@@ -292,50 +292,49 @@ class Trouble:
             time.sleep(POLL_AWAY)
 
 
-def patiently(ended: Callable[[], bool], trouble: Trouble) -> Callable[[], bool]:
-    """The same, but while the database cannot be used the answer is no: the engine, too,
-    tries again."""
+def tolerate_outages(ended: Callable[[], bool], outages: Outages) -> Callable[[], bool]:
+    """The same function, but false while the database cannot be used: the engine retries, too."""
 
     def look() -> bool:
         try:
             return ended()
         except StoreError as error:
-            trouble.tell(error)
+            outages.tell(error)
             return False
 
     return look
 
 
 class _ToReporter(logging.Handler):
-    """Log records as notes, so that they don't tear a live view apart."""
+    """Log records as notes, so that they do not break a live view."""
 
-    def __init__(self, trouble: Trouble) -> None:
+    def __init__(self, outages: Outages) -> None:
         super().__init__(logging.WARNING)
-        self._trouble = trouble
+        self._outages = outages
         if os.environ.get("CONVERGE_DEBUG"):
             self.setLevel(logging.DEBUG)
 
     def emit(self, record: logging.LogRecord) -> None:
         if self.level == logging.DEBUG:
-            self._trouble.reporter.note(self.format(record))
+            self._outages.reporter.note(self.format(record))
             return
         if record.name == FAILURES:
-            # who sees the events sees the reason there
-            if not self._trouble.reporter.wants_events:
-                self._trouble.reporter.note(lines(record.getMessage()))
+            # the events have the reason
+            if not self._outages.reporter.wants_events:
+                self._outages.reporter.note(lines(record.getMessage()))
             return
         arguments = record.args if isinstance(record.args, tuple) else ()
         error = next((one for one in arguments if isinstance(one, StoreError)), None)
         if error is None:
-            self._trouble.reporter.note(record.getMessage())
+            self._outages.reporter.note(record.getMessage())
         else:
-            self._trouble.tell(error)
+            self._outages.tell(error)
 
 
 @contextmanager
-def _log_to(trouble: Trouble) -> Iterator[None]:
+def _log_to(outages: Outages) -> Iterator[None]:
     logger = logging.getLogger("converge")
-    handler = _ToReporter(trouble)
+    handler = _ToReporter(outages)
     logger.addHandler(handler)
     try:
         yield
@@ -344,7 +343,7 @@ def _log_to(trouble: Trouble) -> Iterator[None]:
 
 
 def wait_until(ended: Callable[[], bool], interrupts: Interrupts) -> bool:
-    """Look again and again, until it has ended or a signal came.
+    """Poll until it has ended or a signal came.
 
     :returns: whether it has ended.
     """
@@ -352,7 +351,7 @@ def wait_until(ended: Callable[[], bool], interrupts: Interrupts) -> bool:
     while not ended():
         if interrupts.count:
             return False
-        # a signal does not end the sleep, but it is short
+        # a signal does not interrupt the sleep, but it is short
         time.sleep(pause)
         pause = min(POLL_MOST, pause * 1.3)
     return True
@@ -365,30 +364,30 @@ def _stop(
     grace: float,
     reporter: Reporter,
     look: Callable[[], bool],
-    going_on: str,
-    on_leave: Callable[[int], None],
+    rest: str,
+    on_exit: Callable[[int], None],
 ) -> None:
-    """Stop an engine as gently as the signals that come meanwhile allow.
+    """Stop an engine as gently as the signals that arrive allow.
 
-    :param grace: seconds from the first signal until what runs is cancelled.
+    :param grace: seconds from the first signal until running handlers are cancelled.
     """
     stopping: threading.Thread | None = None
     cancelling: threading.Thread | None = None
     signalled: float | None = None
     while running.is_alive():
-        # again, if it was too early: an engine that has not started yet cannot be stopped
+        # again, if the engine had not started yet: then it could not be stopped
         if stopping is None or not stopping.is_alive():
             stopping = _in_thread(engine.stop, {"grace": None})
         if interrupts.count and signalled is None:
             signalled = time.monotonic()
         late = signalled is not None and time.monotonic() - signalled >= grace
         if cancelling is None and (late or interrupts.count >= 2):
-            reporter.note("cancelling what runs; Ctrl-C again leaves at once")
+            reporter.note("cancelling running handlers; Ctrl-C again exits at once")
             cancelling = _in_thread(engine.stop, {"grace": 0})
         if interrupts.count >= 3:
             reporter.end()
-            reporter.note(f"left; {going_on}, once this engine counts as dead")
-            on_leave(interrupts.status)
+            reporter.note(f"exiting; {rest}, once the lease of this engine has ended")
+            on_exit(interrupts.status)
             sys.stdout.flush()
             os._exit(interrupts.status)
         look()

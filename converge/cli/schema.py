@@ -12,14 +12,14 @@ from converge.model import DEFAULT_URL
 
 
 def run(arguments: Namespace) -> int:
-    """Look after the database's schema."""
+    """Do what was asked for."""
     from converge.sql import migrate
 
     url = database_url(arguments) or DEFAULT_URL
     if arguments.operation == "sql":
         sys.stdout.write(migrate.sql(url))
     elif arguments.operation == "current":
-        print(migrate.current(url) or "no tables of converge's")
+        print(migrate.current(url) or "converge's tables do not exist")
     elif arguments.operation == "upgrade":
         migrate.upgrade(url)
         print(f"the schema is at version {migrate.current(url)}")

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from converge.cli import EXIT_COMPLETE, EXIT_FAILED
 from converge.cli.database import opened
 from converge.cli.endings import (
-    again,
     failed_document,
     interrupted_document,
     next_line,
+    repeat_line,
     show_line,
 )
 from converge.cli.engine import built_in_types
@@ -37,7 +37,7 @@ def up(arguments: Namespace) -> int:
     from converge.resources import load_types
     from converge.template import Template
 
-    # all of it before the database is opened: a mistake must not leave an empty one behind
+    # all checks before the database is opened: a mistake must not leave an empty one behind
     name = arguments.stack if arguments.stack is not None else Path(arguments.file).stem
     template = Template.load(arguments.file)
     try:
@@ -57,7 +57,7 @@ def up(arguments: Namespace) -> int:
             on_failure=arguments.on_failure,
             timeout=arguments.timeout,
             source=os.path.abspath(arguments.file),
-            # who names the stack knows which one it is
+            # --stack confirms which stack is meant
             any_source=arguments.stack is not None,
         )
 
@@ -76,7 +76,7 @@ def down(arguments: Namespace) -> int:
 
 
 def rollback(arguments: Namespace) -> int:
-    """Take a stack back to an earlier version."""
+    """Roll a stack back to an earlier version."""
     return _converge(
         arguments,
         arguments.name,
@@ -90,7 +90,7 @@ def rollback(arguments: Namespace) -> int:
 
 
 def check(arguments: Namespace) -> int:
-    """Look whether a stack's resources are as they should be."""
+    """Check whether a stack's resources are as they should be."""
     return _converge(
         arguments,
         arguments.name,
@@ -101,7 +101,7 @@ def check(arguments: Namespace) -> int:
 def _converge(
     arguments: Namespace, name: str, begin: Callable[[Store], Stack], *, create: bool = False
 ) -> int:
-    from converge.cli.running import Trouble, Watch, last_event, run_engine
+    from converge.cli.running import Outages, Watch, last_event, run_engine
 
     types = built_in_types(arguments)
     with opened(arguments, create=create) as store:
@@ -111,70 +111,70 @@ def _converge(
             _say(arguments, _done(stack))
             return _finish(arguments, store, stack, EXIT_COMPLETE)
         if arguments.no_wait:
-            _say(arguments, _beginning(stack) + "; `converge engine` does the work")
+            _say(arguments, _beginning(stack) + "; run `converge engine` to do the work")
             return _finish(arguments, store, stack, EXIT_COMPLETE)
         reporter = make_reporter(sys.stdout, sys.stderr, json=arguments.json)
-        trouble = Trouble(reporter)
+        outages = Outages(reporter)
         try:
             _say(arguments, _beginning(stack))
             watch = Watch(store, stack, reporter, after)
             interrupted = run_engine(
                 store,
-                trouble,
+                outages,
                 workers=arguments.workers,
                 grace=arguments.grace,
                 types=types,
-                begun=True,
+                patient=True,
                 ended=watch.look,
-                going_on=f"`converge {arguments.command}` goes on with stack {escape(repr(name))} "
+                rest=f"`converge {arguments.command}` continues with stack {escape(repr(name))} "
                 "from there",
-                on_leave=lambda status: _leave(arguments, status),
+                on_exit=lambda status: _leave(arguments, status),
             )
         finally:
             reporter.end()
         if interrupted is not None:
             _say(arguments, summary(name, stack.action, stack.status, None) + ", interrupted")
-            _say(arguments, again(arguments))
+            _say(arguments, repeat_line(arguments))
             wrong = interrupted_document(interrupted)
             return _finish(arguments, store, stack, interrupted, wrong)
         if watch.superseded:
             reporter.note(
-                f"somebody else started {stack.action} of stack {name!r} meanwhile "
+                f"another client started {stack.action} of stack {name!r} in the meantime "
                 f"(traversal {stack.traversal})"
             )
             _say(arguments, show_line(arguments, name))
             wrong = failed_document(stack.action, "SUPERSEDED", None)
-            return trouble.wait_out(lambda: _finish(arguments, store, stack, EXIT_FAILED, wrong))
+            return outages.wait_out(lambda: _finish(arguments, store, stack, EXIT_FAILED, wrong))
         status = str(stack.status)
-        reason = watch.told.shorten(stack.reason)
+        reason = watch.printed.shorten(stack.reason)
         line = summary(name, stack.action, status, reason, watch.seconds)
         if reason and status == "COMPLETE" and (stack.action == "CHECK" or watch.failure):
             line += f", {prose(reason)}"
         _say(arguments, line)
         if status == "COMPLETE" and watch.failure is None:
-            return trouble.wait_out(lambda: _finish(arguments, store, stack, EXIT_COMPLETE))
-        _say(arguments, next_line(arguments, name, status, watch.told.last, stack.reason))
+            return outages.wait_out(lambda: _finish(arguments, store, stack, EXIT_COMPLETE))
+        _say(arguments, next_line(arguments, name, status, watch.printed.last, stack.reason))
         wrong = failed_document(stack.action, status, stack.reason)
-        return trouble.wait_out(lambda: _finish(arguments, store, stack, EXIT_FAILED, wrong))
+        return outages.wait_out(lambda: _finish(arguments, store, stack, EXIT_FAILED, wrong))
 
 
 def _leave(arguments: Namespace, status: int) -> None:
-    """Say how it ends where there is no time for the whole document."""
+    """Print the end when there is no time for the whole document."""
     if arguments.json:
         write_json(interrupted_document(status), sys.stdout)
     else:
-        print(again(arguments))
+        print(repeat_line(arguments))
 
 
 def _done(stack: Stack) -> str:
     name = f"stack {escape(repr(stack.name))}"
     if not stack.live:
-        return f"{name} is deleted already"
+        return f"{name} is already deleted"
     if stack.version is None:
-        return f"{name} was rolled back already, to nothing"
+        return f"{name} is already rolled back to nothing"
     return (
-        f"{name} was rolled back already, to version {stack.version}; "
-        "--to VERSION goes to another one"
+        f"{name} is already rolled back to version {stack.version}; "
+        "choose another one with --to VERSION"
     )
 
 
@@ -197,9 +197,9 @@ def _finish(
     status: int,
     wrong: Mapping[str, Any] | None = None,
 ) -> int:
-    """Print the end of it: the document, or the outputs.
+    """Print the result: the document, or the outputs.
 
-    :param wrong: what the document says of what went wrong.
+    :param wrong: what the document has if something went wrong.
     """
     if arguments.json:
         document = store.show(stack.name) if stack.live else _deleted(stack)
@@ -234,9 +234,9 @@ def cancel(arguments: Namespace) -> int:
         write_json({name: getattr(stack, name) for name in names}, sys.stdout)
         return EXIT_COMPLETE
     said = {
-        "started": "cancelled; what runs is told to stop",
-        "resumed": "cancelled already; what runs has still to stop",
-        "done": "cancelled already",
+        "started": "cancelled; running handlers are told to stop",
+        "resumed": "already cancelled; some handlers are still running",
+        "done": "already cancelled",
     }
     print(f"stack {escape(repr(arguments.name))}: {said[outcome]}")
     return EXIT_COMPLETE
@@ -254,11 +254,11 @@ def forget(arguments: Namespace) -> int:
     who = f"stack {escape(repr(arguments.name))}"
     what = f"resource {escape(repr(arguments.resource))}"
     if done is None:
-        print(f"{who} has let go of {what} already")
+        print(f"{who} has already forgotten {what}")
         return EXIT_COMPLETE
-    made = "nothing that is known of" if done.physical_id is None else repr(done.physical_id)
+    made = "no physical id is known" if done.physical_id is None else repr(done.physical_id)
     print(
-        f"{who} has let go of {what} (id {done.id}, type {escape(repr(done.type))}, {done.action} "
-        f"{done.status}); nothing was deleted, and nobody looks after it any more: {escape(made)}"
+        f"{who} has forgotten {what} (id {done.id}, type {escape(repr(done.type))}, {done.action} "
+        f"{done.status}); nothing was deleted, and converge no longer manages it: {escape(made)}"
     )
     return EXIT_COMPLETE

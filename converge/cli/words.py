@@ -11,12 +11,12 @@ from converge.escaping import escape
 if TYPE_CHECKING:
     from converge.protocol.recover import Sweep
 
-#: So many of an engine's nodes are named in the table.
+#: How many of an engine's nodes the table names.
 NAMED = 3
 
 
 def lease(engine: Mapping[str, Any]) -> str:
-    """How much longer an engine's lease is good: ``12 s left``, ``ended 3.0 s ago``."""
+    """How much longer an engine's lease lasts: ``12 s left``, ``ended 3.0 s ago``."""
     if engine["state"] == "STOPPED":
         return ""
     left = float(engine["lease_seconds"])
@@ -39,20 +39,20 @@ def _held(node: Mapping[str, Any]) -> str:
 
 
 def recovered(done: Sweep) -> list[str]:
-    """What a recovery did, a line for each sort."""
+    """What a recovery did, a line for each kind."""
     lines = []
     if done.engines:
         lines.append(f"{_count(done.engines, 'dead engine')} found")
     if done.nodes:
-        lines.append(f"{_count(done.nodes, 'node')} taken from dead engines, to be done by others")
+        lines.append(f"{_count(done.nodes, 'node')} of dead engines made ready for others")
     if done.unblocked:
         lines.append(f"{_count(done.unblocked, 'node')} unblocked, as the resource was free")
     if done.overdue:
-        lines.append(f"{_count(done.overdue, 'traversal')} ended, as the time was over")
+        lines.append(f"{_count(done.overdue, 'traversal')} timed out")
     if done.leftovers:
         lines.append(f"{_count(done.leftovers, 'node')} of ended traversals removed")
     if done.scopes:
-        lines.append(f"{_count(done.scopes, 'scope')} of work that is over removed")
+        lines.append(f"{_count(done.scopes, 'scope')} of finished work removed")
     if not lines:
         lines.append("nothing to recover")
     if done.ready:

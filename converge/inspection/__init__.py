@@ -1,1 +1,1 @@
-"""Reads for people: ``queries`` is what can be asked, ``views`` and ``why`` are the answers."""
+"""Reads for people: ``queries`` has the questions, ``views`` and ``why`` the answers."""

@@ -13,7 +13,7 @@ from converge.sql.database import Database
 _HOLDS = 1000
 
 
-class Looking:
+class Queries:
     """The part of :class:`converge.Store` that only reads."""
 
     def __init__(self, database: Database) -> None:
@@ -27,21 +27,22 @@ class Looking:
     def show(self, name: str, *, reveal: bool = False) -> dict[str, Any]:
         """A stack with its progress, resources and outputs.
 
-        :param reveal: what the template's hidden parameters are is ``***`` in properties,
-            attributes, physical ids and outputs; this shows it.
+        :param reveal: show the values of hidden parameters, which are ``***`` in properties,
+            attributes, physical ids and outputs otherwise.
         :raises NotFound: there is no such stack.
         """
         return self.database.read(lambda tx: views.show(tx, name, reveal=reveal))
 
     def progress(self, name: str) -> dict[str, int]:
-        """How many nodes of the current traversal are total, done, running, failed, skipped.
+        """The numbers of nodes of the current traversal: total, done, running, failed, skipped.
 
         :raises NotFound: there is no such stack.
         """
         return self.database.read(lambda tx: views.progress(tx, name))
 
     def running(self, name: str) -> list[dict[str, Any]]:
-        """What handlers are at work on: resource, kind, engine, since_seconds; oldest first.
+        """The nodes whose handlers are running: resource, kind, engine, since_seconds; oldest
+        first.
 
         :raises NotFound: there is no such stack.
         """
@@ -50,10 +51,10 @@ class Looking:
     def events(
         self, name: str, *, after: int | None = None, limit: int = 1000
     ) -> list[dict[str, Any]]:
-        """What happened to a stack, oldest first; of the last one of that name if none lives.
+        """The events of a stack, oldest first; if it is deleted, of the last one of that name.
 
         :param after: only events with a higher id.
-        :param limit: at most so many: those after ``after``, or the newest.
+        :param limit: the most events: the first after ``after``, or the newest.
         :raises NotFound: there never was such a stack.
         """
         return self.database.read(lambda tx: views.events(tx, name, after, limit))
@@ -61,8 +62,8 @@ class Looking:
     def why(self, name: str | None = None, resource: str | None = None) -> list[dict[str, Any]]:
         """What a stack, or one of its resources, waits for, who holds that, and what failed.
 
-        Without a name: what is stuck in the whole database, which is nodes held by engines whose
-        lease has ended, handlers at work for longer than ``node_timeout``, traversals past their
+        Without a name: what is stuck in the whole database. That is nodes held by engines whose
+        lease has ended, handlers that run for longer than their timeout, traversals past their
         deadline, BLOCKED nodes, and READY nodes that no engine takes. A retry that is not due is
         not stuck.
 
@@ -74,18 +75,18 @@ class Looking:
 
         And these, where they apply:
 
-        - ``waits_for``: the names of what it waits for itself.
+        - ``waits_for``: the names of the resources that it waits for directly.
         - ``engine``, ``host``, ``since_seconds``, ``lease_seconds`` (negative: the lease ended):
-          who holds it, or else what it waits for, since when and how much longer.
+          who holds it, or else what it waits for; since when; and how much longer.
         - ``blocked_by``: the id of the older traversal that still works on its resource.
-        - ``attempt``, ``max_attempts``, ``deaths`` (of engines at work on it), and
+        - ``attempt``, ``max_attempts``, ``deaths`` (of engines while working on it), and
           ``ready_in_seconds`` (negative: it has been ready).
-        - ``traceback``: if a resource is named, of the exception that ``reason`` is about; None if
-          there is none, as of a reason that says all. At most 16 KiB, its end.
+        - ``traceback``: if a resource is named, that of the exception in ``reason``; None if it has
+          none, as when converge itself gave the reason. At most 16 KiB, its end.
         - ``more``: in the last answer, how many were left out. There are 100 at most.
 
         :raises NotFound: there is no such stack or resource.
-        :raises BadInput: a resource without a stack.
+        :raises BadInput: a resource is given without a stack.
         """
         if name is None:
             if resource is not None:
@@ -97,7 +98,7 @@ class Looking:
         """The engines, by id.
 
         Each has ``id``, ``host``, ``pid``, ``state`` (``ALIVE``; ``EXPIRED``: its lease has ended
-        and nobody has noticed yet; ``STOPPED`` or ``DEAD``), ``started`` (seconds since 1970),
+        and it is not recovered yet; ``STOPPED`` or ``DEAD``), ``started`` (seconds since 1970),
         ``lease`` (its length in seconds), ``lease_seconds`` (until it ends; negative: ended so
         long ago), ``nodes`` (how many it holds) and ``holds`` (those it has held for longest, 1,000
         at most), each with ``stack``, ``traversal``, ``resource``, ``kind`` and ``since_seconds``.

@@ -1,4 +1,4 @@
-"""What people look at: read only, indexed, and bounded by what is shown."""
+"""What people are shown: read only, indexed, and bounded by what is shown."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def list_stacks(tx: Transaction) -> list[dict[str, Any]]:
 def show(tx: Transaction, name: str, *, reveal: bool = False) -> dict[str, Any]:
     """A stack with its progress, resources and outputs.
 
-    :param reveal: show also what hidden parameters are.
+    :param reveal: show the values of hidden parameters, too.
     """
     row = stacks.get_stack(tx, name)
     found = resources.list_resources(tx, row.id)
@@ -80,8 +80,8 @@ def _unchecked(tx: Transaction, row: StackRow) -> list[str]:
 
 
 def current_versions(found: list[ResourceRow]) -> dict[str, ResourceRow]:
-    """Of each name the version that stands for it: not one that has been replaced, nor a
-    replacement that is not wanted any more."""
+    """For each name its current version: not one that has been replaced, nor a replacement that is
+    no longer wanted."""
     replaced_by = {one.id: one.replaced_by for one in found}
 
     def rank(one: ResourceRow) -> tuple[bool, bool, int]:
@@ -97,8 +97,8 @@ def current_versions(found: list[ResourceRow]) -> dict[str, ResourceRow]:
 
 
 def shown_status(one: ResourceRow, *, over: bool) -> str:
-    """INIT is of the inside: it will still come about, or it never did. What an engine died on
-    while the traversal was being stopped has failed."""
+    """The status to show. INIT is internal: the resource will be created, or never was. One whose
+    engine died while the traversal was being stopped has failed."""
     if one.status is Status.INIT:
         return Status.CANCELLED if over else Status.IN_PROGRESS
     if over and one.status is Status.IN_PROGRESS and one.engine_id is None:
@@ -154,7 +154,7 @@ def _progress(tx: Transaction, row: StackRow) -> dict[str, int]:
 
 
 def running(tx: Transaction, name: str) -> list[dict[str, Any]]:
-    """What is being worked on, oldest first."""
+    """The nodes whose handlers are running, oldest first."""
     row = stacks.get_stack(tx, name)
     if row.traversal_id is None:
         return []
@@ -171,7 +171,7 @@ def running(tx: Transaction, name: str) -> list[dict[str, Any]]:
 
 
 def events(tx: Transaction, name: str, after: int | None, limit: int) -> list[dict[str, Any]]:
-    """What happened, oldest first."""
+    """The events of a stack, oldest first."""
     row = stacks.find_last_stack(tx, name)
     if row is None:
         stacks.get_stack(tx, name)
@@ -209,7 +209,7 @@ def list_engines(tx: Transaction, *, ended: bool, limit: int) -> list[dict[str, 
     held = held_nodes.list_in_hand(tx, limit)
     states = (engines.ALIVE, engines.STOPPED, engines.DEAD) if ended else (engines.ALIVE,)
     rows = {row.id: row for row in engines.list_engines(tx, states)}
-    # one that is no more and yet holds something is what a person must see
+    # an engine that has ended and still holds something must be seen
     rows.update(engines.get_engines(tx, held.keys() - rows.keys()))
     now = held_nodes.read_clock(tx)
     answers = []

@@ -1,4 +1,4 @@
-"""Why something does not go on: what it waits for, who holds that, and what is stuck.
+"""Why something makes no progress: what it waits for, who holds that, and what is stuck.
 
 Read only, and bounded by what is shown. Every answer is a dictionary; the keys are described
 at :meth:`converge.Store.why`.
@@ -20,11 +20,11 @@ from converge.sql.held import HeldNode, Predecessor
 from converge.sql.resources import ResourceRow
 from converge.sql.stacks import StackRow
 
-#: Answers at most.
+#: The most answers.
 LIMIT = 100
 #: Seconds after which a READY node is stuck, if engines are alive and could take it.
 LONG = 60.0
-#: So many names, or causes, are in one message.
+#: How many names, or causes, one message has.
 _NAMED = 3
 
 Answer = dict[str, Any]
@@ -67,14 +67,14 @@ def _why_waiting(
     nodes, more = held.list_held(tx, traversal_id, LIMIT, resource)
     shown = [one for one in nodes if one.state not in _OVER] or nodes
     if resource is not None:
-        # its cleanup waits for its update; that need not be said
+        # a cleanup waits for its own update; leave that out
         shown = [one for one in shown if one.kind is Kind.UPDATE] or shown
     else:
         # the stack's own node waits for all the others
         shown = [
             one for one in shown if one.kind is not Kind.STACK or one.state != NodeState.WAITING
         ]
-    known = Known(tx, shown)
+    describer = NodeDescriber(tx, shown)
     answers = []
     if resource is None:
         answers += _why_stopping(tx, row, traversal_id)
@@ -82,7 +82,7 @@ def _why_waiting(
         if one.state is NodeState.WAITING:
             answers.append(_why_node_waits(tx, one))
         else:
-            answers.append(known.answer(one))
+            answers.append(describer.answer(one))
     if not answers:
         what = "" if resource is None else f" of resource {resource!r}"
         message = f"traversal {traversal_id} is running, but has no node{what} to work on"
@@ -104,23 +104,23 @@ def _why_stopping(tx: Transaction, row: StackRow, traversal_id: int) -> list[Ans
 
 
 def _why_node_waits(tx: Transaction, one: HeldNode) -> Answer:
-    """A node that waits for others, with what those wait for in the end."""
+    """A node that waits for others, and what holds those up in the end."""
     found = held.list_outstanding(tx, one.traversal_id, one.node)
     direct = [other for other in found if other.direct]
-    # what it waits for itself comes first
+    # direct predecessors come first
     ends = sorted(
         (other for other in found if other.state is not NodeState.WAITING),
         key=lambda other: not other.direct,
     )
     causes = held.list_nodes(tx, one.traversal_id, (end.node for end in ends[:_NAMED]))
     causes.sort(key=lambda cause: not any(cause.node == other.node for other in direct))
-    known = Known(tx, causes)
+    describer = NodeDescriber(tx, causes)
     message = f"{_what(one)} waits for {_names(direct)}"
     simple = len(direct) == len(ends) == 1 and ends[0].direct
     if simple and causes[0].state is NodeState.RUNNING:
-        message += f", which {known.holder_of(causes[0])}"
+        message += f", which {describer.holder_of(causes[0])}"
     else:
-        message += "".join(f"; {known.message(cause)}" for cause in causes)
+        message += "".join(f"; {describer.message(cause)}" for cause in causes)
         if len(ends) > len(causes):
             message += f"; and for {len(ends) - len(causes)} more"
     answer = _answer(
@@ -129,7 +129,7 @@ def _why_node_waits(tx: Transaction, one: HeldNode) -> Answer:
     answer["waits_for"] = [other.resource for other in direct]
     for cause in causes:
         if cause.state in (NodeState.RUNNING, NodeState.BLOCKED):
-            answer |= known.facts(cause)
+            answer |= describer.facts(cause)
             break
     return answer
 
@@ -163,7 +163,7 @@ def _why_ended(tx: Transaction, row: StackRow) -> list[Answer]:
     if row.traversal_id is not None and row.status is Status.FAILED:
         failures = event_rows.list_failures(tx, row.id, row.traversal_id, limit=LIMIT)
     message = f"the {row.action} is {row.status}"
-    # what a resource failed for is told of that
+    # if the reason is that of a resource, the answer about the resource has it
     if row.reason and not any(
         row.reason.startswith(f"resource {name!r}: ") for name, _ in failures
     ):
@@ -181,7 +181,7 @@ def _why_ended(tx: Transaction, row: StackRow) -> list[Answer]:
 
 
 def stuck(tx: Transaction, limit: int = LIMIT) -> list[Answer]:
-    """What does not go on in any stack.
+    """What makes no progress in any stack.
 
     :param limit: answers at most; one more says how many were left out.
     """
@@ -191,8 +191,8 @@ def stuck(tx: Transaction, limit: int = LIMIT) -> list[Answer]:
     alive = held.count_alive(tx)
     ready = held.list_passed_over(tx, LONG, limit + 1) if alive else held.list_due(tx, limit + 1)
     for (nodes, others), note in (
-        (held.list_abandoned(tx, limit + 1), "; nobody has recovered it yet"),
-        (held.list_overrun(tx, limit + 1), "; that is longer than a handler may take"),
+        (held.list_abandoned(tx, limit + 1), "; it is not recovered yet"),
+        (held.list_overrun(tx, limit + 1), "; that is longer than its timeout"),
         (held.list_blocked(tx, limit + 1), ""),
         (ready, ""),
     ):
@@ -204,9 +204,9 @@ def stuck(tx: Transaction, limit: int = LIMIT) -> list[Answer]:
     overdue = held.list_overdue(tx, limit)
     answers = [_why_overdue(one) for one in overdue]
     shown = found[: limit - len(overdue)]
-    known = Known(tx, [one for one, _ in shown], alive)
+    describer = NodeDescriber(tx, [one for one, _ in shown], alive)
     for one, note in shown:
-        answer = known.answer(one)
+        answer = describer.answer(one)
         answer["message"] = f"stack {one.stack!r}: {answer['message']}{note}"
         answers.append(answer)
     return answers + _and_more(None, more + len(found) - len(shown))
@@ -217,7 +217,7 @@ def _why_overdue(one: held.Overdue) -> Answer:
     message += (
         ", but no engine has noticed"
         if one.halted is None
-        else f"; it will be {one.halted} when what runs has ended"
+        else f"; it will be {one.halted} when the running handlers have ended"
     )
     return _answer(one.stack, one.traversal_id, None, NodeState.RUNNING, message, reason=one.reason)
 
@@ -225,8 +225,8 @@ def _why_overdue(one: held.Overdue) -> Answer:
 # One node in words
 
 
-class Known:
-    """What has to be known to tell about nodes, read at once for all of them.
+class NodeDescriber:
+    """Describes nodes; what it needs to know is read once for all of them.
 
     :param alive: how many engines are alive, if that is known already.
     """
@@ -244,7 +244,7 @@ class Known:
         self._alive = alive or 0
 
     def answer(self, one: HeldNode) -> Answer:
-        """All about a node that does not wait for others."""
+        """The answer about a node that does not wait for others."""
         message = self.message(one)
         answer = _answer(
             one.stack, one.traversal_id, one.resource, one.state, message, one.kind, one.reason
@@ -282,7 +282,7 @@ class Known:
             engine, lease = self._engine(one.engine_id), self._lease(one.engine_id)
             message = f"{what} is held by {engine} ({held_for}){lease}"
         elif one.state is NodeState.READY and one.wait > 0:
-            message = f"{what} is tried again in {_span(one.wait)}{_retry(one)}"
+            message = f"{what} will be retried in {_span(one.wait)}{_retry(one)}"
         elif one.state is NodeState.READY:
             message = f"{what} has been ready for {_span(-one.wait)} and waits for an engine"
             message += f"; {self._alive or 'none'} {'is' if self._alive < 2 else 'are'} alive"
@@ -291,11 +291,11 @@ class Known:
         elif one.state is NodeState.FAILED:
             return f"{what} failed" + (f": {one.reason}" if one.reason else "")
         elif one.state is NodeState.SKIPPED:
-            return f"{what} is skipped: the traversal is being stopped, or what it requires failed"
+            return f"{what} is skipped: the traversal is stopping, or what it requires failed"
         else:
             return f"{what} is {one.state.lower()}"
         if one.deaths:
-            message += f"; {_count(one.deaths, 'engine')} died at work on it"
+            message += f"; {_count(one.deaths, 'engine')} died while working on it"
         return message
 
     def holder_of(self, one: HeldNode) -> str:
@@ -319,7 +319,7 @@ class Known:
     def _lease(self, engine_id: int | None) -> str:
         row = self._engines.get(engine_id or 0)
         if row is None:
-            return ", of which nothing else is known"
+            return ", which is not in the database"
         if row.state != engines.ALIVE:
             return "; that engine has " + ("stopped" if row.state == engines.STOPPED else "died")
         left = row.expires_at - self._now
@@ -347,7 +347,7 @@ def _retry(one: HeldNode) -> str:
     retry = f"retry {one.attempt}"
     if one.max_attempts is not None:
         retry += f" of {max(one.attempt, one.max_attempts - one.deaths - 1)}"
-    return f" ({retry})" + (f", as it failed: {one.reason}" if one.reason else "")
+    return f" ({retry})" + (f"; it failed: {one.reason}" if one.reason else "")
 
 
 def _answer(

@@ -13,8 +13,8 @@ from converge.journal.backend import Backend, Record, StepStatus, Taken
 from converge.journal.items import ByKey, InOrder, Item, Progress, sort_keys
 from converge.journal.step import Step
 from converge.model import NAME_LENGTH, check_name
-from converge.plain import lazy_kind
 from converge.retry import RetryPolicy
+from converge.synchronous import deferred_kind
 
 if TYPE_CHECKING:
     from converge.sql.database import HostTransaction
@@ -181,7 +181,7 @@ class Scope:
                 f"each {name!r}: key must be a function of an item, and the items "
                 "must be given themselves, not as a function that returns them"
             )
-        kind = lazy_kind(items) if callable(items) else None
+        kind = deferred_kind(items) if callable(items) else None
         # a generator function returns its items when they are asked for
         if kind is not None and kind != "a generator":
             raise BadInput(

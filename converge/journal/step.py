@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from converge.errors import BadInput, Cancelled, JournalMismatch, StepFailed, comes_from
 from converge.journal.backend import Record, StepStatus
 from converge.journal.values import check_returns, dumps, loads
-from converge.plain import check_over, lazy_kind
 from converge.reasons import read_message
 from converge.retry import RetryPolicy
+from converge.synchronous import check_finished, deferred_kind
 
 if TYPE_CHECKING:
     from converge.journal.scope import Scope
@@ -116,7 +116,7 @@ class Step:
         """Call a function for the step, or return the recorded value; see :meth:`Scope.step`."""
         if not callable(function):
             raise BadInput(f"step {self.name!r}: {function!r} is not a function")
-        if (kind := lazy_kind(function)) is not None:
+        if (kind := deferred_kind(function)) is not None:
             raise BadInput(
                 f"step {self.name!r}: {function!r} is {kind}, whose call does not run it; "
                 "give it a plain function, such as one that calls asyncio.run()"
@@ -133,7 +133,7 @@ class Step:
         while True:
             try:
                 value = function(*args, **kwargs)
-                check_over(value, f"the function of step {self.name!r}")
+                check_finished(value, f"the function of step {self.name!r}")
             except Exception as error:
                 wait = self._fail(error)
                 if wait is None:

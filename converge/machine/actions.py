@@ -21,11 +21,11 @@ from converge.machine.definition import Definition
 from converge.machine.move import Move
 from converge.machine.moving import TakenAction, Taker
 from converge.model import make_mark
-from converge.plain import check_over
 from converge.reasons import describe
 from converge.sql import moves, scopes
 from converge.sql.database import Database, Transaction, repeatable
 from converge.sql.moves import MoveRow
+from converge.synchronous import check_finished
 
 if TYPE_CHECKING:
     from converge.sql.database import HostTransaction
@@ -279,7 +279,7 @@ class Actions:
         )
         try:
             made = taken.transition.action(action)  # type: ignore[misc]
-            check_over(made, "the action")
+            check_finished(made, "the action")
         except Exception as error:
             if ends and not self.check([taken]):
                 return Called("DONE", error, describe(error))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from converge.errors import BadInput, did_you_mean
 from converge.model import check_name, check_seconds
-from converge.plain import check_over, lazy_kind
 from converge.retry import RetryPolicy
+from converge.synchronous import check_finished, deferred_kind
 
 if TYPE_CHECKING:
     from converge.machine import Action
@@ -184,7 +184,7 @@ class Definition:
             if transition.guard is None:
                 return transition
             allows = transition.guard(payloads, payload)
-            check_over(allows, f"the guard of {event!r}")
+            check_finished(allows, f"the guard of {event!r}")
             if allows:
                 return transition
         return None
@@ -283,7 +283,7 @@ class Definition:
         for name, function in (("guard", transition.guard), ("action", transition.action)):
             if function is not None and not callable(function):
                 raise self._wrong(f"{where}: its {name} is not a function: {function!r}")
-            if (kind := lazy_kind(function)) is not None:
+            if (kind := deferred_kind(function)) is not None:
                 raise self._wrong(f"{where}: its {name} is {kind}, which a call would not run")
         if not isinstance(transition.retry, RetryPolicy):
             raise self._wrong(f"{where}: retry must be a RetryPolicy, not {transition.retry!r}")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from converge.errors import BadInput, Replace, comes_from
 from converge.model import Action, Json, Kind, Physical, Status
-from converge.plain import check_over
 from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work, decide_replace
 from converge.reasons import cut_traceback, describe, format_traceback
 from converge.resources.resource_type import Context, ResourceType
 from converge.retry import RetryPolicy
 from converge.sql.types import PHYSICAL_ID_LENGTH, dump, load, text
+from converge.synchronous import check_finished
 
 if TYPE_CHECKING:
     from converge.hiding import Secrets
@@ -144,28 +144,28 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
             # find() looks for what the create made, by the token of the create
             context.token, token = row.token, context.token
             found = handler.find(context)
-            check_over(found, "find")
+            check_finished(found, "find")
             context.token = token
             physical_id = None if found is None else _physical(found, None, context).id
         if physical_id is not None:
             context.physical_id = physical_id
-            check_over(handler.delete(context, physical_id), "delete")
+            check_finished(handler.delete(context, physical_id), "delete")
         if work.decision.wanted is not None:
             return Outcome(work, Result.REPLACE)
         return Outcome(work, Result.DONE, deleted=True)
     if operation is Operation.CHECK:
-        check_over(handler.check(context, row.physical_id, properties), "check")
+        check_finished(handler.check(context, row.physical_id, properties), "check")
         values: dict[str, Any] = {"reason": None, "status": Status.COMPLETE}
         return Outcome(work, Result.DONE, values)
     # before the call: the handler may change the mapping
     reached = _storable("properties", dict(properties))
     if operation is Operation.CREATE:
         made = handler.create(context, properties)
-        check_over(made, "create")
+        check_finished(made, "create")
         physical = _physical(made, None, context)
     else:
         made = handler.update(context, row.physical_id, properties, row.properties)
-        check_over(made, "update")
+        check_finished(made, "update")
         assert row.physical_id is not None
         physical = _physical(made, Physical(row.physical_id, row.attributes), context)
     values = {

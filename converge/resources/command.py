@@ -16,8 +16,8 @@ from typing import IO, Any, ClassVar
 
 from converge.errors import BadInput, ConvergeError, Replace, with_article
 from converge.model import Json, Physical, Replacing
-from converge.resources.groups import Record, stop_group
 from converge.resources.printed import Printed
+from converge.resources.process_groups import Record, stop_group
 from converge.resources.resource_type import Context, Property, ResourceType
 from converge.resources.watcher import Watched
 

@@ -14,7 +14,15 @@ from typing import Any, ClassVar
 
 from converge.errors import BadInput, ConvergeError, Replace
 from converge.model import Physical
-from converge.resources.owned import find_own, is_of_stack, keep, kept_at, locked, publish, put_mark
+from converge.resources.ownership import (
+    find_own,
+    is_of_stack,
+    keep,
+    kept_at,
+    locked,
+    publish,
+    put_mark,
+)
 from converge.resources.resource_type import Context, Property, ResourceType
 
 DEFAULT_MODE = 0o644

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from converge.errors import BadInput
 from converge.model import Json, Replacing, check_seconds
-from converge.plain import lazy_kind
 from converge.resources.journaled import Journaled
 from converge.retry import RetryPolicy
+from converge.synchronous import deferred_kind
 
 if TYPE_CHECKING:
     from converge.journal import Scope
@@ -203,7 +203,7 @@ def check_types(types: Mapping[str, ResourceType]) -> None:
                 f"not {one.replace!r}"
             )
         for method in METHODS:
-            kind = lazy_kind(getattr(one, method, None))
+            kind = deferred_kind(getattr(one, method, None))
             if kind is not None:
                 raise BadInput(
                     f"resource type {name!r}: {method} is {kind}, which an engine's call would "

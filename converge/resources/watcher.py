@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import IO
 
 from converge.process import boot_identity
-from converge.resources.groups import Record
+from converge.resources.process_groups import Record
 
 #: Waits for the end of the pipe, then kills the group whose id it read first.
 _WATCH = 'read -r group || exit 0; while read -r _; do :; done; kill -s KILL -- "-$group"'

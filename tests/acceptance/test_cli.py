@@ -94,14 +94,14 @@ def test_a_rollback_can_name_its_version(shell: Shell) -> None:
     assert err.startswith("converge: error: ")
     # asked for again, it goes no further
     out, _ = shell.run("rollback", "a")
-    assert out.startswith("stack 'a' was rolled back already, to version 1; --to VERSION goes")
+    assert out.startswith("stack 'a' is already rolled back to version 1; choose another")
     assert shell.json("rollback", "a")["outcome"] == "done"
     shell.run("up", "a.yaml", "--stack", "b")
     _, err = shell.run("rollback", "b", status=2)
     assert "`converge rollback b --to empty`" in err
     assert shell.json("rollback", "b", "--to", "empty")["resources"] == {}
     out, _ = shell.run("rollback", "b")
-    assert out == "stack 'b' was rolled back already, to nothing\n"
+    assert out == "stack 'b' is already rolled back to nothing\n"
 
 
 def test_what_a_failed_create_never_made_is_not_deleted(shell: Shell) -> None:
@@ -131,8 +131,8 @@ def test_a_resource_can_be_let_go_of(shell: Shell) -> None:
     _, err = shell.run("forget", "s", "b", status=2)
     assert "stack 's' has no resource 'b'" in err
     out, _ = shell.run("forget", "s", "a")
-    assert re.match(r"stack 's' has let go of resource 'a' \(id 2, type 'command', CREATE COM", out)
-    assert shell.run("forget", "s", "a")[0] == "stack 's' has let go of resource 'a' already\n"
+    assert re.match(r"stack 's' has forgotten resource 'a' \(id 2, type 'command', CREATE COM", out)
+    assert shell.run("forget", "s", "a")[0] == "stack 's' has already forgotten resource 'a'\n"
     shell.run("up", "s.yaml")
     assert shell.json("forget", "s", "a")["type"] == "command"
     assert shell.json("forget", "s", "a") is None
@@ -142,14 +142,16 @@ def test_a_resource_can_be_let_go_of(shell: Shell) -> None:
 def test_what_is_asked_for_again_goes_on(shell: Shell) -> None:
     shell.write("a.yaml", "resources: {n: {type: none}}")
     shell.run("up", "a.yaml", "--no-wait")
-    assert shell.run("cancel", "a")[0] == "stack 'a': cancelled; what runs is told to stop\n"
-    assert shell.run("cancel", "a")[0] == "stack 'a': cancelled already\n"
+    assert (
+        shell.run("cancel", "a")[0] == "stack 'a': cancelled; running handlers are told to stop\n"
+    )
+    assert shell.run("cancel", "a")[0] == "stack 'a': already cancelled\n"
     shell.run("up", "a.yaml")
     shell.run("check", "a", "--no-wait")
     assert shell.json("check", "a")["outcome"] == "resumed"
     shell.run("down", "a", "--no-wait")
     assert shell.json("down", "a")["outcome"] == "resumed"
-    assert shell.run("down", "a")[0] == "stack 'a' is deleted already\n"
+    assert shell.run("down", "a")[0] == "stack 'a' is already deleted\n"
     document = shell.json("down", "a")
     assert (document["status"], document["outcome"]) == ("COMPLETE", "done")
 
@@ -157,7 +159,7 @@ def test_what_is_asked_for_again_goes_on(shell: Shell) -> None:
 def test_up_without_waiting_leaves_the_work_to_an_engine(shell: Shell) -> None:
     shell.write("a.yaml", "resources: {n: {type: none}}")
     out, _ = shell.run("up", "a.yaml", "--stack", "other name", "--no-wait")
-    assert out == "stack 'other name': CREATE started; `converge engine` does the work\n"
+    assert out == "stack 'other name': CREATE started; run `converge engine` to do the work\n"
     assert shell.json("show", "other name")["status"] == "IN_PROGRESS"
     assert "'n'" in shell.run("why", "other name", "n")[0]
     assert shell.run("engine", "--until-idle") == ("", "")
@@ -366,7 +368,7 @@ def test_a_file_that_is_there_is_refused_or_adopted(shell: Shell) -> None:
         shell.write("a.yaml", f"resources: {{{name}: {{type: file, properties: {properties}}}}}")
         return str(shell.run("up", "a.yaml", status=status)[0])
 
-    assert "is there already, and this resource did not make it" in up("a", "1", status=1)
+    assert "already exists, and this resource did not make it" in up("a", "1", status=1)
     shell.run("down", "a")
     assert page.read_text() == "mine"
     up("a", "1", ", adopt: true")

@@ -81,7 +81,7 @@ def test_a_signal_finishes_what_runs_and_up_goes_on_from_there(
     process = begin_slow(shell)
     process.send_signal(number)
     text = read_until(process, "stopping")
-    assert "`converge up` goes on with stack 'slow' from there" in text
+    assert "`converge up` continues with stack 'slow' from there" in text
     let_second_go(shell)
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == status, (out, err)
@@ -121,8 +121,8 @@ def test_what_runs_is_cancelled_when_its_grace_is_over(shell: Shell) -> None:
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 143, (out, err)
-    assert "stopping: what runs has 0.1 s to finish" in err
-    assert "cancelling what runs" in err
+    assert "stopping: running handlers have 0.1 s to finish" in err
+    assert "cancelling running handlers" in err
     assert shell.read("log") == "first\n"
     # it was handed back at once, not after a lease
     (message,) = (one["message"] for one in shell.json("why", "slow"))
@@ -135,7 +135,7 @@ def test_a_grace_of_nothing_cancels_at_once(shell: Shell) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, (out, err)
-    assert "stopping: what runs is cancelled; `converge up` goes on" in err
+    assert "stopping: running handlers are cancelled; `converge up` continues" in err
     document = json.loads(out)
     assert document["status"] == "IN_PROGRESS"
     assert document["error"] == {"message": "interrupted", "kind": "Interrupted", "exit": 130}
@@ -146,11 +146,11 @@ def test_a_third_interrupt_leaves_at_once_and_says_so_in_json(shell: Shell) -> N
     process.send_signal(signal.SIGINT)
     read_until(process, "stopping")
     process.send_signal(signal.SIGINT)
-    read_until(process, "cancelling what runs")
+    read_until(process, "cancelling running handlers")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, (out, err)
-    assert "left; `converge up` goes on" in err
+    assert "exiting; `converge up` continues" in err
     assert json.loads(out) == {
         "error": {"message": "interrupted", "kind": "Interrupted", "exit": 130}
     }
@@ -176,7 +176,7 @@ def test_what_a_killed_engine_leaves_is_seen_and_recovered(shell: Shell) -> None
     # on its own host it need not be waited for until its lease has ended
     assert shell.run("recover")[0] == (
         "1 dead engine found\n"
-        "1 node taken from dead engines, to be done by others\n"
+        "1 node of dead engines made ready for others\n"
         "1 node waits for an engine\n"
     )
     assert shell.run("recover")[0] == "nothing to recover\n1 node waits for an engine\n"
@@ -185,7 +185,7 @@ def test_what_a_killed_engine_leaves_is_seen_and_recovered(shell: Shell) -> None
     assert " DEAD " in shell.run("engines", "--all")[0]
     stuck = shell.run("why")[0]
     assert stuck.startswith("stack 'slow': resource 'second' has been ready for ")
-    assert stuck.endswith("none is alive; 1 engine died at work on it\n")
+    assert stuck.endswith("none is alive; 1 engine died while working on it\n")
 
 
 def test_an_engine_stops_on_a_signal(shell: Shell) -> None:
@@ -205,7 +205,7 @@ def test_up_says_that_somebody_else_superseded_it(shell: Shell) -> None:
     let_second_go(shell)
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 1, (out, err)
-    assert "somebody else started UPDATE of stack 'slow'" in err
+    assert "another client started UPDATE of stack 'slow'" in err
     assert out.splitlines()[-1] == "next: converge show slow"
     shell.run("engine", "--until-idle")
     assert shell.json("show", "slow")["status"] == "COMPLETE"

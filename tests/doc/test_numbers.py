@@ -158,7 +158,7 @@ OTHERS = (
     "Programs of two versions",
     "(for 2 h 5 min, attempt 1)",
     "lease ended 3 min ago",
-    "is tried again in 40 s",
+    "will be retried in 40 s",
     "create timed out after 30 s",
     "54 s for 1,000 predecessors",
 )

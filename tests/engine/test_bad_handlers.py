@@ -124,7 +124,7 @@ RETURNED: dict[str, tuple[object, str]] = {
     "number": (5, "not int"),
     "true": (True, "not bool"),
     "mapping": ({"id": "x"}, "not dict"),
-    "generator": ((one for one in "x"), "create returned a generator, which nobody runs"),
+    "generator": ((one for one in "x"), "create returned a generator, which converge"),
     "long id": ("x" * 1025, "a physical id must have 1 to 1024 characters, not 1025"),
     "empty id": ("", "a physical id must have 1 to 1024 characters, not 0"),
     "NUL id": ("a\x00b", "a physical id must not have NUL"),
@@ -228,7 +228,7 @@ def test_a_handler_that_returns_what_is_not_over_has_failed(
     shown = store.show("s")
     assert shown["status"] == "FAILED"
     assert (
-        f"{method} returned {with_article(kind)}, which nobody runs to its end" in shown["reason"]
+        f"{method} returned {with_article(kind)}, which converge does not await" in shown["reason"]
     )
     assert stack.name == "s"
 

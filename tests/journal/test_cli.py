@@ -56,8 +56,8 @@ def test_list_shows_the_scopes(url: str, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_list_shows_who_holds_a_scope(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     with Journal(url) as journal, journal.scope("order-2") as scope:
-        assert "order-2  1      held      engine" in run(capsys, url, "list")
-        assert "scope 'order-2': held by engine" in run(capsys, url, "show", "order-2")
+        assert "order-2  1      locked    engine" in run(capsys, url, "list")
+        assert "scope 'order-2': locked by engine" in run(capsys, url, "show", "order-2")
         error = run(capsys, url, "forget", "order-2", status=2)
         assert "scope 'order-2' is being worked on" in error
         scope.step("charge", int, version=2)

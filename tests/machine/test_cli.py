@@ -85,7 +85,7 @@ def test_what_failed_is_shown_and_retried(url: str, capsys: pytest.CaptureFixtur
     assert row.split()[:5] == ["c", "2", "ship", "paid", "shipped"]
     assert "FAILED  OSError: no parcels today (test_cli.py:" in row
     assert run(capsys, url, "retry", "order", "b", "c") == (
-        "1 action that FAILED will be called again by whoever sweeps next\n"
+        "1 failed action will be called again by the next sweep\n"
     )
     assert len(run(capsys, url, "list", "order", "--failed").splitlines()) == 1
     with converge.connect(url) as store:
@@ -128,7 +128,7 @@ def test_what_is_deleted_is_gone(url: str, capsys: pytest.CaptureFixture[str]) -
     assert run(capsys, url, "delete", "order", "a", "b") == "2 instances deleted\n"
     assert "'order' has no instance 'a'" in run(capsys, url, "show", "order", "a", status=2)
     assert run(capsys, url, "delete", "order", "c") == "1 instance deleted\n"
-    assert run(capsys, url, "list") == "there are no instances of machines\n"
+    assert run(capsys, url, "list") == "no machine has instances\n"
 
 
 def test_prune_deletes_what_came_to_its_end_long_ago(
@@ -152,9 +152,9 @@ def test_without_a_database_there_are_no_machines(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CONVERGE_DB", raising=False)
     assert main(["machine", "list"]) == 0
-    assert capsys.readouterr().out == "there are no instances of machines\n"
+    assert capsys.readouterr().out == "no machine has instances\n"
     assert main(["machine", "show", "order", "a"]) == 2
-    assert "there is no instance of a machine 'order'" in capsys.readouterr().err
+    assert "machine 'order' has no instances" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -168,16 +168,16 @@ def test_without_a_database_there_are_no_machines(
         (["list", "order", "a"], "unexpected argument 'a'"),
         (["show", "order", "a", "b"], "unexpected argument 'b'"),
         (["list", "--failed"], "--failed needs the name of a MACHINE"),
-        (["list", "order", "--failed", "--state", "x"], "exclude each other"),
-        (["show", "order", "a", "--state", "x"], "--state is no option of show"),
-        (["list", "order", "--age", "0"], "--age is no option of list"),
+        (["list", "order", "--failed", "--state", "x"], "cannot be combined"),
+        (["show", "order", "a", "--state", "x"], "--state is not an option of show"),
+        (["list", "order", "--age", "0"], "--age is not an option of list"),
         (["list", "order", "--state", "x", "--state", "y"], "list takes one --state"),
-        (["prune", "order", "--age", "0"], "prune needs a MACHINE, --state STATE"),
-        (["prune", "--state", "x", "--age", "0"], "prune needs a MACHINE, --state STATE"),
+        (["prune", "order", "--age", "0"], "prune needs a MACHINE, a final --state STATE"),
+        (["prune", "--state", "x", "--age", "0"], "prune needs a MACHINE, a final --state STATE"),
         (["prune", "order", "a", "--state", "x", "--age", "0"], "unexpected argument 'a'"),
-        (["prune", "order", "--state", "x", "--age", "0", "--failed"], "--failed is no option"),
+        (["prune", "order", "--state", "x", "--age", "0", "--failed"], "--failed is not an option"),
         (["prune", "order", "--state", "x", "--age", "-1"], "argument --age"),
-        (["list", "ordr"], "there is no instance of a machine 'ordr'; did you mean 'order'?"),
+        (["list", "ordr"], "machine 'ordr' has no instances; did you mean 'order'?"),
     ],
 )
 def test_a_mistake_is_named(

@@ -141,7 +141,7 @@ def test_a_person_reads_the_traceback_of_a_resource(
     status, text = why("thing", "--traceback")
     assert status == 0
     message, first, *_, last = text.splitlines()
-    assert message.startswith("resource 'thing' is tried again in ")
+    assert message.startswith("resource 'thing' will be retried in ")
     assert first == "Traceback (most recent call last):"
     # a terminal is not moved by it
     assert last == r"LookupError: {} \x1b[2J"
@@ -178,7 +178,7 @@ def test_what_hidden_parameters_are_and_were_is_told_nowhere(
     thing.fails = True
     store.update_stack("s", template, parameters=SECRETS)
     engine.run()
-    assert "retry 1 of 1), as it failed: LookupError: {'key': '***'" in told()
+    assert "retry 1 of 1); it failed: LookupError: {'key': '***'" in told()
     assert "s3cret" not in told()
     clock.advance(2)
     engine.run()

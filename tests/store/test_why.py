@@ -89,12 +89,12 @@ def test_a_retry_says_which_it_is_and_when_and_why_and_is_not_stuck(stage: Stage
     stage.clock.advance(3)
     (answer,) = stage.store.why("s")
     assert answer["message"] == (
-        f"resource 'a' is tried again in 17 s (retry 2 of 4), as it failed: {answer['reason']}"
+        f"resource 'a' will be retried in 17 s (retry 2 of 4); it failed: {answer['reason']}"
     )
     assert answer["reason"].startswith("RuntimeError: create a failed (testing.py:")
     assert (answer["attempt"], answer["max_attempts"]) == (2, 5)
     assert answer["ready_in_seconds"] == pytest.approx(17, abs=0.1)
-    assert "waits for 'a'; resource 'a' is tried again in 17 s" in stage.why("s", "b")[0]
+    assert "waits for 'a'; resource 'a' will be retried in 17 s" in stage.why("s", "b")[0]
     assert stage.why() == []
 
 
@@ -103,11 +103,11 @@ def test_the_deaths_of_engines_are_told_and_are_no_retries(stage: Stage) -> None
     stage.engine().claim()
     stage.clock.advance(LEASE)
     stage.store.recover()
-    assert stage.why("s")[0].endswith("none is alive; 1 engine died at work on it")
+    assert stage.why("s")[0].endswith("none is alive; 1 engine died while working on it")
     stage.world.fail("create a")
     stage.engine().run()
     (answer,) = stage.store.why("s")
-    died = f"(retry 1 of 4), as it failed: {answer['reason']}; 1 engine died"
+    died = f"(retry 1 of 4); it failed: {answer['reason']}; 1 engine died"
     assert died in answer["message"]
     assert stage.store.why("s")[0]["max_attempts"] == 5
 
@@ -139,7 +139,7 @@ def test_what_is_being_stopped_says_so(stage: Stage) -> None:
     assert first == "the CREATE is being stopped, and will be CANCELLED: cancelled by request"
     assert second.startswith("resource 'a' is held by")
     assert stage.why("s", "b") == [
-        "resource 'b' is skipped: the traversal is being stopped, or what it requires failed"
+        "resource 'b' is skipped: the traversal is stopping, or what it requires failed"
     ]
 
 
@@ -189,7 +189,7 @@ def test_what_a_dead_engine_holds_is_stuck_until_it_is_recovered(stage: Stage) -
     assert (answer["stack"], answer["resource"]) == ("s", "a")
     assert (answer["engine"], answer["lease_seconds"]) == (dead.id, pytest.approx(-3))
     assert answer["message"].startswith("stack 's': resource 'a' is held by engine")
-    assert answer["message"].endswith("its lease ended 3 s ago; nobody has recovered it yet")
+    assert answer["message"].endswith("its lease ended 3 s ago; it is not recovered yet")
     done = stage.store.recover()
     assert (done.engines, done.nodes, done.ready) == (1, 1, 1)
     assert not stage.store.recover()
@@ -215,7 +215,7 @@ def test_what_an_engine_left_behind_that_is_no_more_is_stuck(
     words = {
         engines.STOPPED: "has stopped",
         engines.DEAD: "has died",
-        None: "nothing else is known",
+        None: "which is not in the database",
     }
     assert words[state] in message
     listed = [one["id"] for one in stage.store.engines() if one["nodes"]]
@@ -272,7 +272,7 @@ def test_a_handler_beyond_its_limit_is_stuck(stage: Stage) -> None:
     stage.clock.advance(1)
     (message,) = stage.why()
     assert "(for 21 s, attempt 1)" in message
-    assert message.endswith("; that is longer than a handler may take")
+    assert message.endswith("; that is longer than its timeout")
 
 
 def test_a_traversal_past_its_deadline_is_stuck(stage: Stage) -> None:
@@ -284,7 +284,7 @@ def test_a_traversal_past_its_deadline_is_stuck(stage: Stage) -> None:
     assert message == ("stack 's': the CREATE should have ended 3 s ago, but no engine has noticed")
     assert stage.store.recover().overdue == 1
     (message,) = stage.why()
-    assert message.endswith("ended 3 s ago; it will be FAILED when what runs has ended")
+    assert message.endswith("ended 3 s ago; it will be FAILED when the running handlers have ended")
     engine.write(engine.call(work))
     assert engine.run() == ["stack"]
     assert stage.why() == []

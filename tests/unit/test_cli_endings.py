@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from converge.cli.endings import Told, again, failed_document, find_json, next_line
+from converge.cli.endings import PrintedFailures, failed_document, find_json, next_line, repeat_line
 from converge.cli.parser import parse
 from converge.sql.types import text
 
@@ -17,7 +17,7 @@ def event(resource: str | None, status: str, reason: str | None, traversal: int 
 
 
 def test_a_reason_that_was_told_is_told_as_its_resource() -> None:
-    told = Told(stacks=True)
+    told = PrintedFailures(stacks=True)
     assert told.note(event("bad", "FAILED", "no luck"))["reason"] == "no luck"
     whole = "resource 'bad': no luck (and 2 more failed)"
     short = "resource 'bad' (and 2 more failed)"
@@ -29,7 +29,7 @@ def test_a_reason_that_was_told_is_told_as_its_resource() -> None:
 
 
 def test_a_long_reason_that_was_cut_elsewhere_is_told_once_as_well() -> None:
-    told = Told(stacks=False)
+    told = PrintedFailures(stacks=False)
     reason = text("".join(f"{number:06}" for number in range(2000)))
     told.note(event("bad", "FAILED", reason))
     assert told.shorten(text(f"rolled back: resource 'bad': {reason}")) == (
@@ -38,17 +38,17 @@ def test_a_long_reason_that_was_cut_elsewhere_is_told_once_as_well() -> None:
 
 
 def test_the_reason_of_a_traversal_is_told_by_its_event_or_at_the_end() -> None:
-    told = Told(stacks=True)
+    told = PrintedFailures(stacks=True)
     assert told.note(event(None, "FAILED", "timed out"))["reason"] == "timed out"
     assert told.shorten("timed out") is None
     assert told.shorten("4 nodes, rolled back: timed out") == "4 nodes, rolled back"
-    told = Told(stacks=False)
+    told = PrintedFailures(stacks=False)
     told.note(event(None, "FAILED", "timed out"))
     assert told.shorten("timed out") == "timed out"
 
 
 def test_the_first_resource_that_failed_in_the_last_traversal_is_the_one_to_ask_about() -> None:
-    told = Told(stacks=True)
+    told = PrintedFailures(stacks=True)
     for name in ("one", "two"):
         told.note(event(name, "RETRY", "no"))
         told.note(event(name, "FAILED", "no"))
@@ -94,7 +94,7 @@ def test_what_to_type_next(
     ],
 )
 def test_the_same_command_again_has_no_secrets(words: str, same: str) -> None:
-    assert again(arguments(words)) == f"next: converge {same}"
+    assert repeat_line(arguments(words)) == f"next: converge {same}"
 
 
 def test_a_stack_that_is_not_what_was_asked_for_is_an_error() -> None:

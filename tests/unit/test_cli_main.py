@@ -146,7 +146,7 @@ def test_without_a_database_there_is_no_stack_and_none_is_made(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CONVERGE_DB", raising=False)
     assert main(words.split()) == 2
-    assert "there is no stack 's', as there is no converge.db" in capsys.readouterr().err
+    assert "there is no stack 's': this folder has no converge.db" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

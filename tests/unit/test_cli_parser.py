@@ -129,7 +129,7 @@ def test_commands_that_read_have_json(command: str) -> None:
         ("rollback s --to nothing", "or empty, not 'nothing'"),
         ("graph s --format png", "unknown 'png'"),
         ("db upgrde", "did you mean 'upgrade'?"),
-        ("events s --follow --json", "exclude each other"),
+        ("events s --follow --json", "cannot be combined"),
     ],
 )
 def test_bad_usage_is_explained(words: str, message: str) -> None:

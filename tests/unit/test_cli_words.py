@@ -49,7 +49,7 @@ def test_hostile_names_are_escaped() -> None:
             Sweep(engines=1, nodes=2, ready=2),
             [
                 "1 dead engine found",
-                "2 nodes taken from dead engines, to be done by others",
+                "2 nodes of dead engines made ready for others",
                 "2 nodes wait for an engine",
             ],
         ),
@@ -57,9 +57,9 @@ def test_hostile_names_are_escaped() -> None:
             Sweep(unblocked=1, overdue=1, leftovers=3, scopes=2),
             [
                 "1 node unblocked, as the resource was free",
-                "1 traversal ended, as the time was over",
+                "1 traversal timed out",
                 "3 nodes of ended traversals removed",
-                "2 scopes of work that is over removed",
+                "2 scopes of finished work removed",
             ],
         ),
     ],

@@ -10,7 +10,7 @@ import pytest
 
 from converge.cli import running
 from converge.cli.progress import Reporter
-from converge.cli.running import Trouble, patiently
+from converge.cli.running import Outages, tolerate_outages
 from converge.errors import Conflict, StoreError
 
 
@@ -42,8 +42,8 @@ def written() -> io.StringIO:
 
 
 @pytest.fixture
-def trouble(written: io.StringIO, time: Time) -> Trouble:
-    return Trouble(Reporter(written))
+def outages(written: io.StringIO, time: Time) -> Outages:
+    return Outages(Reporter(written))
 
 
 def after(times: int, answer: bool) -> Callable[[], bool]:
@@ -65,44 +65,44 @@ def after(times: int, answer: bool) -> Callable[[], bool]:
 
 
 def test_a_patient_look_says_no_while_the_database_is_away(
-    trouble: Trouble, written: io.StringIO
+    outages: Outages, written: io.StringIO
 ) -> None:
-    look = patiently(after(3, True), trouble)
+    look = tolerate_outages(after(3, True), outages)
     assert [look(), look(), look(), look()] == [False, False, False, True]
     assert written.getvalue() == "converge: the database is away; trying again\n"
 
 
-def test_other_errors_are_not_waited_out(trouble: Trouble) -> None:
+def test_other_errors_are_not_waited_out(outages: Outages) -> None:
     def look() -> bool:
         raise Conflict("somebody else")
 
     with pytest.raises(Conflict):
-        patiently(look, trouble)()
+        tolerate_outages(look, outages)()
     with pytest.raises(Conflict):
-        trouble.wait_out(look)
+        outages.wait_out(look)
 
 
-def test_a_last_look_is_waited_for(trouble: Trouble, time: Time, written: io.StringIO) -> None:
-    assert trouble.wait_out(after(100, True))
+def test_a_last_look_is_waited_for(outages: Outages, time: Time, written: io.StringIO) -> None:
+    assert outages.wait_out(after(100, True))
     assert time.slept == 100
     assert written.getvalue().count("\n") == 1
 
 
-def test_the_next_outage_is_told_again(trouble: Trouble, time: Time, written: io.StringIO) -> None:
+def test_the_next_outage_is_told_again(outages: Outages, time: Time, written: io.StringIO) -> None:
     for _ in range(2):
         for _ in range(3):
-            trouble.tell(StoreError("away"))
+            outages.tell(StoreError("away"))
             time.seconds += running.QUIET
         time.seconds += 1
     assert written.getvalue() == "converge: away; trying again\n" * 2
 
 
 def test_what_the_engine_logs_of_an_outage_is_told_once(
-    trouble: Trouble, written: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    outages: Outages, written: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CONVERGE_DEBUG", raising=False)
     log = logging.getLogger("converge.engine")
-    with running._log_to(trouble):
+    with running._log_to(outages):
         for _ in range(3):
             log.warning("%s; trying again", StoreError("away"))
             log.warning("engine %s cannot renew its lease: %s", 3, StoreError("away"))
@@ -115,10 +115,10 @@ def test_what_the_engine_logs_of_an_outage_is_told_once(
 
 
 def test_debugging_tells_everything(
-    trouble: Trouble, written: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    outages: Outages, written: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CONVERGE_DEBUG", "1")
-    with running._log_to(trouble):
+    with running._log_to(outages):
         for _ in range(3):
             logging.getLogger("converge.engine").warning("%s; trying again", StoreError("away"))
     assert written.getvalue().count("away") == 3

@@ -1,4 +1,4 @@
-"""Functions that must be over when they return: converge calls them, and awaits nothing."""
+"""Checks that functions are synchronous: converge calls them, and awaits nothing."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 from converge.errors import BadInput, with_article
 
 
-def lazy_kind(function: object) -> str | None:
-    """In words, what a function is whose call does not run it; None if a call does.
+def deferred_kind(function: object) -> str | None:
+    """The kind of a function whose call does not run it, in words; None if a call does.
 
-    A plain function that wraps such a one, and runs it, is good.
+    A plain function that wraps such a function, and runs it, is fine.
     """
     seen: Any = function
     while True:
         bound = getattr(seen, "__func__", seen)
-        # what a partialmethod makes is a plain function, which names it
+        # a partialmethod makes a plain function that refers to it
         partial = getattr(bound, "__partialmethod__", getattr(bound, "_partialmethod", None))
         inner = bound if partial is None else partial
         if not isinstance(inner, functools.partial | functools.partialmethod):
             break
         seen = inner.func
-    # of an object that can be called, its method counts
+    # for a callable object, its method counts
     for one in (seen, inspect.getattr_static(type(seen), "__call__", None)):
         if inspect.iscoroutinefunction(one):
             return "an async function"
@@ -35,11 +35,11 @@ def lazy_kind(function: object) -> str | None:
     return None
 
 
-def check_over(made: object, what: str) -> None:
-    """Whether what a function returned shows that it is over.
+def check_finished(made: object, what: str) -> None:
+    """Check that the result of a function shows that its work is done.
 
     :param what: the function, in words.
-    :raises BadInput: it returned something that is still to be run, or that still runs.
+    :raises BadInput: the result is still to be run, or still running.
     """
     if not (
         inspect.isawaitable(made)
@@ -49,11 +49,11 @@ def check_over(made: object, what: str) -> None:
     ):
         return
     for end in ("close", "cancel"):
-        # it is not run, so that Python need not say that it was never awaited
+        # closed, so that Python does not warn that it was never awaited
         if callable(stop := getattr(made, end, None)):
             stop()
             break
     raise BadInput(
-        f"{what} returned {with_article(type(made).__name__)}, which nobody runs to its end; "
-        "it must return when it is done"
+        f"{what} returned {with_article(type(made).__name__)}, which converge does not await; "
+        "it must return when its work is done"
     )
