@@ -30,28 +30,33 @@ _INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist
 _Frame = tuple[CodeType, int | None]
 
 
-def describe(error: BaseException) -> str:
+def describe(error: BaseException, *, place: bool = True) -> str:
     """An exception in words: ``KeyError: 'missing' (types.py:12 in create)``, followed by the
-    exception that caused it, or by the members of a group. Never raises."""
+    exception that caused it, or by the members of a group. Never raises.
+
+    :param place: whether to say where it was raised.
+    """
     try:
-        return hide(_describe(error))
+        return hide(_describe(error, place))
     except Exception:
         return type(error).__name__
 
 
-def _describe(error: BaseException) -> str:
+def _describe(error: BaseException, place: bool) -> str:
     if isinstance(error, BaseExceptionGroup):
-        return _describe_group(error)
-    words = _sentence(error)
+        return _describe_group(error, place)
+    words = _sentence(error, place)
     cause = error.__cause__
     if cause is None or _is_plain(error) or isinstance(cause, BaseExceptionGroup):
         return words
     # many messages quote that of their cause
     message = _message(cause).strip()
-    return words if message and message in words else f"{words}, because of {_sentence(cause)}"
+    return (
+        words if message and message in words else f"{words}, because of {_sentence(cause, place)}"
+    )
 
 
-def _sentence(error: BaseException) -> str:
+def _sentence(error: BaseException, place: bool) -> str:
     message = _message(error).strip()
     if _is_plain(error) and message:
         return message
@@ -59,15 +64,15 @@ def _sentence(error: BaseException) -> str:
     if message:
         # the message of StepFailed has the type of the error
         words = message if type(error) is StepFailed else f"{words}: {message}"
-    place = _place(error)
-    return f"{words} ({place})" if place else words
+    where = _place(error) if place else ""
+    return f"{words} ({where})" if where else words
 
 
-def _describe_group(group: BaseExceptionGroup[BaseException]) -> str:
+def _describe_group(group: BaseExceptionGroup[BaseException], place: bool) -> str:
     members = list(_members(group))
-    named = "; ".join(_sentence(one) for one in members[:_NAMED])
+    named = "; ".join(_sentence(one, place) for one in members[:_NAMED])
     more = len(members) - _NAMED
-    return f"{_sentence(group)}: {named}" + (f"; and {more} more" if more > 0 else "")
+    return f"{_sentence(group, place)}: {named}" + (f"; and {more} more" if more > 0 else "")
 
 
 def _members(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

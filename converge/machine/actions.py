@@ -282,11 +282,11 @@ class Actions:
             check_finished(made, "the action")
         except Exception as error:
             if ends and not self.check([taken]):
-                return Called("DONE", error, describe(error))
+                return Called("DONE", error, describe(error, place=False))
             if comes_from(error, self._database):
                 # a database error does not mean that the action failed
                 self._hand_back(lock, 0.0 if closing.is_set() else HAND_BACK)
-                return Called("PENDING", error, describe(error))
+                return Called("PENDING", error, describe(error, place=False))
             return self.fail(taken, error)
         if ends:
             return Called("DONE", claimed=True)
@@ -378,7 +378,7 @@ class Actions:
         """
         wait = taken.transition.retry.wait(taken.attempts + 1, error)
         status = "FAILED" if wait is None else "PENDING"
-        reason = describe(error)
+        reason = describe(error, place=False)
         self._end(_ActionLock(taken.key, taken.lock, taken.token), status, wait=wait, reason=reason)
         return Called(status, error, reason)
 

@@ -95,7 +95,7 @@ def test_a_failed_action_is_tried_again_by_its_policy_and_then_given_up(
 ) -> None:
     machine = place.machine(world.definition(attempts=3))
     world.behaviour["k"] = [fail, fail, fail]
-    with pytest.raises(ActionFailed, match=r"no press \(.*\); the sweep calls it again"):
+    with pytest.raises(ActionFailed, match="RuntimeError: no press; the sweep calls it again"):
         machine.fire("k", "press", create=True)
     assert (machine.get("k").state, status(machine)) == ("on", "PENDING")
     assert machine.history("k")[0].reason == failure("press")
@@ -145,7 +145,7 @@ def test_an_error_that_cannot_be_printed_is_an_error(place: Place, world: World)
     with pytest.raises(ActionFailed, match="failed: Unspeakable: <its message cannot be read>"):
         machine.fire("k", "press", create=True)
     reason = machine.history("k")[0].reason or ""
-    assert reason.startswith("Unspeakable: <its message cannot be read> (test_actions.py:")
+    assert reason == "Unspeakable: <its message cannot be read>"
 
 
 def test_an_error_with_the_secret_of_a_url_is_kept_without_it(
@@ -162,7 +162,7 @@ def test_an_error_with_the_secret_of_a_url_is_kept_without_it(
     with pytest.raises(ActionFailed, match=r"cannot open redis://:\*\*\*@somewhere"):
         machine.fire("k", "press", create=True)
     reason = machine.history("k")[0].reason or ""
-    assert reason.startswith("RuntimeError: cannot open redis://:***@somewhere (test_actions.py:")
+    assert reason == "RuntimeError: cannot open redis://:***@somewhere"
 
 
 # -- deaths ------------------------------------------------------------------

@@ -53,6 +53,6 @@ def test_an_error_of_another_database_is_the_actions_own(place: Place, world: Wo
 
     machine = place.machine(world.definition(attempts=1))
     world.behaviour["k"] = [away]
-    with pytest.raises(ActionFailed, match="StoreError"):
+    with pytest.raises(ActionFailed, match="the server cannot be reached"):
         machine.fire("k", "press", create=True)
     assert status(machine) == "FAILED"

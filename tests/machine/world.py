@@ -73,7 +73,7 @@ def fail(action: Action) -> None:
 
 def failure(event: str) -> str:
     """What is told of an action that failed with :func:`fail`."""
-    return f"RuntimeError: no {event} (world.py:{fail.__code__.co_firstlineno + 1} in fail)"
+    return f"RuntimeError: no {event}"
 
 
 def crash(action: Action) -> None:
