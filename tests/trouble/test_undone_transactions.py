@@ -65,17 +65,22 @@ def test_of_two_transactions_that_deadlock_one_is_run_again_from_its_start(
     store: converge.Store,
 ) -> None:
     both_hold = threading.Barrier(2)
+    ended = {"a": threading.Event(), "b": threading.Event()}
     runs: list[str] = []
 
     def cross(first: str, second: str) -> None:
         def function(tx: Transaction) -> None:
             runs.append(first)
+            if runs.count(first) > 1:
+                # not before the other one wakes up: it could meet that one again
+                assert ended[second].wait(WAIT)
             touch(tx, first)
             if runs.count(first) == 1:
                 both_hold.wait(WAIT)
             touch(tx, second)
 
         store.database.transact(function, Commit.CLAIM)
+        ended[first].set()
 
     threads = [threading.Thread(target=cross, args=pair) for pair in ("ab", "ba")]
     for thread in threads:
