@@ -21,6 +21,9 @@ Json = Any
 S = TypeVar("S", bound=str)
 
 NAME_LENGTH = 255
+#: After this many deaths of those that had claimed it, a node or an action is a suspect, and is
+#: claimed with no other suspect: what is held beside the one that kills would be suspected, too.
+SUSPECT_DEATHS = 2
 #: The default database, and its file.
 DEFAULT_FILE = "converge.db"
 DEFAULT_URL = f"sqlite:///{DEFAULT_FILE}"

@@ -36,8 +36,6 @@ LOG = logging.getLogger(__name__)
 
 #: Seconds until an action is called again that a database error interrupted.
 HAND_BACK = 1.0
-#: After this many deaths of processes that had taken it, an action is taken after all others.
-SUSPECT_DEATHS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +176,7 @@ class Actions:
 
         def claim(tx: Transaction) -> list[MoveRow]:
             check_lease(tx, owner, taker.lease)
-            return moves.claim_actions(tx, self._name, versions, owner, limit, SUSPECT_DEATHS, mark)
+            return moves.claim_actions(tx, self._name, versions, owner, limit, mark)
 
         try:
             rows = self._database.transact(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from converge.model import Action, Kind, Status, make_mark
+from converge.model import SUSPECT_DEATHS, Action, Kind, Status, make_mark
 from converge.protocol.decide import Decision, Operation, Work, decide
 from converge.resources.resource_type import ResourceType
 from converge.sql import resources, sync_points, transitions, traversals
@@ -25,8 +25,6 @@ _LOCKING = frozenset(
         Operation.DROP,
     }
 )
-#: After this many deaths of engines a node is a suspect: claimed with no other suspect.
-SUSPECT_DEATHS = 2
 
 _STATES = {
     Operation.CREATE: (Action.CREATE, Status.IN_PROGRESS),

@@ -39,14 +39,13 @@ from sqlalchemy.types import TypeEngine
 
 from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
-from converge.sql.types import JsonText, dump
+from converge.sql.types import MARIADB, JsonText, dump
 
 #: Rows in one statement at most.
 CHUNK = 5000
 #: Characters of JSON in one statement at most, unless one row has more: a server refuses a
 #: statement that is too long (MariaDB from 16 MB on), and escaped it can be twice as long.
 LONGEST = 4_000_000
-MARIADB = ("mysql", "mariadb")
 
 Values = Mapping[str, ColumnElement[Any]]
 S = TypeVar("S", bound=Insert | Update)

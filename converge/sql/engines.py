@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Select,
+    and_,
     bindparam,
     delete,
     insert,
@@ -102,8 +103,7 @@ def renew_lease(tx: Transaction, engine_id: int, mark: int) -> bool:
         .where(
             engine.c.id == engine_id,
             engine.c.mark == mark,
-            engine.c.state == ALIVE,
-            engine.c.expires_at > tx.now,
+            has_lease(tx.now),
         )
         .values(expires_at=tx.now + engine.c.lease)
     )
@@ -137,34 +137,43 @@ def lock_engine(tx: Transaction, engine_id: int, mark: int) -> bool:
     return tx.execute(query.with_for_update()).first() is not None
 
 
+def has_lease(now: ColumnElement[Any]) -> ColumnElement[bool]:
+    """The condition that a row of an engine has a lease that goes on."""
+    # not a parameter: the servers shall see that the index serves it
+    return and_(
+        engine.c.state == literal_column(f"'{ALIVE}'"),
+        engine.c.expires_at > now,
+    )
+
+
 def lives(tx: Transaction, engine_id: Any, mark: int | None = None) -> ColumnElement[bool]:
     """The condition that an engine has a lease.
 
     :param engine_id: its id, or a column with it.
     :param mark: that it must have, of who asks for itself: the id can be another's by now.
     """
-    alive = _lives(tx.now, engine_id)
+    alive = living(tx.now, engine_id)
     if mark is not None:
         alive = alive.where(engine.c.mark == mark)
     return alive.exists()
 
 
-def _lives(now: ColumnElement[Any], engine_id: Any) -> Select[Any]:
-    return select(engine.c.id).where(
-        engine.c.id == engine_id,
-        engine.c.state == literal_column(f"'{ALIVE}'"),
-        engine.c.expires_at > now,
-    )
+def living(now: ColumnElement[Any], engine_id: Any) -> Select[Any]:
+    """The id of an engine, if it has a lease.
+
+    :param engine_id: its id, or a column with it.
+    """
+    return select(engine.c.id).where(engine.c.id == engine_id, has_lease(now))
 
 
 _IS_ALIVE = Compiled(
-    lambda now, dialect: select(_lives(now, bindparam("id", type_=engine.c.id.type)).exists())
+    lambda now, dialect: select(living(now, bindparam("id", type_=engine.c.id.type)).exists())
 )
 
 
 _IS_MINE = Compiled(
     lambda now, dialect: select(
-        _lives(now, bindparam("id", type_=engine.c.id.type))
+        living(now, bindparam("id", type_=engine.c.id.type))
         .where(engine.c.mark == bindparam("mark", type_=engine.c.mark.type))
         .exists()
     )
@@ -191,9 +200,7 @@ def find_living(tx: Transaction, ids: Iterable[int | None]) -> set[int]:
     wanted = sorted({one for one in ids if one is not None})
     if not wanted:
         return set()
-    query = select(engine.c.id).where(
-        among(tx, engine.c.id, wanted), engine.c.state == ALIVE, engine.c.expires_at > tx.now
-    )
+    query = select(engine.c.id).where(among(tx, engine.c.id, wanted), has_lease(tx.now))
     return set(tx.execute(query).scalars())
 
 
@@ -205,7 +212,7 @@ def list_engines(tx: Transaction, states: Iterable[str] = (ALIVE,)) -> list[Engi
 
 def list_leased(tx: Transaction) -> list[EngineRow]:
     """The engines whose lease goes on, by id."""
-    query = select(*_COLUMNS).where(engine.c.state == ALIVE, engine.c.expires_at > tx.now)
+    query = select(*_COLUMNS).where(has_lease(tx.now))
     return [_row(row) for row in tx.execute(query.order_by(engine.c.id))]
 
 

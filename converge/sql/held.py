@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Select, case, func, or_, select
 from converge.model import Kind, NodeState, TraversalStatus
 from converge.sql.batch import among
 from converge.sql.database import Transaction
-from converge.sql.engines import ALIVE, lives
+from converge.sql.engines import has_lease, lives
 from converge.sql.schema import engine, sync_point, traversal
 from converge.sql.schema import resource as resource_table
 from converge.sql.schema import stack as stack_table
@@ -344,7 +344,7 @@ def list_overdue(tx: Transaction, limit: int) -> list[Overdue]:
 
 def count_alive(tx: Transaction) -> int:
     """How many engines are alive, their leases not ended."""
-    query = select(func.count()).where(engine.c.state == ALIVE, engine.c.expires_at > tx.now)
+    query = select(func.count()).select_from(engine).where(has_lease(tx.now))
     return int(tx.execute(query).scalar_one())
 
 

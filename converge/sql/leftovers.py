@@ -17,18 +17,21 @@ from converge.sql.database import Transaction
 from converge.sql.engines import ALIVE
 from converge.sql.schema import engine, resource, scope, sync_point, traversal
 from converge.sql.sync_points import Key, is_in
+from converge.sql.types import MARIADB
 
 
 def list_stray_holders(tx: Transaction, limit: int) -> list[int]:
     """Engines that are no more, by id, and yet hold nodes: they claimed them with their last
     breath."""
-    lives = (
+    registered = (
         select(engine.c.id)
         .where(engine.c.id == sync_point.c.engine_id, engine.c.state == ALIVE)
         .exists()
     )
     query = select(sync_point.c.engine_id).where(
-        is_in(NodeState.RUNNING, NodeState.SUPERSEDED), sync_point.c.engine_id.is_not(None), ~lives
+        is_in(NodeState.RUNNING, NodeState.SUPERSEDED),
+        sync_point.c.engine_id.is_not(None),
+        ~registered,
     )
     return list(tx.execute(query.distinct().limit(limit)).scalars())
 
@@ -77,7 +80,7 @@ def list_leftover_traversals(tx: Transaction, after: int, limit: int) -> tuple[l
     :param limit: look at so many traversals at most.
     :returns: their ids, and where to go on; 0 when all were looked at.
     """
-    step = _distinct(after, limit) if tx.dialect in ("mysql", "mariadb") else _steps(after, limit)
+    step = _distinct(after, limit) if tx.dialect in MARIADB else _steps(after, limit)
     query = (
         select(step.c.id, traversal.c.status)
         .outerjoin_from(step, traversal, traversal.c.id == step.c.id)

@@ -23,7 +23,8 @@ from sqlalchemy import (
 )
 
 from converge.errors import StaleLock
-from converge.sql.batch import InsertMany, UpdateMany, among
+from converge.model import SUSPECT_DEATHS
+from converge.sql.batch import InsertMany, UpdateMany, among, types_of
 from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
 from converge.sql.engines import find_living, lives
@@ -75,7 +76,7 @@ _GIVEN = ("instance_id", "number", "event", "source", "target", "payload", "payl
 _INSERT = InsertMany(
     move,
     {
-        **{name: move.c[name].type for name in (*_GIVEN, "engine_id", "epoch", "mark")},
+        **types_of(move, *_GIVEN, "engine_id", "epoch", "mark"),
         "delay": Double(),
     },
     lambda row, now: {
@@ -208,15 +209,14 @@ def claim_actions(
     versions: Sequence[int],
     engine_id: int,
     limit: int,
-    careful: int,
     mark: int,
 ) -> list[MoveRow]:
-    """Take actions that are to be called now, the oldest first, but of those on which many died
-    only one, and that last; those that another sweeper takes are passed over.
+    """Take actions that are to be called now, the oldest first. Of the suspects (see
+    :data:`~converge.model.SUSPECT_DEATHS`) only one is taken, and it comes last. Those that
+    another sweeper takes are passed over.
 
     :param versions: only of moves by these versions.
     :param limit: at most so many.
-    :param careful: how many deaths are many.
     :param mark: a random number of who takes them.
     """
     # the last holder died, too: it has not let go
@@ -232,8 +232,8 @@ def claim_actions(
     # one may have begun to live, and have taken some, since the statement began
     living = find_living(tx, (row.engine_id for row in rows))
     found = [row for row in rows if row.engine_id not in living]
-    suspects = [row for row in found if row.deaths >= careful]
-    taken = [row for row in found if row.deaths < careful] + suspects[:1]
+    suspects = [row for row in found if row.deaths >= SUSPECT_DEATHS]
+    taken = [row for row in found if row.deaths < SUSPECT_DEATHS] + suspects[:1]
     if not taken:
         return []
     _TAKE.execute(tx, [row._asdict() for row in sorted(taken)], taker=engine_id, of_taker=mark)

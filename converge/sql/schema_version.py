@@ -13,12 +13,13 @@ from sqlalchemy import Connection, exists, inspect, select, text
 from converge.errors import SchemaError
 from converge.sql.database import Database
 from converge.sql.schema import PREFIX, VERSION_TABLE, metadata
+from converge.sql.types import MARIADB
 
 #: The versions that this converge knows, oldest first; each has a script in alembic/versions.
 VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 HEAD = VERSIONS[-1]
 #: Databases where statements that change the schema commit, themselves and what came before.
-PIECEMEAL = ("mysql", "mariadb")
+PIECEMEAL = MARIADB
 
 
 def current_version(database: Database) -> str | None:

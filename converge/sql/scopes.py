@@ -26,8 +26,8 @@ from converge.errors import Conflict, StaleLock
 from converge.sql.batch import among
 from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
-from converge.sql.engines import ALIVE, find_living
-from converge.sql.schema import engine, scope, step
+from converge.sql.engines import find_living, living
+from converge.sql.schema import scope, step
 from converge.sql.types import ID, LONG_TEXT
 
 
@@ -66,9 +66,7 @@ class StepRow(NamedTuple):
 
 def _holder(tx: Transaction) -> Any:
     """The engine that holds a scope and lives."""
-    return select(engine.c.id).where(
-        engine.c.id == scope.c.engine_id, engine.c.state == ALIVE, engine.c.expires_at > tx.now
-    )
+    return living(tx.now, scope.c.engine_id)
 
 
 def _select(holder: ColumnElement[int | None]) -> Any:

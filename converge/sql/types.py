@@ -17,6 +17,8 @@ from converge.model import NAME_LENGTH
 REASON_LENGTH = 2000
 PHYSICAL_ID_LENGTH = 1024
 SOURCE_LENGTH = 2000
+#: The names of its dialect.
+MARIADB = ("mysql", "mariadb")
 
 
 # made once: json.dumps() and json.loads() make or look for theirs at every call
@@ -50,7 +52,7 @@ class JsonText(TypeDecorator[Any]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if dialect.name in ("mysql", "mariadb"):
+        if dialect.name in MARIADB:
             return dialect.type_descriptor(mysql.LONGTEXT())
         return super().load_dialect_impl(dialect)
 
@@ -63,8 +65,8 @@ class JsonText(TypeDecorator[Any]):
 
 ID = BigInteger().with_variant(Integer(), "sqlite")
 NAME = String(NAME_LENGTH)
-LONG_TEXT = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
-LONG_BINARY = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+LONG_TEXT = Text().with_variant(mysql.LONGTEXT(), *MARIADB)
+LONG_BINARY = LargeBinary().with_variant(mysql.LONGBLOB(), *MARIADB)
 
 
 class clock(FunctionElement[float]):  # noqa: N801 - reads as a SQL function
@@ -84,7 +86,7 @@ def _postgresql_clock(element: clock, compiler: SQLCompiler, **kw: Any) -> str:
     return "CAST(EXTRACT(EPOCH FROM statement_timestamp()) AS DOUBLE PRECISION)"
 
 
-@compiles(clock, "mysql", "mariadb")
+@compiles(clock, *MARIADB)
 def _mariadb_clock(element: clock, compiler: SQLCompiler, **kw: Any) -> str:
     # unlike unix_timestamp(now(6)), unambiguous in the hour that summer time repeats
     return "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6)"

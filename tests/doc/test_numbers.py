@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from converge import Engine, RetryPolicy, Store, reasons
+from converge import Engine, RetryPolicy, Store, model, reasons
 from converge.cli import parser
 from converge.engine import engine, outbox, run, window
 from converge.inspection import why
@@ -22,7 +22,7 @@ from converge.journal import values as journal_values
 from converge.lease import lease
 from converge.machine import actions, moving
 from converge.model import NAME_LENGTH
-from converge.protocol import call, claim
+from converge.protocol import call
 from converge.resources import command
 from converge.sql import connections, database, engines, events, templates, types
 from converge.template import patterns, values
@@ -72,7 +72,7 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("decisions", "claimed ahead for {} of the workers' time", (FRACTIONS[window.AHEAD],)),
     ("decisions", "at most {}. While handlers", (n(window.WINDOW),)),
     ("decisions", "after {} seconds (``lock_timeout``", (word(connections.LOCK_SECONDS),)),
-    ("decisions", "After {} deaths a node is suspect", (word(claim.SUSPECT_DEATHS),)),
+    ("decisions", "After {} deaths a node is suspect", (word(model.SUSPECT_DEATHS),)),
     ("decisions", "comes to {} deaths", (word(DEATHS),)),
     ("decisions", "transaction after {} seconds", (n(connections._IDLE_SECONDS),)),
     ("decisions", "A host's own has {}", (n(HOST),)),
@@ -84,7 +84,7 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("journal", "the lease ({} seconds by default)", (n(LEASE),)),
     ("journal", "rows of {}", ({100: "a hundred"}[items.FULL],)),
     ("machine", "when ``retry.deaths`` processes ({} by default)", (n(DEATHS),)),
-    ("machine", "After {} deaths", (word(actions.SUSPECT_DEATHS),)),
+    ("machine", "After {} deaths", (word(model.SUSPECT_DEATHS),)),
     ("machine", "again {} later", (FRACTIONS[moving.LATER],)),
     ("machine", "called again after {}", (FRACTIONS[actions.HAND_BACK],)),
     ("operating", "``workers`` + {} connections", (n(engine.CONNECTIONS),)),

@@ -20,8 +20,9 @@ from converge.journal import Record
 from converge.journal.backend import ScopeLock, StepStatus
 from converge.journal.sql import SqlBackend
 from converge.lease import LEASE
-from converge.machine.actions import SUSPECT_DEATHS, Actions
+from converge.machine.actions import Actions
 from converge.machine.moving import TakenAction
+from converge.model import SUSPECT_DEATHS
 from converge.sql import machines, moves, schema
 from converge.sql.database import Database, Transaction
 from converge.testing import FakeClock, StepEngine
@@ -110,9 +111,7 @@ def test_nobody_takes_an_action_over_while_its_scope_is_taken(
 
 def claim(tx: Transaction, machine: converge.Machine, owner: int) -> list[str]:
     """The keys of the instances whose actions are taken, one at a time."""
-    return [
-        one.key for one in moves.claim_actions(tx, machine.name, [1], owner, 1, SUSPECT_DEATHS, 7)
-    ]
+    return [one.key for one in moves.claim_actions(tx, machine.name, [1], owner, 1, 7)]
 
 
 @SERVERS
@@ -270,9 +269,7 @@ def test_of_the_actions_on_which_many_died_one_is_taken_and_comes_last(
         ids = [row.id for row in machines.lock_instances(tx, "lamp", "ab").values()]
         several = update(schema.move).where(schema.move.c.instance_id.in_(ids))
         tx.execute(several.values(deaths=SUSPECT_DEATHS))
-        taken = [
-            one.key for one in moves.claim_actions(tx, "lamp", [1], owner, 9, SUSPECT_DEATHS, 7)
-        ]
+        taken = [one.key for one in moves.claim_actions(tx, "lamp", [1], owner, 9, 7)]
     assert sorted(taken[:-1]) == ["c", "d"]
     assert taken[-1] in "ab"
 

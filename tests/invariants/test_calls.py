@@ -17,8 +17,9 @@ import converge
 from converge import Conflict
 from converge.sql import schema
 from converge.testing import FakeWorld, StepEngine
-from tests.invariants.tools import Watched, at_once, count, crew, snapshot
+from tests.invariants.tools import Watched, count, crew, snapshot
 from tests.templates import layers, template
+from tests.threads import at_once
 
 # -- 8
 

@@ -19,7 +19,6 @@ from converge.sql import resources
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.invariants.tools import (
     LEASE,
-    at_once,
     count,
     expire,
     locks,
@@ -29,6 +28,7 @@ from tests.invariants.tools import (
     together,
 )
 from tests.templates import layers, template
+from tests.threads import at_once
 
 PAIR = {"a": {}, "b": {"depends_on": ["a"]}}
 

@@ -15,8 +15,9 @@ from converge.model import Kind, NodeState
 from converge.protocol.decide import Operation
 from converge.sql import schema
 from converge.testing import FakeClock, FakeWorld, StepEngine
-from tests.invariants.tools import Watched, at_once, crew, node_rows, predecessors, states, together
+from tests.invariants.tools import Watched, crew, node_rows, predecessors, states, together
 from tests.templates import layers, template
+from tests.threads import at_once
 
 # -- 1
 

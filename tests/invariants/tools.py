@@ -3,9 +3,7 @@ the rows."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,25 +15,11 @@ from converge.protocol.decide import Outcome, Work
 from converge.sql import schema
 from converge.sql.database import Transaction
 from converge.testing import FakeClock, FakeType, FakeWorld, FixedType, StepEngine
+from tests.threads import at_once
 
 T = TypeVar("T")
 
 LEASE = 100.0
-
-
-def at_once(*functions: Callable[[], T]) -> list[T | Exception]:
-    """Call functions in threads, at the same moment; their results, or what they raised."""
-    barrier = threading.Barrier(len(functions))
-
-    def call(function: Callable[[], T]) -> T | Exception:
-        barrier.wait()
-        try:
-            return function()
-        except Exception as error:
-            return error
-
-    with ThreadPoolExecutor(len(functions)) as pool:
-        return list(pool.map(call, functions))
 
 
 def together(*functions: Callable[[], T]) -> list[T]:

@@ -10,7 +10,8 @@ import json
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ import sqlalchemy
 from psycopg import sql
 from sqlalchemy import ColumnElement, Engine, event, insert, literal, select
 
+import converge
 from converge.sql.database import Transaction
 from converge.sql.schema import metadata
 
@@ -324,3 +326,23 @@ def check(big: Collection[str], seen: Sequence[Seen], most: int) -> None:
     """No statement reads a big table from end to end, or more rows than that."""
     bad = [str(one) for one in seen if one.scanned & set(big) or one.looked_at > most * one.times]
     assert not bad, "\n\n".join(bad)
+
+
+@contextmanager
+def filled_store(
+    url: str, big: Iterable[str], fill: Callable[[Transaction], object]
+) -> Iterator[converge.Store]:
+    """A store of its own: what is deleted from one that others use would slow them down.
+
+    :param big: tables in which there is so much that it matters whether there are statistics.
+    """
+    with converge.connect(url, create_schema=True) as store:
+        with store.transaction() as tx:
+            if tx.dialect == "postgresql":
+                # whether there are statistics is for the tests to say
+                for name in big:
+                    tx.connection.exec_driver_sql(
+                        f"ALTER TABLE {name} SET (autovacuum_enabled = off)"
+                    )
+            fill(tx)
+        yield store

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from converge.sql import engines, resources, schema, sync_points, transitions
 from converge.sql.database import Transaction
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.stores import stack_store
+from tests.threads import at_once
 
 TEMPLATE = converge.Template.parse(
     "resources: {A: {type: fake}, B: {type: fake}, C: {type: fake, depends_on: [A, B]}}"
@@ -59,21 +59,6 @@ def is_sqlite(store: converge.Store) -> bool:
     return store.database.dialect == "sqlite"
 
 
-def at_once(*functions: Callable[[], Any]) -> list[Any]:
-    """Call functions in threads, at the same moment; their results, or what they raised."""
-    barrier = threading.Barrier(len(functions))
-
-    def call(function: Callable[[], Any]) -> Any:
-        barrier.wait()
-        try:
-            return function()
-        except Exception as error:
-            return error
-
-    with ThreadPoolExecutor(len(functions)) as pool:
-        return list(pool.map(call, functions))
-
-
 def nodes(store: converge.Store) -> dict[str, Any]:
     """The nodes of all traversals, by the names of their resources."""
     table, resource = schema.sync_point, schema.resource
@@ -89,7 +74,7 @@ def nodes(store: converge.Store) -> dict[str, Any]:
 
 
 def test_two_creates_at_once(store: converge.Store) -> None:
-    outcomes = at_once(*[lambda: store.create_stack("shop", TEMPLATE)] * 4)
+    outcomes: list[Any] = at_once(*[lambda: store.create_stack("shop", TEMPLATE)] * 4)
     conflicts = [one for one in outcomes if isinstance(one, converge.Conflict)]
     started = [one for one in outcomes if isinstance(one, converge.Stack)]
     assert (len(started), len(conflicts)) == (1, 3), outcomes
@@ -99,7 +84,9 @@ def test_two_creates_at_once(store: converge.Store) -> None:
 
 def test_two_updates_at_once_that_expect_the_same(shop: converge.Stack) -> None:
     store = stack_store(shop)
-    outcomes = at_once(*[lambda: store.update_stack("shop", OTHER, expected=shop.traversal)] * 3)
+    outcomes: list[Any] = at_once(
+        *[lambda: store.update_stack("shop", OTHER, expected=shop.traversal)] * 3
+    )
     started = [one for one in outcomes if isinstance(one, converge.Stack)]
     assert [one.superseded for one in started] == [shop.traversal]
     assert [type(one) for one in outcomes if one not in started] == [converge.Conflict] * 2
@@ -107,7 +94,7 @@ def test_two_updates_at_once_that_expect_the_same(shop: converge.Stack) -> None:
 
 def test_two_updates_at_once_that_expect_nothing(shop: converge.Stack) -> None:
     store = stack_store(shop)
-    outcomes = at_once(*[lambda: store.update_stack("shop", OTHER)] * 3)
+    outcomes: list[Any] = at_once(*[lambda: store.update_stack("shop", OTHER)] * 3)
     chain = sorted((one.superseded, one.traversal) for one in outcomes)
     assert chain[0][0] == shop.traversal
     assert [left for left, _ in chain[1:]] == [right for _, right in chain[:-1]]
@@ -116,9 +103,11 @@ def test_two_updates_at_once_that_expect_nothing(shop: converge.Stack) -> None:
 
 def test_two_first_callers_at_once(store: converge.Store) -> None:
     """The second finds what the first has made: it goes on with that, or takes its place."""
-    outcomes = at_once(*[lambda: store.converge_stack("shop", TEMPLATE)] * 4)
+    outcomes: list[Any] = at_once(*[lambda: store.converge_stack("shop", TEMPLATE)] * 4)
     assert sorted(one.outcome for one in outcomes) == ["resumed"] * 3 + ["started"]
     assert {one.traversal for one in outcomes} == {store.stack("shop").traversal}
+    first: Any
+    second: Any
     first, second = at_once(
         lambda: store.converge_stack("other", TEMPLATE),
         lambda: store.converge_stack("other", OTHER),
@@ -159,7 +148,8 @@ def test_a_first_caller_beside_one_that_is_not_committed(
             return store.converge_stack("shop", wanted, transaction=connection)
 
     try:
-        one, other = at_once(first, second)
+        results: list[Any] = at_once(first, second)
+        one, other = results
     finally:
         host.dispose()
     assert one.outcome == "started"
@@ -256,7 +246,7 @@ def test_a_start_on_a_host_whose_snapshot_is_old(store: converge.Store) -> None:
 def test_two_claims_at_once_take_different_nodes(shop: converge.Stack) -> None:
     store = stack_store(shop)
     engines = [StepEngine(store, FakeWorld().types()) for _ in range(4)]
-    works = at_once(*[lambda engine=engine: engine.claim() for engine in engines])
+    works: list[Any] = at_once(*[lambda engine=engine: engine.claim() for engine in engines])
     claimed = [work.row.name for found in works for work in found if work.row is not None]
     assert len(claimed) == len(set(claimed))
     # a claim passes over what another one is looking at, so not everyone needs to get one

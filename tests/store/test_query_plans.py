@@ -20,7 +20,7 @@ from converge.sql import engines, sync_points, traversals
 from converge.sql.database import Transaction
 from converge.sql.schema import resource, stack, sync_point, traversal
 from converge.testing import FakeWorld, StepEngine
-from tests.store.plans import Seen, Watch, analyze, check, numbers, put
+from tests.store.plans import Seen, Watch, analyze, check, filled_store, numbers, put
 from tests.templates import template
 
 TRAVERSALS = 5
@@ -109,16 +109,7 @@ def fill(tx: Transaction) -> None:
 
 @pytest.fixture
 def store(empty_database_url: str) -> Iterator[converge.Store]:
-    """A store of its own: what is deleted from one that others use would slow them down."""
-    with converge.connect(empty_database_url, create_schema=True) as store:
-        with store.transaction() as tx:
-            if tx.dialect == "postgresql":
-                # whether there are statistics is for the tests to say
-                for name in BIG:
-                    tx.connection.exec_driver_sql(
-                        f"ALTER TABLE {name} SET (autovacuum_enabled = off)"
-                    )
-            fill(tx)
+    with filled_store(empty_database_url, BIG, fill) as store:
         yield store
 
 

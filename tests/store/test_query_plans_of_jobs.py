@@ -18,7 +18,7 @@ from converge.journal import Journal
 from converge.machine import Machine, list_machines
 from converge.sql.database import Transaction
 from converge.sql.schema import instance, move, scope, step
-from tests.store.plans import Watch, analyze, check, numbers, put
+from tests.store.plans import Watch, analyze, check, filled_store, numbers, put
 
 MANY = 20_000
 LONG_AGO, LATER = 1e9, 4e9
@@ -104,16 +104,7 @@ def fill(tx: Transaction) -> None:
 
 @pytest.fixture
 def store(empty_database_url: str) -> Iterator[converge.Store]:
-    """A store of its own, as what is deleted from one that others use would slow them down."""
-    with converge.connect(empty_database_url, create_schema=True) as store:
-        with store.transaction() as tx:
-            if tx.dialect == "postgresql":
-                # whether there are statistics is for the test to say
-                for name in BIG:
-                    tx.connection.exec_driver_sql(
-                        f"ALTER TABLE {name} SET (autovacuum_enabled = off)"
-                    )
-            fill(tx)
+    with filled_store(empty_database_url, BIG, fill) as store:
         yield store
 
 

@@ -97,7 +97,7 @@ def test_actions_of_one_that_registered_since_the_claim_began(store: converge.St
     first = call(store, register)
 
     def claim(tx: Transaction, engine_id: int) -> set[tuple[str, int]]:
-        rows = moves.claim_actions(tx, "lamp", [1], engine_id, 10, 2, 7)
+        rows = moves.claim_actions(tx, "lamp", [1], engine_id, 10, 7)
         return {(row.key, row.epoch) for row in rows}
 
     with under_way(store, lambda tx: claim(tx, first)) as slow:
@@ -165,8 +165,8 @@ def test_what_somebody_holds_takes_no_place_among_what_is_looked_for(
     with store.transaction() as tx:
         machine.fire_many([(key, "press") for key in "ab"], create=True, transaction=tx)
     with store.transaction() as tx:
-        (first,) = moves.claim_actions(tx, "lamp", [1], register(tx), 1, 2, 7)
-        (second,) = moves.claim_actions(tx, "lamp", [1], register(tx), 1, 2, 7)
+        (first,) = moves.claim_actions(tx, "lamp", [1], register(tx), 1, 7)
+        (second,) = moves.claim_actions(tx, "lamp", [1], register(tx), 1, 7)
         assert (first.key, second.key) == ("a", "b")
         row = scopes.lock_scope(tx, "earlier job")
         assert row is not None
