@@ -1,10 +1,13 @@
 """Templates: from a text to definitions, each step a module.
 
-``reading`` makes plain values of YAML or JSON; ``values`` keeps the line of each; ``keys`` has the
-keys of the language; ``parameters`` and ``functions`` fill in; ``template`` puts it together; and
-``properties`` compares with what a type declares.
+``reading`` makes a document of YAML or JSON, plain values with the line of each (``values``);
+``structure`` finds in it what the language has (``keys``, ``parameters``, ``functions``), and the
+graph; ``support`` refuses what converge would ignore, and what a type does not declare
+(``properties``); ``template`` is the face of all that, and fills in the parameters.
 """
 
-from converge.template.template import Template, check_properties, resolve, resolve_properties
+from converge.template.functions import resolve, resolve_properties
+from converge.template.properties import check_properties
+from converge.template.template import Template
 
 __all__ = ["Template", "check_properties", "resolve", "resolve_properties"]

@@ -1,0 +1,137 @@
+"""What converge can bring about of a template: the rest is refused, not ignored.
+
+What only the resource types know is compared with them, where the caller has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from converge.model import Json
+from converge.template.functions import function_of, misuses, references
+from converge.template.keys import OUTPUT, PARAMETER_GROUP, RESOURCE, TEMPLATE
+from converge.template.parameters import PSEUDO, Parameter, refuse_foreign
+from converge.template.properties import property_problems
+from converge.template.structure import ResourceEntry, Structure
+from converge.template.values import Spot, hint, kind, show
+
+if TYPE_CHECKING:
+    from converge.resources.resource_type import ResourceType
+
+_PARAMETER_TYPES: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "json": (dict, list),
+    "comma_delimited_list": (list,),
+}
+
+
+def refuse_ignored(structure: Structure) -> None:
+    """Refuse what converge would ignore.
+
+    :raises TemplateError: if there is anything of the kind.
+    """
+    document, body = structure.document, structure.body
+    for problem in document.problems:
+        raise problem
+    if structure.conditions:
+        place = document.spot.child("conditions")
+        raise TEMPLATE.unsupported(document, "conditions", place, "a template")
+    _check_groups(structure)
+    for name, parameter in structure.parameters.items():
+        refuse_foreign(document, name, body["parameters"][name], parameter.spot)
+    for name, entry in structure.resources.items():
+        _check_resource(structure, name, entry)
+    for name, output in structure.outputs.items():
+        what = f"output {show(name)}"
+        OUTPUT.refuse_foreign(document, body["outputs"][name], output.spot, what)
+        _check_value(structure, output.value, output.spot.child("value"))
+
+
+def _check_groups(structure: Structure) -> None:
+    document = structure.document
+    place = document.spot.child("parameter_groups")
+    groups = structure.body.get("parameter_groups")
+    if not isinstance(groups, list | None):
+        message = f"parameter_groups must be a list, not {kind(groups)}"
+        raise document.error(message, place)
+    for index, group in enumerate(groups or ()):
+        spot = place.child(index)
+        body = PARAMETER_GROUP.check(document, group, spot, "a parameter group")
+        for name in _listed(body.get("parameters") or []):
+            if not isinstance(name, str) or name not in structure.parameters:
+                message = f"a parameter group has {show(name)}, which is not a parameter"
+                message += hint(name, structure.parameters)
+                raise document.error(message, spot.child("parameters"))
+
+
+def _check_resource(structure: Structure, name: str, entry: ResourceEntry) -> None:
+    document, what, spot = structure.document, f"resource {show(name)}", entry.spot
+    body = structure.body["resources"][name]
+    RESOURCE.refuse_foreign(document, body, spot, what)
+    if any(isinstance(each, dict) for each in _listed(body.get("depends_on"))):
+        message = f"depends_on of {what} must be names, not functions"
+        raise document.error(message, spot.child("depends_on"))
+    for key, value in entry.properties.items():
+        _check_value(structure, value, spot.child("properties").child(key))
+
+
+def _listed(value: Json) -> list[Json]:
+    return value if isinstance(value, list) else [value]
+
+
+def _check_value(structure: Structure, value: Json, spot: Spot) -> None:
+    document = structure.document
+    for message, place in misuses(value, spot):
+        raise document.error(message, place)
+    for reference in references(value, spot):
+        name = reference.name or ""
+        if reference.function != "get_param" or name in structure.parameters or name in PSEUDO:
+            continue
+        if not name:
+            raise document.error("get_param needs a name", reference.spot)
+        known = ", ".join(sorted(PSEUDO))
+        message = f"converge does not have the parameter {show(name)}; it has {known}"
+        raise document.error(message, reference.spot)
+
+
+def check_against(structure: Structure, types: Mapping[str, ResourceType]) -> None:
+    """Check that the resources can be made with the given resource types.
+
+    :raises TemplateError: for an unknown type, and for properties that are unknown, missing, or
+        of the wrong type.
+    """
+    document = structure.document
+    for name, entry in structure.resources.items():
+        what, spot = f"resource {show(name)}", entry.spot
+        if entry.type not in types:
+            message = f"{what} has the unknown type {show(entry.type)}{hint(entry.type, types)}"
+            raise document.error(message, spot.child("type"))
+        schema = types[entry.type].schema
+        place = spot.child("properties")
+        function = function_of(dict(entry.properties))
+        if function is not None and function[0] not in (schema or ()):
+            message = f"the properties of {what} must be a mapping of names, not the function "
+            raise document.error(message + show(function[0])[1:-1], place.child(function[0]))
+        given = {
+            key: _possible_types(value, structure.parameters)
+            for key, value in entry.properties.items()
+        }
+        for wrong, message in property_problems(entry.type, types[entry.type], given):
+            raise document.error(f"{what}: {message}", place.child(wrong) if wrong else spot)
+
+
+def _possible_types(value: Json, parameters: Mapping[str, Parameter]) -> tuple[type, ...]:
+    """The types that a value can have once its functions are evaluated; empty if unknown."""
+    function = function_of(value)
+    if function is None:
+        return (type(value),)
+    name, argument = function
+    if name == "get_param":
+        if isinstance(argument, list) and len(argument) == 1:
+            argument = argument[0]
+        parameter = parameters.get(argument) if isinstance(argument, str) else None
+        return _PARAMETER_TYPES[parameter.type] if parameter else ()
+    return () if name == "get_attr" else (str,)
