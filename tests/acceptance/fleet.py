@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import time
@@ -14,6 +13,7 @@ from typing import TypeVar
 import pytest
 from sqlalchemy import NullPool, create_engine, make_url
 
+from tests import forked
 from tests.acceptance import witness
 
 T = TypeVar("T")
@@ -27,17 +27,6 @@ ON_SERVERS = pytest.mark.parametrize(
     ],
     indirect=True,
 )
-
-#: What an engine imports before it works, mostly when it is first needed.
-_PRELOAD = [
-    "alembic.autogenerate",
-    "converge.engine",
-    "converge.sql.migrate",
-    "psycopg",
-    "pymysql",
-    "retrying",
-    witness.__name__,
-]
 
 #: Seconds after which what should have happened long ago is a failure.
 LIMIT = 60.0
@@ -60,10 +49,7 @@ class Process:
 
     def __init__(self, orders: witness.Orders) -> None:
         self.orders = orders
-        # forked from a process that has imported all there is to import, and nothing else
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_PRELOAD)
-        self._process = context.Process(target=witness.main, args=(orders,), daemon=True)
+        self._process = forked.process(witness.main, orders)
         self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid

@@ -1,4 +1,4 @@
-"""The command line as its users see it: real processes on an SQLite database."""
+"""The command line as its users see it: processes on an SQLite database."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ outputs:
 
 
 def test_a_stack_comes_about_changes_and_goes(shell: Shell) -> None:
+    # as its users have it
+    shell.forks = False
     shop = SHOP.replace("PAGE", str(shell.folder / "page")).replace(
         "LOG", str(shell.folder / "log")
     )
@@ -511,6 +513,8 @@ def test_hostile_names_are_harmless(shell: Shell) -> None:
     shell.run("up", "a.yaml", "--stack", "[red]'☃'")
     assert "☃" in shell.run("list")[0]
     assert '"[bold]é \\"q\\" <x>"' in shell.run("graph", "[red]'☃'")[0]
+    # what Python reads when it begins
+    shell.forks = False
     ascii_only = {"PYTHONIOENCODING": "ascii"}
     assert "\\u2603" in shell.run("list", environment=ascii_only)[0]
     listed = json.loads(shell.run("list", "--json", environment=ascii_only)[0])

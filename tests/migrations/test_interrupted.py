@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from sqlalchemy import event, inspect, text
 import converge
 from converge.sql import migrate, schema, schema_version
 from converge.sql.database import Database
+from tests import forked
 from tests.backends import Backend, MariaDB
 
 CHANGES = ("CREATE", "ALTER", "INSERT", "UPDATE", "DELETE")
@@ -90,9 +90,7 @@ def test_an_upgrade_killed_after_each_statement_in_turn_is_completed_by_the_last
 def test_an_upgrade_whose_process_is_gone_is_run_again(
     empty_database_url: str, statement: int
 ) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["converge.sql.migrate"])
-    process = context.Process(target=upgrade_and_die, args=(empty_database_url, statement))
+    process = forked.process(upgrade_and_die, empty_database_url, statement)
     process.start()
     process.join(60)
     assert process.exitcode == 9

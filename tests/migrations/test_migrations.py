@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from sqlalchemy import inspect, text
 import converge
 from converge.sql import migrate, schema, schema_version
 from converge.testing import FakeWorld, StepEngine
+from tests import forked
 
 TEMPLATE = converge.Template.parse("resources: {A: {type: fake}, B: {type: fake, depends_on: A}}")
 AT_ONCE = 12
@@ -98,12 +98,7 @@ def test_check_names_what_differs(empty_database_url: str, engine: sqlalchemy.En
 def test_twelve_upgrades_at_once_all_succeed(
     empty_database_url: str, engine: sqlalchemy.Engine
 ) -> None:
-    # processes of their own, that need not import everything again
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["converge.sql.migrate"])
-    processes = [
-        context.Process(target=migrate.upgrade, args=(empty_database_url,)) for _ in range(AT_ONCE)
-    ]
+    processes = [forked.process(migrate.upgrade, empty_database_url) for _ in range(AT_ONCE)]
     for process in processes:
         process.start()
     for process in processes:
