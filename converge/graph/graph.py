@@ -227,6 +227,43 @@ class Graph(Generic[H]):
         )
         return Graph(chain(lone, edges))
 
+    def with_root(self, node: K) -> Graph[H | K]:
+        """The graph with one more node, which requires all roots. It comes last.
+
+        :raises BadInput: if there is such a node already.
+        """
+        if node in self._index:
+            raise BadInput(f"the graph has a node {node!r} already")
+        offsets, flat = self._get_requirements()
+        roots = array("i", _empty(self._get_dependants()))
+        rows = _Rows(offsets + array("i", [len(flat) + len(roots)]), flat + roots)
+        return Graph._of(chain(self._nodes, (node,)), requirements=rows)
+
+    # Nodes by their numbers, which are their places in topological order.
+
+    def number(self, node: H) -> int:
+        """The number of a node.
+
+        :raises KeyError: if there is no such node.
+        """
+        return self._index[node]
+
+    def node(self, number: int) -> H:
+        """The node of a number.
+
+        :raises IndexError: if there is no such number.
+        """
+        return self._nodes[number]
+
+    def count_required(self, number: int) -> int:
+        """How many nodes one directly requires."""
+        offsets = self._get_requirements().offsets
+        return offsets[number + 1] - offsets[number]
+
+    def dependants(self, number: int) -> array[int]:
+        """The numbers of the nodes that directly require one, in ascending order."""
+        return self._get_dependants().row(number)
+
     def __getitem__(self, node: H) -> Graph[H]:
         """The graph of a node and all that directly or indirectly require it, in this order.
 

@@ -9,18 +9,21 @@ cleanups, so the two halves together have no cycle as long as neither has one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from converge.errors import BadInput, UnresolvedReference
 from converge.graph import Graph
 from converge.model import Action, Json, Kind, Physical, ResourceDefinition, Status, same
 from converge.template.functions import resolve_properties
 
-#: A node that has no number yet: (kind, name or resource id).
-Key = tuple[Kind, str | int]
+#: A node that has no number yet. An update: the name of the resource; a cleanup: the id of the
+#: version; the stack's own node: STACK.
+Key = str | int
 
-STACK: Key = (Kind.STACK, "")
+# no resource has this name
+STACK = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,7 @@ class Existing:
     physical: Physical | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """One sync point to insert.
 
     :ivar number: its place in topological order; the stack's own node has the highest.
@@ -69,18 +71,80 @@ class Node:
     successors: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class Plan:
-    """:ivar nodes: in order of their numbers.
+    """What a traversal has to do. Its nodes are made when they are asked for: a million of them
+    would take more memory than all they are made from.
+
     :ivar new: names for which a resource row must be inserted.
     :ivar kept: ids of the existing versions that stay.
-    :ivar graph: the same nodes under readable names, for people.
     """
 
-    nodes: tuple[Node, ...]
-    new: tuple[str, ...]
-    kept: frozenset[int]
-    graph: Graph[str]
+    def __init__(
+        self,
+        graph: Graph[Key],
+        definitions: Mapping[str, ResourceDefinition],
+        existing: Sequence[Existing],
+        kept: Mapping[str, Existing],
+    ) -> None:
+        self._graph = graph
+        self._definitions = definitions
+        self._by_id = {resource.id: resource for resource in existing}
+        self._kept = kept
+        self.new = tuple(name for name in definitions if name not in kept)
+        self.kept = frozenset(resource.id for resource in kept.values())
+
+    def __len__(self) -> int:
+        """The number of nodes; the stack's own is one of them."""
+        return len(self._graph)
+
+    def nodes(self) -> Iterator[Node]:
+        """The nodes in order of their numbers."""
+        return map(self._node, range(len(self._graph)), self._graph)
+
+    @property
+    def graph(self) -> Graph[str]:
+        """The same nodes under readable names, for people."""
+        return self._graph.translate(self._label)
+
+    def _label(self, key: Key) -> str:
+        if isinstance(key, int):
+            return f"cleanup {self._by_id[key].name} #{key}"
+        return f"update {key}" if key else "stack"
+
+    def _node(self, number: int, key: Key) -> Node:
+        kind = Kind.UPDATE
+        name: str | None = None
+        resource_id: int | None = None
+        definition: ResourceDefinition | None = None
+        if isinstance(key, int):
+            kind = Kind.CLEANUP
+            resource_id = key
+            version = self._by_id[key]
+            name = version.name
+            wanted = self._definitions.get(name)
+            if wanted and key not in self.kept and wanted.type == version.type:
+                # the properties that its delete uses may have changed
+                definition = wanted
+        elif key:
+            name = key
+            version_kept = self._kept.get(name)
+            resource_id = None if version_kept is None else version_kept.id
+            definition = self._definitions[name]
+        else:
+            kind = Kind.STACK
+        graph = self._graph
+        required = () if definition is None else definition.requires
+        return Node(
+            number=number,
+            kind=kind,
+            name=name,
+            resource_id=resource_id,
+            keep=resource_id in self.kept,
+            definition=definition,
+            requires=tuple([graph.number(other) for other in required if other in graph]),
+            pending=graph.count_required(number),
+            successors=tuple(graph.dependants(number)),
+        )
 
 
 def best_versions(
@@ -219,7 +283,8 @@ def plan(
     """
     best = best_versions(existing, wanted, previous, definitions, alike)
     kept = {name: best[name] for name in definitions if name in best}
-    return _number(_edges(definitions, existing, kept), definitions, existing, kept)
+    graph = Graph(_edges(definitions, existing, kept)).with_root(STACK)
+    return Plan(graph, definitions, existing, kept)
 
 
 def plan_check(definitions: Mapping[str, ResourceDefinition], existing: Sequence[Existing]) -> Plan:
@@ -230,111 +295,41 @@ def plan_check(definitions: Mapping[str, ResourceDefinition], existing: Sequence
         for name in definitions
         if name in best and best[name].status is not Status.INIT
     }
-    edges: list[tuple[Key, Key | None]] = [((Kind.UPDATE, name), None) for name in kept]
-    return _number(edges, {name: definitions[name] for name in kept}, existing, kept)
+    lone: list[tuple[Key, Key | None]] = [(name, None) for name in kept]
+    graph = Graph(lone).with_root(STACK)
+    return Plan(graph, {name: definitions[name] for name in kept}, existing, kept)
 
 
 def _edges(
     definitions: Mapping[str, ResourceDefinition],
     existing: Sequence[Existing],
     kept: Mapping[str, Existing],
-) -> list[tuple[Key, Key | None]]:
+) -> Iterator[tuple[Key, Key | None]]:
     """The edges of both halves, as pairs: a node, and one that it requires or None."""
-    edges: list[tuple[Key, Key | None]] = []
     for name, definition in definitions.items():
-        edges.append(((Kind.UPDATE, name), None))
-        edges.extend(
-            ((Kind.UPDATE, name), (Kind.UPDATE, required)) for required in definition.requires
-        )
+        yield name, None
+        for required in definition.requires:
+            yield name, required
     ids = {resource.id for resource in existing}
     required_ids = {required for resource in existing for required in resource.requires}
     for resource in existing:
-        cleanup: Key = (Kind.CLEANUP, resource.id)
-        edges.append((cleanup, None))
-        edges.extend(
-            ((Kind.CLEANUP, required), cleanup) for required in resource.requires if required in ids
-        )
+        cleanup = resource.id
+        yield cleanup, None
+        for dependency in resource.requires:
+            if dependency in ids:
+                yield dependency, cleanup
         if resource.name not in definitions:
             continue
         going = resource.action is Action.DELETE
         if going and resource.id not in required_ids and not _was_created(kept.get(resource.name)):
             # half deleted, it may still hold a name or a path that its successor needs
-            edges.append(((Kind.UPDATE, resource.name), cleanup))
+            yield resource.name, cleanup
         else:
-            edges.append((cleanup, (Kind.UPDATE, resource.name)))
-    return edges
+            yield cleanup, resource.name
 
 
 def _was_created(one: Existing | None) -> bool:
     """Whether a version exists and its create has completed."""
     return one is not None and not (
         one.action is Action.CREATE and one.status is not Status.COMPLETE
-    )
-
-
-def _number(
-    edges: list[tuple[Key, Key | None]],
-    definitions: Mapping[str, ResourceDefinition],
-    existing: Sequence[Existing],
-    kept: Mapping[str, Existing],
-) -> Plan:
-    """Add the stack's node, and number all nodes in topological order."""
-    roots = Graph(edges).roots()
-    edges.append((STACK, None))
-    edges.extend((STACK, root) for root in roots)
-    graph = Graph(edges)
-    order = list(graph)
-    numbers = {key: number for number, key in enumerate(order)}
-    by_id = {resource.id: resource for resource in existing}
-    kept_ids = frozenset(resource.id for resource in kept.values())
-
-    nodes = []
-    for number, key in enumerate(order):
-        kind, what = key
-        name: str | None = None
-        resource_id: int | None = None
-        definition = None
-        requires: tuple[int, ...] = ()
-        if kind is Kind.UPDATE:
-            name = str(what)
-            resource_id = kept[name].id if name in kept else None
-            definition = definitions[name]
-        elif kind is Kind.CLEANUP:
-            resource_id = int(what)
-            name = by_id[resource_id].name
-            wanted = definitions.get(name)
-            if wanted and resource_id not in kept_ids and wanted.type == by_id[resource_id].type:
-                # the properties that its delete uses may have changed
-                definition = wanted
-        if definition is not None:
-            requires = tuple(
-                numbers[required]
-                for other in definition.requires
-                if (required := (Kind.UPDATE, other)) in numbers
-            )
-        nodes.append(
-            Node(
-                number=number,
-                kind=kind,
-                name=name,
-                resource_id=resource_id,
-                keep=resource_id in kept_ids,
-                definition=definition,
-                requires=requires,
-                pending=len(graph.requires(key)),
-                successors=tuple(sorted(numbers[other] for other in graph.required_by(key))),
-            )
-        )
-
-    def label(key: Key) -> str:
-        kind, what = key
-        if kind is Kind.CLEANUP:
-            return f"cleanup {by_id[int(what)].name} #{what}"
-        return f"update {what}" if kind is Kind.UPDATE else "stack"
-
-    return Plan(
-        nodes=tuple(nodes),
-        new=tuple(name for name in definitions if name not in kept),
-        kept=kept_ids,
-        graph=graph.translate(label),
     )

@@ -29,6 +29,7 @@ from converge.sql import events, resources, stacks, sync_points, templates, tran
 from converge.sql.database import Transaction
 from converge.sql.resources import ResourceRow
 from converge.sql.stacks import StackRow
+from converge.sql.sync_points import NewSyncPoint
 from converge.sql.types import text
 from converge.template import Template
 
@@ -149,11 +150,7 @@ def start(
         planned = plan(
             definitions, existing, wanted=template_id, previous=stack.template_id, alike=alike
         )
-    new = (
-        [(name, definitions[name].type) for name in planned.new]
-        if action is not Action.CHECK
-        else []
-    )
+    new = [(name, definitions[name].type) for name in planned.new]
     ids = resources.insert_resources(tx, stack.id, new)
     if action is not Action.CHECK:
         transitions.cancel_superseded(tx, _list_dying(rows, planned, definitions))
@@ -175,10 +172,10 @@ def start(
         version=version,
         on_failure=OnFailure(intent.on_failure),
         node_timeout=intent.node_timeout,
-        total=len(planned.nodes) - 1,
+        total=len(planned) - 1,
     )
     sync_points.insert_sync_points(
-        tx, [_sync_point(traversal_id, node, ids) for node in planned.nodes], mark
+        tx, traversal_id, (_sync_point(node, ids) for node in planned.nodes()), mark
     )
     before = stack.previous_template_id if template_id == stack.template_id else stack.template_id
     stacks.update_stack(
@@ -254,22 +251,21 @@ def _existing(row: ResourceRow) -> Existing:
     )
 
 
-def _sync_point(traversal_id: int, node: Node, new_ids: Mapping[str, int]) -> dict[str, Any]:
+def _sync_point(node: Node, new_ids: Mapping[str, int]) -> NewSyncPoint:
     resource_id = node.resource_id
     if node.kind is Kind.UPDATE and resource_id is None:
         assert node.name is not None
         resource_id = new_ids[node.name]
-    return {
-        "traversal_id": traversal_id,
-        "node": node.number,
-        "kind": node.kind,
-        "resource_id": resource_id,
-        "keep": node.keep,
-        "pending": node.pending,
-        "definition": dump_definition(node.definition),
-        "requires": list(node.requires),
-        "successors": list(node.successors),
-    }
+    return NewSyncPoint(
+        node.number,
+        node.kind,
+        resource_id,
+        node.keep,
+        node.pending,
+        dump_definition(node.definition),
+        node.requires,
+        node.successors,
+    )
 
 
 def _started_event(
@@ -281,7 +277,7 @@ def _started_event(
     planned: Plan,
     reason: str | None,
 ) -> dict[str, Any]:
-    parts = [f"traversal {traversal_id}", f"{len(planned.nodes) - 1} nodes"]
+    parts = [f"traversal {traversal_id}", f"{len(planned) - 1} nodes"]
     if version is not None:
         parts.insert(0, f"version {version}")
     if superseded is not None:

@@ -26,6 +26,7 @@ from converge.errors import StaleLock
 from converge.model import Action, Json, Status
 from converge.sql.batch import InsertMany, UpdateMany, among, types_of
 from converge.sql.database import Transaction
+from converge.sql.loading import Load, read_clock, take_ids
 from converge.sql.schema import resource, sync_point
 from converge.sql.types import ID
 
@@ -93,6 +94,24 @@ _INSERT = InsertMany(
 )
 
 
+_LOAD = Load(
+    resource,
+    "id",
+    "stack_id",
+    "name",
+    "type",
+    "token",
+    "action",
+    "status",
+    "properties",
+    "attributes",
+    "requires",
+    "epoch",
+    "created_at",
+    "updated_at",
+)
+
+
 def insert_resources(
     tx: Transaction, stack_id: int, rows: Sequence[tuple[str, str]]
 ) -> dict[str, int]:
@@ -101,6 +120,20 @@ def insert_resources(
     :param rows: (name, type) of each.
     :returns: the id of each name.
     """
+    if not rows:
+        return {}
+    if tx.dialect == "postgresql":
+        ids = take_ids(tx, resource, len(rows))
+        now = read_clock(tx)
+        rest = (Action.CREATE.value, Status.INIT.value, "{}", "{}", "[]", 0, now, now)
+        _LOAD.execute(
+            tx,
+            (
+                (id_, stack_id, name, type_, str(uuid4()), *rest)
+                for id_, (name, type_) in zip(ids, rows, strict=True)
+            ),
+        )
+        return {name: id_ for id_, (name, _) in zip(ids, rows, strict=True)}
     values = [{"name": name, "type": type_, "token": str(uuid4())} for name, type_ in rows]
     return {row.name: row.id for row in _INSERT.execute(tx, values, of_stack=stack_id)}
 

@@ -5,19 +5,15 @@ How a node gets from one state to another is in :mod:`converge.sql.transitions`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    Double,
-    Integer,
     Text,
     and_,
-    bindparam,
     delete,
-    false,
     func,
     literal_column,
     or_,
@@ -28,11 +24,12 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import NullType
 
 from converge.model import Json, Kind, NodeState
-from converge.sql.batch import InsertMany, among, types_of
+from converge.sql.batch import among
 from converge.sql.database import Transaction
 from converge.sql.engines import lives
+from converge.sql.loading import Load, read_clock
 from converge.sql.schema import LIVE_STATES, sync_point
-from converge.sql.types import ID, load
+from converge.sql.types import dump, load
 
 #: (traversal, node)
 Key = tuple[int, int]
@@ -167,46 +164,78 @@ def among_keys(tx: Transaction, keys: Iterable[Key]) -> Any:
     )
 
 
-_INSERT = InsertMany(
+_LOAD = Load(
     sync_point,
-    {
-        **types_of(
-            sync_point,
-            "traversal_id",
-            "node",
-            "kind",
-            "resource_id",
-            "keep",
-            "pending",
-            "definition",
-            "requires",
-            "successors",
-            "state",
-        ),
-        "delay": Double(),
-    },
-    lambda row, now: {
-        **{name: value for name, value in row.items() if name != "delay"},
-        # NULL while it waits
-        "ready_at": now + row["delay"],
-        "tainted": false(),
-        "attempts": literal_column("0", Integer()),
-        "deaths": literal_column("0", Integer()),
-        "epoch": literal_column("0", Integer()),
-        "mark": bindparam("of_traversal", type_=ID),
-    },
+    "traversal_id",
+    "node",
+    "kind",
+    "resource_id",
+    "keep",
+    "pending",
+    "definition",
+    "requires",
+    "successors",
+    "state",
+    "ready_at",
+    "tainted",
+    "attempts",
+    "deaths",
+    "epoch",
+    "mark",
 )
 
 
-def insert_sync_points(tx: Transaction, rows: Sequence[Mapping[str, Any]], mark: int = 0) -> None:
-    """Insert the nodes of a traversal: those without predecessors are READY.
+@dataclass(slots=True)
+class NewSyncPoint:
+    """A sync point to insert.
 
+    :ivar pending: how many predecessors it waits for; one that waits for none is READY.
+    :ivar definition: the wanted resource as JSON, None if nothing is wanted.
+    """
+
+    node: int
+    kind: Kind
+    resource_id: int | None
+    keep: bool
+    pending: int
+    definition: Json
+    requires: Sequence[int]
+    successors: Sequence[int]
+
+
+def insert_sync_points(
+    tx: Transaction, traversal_id: int, rows: Iterable[NewSyncPoint], mark: int = 0
+) -> None:
+    """Insert the nodes of a traversal.
+
+    :param rows: are asked for one after the other.
     :param mark: of the traversal.
     """
-    ready = {"state": NodeState.READY, "delay": 0.0}
-    waiting = {"state": NodeState.WAITING, "delay": None}
-    full = [{**row, **(waiting if row["pending"] else ready)} for row in rows]
-    _INSERT.execute(tx, full, of_traversal=mark)
+    now = read_clock(tx)
+    ready = (NodeState.READY.value, now, False, 0, 0, 0, mark)
+    waiting = (NodeState.WAITING.value, None, False, 0, 0, 0, mark)
+    _LOAD.execute(
+        tx,
+        (
+            (
+                traversal_id,
+                row.node,
+                row.kind.value,
+                row.resource_id,
+                row.keep,
+                row.pending,
+                None if row.definition is None else dump(row.definition),
+                _dump_numbers(row.requires),
+                _dump_numbers(row.successors),
+                *(waiting if row.pending else ready),
+            )
+            for row in rows
+        ),
+    )
+
+
+def _dump_numbers(numbers: Sequence[int]) -> str:
+    return f"[{','.join(map(str, numbers))}]" if numbers else "[]"
 
 
 def lock_ready(

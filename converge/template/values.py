@@ -91,6 +91,28 @@ def plain(value: object, name: str, depth: int = DEPTH_LIMIT) -> Json:
     :param name: its name in messages.
     :raises TemplateError: if it is not a JSON value within the limits of this module.
     """
+    if depth <= 0 and isinstance(value, dict | list | tuple | Mapping):
+        raise TemplateError(TOO_DEEP, source=name)
+    # nearly all that there is are strings, and printable: they cost no call and no search
+    if isinstance(value, dict | Mapping):
+        copied: dict[str, Json] = {}
+        for key, held in value.items():
+            if not isinstance(key, str):
+                raise TemplateError(f"key {show(key)} must be a string", source=name)
+            key = _plain_scalar(key, name) if type(key) is not str or not key.isprintable() else key
+            copied[key] = (
+                held if type(held) is str and held.isprintable() else plain(held, name, depth - 1)
+            )
+        return copied
+    if isinstance(value, list | tuple):
+        return [
+            held if type(held) is str and held.isprintable() else plain(held, name, depth - 1)
+            for held in value
+        ]
+    return _plain_scalar(value, name)
+
+
+def _plain_scalar(value: object, name: str) -> Json:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -105,15 +127,6 @@ def plain(value: object, name: str, depth: int = DEPTH_LIMIT) -> Json:
         if not math.isfinite(value):
             raise TemplateError(f"JSON has no number {value}", source=name)
         return float(value)
-    if depth <= 0:
-        raise TemplateError(TOO_DEEP, source=name)
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TemplateError(f"key {show(key)} must be a string", source=name)
-        return {plain(key, name): plain(held, name, depth - 1) for key, held in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(held, name, depth - 1) for held in value]
     what = with_article(type(value).__name__)
     raise TemplateError(f"a value is {what}, which JSON does not have", source=name)
 

@@ -25,7 +25,7 @@ from converge.errors import StaleLock
 from converge.model import SYNC_POINT_MOVES, Kind, NodeState
 from converge.sql import engines, schema, sync_points
 from converge.sql.database import Transaction
-from converge.sql.sync_points import LIVE, Key, LockedNode
+from converge.sql.sync_points import LIVE, Key, LockedNode, NewSyncPoint
 from converge.testing import FakeClock
 
 LEASE = 1e9
@@ -138,20 +138,12 @@ class Walk(RuleBasedStateMachine):
                 self.readied[self.traversal, number] += 1
             self.rows[self.traversal, number] = row
             new.append(
-                {
-                    "traversal_id": self.traversal,
-                    "node": number,
-                    "kind": row.kind,
-                    "resource_id": row.resource_id,
-                    "keep": False,
-                    "pending": row.pending,
-                    "definition": None,
-                    "requires": [],
-                    "successors": list(row.successors),
-                }
+                NewSyncPoint(
+                    number, row.kind, row.resource_id, False, row.pending, None, [], row.successors
+                )
             )
         with self.store.transaction() as tx:
-            sync_points.insert_sync_points(tx, new)
+            sync_points.insert_sync_points(tx, self.traversal, new)
 
     def attempt(self, function: Callable[[Transaction], object], *, valid: bool) -> None:
         """A transaction that must go through, or be refused."""

@@ -1,0 +1,87 @@
+"""Rows by the hundred thousand.
+
+A start inserts one row for each node and each new resource. What :mod:`converge.sql.batch` does for
+some thousand rows at a time, from a JSON text, takes PostgreSQL three times as long as COPY;
+``doc/decisions.rst`` has the measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Select, Table, func, select
+from sqlalchemy import exc as sa_exceptions
+
+from converge.sql.batch import CHUNK, InsertMany, types_of
+from converge.sql.compiled import Compiled
+from converge.sql.database import Transaction
+from converge.sql.types import LONG_TEXT, JsonText
+
+_READ_CLOCK: Compiled[Select[Any]] = Compiled(lambda now, dialect: select(now.label("now")))
+
+
+def read_clock(tx: Transaction) -> float:
+    """The time, in seconds since 1970: for rows in which nothing is computed."""
+    return float(_READ_CLOCK.execute(tx, {}).scalar_one())
+
+
+def take_ids(tx: Transaction, table: Table, count: int) -> list[int]:
+    """Ids for new rows, which nobody else gets. Only PostgreSQL gives them without the rows."""
+    sequence = func.pg_get_serial_sequence(table.name, "id")
+    query = select(func.nextval(sequence)).select_from(func.generate_series(1, count))
+    return list(tx.execute(query).scalars())
+
+
+class Load:
+    """An INSERT of any number of rows, in which nothing is computed or returned.
+
+    :param columns: the names of the columns, in the order of each row's values. JSON is given as
+        text.
+    """
+
+    def __init__(self, table: Table, *columns: str) -> None:
+        self._columns = columns
+        types = {
+            name: LONG_TEXT if isinstance(type_, JsonText) else type_
+            for name, type_ in types_of(table, *columns).items()
+        }
+        self._insert = InsertMany(table, types, lambda row, now: row)
+        self._copy = f"COPY {table.name} ({', '.join(columns)}) FROM STDIN"
+
+    def execute(self, tx: Transaction, rows: Iterable[Sequence[Any]]) -> None:
+        """Insert rows. They are taken one after the other, as the database takes them."""
+        if tx.dialect == "postgresql":
+            with _cursor(tx, self._copy) as cursor, cursor.copy(self._copy) as copy:
+                for row in rows:
+                    copy.write_row(row)
+            return
+        names = self._columns
+        left = iter(rows)
+        while part := [dict(zip(names, row, strict=True)) for row in islice(left, CHUNK)]:
+            self._insert.execute(tx, part)
+
+
+@contextmanager
+def _cursor(tx: Transaction, statement: str) -> Iterator[Any]:
+    """A cursor of the driver's own, whose errors are those that SQLAlchemy would raise."""
+    connection = tx.connection
+    dialect: Any = connection.dialect
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor() as cursor:
+        try:
+            yield cursor
+        except dialect.loaded_dbapi.Error as error:
+            lost = dialect.is_disconnect(error, driver, cursor)
+            if lost:
+                connection.invalidate(error)
+            raise sa_exceptions.DBAPIError.instance(
+                statement,
+                None,
+                error,
+                dialect.loaded_dbapi.Error,
+                connection_invalidated=lost,
+                dialect=dialect,
+            ) from error
