@@ -17,6 +17,7 @@ from sqlalchemy import (
     ColumnElement,
     CursorResult,
     Insert,
+    String,
     Table,
     Text,
     Update,
@@ -151,7 +152,7 @@ class _Many(ABC, Generic[S]):
             return recordset.render_derived(name="given", with_types=True)
         # the names are our own
         shape = ", ".join(
-            f"`{name}` {type_.compile(mysql.dialect())} PATH '$.{name}'"
+            f"`{name}` {_wider(type_).compile(mysql.dialect())} PATH '$.{name}'"
             for name, type_ in self._columns.items()
         )
         whole: ColumnElement[Any] = literal_column(f"'$[*]' COLUMNS ({shape})")
@@ -161,6 +162,14 @@ class _Many(ABC, Generic[S]):
         if given is None:
             return {name: bindparam(full, type_=self._columns[name]) for name, full in self._names}
         return {name: given.c[name] for name in self._columns}
+
+
+def _wider(type_: TypeEngine[Any]) -> TypeEngine[Any]:
+    """A type for one more character: MariaDB cuts a text to fit JSON_TABLE without a word, and only
+    the table that it is written to refuses what is too long."""
+    if isinstance(type_, String) and type_.length is not None:
+        return String(type_.length + 1)
+    return type_
 
 
 class _Joined(ColumnElement[Any]):

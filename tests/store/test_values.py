@@ -30,6 +30,7 @@ NAMES = [
     "'; DROP TABLE converge_stack; --",
     "a\N{NO-BREAK SPACE}b",
     "NULL",
+    "\\N",
 ]
 
 
