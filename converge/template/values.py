@@ -46,6 +46,9 @@ class Spot:
 
     def child(self, key: str | int) -> Spot:
         """The spot of the value under a key or index; its own where that is not known."""
+        if self.children is None:
+            # of all that a program made: there a million resources must not take long
+            return self
         try:
             return self.children[key]  # type: ignore[index]
         except (KeyError, IndexError, TypeError):
@@ -78,7 +81,7 @@ class Document:
             return {}
         if not isinstance(value, dict):
             raise self.error(f"{what} must be a mapping, not {kind(value)}", spot)
-        for key in value:
+        for key in () if spot.children is None else value:
             place = spot.child(key)
             if place is not spot and place.problem:
                 raise self.error(place.problem, place)
