@@ -295,7 +295,9 @@ class OwnMariaDB(OwnServer):
     def _connect(self) -> object:
         import pymysql
 
-        return pymysql.connect(host="127.0.0.1", port=self.port, user="root", autocommit=True)
+        return pymysql.connect(
+            host="127.0.0.1", port=self.port, user="root", autocommit=True, ssl_disabled=True
+        )
 
     def _answers(self) -> bool:
         import pymysql
@@ -310,7 +312,8 @@ class OwnMariaDB(OwnServer):
         name = f"converge_test_{os.urandom(4).hex()}"
         with self._connect() as connection, connection.cursor() as cursor:  # type: ignore[attr-defined]
             cursor.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
-        return f"mysql+pymysql://root@127.0.0.1:{self.port}/{name}?charset=utf8mb4"
+        options = "charset=utf8mb4&ssl_disabled=true"
+        return f"mysql+pymysql://root@127.0.0.1:{self.port}/{name}?{options}"
 
 
 def _free_port() -> int:
