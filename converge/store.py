@@ -8,28 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from converge.bus.memory import MemoryBus
 from converge.crash_points import Commit
-from converge.errors import BadInput, Conflict, NotFound
+from converge.errors import BadInput
 from converge.inspection.queries import Queries
-from converge.model import Action, OnFailure, Status, TraversalStatus, check_name, check_seconds
+from converge.model import OnFailure, check_name, check_seconds
+from converge.protocol import answer
+from converge.protocol.answer import Answer
 from converge.protocol.forget import Forgotten, forget
-from converge.protocol.halt import halt
 from converge.protocol.recover import Sweep, sweep
-from converge.protocol.rollback import check_version, choose_target
-from converge.protocol.start import (
-    Intent,
-    Started,
-    check_expected,
-    choose_template,
-    is_wanted,
-    start,
-)
-from converge.resources.resource_type import ResourceType, check_types
-from converge.sql import resources, stacks, traversals
+from converge.protocol.request import Intent, work_out
+from converge.protocol.rollback import check_version
+from converge.resources.resource_type import ResourceType
+from converge.sql import resources, stacks
 from converge.sql.connections import HOST_SECONDS
 from converge.sql.database import Database, Transaction
 from converge.sql.opening import Url, open_database
-from converge.sql.stacks import StackRow
-from converge.sql.types import SOURCE_LENGTH, text
 from converge.stack import Stack
 from converge.template import Template
 
@@ -136,13 +128,8 @@ class Store(Queries):
         """
         check_name("stack", name)
         intent = Intent(on_failure, timeout, node_timeout)
-        values = _checked(template, parameters, types)
-
-        def begin(tx: Transaction) -> Stack:
-            row = stacks.insert_stack(tx, name)
-            return self._start_wanted(tx, row, Action.CREATE, template, values, intent)
-
-        return self._begin(transaction, begin)
+        wanted = work_out(name, template, parameters, types)
+        return self._ask(transaction, lambda tx: answer.create(tx, name, wanted, intent))
 
     def update_stack(
         self,
@@ -164,13 +151,8 @@ class Store(Queries):
         :raises BadInput: the template or a parameter is wrong.
         """
         intent = Intent(on_failure, timeout, node_timeout)
-        values = _checked(template, parameters, types)
-
-        def begin(tx: Transaction) -> Stack:
-            row = stacks.lock_stack(tx, name)
-            return self._start_wanted(tx, row, Action.UPDATE, template, values, intent, expected)
-
-        return self._begin(transaction, begin)
+        wanted = work_out(name, template, parameters, types)
+        return self._ask(transaction, lambda tx: answer.update(tx, name, wanted, intent, expected))
 
     def converge_stack(
         self,
@@ -198,20 +180,14 @@ class Store(Queries):
         """
         check_name("stack", name)
         intent = Intent(on_failure, timeout, node_timeout)
-        values = _checked(template, parameters, types)
+        wanted = work_out(name, template, parameters, types)
 
-        def begin(tx: Transaction) -> Stack:
-            row, new = stacks.take_stack(tx, name)
-            if source is not None:
-                _remember_source(tx, row, source, any_source=any_source)
-            if new:
-                return self._start_wanted(tx, row, Action.CREATE, template, values, intent)
-            if self._is_on_its_way(tx, row, template, values):
-                assert row.traversal_id is not None
-                return self._stack(tx, row.id, "resumed", None)
-            return self._start_wanted(tx, row, Action.UPDATE, template, values, intent)
+        def ask(tx: Transaction) -> Answer:
+            return answer.bring_about(
+                tx, name, wanted, intent, source=source, any_source=any_source
+            )
 
-        return self._begin(transaction, begin)
+        return self._ask(transaction, ask)
 
     def rollback_stack(
         self,
@@ -237,19 +213,9 @@ class Store(Queries):
         """
         check_version(version)
         intent = Intent(on_failure, timeout, node_timeout)
-
-        def begin(tx: Transaction) -> Stack:
-            row = stacks.lock_stack(tx, name)
-            check_expected(row, expected)
-            target = choose_target(tx, row, version)
-            if target.reached:
-                return self._stack(tx, row.id, "done", None)
-            if row.template_id == target.template_id and _is_running(tx, row, Action.ROLLBACK):
-                return self._stack(tx, row.id, "resumed", None)
-            started = start(tx, row, Action.ROLLBACK, target.template_id, intent)
-            return self._started(tx, row.id, started)
-
-        return self._begin(transaction, begin)
+        return self._ask(
+            transaction, lambda tx: answer.roll_back(tx, name, version, intent, expected)
+        )
 
     def delete_stack(
         self,
@@ -271,23 +237,7 @@ class Store(Queries):
         intent = Intent(on_failure, timeout, node_timeout)
         if intent.on_failure == OnFailure.ROLLBACK:
             raise BadInput("a delete cannot be rolled back; on_failure must be stop or continue")
-
-        def begin(tx: Transaction) -> Stack:
-            try:
-                row = stacks.lock_stack(tx, name)
-            except NotFound:
-                last = stacks.find_last_stack(tx, name)
-                if last is None or last.live:
-                    raise
-                check_expected(last, expected)
-                return self._stack(tx, last.id, "done", None)
-            check_expected(row, expected)
-            if _is_running(tx, row, Action.DELETE):
-                return self._stack(tx, row.id, "resumed", None)
-            started = start(tx, row, Action.DELETE, None, intent, definitions={})
-            return self._started(tx, row.id, started)
-
-        return self._begin(transaction, begin)
+        return self._ask(transaction, lambda tx: answer.delete(tx, name, intent, expected))
 
     def check_stack(
         self,
@@ -307,20 +257,7 @@ class Store(Queries):
         :raises Conflict: another traversal is running, or ``expected`` is not the current one.
         """
         intent = Intent(OnFailure.CONTINUE, timeout, node_timeout)
-
-        def begin(tx: Transaction) -> Stack:
-            row = stacks.lock_stack(tx, name)
-            check_expected(row, expected)
-            if _is_running(tx, row, Action.CHECK):
-                return self._stack(tx, row.id, "resumed", None)
-            if row.status is Status.IN_PROGRESS:
-                raise Conflict(
-                    f"stack {name!r} is busy with its {row.action}; check it when that has ended"
-                )
-            started = start(tx, row, Action.CHECK, row.template_id, intent)
-            return self._started(tx, row.id, started)
-
-        return self._begin(transaction, begin)
+        return self._ask(transaction, lambda tx: answer.check(tx, name, intent, expected))
 
     def cancel_stack(self, name: str, *, transaction: HostTransaction | None = None) -> Stack:
         """End the running traversal: nothing new starts, running handlers are told. A cancel that
@@ -329,24 +266,7 @@ class Store(Queries):
         :raises NotFound: there is no such stack.
         :raises Conflict: nothing is running.
         """
-
-        def begin(tx: Transaction) -> Stack:
-            row = stacks.lock_stack(tx, name)
-            if _is_cancelled(tx, row):
-                ends = row.status is Status.IN_PROGRESS
-                return self._stack(tx, row.id, "resumed" if ends else "done", None)
-            done = row.traversal_id is not None and halt(
-                tx, row.traversal_id, TraversalStatus.CANCELLED, "cancelled by request"
-            )
-            if not done:
-                raise Conflict(
-                    f"stack {name!r} has nothing to cancel: its {row.action} is {row.status}"
-                    if row.status is not Status.IN_PROGRESS
-                    else f"stack {name!r} is being stopped already"
-                )
-            return self._stack(tx, row.id, "started", None)
-
-        return self._begin(transaction, begin, Commit.CANCEL)
+        return self._ask(transaction, lambda tx: answer.cancel(tx, name), Commit.CANCEL)
 
     # -- looking after
 
@@ -387,7 +307,9 @@ class Store(Queries):
         """
 
         def read(tx: Transaction) -> Stack:
-            return self._stack(tx, stacks.get_stack(tx, name).id, "", None)
+            stack = Stack(self, stacks.get_stack(tx, name).id, "", None)
+            stack._read(tx)
+            return stack
 
         return self.database.read(read)
 
@@ -413,120 +335,25 @@ class Store(Queries):
 
     # -- helpers
 
-    def _begin(
+    def _ask(
         self,
         transaction: HostTransaction | None,
-        begin: Callable[[Transaction], Stack],
+        ask: Callable[[Transaction], Answer],
         commit: Commit = Commit.START,
     ) -> Stack:
+        def begin(tx: Transaction) -> Stack:
+            given = ask(tx)
+            stack = Stack(self, given.stack_id, given.outcome, given.superseded)
+            stack._read(tx, newest=True)
+            return stack
+
+        def happened(tx: Transaction, stack: Stack) -> bool:
+            was = answer.was_cancelled if commit is Commit.CANCEL else answer.was_started
+            return was(tx, stack.traversal, stack.traversal_mark)
+
         if transaction is None:
-            happened = _was_cancelled if commit is Commit.CANCEL else _was_started
             stack = self.database.transact(begin, commit, happened=happened)
             self.notify()
             return stack
         with self.database.join(transaction) as tx:
             return begin(tx)
-
-    def _start_wanted(
-        self,
-        tx: Transaction,
-        row: StackRow,
-        action: Action,
-        template: Template,
-        values: Mapping[str, Any],
-        intent: Intent,
-        expected: int | None = None,
-    ) -> Stack:
-        definitions = template.definitions(values, row.name)
-        template_id, versions = choose_template(tx, row, template, values)
-        started = start(
-            tx,
-            row,
-            action,
-            template_id,
-            intent,
-            definitions=definitions,
-            expected=expected,
-            versions=versions,
-        )
-        return self._started(tx, row.id, started)
-
-    def _is_on_its_way(
-        self,
-        tx: Transaction,
-        row: StackRow,
-        template: Template,
-        values: Mapping[str, Any],
-    ) -> bool:
-        if row.status is not Status.IN_PROGRESS or row.traversal_id is None:
-            return False
-        current = traversals.get_traversal(tx, row.traversal_id)
-        if current.halted is not None or current.action not in (Action.CREATE, Action.UPDATE):
-            return False
-        return is_wanted(tx, row, template, values)
-
-    def _started(self, tx: Transaction, stack_id: int, started: Started) -> Stack:
-        outcome = "started" if started.superseded is None else "superseded"
-        return self._stack(tx, stack_id, outcome, started.superseded)
-
-    def _stack(self, tx: Transaction, stack_id: int, outcome: str, superseded: int | None) -> Stack:
-        stack = Stack(self, stack_id, outcome, superseded)
-        stack._read(tx, newest=bool(outcome))
-        return stack
-
-
-def _is_running(tx: Transaction, row: StackRow, action: Action) -> bool:
-    """Whether this is being done to a stack, and is not being stopped."""
-    if row.action is not action or row.status is not Status.IN_PROGRESS:
-        return False
-    assert row.traversal_id is not None
-    return traversals.get_traversal(tx, row.traversal_id).halted is None
-
-
-def _remember_source(tx: Transaction, row: StackRow, source: str, *, any_source: bool) -> None:
-    kept = text(source, SOURCE_LENGTH)
-    if row.source == kept:
-        return
-    if row.source is not None and not any_source:
-        raise BadInput(
-            f"stack {row.name!r} was made from {row.source}, not from {kept}; if this is to take "
-            f"its place, as when the file was moved, say so: --stack {row.name}, or any_source; "
-            "if not, give it another name: --stack NAME"
-        )
-    stacks.update_stack(tx, row.id, source=kept)
-
-
-def _is_cancelled(tx: Transaction, row: StackRow) -> bool:
-    if row.status is not Status.IN_PROGRESS or row.traversal_id is None:
-        return row.status is Status.CANCELLED
-    return traversals.get_traversal(tx, row.traversal_id).halted == TraversalStatus.CANCELLED
-
-
-def _was_started(tx: Transaction, stack: Stack) -> bool:
-    """Whether the start that gave this stack was committed."""
-    found = traversals.get_traversals(tx, [stack.traversal or 0])
-    return any(row.mark == stack.traversal_mark for row in found.values())
-
-
-def _was_cancelled(tx: Transaction, stack: Stack) -> bool:
-    found = traversals.get_traversals(tx, [stack.traversal or 0])
-    return any(
-        row.mark == stack.traversal_mark and row.halted == TraversalStatus.CANCELLED
-        for row in found.values()
-    )
-
-
-def _checked(
-    template: Template,
-    parameters: Mapping[str, Any] | None,
-    types: Mapping[str, ResourceType] | None,
-) -> dict[str, Any]:
-    """The parameters' values, of a template that these types can bring about.
-
-    :raises TemplateError: the template or a parameter is wrong.
-    """
-    values = template.resolve_parameters(parameters or {})
-    if types is not None:
-        check_types(types)
-        template.validate(types)
-    return values

@@ -8,8 +8,9 @@ from converge.errors import StaleLock
 from converge.model import Action, NodeState, OnFailure, Status, TraversalStatus
 from converge.protocol.complete import is_mine
 from converge.protocol.decide import Work
+from converge.protocol.request import Intent
 from converge.protocol.rollback import last_good
-from converge.protocol.start import Intent, start
+from converge.protocol.start import start
 from converge.sql import events, stacks, sync_points, templates, traversals
 from converge.sql.database import Transaction
 from converge.sql.stacks import StackRow

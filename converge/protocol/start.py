@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from converge.errors import BadInput, Conflict
+from converge.errors import Conflict
 from converge.model import (
     Action,
     Kind,
@@ -19,12 +19,12 @@ from converge.model import (
     ResourceDefinition,
     Status,
     TraversalStatus,
-    check_seconds,
     make_mark,
     same,
 )
 from converge.protocol.decide import dump_definition
 from converge.protocol.plan import Existing, Node, Plan, contested, plan, plan_check
+from converge.protocol.request import Intent
 from converge.sql import events, resources, stacks, sync_points, templates, transitions, traversals
 from converge.sql.database import Transaction
 from converge.sql.resources import ResourceRow
@@ -35,31 +35,6 @@ from converge.template import Template
 
 
 @dataclass(frozen=True, slots=True)
-class Intent:
-    """How a traversal is to behave; stored in its row.
-
-    :ivar on_failure: what the failure of a node means for the others.
-    :ivar timeout: seconds until the whole traversal fails, None for no limit.
-    :ivar node_timeout: seconds that each handler call may take, None for no limit.
-    :raises BadInput: there is no such policy, or a time is not positive.
-    """
-
-    on_failure: OnFailure | str = OnFailure.STOP
-    timeout: float | None = None
-    node_timeout: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.on_failure not in set(OnFailure):
-            raise BadInput(
-                f"on_failure must be one of {', '.join(OnFailure)}, not {self.on_failure!r}"
-            )
-        for name in ("timeout", "node_timeout"):
-            value = getattr(self, name)
-            if value is not None:
-                check_seconds(name, value)
-
-
-@dataclass(frozen=True, slots=True)
 class Started:
     """:ivar traversal: the id of the new traversal.
     :ivar superseded: the id of the running traversal that it superseded, if any.
@@ -67,30 +42,6 @@ class Started:
 
     traversal: int
     superseded: int | None
-
-
-def choose_template(
-    tx: Transaction, stack: StackRow, template: Template, parameters: Mapping[str, Any]
-) -> tuple[int, int]:
-    """Store a template with its parameters, unless they are the stack's wanted version already.
-
-    :returns: the template's id, and the stack's new count of versions.
-    """
-    if stack.template_id is not None and is_wanted(tx, stack, template, parameters):
-        return stack.template_id, stack.versions
-    version = stack.versions + 1
-    body = template.to_dict()
-    return templates.insert_template(tx, stack.id, version, body, dict(parameters)), version
-
-
-def is_wanted(
-    tx: Transaction, stack: StackRow, template: Template, parameters: Mapping[str, Any]
-) -> bool:
-    """Whether this template with these parameters is the stack's wanted version."""
-    if stack.template_id is None:
-        return False
-    wanted = templates.get_template(tx, stack.template_id, newest=True)
-    return same(wanted.body, template.to_dict()) and same(wanted.parameters, dict(parameters))
 
 
 def load_definitions(

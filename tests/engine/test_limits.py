@@ -19,7 +19,7 @@ from converge.errors import BadInput
 from converge.lease import Lease, RowLeases
 from converge.protocol.decide import Work
 from converge.protocol.recover import sweep
-from converge.protocol.start import Intent
+from converge.protocol.request import Intent
 from converge.sql import engines, schema
 from converge.sql.held import read_clock
 from converge.testing import FakeClock, FakeWorld, StepEngine

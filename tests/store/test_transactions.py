@@ -164,6 +164,27 @@ def test_two_starts_in_one_transaction(store: converge.Store, host: sqlalchemy.E
 # -- converge's own
 
 
+def test_what_is_wanted_is_worked_out_before_the_transaction(
+    store: converge.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transact = store.database.transact
+
+    def transact_without_template(*given: Any, **more: Any) -> Any:
+        with monkeypatch.context() as patch:
+            for name in ("resolve_parameters", "validate", "to_dict", "definitions"):
+                patch.delattr(converge.Template, name)
+            return transact(*given, **more)
+
+    monkeypatch.setattr(store.database, "transact", transact_without_template)
+    types = FakeWorld().types()
+    assert store.create_stack("s", TEMPLATE, types=types).outcome == "started"
+    assert store.update_stack("s", TEMPLATE, types=types).outcome == "superseded"
+    assert store.converge_stack("s", TEMPLATE, types=types).outcome == "resumed"
+    wider = converge.Template.parse("resources: {A: {type: fake}, B: {type: fake}}")
+    assert store.converge_stack("s", wider, types=types).outcome == "superseded"
+    assert store.converge_stack("t", TEMPLATE, types=types).outcome == "started"
+
+
 def test_own_transaction_with_statements_of_the_host(
     store: converge.Store, host: sqlalchemy.Engine
 ) -> None:

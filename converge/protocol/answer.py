@@ -1,0 +1,256 @@
+"""What becomes of a request: one transaction each, which can also be the host's own.
+
+It starts something, goes on with what is running already, or is done; or another caller was
+faster, and it is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from converge.errors import BadInput, Conflict, NotFound
+from converge.model import Action, Status, TraversalStatus, same
+from converge.protocol.halt import halt
+from converge.protocol.request import Intent, Wanted
+from converge.protocol.rollback import choose_target
+from converge.protocol.start import Started, check_expected, start
+from converge.sql import stacks, templates, traversals
+from converge.sql.database import Transaction
+from converge.sql.stacks import StackRow
+from converge.sql.types import SOURCE_LENGTH, text
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a request.
+
+    :ivar outcome: started, superseded, resumed or done; see :class:`~converge.stack.Stack`.
+    :ivar superseded: the id of the traversal that was superseded, if any.
+    """
+
+    stack_id: int
+    outcome: str
+    superseded: int | None = None
+
+
+def create(tx: Transaction, name: str, wanted: Wanted, intent: Intent) -> Answer:
+    """Insert a stack, and start to create it.
+
+    :raises Conflict: there is one of that name.
+    """
+    return _start_wanted(tx, stacks.insert_stack(tx, name), Action.CREATE, wanted, intent)
+
+
+def update(
+    tx: Transaction, name: str, wanted: Wanted, intent: Intent, expected: int | None
+) -> Answer:
+    """Start to bring a stack to what is wanted of it.
+
+    :raises NotFound: there is no such stack.
+    :raises Conflict: the current traversal is not the expected one.
+    """
+    row = stacks.lock_stack(tx, name)
+    return _start_wanted(tx, row, Action.UPDATE, wanted, intent, expected)
+
+
+def bring_about(
+    tx: Transaction,
+    name: str,
+    wanted: Wanted,
+    intent: Intent,
+    *,
+    source: str | None,
+    any_source: bool,
+) -> Answer:
+    """Create a stack or update it, unless a traversal to what is wanted is running.
+
+    :param source: the file that the template is from, None if it is not to be remembered.
+    :param any_source: whether the stack may be from another file.
+    :raises BadInput: it is from another one, and may not.
+    """
+    row, new = stacks.take_stack(tx, name)
+    if source is not None:
+        _remember_source(tx, row, source, any_source=any_source)
+    if new:
+        return _start_wanted(tx, row, Action.CREATE, wanted, intent)
+    if _is_running(tx, row, Action.CREATE, Action.UPDATE) and _is_wanted(tx, row, wanted):
+        return Answer(row.id, "resumed")
+    return _start_wanted(tx, row, Action.UPDATE, wanted, intent)
+
+
+def roll_back(
+    tx: Transaction, name: str, version: int | str | None, intent: Intent, expected: int | None
+) -> Answer:
+    """Start to bring a stack back to an earlier version.
+
+    :param version: as :func:`~converge.protocol.rollback.choose_target` takes it.
+    :raises NotFound: there is no such stack or version, or none to go back to.
+    :raises Conflict: the current traversal is not the expected one.
+    """
+    row = stacks.lock_stack(tx, name)
+    check_expected(row, expected)
+    target = choose_target(tx, row, version)
+    if target.reached:
+        return Answer(row.id, "done")
+    if row.template_id == target.template_id and _is_running(tx, row, Action.ROLLBACK):
+        return Answer(row.id, "resumed")
+    return _started(row, start(tx, row, Action.ROLLBACK, target.template_id, intent))
+
+
+def delete(tx: Transaction, name: str, intent: Intent, expected: int | None) -> Answer:
+    """Start to delete a stack and all its resources.
+
+    :raises NotFound: there never was such a stack.
+    :raises Conflict: the current traversal is not the expected one.
+    """
+    try:
+        row = stacks.lock_stack(tx, name)
+    except NotFound:
+        last = stacks.find_last_stack(tx, name)
+        if last is None or last.live:
+            raise
+        check_expected(last, expected)
+        return Answer(last.id, "done")
+    check_expected(row, expected)
+    if _is_running(tx, row, Action.DELETE):
+        return Answer(row.id, "resumed")
+    return _started(row, start(tx, row, Action.DELETE, None, intent, definitions={}))
+
+
+def check(tx: Transaction, name: str, intent: Intent, expected: int | None) -> Answer:
+    """Start to look at the real things of a stack.
+
+    :raises NotFound: there is no such stack.
+    :raises Conflict: another traversal is running, or the current one is not the expected one.
+    """
+    row = stacks.lock_stack(tx, name)
+    check_expected(row, expected)
+    if _is_running(tx, row, Action.CHECK):
+        return Answer(row.id, "resumed")
+    if row.status is Status.IN_PROGRESS:
+        raise Conflict(
+            f"stack {name!r} is busy with its {row.action}; check it when that has ended"
+        )
+    return _started(row, start(tx, row, Action.CHECK, row.template_id, intent))
+
+
+def cancel(tx: Transaction, name: str) -> Answer:
+    """End the running traversal of a stack.
+
+    :raises NotFound: there is no such stack.
+    :raises Conflict: nothing is running.
+    """
+    row = stacks.lock_stack(tx, name)
+    if _is_cancelled(tx, row):
+        return Answer(row.id, "resumed" if row.status is Status.IN_PROGRESS else "done")
+    done = row.traversal_id is not None and halt(
+        tx, row.traversal_id, TraversalStatus.CANCELLED, "cancelled by request"
+    )
+    if not done:
+        raise Conflict(
+            f"stack {name!r} has nothing to cancel: its {row.action} is {row.status}"
+            if row.status is not Status.IN_PROGRESS
+            else f"stack {name!r} is being stopped already"
+        )
+    return Answer(row.id, "started")
+
+
+# whether a commit without a reply has happened
+
+
+def was_started(tx: Transaction, traversal: int | None, mark: int | None) -> bool:
+    """Whether the start of a traversal was committed.
+
+    :param mark: the random number beside its id.
+    """
+    found = traversals.get_traversals(tx, [traversal or 0])
+    return any(row.mark == mark for row in found.values())
+
+
+def was_cancelled(tx: Transaction, traversal: int | None, mark: int | None) -> bool:
+    """Whether the cancel of a traversal was committed.
+
+    :param mark: the random number beside its id.
+    """
+    found = traversals.get_traversals(tx, [traversal or 0])
+    return any(
+        row.mark == mark and row.halted == TraversalStatus.CANCELLED for row in found.values()
+    )
+
+
+# helpers
+
+
+def _start_wanted(
+    tx: Transaction,
+    row: StackRow,
+    action: Action,
+    wanted: Wanted,
+    intent: Intent,
+    expected: int | None = None,
+) -> Answer:
+    template_id, versions = _store_wanted(tx, row, wanted)
+    started = start(
+        tx,
+        row,
+        action,
+        template_id,
+        intent,
+        definitions=wanted.definitions,
+        expected=expected,
+        versions=versions,
+    )
+    return _started(row, started)
+
+
+def _store_wanted(tx: Transaction, row: StackRow, wanted: Wanted) -> tuple[int, int]:
+    """Store what is wanted, unless it is the stack's wanted version already.
+
+    :returns: the template's id, and the stack's new count of versions.
+    """
+    if row.template_id is not None and _is_wanted(tx, row, wanted):
+        return row.template_id, row.versions
+    version = row.versions + 1
+    return templates.insert_template(tx, row.id, version, wanted.body, wanted.parameters), version
+
+
+def _is_wanted(tx: Transaction, row: StackRow, wanted: Wanted) -> bool:
+    """Whether this is the stack's wanted version."""
+    if row.template_id is None:
+        return False
+    kept = templates.get_template(tx, row.template_id, newest=True)
+    return same(kept.body, wanted.body) and same(kept.parameters, wanted.parameters)
+
+
+def _started(row: StackRow, started: Started) -> Answer:
+    outcome = "started" if started.superseded is None else "superseded"
+    return Answer(row.id, outcome, started.superseded)
+
+
+def _is_running(tx: Transaction, row: StackRow, *actions: Action) -> bool:
+    """Whether one of these is being done to a stack, and is not being stopped."""
+    if row.action not in actions or row.status is not Status.IN_PROGRESS:
+        return False
+    if row.traversal_id is None:
+        # inserted by the host's transaction, which went on after its start failed
+        return False
+    return traversals.get_traversal(tx, row.traversal_id).halted is None
+
+
+def _is_cancelled(tx: Transaction, row: StackRow) -> bool:
+    if row.status is not Status.IN_PROGRESS or row.traversal_id is None:
+        return row.status is Status.CANCELLED
+    return traversals.get_traversal(tx, row.traversal_id).halted == TraversalStatus.CANCELLED
+
+
+def _remember_source(tx: Transaction, row: StackRow, source: str, *, any_source: bool) -> None:
+    kept = text(source, SOURCE_LENGTH)
+    if row.source == kept:
+        return
+    if row.source is not None and not any_source:
+        raise BadInput(
+            f"stack {row.name!r} was made from {row.source}, not from {kept}; if this is to take "
+            f"its place, as when the file was moved, say so: --stack {row.name}, or any_source; "
+            "if not, give it another name: --stack NAME"
+        )
+    stacks.update_stack(tx, row.id, source=kept)

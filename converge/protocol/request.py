@@ -1,0 +1,72 @@
+"""What a caller asks for, checked and worked out as far as the database is not needed.
+
+It is done before a transaction begins: meanwhile nobody waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from converge.errors import BadInput
+from converge.model import Json, OnFailure, ResourceDefinition, check_seconds
+from converge.resources.resource_type import ResourceType, check_types
+from converge.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """How a traversal is to behave; stored in its row.
+
+    :ivar on_failure: what the failure of a node means for the others.
+    :ivar timeout: seconds until the whole traversal fails, None for no limit.
+    :ivar node_timeout: seconds that each handler call may take, None for no limit.
+    :raises BadInput: there is no such policy, or a time is not positive.
+    """
+
+    on_failure: OnFailure | str = OnFailure.STOP
+    timeout: float | None = None
+    node_timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.on_failure not in set(OnFailure):
+            raise BadInput(
+                f"on_failure must be one of {', '.join(OnFailure)}, not {self.on_failure!r}"
+            )
+        for name in ("timeout", "node_timeout"):
+            value = getattr(self, name)
+            if value is not None:
+                check_seconds(name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a stack is to become.
+
+    :ivar body: the template, as it is stored.
+    :ivar parameters: the values of all its parameters.
+    :ivar definitions: the resources that it wants, by name.
+    """
+
+    body: Json
+    parameters: Json
+    definitions: Mapping[str, ResourceDefinition]
+
+
+def work_out(
+    name: str,
+    template: Template,
+    parameters: Mapping[str, Any] | None,
+    types: Mapping[str, ResourceType] | None,
+) -> Wanted:
+    """What a template with these parameters wants of the stack of that name.
+
+    :param types: check that these can bring it about; None checks only what does not need them.
+    :raises BadInput: the template or a parameter is wrong.
+    """
+    values = template.resolve_parameters(parameters or {})
+    if types is not None:
+        check_types(types)
+        template.validate(types)
+    return Wanted(template.to_dict(), values, template.definitions(values, name))
