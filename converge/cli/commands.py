@@ -6,8 +6,8 @@ import logging
 import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-
-from converge.cli import engine, journal, machine, queries, schema, stacks
+from importlib import import_module
+from typing import cast
 
 _SILENT = logging.NullHandler()
 
@@ -17,25 +17,33 @@ def run(arguments: Namespace) -> int:
     # otherwise Python prints what libraries log, with tracebacks; the exception says it, too
     if not os.environ.get("CONVERGE_DEBUG"):
         logging.getLogger().addHandler(_SILENT)
-    return COMMANDS[arguments.command](arguments)
+    return find(arguments.command)(arguments)
 
 
-COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
-    "up": stacks.up,
-    "down": stacks.down,
-    "rollback": stacks.rollback,
-    "check": stacks.check,
-    "cancel": stacks.cancel,
-    "forget": stacks.forget,
-    "list": queries.list_,
-    "show": queries.show,
-    "graph": queries.graph,
-    "events": queries.events,
-    "why": queries.why,
-    "engine": engine.engine,
-    "engines": queries.engines,
-    "recover": engine.recover,
-    "journal": journal.run,
-    "machine": machine.run,
-    "db": schema.run,
+def find(command: str) -> Callable[[Namespace], int]:
+    """The function of a command. Only its own module is imported: those that read need less."""
+    module, _, name = COMMANDS[command].partition(".")
+    function = getattr(import_module(f"converge.cli.{module}"), name)
+    return cast("Callable[[Namespace], int]", function)
+
+
+#: Where the function of each command is.
+COMMANDS: Mapping[str, str] = {
+    "up": "stacks.up",
+    "down": "stacks.down",
+    "rollback": "stacks.rollback",
+    "check": "stacks.check",
+    "cancel": "stacks.cancel",
+    "forget": "stacks.forget",
+    "list": "queries.list_",
+    "show": "queries.show",
+    "graph": "queries.graph",
+    "events": "queries.events",
+    "why": "queries.why",
+    "engine": "engine.engine",
+    "engines": "queries.engines",
+    "recover": "engine.recover",
+    "journal": "journal.run",
+    "machine": "machine.run",
+    "db": "schema.run",
 }

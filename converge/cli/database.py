@@ -12,6 +12,7 @@ from converge.errors import NotFound
 from converge.model import DEFAULT_FILE, DEFAULT_URL
 
 if TYPE_CHECKING:
+    from converge.inspection.queries import Queries
     from converge.store import Store
 
 
@@ -33,18 +34,45 @@ def opened(arguments: Namespace, *, create: bool = False) -> Iterator[Store]:
         store.close()
 
 
+@contextmanager
+def readable(arguments: Namespace) -> Iterator[Queries]:
+    """What can be read of the database, for commands that do nothing else: the store, which starts
+    stacks, takes longer to import than what they do.
+
+    :raises NotFound: the default database does not exist.
+    """
+    from converge.inspection.queries import Queries
+    from converge.sql.opening import open_database
+
+    url = _existing(arguments)
+    database = open_database(url or DEFAULT_URL, create_schema=url is None)
+    try:
+        yield Queries(database)
+    finally:
+        database.close()
+
+
 def connect(arguments: Namespace, *, create: bool = False) -> Store:
     """Open the store; see :func:`opened`."""
     import converge
 
+    url = database_url(arguments) if create else _existing(arguments)
+    return converge.connect(url or DEFAULT_URL, create_schema=url is None)
+
+
+def _existing(arguments: Namespace) -> str | None:
+    """The URL that was given, None for the default.
+
+    :raises NotFound: the default database does not exist.
+    """
     url = database_url(arguments)
-    if url is None and not create and not has_default():
+    if url is None and not has_default():
         name = arguments.what if arguments.command == "graph" else arguments.name
         raise NotFound(
             f"there is no stack {name!r}: this folder has no {DEFAULT_FILE}; create it with "
             "`converge up FILE`, or name another database with --db URL or CONVERGE_DB"
         )
-    return converge.connect(url or DEFAULT_URL, create_schema=url is None)
+    return url
 
 
 def has_default() -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converge.cli import EXIT_COMPLETE
-from converge.cli.database import is_there, opened
+from converge.cli.database import is_there, opened, readable
 from converge.cli.output import moment, shown, write_file, write_json, write_table
 from converge.cli.progress import PlainReporter, counts, summary
 from converge.cli.words import holds, lease
@@ -27,8 +27,8 @@ def list_(arguments: Namespace) -> int:
     """List the stacks."""
     stacks: list[dict[str, Any]] = []
     if is_there(arguments):
-        with opened(arguments) as store:
-            stacks = store.stacks()
+        with readable(arguments) as reads:
+            stacks = reads.stacks()
     if arguments.json:
         write_json(stacks, sys.stdout)
     elif not stacks:
@@ -48,8 +48,8 @@ def _cell(value: object) -> object:
 
 def show(arguments: Namespace) -> int:
     """Show a stack."""
-    with opened(arguments) as store:
-        document = store.show(arguments.name)
+    with readable(arguments) as reads:
+        document = reads.show(arguments.name)
     if arguments.json:
         write_json(document, sys.stdout)
         return EXIT_COMPLETE
@@ -116,9 +116,9 @@ def _is_file(path: Path) -> bool:
 
 def _stack_graph(arguments: Namespace) -> tuple[str, Graph[str], Mapping[str, str]]:
     name = arguments.what
-    with opened(arguments) as store:
+    with readable(arguments) as reads:
         try:
-            edges, resources = store.graph(name), store.show(name)["resources"]
+            edges, resources = reads.graph(name), reads.show(name)["resources"]
         except NotFound as error:
             raise NotFound(f"{error}, and no file of that name") from error
     return name, edges, {one: str(about["status"]) for one, about in resources.items()}
@@ -126,18 +126,26 @@ def _stack_graph(arguments: Namespace) -> tuple[str, Graph[str], Mapping[str, st
 
 def events(arguments: Namespace) -> int:
     """Print what happened to a stack."""
+    from converge.cli.running import EventReader
+
+    if arguments.follow:
+        return _follow(arguments)
+    with readable(arguments) as reads:
+        found = EventReader(reads, arguments.name, after=0).new()
+    if arguments.json:
+        write_json(found, sys.stdout)
+    else:
+        PlainReporter(sys.stdout, sys.stderr).events(found)
+    return EXIT_COMPLETE
+
+
+def _follow(arguments: Namespace) -> int:
     from converge.cli.running import POLL_MOST, EventReader, Outages, tolerate_outages
 
     with opened(arguments) as store:
         reader = EventReader(store, arguments.name, after=0)
-        found = reader.new()
-        if arguments.json:
-            write_json(found, sys.stdout)
-            return EXIT_COMPLETE
         reporter = PlainReporter(sys.stdout, sys.stderr)
-        reporter.events(found)
-        if not arguments.follow:
-            return EXIT_COMPLETE
+        reporter.events(reader.new())
         outages = Outages(reporter)
         try:
             stack = outages.wait_out(lambda: store.stack(arguments.name))
@@ -159,8 +167,8 @@ def why(arguments: Namespace) -> int:
     """Say what a stack or resource waits for, why it failed, or what is stuck anywhere."""
     found: list[dict[str, Any]] = []
     if arguments.name is not None or is_there(arguments):
-        with opened(arguments) as store:
-            found = store.why(arguments.name, arguments.resource)
+        with readable(arguments) as reads:
+            found = reads.why(arguments.name, arguments.resource)
     if arguments.json:
         write_json(found, sys.stdout)
     elif not found:
@@ -178,8 +186,8 @@ def engines(arguments: Namespace) -> int:
     """List the engines."""
     found: list[dict[str, Any]] = []
     if is_there(arguments):
-        with opened(arguments) as store:
-            found = store.engines(ended=arguments.all)
+        with readable(arguments) as reads:
+            found = reads.engines(ended=arguments.all)
     if arguments.json:
         write_json(found, sys.stdout)
     elif not found:

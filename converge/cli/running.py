@@ -27,6 +27,7 @@ from converge.escaping import lines
 if TYPE_CHECKING:
     from converge.cli.progress import Reporter
     from converge.engine import Engine
+    from converge.inspection.queries import Queries
     from converge.resources.resource_type import ResourceType
     from converge.stack import Stack
     from converge.store import Store
@@ -84,8 +85,8 @@ class EventReader:
     :param after: the id of the last event that is known already.
     """
 
-    def __init__(self, store: Store, name: str, after: int) -> None:
-        self._store = store
+    def __init__(self, reads: Queries, name: str, after: int) -> None:
+        self._reads = reads
         self._name = name
         self._start = after
         self._last = after
@@ -103,7 +104,7 @@ class EventReader:
 
     def _read(self, after: int) -> list[dict[str, Any]]:
         fresh: list[dict[str, Any]] = []
-        while page := self._store.events(self._name, after=after):
+        while page := self._reads.events(self._name, after=after):
             fresh += [event for event in page if event["id"] not in self._seen]
             self._seen.update(event["id"] for event in page)
             after = page[-1]["id"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converge.errors import BadInput
-from converge.graph import Graph
 from converge.inspection import views, why
 from converge.sql.database import Database
+
+if TYPE_CHECKING:
+    from converge.graph import Graph
 
 #: How many nodes of each engine are listed at most.
 _HOLDS = 1000
@@ -31,7 +33,9 @@ class Queries:
             attributes, physical ids and outputs otherwise.
         :raises NotFound: there is no such stack.
         """
-        return self.database.read(lambda tx: views.show(tx, name, reveal=reveal))
+        from converge.inspection import contents  # when it is needed: it imports templates
+
+        return self.database.read(lambda tx: contents.show(tx, name, reveal=reveal))
 
     def progress(self, name: str) -> dict[str, int]:
         """The numbers of nodes of the current traversal: total, done, running, failed, skipped.
@@ -112,7 +116,9 @@ class Queries:
 
         :raises NotFound: there is no such stack.
         """
-        return self.database.read(lambda tx: views.graph(tx, name))
+        from converge.inspection import contents
+
+        return self.database.read(lambda tx: contents.graph(tx, name))
 
     def traversal_graph(self, name: str) -> Graph[str]:
         """The graph that the current traversal walks: ``update NAME``, ``cleanup NAME #ID`` and
@@ -120,4 +126,6 @@ class Queries:
 
         :raises NotFound: there is no such stack.
         """
-        return self.database.read(lambda tx: views.traversal_graph(tx, name))
+        from converge.inspection import contents
+
+        return self.database.read(lambda tx: contents.traversal_graph(tx, name))

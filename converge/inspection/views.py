@@ -1,22 +1,17 @@
-"""What people are shown: read only, indexed, and bounded by what is shown."""
+"""What people are shown of rows: read only, indexed, and bounded by what is shown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from converge.errors import BadInput, NotFound, UnresolvedReference
-from converge.graph import Graph
-from converge.hiding import Secrets
-from converge.model import Action, Json, NodeState, Physical, Status, TraversalStatus
-from converge.protocol.secrets import read_secrets
-from converge.sql import engines, resources, stacks, templates, traversals
+from converge.errors import NotFound
+from converge.model import NodeState, Status, TraversalStatus
+from converge.sql import engines, stacks, traversals
 from converge.sql import events as event_rows
 from converge.sql import held as held_nodes
 from converge.sql.database import Transaction
 from converge.sql.resources import ResourceRow
 from converge.sql.stacks import StackRow
-from converge.template import Template, resolve
 
 
 def list_stacks(tx: Transaction) -> list[dict[str, Any]]:
@@ -33,50 +28,6 @@ def list_stacks(tx: Transaction) -> list[dict[str, Any]]:
         }
         for row, version in stacks.list_stacks(tx)
     ]
-
-
-def show(tx: Transaction, name: str, *, reveal: bool = False) -> dict[str, Any]:
-    """A stack with its progress, resources and outputs.
-
-    :param reveal: show the values of hidden parameters, too.
-    """
-    row = stacks.get_stack(tx, name)
-    found = resources.list_resources(tx, row.id)
-    best = current_versions(found)
-    names = {one.id: one.name for one in found}
-    over = row.status is not Status.IN_PROGRESS
-    secrets = Secrets(()) if reveal else read_secrets(tx, row.id)
-    shown = secrets.hide_in_json
-    return {
-        "name": row.name,
-        "action": row.action,
-        "status": row.status,
-        "reason": row.reason,
-        "traversal": row.traversal_id,
-        "version": templates.version_of(tx, row.template_id),
-        "progress": _progress(tx, row),
-        "resources": {
-            one.name: {
-                "type": one.type,
-                "status": shown_status(one, over=over),
-                "action": one.action,
-                "reason": one.reason,
-                "physical_id": shown(one.physical_id),
-                "properties": shown(one.properties),
-                "attributes": shown(one.attributes),
-                "requires": sorted({names[key] for key in one.requires if key in names}),
-            }
-            for one in sorted(best.values(), key=lambda one: one.id)
-        },
-        "outputs": shown(_outputs(tx, row, best)),
-        "unchecked": _unchecked(tx, row),
-    }
-
-
-def _unchecked(tx: Transaction, row: StackRow) -> list[str]:
-    if row.action is not Action.CHECK or row.traversal_id is None:
-        return []
-    return event_rows.list_unchecked(tx, row.id, row.traversal_id)
 
 
 def current_versions(found: list[ResourceRow]) -> dict[str, ResourceRow]:
@@ -106,35 +57,13 @@ def shown_status(one: ResourceRow, *, over: bool) -> str:
     return one.status
 
 
-def _outputs(tx: Transaction, row: StackRow, best: Mapping[str, ResourceRow]) -> dict[str, Json]:
-    """The template's outputs; None for one that has no value yet."""
-    if row.template_id is None:
-        return {}
-    version = templates.get_template(tx, row.template_id)
-    template = Template.from_store(version.body)
-    values = template.output_values(version.parameters, row.name)
-
-    def lookup(name: str) -> Physical:
-        one = best.get(name)
-        if one is None or one.physical_id is None:
-            raise UnresolvedReference(f"resource {name!r} has no physical id")
-        return Physical(one.physical_id, one.attributes)
-
-    outputs: dict[str, Json] = {}
-    for name, value in values.items():
-        try:
-            outputs[name] = resolve(value, lookup)
-        except (UnresolvedReference, BadInput):
-            outputs[name] = None
-    return outputs
-
-
 def progress(tx: Transaction, name: str) -> dict[str, int]:
     """The counts of the current traversal's nodes."""
-    return _progress(tx, stacks.get_stack(tx, name))
+    return count_nodes(tx, stacks.get_stack(tx, name))
 
 
-def _progress(tx: Transaction, row: StackRow) -> dict[str, int]:
+def count_nodes(tx: Transaction, row: StackRow) -> dict[str, int]:
+    """The counts of the nodes of a stack's current traversal."""
     if row.traversal_id is None:
         return {"total": 0, "done": 0, "running": 0, "failed": 0, "skipped": 0}
     traversal = traversals.get_traversal(tx, row.traversal_id)
@@ -188,20 +117,6 @@ def events(tx: Transaction, name: str, after: int | None, limit: int) -> list[di
         }
         for one in event_rows.list_events(tx, row.id, after, limit)
     ]
-
-
-def graph(tx: Transaction, name: str) -> Graph[str]:
-    """The graph of the wanted resources."""
-    row = stacks.get_stack(tx, name)
-    if row.template_id is None:
-        return Graph()
-    return Template.from_store(templates.get_template(tx, row.template_id).body).graph()
-
-
-def traversal_graph(tx: Transaction, name: str) -> Graph[str]:
-    """The graph of the current traversal."""
-    edges = stacks.get_edges(tx, stacks.get_stack(tx, name).id)
-    return Graph() if edges is None else Graph.from_bytes(edges)
 
 
 def list_engines(tx: Transaction, *, ended: bool, limit: int) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import (
+    ARRAY,
+    JSON,
     ColumnElement,
     CursorResult,
     Insert,
@@ -33,14 +35,12 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import mysql, postgresql, sqlite
-from sqlalchemy.dialects.postgresql import ARRAY, JSON
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
 from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
-from converge.sql.types import MARIADB, JsonText, dump
+from converge.sql.types import MARIADB, JsonText, dump, words_of
 
 #: Rows in one statement at most.
 CHUNK = 5000
@@ -150,9 +150,10 @@ class _Many(ABC, Generic[S]):
         if dialect == "postgresql":
             recordset = func.json_to_recordset(cast(text, JSON)).table_valued(*columns)
             return recordset.render_derived(name="given", with_types=True)
+        mariadb = words_of(dialect).dialect()
         # the names are our own
         shape = ", ".join(
-            f"`{name}` {_wider(type_).compile(mysql.dialect())} PATH '$.{name}'"
+            f"`{name}` {_wider(type_).compile(mariadb)} PATH '$.{name}'"
             for name, type_ in self._columns.items()
         )
         whole: ColumnElement[Any] = literal_column(f"'$[*]' COLUMNS ({shape})")
@@ -292,11 +293,12 @@ class InsertMany(_Many[Insert]):
         return made.returning(*self._returning).inline() if self._returns else made.inline()
 
     def _passing(self, dialect: str) -> Insert:
-        if dialect == "postgresql":
-            return postgresql.insert(self._table).on_conflict_do_nothing()
-        if dialect == "sqlite":
-            return sqlite.insert(self._table).on_conflict_do_nothing()
-        assert dialect in MARIADB
-        # not IGNORE, which lets everything else that is wrong pass, too
-        (first,) = self._table.primary_key.columns
-        return mysql.insert(self._table).on_duplicate_key_update({first.name: first})
+        made = words_of(dialect).insert(self._table)
+        passing: Insert
+        if dialect in MARIADB:
+            # not IGNORE, which lets everything else that is wrong pass, too
+            (first,) = self._table.primary_key.columns
+            passing = made.on_duplicate_key_update({first.name: first})
+        else:
+            passing = made.on_conflict_do_nothing()
+        return passing

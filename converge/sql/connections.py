@@ -52,7 +52,7 @@ WRITE: Mapping[str, Any] = {_BEGIN: "BEGIN IMMEDIATE"}
 ALONE = ("postgresql", "sqlite")
 _SQLITE_BUSY_SECONDS = 30.0
 # after so long without a statement the server ends a transaction
-_IDLE_SECONDS = 15
+IDLE_SECONDS = 15
 #: Seconds that a statement waits for rows that another transaction has locked: then its own is
 #: undone, and run again. PostgreSQL looks for a deadlock after one second, and MariaDB knows
 #: whole seconds only.
@@ -161,21 +161,24 @@ def pool_options(connections: int | None, kept: int = KEPT) -> dict[str, int]:
     return {"pool_size": connections, "max_overflow": 0}
 
 
-def create_sqlite_engine(url: URL, **options: Any) -> tuple[Engine, Engine]:
-    """An engine of SQLite, as oslo.db wants it: twice.
+def create_sqlite_engine(url: URL, connections: int | None, kept: int) -> Engine:
+    """An engine of SQLite.
 
-    It keeps its connections, as those of servers do: oslo.db would open one for each
-    transaction, which takes longer than a short one; and when the last one is closed, SQLite
-    moves its log into the database.
+    It is made without oslo.db, of whose work little is left to do here. It keeps its
+    connections, as those of servers do: oslo.db would open one for each transaction, which takes
+    longer than a short one; and when the last one is closed, SQLite moves its log into the
+    database.
 
     WAL, so that readers never wait; writers take the lock when they begin, since an upgrade
     from read to write fails at once however long the busy timeout is.
     """
-    pool = {"poolclass": QueuePool, "pool_pre_ping": False}
-    engine = create_engine(url, **{**options, **pool})
+    engine = create_engine(url, poolclass=QueuePool, **pool_options(connections, kept))
 
     @event.listens_for(engine, "connect")
-    def connect(connection: sqlite3.Connection, record: object) -> None:
+    def connect(connection: sqlite3.Connection, record: Any) -> None:
+        record.info["pid"] = os.getpid()
+        # transactions begin where we begin them
+        connection.isolation_level = None
         connection.execute(f"PRAGMA busy_timeout = {int(_SQLITE_BUSY_SECONDS * 1000)}")
         try:
             mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
@@ -191,37 +194,28 @@ def create_sqlite_engine(url: URL, **options: Any) -> tuple[Engine, Engine]:
     def begin_transaction(connection: Connection) -> None:
         if begin := connection.get_execution_options().get(_BEGIN, "BEGIN"):
             connection.exec_driver_sql(begin)
-        # the mark of oslo.db, which comes after this, and would begin one itself
-        connection.info["in_transaction"] = True
 
-    @event.listens_for(engine, "handle_error")
-    def interrupt(context: ExceptionContext) -> None:
-        # a Ctrl-C must come out as such: SQLAlchemy would give the connection up, which leaves
-        # no socket in disorder here, and oslo.db would fail when it then rolls back
-        if not isinstance(context.original_exception, Exception):
+    @event.listens_for(engine, "checkout")
+    def take(connection: sqlite3.Connection, record: Any, proxy: object) -> None:
+        # a connection must not be used by a process that was forked from its own
+        if record.info["pid"] != os.getpid():
+            raise sa_exceptions.DisconnectionError
+
+    @event.listens_for(engine, "handle_error", retval=True)
+    def explain(context: ExceptionContext) -> BaseException | None:
+        original = context.original_exception
+        if not isinstance(original, Exception):
+            # a Ctrl-C must come out as such: SQLAlchemy would give the connection up, which
+            # leaves no socket in disorder here
             context.is_disconnect = False
+        elif not isinstance(context.sqlalchemy_exception, sa_exceptions.DBAPIError):
+            # what Python's sqlite3 refuses before SQLite sees it, as a number beyond 64 bits
+            refused = isinstance(original, ValueError | TypeError | OverflowError)
+            kind = sa_exceptions.DataError if refused else sa_exceptions.DBAPIError
+            return kind(context.statement, context.parameters, original)
+        return None
 
-    return engine, engine
-
-
-def prepare_server(engine: Engine, dialect: str) -> None:
-    """READ COMMITTED, whatever the server's default: what a waiter waited for must be seen. A
-    transaction of a process that was stopped in its middle must not keep its locks: ours never
-    idle. And nobody waits for long for rows that a host has locked."""
-    isolation = "TRANSACTION ISOLATION LEVEL READ COMMITTED"
-    if dialect == "postgresql":
-        isolation = f"CHARACTERISTICS AS {isolation}"
-    statements = (
-        f"SET SESSION {isolation}",
-        _limits(dialect, idle=_IDLE_SECONDS, lock=LOCK_SECONDS),
-    )
-
-    @event.listens_for(engine, "connect")
-    def connect(connection: Any, record: object) -> None:
-        with connection.cursor() as cursor:
-            for statement in statements:
-                cursor.execute(statement)
-        connection.commit()
+    return engine
 
 
 @contextmanager
@@ -247,7 +241,9 @@ def statements_alone(connection: Connection) -> Iterator[Connection]:
                 connection.invalidate()
 
 
-def _limits(dialect: str, *, idle: float, lock: float, statement: float | None = None) -> str:
+def session_limits(
+    dialect: str, *, idle: float, lock: float, statement: float | None = None
+) -> str:
     """The statement that sets a session's limits.
 
     :param idle: seconds that a transaction may stand still.
@@ -282,7 +278,7 @@ def limits_of_a_host(connection: Connection, limit: float) -> Iterator[None]:
 
     def set_limits(**limits: float) -> None:
         with driver.cursor() as cursor:
-            cursor.execute(_limits(dialect, **limits))
+            cursor.execute(session_limits(dialect, **limits))
         driver.commit()
 
     set_limits(idle=limit, lock=limit, statement=limit)
@@ -291,7 +287,7 @@ def limits_of_a_host(connection: Connection, limit: float) -> Iterator[None]:
     finally:
         if not connection.invalidated and not connection.closed:
             try:
-                set_limits(idle=_IDLE_SECONDS, lock=LOCK_SECONDS)
+                set_limits(idle=IDLE_SECONDS, lock=LOCK_SECONDS)
             except Exception:
                 # it goes on with these limits no further than this
                 connection.invalidate()

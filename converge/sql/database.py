@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from oslo_db import api as oslo_api
-from oslo_db import exception as oslo_exceptions
-from oslo_db.sqlalchemy import engines as oslo_engines
 from sqlalchemy import (
     Connection,
     CursorResult,
@@ -40,14 +36,13 @@ from converge.sql.connections import (
     create_sqlite_engine,
     limits_of_a_host,
     parse_url,
-    pool_options,
-    prepare_server,
     show_url,
     statements_alone,
 )
 from converge.sql.faults import (
     Away,
     Unreachable,
+    database_errors,
     explain,
     is_locked,
     is_lost,
@@ -166,14 +161,8 @@ class Database:
             defaults = {name: value for name, value in defaults.items() if name not in ANSWER}
         wrong = None
         try:
-            self.engine: Engine = oslo_engines.create_engine(
-                self.url.set(query={**defaults, **self.url.query}),
-                max_retries=0,
-                thread_checkin=False,
-                connection_recycle_time=-1,
-                # strict: what does not fit is an error, never cut
-                mysql_sql_mode="TRADITIONAL",
-                **self._oslo_options(pool_options(connections, kept)),
+            self.engine = _create_engine(
+                self.url.set(query={**defaults, **self.url.query}), connections, kept
             )
         except ImportError as error:
             package = "'psycopg[binary]'" if self.dialect == "postgresql" else "PyMySQL"
@@ -186,22 +175,11 @@ class Database:
         if wrong is not None:
             # without the cause, which may quote a secret
             raise BadInput(f"{self.shown} cannot be used: {wrong}")
-        if self.dialect != "sqlite":
-            prepare_server(self.engine, self.dialect)
         self._trust = Trust(self.engine)
         # the server's sessions whose connection was lost during a commit
         self._unsettled: set[int] = set()
         # whether it ever answered
         self._reached = False
-
-    def _oslo_options(self, pool: Mapping[str, int]) -> Mapping[str, Any]:
-        def make_sqlite_engine(url: URL, **options: Any) -> tuple[Engine, Engine]:
-            # oslo.db would give it no pool
-            return create_sqlite_engine(url, **options, **pool)
-
-        if self.dialect == "sqlite":
-            return {"_engine_target": make_sqlite_engine}
-        return {"max_pool_size": pool["pool_size"], "max_overflow": pool["max_overflow"]}
 
     def separate(self) -> Database:
         """The same database over a connection of its own, which waits for no other."""
@@ -263,7 +241,7 @@ class Database:
     def _connect(self, write: bool, *, alone: bool = False) -> Iterator[Connection]:
         try:
             connection = self.engine.connect()
-        except (oslo_exceptions.DBError, sa_exceptions.SQLAlchemyError) as error:
+        except database_errors() as error:
             hide_in(error)
             if self._reached:
                 raise Away(f"{self.shown}: {explain(error)}") from error
@@ -465,6 +443,15 @@ class Database:
             )
 
 
+def _create_engine(url: URL, connections: int | None, kept: int) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        return create_sqlite_engine(url, connections, kept)
+    # imported here: oslo.db takes as long to import as SQLAlchemy, and SQLite does without
+    from converge.sql.servers import create_server_engine
+
+    return create_server_engine(url, connections, kept)
+
+
 def _begun(connection: Connection) -> Connection:
     """The host's connection, in a transaction for sure.
 
@@ -494,25 +481,21 @@ def _again(
     """
     left = RETRIES
     end = time.monotonic() + (patience or 0.0)
+    wait = 0.02
+    while True:
+        try:
+            return once()
+        except Exception as error:
+            left -= 1
+            more = left >= 0
+            if is_locked(error):
+                more = patience is not None and (more or time.monotonic() < end)
+            if not (more and is_safe(error)):
+                raise
+        # those who were in each other's way must not meet again
+        _pause(wait * random.uniform(0.5, 1.5))
+        wait = min(2 * wait, 1.0)
 
-    def goes_on(error: BaseException) -> bool:
-        # counted here, as oslo.db would log a traceback where it gives up
-        nonlocal left
-        left -= 1
-        more = left >= 0
-        if is_locked(error):
-            more = patience is not None and (more or time.monotonic() < end)
-        return more and is_safe(error)
 
-    return cast(
-        "T",
-        oslo_api.wrap_db_retry(
-            retry_interval=0.01 + random.random() * 0.02,
-            # the end is counted above
-            max_retries=sys.maxsize,
-            inc_retry_interval=True,
-            max_retry_interval=1,
-            retry_on_deadlock=False,
-            exception_checker=goes_on,
-        )(once)(),
-    )
+# replaced by tests that do not wait
+_pause = time.sleep

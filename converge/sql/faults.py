@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
-from oslo_db import exception as oslo_exceptions
 from sqlalchemy import exc as sa_exceptions
 
 from converge.errors import ConvergeError, StaleLock, StoreError
@@ -20,6 +21,17 @@ _MARIADB_LOCK = 1205
 _POSTGRESQL_AGAIN = {"40001", "40P01"}
 # 1467 is a deadlock, too: of two who insert many rows, over the counter of the table's ids
 _MARIADB_AGAIN = {1213, 1020, 1467}
+_SQLITE_DUPLICATE = {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY}
+
+#: What is looked for of oslo.db's exceptions.
+OsloName = Literal[
+    "DBConnectionError",
+    "DBConstraintError",
+    "DBDataError",
+    "DBDeadlock",
+    "DBDuplicateEntry",
+    "DBError",
+]
 
 
 class _Hiding(logging.Filter):
@@ -34,6 +46,35 @@ class _Hiding(logging.Filter):
 
 for _name in ("exc_filters", "engines"):
     logging.getLogger(f"oslo_db.sqlalchemy.{_name}").addFilter(_Hiding())
+
+
+def oslo_errors(*names: OsloName) -> tuple[type[Exception], ...]:
+    """Exceptions of oslo.db, for isinstance() and except; none if it is not imported, as it then
+    raised nothing. SQLite does without it, and it takes as long to import as SQLAlchemy."""
+    module = sys.modules.get("oslo_db.exception")
+    # another thread may be importing it
+    return tuple(getattr(module, name) for name in names if hasattr(module, name))
+
+
+def database_errors() -> tuple[type[Exception], ...]:
+    """Whatever the database layer raises, for ``except``."""
+    return (*oslo_errors("DBError"), sa_exceptions.SQLAlchemyError)
+
+
+def duplicates() -> tuple[type[Exception], ...]:
+    """What an INSERT raises when the key is there already, for ``except``."""
+    # SQLite, and a host's own engine, have not got oslo.db's filters
+    return (*oslo_errors("DBDuplicateEntry"), sa_exceptions.IntegrityError)
+
+
+def _is_duplicate(error: BaseException) -> bool:
+    code = getattr(_driver_error(error), "sqlite_errorcode", None)
+    return isinstance(error, oslo_errors("DBDuplicateEntry")) or code in _SQLITE_DUPLICATE
+
+
+def _number(original: BaseException | None) -> object:
+    """The number of MariaDB's error."""
+    return original.args[0] if original is not None and original.args else None
 
 
 class Unreachable(StoreError):
@@ -53,13 +94,13 @@ def is_locked(error: BaseException) -> bool:
     original = _driver_error(error)
     if isinstance(original, sqlite3.OperationalError):
         return "is locked" in str(original)
-    code = original.args[0] if original is not None and original.args else None
-    return getattr(original, "sqlstate", None) == _POSTGRESQL_LOCK or code == _MARIADB_LOCK
+    state = getattr(original, "sqlstate", None)
+    return state == _POSTGRESQL_LOCK or _number(original) == _MARIADB_LOCK
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same transaction may well succeed when it is run again."""
-    if isinstance(error, oslo_exceptions.DBDeadlock):
+    if isinstance(error, oslo_errors("DBDeadlock")):
         return True
     original = _driver_error(error)
     state = getattr(original, "sqlstate", None)
@@ -67,7 +108,7 @@ def is_transient(error: BaseException) -> bool:
         return True
     if is_locked(error):
         return True
-    code = original.args[0] if original is not None and original.args else None
+    code = _number(original)
     return isinstance(code, int) and code in _MARIADB_AGAIN
 
 
@@ -90,7 +131,7 @@ def is_unreachable(error: BaseException) -> bool:
 
 def is_lost(error: BaseException) -> bool:
     """Whether the connection to a database that had answered is gone."""
-    if isinstance(error, oslo_exceptions.DBConnectionError):
+    if isinstance(error, oslo_errors("DBConnectionError")):
         return True
     inner = getattr(error, "inner_exception", None) or error
     return isinstance(error, Away) or bool(getattr(inner, "connection_invalidated", False))
@@ -105,7 +146,7 @@ def is_refused(error: StoreError) -> bool:
     """Whether the database works, but does not take a value: trying again is of no use."""
     return isinstance(
         error.__cause__,
-        oslo_exceptions.DBDataError | oslo_exceptions.DBConstraintError | sa_exceptions.DataError,
+        (*oslo_errors("DBDataError", "DBConstraintError"), sa_exceptions.DataError),
     ) or isinstance(getattr(error.__cause__, "inner_exception", None), sa_exceptions.DataError)
 
 
@@ -134,9 +175,11 @@ def translated(where: str, origin: object = None) -> Iterator[None]:
         if error.origin is None:
             error.origin = origin
         raise
-    except (ConvergeError, oslo_exceptions.DBDuplicateEntry):
+    except ConvergeError:
         raise
-    except (oslo_exceptions.DBError, sa_exceptions.SQLAlchemyError) as error:
+    except database_errors() as error:
+        if _is_duplicate(error):
+            raise
         if isinstance(error, sa_exceptions.StatementError) and not isinstance(
             error, sa_exceptions.DBAPIError
         ):

@@ -18,7 +18,7 @@ from sqlalchemy import exc as sa_exceptions
 from converge.sql.batch import CHUNK, InsertMany, types_of
 from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
-from converge.sql.types import LONG_TEXT, JsonText
+from converge.sql.types import JsonText, LongText
 
 _READ_CLOCK: Compiled[Select[Any]] = Compiled(lambda now, dialect: select(now.label("now")))
 
@@ -45,7 +45,7 @@ class Load:
     def __init__(self, table: Table, *columns: str) -> None:
         self._columns = columns
         types = {
-            name: LONG_TEXT if isinstance(type_, JsonText) else type_
+            name: LongText() if isinstance(type_, JsonText) else type_
             for name, type_ in types_of(table, *columns).items()
         }
         self._insert = InsertMany(table, types, lambda row, now: row)

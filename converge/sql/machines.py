@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from oslo_db.exception import DBDuplicateEntry
 from sqlalchemy import (
+    JSON,
     ColumnElement,
     Double,
     Integer,
@@ -25,15 +25,14 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSON
-from sqlalchemy.exc import IntegrityError
 
 from converge.errors import Conflict, StaleLock
 from converge.sql.batch import CHUNK, InsertMany, UpdateMany, Values, among
 from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
+from converge.sql.faults import duplicates
 from converge.sql.schema import instance, move
-from converge.sql.types import LONG_TEXT, NAME, dump
+from converge.sql.types import NAME, LongText, dump
 
 
 @dataclass(slots=True)
@@ -118,8 +117,7 @@ def insert_instances(
         # a savepoint keeps the host's transaction usable
         with tx.connection.begin_nested():
             _INSERT.execute(tx, rows, **given)
-    except (DBDuplicateEntry, IntegrityError) as error:
-        # a host's own engine has not got oslo.db's filters
+    except duplicates() as error:
         raise Conflict(f"machine {machine!r} has an instance of one of these keys") from error
 
 
@@ -250,7 +248,7 @@ def list_instances(
 _MOVE = UpdateMany(
     instance,
     ("id", "epoch"),
-    {"state": NAME, "payloads": LONG_TEXT, "timeout": Double()},
+    {"state": NAME, "payloads": LongText(), "timeout": Double()},
     lambda row, now: {
         "state": row["state"],
         "payloads": row["payloads"],

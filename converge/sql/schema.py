@@ -1,11 +1,12 @@
 """The tables. ``alembic/versions`` makes them; a test keeps the two equal.
 
 Times are seconds since 1970 UTC as double precision: one arithmetic on three databases.
+
+How a database keeps a table (its engine, how it compares texts, which rows an index leaves out) is
+in the migrations: SQLAlchemy imports each dialect of which a table here names an option.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from sqlalchemy import (
     Boolean,
@@ -19,18 +20,17 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     false,
-    text,
 )
 
 from converge.sql.types import (
     ID,
-    LONG_BINARY,
-    LONG_TEXT,
     NAME,
     PHYSICAL_ID_LENGTH,
     REASON_LENGTH,
     SOURCE_LENGTH,
     JsonText,
+    LongBinary,
+    LongText,
 )
 
 PREFIX = "converge_"
@@ -38,6 +38,9 @@ VERSION_TABLE = "converge_alembic_version"
 
 #: What the index of sync points covers; queries say their states as literals to match it.
 LIVE_STATES = "state IN ('READY', 'RUNNING', 'BLOCKED', 'SUPERSEDED')"
+
+#: In the ``info`` of an index: the condition of the rows that it covers.
+PARTIAL = "partial"
 
 metadata = MetaData()
 
@@ -48,20 +51,15 @@ def _mark() -> Column[int]:
     return Column("mark", ID, nullable=False, server_default="0")
 
 
+def _partial(name: str, *columns: str, where: str) -> Index:
+    """An index of some of the rows, where the database can leave the others out."""
+    return Index(name, *columns, info={PARTIAL: where})
+
+
 def _held(name: str, column: str) -> Index:
     """An index of the few rows that have something in a column."""
-    where = text(f"{column} IS NOT NULL")
-    return Index(name, column, postgresql_where=where, sqlite_where=where)
+    return _partial(name, column, where=f"{column} IS NOT NULL")
 
-
-# binary, without padding: names that differ at all are different, as on the others
-_OPTIONS: dict[str, Any] = {
-    "mysql_engine": "InnoDB",
-    "mysql_charset": "utf8mb4",
-    "mysql_collate": "utf8mb4_nopad_bin",
-    "sqlite_autoincrement": True,
-}
-_KEYLESS = {key: value for key, value in _OPTIONS.items() if key != "sqlite_autoincrement"}
 
 stack = Table(
     PREFIX + "stack",
@@ -79,14 +77,13 @@ stack = Table(
     # wanted before the wanted one
     Column("previous_template_id", ID),
     Column("traversal_id", ID),
-    Column("edges", LONG_BINARY),
+    Column("edges", LongBinary),
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
     _mark(),
     # the file of its template
     Column("source", String(SOURCE_LENGTH)),
     UniqueConstraint("name", "live", name="uniq_converge_stack0name0live"),
-    **_OPTIONS,
 )
 
 template = Table(
@@ -100,7 +97,6 @@ template = Table(
     Column("created_at", Double, nullable=False),
     Column("completed_at", Double),
     UniqueConstraint("stack_id", "version", name="uniq_converge_template0stack_id0version"),
-    **_OPTIONS,
 )
 
 traversal = Table(
@@ -129,7 +125,6 @@ traversal = Table(
     _mark(),
     Index("ix_converge_traversal_stack_id", "stack_id"),
     Index("ix_converge_traversal_status", "status", "deadline_at"),
-    **_OPTIONS,
 )
 
 # one row per engine, so that engines don't queue for one counter
@@ -142,7 +137,6 @@ progress = Table(
     Column("failed", Integer, nullable=False),
     Column("skipped", Integer, nullable=False),
     PrimaryKeyConstraint("traversal_id", "engine_id", name="pk_converge_progress"),
-    **_KEYLESS,
 )
 
 resource = Table(
@@ -173,9 +167,8 @@ resource = Table(
     # of the claim that took the lock
     _mark(),
     # of the exception that its reason is about
-    Column("traceback", LONG_TEXT),
+    Column("traceback", LongText),
     Index("ix_converge_resource_stack_id", "stack_id", "name"),
-    **_OPTIONS,
 )
 
 sync_point = Table(
@@ -213,17 +206,15 @@ sync_point = Table(
     PrimaryKeyConstraint("traversal_id", "node", name="pk_converge_sync_point"),
     # the order of claims, so that a claim reads no more than it takes; the many nodes that
     # wait or are over are not in it where the database can leave them out
-    Index(
+    _partial(
         "ix_converge_sync_point_state",
         "state",
         "due_at",
         "ready_at",
         "traversal_id",
         "node",
-        postgresql_where=text(LIVE_STATES),
-        sqlite_where=text(LIVE_STATES),
+        where=LIVE_STATES,
     ),
-    **_KEYLESS,
 )
 
 engine = Table(
@@ -241,7 +232,6 @@ engine = Table(
     Column("expires_at", Double, nullable=False),
     _mark(),
     Index("ix_converge_engine_state", "state", "expires_at"),
-    **_OPTIONS,
 )
 
 # a piece of work whose steps are recorded; who holds it, as of resources
@@ -263,7 +253,6 @@ scope = Table(
     Index("ix_converge_scope_finished_at", "finished_at"),
     _held("ix_converge_scope_engine_id", "engine_id"),
     _held("ix_converge_scope_resource_id", "resource_id"),
-    **_OPTIONS,
 )
 
 step = Table(
@@ -274,14 +263,13 @@ step = Table(
     Column("number", Integer, nullable=False),
     Column("version", Integer, nullable=False),
     Column("status", String(8), nullable=False),
-    Column("value", LONG_TEXT, nullable=False),
+    Column("value", LongText, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("next_at", Double),
     # of an each: how many items are done
     Column("position", Integer, nullable=False),
     Column("at", Double, nullable=False),
     PrimaryKeyConstraint("scope_id", "name", name="pk_converge_step"),
-    **_KEYLESS,
 )
 
 instance = Table(
@@ -294,19 +282,17 @@ instance = Table(
     Column("state", NAME, nullable=False),
     Column("epoch", Integer, nullable=False),
     # the last payload of each event
-    Column("payloads", LONG_TEXT, nullable=False),
+    Column("payloads", LongText, nullable=False),
     Column("deadline_at", Double),
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
     UniqueConstraint("machine", "key", name="uniq_converge_instance0machine0key"),
-    Index(
+    _partial(
         "ix_converge_instance_deadline_at",
         "machine",
         "deadline_at",
-        postgresql_where=text("deadline_at IS NOT NULL"),
-        sqlite_where=text("deadline_at IS NOT NULL"),
+        where="deadline_at IS NOT NULL",
     ),
-    **_OPTIONS,
 )
 
 move = Table(
@@ -320,9 +306,9 @@ move = Table(
     Column("event", NAME, nullable=False),
     Column("source", NAME, nullable=False),
     Column("target", NAME, nullable=False),
-    Column("payload", LONG_TEXT, nullable=False),
+    Column("payload", LongText, nullable=False),
     # as they were at the move, for its action; empty if there is none
-    Column("payloads", LONG_TEXT, nullable=False),
+    Column("payloads", LongText, nullable=False),
     # of the transaction that made it
     Column("token", String(32), nullable=False),
     Column("at", Double, nullable=False),
@@ -340,14 +326,12 @@ move = Table(
     _mark(),
     PrimaryKeyConstraint("instance_id", "number", name="pk_converge_move"),
     _held("ix_converge_move_engine_id", "engine_id"),
-    Index(
+    _partial(
         "ix_converge_move_next_at",
         "machine",
         "next_at",
-        postgresql_where=text("next_at IS NOT NULL"),
-        sqlite_where=text("next_at IS NOT NULL"),
+        where="next_at IS NOT NULL",
     ),
-    **_KEYLESS,
 )
 
 event = Table(
@@ -362,5 +346,4 @@ event = Table(
     Column("status", String(16), nullable=False),
     Column("reason", String(REASON_LENGTH)),
     Index("ix_converge_event_stack_id", "stack_id", "id"),
-    **_OPTIONS,
 )

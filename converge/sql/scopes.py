@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from oslo_db.exception import DBDuplicateEntry
 from sqlalchemy import (
     ColumnElement,
     Double,
@@ -27,8 +26,9 @@ from converge.sql.batch import among
 from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
 from converge.sql.engines import find_living, living
+from converge.sql.faults import duplicates
 from converge.sql.schema import scope, step
-from converge.sql.types import ID, LONG_TEXT
+from converge.sql.types import ID, LongText
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def insert_scope(
     }
     try:
         done = tx.execute(insert(scope).values(**values, created_at=tx.now, updated_at=tx.now))
-    except DBDuplicateEntry as error:
+    except duplicates() as error:
         raise Conflict(f"scope {name!r} was made by somebody else") from error
     assert done.inserted_primary_key is not None
     return int(done.inserted_primary_key[0])
@@ -175,7 +175,7 @@ _VALUES: dict[str, Any] = {
     "number": Integer(),
     "version": Integer(),
     "status": String(),
-    "value": LONG_TEXT,
+    "value": LongText(),
     "attempts": Integer(),
     "position": Integer(),
 }
@@ -294,7 +294,7 @@ def _make_advance(now: ColumnElement[Any], dialect: str) -> Update:
         )
         .values(
             position=bindparam("reached", type_=Integer()),
-            value=bindparam("step_value", type_=LONG_TEXT),
+            value=bindparam("step_value", type_=LongText()),
             at=now,
         )
     )

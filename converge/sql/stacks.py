@@ -6,14 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from oslo_db import exception as oslo_exceptions
 from sqlalchemy import Row, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
 from converge.errors import Conflict, NotFound, StaleLock, did_you_mean
 from converge.model import STACK_MOVES, Action, Status, is_name, make_mark, sources_of
 from converge.sql.batch import among
 from converge.sql.database import Transaction
+from converge.sql.faults import duplicates
 from converge.sql.schema import stack, template, traversal
 
 #: How often a name is looked for that is made and deleted meanwhile.
@@ -73,8 +72,7 @@ def insert_stack(tx: Transaction, name: str) -> StackRow:
         # a savepoint keeps the host's transaction usable when another caller was faster
         with tx.connection.begin_nested():
             tx.execute(insert(stack).values(values))
-    except (oslo_exceptions.DBDuplicateEntry, IntegrityError) as error:
-        # a host's own engine has not got oslo.db's filters
+    except duplicates() as error:
         raise Conflict(message) from error
     return lock_stack(tx, name)
 

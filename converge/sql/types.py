@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from typing import Any
 
 from sqlalchemy import BigInteger, Dialect, Double, Integer, LargeBinary, String, Text
-from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
@@ -44,17 +44,44 @@ def load(value: str) -> Any:
     return [] if value == "[]" else _DECODER.raw_decode(value)[0]
 
 
-class JsonText(TypeDecorator[Any]):
-    """JSON kept as canonical ASCII text, so that rows compare as texts, and NUL and every
-    other character is storable on each database."""
+def words_of(dialect: str) -> Any:
+    """SQLAlchemy's module with the types and statements that one dialect alone has.
+
+    It is imported when that dialect is spoken: with its drivers, each takes as long to import as
+    all of converge that a command needs to read.
+    """
+    return import_module(f"sqlalchemy.dialects.{'mysql' if dialect in MARIADB else dialect}")
+
+
+class LongText(TypeDecorator[Any]):
+    """A text of any length; MariaDB's TEXT ends at 64 KiB."""
 
     impl = Text
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         if dialect.name in MARIADB:
-            return dialect.type_descriptor(mysql.LONGTEXT())
+            return dialect.type_descriptor(words_of(dialect.name).LONGTEXT())
         return super().load_dialect_impl(dialect)
+
+
+class LongBinary(TypeDecorator[bytes]):
+    """Bytes of any number; MariaDB's BLOB ends at 64 KiB."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name in MARIADB:
+            return dialect.type_descriptor(words_of(dialect.name).LONGBLOB())
+        return super().load_dialect_impl(dialect)
+
+
+class JsonText(LongText):
+    """JSON kept as canonical ASCII text, so that rows compare as texts, and NUL and every
+    other character is storable on each database."""
+
+    cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
         return None if value is None else dump(value)
@@ -65,8 +92,6 @@ class JsonText(TypeDecorator[Any]):
 
 ID = BigInteger().with_variant(Integer(), "sqlite")
 NAME = String(NAME_LENGTH)
-LONG_TEXT = Text().with_variant(mysql.LONGTEXT(), *MARIADB)
-LONG_BINARY = LargeBinary().with_variant(mysql.LONGBLOB(), *MARIADB)
 
 
 class clock(FunctionElement[float]):  # noqa: N801 - reads as a SQL function

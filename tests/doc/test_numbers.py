@@ -74,7 +74,7 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("decisions", "after {} seconds (``lock_timeout``", (word(connections.LOCK_SECONDS),)),
     ("decisions", "After {} deaths a node is suspect", (word(model.SUSPECT_DEATHS),)),
     ("decisions", "comes to {} deaths", (word(DEATHS),)),
-    ("decisions", "transaction after {} seconds", (n(connections._IDLE_SECONDS),)),
+    ("decisions", "transaction after {} seconds", (n(connections.IDLE_SECONDS),)),
     ("decisions", "A host's own has {}", (n(HOST),)),
     ("embedding", "Its last {} KiB", (n(reasons.TRACEBACK_LENGTH / KIB),)),
     ("embedding", "come back {} seconds later", (word(run.GRACE),)),

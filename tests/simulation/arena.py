@@ -8,15 +8,14 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
-from oslo_db import api as oslo_api
 from sqlalchemy import event
 from sqlalchemy.pool import StaticPool
 
 import converge
 from converge import crash_points
+from converge.sql import database
 from tests import backends
 from tests.simulation.tables import Tables
 
@@ -27,15 +26,15 @@ class Arena:
     def __init__(self, folder: Path) -> None:
         self._backend = backends.Sqlite(folder)
         self.store = converge.connect(self._backend.migrated())
-        database = self.store.database
-        assert database.url.database is not None
+        opened = self.store.database
+        assert opened.url.database is not None
         # one connection for all: opening another one takes as long as a transaction
-        database.close()
-        engine = database.engine
+        opened.close()
+        engine = opened.engine
         event.listen(engine, "connect", _hurry)
         pool = engine.pool
         engine.pool = StaticPool(pool._creator, dialect=engine.dialect, _dispatch=pool.dispatch)
-        self.tables = Tables(Path(database.url.database))
+        self.tables = Tables(Path(opened.url.database))
 
     def close(self) -> None:
         """Remove the file."""
@@ -51,7 +50,7 @@ class Arena:
         before = logging.root.manager.disable
         logging.disable(logging.CRITICAL)
         try:
-            with mock.patch.object(oslo_api, "time", SimpleNamespace(sleep=lambda seconds: None)):
+            with mock.patch.object(database, "_pause"):
                 yield
         finally:
             crash_points.hook = None

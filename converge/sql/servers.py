@@ -1,0 +1,52 @@
+"""Engines of PostgreSQL and MariaDB: oslo.db makes them, and its filters sort what they raise.
+
+SQLite does without oslo.db, which takes as long to import as SQLAlchemy: import this module only
+where there is a server.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from oslo_db.sqlalchemy import engines
+from sqlalchemy import Engine, event
+from sqlalchemy.engine import URL
+
+from converge.sql.connections import IDLE_SECONDS, LOCK_SECONDS, pool_options, session_limits
+
+
+def create_server_engine(url: URL, connections: int | None, kept: int) -> Engine:
+    """An engine of a server; see :func:`~converge.sql.connections.pool_options`."""
+    pool = pool_options(connections, kept)
+    engine: Engine = engines.create_engine(
+        url,
+        max_retries=0,
+        thread_checkin=False,
+        connection_recycle_time=-1,
+        # strict: what does not fit is an error, never cut
+        mysql_sql_mode="TRADITIONAL",
+        max_pool_size=pool["pool_size"],
+        max_overflow=pool["max_overflow"],
+    )
+    _prepare(engine, url.get_backend_name())
+    return engine
+
+
+def _prepare(engine: Engine, dialect: str) -> None:
+    """READ COMMITTED, whatever the server's default: what a waiter waited for must be seen. A
+    transaction of a process that was stopped in its middle must not keep its locks: ours never
+    idle. And nobody waits for long for rows that a host has locked."""
+    isolation = "TRANSACTION ISOLATION LEVEL READ COMMITTED"
+    if dialect == "postgresql":
+        isolation = f"CHARACTERISTICS AS {isolation}"
+    statements = (
+        f"SET SESSION {isolation}",
+        session_limits(dialect, idle=IDLE_SECONDS, lock=LOCK_SECONDS),
+    )
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, record: object) -> None:
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+        connection.commit()

@@ -1,0 +1,83 @@
+"""What a command imports: a person who only looks does not wait for what only engines need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import converge
+from converge.testing import FakeWorld, StepEngine
+from tests.templates import template
+
+#: What no command that reads imports, on SQLite.
+UNUSED = {
+    "alembic",
+    "oslo_config",
+    "oslo_db",
+    "oslo_messaging",
+    "oslo_utils",
+    "psycopg",
+    "pymysql",
+    "redis",
+    "retrying",
+    "rich",
+    "sqlalchemy.dialects.mysql",
+    "sqlalchemy.dialects.postgresql",
+    "sqlalchemy.orm",
+    "stevedore",
+}
+#: Nor that is about stacks.
+OF_WHO_STARTS = {"converge.engine", "converge.protocol.start", "converge.store"}
+#: Nor that shows rows only.
+OF_TEMPLATES = {"converge.template", "yaml"}
+
+PROGRAM = """
+import sys
+from converge.cli import main
+assert main(sys.argv[1:]) == 0
+print(*sys.modules, sep="\\n", file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database with a stack."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('imports')}/a.db"
+    with converge.connect(url, create_schema=True) as store:
+        store.create_stack("shop", template({"a": []}))
+        StepEngine(store, FakeWorld().types()).run()
+    return url
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize(
+    ("command", "unused"),
+    [
+        ("list", UNUSED | OF_WHO_STARTS | OF_TEMPLATES),
+        ("list --json", UNUSED | OF_WHO_STARTS | OF_TEMPLATES),
+        ("events shop", UNUSED | OF_WHO_STARTS | OF_TEMPLATES),
+        ("why", UNUSED | OF_WHO_STARTS | OF_TEMPLATES),
+        ("why shop", UNUSED | OF_WHO_STARTS | OF_TEMPLATES),
+        ("engines", UNUSED | OF_WHO_STARTS | OF_TEMPLATES),
+        ("show shop", UNUSED | OF_WHO_STARTS),
+        ("graph shop", UNUSED | OF_WHO_STARTS),
+        ("machine list", UNUSED),
+        ("journal list", UNUSED - {"stevedore"}),
+    ],
+)
+def test_a_command_that_reads_imports_nothing_else(
+    url: str, command: str, unused: set[str]
+) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *command.split(), "--db", url],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(Path(converge.__file__).parents[1])},
+    )
+    imported = set(ran.stderr.splitlines())
+    assert ran.returncode == 0, ran.stderr
+    assert "sqlalchemy.dialects.sqlite" in imported
+    assert unused & imported == set()
