@@ -17,7 +17,7 @@ from converge import crash_points
 from converge.errors import StaleLock, with_article
 from converge.sql import migrate
 from converge.testing import StepEngine
-from tests.engine.handlers import Does, Handler, good
+from tests.handlers import Does, Handler, good
 from tests.templates import one_of_each
 from tests.waiting import WAIT
 

@@ -14,7 +14,7 @@ import converge
 from converge.errors import StaleLock
 from converge.sql import schema
 from converge.testing import FakeClock, StepEngine
-from tests.engine.handlers import Does, good
+from tests.handlers import Does, good
 from tests.templates import one_of_each
 from tests.waiting import WAIT
 

@@ -16,58 +16,9 @@ from converge.process import is_gone, process_identity
 from converge.protocol import complete as completing
 from converge.protocol.decide import Outcome, Result, Work
 from converge.testing import FakeWorld, StepEngine
+from tests.handlers import Gate, Quick
 from tests.templates import several, template
 from tests.waiting import WAIT
-
-
-class Gate(converge.ResourceType):
-    """A handler that says when it began, and ends when it is let."""
-
-    def __init__(self) -> None:
-        self.began = threading.Semaphore(0)
-        self.go = threading.Event()
-        self.calls: list[str] = []
-        self.most = 0
-        self.cancelled = False
-        self._now = 0
-        self._lock = threading.Lock()
-
-    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> str:
-        with self._lock:
-            self.calls.append(context.name)
-            self._now += 1
-            self.most = max(self.most, self._now)
-        self.began.release()
-        while not self.go.wait(0.01):
-            if context.cancelled.is_set():
-                self.cancelled = True
-                with self._lock:
-                    self._now -= 1
-                raise RuntimeError("told to stop")
-        with self._lock:
-            self._now -= 1
-        return context.name
-
-    def delete(self, context: converge.Context, physical_id: str) -> None:
-        pass
-
-
-class Deaf(Gate):
-    """A handler that does not listen to being cancelled."""
-
-    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> str:
-        self.calls.append(context.name)
-        self.began.release()
-        assert self.go.wait(WAIT)
-        return context.name
-
-
-class Quick(converge.ResourceType):
-    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
-        return None
-
-    def delete(self, context: converge.Context, physical_id: str) -> None:
-        pass
 
 
 @pytest.fixture
@@ -142,7 +93,7 @@ def test_a_stop_without_grace_cancels_and_hands_back(store: converge.Store, gate
     for _ in range(2):
         assert gate.began.acquire(timeout=WAIT)
     engine.stop(grace=0)
-    assert gate.cancelled
+    assert gate.cancelled.is_set()
     resources = store.show("s")["resources"]
     # begun, so what it may have made must not be forgotten
     assert {one["status"] for one in resources.values()} == {"IN_PROGRESS"}
@@ -155,14 +106,14 @@ def test_a_node_timeout_ends_a_handler_that_listens(store: converge.Store, gate:
     with converge.Engine(store, {"gate": gate}, workers=1, poll=0.05):
         stack = store.create_stack("s", several("gate", 1), node_timeout=0.1)
         assert stack.wait(WAIT) == "FAILED"
-    assert gate.cancelled
+    assert gate.cancelled.is_set()
 
 
 def test_a_node_timeout_gives_up_a_handler_that_does_not_listen(
     store: converge.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("converge.engine.run.GRACE", 0.1)
-    deaf = Deaf()
+    deaf = Gate(deaf=True)
     with converge.Engine(store, {"deaf": deaf}, workers=1, poll=0.05):
         stack = store.create_stack("s", several("deaf", 1), node_timeout=0.1)
         assert stack.wait(WAIT) == "FAILED"
@@ -178,7 +129,7 @@ def test_cancel_tells_the_running_handlers(store: converge.Store, gate: Gate) ->
         assert gate.began.acquire(timeout=WAIT)
         stack.cancel()
         assert stack.wait(WAIT) == "CANCELLED"
-    assert gate.cancelled
+    assert gate.cancelled.is_set()
     assert gate.calls == ["r0"]
 
 

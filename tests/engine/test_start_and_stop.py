@@ -14,7 +14,7 @@ from converge.engine.workers import Job, Workers
 from converge.errors import BadInput, ConvergeError, StoreError
 from converge.sql.database import Database
 from converge.testing import FakeWorld
-from tests.engine.handlers import Quick
+from tests.handlers import Quick
 from tests.waiting import WAIT, until
 
 ONE = converge.Template.parse("resources: {a: {type: quick}}")

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 import converge
 from converge.sql.schema import sync_point
-from tests.engine.handlers import Quick
+from tests.handlers import Quick
 from tests.waiting import WAIT, until
 
 

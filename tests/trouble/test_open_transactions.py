@@ -4,7 +4,7 @@ this stack waits, all else goes on."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from converge.sql import connections
 from converge.sql.database import Database
 from converge.testing import FakeWorld, StepEngine
 from tests.guards.tools import SERVERS, names, state
+from tests.handlers import Gate, Quick
 from tests.templates import template
 from tests.waiting import WAIT
 
@@ -33,18 +34,6 @@ def quick(store: converge.Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[co
     monkeypatch.setattr(connections, "LOCK_SECONDS", 1)
     with converge.connect(store.database.url) as quick:
         yield quick
-
-
-class Gate(converge.ResourceType):
-    def __init__(self) -> None:
-        self.began = threading.Semaphore(0)
-        self.go = threading.Event()
-
-    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
-        self.began.release()
-        assert self.go.wait(WAIT)
-
-    def delete(self, context: converge.Context, physical_id: str) -> None: ...
 
 
 @SERVERS
@@ -68,12 +57,6 @@ def test_an_open_transaction_holds_up_its_own_stack_only(
         assert held.wait(WAIT) == "COMPLETE"
         assert (held.action, held.version) == ("UPDATE", 2)
     assert engine.error is None
-
-
-class Quick(converge.ResourceType):
-    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None: ...
-
-    def delete(self, context: converge.Context, physical_id: str) -> None: ...
 
 
 @SERVERS

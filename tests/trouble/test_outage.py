@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
@@ -19,6 +17,7 @@ from converge.errors import StoreError
 from converge.sql import database as database_module
 from converge.sql import schema
 from converge.sql.database import Database
+from tests.handlers import Gate
 from tests.templates import template
 from tests.trouble.faults import only
 from tests.trouble.handlers import Calls, Disk
@@ -34,28 +33,6 @@ OTHER = 6.0
 CHAIN = converge.Template.parse(
     "resources: {a: {type: quick}, b: {type: gate, depends_on: a}, c: {type: quick, depends_on: b}}"
 )
-
-
-class Gate(Calls):
-    """A handler that ends when it is let, or told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.began = threading.Semaphore(0)
-        self.go = threading.Event()
-        #: when the first of them was told to stop, in seconds since 1970
-        self.cancelled_at = 0.0
-        self.cancelled = threading.Event()
-
-    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
-        self.calls.append(context.name)
-        self.began.release()
-        while not self.go.wait(0.01):
-            if context.cancelled.is_set():
-                self.cancelled_at = self.cancelled_at or time.time()
-                self.cancelled.set()
-                raise RuntimeError("told to stop")
-        self.done.append(context.name)
 
 
 class Running:

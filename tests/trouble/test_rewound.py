@@ -7,6 +7,7 @@ These are real servers, killed and started again from a copy of their files.
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ import converge
 from converge.errors import NotFound
 from converge.sql import schema
 from tests import servers
+from tests.handlers import Gate, Quick
 from tests.waiting import WAIT, until
 
 #: Seconds of a lease that lasts over the outage.
@@ -42,59 +44,51 @@ def store(server: servers.OwnServer) -> Iterator[converge.Store]:
         yield store
 
 
-class Gate(converge.ResourceType):
-    """Handlers that wait until they are let; each says when it began, and what it was told."""
+class Gates(Quick):
+    """A gate for each name of a resource, and what came to them.
+
+    :ivar calls: stack and resource, in their order.
+    :ivar tokens: those that were given for a resource.
+    """
 
     def __init__(self) -> None:
-        self.began: dict[str, threading.Semaphore] = {}
-        self.go: dict[str, threading.Event] = {}
+        self.of: dict[str, Gate] = defaultdict(Gate)
         self.calls: list[tuple[str, str]] = []
-        self.cancelled: list[str] = []
-        self.tokens: dict[str, set[str]] = {}
-        self.lock = threading.Lock()
-
-    def of(self, name: str) -> tuple[threading.Semaphore, threading.Event]:
-        with self.lock:
-            began = self.began.setdefault(name, threading.Semaphore(0))
-            return began, self.go.setdefault(name, threading.Event())
+        self.tokens: dict[str, set[str]] = defaultdict(set)
+        self._lock = threading.Lock()
 
     def wait(self, name: str) -> None:
         """Wait until the handler of a resource has begun."""
-        assert self.of(name)[0].acquire(timeout=WAIT), name
+        assert self._gate(name).began.acquire(timeout=WAIT), name
 
     def let(self, *names: str) -> None:
         for name in names:
-            self.of(name)[1].set()
+            self._gate(name).go.set()
 
     def create(self, context: converge.Context, properties: Mapping[str, Any]) -> str:
-        began, go = self.of(context.name)
-        with self.lock:
+        with self._lock:
             self.calls.append((context.stack, context.name))
-            self.tokens.setdefault(context.name, set()).add(context.token)
-        began.release()
-        while not go.wait(0.02):
-            if context.cancelled.is_set():
-                with self.lock:
-                    self.cancelled.append(context.name)
-                raise RuntimeError("told to stop")
-        return f"{context.stack}/{context.name}"
+            self.tokens[context.name].add(context.token)
+        return self._gate(context.name).create(context, properties)
 
-    def delete(self, context: converge.Context, physical_id: str) -> None: ...
+    def _gate(self, name: str) -> Gate:
+        with self._lock:
+            return self.of[name]
 
 
 @pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.let(*gate.go)
+def gates() -> Iterator[Gates]:
+    gates = Gates()
+    yield gates
+    gates.let(*gates.of)
 
 
 @pytest.fixture
-def running(store: converge.Store, gate: Gate) -> Iterator[converge.Engine]:
-    engine = converge.Engine(store, {"gate": gate}, workers=8, lease=LEASE, poll=0.1)
+def running(store: converge.Store, gates: Gates) -> Iterator[converge.Engine]:
+    engine = converge.Engine(store, {"gate": gates}, workers=8, lease=LEASE, poll=0.1)
     engine.start()
     yield engine
-    gate.let(*gate.go)
+    gates.let(*gates.of)
     engine.stop(grace=0)
 
 
@@ -109,7 +103,7 @@ def held(store: converge.Store) -> list[Any]:
 
 
 def test_what_was_done_is_done_again_and_what_was_taken_is_let_go(
-    server: servers.OwnServer, store: converge.Store, gate: Gate, running: converge.Engine
+    server: servers.OwnServer, store: converge.Store, gates: Gates, running: converge.Engine
 ) -> None:
     """The rows say that a living engine holds what it has finished since; and nothing of what it
     has in hand."""
@@ -118,41 +112,41 @@ def test_what_was_done_is_done_again_and_what_was_taken_is_let_go(
         "c: {type: gate, depends_on: b}}"
     )
     stack = store.create_stack("s", chain)
-    gate.wait("a")
+    gates.wait("a")
     server.copy()
     # done, and forgotten
-    gate.let("a")
-    gate.wait("b")
+    gates.let("a")
+    gates.wait("b")
     server.forget()
     # the rows give a to an engine that knows nothing of it, and b to nobody
-    gate.wait("a")
-    gate.wait("b")
-    gate.let("b", "c")
+    gates.wait("a")
+    gates.wait("b")
+    gates.let("b", "c")
     assert stack.wait(WAIT) == "COMPLETE"
     assert running.error is None
-    assert gate.calls == [("s", one) for one in ("a", "b", "a", "b", "c")]
+    assert gates.calls == [("s", one) for one in ("a", "b", "a", "b", "c")]
     # what was in hand was told to stop; each was called with one token
-    assert gate.cancelled == ["b"]
-    assert [len(tokens) for tokens in gate.tokens.values()] == [1, 1, 1]
+    assert {name: gate.told for name, gate in gates.of.items()} == {"a": [], "b": ["b"], "c": []}
+    assert [len(tokens) for tokens in gates.tokens.values()] == [1, 1, 1]
     assert held(store) == []
 
 
 def test_what_belongs_to_a_forgotten_stack_is_not_written_to_one_with_its_ids(
-    server: servers.OwnServer, store: converge.Store, gate: Gate, running: converge.Engine
+    server: servers.OwnServer, store: converge.Store, gates: Gates, running: converge.Engine
 ) -> None:
     server.copy()
     one = T("resources: {a: {type: gate}}")
     forgotten = store.create_stack("forgotten", one)
-    gate.wait("a")
+    gates.wait("a")
     server.forget()
     fresh = store.create_stack("fresh", one)
     assert (fresh.id, fresh.traversal) == (forgotten.id, forgotten.traversal)
-    gate.wait("a")
-    gate.let("a")
+    gates.wait("a")
+    gates.let("a")
     assert fresh.wait(WAIT) == "COMPLETE"
     assert store.show("fresh")["resources"]["a"]["physical_id"] == "fresh/a"
-    assert gate.calls == [("forgotten", "a"), ("fresh", "a")]
-    assert len(gate.tokens["a"]) == 2
+    assert gates.calls == [("forgotten", "a"), ("fresh", "a")]
+    assert len(gates.tokens["a"]) == 2
     for _ in range(2):
         with pytest.raises(NotFound, match="stack 'forgotten' is no longer in the database"):
             forgotten.refresh()
@@ -160,9 +154,9 @@ def test_what_belongs_to_a_forgotten_stack_is_not_written_to_one_with_its_ids(
 
 
 def test_who_waits_for_a_forgotten_traversal_is_told(
-    server: servers.OwnServer, store: converge.Store, gate: Gate, running: converge.Engine
+    server: servers.OwnServer, store: converge.Store, gates: Gates, running: converge.Engine
 ) -> None:
-    gate.let("a")
+    gates.let("a")
     template = "resources: {a: {type: gate, properties: {n: %d}}}"
     assert store.create_stack("s", T(template % 1)).wait(WAIT) == "COMPLETE"
     server.copy()
@@ -180,26 +174,26 @@ def test_who_waits_for_a_forgotten_traversal_is_told(
 
 
 def test_an_engine_that_was_forgotten_registers_again(
-    server: servers.OwnServer, store: converge.Store, gate: Gate
+    server: servers.OwnServer, store: converge.Store, gates: Gates
 ) -> None:
     server.copy()
-    first = converge.Engine(store, {"gate": gate}, lease=LEASE, poll=0.1)
+    first = converge.Engine(store, {"gate": gates}, lease=LEASE, poll=0.1)
     first.start()
     run = first._run
     assert run is not None
     forgotten = run._tenure
     stack = store.create_stack("s", T("resources: {a: {type: gate}}"))
-    gate.wait("a")
+    gates.wait("a")
     server.forget()
     # takes the forgotten id
-    second = converge.Engine(store, {"gate": gate}, lease=LEASE, poll=0.1)
+    second = converge.Engine(store, {"gate": gates}, lease=LEASE, poll=0.1)
     second.start()
     try:
         with pytest.raises(NotFound):
             stack.wait(WAIT)
         stack = store.create_stack("s", T("resources: {a: {type: gate}}"))
-        gate.wait("a")
-        gate.let("a")
+        gates.wait("a")
+        gates.let("a")
         assert stack.wait(WAIT) == "COMPLETE"
         until(lambda: run._tenure is not forgotten)
     finally:
