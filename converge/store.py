@@ -13,6 +13,7 @@ from converge.inspection.queries import Queries
 from converge.model import OnFailure, check_name, check_seconds
 from converge.protocol import answer
 from converge.protocol.answer import Answer
+from converge.protocol.draft import Draft, draft_first
 from converge.protocol.forget import Forgotten, forget
 from converge.protocol.recover import Sweep, sweep
 from converge.protocol.request import Intent, work_out
@@ -129,7 +130,8 @@ class Store(Queries):
         check_name("stack", name)
         intent = Intent(on_failure, timeout, node_timeout)
         wanted = work_out(name, template, parameters, types)
-        return self._ask(transaction, lambda tx: answer.create(tx, name, wanted, intent))
+        draft = draft_first(wanted.definitions)
+        return self._ask(transaction, lambda tx: answer.create(tx, name, wanted, intent, draft))
 
     def update_stack(
         self,
@@ -152,7 +154,10 @@ class Store(Queries):
         """
         intent = Intent(on_failure, timeout, node_timeout)
         wanted = work_out(name, template, parameters, types)
-        return self._ask(transaction, lambda tx: answer.update(tx, name, wanted, intent, expected))
+        draft = self._draft(transaction, lambda tx: answer.draft_wanted(tx, name, wanted))
+        return self._ask(
+            transaction, lambda tx: answer.update(tx, name, wanted, intent, draft, expected)
+        )
 
     def converge_stack(
         self,
@@ -181,10 +186,11 @@ class Store(Queries):
         check_name("stack", name)
         intent = Intent(on_failure, timeout, node_timeout)
         wanted = work_out(name, template, parameters, types)
+        draft = self._draft(transaction, lambda tx: answer.draft_wanted(tx, name, wanted))
 
         def ask(tx: Transaction) -> Answer:
             return answer.bring_about(
-                tx, name, wanted, intent, source=source, any_source=any_source
+                tx, name, wanted, intent, draft, source=source, any_source=any_source
             )
 
         return self._ask(transaction, ask)
@@ -213,8 +219,9 @@ class Store(Queries):
         """
         check_version(version)
         intent = Intent(on_failure, timeout, node_timeout)
+        draft = self._draft(transaction, lambda tx: answer.draft_rollback(tx, name, version))
         return self._ask(
-            transaction, lambda tx: answer.roll_back(tx, name, version, intent, expected)
+            transaction, lambda tx: answer.roll_back(tx, name, version, intent, draft, expected)
         )
 
     def delete_stack(
@@ -237,7 +244,8 @@ class Store(Queries):
         intent = Intent(on_failure, timeout, node_timeout)
         if intent.on_failure == OnFailure.ROLLBACK:
             raise BadInput("a delete cannot be rolled back; on_failure must be stop or continue")
-        return self._ask(transaction, lambda tx: answer.delete(tx, name, intent, expected))
+        draft = self._draft(transaction, lambda tx: answer.draft_delete(tx, name))
+        return self._ask(transaction, lambda tx: answer.delete(tx, name, intent, draft, expected))
 
     def check_stack(
         self,
@@ -334,6 +342,13 @@ class Store(Queries):
         self.bus.notify()
 
     # -- helpers
+
+    def _draft(
+        self, transaction: HostTransaction | None, draft: Callable[[Transaction], Draft | None]
+    ) -> Draft | None:
+        """Plan before the stack is locked. Not of a host's transaction: what it has not committed
+        cannot be seen from outside, and in it, an early look would be at an old state."""
+        return self.database.read(draft) if transaction is None else None
 
     def _ask(
         self,

@@ -6,10 +6,19 @@ faster, and it is refused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from converge.errors import BadInput, Conflict, NotFound
-from converge.model import Action, Status, TraversalStatus, same
+from converge.model import Action, Status, TraversalStatus
+from converge.protocol.draft import (
+    Content,
+    Draft,
+    draft_first,
+    load_definitions,
+    make_draft,
+    stored_content,
+)
 from converge.protocol.halt import halt
 from converge.protocol.request import Intent, Wanted
 from converge.protocol.rollback import choose_target
@@ -33,16 +42,61 @@ class Answer:
     superseded: int | None = None
 
 
-def create(tx: Transaction, name: str, wanted: Wanted, intent: Intent) -> Answer:
+# what can be planned before the stack is locked: the requests below take it as their draft
+
+
+def draft_wanted(tx: Transaction, name: str, wanted: Wanted) -> Draft:
+    """Plan to create a stack or update it."""
+    row = stacks.find_stack(tx, name)
+    if row is None:
+        return draft_first(wanted.definitions)
+
+    def content() -> Content:
+        stored = row.template_id if _is_wanted(tx, row, wanted) else None
+        return Content(stored, wanted.body, wanted.parameters)
+
+    return make_draft(tx, row, Action.UPDATE, wanted.definitions, content)
+
+
+def draft_rollback(tx: Transaction, name: str, version: int | str | None) -> Draft | None:
+    """Plan to bring a stack back to an earlier version; None if there is nothing to do."""
+    row = stacks.get_stack(tx, name)
+    target = choose_target(tx, row, version)
+    if target.reached:
+        return None
+    definitions = load_definitions(tx, row, target.template_id)
+    content = partial(stored_content, tx, target.template_id)
+    draft = make_draft(tx, row, Action.ROLLBACK, definitions, content)
+    return replace(draft, target=target.template_id)
+
+
+def draft_delete(tx: Transaction, name: str) -> Draft | None:
+    """Plan to delete all resources of a stack; None if there is none."""
+    row = stacks.find_stack(tx, name)
+    return None if row is None else make_draft(tx, row, Action.DELETE, {}, lambda: None)
+
+
+# requests
+
+
+def create(
+    tx: Transaction, name: str, wanted: Wanted, intent: Intent, draft: Draft | None
+) -> Answer:
     """Insert a stack, and start to create it.
 
     :raises Conflict: there is one of that name.
     """
-    return _start_wanted(tx, stacks.insert_stack(tx, name), Action.CREATE, wanted, intent)
+    row = stacks.insert_stack(tx, name)
+    return _start_wanted(tx, row, Action.CREATE, wanted, intent, draft)
 
 
 def update(
-    tx: Transaction, name: str, wanted: Wanted, intent: Intent, expected: int | None
+    tx: Transaction,
+    name: str,
+    wanted: Wanted,
+    intent: Intent,
+    draft: Draft | None,
+    expected: int | None,
 ) -> Answer:
     """Start to bring a stack to what is wanted of it.
 
@@ -50,7 +104,7 @@ def update(
     :raises Conflict: the current traversal is not the expected one.
     """
     row = stacks.lock_stack(tx, name)
-    return _start_wanted(tx, row, Action.UPDATE, wanted, intent, expected)
+    return _start_wanted(tx, row, Action.UPDATE, wanted, intent, draft, expected)
 
 
 def bring_about(
@@ -58,6 +112,7 @@ def bring_about(
     name: str,
     wanted: Wanted,
     intent: Intent,
+    draft: Draft | None,
     *,
     source: str | None,
     any_source: bool,
@@ -72,14 +127,19 @@ def bring_about(
     if source is not None:
         _remember_source(tx, row, source, any_source=any_source)
     if new:
-        return _start_wanted(tx, row, Action.CREATE, wanted, intent)
+        return _start_wanted(tx, row, Action.CREATE, wanted, intent, draft)
     if _is_running(tx, row, Action.CREATE, Action.UPDATE) and _is_wanted(tx, row, wanted):
         return Answer(row.id, "resumed")
-    return _start_wanted(tx, row, Action.UPDATE, wanted, intent)
+    return _start_wanted(tx, row, Action.UPDATE, wanted, intent, draft)
 
 
 def roll_back(
-    tx: Transaction, name: str, version: int | str | None, intent: Intent, expected: int | None
+    tx: Transaction,
+    name: str,
+    version: int | str | None,
+    intent: Intent,
+    draft: Draft | None,
+    expected: int | None,
 ) -> Answer:
     """Start to bring a stack back to an earlier version.
 
@@ -94,10 +154,14 @@ def roll_back(
         return Answer(row.id, "done")
     if row.template_id == target.template_id and _is_running(tx, row, Action.ROLLBACK):
         return Answer(row.id, "resumed")
-    return _started(row, start(tx, row, Action.ROLLBACK, target.template_id, intent))
+    if draft is not None and draft.target != target.template_id:
+        draft = None
+    return _started(row, start(tx, row, Action.ROLLBACK, target.template_id, intent, draft=draft))
 
 
-def delete(tx: Transaction, name: str, intent: Intent, expected: int | None) -> Answer:
+def delete(
+    tx: Transaction, name: str, intent: Intent, draft: Draft | None, expected: int | None
+) -> Answer:
     """Start to delete a stack and all its resources.
 
     :raises NotFound: there never was such a stack.
@@ -114,7 +178,7 @@ def delete(tx: Transaction, name: str, intent: Intent, expected: int | None) -> 
     check_expected(row, expected)
     if _is_running(tx, row, Action.DELETE):
         return Answer(row.id, "resumed")
-    return _started(row, start(tx, row, Action.DELETE, None, intent, definitions={}))
+    return _started(row, start(tx, row, Action.DELETE, None, intent, definitions={}, draft=draft))
 
 
 def check(tx: Transaction, name: str, intent: Intent, expected: int | None) -> Answer:
@@ -187,6 +251,7 @@ def _start_wanted(
     action: Action,
     wanted: Wanted,
     intent: Intent,
+    draft: Draft | None,
     expected: int | None = None,
 ) -> Answer:
     template_id, versions = _store_wanted(tx, row, wanted)
@@ -197,6 +262,7 @@ def _start_wanted(
         template_id,
         intent,
         definitions=wanted.definitions,
+        draft=draft,
         expected=expected,
         versions=versions,
     )
@@ -218,8 +284,7 @@ def _is_wanted(tx: Transaction, row: StackRow, wanted: Wanted) -> bool:
     """Whether this is the stack's wanted version."""
     if row.template_id is None:
         return False
-    kept = templates.get_template(tx, row.template_id, newest=True)
-    return same(kept.body, wanted.body) and same(kept.parameters, wanted.parameters)
+    return templates.get_texts(tx, row.template_id) == (wanted.body, wanted.parameters)
 
 
 def _started(row: StackRow, started: Started) -> Answer:

@@ -31,8 +31,9 @@ class Existing:
     """What the plan needs to know about a resource row.
 
     :ivar requires: ids of the resources that it really depends on.
-    :ivar properties: the properties that it last reached.
-    :ivar physical: what references to it resolve to, None if it has no physical id.
+    :ivar properties: the properties that it last reached; needed if it is :func:`compared`.
+    :ivar physical: what references to it resolve to, None if it has no physical id; needed if it
+        is compared.
     """
 
     id: int
@@ -162,7 +163,7 @@ def best_versions(
     version whose deletion has begun is never kept.
 
     :param existing: all the stack's resource rows.
-    :param wanted: id of the wanted template, if any.
+    :param wanted: id of the wanted template, if any, and if it is stored.
     :param previous: id of the template wanted before, if any.
     :param definitions: the wanted resources, if they matter.
     :param alike: ids of other templates with the same content as the wanted one.
@@ -188,7 +189,7 @@ def best_versions(
                 return (
                     one.status is not Status.FAILED and one.action is not Action.REPLACE,
                     is_sure and one.id in like,
-                    wanted is not None and (one.template_id == wanted or one.template_id in alike),
+                    one.template_id is not None and one.template_id in (wanted, *alike),
                     one.id in like,
                     previous is not None and one.template_id == previous,
                     one.id,
@@ -213,6 +214,19 @@ def contested(existing: Iterable[Existing]) -> set[int]:
         for one in found
         if one.template_id is not None
     }
+
+
+def compared(
+    existing: Iterable[Existing], definitions: Mapping[str, ResourceDefinition]
+) -> set[int]:
+    """The ids of the resources whose content is compared with the wanted one, to choose between
+    the versions of a name: those versions, and all that the wanted resource requires. Of all
+    others, a plan does not need to know what they are."""
+    versions: dict[str, list[int]] = {}
+    for one in existing:
+        versions.setdefault(one.name, []).append(one.id)
+    names = _with_required([name for name, ids in versions.items() if len(ids) > 1], definitions)
+    return {id_ for name in names for id_ in versions.get(name, ())}
 
 
 def _with_required(
@@ -276,7 +290,7 @@ def plan(
 
     :param definitions: the wanted resources, each requiring only names among them.
     :param existing: all the stack's resource rows.
-    :param wanted: id of the wanted template, None if nothing is wanted.
+    :param wanted: id of the wanted template, None if nothing is wanted, or if it is not stored.
     :param previous: id of the template wanted before, if any.
     :param alike: ids of other templates with the same content as the wanted one.
     :raises CircularDependency: the definitions (or the rows' ``requires``) have a cycle.

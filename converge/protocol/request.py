@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from converge.errors import BadInput
-from converge.model import Json, OnFailure, ResourceDefinition, check_seconds
+from converge.model import OnFailure, ResourceDefinition, check_seconds
 from converge.resources.resource_type import ResourceType, check_types
+from converge.sql.types import dump
 from converge.template import Template
 
 
@@ -44,13 +45,13 @@ class Intent:
 class Wanted:
     """What a stack is to become.
 
-    :ivar body: the template, as it is stored.
-    :ivar parameters: the values of all its parameters.
+    :ivar body: the template, as it is stored: as canonical JSON.
+    :ivar parameters: the values of all its parameters, as they are stored.
     :ivar definitions: the resources that it wants, by name.
     """
 
-    body: Json
-    parameters: Json
+    body: str
+    parameters: str
     definitions: Mapping[str, ResourceDefinition]
 
 
@@ -69,4 +70,4 @@ def work_out(
     if types is not None:
         check_types(types)
         template.validate(types)
-    return Wanted(template.to_dict(), values, template.definitions(values, name))
+    return Wanted(dump(template.body), dump(values), template.definitions(values, name))

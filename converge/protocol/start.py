@@ -6,8 +6,9 @@ process that dies before the commit leaves nothing; after it, any engine can cla
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from converge.errors import Conflict
@@ -15,23 +16,37 @@ from converge.model import (
     Action,
     Kind,
     OnFailure,
-    Physical,
     ResourceDefinition,
     Status,
     TraversalStatus,
     make_mark,
-    same,
 )
 from converge.protocol.decide import dump_definition
-from converge.protocol.plan import Existing, Node, Plan, contested, plan, plan_check
+from converge.protocol.draft import (
+    Draft,
+    check_size,
+    fits,
+    load_definitions,
+    make_draft,
+    stored_content,
+)
+from converge.protocol.plan import Node, Plan
 from converge.protocol.request import Intent
-from converge.sql import events, resources, stacks, sync_points, templates, transitions, traversals
+from converge.sql import (
+    events,
+    resources,
+    stacks,
+    survey,
+    sync_points,
+    templates,
+    transitions,
+    traversals,
+)
 from converge.sql.database import Transaction
-from converge.sql.resources import ResourceRow
 from converge.sql.stacks import StackRow
+from converge.sql.survey import ResourceHead
 from converge.sql.sync_points import NewSyncPoint
 from converge.sql.types import text
-from converge.template import Template
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +57,6 @@ class Started:
 
     traversal: int
     superseded: int | None
-
-
-def load_definitions(
-    tx: Transaction, stack: StackRow, template_id: int | None
-) -> dict[str, ResourceDefinition]:
-    """The resources that a template wants, by name; none for None."""
-    if template_id is None:
-        return {}
-    row = templates.get_template(tx, template_id, newest=True)
-    return Template.from_store(row.body).definitions(row.parameters, stack.name)
 
 
 def check_expected(stack: StackRow, expected: int | None) -> None:
@@ -74,6 +79,7 @@ def start(
     intent: Intent,
     *,
     definitions: Mapping[str, ResourceDefinition] | None = None,
+    draft: Draft | None = None,
     expected: int | None = None,
     versions: int | None = None,
     reason: str | None = None,
@@ -83,6 +89,7 @@ def start(
     :param stack: the stack's row, locked.
     :param template_id: the template to reach, None for no resources.
     :param definitions: the resources that it wants, if the caller has them.
+    :param draft: what was planned before the stack was locked.
     :param expected: the id of the current traversal, if the caller insists on it.
     :param versions: the stack's new count of versions, if it changes.
     :param reason: why it starts, if nobody asked for it.
@@ -90,23 +97,23 @@ def start(
     """
     check_expected(stack, expected)
     superseded = supersede(tx, stack)
-    rows = resources.list_resources(tx, stack.id, lock=True)
-    if definitions is None:
-        definitions = load_definitions(tx, stack, template_id)
-    existing = [_existing(row) for row in rows]
-    if action is Action.CHECK:
-        planned = plan_check(definitions, existing)
-    else:
-        alike = _list_alike(tx, template_id, contested(existing))
-        planned = plan(
-            definitions, existing, wanted=template_id, previous=stack.template_id, alike=alike
-        )
-    new = [(name, definitions[name].type) for name in planned.new]
-    ids = resources.insert_resources(tx, stack.id, new)
+    survey.lock_held(tx, stack.id)
+    if draft is None or not fits(tx, stack, action, draft):
+        if draft is not None:
+            check_size(stack, len(draft.heads), len(draft.definitions))
+        if definitions is None:
+            definitions = load_definitions(tx, stack, template_id)
+        content = partial(stored_content, tx, template_id)
+        draft = make_draft(tx, stack, action, definitions, content, locked=True)
+    planned, definitions = draft.plan, draft.definitions
+    ids = resources.insert_resources(
+        tx, stack.id, [(name, definitions[name].type) for name in planned.new]
+    )
     if action is not Action.CHECK:
-        transitions.cancel_superseded(tx, _list_dying(rows, planned, definitions))
+        transitions.cancel_superseded(tx, _list_dying(draft))
     resources.forget_replacement(
-        tx, [row.id for row in rows if row.id in planned.kept and row.replaced_by is not None]
+        tx,
+        [one.id for one in draft.heads if one.id in planned.kept and one.replaced_by is not None],
     )
     version = templates.version_of(tx, template_id)
     mark = make_mark()
@@ -147,28 +154,14 @@ def start(
     return Started(traversal_id, superseded)
 
 
-def _list_alike(tx: Transaction, wanted: int | None, others: Collection[int]) -> list[int]:
-    """The templates among ``others`` with the same content as the wanted one."""
-    if wanted is None or not others:
-        return []
-    row = templates.get_template(tx, wanted)
-    return [
-        other.id
-        for other in templates.list_templates(tx, others)
-        if same(row.body, other.body) and same(row.parameters, other.parameters)
-    ]
-
-
-def _list_dying(
-    rows: Sequence[ResourceRow], planned: Plan, definitions: Mapping[str, ResourceDefinition]
-) -> list[int]:
+def _list_dying(draft: Draft) -> list[int]:
     """The resources that an older traversal works on and this one deletes or replaces."""
 
-    def dies(row: ResourceRow) -> bool:
-        wanted = definitions.get(row.name)
-        return row.id not in planned.kept or wanted is None or wanted.type != row.type
+    def dies(one: ResourceHead) -> bool:
+        wanted = draft.definitions.get(one.name)
+        return one.id not in draft.plan.kept or wanted is None or wanted.type != one.type
 
-    return [row.id for row in rows if row.engine_id is not None and dies(row)]
+    return [one.id for one in draft.heads if one.engine_id is not None and dies(one)]
 
 
 def supersede(tx: Transaction, stack: StackRow) -> int | None:
@@ -186,20 +179,6 @@ def supersede(tx: Transaction, stack: StackRow) -> int | None:
     transitions.supersede_nodes(tx, current.id)
     traversals.end_traversal(tx, current.id, TraversalStatus.SUPERSEDED, current.reason)
     return current.id
-
-
-def _existing(row: ResourceRow) -> Existing:
-    return Existing(
-        id=row.id,
-        name=row.name,
-        type=row.type,
-        action=row.action,
-        status=row.status,
-        template_id=row.template_id,
-        requires=tuple(row.requires),
-        properties=row.properties,
-        physical=None if row.physical_id is None else Physical(row.physical_id, row.attributes),
-    )
 
 
 def _sync_point(node: Node, new_ids: Mapping[str, int]) -> NewSyncPoint:

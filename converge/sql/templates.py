@@ -6,17 +6,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Text, delete, insert, select, type_coerce, update
+from sqlalchemy import Row, Text, delete, insert, literal, select, type_coerce, update
 
 from converge.errors import NotFound
 from converge.model import Json
 from converge.sql.batch import among
 from converge.sql.database import Transaction
 from converge.sql.schema import resource, template
+from converge.sql.types import LongText
 
 #: How many versions that completed are kept for a rollback.
 KEPT_VERSIONS = 10
 
+_BODY = type_coerce(template.c.body, Text)
+_PARAMETERS = type_coerce(template.c.parameters, Text)
 _HEAD = (template.c.id, template.c.version, template.c.completed_at)
 
 
@@ -31,14 +34,14 @@ class TemplateRow:
 
 
 def insert_template(
-    tx: Transaction, stack_id: int, version: int, body: Json, parameters: Json
+    tx: Transaction, stack_id: int, version: int, body: str, parameters: str
 ) -> int:
-    """Insert a version and return its id."""
+    """Insert a version, given as canonical JSON, and return its id."""
     values = {
         "stack_id": stack_id,
         "version": version,
-        "body": body,
-        "parameters": parameters,
+        "body": literal(body, LongText()),
+        "parameters": literal(parameters, LongText()),
         "created_at": tx.now,
     }
     done = tx.execute(insert(template).values(values))
@@ -63,12 +66,26 @@ def get_template(tx: Transaction, template_id: int, *, newest: bool = False) -> 
     return TemplateRow(*row)
 
 
-def list_templates(tx: Transaction, ids: Iterable[int]) -> list[TemplateRow]:
-    """Those of these versions that there are still."""
-    columns = (template.c.id, template.c.version, template.c.body, template.c.parameters)
-    query = select(*columns).where(among(tx, template.c.id, ids)).order_by(template.c.id)
-    rows: Any = tx.execute(query)
-    return [TemplateRow(*row) for row in rows]
+def get_texts(tx: Transaction, template_id: int) -> tuple[str, str]:
+    """The body and the parameters of a version, as canonical JSON.
+
+    :raises NotFound: it is gone.
+    """
+    query = select(_BODY, _PARAMETERS).where(template.c.id == template_id)
+    row: Any = tx.execute(query).one_or_none()
+    if row is None:
+        # newer than a snapshot of the host's
+        row = tx.execute(query.with_for_update()).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no template with id {template_id}")
+    return row[0], row[1]
+
+
+def list_alike(tx: Transaction, ids: Iterable[int], body: str, parameters: str) -> list[int]:
+    """Those of these versions that are of this content, given as canonical JSON."""
+    query = select(template.c.id, _BODY, _PARAMETERS).where(among(tx, template.c.id, ids))
+    rows: Any = tx.execute(query.order_by(template.c.id))
+    return [id_ for id_, *texts in rows if texts == [body, parameters]]
 
 
 def list_hiding(tx: Transaction, stack_id: int) -> list[TemplateRow]:

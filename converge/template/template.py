@@ -92,6 +92,11 @@ class Template:
         this one does: its resources must still be found and deleted."""
         return cls(Document("<template>", plain(body, "<template>"), Spot()), for_drawing=True)
 
+    @property
+    def body(self) -> Mapping[str, Json]:
+        """The template as a JSON object, not to be changed; :meth:`to_dict` copies it."""
+        return self._structure.body
+
     def to_dict(self) -> dict[str, Json]:
         """A copy of the template as a JSON object; :meth:`from_dict` takes it."""
         body: dict[str, Json] = plain(self._structure.body, self.source)

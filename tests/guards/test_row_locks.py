@@ -18,7 +18,7 @@ import converge
 from converge.crash_points import Commit
 from converge.protocol import recover
 from converge.protocol.decide import Work
-from converge.sql import engines, resources, schema, stacks, sync_points
+from converge.sql import engines, resources, schema, stacks, survey, sync_points
 from converge.sql.database import Database, Transaction, repeatable
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.guards.tools import LEASE, SERVERS, is_sqlite, lose
@@ -43,6 +43,10 @@ LOCKS: dict[str, tuple[str, Lock]] = {
     "a stack's resources": (
         "resource",
         lambda tx, work: resources.list_resources(tx, work.traversal.stack_id, lock=True),
+    ),
+    "resources that an engine holds": (
+        "resource",
+        lambda tx, work: survey.lock_held(tx, work.traversal.stack_id),
     ),
     "a stack": ("stack", lambda tx, work: stacks.lock_stack(tx, "s")),
     "a stack by its id": (

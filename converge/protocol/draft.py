@@ -1,0 +1,167 @@
+"""The plan of a start, made before its stack is locked.
+
+To plan a million nodes takes half a minute, for which nobody must wait. So the resources are read
+and the nodes planned first; the start uses that plan if it finds the same resources when it has
+locked the stack, and makes another one if it does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from converge.errors import Conflict
+from converge.model import Action, Physical, ResourceDefinition
+from converge.protocol.plan import Existing, Plan, compared, contested, plan, plan_check
+from converge.sql import survey, templates
+from converge.sql.database import Transaction
+from converge.sql.stacks import StackRow
+from converge.sql.survey import NOTHING, Fingerprint, ResourceHead
+from converge.template import Template
+
+#: Resources, there and wanted, for which a locked stack is planned at most: a server ends a
+#: transaction that stands still for as long as more of them take.
+LIMIT = 200_000
+
+
+class Content(NamedTuple):
+    """What the wanted resources are from.
+
+    :ivar template_id: None if it is not stored yet.
+    :ivar body: canonical JSON, as are the parameters.
+    """
+
+    template_id: int | None
+    body: str
+    parameters: str
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A plan, and what it was made from.
+
+    :ivar previous: the id of the template that was wanted before.
+    :ivar definitions: the wanted resources, by name.
+    :ivar heads: the resources that there are.
+    :ivar target: of a rollback: the id of the template that it goes to.
+    """
+
+    action: Action
+    previous: int | None
+    fingerprint: Fingerprint | None
+    definitions: Mapping[str, ResourceDefinition]
+    heads: Sequence[ResourceHead]
+    plan: Plan
+    target: int | None = None
+
+
+def draft_first(definitions: Mapping[str, ResourceDefinition]) -> Draft:
+    """The draft for a stack that does not exist yet."""
+    return Draft(Action.CREATE, None, NOTHING, definitions, (), plan(definitions, []))
+
+
+def make_draft(
+    tx: Transaction,
+    stack: StackRow,
+    action: Action,
+    definitions: Mapping[str, ResourceDefinition],
+    content: Callable[[], Content | None],
+    *,
+    locked: bool = False,
+) -> Draft:
+    """Read what there is of a stack, and plan.
+
+    :param content: gives what the definitions are from, None if nothing is wanted. It is asked
+        for only where there are several versions of a resource.
+    :param locked: whether the transaction has locked the stack.
+    """
+    # of a locked stack, nobody asks later whether it has changed
+    fingerprint = None if locked else survey.get_fingerprint(tx, stack.id)
+    heads = survey.list_heads(tx, stack.id, locked=locked)
+    existing = [_existing(head) for head in heads]
+    if action is Action.CHECK:
+        planned = plan_check(definitions, existing)
+    else:
+        details = survey.list_contents(tx, compared(existing, definitions), locked=locked)
+        wanted = content() if details else None
+        alike: Collection[int] = ()
+        if details:
+            existing = [_filled(one, details.get(one.id)) for one in existing]
+        if wanted is not None:
+            alike = templates.list_alike(tx, contested(existing), *wanted[1:])
+        planned = plan(
+            definitions,
+            existing,
+            wanted=None if wanted is None else wanted.template_id,
+            previous=stack.template_id,
+            alike=alike,
+        )
+    return Draft(action, stack.template_id, fingerprint, definitions, heads, planned)
+
+
+def fits(tx: Transaction, stack: StackRow, action: Action, draft: Draft) -> bool:
+    """Whether a draft is what would be made now.
+
+    :param stack: the stack's row, locked; so are the resources that an engine holds.
+    """
+    # a create is planned as an update of nothing
+    alike = action is draft.action or Action.CHECK not in (action, draft.action)
+    return (
+        alike
+        and stack.template_id == draft.previous
+        and survey.get_fingerprint(tx, stack.id) == draft.fingerprint
+    )
+
+
+def check_size(stack: StackRow, there: int, wanted: int) -> None:
+    """Refuse to plan while the stack is locked, if that would take too long.
+
+    :raises Conflict: there are too many resources.
+    """
+    if there + wanted > LIMIT:
+        raise Conflict(
+            f"stack {stack.name!r} changed while its {there + wanted} resources were planned, and "
+            f"they are too many to be planned while it is locked: let its {stack.action} end, or "
+            f"stop it with `converge cancel {stack.name}`, and try again"
+        )
+
+
+def load_definitions(
+    tx: Transaction, stack: StackRow, template_id: int | None
+) -> dict[str, ResourceDefinition]:
+    """The resources that a template wants, by name; none for None."""
+    if template_id is None:
+        return {}
+    row = templates.get_template(tx, template_id, newest=True)
+    return Template.from_store(row.body).definitions(row.parameters, stack.name)
+
+
+def stored_content(tx: Transaction, template_id: int | None) -> Content | None:
+    """A version's content."""
+    return (
+        None if template_id is None else Content(template_id, *templates.get_texts(tx, template_id))
+    )
+
+
+def _existing(head: ResourceHead) -> Existing:
+    return Existing(
+        id=head.id,
+        name=head.name,
+        type=head.type,
+        action=head.action,
+        status=head.status,
+        template_id=head.template_id,
+        requires=tuple(head.requires),
+    )
+
+
+def _filled(one: Existing, content: survey.Content | None) -> Existing:
+    if content is None:
+        return one
+    physical_id = content.physical_id
+    return replace(
+        one,
+        properties=content.properties,
+        physical=None if physical_id is None else Physical(physical_id, content.attributes),
+    )
