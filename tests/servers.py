@@ -273,15 +273,23 @@ class OwnMariaDB(OwnServer):
 
     def _prepare(self) -> None:
         self._make_folder()
+        self._run("mkdir", str(self._tmp))
         self._run(
             *(self._find("mariadb-install-db"), "--no-defaults", f"--datadir={self.data}"),
             *("--auth-root-authentication-method=normal", "--skip-test-db"),
-            "--skip-name-resolve",
+            *("--skip-name-resolve", f"--tmpdir={self._tmp}"),
         )
+
+    @property
+    def _tmp(self) -> Path:
+        """Its temporary tables. A server that starts removes all that it finds there, also those
+        of another server, which crashes then."""
+        return self._folder / "tmp"
 
     def _command(self) -> list[str]:
         options = {
             "datadir": self.data,
+            "tmpdir": self._tmp,
             "port": self.port,
             "bind-address": "127.0.0.1",
             "socket": self._folder / "socket",
