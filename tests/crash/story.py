@@ -25,7 +25,7 @@ from converge.sql import engines, schema
 from converge.sql.database import repeatable
 from converge.testing import FakeClock, StepEngine, label
 from tests.crash.reaper import gone_identity
-from tests.crash.world import World
+from tests.crash.world import RETRY, World
 
 NAME = "shop"
 CALLER = "the caller"
@@ -64,7 +64,7 @@ class Player:
         self.world = world
         self.clock = clock
         clock.seconds = max(clock.seconds, world.note.get("now", 0.0))
-        self.types = world.types()
+        self.types = world.types(RETRY)
         self.engines: dict[str, StepEngine] = {}
         self.hands: dict[str, list[Work | Outcome]] = {}
         #: Who acts at the moment.
@@ -353,5 +353,5 @@ def make_orders(store: converge.Store) -> None:
 
 
 def _template(name: str) -> converge.Template:
-    resources = {key: {"type": "thing", **value} for key, value in TEMPLATES[name].items()}
+    resources = {key: {"type": "fake", **value} for key, value in TEMPLATES[name].items()}
     return converge.Template.parse(json.dumps({"resources": resources}), name)

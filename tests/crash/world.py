@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converge.errors import Replace
-from converge.model import Json, Physical
-from converge.resources.resource_type import Context, ResourceType
-from converge.retry import RetryPolicy
+from converge import Context, RetryPolicy
+from converge.model import Json
+from tests import world
+
+RETRY = RetryPolicy(attempts=3, first=5.0, exceptions=(RuntimeError,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Call:
     attempt: int
 
 
-class World:
+class World(world.World):
     """:param path: the file, made if need be.
 
     :ivar calls: all calls, also those that failed or came again.
@@ -79,15 +80,43 @@ class World:
             raise RuntimeError(f"{verb} {context.name} failed")
         return result
 
+    # -- what handlers do
+
+    def create(self, context: Context, properties: Mapping[str, Any]) -> str:
+        """Make a thing."""
+        return self.call("create", context, properties=dict(properties))
+
+    def update(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
+        """Change it."""
+        self.call("update", context, id=physical_id, properties=dict(properties))
+
+    def declined(self, context: Context, physical_id: str) -> None:
+        """This is a call, too."""
+        self.call("update", context, id=physical_id, properties=None)
+
+    def delete(self, context: Context, physical_id: str) -> None:
+        """Remove it."""
+        self.call("delete", context, id=physical_id)
+
+    def check(self, context: Context, physical_id: str) -> None:
+        """Look at it."""
+        self.call("check", context, id=physical_id)
+        super().check(context, physical_id)
+
+    def check_alone(self, context: Context) -> None:
+        """Never is there another."""
+        mine = self.find(context.token)
+        made = [one for one in self.things if one.rpartition(".")[0] == context.name]
+        assert made in ([], [mine]), f"{made} there already"
+
+    def has(self, physical_id: str) -> bool:
+        """Whether a thing is there."""
+        return physical_id in self.things
+
     def find(self, token: str) -> str | None:
         """What was made with this token, if it exists."""
         thing = self._ids.get(token)
         return thing if thing in self.things else None
-
-    def types(self) -> dict[str, ResourceType]:
-        """Resource types that act on this world: ``thing`` is updated in place, but replaced
-        for another ``kind``; ``fixed`` has no update; ``only`` can be there only once."""
-        return {"thing": Thing(self), "fixed": Fixed(self), "only": Only(self)}
 
     def _read(self) -> None:
         while part := os.pread(self._file, 1 << 20, self._place):
@@ -133,79 +162,3 @@ class World:
 
 def _call(line: Mapping[str, Any]) -> Call:
     return Call(line["call"], line["name"], line["token"], line["attempt"])
-
-
-class Fixed(ResourceType):
-    """A thing that cannot be updated in place. With ``record`` it stores its id at once."""
-
-    schema = None
-    retry = RetryPolicy(attempts=3, first=5.0, exceptions=(RuntimeError,))
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-
-    def create(self, context: Context, properties: Mapping[str, Any]) -> Physical:
-        """Make it."""
-        thing = self.world.call("create", context, properties=dict(properties))
-        if "record" in properties:
-            context.record(thing)
-        return Physical(thing, {**properties, "made": thing})
-
-    def delete(self, context: Context, physical_id: str) -> None:
-        """Remove it; gone already is no error."""
-        self.world.call("delete", context, id=physical_id)
-
-    def find(self, context: Context) -> Physical | None:
-        """What an interrupted create made."""
-        thing = self.world.find(context.token)
-        return None if thing is None else Physical(thing)
-
-    def check(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
-        """Whether it is still there."""
-        self.world.call("check", context, id=physical_id)
-        assert physical_id in self.world.things
-
-
-class Only(Fixed):
-    """A thing of which there can be one of a name, and which is replaced for another ``kind``."""
-
-    replace = "delete_first"
-
-    def create(self, context: Context, properties: Mapping[str, Any]) -> Physical:
-        """Make it; never is there another."""
-        mine = self.world.find(context.token)
-        made = [one for one in self.world.things if one.rpartition(".")[0] == context.name]
-        assert made in ([], [mine]), f"{made} there already"
-        return super().create(context, properties)
-
-    def update(
-        self,
-        context: Context,
-        physical_id: str,
-        properties: Mapping[str, Any],
-        previous: Mapping[str, Any],
-    ) -> Physical:
-        """Change it, if it is of the same kind."""
-        if properties.get("kind") != previous.get("kind"):
-            raise Replace
-        self.world.call("update", context, id=physical_id, properties=dict(properties))
-        return Physical(physical_id, {**properties, "made": physical_id})
-
-
-class Thing(Fixed):
-    """A thing that is updated in place, unless its ``kind`` changes."""
-
-    def update(
-        self,
-        context: Context,
-        physical_id: str,
-        properties: Mapping[str, Any],
-        previous: Mapping[str, Any],
-    ) -> Physical:
-        """Change it."""
-        replaces = properties.get("kind") != previous.get("kind")
-        wanted = None if replaces else dict(properties)
-        self.world.call("update", context, id=physical_id, properties=wanted)
-        if replaces:
-            raise Replace
-        return Physical(physical_id, {**properties, "made": physical_id})

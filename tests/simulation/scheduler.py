@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from random import Random
 
-from converge import crash_points
+from converge import RetryPolicy, crash_points
 from converge.crash_points import Commit
 from converge.errors import StaleLock, StoreError
 from converge.model import Action
@@ -90,7 +90,8 @@ class Simulation:
         self.kinds = random.sample(sorted(Fault), random.choice((0, 1, 1, 2, len(Fault))))
         self.trouble = random.choice((0.1, 0.4))
         self.world.failing = random.choice((0.0, 0.0, 0.2, 0.6))
-        self.types = self.world.types(random.choice((1, 2, 3)), random.choice((0.0, 4.0)))
+        retry = RetryPolicy(attempts=random.choice((1, 2, 3)), first=random.choice((0.0, 4.0)))
+        self.types = self.world.types(retry)
 
     # -- what is said
 

@@ -190,7 +190,7 @@ def test_a_thing_that_refers_to_what_is_gone_is_noticed(halfway: Simulation) -> 
     one = halfway.actors[0]
     halfway._calling = (one, one.todo[0])
     del halfway.world.things["s/A.0"]
-    halfway.world.update("s/B.0", halfway.world.things["s/B.0"].properties)
+    halfway.world.change("s/B.0", halfway.world.things["s/B.0"].properties)
     assert any("refers to s/A.0" in what for what in halfway.wrong), halfway.wrong
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from converge import Physical, Replace, ResourceType, RetryPolicy
-from converge.resources.resource_type import Context
+from converge import Context
+from tests import world
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Thing:
     properties: dict[str, Any]
 
 
-class World:
+class World(world.World):
     """:param random: decides which handlers fail.
     :param complain: told of what must not be.
     :ivar failing: the probability with which a handler fails.
@@ -56,24 +56,11 @@ class World:
         self._random = random
         self._complain = complain
 
-    def types(self, attempts: int, first: float) -> dict[str, ResourceType]:
-        """The resource types that act on it.
-
-        :param attempts: how often a handler is tried.
-        :param first: seconds until the second attempt.
-        """
-        policy = RetryPolicy(attempts=attempts, first=first)
-        return {
-            "fake": Fake(self, policy),
-            "fixed": Fixed(self, policy),
-            "noting": Noting(self, policy),
-            "only": Only(self, policy),
-        }
-
     # -- what handlers do
 
-    def create(self, context: Context, properties: Mapping[str, Any]) -> Thing:
-        """Make a thing; the same token makes it once."""
+    def create(self, context: Context, properties: Mapping[str, Any]) -> str:
+        """Make a thing."""
+        self._trouble("before")
         physical_id = self.by_token.get(context.token)
         thing = self.things.get(physical_id) if physical_id is not None else None
         if thing is None:
@@ -85,21 +72,42 @@ class World:
             self._tokens[thing.id] = thing.token
         thing.properties = dict(properties)
         self._happened("create", thing.id, self.is_late())
-        return thing
+        return thing.id
 
-    def update(self, physical_id: str, properties: Mapping[str, Any]) -> None:
+    def created(self, context: Context) -> None:
+        """What can fail after it was recorded."""
+        self._trouble("after")
+
+    def update(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
         """Change a thing."""
+        self._trouble("before")
+        self.change(physical_id, properties)
+        self._trouble("after")
+
+    def change(self, physical_id: str, properties: Mapping[str, Any]) -> None:
+        """The effect of an update."""
         self.things[physical_id].properties = dict(properties)
         self._happened("update", physical_id, self.is_late())
 
-    def delete(self, physical_id: str) -> None:
-        """Remove a thing; gone already is no error."""
+    def delete(self, context: Context, physical_id: str) -> None:
+        """Remove a thing."""
+        self._trouble("before")
         if physical_id in self.things:
             late = self.is_late()
             if not late:
                 self.before_delete(physical_id)
             del self.things[physical_id]
             self._happened("delete", physical_id, late)
+        self._trouble("after")
+
+    def has(self, physical_id: str) -> bool:
+        """Whether a thing is there."""
+        return physical_id in self.things
+
+    def find(self, token: str) -> str | None:
+        """What was made with this token, if it is there."""
+        physical_id = self.by_token.get(token)
+        return physical_id if physical_id in self.things else None
 
     def check_alone(self, context: Context) -> None:
         """What can be there only once must not be made beside another."""
@@ -110,7 +118,7 @@ class World:
                 self._complain(f"{label} is made, and {thing.id} is there")
         self.alone.add(context.token)
 
-    def trouble(self, moment: str) -> None:
+    def _trouble(self, moment: str) -> None:
         """Raise, if a handler is to fail now.
 
         :param moment: ``before`` or ``after`` the effect.
@@ -141,77 +149,3 @@ class World:
                 token = self._tokens.get(value)
                 if token not in self.unsure and token not in self.gone_first:
                     self._complain(f"{thing.id} refers to {value}, which is not there")
-
-
-class Fixed(ResourceType):
-    """A resource that cannot be updated in place."""
-
-    schema = None
-
-    def __init__(self, world: World, retry: RetryPolicy) -> None:
-        self.world = world
-        self.retry = retry  # type: ignore[misc]
-
-    def create(self, context: Context, properties: Mapping[str, Any]) -> Physical:
-        """Make it. Its attribute ``made`` is its physical id."""
-        self.world.trouble("before")
-        thing = self.world.create(context, properties)
-        self.noted(context, thing)
-        self.world.trouble("after")
-        return Physical(thing.id, {"made": thing.id})
-
-    def noted(self, context: Context, thing: Thing) -> None:
-        """What is done between the effect and its record."""
-
-    def delete(self, context: Context, physical_id: str) -> None:
-        """Remove it."""
-        self.world.trouble("before")
-        self.world.delete(physical_id)
-        self.world.trouble("after")
-
-    def find(self, context: Context) -> Physical | None:
-        """What an interrupted create made."""
-        physical_id = self.world.by_token.get(context.token)
-        return Physical(physical_id) if physical_id in self.world.things else None
-
-
-class Fake(Fixed):
-    """A resource that is updated in place; a change of its property ``replace`` needs a new one."""
-
-    def update(
-        self,
-        context: Context,
-        physical_id: str,
-        properties: Mapping[str, Any],
-        previous: Mapping[str, Any],
-    ) -> None:
-        """Change it; a new one if it is not there."""
-        if properties["replace"] != previous.get("replace") or physical_id not in self.world.things:
-            raise Replace
-        self.world.trouble("before")
-        self.world.update(physical_id, properties)
-        self.world.trouble("after")
-
-    def check(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
-        """Whether it is still there."""
-        if physical_id not in self.world.things:
-            raise RuntimeError(f"{physical_id} is gone")
-
-
-class Only(Fake):
-    """One that can be there only once: the old one goes before the new one is made."""
-
-    replace = "delete_first"
-
-    def create(self, context: Context, properties: Mapping[str, Any]) -> Physical:
-        """Make it; no other may be there."""
-        self.world.check_alone(context)
-        return super().create(context, properties)
-
-
-class Noting(Fake):
-    """One that records its physical id in the middle of the create."""
-
-    def noted(self, context: Context, thing: Thing) -> None:
-        """Record it."""
-        context.record(thing.id)
