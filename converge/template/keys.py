@@ -5,7 +5,7 @@ Whoever adds a key to the language adds it here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from converge.errors import TemplateError
 from converge.model import Json
@@ -25,6 +25,10 @@ class Keys:
 
     known: tuple[str, ...]
     foreign: tuple[str, ...] = ()
+    _words: frozenset[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_words", frozenset((*self.known, *self.foreign)))
 
     def check(self, document: Document, value: Json, spot: Spot, what: str) -> dict[str, Json]:
         """A value as a mapping with no other keys than these; null is an empty one.
@@ -32,8 +36,10 @@ class Keys:
         :raises TemplateError: if it is something else.
         """
         body = document.mapping(value, spot, what)
+        if self._words.issuperset(body):
+            return body
         for key in body:
-            if key not in self.known and key not in self.foreign:
+            if key not in self._words:
                 message = f"unknown key {show(key)} in {what}{self._hint(key)}"
                 raise document.error(message, spot.child(key))
         return body

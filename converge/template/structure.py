@@ -162,11 +162,15 @@ def _output(document: Document, name: str, value: Json, spot: Spot) -> Output:
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """What the references of a document can refer to."""
+    """What the references of a document can refer to.
+
+    :ivar types: names of resource types that were found to be names.
+    """
 
     document: Document
     parameters: Collection[str]
     resources: Collection[str]
+    types: set[str] = field(default_factory=set)
 
     def referred(self, value: Json, spot: Spot, resource: str | None = None) -> set[str]:
         """The names of the resources that a value refers to.
@@ -220,17 +224,18 @@ def _resource(names: _Names, name: str, value: Json, spot: Spot) -> ResourceEntr
     type_name = body.get("type")
     if type_name is None:
         raise document.error(f"{what} has no type", spot)
-    try:
-        check_name("resource type", type_name)
-    except BadInput as error:
-        raise document.error(f"{what}: {error}", spot.child("type")) from None
+    if not isinstance(type_name, str) or type_name not in names.types:
+        try:
+            names.types.add(check_name("resource type", type_name))
+        except BadInput as error:
+            raise document.error(f"{what}: {error}", spot.child("type")) from None
     properties = document.mapping(
         body.get("properties"), spot.child("properties"), f"the properties of {what}"
     )
     depends_on = _depends_on(names, what, body.get("depends_on"), spot.child("depends_on"))
     requires = set(depends_on)
     for key, part in body.items():
-        if key not in ("type", "replace"):
+        if key not in ("type", "replace") and isinstance(part, dict | list):
             requires |= names.referred(part, spot.child(key), name)
     if name in requires:
         raise document.error(f"{what} depends on itself", spot)

@@ -75,7 +75,8 @@ def _check_resource(structure: Structure, name: str, entry: ResourceEntry) -> No
         message = f"depends_on of {what} must be names, not functions"
         raise document.error(message, spot.child("depends_on"))
     for key, value in entry.properties.items():
-        _check_value(structure, value, spot.child("properties").child(key))
+        if isinstance(value, dict | list):
+            _check_value(structure, value, spot.child("properties").child(key))
 
 
 def _listed(value: Json) -> list[Json]:
