@@ -239,11 +239,13 @@ def _resource(names: _Names, name: str, value: Json, spot: Spot) -> ResourceEntr
             requires |= names.referred(part, spot.child(key), name)
     if name in requires:
         raise document.error(f"{what} depends on itself", spot)
+    required = tuple(sorted(requires))
     return ResourceEntry(
         type=type_name,
         properties=MappingProxyType(properties),
-        depends_on=depends_on,
-        requires=tuple(sorted(requires)),
+        # mostly the same, and there may be a million
+        depends_on=required if depends_on == required else depends_on,
+        requires=required,
         replace=_replacing(document, what, body.get("replace"), spot.child("replace")),
         spot=spot,
     )

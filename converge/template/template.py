@@ -169,11 +169,14 @@ class Template:
         definitions = {}
         for name in self._structure.graph:
             entry = self.resources[name]
-            place = entry.spot.child("properties")
-            properties = {
-                key: self._substitute(value, place.child(key), parameters, stack_name)
-                for key, value in entry.properties.items()
-            }
+            properties = entry.properties
+            # only in these can there be anything to fill in; the rest is shared, as it may be much
+            if any(isinstance(value, dict | list) for value in properties.values()):
+                place = entry.spot.child("properties")
+                properties = {
+                    key: self._substitute(value, place.child(key), parameters, stack_name)
+                    for key, value in properties.items()
+                }
             definitions[name] = ResourceDefinition(
                 entry.type, properties, entry.requires, entry.replace
             )
