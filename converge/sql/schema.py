@@ -22,6 +22,7 @@ from sqlalchemy import (
     false,
 )
 
+from converge.sql.packing import PackedJson
 from converge.sql.types import (
     ID,
     NAME,
@@ -92,7 +93,7 @@ template = Table(
     Column("id", ID, primary_key=True, autoincrement=True),
     Column("stack_id", ID, nullable=False),
     Column("version", Integer, nullable=False),
-    Column("body", JsonText, nullable=False),
+    Column("body", PackedJson, nullable=False),
     Column("parameters", JsonText, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("completed_at", Double),

@@ -12,13 +12,14 @@ from converge.errors import NotFound
 from converge.model import Json
 from converge.sql.batch import among
 from converge.sql.database import Transaction
+from converge.sql.packing import PREFIX, PackedText
 from converge.sql.schema import resource, template
 from converge.sql.types import LongText
 
 #: How many versions that completed are kept for a rollback.
 KEPT_VERSIONS = 10
 
-_BODY = type_coerce(template.c.body, Text)
+_BODY = type_coerce(template.c.body, PackedText())
 _PARAMETERS = type_coerce(template.c.parameters, Text)
 _HEAD = (template.c.id, template.c.version, template.c.completed_at)
 
@@ -40,7 +41,7 @@ def insert_template(
     values = {
         "stack_id": stack_id,
         "version": version,
-        "body": literal(body, LongText()),
+        "body": literal(body, PackedText()),
         "parameters": literal(parameters, LongText()),
         "created_at": tx.now,
     }
@@ -93,7 +94,9 @@ def list_hiding(tx: Transaction, stack_id: int) -> list[TemplateRow]:
     columns = (template.c.id, template.c.version, template.c.body, template.c.parameters)
     body, parameters = (type_coerce(column, Text) for column in columns[2:])
     query = select(*columns).where(
-        template.c.stack_id == stack_id, parameters != "{}", body.like('%"hidden":%')
+        template.c.stack_id == stack_id,
+        parameters != "{}",
+        body.like('%"hidden":%') | body.like(f"{PREFIX}%"),
     )
     rows: Any = tx.execute(query.order_by(template.c.id))
     return [TemplateRow(*row) for row in rows]
