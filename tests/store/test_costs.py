@@ -1,0 +1,96 @@
+"""What a start and a turn of an engine cost is counted: so many statements, however many nodes.
+
+Times are measured in ``benchmarks/``; these counts are exact where times are noisy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from converge import Store, Template
+from converge.testing import FakeWorld, StepEngine
+from tests.templates import template
+
+FEW, MANY = 10, 400
+
+
+def layers(count: int, size: int = 1) -> Template:
+    """Two layers of which each node requires two of the one before, and a node for all."""
+    first = [f"a{number}" for number in range(count // 2)]
+    bodies: dict[str, Any] = {name: {"properties": {"size": size}} for name in first}
+    for number, name in enumerate(first):
+        bodies[f"b{number}"] = {"depends_on": sorted({name, first[number - 1]})}
+    bodies["last"] = {"depends_on": [f"b{number}" for number in range(len(first))]}
+    return template(bodies)
+
+
+@contextmanager
+def counted(store: Store) -> Iterator[list[str]]:
+    """The statements that are sent meanwhile; one for many rows counts once."""
+    seen: list[str] = []
+
+    def note(_: object, cursor: object, statement: str, *rest: object) -> None:
+        seen.append(statement)
+
+    event.listen(store.database.engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(store.database.engine, "before_cursor_execute", note)
+
+
+def end(engine: StepEngine) -> None:
+    """Do all that there is to do, as much of it at a time as can be."""
+    while works := engine.claim(2 * MANY):
+        engine.write(*(engine.call(work) for work in works))
+
+
+STARTS: dict[str, Callable[[Store, str, int], Any]] = {
+    "create": lambda store, name, count: store.create_stack(f"{name}-new", layers(count)),
+    "update": lambda store, name, count: store.update_stack(name, layers(count, size=2)),
+    "no change": lambda store, name, count: store.update_stack(name, layers(count)),
+    "roll back": lambda store, name, count: store.rollback_stack(name, version=1),
+    "check": lambda store, name, count: store.check_stack(name),
+    "delete": lambda store, name, count: store.delete_stack(name),
+}
+
+
+@pytest.mark.parametrize("what", STARTS)
+def test_a_start_takes_as_many_statements_however_many_nodes_it_has(
+    store: Store, what: str
+) -> None:
+    engine = StepEngine(store, FakeWorld().types())
+    counts = []
+    for count in (FEW, MANY):
+        name = f"s{count}"
+        store.create_stack(name, layers(count))
+        end(engine)
+        with counted(store) as seen:
+            STARTS[what](store, name, count)
+        counts.append(seen)
+        end(engine)
+    assert len(counts[0]) == len(counts[1])
+
+
+def test_a_turn_takes_as_many_statements_however_many_nodes_it_ends(store: Store) -> None:
+    engine = StepEngine(store, FakeWorld().types())
+    counts = []
+    for count in (FEW, MANY):
+        store.create_stack(f"s{count}", layers(count))
+        sent: list[int] = []
+        for _ in range(2):
+            with counted(store) as claiming:
+                works = engine.claim(MANY)
+            assert len(works) == count // 2
+            outcomes = [engine.call(work) for work in works]
+            with counted(store) as writing:
+                engine.write(*outcomes)
+            sent += [len(claiming), len(writing)]
+        counts.append(sent)
+        end(engine)
+    assert counts[0] == counts[1]
