@@ -61,7 +61,7 @@ class Commit(StrEnum):
     #: an item of an ``each`` is recorded
     ITEM = "item"
     #: a scope is released
-    LET_GO = "let_go"
+    SCOPE_RELEASE = "scope_release"
     #: scopes are deleted
     PRUNE = "prune"
     #: instances of a machine are made or deleted
@@ -90,7 +90,7 @@ BEFORE_CALL = "handler.before_call"
 AFTER_CALL = "handler.after_call"
 
 #: The transactions of the journal, and those of machines.
-JOURNAL = (Commit.TAKE, Commit.STEP, Commit.ITEM, Commit.LET_GO, Commit.PRUNE)
+JOURNAL = (Commit.TAKE, Commit.STEP, Commit.ITEM, Commit.SCOPE_RELEASE, Commit.PRUNE)
 MACHINE = (
     Commit.INSTANCE,
     Commit.FIRE,

@@ -22,7 +22,7 @@ from converge.resources.resource_type import ResourceType
 from converge.sql import resources, stacks
 from converge.sql.connections import HOST_SECONDS
 from converge.sql.database import Database, Transaction
-from converge.sql.opening import Url, open_database
+from converge.sql.open_database import Url, open_database
 from converge.stack import Stack
 from converge.template import Template
 
@@ -301,7 +301,7 @@ class Store(Queries):
             return forget(tx, name, resource, id)
 
         def happened(tx: Transaction, done: Forgotten | None) -> bool:
-            return done is None or not resources.list_there(tx, [done.id])
+            return done is None or not resources.list_existing(tx, [done.id])
 
         if transaction is None:
             return self.database.transact(begin, Commit.ABANDON, happened=happened)

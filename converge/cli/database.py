@@ -42,7 +42,7 @@ def readable(arguments: Namespace) -> Iterator[Queries]:
     :raises NotFound: the default database does not exist.
     """
     from converge.inspection.queries import Queries
-    from converge.sql.opening import open_database
+    from converge.sql.open_database import open_database
 
     url = _existing(arguments)
     database = open_database(url or DEFAULT_URL, create_schema=url is None)

@@ -102,7 +102,7 @@ class EngineCore:
         """
         try:
             works = self.database.transact(
-                lambda tx: self._claim(tx, limit), Commit.CLAIM, patient=False
+                lambda tx: self._claim(tx, limit), Commit.CLAIM, wait_for_locks=False
             )
         except (Locked, StaleLock):
             # a row changed between two statements; the next claim reads everything again
@@ -143,12 +143,14 @@ class EngineCore:
         # two of them may be of one node, from different claims
         marks = {(work.node.key, work.node.mark) for work in known}
         try:
-            self.database.settle()
+            self.database.await_lost_sessions()
             held = self.database.read(self._list_held)
             kept = {key: mark for key, mark in held.items() if (key, mark) in marks}
             if held != kept:
                 released = self.database.transact(
-                    lambda tx: self._release_all_but(tx, kept), Commit.RECONCILE, patient=False
+                    lambda tx: self._release_all_but(tx, kept),
+                    Commit.RECONCILE,
+                    wait_for_locks=False,
                 )
                 LOG.warning("engine %s released %s nodes", self.engine_id, released)
         except StoreError:
@@ -249,7 +251,7 @@ class EngineCore:
             self._works += self.claim(limit) if limit > 0 else []
             return
         try:
-            stale, works = self.database.transact(both, Commit.COMPLETE, patient=False)
+            stale, works = self.database.transact(both, Commit.COMPLETE, wait_for_locks=False)
         except Locked:
             # nothing was committed; write the outcomes whose rows are not locked
             self._write_unlocked(group)
@@ -325,7 +327,7 @@ class EngineCore:
     def _transact_fenced(self, function: Callable[[Transaction], T], commit: Commit) -> T | None:
         """Run a transaction about one work; return None if this engine no longer holds it."""
         try:
-            return self.database.transact(function, commit, patient=False)
+            return self.database.transact(function, commit, wait_for_locks=False)
         except StaleLock as error:
             LOG.warning("%s", error)
             # the node that is dropped here may still be held under another claim
@@ -366,7 +368,7 @@ class EngineCore:
                 ),
                 Commit.RECORD,
                 happened=repeatable,
-                alone=True,
+                one_statement=True,
             )
             row.physical_id = physical_id
 

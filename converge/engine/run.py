@@ -96,7 +96,7 @@ class Run:
         self._claiming = threading.Lock()
         # what the database says is held is to be compared with what this engine knows of
         self._recheck = threading.Event()
-        self._breaks = 0
+        self._broken = 0
         self._window = Window(workers)
         # recover at once what dead engines of this host left, before their leases expire
         Sweeper(self._database).sweep()
@@ -212,7 +212,8 @@ class Run:
         try:
             # before anything that may raise: none may be lost
             core.outbox.put(outcomes)
-            if core.doubtful or self._recheck.is_set() or self._breaks != self._database.breaks:
+            broken = self._database.broken_connections
+            if core.doubtful or self._recheck.is_set() or self._broken != broken:
                 self._reconcile(tenure)
             works = core.turn((), limit)
         except StaleLock:
@@ -265,9 +266,9 @@ class Run:
         """Compare what the database says is held with the works of this tenure."""
         with self._claiming:
             self._recheck.clear()
-            breaks = self._database.breaks
+            broken = self._database.broken_connections
             forgotten = tenure.core.reconcile(tenure.works())
-            self._breaks = breaks
+            self._broken = broken
             for work in forgotten:
                 LOG.warning(
                     "engine %s: the database no longer knows that it claimed %s of traversal %s",
@@ -452,7 +453,7 @@ class Run:
                 lambda tx: leave(tx, lease.id, lease.mark),
                 Commit.LEAVE,
                 happened=repeatable,
-                patient=False,
+                wait_for_locks=False,
             )
         except StoreError as error:
             LOG.warning("engine %s: %s; the lease will expire", lease.id, error)

@@ -36,7 +36,7 @@ def show(tx: Transaction, name: str, *, reveal: bool = False) -> dict[str, Any]:
         "status": row.status,
         "reason": row.reason,
         "traversal": row.traversal_id,
-        "version": templates.version_of(tx, row.template_id),
+        "version": templates.get_version_number(tx, row.template_id),
         "progress": count_nodes(tx, row),
         "resources": {
             one.name: {

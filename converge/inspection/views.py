@@ -6,10 +6,10 @@ from typing import Any
 
 from converge.errors import NotFound
 from converge.model import NodeState, Status, TraversalStatus
-from converge.sql import engines, stacks, traversals
+from converge.sql import engines, node_views, stacks, traversals
 from converge.sql import events as event_rows
-from converge.sql import held as held_nodes
 from converge.sql.database import Transaction
+from converge.sql.loading import read_clock
 from converge.sql.resources import ResourceRow
 from converge.sql.stacks import StackRow
 
@@ -69,7 +69,7 @@ def count_nodes(tx: Transaction, row: StackRow) -> dict[str, int]:
     traversal = traversals.get_traversal(tx, row.traversal_id)
     if traversal.status is TraversalStatus.RUNNING:
         counts = traversals.sum_progress(tx, traversal.id)
-        running = held_nodes.count_running(tx, traversal.id)
+        running = node_views.count_running(tx, traversal.id)
     else:
         counts = {name: getattr(traversal, name) for name in ("done", "failed", "skipped")}
         running = 0
@@ -94,7 +94,7 @@ def running(tx: Transaction, name: str) -> list[dict[str, Any]]:
             "engine": one.engine_id,
             "since_seconds": max(0.0, one.since),
         }
-        for one in held_nodes.list_held(tx, row.traversal_id, limit=1000)[0]
+        for one in node_views.list_traversal_nodes(tx, row.traversal_id, limit=1000)[0]
         if one.state is NodeState.RUNNING and one.resource is not None
     ]
 
@@ -121,12 +121,12 @@ def events(tx: Transaction, name: str, after: int | None, limit: int) -> list[di
 
 def list_engines(tx: Transaction, *, ended: bool, limit: int) -> list[dict[str, Any]]:
     """The engines, by id; see :meth:`converge.Store.engines`."""
-    held = held_nodes.list_in_hand(tx, limit)
+    held = node_views.list_held_by_engine(tx, limit)
     states = (engines.ALIVE, engines.STOPPED, engines.DEAD) if ended else (engines.ALIVE,)
     rows = {row.id: row for row in engines.list_engines(tx, states)}
     # an engine that has ended and still holds something must be seen
     rows.update(engines.get_engines(tx, held.keys() - rows.keys()))
-    now = held_nodes.read_clock(tx)
+    now = read_clock(tx)
     answers = []
     for _, row in sorted(rows.items()):
         count, nodes = held.get(row.id, (0, []))

@@ -12,11 +12,12 @@ from typing import Any
 from converge.errors import NotFound, did_you_mean
 from converge.inspection.views import current_versions, shown_status
 from converge.model import Kind, NodeState, Status
-from converge.sql import engines, held, resources, stacks, templates, traversals
+from converge.sql import engines, node_views, resources, stacks, templates, traversals
 from converge.sql import events as event_rows
 from converge.sql.database import Transaction
 from converge.sql.engines import EngineRow
-from converge.sql.held import HeldNode, Predecessor
+from converge.sql.loading import read_clock
+from converge.sql.node_views import NodeView, Predecessor
 from converge.sql.resources import ResourceRow
 from converge.sql.stacks import StackRow
 
@@ -64,7 +65,7 @@ def _wanted_names(tx: Transaction, row: StackRow) -> set[str]:
 def _why_waiting(
     tx: Transaction, row: StackRow, traversal_id: int, resource: str | None
 ) -> list[Answer]:
-    nodes, more = held.list_held(tx, traversal_id, LIMIT, resource)
+    nodes, more = node_views.list_traversal_nodes(tx, traversal_id, LIMIT, resource)
     shown = [one for one in nodes if one.state not in _OVER] or nodes
     if resource is not None:
         # a cleanup waits for its own update; leave that out
@@ -103,16 +104,16 @@ def _why_stopping(tx: Transaction, row: StackRow, traversal_id: int) -> list[Ans
     return [_answer(row.name, traversal_id, None, row.status, message, reason=traversal.reason)]
 
 
-def _why_node_waits(tx: Transaction, one: HeldNode) -> Answer:
+def _why_node_waits(tx: Transaction, one: NodeView) -> Answer:
     """A node that waits for others, and what holds those up in the end."""
-    found = held.list_outstanding(tx, one.traversal_id, one.node)
+    found = node_views.list_outstanding(tx, one.traversal_id, one.node)
     direct = [other for other in found if other.direct]
     # direct predecessors come first
     ends = sorted(
         (other for other in found if other.state is not NodeState.WAITING),
         key=lambda other: not other.direct,
     )
-    causes = held.list_nodes(tx, one.traversal_id, (end.node for end in ends[:_NAMED]))
+    causes = node_views.list_nodes(tx, one.traversal_id, (end.node for end in ends[:_NAMED]))
     causes.sort(key=lambda cause: not any(cause.node == other.node for other in direct))
     describer = NodeDescriber(tx, causes)
     message = f"{_what(one)} waits for {_names(direct)}"
@@ -185,15 +186,19 @@ def stuck(tx: Transaction, limit: int = LIMIT) -> list[Answer]:
 
     :param limit: answers at most; one more says how many were left out.
     """
-    found: list[tuple[HeldNode, str]] = []
+    found: list[tuple[NodeView, str]] = []
     keys = set()
     more = 0
-    alive = held.count_alive(tx)
-    ready = held.list_passed_over(tx, LONG, limit + 1) if alive else held.list_due(tx, limit + 1)
+    alive = engines.count_alive(tx)
+    ready = (
+        node_views.list_unclaimed(tx, LONG, limit + 1)
+        if alive
+        else node_views.list_due(tx, limit + 1)
+    )
     for (nodes, others), note in (
-        (held.list_abandoned(tx, limit + 1), "; it is not recovered yet"),
-        (held.list_overrun(tx, limit + 1), "; that is longer than its timeout"),
-        (held.list_blocked(tx, limit + 1), ""),
+        (node_views.list_abandoned(tx, limit + 1), "; it is not recovered yet"),
+        (node_views.list_past_timeout(tx, limit + 1), "; that is longer than its timeout"),
+        (node_views.list_blocked(tx, limit + 1), ""),
         (ready, ""),
     ):
         more += others
@@ -201,7 +206,7 @@ def stuck(tx: Transaction, limit: int = LIMIT) -> list[Answer]:
             if (one.traversal_id, one.node) not in keys:
                 keys.add((one.traversal_id, one.node))
                 found.append((one, note))
-    overdue = held.list_overdue(tx, limit)
+    overdue = node_views.list_overdue(tx, limit)
     answers = [_why_overdue(one) for one in overdue]
     shown = found[: limit - len(overdue)]
     describer = NodeDescriber(tx, [one for one, _ in shown], alive)
@@ -212,7 +217,7 @@ def stuck(tx: Transaction, limit: int = LIMIT) -> list[Answer]:
     return answers + _and_more(None, more + len(found) - len(shown))
 
 
-def _why_overdue(one: held.Overdue) -> Answer:
+def _why_overdue(one: node_views.Overdue) -> Answer:
     message = f"stack {one.stack!r}: the {one.action} should have ended {_span(one.late)} ago"
     message += (
         ", but no engine has noticed"
@@ -231,19 +236,19 @@ class NodeDescriber:
     :param alive: how many engines are alive, if that is known already.
     """
 
-    def __init__(self, tx: Transaction, nodes: Iterable[HeldNode], alive: int | None = None):
+    def __init__(self, tx: Transaction, nodes: Iterable[NodeView], alive: int | None = None):
         nodes = list(nodes)
         blocked = (one.resource_id or 0 for one in nodes if one.state is NodeState.BLOCKED)
-        self._workers = held.list_workers(tx, blocked)
+        self._workers = node_views.list_lock_holders(tx, blocked)
         told = [*nodes, *self._workers.values()]
         ids = {engine for one in told for engine in (one.engine_id, one.holder) if engine}
         self._engines: Mapping[int, EngineRow] = engines.get_engines(tx, ids)
-        self._now = held.read_clock(tx)
+        self._now = read_clock(tx)
         if alive is None and any(one.state is NodeState.READY for one in nodes):
-            alive = held.count_alive(tx)
+            alive = engines.count_alive(tx)
         self._alive = alive or 0
 
-    def answer(self, one: HeldNode) -> Answer:
+    def answer(self, one: NodeView) -> Answer:
         """The answer about a node that does not wait for others."""
         message = self.message(one)
         answer = _answer(
@@ -257,7 +262,7 @@ class NodeDescriber:
             answer["ready_in_seconds"] = one.wait
         return answer | self.facts(one)
 
-    def facts(self, one: HeldNode) -> Answer:
+    def facts(self, one: NodeView) -> Answer:
         """The engine that holds it, or what blocks it."""
         if one.state is NodeState.BLOCKED:
             other = self._workers.get(one.resource_id or 0)
@@ -274,7 +279,7 @@ class NodeDescriber:
             facts |= {"host": row.host, "lease_seconds": row.expires_at - self._now}
         return facts
 
-    def message(self, one: HeldNode) -> str:
+    def message(self, one: NodeView) -> str:
         """What a node does or waits for, as a sentence."""
         what = _what(one)
         if one.state in (NodeState.RUNNING, NodeState.SUPERSEDED):
@@ -298,12 +303,12 @@ class NodeDescriber:
             message += f"; {_count(one.deaths, 'engine')} died while working on it"
         return message
 
-    def holder_of(self, one: HeldNode) -> str:
+    def holder_of(self, one: NodeView) -> str:
         """Who holds a node, as the rest of a sentence that ``which`` begins."""
         engine, lease = self._engine(one.engine_id), self._lease(one.engine_id)
         return f"{engine} has held for {_span(one.since)}{lease}"
 
-    def _blocked_by(self, one: HeldNode) -> str:
+    def _blocked_by(self, one: NodeView) -> str:
         other = self._workers.get(one.resource_id or 0)
         if other is not None:
             what = f"{other.kind} of {other.resource!r}"
@@ -330,7 +335,7 @@ class NodeDescriber:
         )
 
 
-def _what(one: HeldNode) -> str:
+def _what(one: NodeView) -> str:
     if one.kind is Kind.STACK:
         return "the end of the traversal"
     what = f"resource {one.resource!r}"
@@ -343,7 +348,7 @@ def _what(one: HeldNode) -> str:
     )
 
 
-def _retry(one: HeldNode) -> str:
+def _retry(one: NodeView) -> str:
     retry = f"retry {one.attempt}"
     if one.max_attempts is not None:
         retry += f" of {max(one.attempt, one.max_attempts - one.deaths - 1)}"
@@ -373,7 +378,7 @@ def _answer(
 def _and_more(stack: str | None, more: int) -> list[Answer]:
     if more <= 0:
         return []
-    count = f"{more} or more" if more >= held.COUNTED else str(more)
+    count = f"{more} or more" if more >= node_views.COUNTED else str(more)
     answer = dict.fromkeys(("stack", "traversal", "resource", "kind", "state", "reason"))
     return [{**answer, "stack": stack, "message": f"and {count} more", "more": more}]
 

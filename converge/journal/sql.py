@@ -25,7 +25,7 @@ from converge.process import is_gone
 from converge.sql import engines, scopes
 from converge.sql.database import Database, Transaction, repeatable
 from converge.sql.engines import EngineRow
-from converge.sql.opening import open_database
+from converge.sql.open_database import open_database
 from converge.sql.scopes import ScopeRow, StepRow
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class _DatabaseBackend(Backend):
             lambda tx: function(tx, lock, record),
             Commit.STEP,
             happened=lambda tx, result: _is_written(tx, lock, record),
-            alone=not replaces,
+            one_statement=not replaces,
         )
 
     def advance(
@@ -68,15 +68,15 @@ class _DatabaseBackend(Backend):
             lambda tx: _advance(tx, lock, name, position, value),
             Commit.ITEM,
             happened=lambda tx, result: _is_at(tx, lock, name, position),
-            alone=True,
+            one_statement=True,
         )
 
     def release(self, lock: ScopeLock, *, finished: bool) -> None:
         self._database.transact(
             lambda tx: scopes.release_scope(tx, *_columns(lock), finished=finished),
-            Commit.LET_GO,
+            Commit.SCOPE_RELEASE,
             happened=repeatable,
-            alone=True,
+            one_statement=True,
         )
 
     def list_scopes(self, *, after: str = "", limit: int = 1000) -> list[ScopeInfo]:
@@ -202,7 +202,7 @@ class SqlBackend(_DatabaseBackend):
             if unknown:
                 free = database.transact(
                     lambda tx: scopes.free_scopes(tx, lease.id, unknown),
-                    Commit.LET_GO,
+                    Commit.SCOPE_RELEASE,
                     happened=repeatable,
                 )
                 LOG.warning("the journal released %s scopes, which it did not know", free)

@@ -121,7 +121,7 @@ class RowLeases(Leases):
             lambda tx: engines.renew_lease(tx, id_, mark),
             Commit.RENEW,
             happened=repeatable,
-            alone=True,
+            one_statement=True,
         )
 
     def leave(self, id_: int, mark: int) -> None:
@@ -243,7 +243,7 @@ def check_lease(tx: Transaction, id_: int, mark: int | None = None) -> None:
 
 def list_gone(tx: Transaction) -> list[int]:
     """The holders of unexpired leases whose process was on this host and is gone."""
-    return [row.id for row in engines.list_leased(tx) if is_gone(row.process)]
+    return [row.id for row in engines.list_alive(tx) if is_gone(row.process)]
 
 
 def expire(database: Database, engine_ids: Iterable[int]) -> None:

@@ -413,7 +413,7 @@ class Actions:
             lambda tx: moves.hand_back(tx, lock.row, wait),
             Commit.ACTION,
             happened=repeatable,
-            alone=True,
+            one_statement=True,
         )
 
     def _end_in(self, lock: _ActionLock, transaction: HostTransaction, spent: bool) -> bool:
@@ -435,7 +435,7 @@ class Actions:
             lambda tx: self._write_end(tx, lock, status, wait, reason, spent),
             Commit.ACTION,
             happened=repeatable,
-            alone=not spent or status != "DONE",
+            one_statement=not spent or status != "DONE",
         )
 
     def _write_end(

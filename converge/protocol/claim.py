@@ -8,7 +8,7 @@ from typing import Any
 from converge.model import SUSPECT_DEATHS, Action, Kind, Status, make_mark
 from converge.protocol.decide import Decision, Operation, Work, decide
 from converge.resources.resource_type import ResourceType
-from converge.sql import resources, sync_points, transitions, traversals
+from converge.sql import node_moves, resources, sync_points, traversals
 from converge.sql.database import Transaction
 from converge.sql.resources import ResourceRow
 from converge.sql.sync_points import SyncPointRow
@@ -67,7 +67,7 @@ def claim(
     if unknown:
         known.update(traversals.get_traversals(tx, unknown))
     claim_mark = make_mark()
-    transitions.start_nodes(tx, engine_id, [node.key for node in free], claim_mark)
+    node_moves.start_nodes(tx, engine_id, [node.key for node in free], claim_mark)
     found = resources.list_inputs(
         tx,
         (
@@ -152,7 +152,7 @@ def _lock_free(
             elif row.id not in taken:
                 taken.add(row.id)
                 free.append(node)
-        transitions.block_nodes(tx, [node.key for blocked in held.values() for node in blocked])
+        node_moves.block_nodes(tx, [node.key for blocked in held.values() for node in blocked])
         resources.set_blocking(tx, sorted(held))
         if free or not held:
             return free, rows

@@ -12,7 +12,7 @@ from typing import Any
 
 from converge.model import Action, Kind, NodeState, Status
 from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work
-from converge.sql import events, resources, scopes, sync_points, transitions, traversals
+from converge.sql import events, node_moves, resources, scopes, sync_points, traversals
 from converge.sql.database import Transaction
 from converge.sql.resources import ResourceRow
 from converge.sql.sync_points import Key, LockedNode
@@ -62,7 +62,7 @@ def complete(tx: Transaction, engine_id: int, outcomes: Sequence[Outcome]) -> li
     events.insert_events(
         tx, [event for outcome, _ in kept if (event := _event(outcome)) is not None]
     )
-    transitions.unblock(tx, sorted(row.id for row in locked.values() if row.blocking))
+    node_moves.unblock(tx, sorted(row.id for row in locked.values() if row.blocking))
     return stale
 
 
@@ -118,7 +118,7 @@ def _write_nodes(
                 outcome.result = Result.FAILED
                 outcome.values["status"] = Status.FAILED
             else:
-                transitions.requeue_node(
+                node_moves.requeue_node(
                     tx,
                     engine_id,
                     node,
@@ -129,7 +129,7 @@ def _write_nodes(
                 continue
         ends.setdefault(_ENDS[outcome.result], []).append(node)
     for state, nodes in ends.items():
-        transitions.end_nodes(tx, engine_id, nodes, state)
+        node_moves.end_nodes(tx, engine_id, nodes, state)
     sync_points.delete_nodes(tx, superseded)
 
 
@@ -201,8 +201,8 @@ def _arrive(
             counts[key] += 1
             if taints and not rows[key].tainted:
                 tainted.add(key)
-    transitions.taint(tx, sorted(tainted))
-    transitions.arrive(tx, counts, rows)
+    node_moves.taint(tx, sorted(tainted))
+    node_moves.arrive(tx, counts, rows)
 
 
 def _count(tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, LockedNode]]) -> None:

@@ -78,7 +78,7 @@ def forget(tx: Transaction, name: str, resource: str, number: int | None) -> For
             f"engine {row.engine_id} is still working on resource {resource!r}; "
             "wait for it to finish"
         )
-    resources.let_go(tx, row, [other for other in rows if other is not row])
+    resources.delete_unlocked(tx, row, [other for other in rows if other is not row])
     scopes.delete_scopes(tx, scopes.find_resource_scopes(tx, [row.id]))
     events.insert_events(
         tx,

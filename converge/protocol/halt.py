@@ -8,7 +8,7 @@ from converge.model import Action, Kind, NodeState, OnFailure, TraversalStatus
 from converge.protocol.complete import complete, is_mine
 from converge.protocol.decide import Outcome, Result
 from converge.protocol.finish import end_traversal
-from converge.sql import stacks, sync_points, transitions, traversals
+from converge.sql import node_moves, stacks, sync_points, traversals
 from converge.sql.database import Transaction
 from converge.sql.sync_points import LockedNode
 from converge.sql.traversals import TraversalRow
@@ -64,9 +64,9 @@ def halt_locked(
     stack_node = next(node for node in nodes if node.kind is Kind.STACK)
     others = [node for node in nodes if node.kind is not Kind.STACK]
     idle = [node.key for node in others if node.state is not NodeState.RUNNING]
-    transitions.skip_nodes(tx, idle)
+    node_moves.skip_nodes(tx, idle)
     running = [node.key for node in others if node.state is NodeState.RUNNING]
-    transitions.lead_to_stack(tx, running, stack_node.key)
+    node_moves.lead_to_stack(tx, running, stack_node.key)
     if idle:
         # as engine 0, as the caller need not be an engine
         traversals.add_progress(tx, traversal.id, 0, 0, 0, len(idle))

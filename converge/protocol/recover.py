@@ -14,7 +14,7 @@ from converge.journal.names import find_traversal
 from converge.lease import expire, list_gone
 from converge.model import NodeState, TraversalStatus
 from converge.protocol.halt import halt
-from converge.sql import engines, leftovers, resources, scopes, sync_points, transitions, traversals
+from converge.sql import engines, leftovers, node_moves, resources, scopes, sync_points, traversals
 from converge.sql.database import Database, Transaction, repeatable
 from converge.sql.faults import Locked
 from converge.sql.traversals import TraversalRow
@@ -114,13 +114,13 @@ class Sweeper:
         unblocked = 0
         if found.blocked:
             unblocked = (
-                self._transact(transitions.unblock_nodes, found.blocked, commit=Commit.UNBLOCK) or 0
+                self._transact(node_moves.unblock_nodes, found.blocked, commit=Commit.UNBLOCK) or 0
             )
         overdue = sum(
             bool(self._transact(_time_out, row, commit=Commit.OVERDUE)) for row in found.overdue
         )
         if found.retries:
-            self._transact(transitions.promote_retries, BATCH, commit=Commit.PROMOTE)
+            self._transact(node_moves.promote_retries, BATCH, commit=Commit.PROMOTE)
         leftovers = 0
         if found.ended:
             leftovers = self._transact(_delete_leftovers, found.ended, commit=Commit.SWEEP) or 0
@@ -169,7 +169,10 @@ class Sweeper:
         """Do one part of a sweep; return None if a row is locked, which a later sweep repairs."""
         try:
             return self.database.transact(
-                lambda tx: function(tx, *arguments), commit, happened=repeatable, patient=False
+                lambda tx: function(tx, *arguments),
+                commit,
+                happened=repeatable,
+                wait_for_locks=False,
             )
         except Locked:
             return None
@@ -225,10 +228,10 @@ def release_engine(
     ids = sorted({node.resource_id for node in nodes if node.resource_id is not None})
     locked = resources.lock_states(tx, ids)
     running = [node for node in nodes if node.state is NodeState.RUNNING]
-    transitions.recover_nodes(tx, engine_id, running, died=died)
+    node_moves.recover_nodes(tx, engine_id, running, died=died)
     sync_points.delete_nodes(tx, [n.key for n in nodes if n.state is NodeState.SUPERSEDED])
     resources.free_engine_locks(tx, engine_id, ids)
-    transitions.unblock(tx, [row.id for row in locked.values() if row.blocking])
+    node_moves.unblock(tx, [row.id for row in locked.values() if row.blocking])
     return len(nodes)
 
 

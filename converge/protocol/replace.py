@@ -12,7 +12,7 @@ from converge.errors import StaleLock
 from converge.model import Action, Json, NodeState, Status
 from converge.protocol.complete import as_before, is_mine, make_event, row_of
 from converge.protocol.decide import Decision, Operation, Outcome, Result, Work
-from converge.sql import events, resources, scopes, sync_points, transitions
+from converge.sql import events, node_moves, resources, scopes, sync_points
 from converge.sql.database import Transaction
 
 
@@ -52,11 +52,11 @@ def replace(
     resources.release(
         tx, engine_id, [(old.id, old.epoch, as_before(old) | {"replaced_by": new_id})]
     )
-    transitions.point_at(tx, engine_id, node, new_id)
+    node_moves.point_at(tx, engine_id, node, new_id)
     # the update may have recorded steps before it asked for a replacement
     scopes.delete_scopes(tx, scopes.find_resource_scopes(tx, [old.id]))
     if locked[old.id].blocking:
-        transitions.unblock(tx, [old.id])
+        node_moves.unblock(tx, [old.id])
     events.insert_events(tx, [make_event(work, "REPLACED", f"resource {new_id} takes its place")])
     work.node.resource_id = new_id
     new = locked[new_id]

@@ -49,12 +49,12 @@ def choose_target(tx: Transaction, stack: StackRow, version: int | str | None) -
     action, wanted, completed = stack.action, stack.template_id, stack.completed_template_id
     if action is Action.CHECK:
         # a check does not change where the stack is going
-        action = traversals.last_action(tx, stack.id)
+        action = traversals.find_last_action(tx, stack.id)
     if stack.status is Status.COMPLETE and wanted == completed:
         if action is Action.ROLLBACK:
             return Target(wanted, reached=True)
-        number = templates.version_of(tx, wanted)
-        earlier = None if number is None else templates.last_completed(tx, stack.id, number)
+        number = templates.get_version_number(tx, wanted)
+        earlier = None if number is None else templates.find_last_completed(tx, stack.id, number)
         if earlier is None:
             raise NotFound(_no_earlier(tx, stack, number))
         return Target(earlier)

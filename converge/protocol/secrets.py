@@ -11,5 +11,5 @@ from converge.template.parameters import hidden_values
 def read_secrets(tx: Transaction, stack_id: int) -> Secrets:
     """The secrets to mask in everything that is reported about a stack: those of all its kept
     versions, as a resource that an older version made may be what fails."""
-    rows = templates.list_hiding(tx, stack_id)
+    rows = templates.list_with_hidden(tx, stack_id)
     return Secrets(value for row in rows for value in hidden_values(row.body, row.parameters))

@@ -34,12 +34,12 @@ from converge.protocol.plan import Node, Plan
 from converge.protocol.request import Intent
 from converge.sql import (
     events,
+    node_moves,
     resources,
     stacks,
     survey,
     sync_points,
     templates,
-    transitions,
     traversals,
 )
 from converge.sql.database import Transaction
@@ -110,12 +110,12 @@ def start(
         tx, stack.id, [(name, definitions[name].type) for name in planned.new]
     )
     if action is not Action.CHECK:
-        transitions.cancel_superseded(tx, _list_dying(draft))
+        node_moves.cancel_superseded(tx, _list_dying(draft))
     resources.forget_replacement(
         tx,
         [one.id for one in draft.heads if one.id in planned.kept and one.replaced_by is not None],
     )
-    version = templates.version_of(tx, template_id)
+    version = templates.get_version_number(tx, template_id)
     mark = make_mark()
     traversal_id = traversals.insert_traversal(
         tx,
@@ -126,7 +126,7 @@ def start(
         reason=reason,
         from_template_id=stack.template_id,
         template_id=template_id,
-        from_version=templates.version_of(tx, stack.template_id),
+        from_version=templates.get_version_number(tx, stack.template_id),
         version=version,
         on_failure=OnFailure(intent.on_failure),
         node_timeout=intent.node_timeout,
@@ -176,7 +176,7 @@ def supersede(tx: Transaction, stack: StackRow) -> int | None:
     if current.status is not TraversalStatus.RUNNING:
         return None
     sync_points.lock_traversal_nodes(tx, current.id, sync_points.LIVE)
-    transitions.supersede_nodes(tx, current.id)
+    node_moves.supersede_nodes(tx, current.id)
     traversals.end_traversal(tx, current.id, TraversalStatus.SUPERSEDED, current.reason)
     return current.id
 

@@ -40,7 +40,7 @@ from sqlalchemy.types import TypeEngine
 
 from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
-from converge.sql.types import MARIADB, JsonText, dump, words_of
+from converge.sql.types import MARIADB, JsonText, dialect_module, dump
 
 #: Rows in one statement at most.
 CHUNK = 5000
@@ -150,7 +150,7 @@ class _Many(ABC, Generic[S]):
         if dialect == "postgresql":
             recordset = func.json_to_recordset(cast(text, JSON)).table_valued(*columns)
             return recordset.render_derived(name="given", with_types=True)
-        mariadb = words_of(dialect).dialect()
+        mariadb = dialect_module(dialect).dialect()
         # the names are our own
         shape = ", ".join(
             f"`{name}` {_wider(type_).compile(mariadb)} PATH '$.{name}'"
@@ -293,7 +293,7 @@ class InsertMany(_Many[Insert]):
         return made.returning(*self._returning).inline() if self._returns else made.inline()
 
     def _passing(self, dialect: str) -> Insert:
-        made = words_of(dialect).insert(self._table)
+        made = dialect_module(dialect).insert(self._table)
         passing: Insert
         if dialect in MARIADB:
             # not IGNORE, which lets everything else that is wrong pass, too

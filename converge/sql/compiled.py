@@ -66,15 +66,18 @@ class Compiled(Generic[S]):
 
     def _compile(self, tx: Transaction) -> tuple[_Text, dict[str, Any]]:
         """The statement, and the parameters that the caller need not know."""
-        told = tx.told
+        given_time = tx.given_time
         dialect: Any = tx.connection.dialect
-        key = (type(dialect), told is None)
+        key = (type(dialect), given_time is None)
         text = self._texts.get(key)
         if text is None:
-            now: Any = clock() if told is None else bindparam("now", type_=Double())
+            now: Any = clock() if given_time is None else bindparam("now", type_=Double())
             compiled = self._make(now, dialect.name).compile(dialect=type(dialect)())
             constants = {
                 name: value for name, value in compiled.params.items() if value is not None
             }
             text = self._texts[key] = _Text(str(compiled), compiled.positiontup, constants)
-        return text, {**text.constants} if told is None else {**text.constants, "now": told}
+        return text, {**text.constants} if given_time is None else {
+            **text.constants,
+            "now": given_time,
+        }

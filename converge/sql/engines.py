@@ -12,6 +12,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    func,
     insert,
     literal_column,
     select,
@@ -146,19 +147,21 @@ def has_lease(now: ColumnElement[Any]) -> ColumnElement[bool]:
     )
 
 
-def lives(tx: Transaction, engine_id: Any, mark: int | None = None) -> ColumnElement[bool]:
+def engine_has_lease(
+    tx: Transaction, engine_id: Any, mark: int | None = None
+) -> ColumnElement[bool]:
     """The condition that an engine has a lease.
 
     :param engine_id: its id, or a column with it.
     :param mark: that it must have, of who asks for itself: the id can be another's by now.
     """
-    alive = living(tx.now, engine_id)
+    alive = select_if_leased(tx.now, engine_id)
     if mark is not None:
         alive = alive.where(engine.c.mark == mark)
     return alive.exists()
 
 
-def living(now: ColumnElement[Any], engine_id: Any) -> Select[Any]:
+def select_if_leased(now: ColumnElement[Any], engine_id: Any) -> Select[Any]:
     """The id of an engine, if it has a lease.
 
     :param engine_id: its id, or a column with it.
@@ -167,13 +170,15 @@ def living(now: ColumnElement[Any], engine_id: Any) -> Select[Any]:
 
 
 _IS_ALIVE = Compiled(
-    lambda now, dialect: select(living(now, bindparam("id", type_=engine.c.id.type)).exists())
+    lambda now, dialect: select(
+        select_if_leased(now, bindparam("id", type_=engine.c.id.type)).exists()
+    )
 )
 
 
 _IS_MINE = Compiled(
     lambda now, dialect: select(
-        living(now, bindparam("id", type_=engine.c.id.type))
+        select_if_leased(now, bindparam("id", type_=engine.c.id.type))
         .where(engine.c.mark == bindparam("mark", type_=engine.c.mark.type))
         .exists()
     )
@@ -190,7 +195,7 @@ def is_alive(tx: Transaction, engine_id: int, mark: int | None = None) -> bool:
     return bool(_IS_MINE.execute(tx, {"id": engine_id, "mark": mark}).scalar())
 
 
-def find_living(tx: Transaction, ids: Iterable[int | None]) -> set[int]:
+def find_alive(tx: Transaction, ids: Iterable[int | None]) -> set[int]:
     """Those of these engines that have a lease.
 
     To ask who holds a locked row, in a statement of its own after the one that locked it: that
@@ -210,10 +215,16 @@ def list_engines(tx: Transaction, states: Iterable[str] = (ALIVE,)) -> list[Engi
     return [_row(row) for row in tx.execute(query)]
 
 
-def list_leased(tx: Transaction) -> list[EngineRow]:
+def list_alive(tx: Transaction) -> list[EngineRow]:
     """The engines whose lease goes on, by id."""
     query = select(*_COLUMNS).where(has_lease(tx.now))
     return [_row(row) for row in tx.execute(query.order_by(engine.c.id))]
+
+
+def count_alive(tx: Transaction) -> int:
+    """How many engines have a lease."""
+    query = select(func.count()).select_from(engine).where(has_lease(tx.now))
+    return int(tx.execute(query).scalar_one())
 
 
 def get_engines(tx: Transaction, ids: Iterable[int]) -> dict[int, EngineRow]:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
 
 from converge.errors import StoreError
-from converge.sql.connections import WRITE, parse_url
+from converge.sql.connections import WRITE_OPTIONS
 from converge.sql.database import Database
 from converge.sql.faults import translated
 from converge.sql.schema import PREFIX, VERSION_TABLE, metadata
@@ -28,6 +28,7 @@ from converge.sql.schema_version import (
     read_state,
     refuse_foreign,
 )
+from converge.sql.urls import parse_url
 
 #: Any number that no one else is likely to use; "converge" as ASCII, cut to 63 bits.
 _LOCK_NUMBER = 0x636F6E7665726765 & (2**63 - 1)
@@ -82,7 +83,7 @@ def upgrade(url: str | URL) -> None:
     :raises StoreError: it cannot be reached or written.
     """
     # to change a large table takes a while
-    database = Database(url, patient=True)
+    database = Database(url, answer_timeout=False)
     try:
         upgrade_database(database)
     finally:
@@ -149,7 +150,7 @@ def _locked(database: Database) -> Iterator[Connection]:
     with database.engine.connect() as connection:
         if database.dialect == "sqlite":
             # the write lock, taken at the beginning, is the lock
-            connection.execution_options(**WRITE)
+            connection.execution_options(**WRITE_OPTIONS)
             yield connection
         elif database.dialect == "postgresql":
             connection.execute(text(f"SET lock_timeout = '{_LOCK_TIMEOUT}s'"))

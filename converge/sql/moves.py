@@ -27,7 +27,7 @@ from converge.model import SUSPECT_DEATHS
 from converge.sql.batch import InsertMany, UpdateMany, among, types_of
 from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
-from converge.sql.engines import find_living, lives
+from converge.sql.engines import engine_has_lease, find_alive
 from converge.sql.schema import instance, move
 from converge.sql.types import ID, text
 
@@ -174,7 +174,7 @@ def _is_due(tx: Transaction, machine: str) -> ColumnElement[bool]:
         move.c.machine == machine,
         move.c.next_at.is_not(None),
         move.c.next_at <= tx.now,
-        ~lives(tx, move.c.engine_id),
+        ~engine_has_lease(tx, move.c.engine_id),
     )
 
 
@@ -230,7 +230,7 @@ def claim_actions(
     )
     rows: Any = tx.execute(query).all()
     # one may have begun to live, and have taken some, since the statement began
-    living = find_living(tx, (row.engine_id for row in rows))
+    living = find_alive(tx, (row.engine_id for row in rows))
     found = [row for row in rows if row.engine_id not in living]
     suspects = [row for row in found if row.deaths >= SUSPECT_DEATHS]
     taken = [row for row in found if row.deaths < SUSPECT_DEATHS] + suspects[:1]

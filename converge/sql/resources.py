@@ -406,7 +406,7 @@ def delete_locked(tx: Transaction, engine_id: int, rows: Sequence[ResourceRow]) 
         )
 
 
-def let_go(tx: Transaction, row: ResourceRow, others: Sequence[ResourceRow]) -> None:
+def delete_unlocked(tx: Transaction, row: ResourceRow, others: Sequence[ResourceRow]) -> None:
     """Delete a resource that nobody has locked. What required it requires what it required, so
     that the order of deletes stays.
 
@@ -426,7 +426,7 @@ def let_go(tx: Transaction, row: ResourceRow, others: Sequence[ResourceRow]) -> 
             tx.execute(update(resource).where(resource.c.id == other.id).values(**values))
 
 
-def list_there(tx: Transaction, ids: Iterable[int]) -> set[int]:
+def list_existing(tx: Transaction, ids: Iterable[int]) -> set[int]:
     """Which of these resources there are."""
     return set(tx.execute(select(resource.c.id).where(among(tx, resource.c.id, ids))).scalars())
 

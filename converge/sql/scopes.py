@@ -25,7 +25,7 @@ from converge.errors import Conflict, StaleLock
 from converge.sql.batch import among
 from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
-from converge.sql.engines import find_living, living
+from converge.sql.engines import find_alive, select_if_leased
 from converge.sql.faults import duplicates
 from converge.sql.schema import scope, step
 from converge.sql.types import ID, LongText
@@ -66,7 +66,7 @@ class StepRow(NamedTuple):
 
 def _holder(tx: Transaction) -> Any:
     """The engine that holds a scope and lives."""
-    return living(tx.now, scope.c.engine_id)
+    return select_if_leased(tx.now, scope.c.engine_id)
 
 
 def _select(holder: ColumnElement[int | None]) -> Any:
@@ -97,7 +97,7 @@ def lock_scope(tx: Transaction, name: str) -> ScopeRow | None:
         return None
     row = ScopeRow(*found)
     # not what lived before the lock was waited for
-    living = find_living(tx, [row.holder])
+    living = find_alive(tx, [row.holder])
     return row if row.holder in living else replace(row, holder=None)
 
 
@@ -417,7 +417,7 @@ def list_finished(tx: Transaction, age: float | None, keep: int | None, limit: i
         query = query.where(scope.c.finished_at <= tx.now - age)
     query = query.order_by(scope.c.finished_at, scope.c.id).limit(limit)
     rows: Any = tx.execute(query.with_for_update(skip_locked=True)).all()
-    living = find_living(tx, (row.engine_id for row in rows))
+    living = find_alive(tx, (row.engine_id for row in rows))
     return [row.id for row in rows if row.engine_id not in living]
 
 

@@ -1,6 +1,6 @@
 """Sync points: the rows of nodes, as they are inserted, looked for, locked and deleted.
 
-How a node gets from one state to another is in :mod:`converge.sql.transitions`.
+How a node gets from one state to another is in :mod:`converge.sql.node_moves`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sqlalchemy.types import NullType
 from converge.model import Json, Kind, NodeState
 from converge.sql.batch import among
 from converge.sql.database import Transaction
-from converge.sql.engines import lives
+from converge.sql.engines import engine_has_lease
 from converge.sql.loading import Load, read_clock
 from converge.sql.schema import LIVE_STATES, sync_point
 from converge.sql.types import dump, load
@@ -256,7 +256,11 @@ def lock_ready(
     """
     query = (
         select(*_COLUMNS)
-        .where(is_in(NodeState.READY), sync_point.c.due_at <= tx.now, lives(tx, engine_id, mark))
+        .where(
+            is_in(NodeState.READY),
+            sync_point.c.due_at <= tx.now,
+            engine_has_lease(tx, engine_id, mark),
+        )
         .order_by(sync_point.c.due_at, sync_point.c.ready_at, *_ORDER)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -89,7 +89,7 @@ def list_alike(tx: Transaction, ids: Iterable[int], body: str, parameters: str) 
     return [id_ for id_, *texts in rows if texts == [body, parameters]]
 
 
-def list_hiding(tx: Transaction, stack_id: int) -> list[TemplateRow]:
+def list_with_hidden(tx: Transaction, stack_id: int) -> list[TemplateRow]:
     """The versions of a stack that may have hidden parameters. Of all others nothing is read."""
     columns = (template.c.id, template.c.version, template.c.body, template.c.parameters)
     body, parameters = (type_coerce(column, Text) for column in columns[2:])
@@ -117,7 +117,7 @@ def find_version(tx: Transaction, stack_id: int, version: int) -> int:
     return rows[version]
 
 
-def last_completed(tx: Transaction, stack_id: int, before: int) -> int | None:
+def find_last_completed(tx: Transaction, stack_id: int, before: int) -> int | None:
     """The version that completed last, of those with a lower number; None if there is none."""
     query = select(template.c.id).where(
         template.c.stack_id == stack_id,
@@ -139,7 +139,7 @@ def set_completed(tx: Transaction, template_id: int) -> None:
     tx.execute(update(template).where(template.c.id == template_id).values(completed_at=tx.now))
 
 
-def version_of(tx: Transaction, template_id: int | None) -> int | None:
+def get_version_number(tx: Transaction, template_id: int | None) -> int | None:
     """The version number of a template."""
     if template_id is None:
         return None

@@ -89,7 +89,7 @@ def get_traversal(tx: Transaction, traversal_id: int) -> TraversalRow:
     return _row(tx.execute(query.with_for_update()).one() if row is None else row)
 
 
-def last_action(tx: Transaction, stack_id: int) -> Action:
+def find_last_action(tx: Transaction, stack_id: int) -> Action:
     """What the last traversal of a stack was for that was no check."""
     query = select(traversal.c.action).where(
         traversal.c.stack_id == stack_id, traversal.c.action != Action.CHECK

@@ -44,7 +44,7 @@ def load(value: str) -> Any:
     return [] if value == "[]" else _DECODER.raw_decode(value)[0]
 
 
-def words_of(dialect: str) -> Any:
+def dialect_module(dialect: str) -> Any:
     """SQLAlchemy's module with the types and statements that one dialect alone has.
 
     It is imported when that dialect is spoken: with its drivers, each takes as long to import as
@@ -61,7 +61,7 @@ class LongText(TypeDecorator[Any]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         if dialect.name in MARIADB:
-            return dialect.type_descriptor(words_of(dialect.name).LONGTEXT())
+            return dialect.type_descriptor(dialect_module(dialect.name).LONGTEXT())
         return super().load_dialect_impl(dialect)
 
 
@@ -73,7 +73,7 @@ class LongBinary(TypeDecorator[bytes]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         if dialect.name in MARIADB:
-            return dialect.type_descriptor(words_of(dialect.name).LONGBLOB())
+            return dialect.type_descriptor(dialect_module(dialect.name).LONGBLOB())
         return super().load_dialect_impl(dialect)
 
 

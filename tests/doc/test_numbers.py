@@ -24,7 +24,7 @@ from converge.machine import actions, moving
 from converge.model import NAME_LENGTH
 from converge.protocol import call
 from converge.resources import command
-from converge.sql import connections, database, engines, events, templates, types
+from converge.sql import connections, engines, events, repeat, templates, types
 from converge.template import patterns, values
 
 DOC = Path(__file__).resolve().parents[2] / "doc"
@@ -88,7 +88,7 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("machine", "again {} later", (FRACTIONS[moving.LATER],)),
     ("machine", "called again after {}", (FRACTIONS[actions.HAND_BACK],)),
     ("operating", "``workers`` + {} connections", (n(engine.CONNECTIONS),)),
-    ("operating", "run again, up to {} times", (word(database.RETRIES),)),
+    ("operating", "run again, up to {} times", (word(repeat.RETRIES),)),
     ("operating", "``--grace`` seconds to finish, {} by default", (n(parser.GRACE),)),
     ("operating", "have {} more seconds to obey", (word(run.GRACE),)),
     ("operating", "{} and {} fit into the", (n(parser.GRACE), n(run.GRACE))),

@@ -21,7 +21,7 @@ from converge.protocol.decide import Work
 from converge.protocol.recover import sweep
 from converge.protocol.request import Intent
 from converge.sql import engines, schema
-from converge.sql.held import read_clock
+from converge.sql.loading import read_clock
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.waiting import WAIT
 

@@ -208,7 +208,12 @@ def test_what_is_a_transaction_by_itself_is_one_statement(
     counts: dict[str, set[int]] = {}
 
     def watched(
-        database: Database, function: Any, commit: Commit, *, alone: bool = False, **more: Any
+        database: Database,
+        function: Any,
+        commit: Commit,
+        *,
+        one_statement: bool = False,
+        **more: Any,
     ) -> Any:
         def counted(tx: Transaction) -> Any:
             statements = []
@@ -221,10 +226,10 @@ def test_what_is_a_transaction_by_itself_is_one_statement(
                 return function(tx)
             finally:
                 event.remove(database.engine, "before_cursor_execute", execute)
-                if alone and tx.dialect != "mysql":
+                if one_statement and tx.dialect != "mysql":
                     counts.setdefault(commit.name, set()).add(len(statements))
 
-        return transact(database, counted, commit, alone=alone, **more)
+        return transact(database, counted, commit, one_statement=one_statement, **more)
 
     monkeypatch.setattr(Database, "transact", watched)
     lock = backend.take("job").lock
@@ -241,7 +246,7 @@ def test_what_is_a_transaction_by_itself_is_one_statement(
     assert stack.wait(0) == "COMPLETE"
     if backend._database.dialect != "mysql":
         assert counts == {
-            key: {1} for key in ("STEP", "ITEM", "LET_GO", "RENEW", "ACTION", "RECORD")
+            key: {1} for key in ("STEP", "ITEM", "SCOPE_RELEASE", "RENEW", "ACTION", "RECORD")
         }
 
 

@@ -78,7 +78,7 @@ def test_who_compares_keeps_the_scopes_in_hand(
     seen: list[tuple[str, list[int | None]]] = []
 
     def compare(name: str) -> None:
-        if name in (Commit.TAKE.after, Commit.LET_GO.before):
+        if name in (Commit.TAKE.after, Commit.SCOPE_RELEASE.before):
             one.reconcile(one.owner.current_lease())
             seen.append((name, scope_holders(store)))
 
@@ -88,7 +88,7 @@ def test_who_compares_keeps_the_scopes_in_hand(
         one.write(lock, Record(f"step {lock.epoch}", lock.epoch))
         one.reconcile(one.owner.current_lease())
         one.release(lock, finished=True)
-    assert seen == [(name, [me]) for name in (Commit.TAKE.after, Commit.LET_GO.before)] * 2
+    assert seen == [(name, [me]) for name in (Commit.TAKE.after, Commit.SCOPE_RELEASE.before)] * 2
     assert one.show("job")[0].finished is not None
     assert not one._own_marks
 

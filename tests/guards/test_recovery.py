@@ -16,7 +16,7 @@ from converge.engine.core import EngineCore
 from converge.model import NodeState, TraversalStatus
 from converge.process import process_identity
 from converge.protocol import recover
-from converge.sql import engines, schema, sync_points, transitions, traversals
+from converge.sql import engines, node_moves, schema, sync_points, traversals
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.guards.tools import LEASE, lose, names, state
 from tests.templates import template
@@ -146,8 +146,8 @@ def test_only_what_is_blocked_is_unblocked(
     store.create_stack("s", template(a=[]))
     (work,) = engine().claim()
     with store.transaction() as tx:
-        assert transitions.unblock_nodes(tx, [work.node.key]) == 0
-        assert transitions.unblock(tx, [work.node.resource_id or 0]) == 0
+        assert node_moves.unblock_nodes(tx, [work.node.key]) == 0
+        assert node_moves.unblock(tx, [work.node.resource_id or 0]) == 0
     assert state(store, work) is NodeState.RUNNING
 
 

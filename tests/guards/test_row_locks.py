@@ -232,7 +232,9 @@ def test_a_connection_whose_statement_was_alone_is_as_it_was(store: converge.Sto
             raise ZeroDivisionError
 
     for _ in range(2):
-        assert database.transact(forget, Commit.FORGET, happened=repeatable, alone=True) == 0
+        assert (
+            database.transact(forget, Commit.FORGET, happened=repeatable, one_statement=True) == 0
+        )
         assert database.read(engines.list_engines) == []
         with pytest.raises(ZeroDivisionError):
             fail()

@@ -29,7 +29,7 @@ SAMPLES = 1000
 KILLS = 50
 
 #: Where a process may die before its first step and after its last, and how often it comes there.
-EDGES = (Commit.REGISTER, Commit.TAKE, Commit.LET_GO, Commit.LEAVE)
+EDGES = (Commit.REGISTER, Commit.TAKE, Commit.SCOPE_RELEASE, Commit.LEAVE)
 #: Where it may die in every step → how many steps are over then, and whether the effect of the
 #: next one has been had.
 IN_STEPS = {

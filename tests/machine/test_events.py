@@ -263,14 +263,14 @@ def test_an_event_whose_commit_was_lost_moves_once(place: Place, before: bool) -
 def test_an_equal_move_of_somebody_else_is_not_taken_for_a_lost_one(place: Place) -> None:
     machine, other = place.machine(ORDER), place.machine(ORDER)
     machine.create("k")
-    settle = place.store.database._settle
+    wait = place.store.database._await_lost_sessions
 
     def fire_as_well() -> None:
-        settle()
+        wait()
         place.patch.undo()
         assert other.fire("k", "limit", 3).number == 1
 
-    place.patch.setattr(place.store.database, "_settle", fire_as_well)
+    place.patch.setattr(place.store.database, "_await_lost_sessions", fire_as_well)
     mend = lose(place, before=True)
     try:
         assert machine.fire("k", "limit", 3).number == 2

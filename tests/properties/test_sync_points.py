@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 import converge
 from converge.model import NodeState
-from converge.sql import engines, sync_points, transitions
+from converge.sql import engines, node_moves, sync_points
 from converge.sql.database import Transaction
 from converge.sql.sync_points import LIVE, Key
 from tests.properties.walk import ENDS, RESOURCES, Ticket, Walk, graphs
@@ -64,8 +64,8 @@ class Engines(Walk):
         with self.store.transaction() as tx:
             found = sync_points.lock_ready(tx, engine_id, limit, most_deaths)
             assert [row.key for row in found] == expected
-            transitions.start_nodes(tx, engine_id, started)
-            transitions.block_nodes(tx, blocked)
+            node_moves.start_nodes(tx, engine_id, started)
+            node_moves.block_nodes(tx, blocked)
         for key in blocked:
             self.change(key, state=NodeState.BLOCKED, ready_at=None, due_at=0.0)
         for key in started:
@@ -101,10 +101,10 @@ class Engines(Walk):
 
         def write(tx: Transaction) -> None:
             locked = sync_points.lock_nodes(tx, {*counts, *(key for _, key, _ in tickets)})
-            transitions.end_nodes(tx, engine_id, self.states(tickets), state)
+            node_moves.end_nodes(tx, engine_id, self.states(tickets), state)
             if taints:
-                transitions.taint(tx, sorted(counts))
-            transitions.arrive(tx, counts, locked)
+                node_moves.taint(tx, sorted(counts))
+            node_moves.arrive(tx, counts, locked)
 
         self.attempt(write, valid=good)
         if not good:
@@ -136,7 +136,7 @@ class Engines(Walk):
         limit = None if uncounted else 7
         valid = self.holds(tickets[0])
         self.attempt(
-            lambda tx: transitions.requeue_node(
+            lambda tx: node_moves.requeue_node(
                 tx, engine_id, node, wait, max_attempts=limit, uncounted=uncounted
             ),
             valid=valid,
@@ -161,7 +161,7 @@ class Engines(Walk):
         ((engine_id, key, _),) = tickets
         (node,) = self.states(tickets)
         valid = self.holds(tickets[0])
-        self.attempt(lambda tx: transitions.point_at(tx, engine_id, node, resource_id), valid=valid)
+        self.attempt(lambda tx: node_moves.point_at(tx, engine_id, node, resource_id), valid=valid)
         if valid:
             self.change(key, resource_id=resource_id)
 
@@ -184,9 +184,9 @@ class Engines(Walk):
         ]
         with self.store.transaction() as tx:
             if by_key:
-                assert transitions.unblock_nodes(tx, asked) == len(keys)
+                assert node_moves.unblock_nodes(tx, asked) == len(keys)
             else:
-                assert transitions.unblock(tx, ids) == len(keys)
+                assert node_moves.unblock(tx, ids) == len(keys)
         for key in keys:
             self.change(key, state=NodeState.READY, ready_at=self.clock())
 
@@ -208,7 +208,7 @@ class Engines(Walk):
             found = sync_points.list_engine_nodes(tx, engine_id, limit)
             assert [row.key for row in found] == held
             nodes = [row for row in found if row.state is NodeState.RUNNING]
-            transitions.recover_nodes(tx, engine_id, nodes, died=died)
+            node_moves.recover_nodes(tx, engine_id, nodes, died=died)
             sync_points.delete_nodes(tx, [key for key in held if key not in running])
         for key in held:
             if key not in running:
@@ -252,7 +252,7 @@ class Engines(Walk):
             if row.state is NodeState.READY and 0 < row.due_at <= self.clock()
         ]
         with self.store.transaction() as tx:
-            assert transitions.promote_retries(tx, 1000) == len(due)
+            assert node_moves.promote_retries(tx, 1000) == len(due)
         for key in due:
             self.change(key, due_at=0.0)
 
@@ -276,10 +276,10 @@ class Engines(Walk):
             "arrive": all(row.state is NodeState.WAITING and count <= row.pending for row in rows),
         }
         moves: dict[str, Callable[[Transaction], object]] = {
-            "start": lambda tx: transitions.start_nodes(tx, self.engines[0], keys),
-            "block": lambda tx: transitions.block_nodes(tx, keys),
-            "skip": lambda tx: transitions.skip_nodes(tx, keys),
-            "arrive": lambda tx: transitions.arrive(
+            "start": lambda tx: node_moves.start_nodes(tx, self.engines[0], keys),
+            "block": lambda tx: node_moves.block_nodes(tx, keys),
+            "skip": lambda tx: node_moves.skip_nodes(tx, keys),
+            "arrive": lambda tx: node_moves.arrive(
                 tx, dict.fromkeys(keys, count), sync_points.lock_nodes(tx, keys)
             ),
         }
@@ -299,8 +299,8 @@ class Engines(Walk):
         with self.store.transaction() as tx:
             found = sync_points.lock_traversal_nodes(tx, self.traversal, LIVE)
             assert [node.key for node in found] == live
-            transitions.skip_nodes(tx, idle)
-            transitions.lead_to_stack(tx, running, stack)
+            node_moves.skip_nodes(tx, idle)
+            node_moves.lead_to_stack(tx, running, stack)
         for key in idle:
             self.change(key, state=NodeState.SKIPPED, ready_at=None)
         for key in running:
@@ -319,7 +319,7 @@ class Engines(Walk):
     def supersede(self, graph: Sequence[set[int]]) -> None:
         with self.store.transaction() as tx:
             sync_points.lock_traversal_nodes(tx, self.traversal, LIVE)
-            transitions.supersede_nodes(tx, self.traversal)
+            node_moves.supersede_nodes(tx, self.traversal)
         for key in [key for key in self.rows if key[0] == self.traversal]:
             if self.rows[key].state is NodeState.RUNNING and not self.rows[key].stack:
                 self.change(key, state=NodeState.SUPERSEDED)

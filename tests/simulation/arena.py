@@ -15,7 +15,7 @@ from sqlalchemy.pool import StaticPool
 
 import converge
 from converge import crash_points
-from converge.sql import database
+from converge.sql import repeat
 from tests import backends
 from tests.simulation.tables import Tables
 
@@ -50,7 +50,7 @@ class Arena:
         before = logging.root.manager.disable
         logging.disable(logging.CRITICAL)
         try:
-            with mock.patch.object(database, "_pause"):
+            with mock.patch.object(repeat, "_pause"):
                 yield
         finally:
             crash_points.hook = None

@@ -13,7 +13,7 @@ from sqlalchemy import select, text, update
 import converge
 from converge.errors import StaleLock
 from converge.model import SYNC_POINT_MOVES, Kind, NodeState
-from converge.sql import engines, resources, schema, sync_points, transitions
+from converge.sql import engines, node_moves, resources, schema, sync_points
 from converge.sql.database import Transaction
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.stores import stack_store
@@ -314,35 +314,35 @@ def claimed(shop: converge.Stack) -> Iterator[Claimed]:
 def test_a_node_is_moved_by_its_engine_only(claimed: Claimed) -> None:
     tx, node, engine_id = claimed
     with pytest.raises(StaleLock):
-        transitions.end_nodes(tx, engine_id + 1, [node], NodeState.DONE)
+        node_moves.end_nodes(tx, engine_id + 1, [node], NodeState.DONE)
     with pytest.raises(StaleLock):
-        transitions.requeue_node(tx, engine_id + 1, node, 0)
+        node_moves.requeue_node(tx, engine_id + 1, node, 0)
     with pytest.raises(StaleLock):
-        transitions.point_at(tx, engine_id + 1, node, 1)
-    transitions.end_nodes(tx, engine_id, [node], NodeState.DONE)
+        node_moves.point_at(tx, engine_id + 1, node, 1)
+    node_moves.end_nodes(tx, engine_id, [node], NodeState.DONE)
     with pytest.raises(StaleLock):
-        transitions.end_nodes(tx, engine_id, [node], NodeState.DONE)
+        node_moves.end_nodes(tx, engine_id, [node], NodeState.DONE)
 
 
 def test_a_node_is_moved_at_its_epoch_only(claimed: Claimed) -> None:
     tx, node, engine_id = claimed
     node.epoch -= 1
     with pytest.raises(StaleLock):
-        transitions.end_nodes(tx, engine_id, [node], NodeState.DONE)
+        node_moves.end_nodes(tx, engine_id, [node], NodeState.DONE)
     with pytest.raises(StaleLock):
-        transitions.requeue_node(tx, engine_id, node, 0)
+        node_moves.requeue_node(tx, engine_id, node, 0)
     with pytest.raises(StaleLock):
-        transitions.point_at(tx, engine_id, node, 1)
+        node_moves.point_at(tx, engine_id, node, 1)
 
 
 def test_a_node_is_started_and_blocked_once(shop: converge.Stack, asker: int) -> None:
     with stack_store(shop).transaction() as tx:
         (node,) = sync_points.lock_ready(tx, asker, 1)
-        transitions.start_nodes(tx, 1, [node.key])
+        node_moves.start_nodes(tx, 1, [node.key])
         with pytest.raises(StaleLock):
-            transitions.start_nodes(tx, 1, [node.key])
+            node_moves.start_nodes(tx, 1, [node.key])
         with pytest.raises(StaleLock):
-            transitions.block_nodes(tx, [node.key])
+            node_moves.block_nodes(tx, [node.key])
 
 
 def test_a_node_waits_for_no_more_than_it_does(shop: converge.Stack) -> None:
@@ -351,10 +351,10 @@ def test_a_node_waits_for_no_more_than_it_does(shop: converge.Stack) -> None:
     assert (node.state, node.pending) == (NodeState.WAITING, 2)
     with store.transaction() as tx:
         with pytest.raises(StaleLock):
-            transitions.arrive(tx, {node.key: 3}, {node.key: node})
-        transitions.arrive(tx, {node.key: 2}, {node.key: node})
+            node_moves.arrive(tx, {node.key: 3}, {node.key: node})
+        node_moves.arrive(tx, {node.key: 2}, {node.key: node})
         with pytest.raises(StaleLock):
-            transitions.arrive(tx, {node.key: 1}, {node.key: node})
+            node_moves.arrive(tx, {node.key: 1}, {node.key: node})
 
 
 def test_a_resource_is_locked_once_and_epochs_grow(claimed: Claimed) -> None:
@@ -424,10 +424,10 @@ def test_moves_that_are_not_declared_are_refused(shop: converge.Stack) -> None:
         )
 
     moves: dict[NodeState, Callable[[Transaction], object]] = {
-        NodeState.RUNNING: lambda tx: transitions.start_nodes(tx, 1, [node.key]),
-        NodeState.BLOCKED: lambda tx: transitions.block_nodes(tx, [node.key]),
-        NodeState.DONE: lambda tx: transitions.end_nodes(tx, 1, [node], NodeState.DONE),
-        NodeState.FAILED: lambda tx: transitions.end_nodes(tx, 1, [node], NodeState.FAILED),
+        NodeState.RUNNING: lambda tx: node_moves.start_nodes(tx, 1, [node.key]),
+        NodeState.BLOCKED: lambda tx: node_moves.block_nodes(tx, [node.key]),
+        NodeState.DONE: lambda tx: node_moves.end_nodes(tx, 1, [node], NodeState.DONE),
+        NodeState.FAILED: lambda tx: node_moves.end_nodes(tx, 1, [node], NodeState.FAILED),
     }
     with store.transaction() as tx:
         for target, move in moves.items():

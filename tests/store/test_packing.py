@@ -51,8 +51,8 @@ def test_what_is_packed_is_the_same_template_for_all(store: Store) -> None:
         raw = tx.connection.execute(text(f"SELECT body FROM {schema.template.name}")).scalars()
         assert all(stored.startswith(PREFIX) for stored in raw)
         stack_id = store.stack("s").id
-        assert [row.version for row in templates.list_hiding(tx, stack_id)] == [1, 2]
-        first = templates.list_hiding(tx, stack_id)[0]
+        assert [row.version for row in templates.list_with_hidden(tx, stack_id)] == [1, 2]
+        first = templates.list_with_hidden(tx, stack_id)[0]
         body, parameters = templates.get_texts(tx, first.id)
         assert templates.list_alike(tx, [1, 2, first.id], body, parameters) == [first.id]
     shown = store.show("s")["resources"]["B"]

@@ -14,8 +14,7 @@ from converge import Journal, Machine, RetryPolicy
 from converge.crash_points import Commit
 from converge.errors import CommitUnknown, StepFailed
 from converge.machine import Action, Move
-from converge.sql import database as database_module
-from converge.sql import schema
+from converge.sql import repeat, schema
 from converge.stack import Stack
 from converge.testing import FakeWorld, StepEngine
 from tests.trouble.faults import only
@@ -91,7 +90,7 @@ def test_a_call_that_starts_something_does_it_once_and_says_so(
 def test_a_call_whose_every_commit_is_lost_says_that_it_cannot_know(
     troubled: Troubled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "RETRIES", 3)
+    monkeypatch.setattr(repeat, "RETRIES", 3)
     troubled.lose(Commit.START, *[Loss.COMMIT] * 20)
     with pytest.raises(CommitUnknown, match="lost during a commit"):
         troubled.store.create_stack("new", ONE)
@@ -187,7 +186,7 @@ def test_steps_and_items_are_recorded_once_whichever_side_of_their_commits_is_lo
         done.append(what)
         return what.upper()
 
-    for commit in (Commit.TAKE, Commit.STEP, Commit.ITEM, Commit.LET_GO):
+    for commit in (Commit.TAKE, Commit.STEP, Commit.ITEM, Commit.SCOPE_RELEASE):
         troubled.lose_every_other(commit, loss)
     with Journal(troubled.store) as journal:
         for _ in range(2):

@@ -14,8 +14,7 @@ from sqlalchemy import create_engine, make_url, select
 import converge
 from converge.engine import run
 from converge.errors import StoreError
-from converge.sql import database as database_module
-from converge.sql import schema
+from converge.sql import repeat, schema
 from converge.sql.database import Database
 from tests.handlers import Gate
 from tests.templates import template
@@ -163,7 +162,7 @@ def test_connections_that_are_cut_in_each_handler(troubled: Troubled, running: R
 def test_an_engine_can_be_stopped_while_the_database_is_away(
     troubled: Troubled, running: Running, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "RETRIES", 2)
+    monkeypatch.setattr(repeat, "RETRIES", 2)
     running.store.create_stack("s", CHAIN)
     assert running.gate.began.acquire(timeout=WAIT)
     with troubled.proxy.being(mode):
@@ -279,7 +278,7 @@ def test_a_silent_server_is_not_waited_for_for_ever(url: str, expected: dict[str
 
 
 def test_to_change_the_schema_may_take_as_long_as_it_takes() -> None:
-    database = Database("mysql+pymysql://h/x", patient=True)
+    database = Database("mysql+pymysql://h/x", answer_timeout=False)
     assert "read_timeout" not in database.engine.url.query
     assert "connect_timeout" in database.engine.url.query
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 import converge
 from converge.errors import StoreError
-from converge.sql import database as database_module
+from converge.sql import repeat
 from tests.templates import template
 from tests.trouble.faults import only
 from tests.trouble.handlers import Calls, Disk
@@ -68,7 +68,7 @@ def test_an_outage_that_passes_through_a_handler_is_no_failure_of_it(
     troubled: Troubled, use: str, on_failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long it is: here it ends before the lease does."""
-    monkeypatch.setattr(database_module, "RETRIES", 1)
+    monkeypatch.setattr(repeat, "RETRIES", 1)
     handler = Recorder(USES[use])
     handler.during = lambda: troubled.proxy.set(Mode.REFUSE)
     engine = converge.Engine(troubled.store, {"uses": handler}, lease=LONG, poll=0.05)

@@ -15,8 +15,7 @@ from sqlalchemy import event, make_url, select, text, update
 import converge
 from converge.crash_points import Commit
 from converge.errors import StoreError
-from converge.sql import database as database_module
-from converge.sql import schema
+from converge.sql import repeat, schema
 from converge.sql.database import Transaction
 from tests.trouble.faults import Faults, only
 from tests.waiting import WAIT
@@ -37,8 +36,8 @@ def store(fresh_store: Callable[..., converge.Store]) -> converge.Store:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only two retries, so that their end comes soon."""
-    monkeypatch.setattr(database_module, "RETRIES", 2)
-    monkeypatch.setattr(database_module, "PATIENCE", 0.0)
+    monkeypatch.setattr(repeat, "RETRIES", 2)
+    monkeypatch.setattr(repeat, "LOCK_PATIENCE", 0.0)
 
 
 def add_stack(tx: Transaction, name: str) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, event, make_url
 
 import converge
 from converge.errors import BadInput, SchemaError, StoreError
-from converge.sql import database as database_module
+from converge.sql import repeat
 from tests.backends import Backend, Sqlite
 from tests.templates import template
 
@@ -127,7 +127,7 @@ def test_a_connection_lost_in_the_first_look_at_a_server_is_trouble_of_the_datab
     assert store.stacks() == []
     assert losses == 0
     losses = 1000
-    monkeypatch.setattr(database_module, "RETRIES", 1)
+    monkeypatch.setattr(repeat, "RETRIES", 1)
     with pytest.raises(StoreError, match="Lost connection"):
         store.stacks()
     store.close()

@@ -18,7 +18,7 @@ import converge
 from converge import hiding
 from converge.cli import main
 from converge.sql import migrate
-from converge.sql.connections import parse_url, show_url
+from converge.sql.urls import parse_url, show_url
 from converge.testing import StepEngine
 
 # nobody listens there, so that connecting fails at once

@@ -1,4 +1,4 @@
-"""Sync points as people look at them: who holds them, what they wait for, which are stuck.
+"""Nodes as people look at them: who holds them, what they wait for, which are stuck.
 
 Each query finds its rows in the index of live nodes, or by the key of one traversal.
 """
@@ -14,24 +14,24 @@ from sqlalchemy import ColumnElement, Select, case, func, or_, select
 from converge.model import Kind, NodeState, TraversalStatus
 from converge.sql.batch import among
 from converge.sql.database import Transaction
-from converge.sql.engines import has_lease, lives
-from converge.sql.schema import engine, sync_point, traversal
+from converge.sql.engines import engine_has_lease
 from converge.sql.schema import resource as resource_table
 from converge.sql.schema import stack as stack_table
+from converge.sql.schema import sync_point, traversal
 from converge.sql.sync_points import LIVE, is_in
 
-#: What is beyond a limit is counted only up to this.
+#: Rows beyond a limit are counted up to this number only.
 COUNTED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class HeldNode:
+class NodeView:
     """A node, as people look at it.
 
     :ivar reason: why its resource failed last.
     :ivar holder: the engine that has its resource's lock.
     :ivar since: seconds since its claim.
-    :ivar wait: of a retry, seconds until it may be claimed; negative: it may be since then.
+    :ivar wait: seconds until a retry may be claimed; negative: seconds since it may be claimed.
     """
 
     traversal_id: int
@@ -52,15 +52,15 @@ class HeldNode:
 
     @property
     def attempt(self) -> int:
-        """How many attempts were begun, without those in which an engine died."""
+        """How many attempts were begun, not counting those in which an engine died."""
         return max(0, self.attempts - self.deaths)
 
 
 @dataclass(frozen=True, slots=True)
 class Predecessor:
-    """A node that another one waits for.
+    """A node that another node waits for.
 
-    :ivar direct: whether it waits for this one itself, not through others.
+    :ivar direct: whether the other node waits for it directly, not through nodes in between.
     """
 
     node: int
@@ -70,7 +70,7 @@ class Predecessor:
     direct: bool
 
 
-_IN_HAND = (NodeState.RUNNING, NodeState.SUPERSEDED)
+_HELD = (NodeState.RUNNING, NodeState.SUPERSEDED)
 
 
 def _select(tx: Transaction) -> Select[Any]:
@@ -93,7 +93,7 @@ def _select(tx: Transaction) -> Select[Any]:
             (tx.now - func.coalesce(node.claimed_at, tx.now)).label("since"),
             case(
                 (node.due_at > tx.now, node.due_at - tx.now),
-                # the clock may have gone back
+                # the clock may have been set back
                 (node.ready_at < tx.now, node.ready_at - tx.now),
                 else_=0.0,
             ).label("wait"),
@@ -104,19 +104,19 @@ def _select(tx: Transaction) -> Select[Any]:
     )
 
 
-def _rows(tx: Transaction, query: Select[Any]) -> list[HeldNode]:
+def _rows(tx: Transaction, query: Select[Any]) -> list[NodeView]:
     return [_row(one) for one in tx.execute(query).all()]
 
 
-def _row(row: Any) -> HeldNode:
-    values: list[Any] = list(row)[: len(HeldNode.__dataclass_fields__)]
+def _row(row: Any) -> NodeView:
+    values: list[Any] = list(row)[: len(NodeView.__dataclass_fields__)]
     values[2:4] = Kind(values[2]), NodeState(values[3])
-    return HeldNode(*values)
+    return NodeView(*values)
 
 
 def _some(
     tx: Transaction, conditions: Sequence[ColumnElement[bool]], order: Sequence[Any], limit: int
-) -> tuple[list[HeldNode], int]:
+) -> tuple[list[NodeView], int]:
     """The first of these nodes, and how many more there are."""
     query = _select(tx).where(*conditions)
     found = _rows(tx, query.order_by(*order, *_ORDER).limit(limit))
@@ -133,12 +133,12 @@ _ORDER = (sync_point.c.traversal_id, sync_point.c.node)
 # Of one traversal
 
 
-def list_held(
+def list_traversal_nodes(
     tx: Transaction, traversal_id: int, limit: int, resource: str | None = None
-) -> tuple[list[HeldNode], int]:
-    """The nodes of a traversal that somebody could or does work on, longest held first.
+) -> tuple[list[NodeView], int]:
+    """The nodes of a traversal that are RUNNING, READY or BLOCKED, longest held first.
 
-    :param resource: only those of this name, and in every state.
+    :param resource: only the nodes of the resource of this name, in every state.
     :returns: the first of them, and how many more there are.
     """
     mine = sync_point.c.traversal_id == traversal_id
@@ -150,8 +150,8 @@ def list_held(
     return _some(tx, conditions, order, limit)
 
 
-def list_nodes(tx: Transaction, traversal_id: int, nodes: Iterable[int]) -> list[HeldNode]:
-    """Nodes of a traversal by their numbers, in the order of these."""
+def list_nodes(tx: Transaction, traversal_id: int, nodes: Iterable[int]) -> list[NodeView]:
+    """The nodes of a traversal that have these numbers, by number."""
     query = _select(tx).where(
         sync_point.c.traversal_id == traversal_id, among(tx, sync_point.c.node, nodes)
     )
@@ -159,11 +159,12 @@ def list_nodes(tx: Transaction, traversal_id: int, nodes: Iterable[int]) -> list
 
 
 def list_outstanding(tx: Transaction, traversal_id: int, node: int) -> list[Predecessor]:
-    """Which predecessors of a node are outstanding, and what those wait for in the end.
+    """The outstanding predecessors of a node, and what those wait for in the end.
 
-    For people: it looks through the live nodes of the traversal.
+    For people: it reads all live nodes of the traversal.
 
-    :returns: the direct ones, and of the others those that do not wait themselves; by number.
+    :returns: the direct predecessors; and of those before them, the ones that wait for nothing
+        themselves; by number.
     """
     query = (
         select(
@@ -181,7 +182,7 @@ def list_outstanding(tx: Transaction, traversal_id: int, node: int) -> list[Pred
         )
         .order_by(sync_point.c.node.desc())
     )
-    # successors have higher numbers, so they are met before what they wait for
+    # successors have higher numbers, so each is read before what it waits for
     behind = {node}
     found = []
     for row in tx.execute(query):
@@ -197,7 +198,7 @@ def list_outstanding(tx: Transaction, traversal_id: int, node: int) -> list[Pred
 
 
 def count_running(tx: Transaction, traversal_id: int) -> int:
-    """How many resources of a traversal are being worked on."""
+    """How many resources of a traversal engines are working on."""
     query = select(func.count()).where(
         sync_point.c.traversal_id == traversal_id,
         is_in(NodeState.RUNNING),
@@ -206,13 +207,13 @@ def count_running(tx: Transaction, traversal_id: int) -> int:
     return int(tx.execute(query).scalar_one())
 
 
-def list_workers(tx: Transaction, resource_ids: Iterable[int]) -> dict[int, HeldNode]:
-    """The nodes that have these resources in hand, of any traversal, by resource."""
+def list_lock_holders(tx: Transaction, resource_ids: Iterable[int]) -> dict[int, NodeView]:
+    """The nodes, of any traversal, that hold the locks of these resources; by resource id."""
     wanted = set(resource_ids)
     if not wanted:
         return {}
     query = _select(tx).where(
-        is_in(*_IN_HAND),
+        is_in(*_HELD),
         among(tx, sync_point.c.resource_id, wanted),
         sync_point.c.engine_id == resource_table.c.engine_id,
     )
@@ -222,11 +223,11 @@ def list_workers(tx: Transaction, resource_ids: Iterable[int]) -> dict[int, Held
 # Of the whole database
 
 
-def list_in_hand(tx: Transaction, limit: int) -> dict[int, tuple[int, list[HeldNode]]]:
-    """What each engine holds, longest held first.
+def list_held_by_engine(tx: Transaction, limit: int) -> dict[int, tuple[int, list[NodeView]]]:
+    """The nodes that each engine holds, longest held first.
 
-    :param limit: so many nodes of each engine at most.
-    :returns: by engine, how many nodes, and the first of them.
+    :param limit: the most nodes of each engine.
+    :returns: by engine, how many nodes it holds, and the first of them.
     """
     mine = sync_point.c.engine_id
     order = (sync_point.c.claimed_at, *_ORDER)
@@ -237,7 +238,7 @@ def list_in_hand(tx: Transaction, limit: int) -> dict[int, tuple[int, list[HeldN
             func.count().over(partition_by=mine).label("held"),
             func.row_number().over(partition_by=mine, order_by=order).label("rank"),
         )
-        .where(is_in(*_IN_HAND), mine.is_not(None))
+        .where(is_in(*_HELD), mine.is_not(None))
         .subquery()
     )
     query = (
@@ -251,48 +252,48 @@ def list_in_hand(tx: Transaction, limit: int) -> dict[int, tuple[int, list[HeldN
         .where(ranked.c.rank <= limit)
         .order_by(ranked.c.engine_id, ranked.c.rank)
     )
-    found: dict[int, tuple[int, list[HeldNode]]] = {}
+    found: dict[int, tuple[int, list[NodeView]]] = {}
     for row in tx.execute(query).all():
         one = _row(row)
         found.setdefault(one.engine_id or 0, (row.held, []))[1].append(one)
     return found
 
 
-def list_abandoned(tx: Transaction, limit: int) -> tuple[list[HeldNode], int]:
-    """Nodes held by engines whose lease has ended or that are no more, longest held first."""
+def list_abandoned(tx: Transaction, limit: int) -> tuple[list[NodeView], int]:
+    """Nodes held by engines whose lease has ended, or whose row is gone; longest held first."""
     holder = sync_point.c.engine_id
-    conditions = [is_in(*_IN_HAND), holder.is_not(None), ~lives(tx, holder)]
+    conditions = [is_in(*_HELD), holder.is_not(None), ~engine_has_lease(tx, holder)]
     return _some(tx, conditions, (sync_point.c.claimed_at,), limit)
 
 
-def list_overrun(tx: Transaction, limit: int) -> tuple[list[HeldNode], int]:
-    """Nodes whose handler is at work for longer than their traversal allows, longest held first."""
+def list_past_timeout(tx: Transaction, limit: int) -> tuple[list[NodeView], int]:
+    """Nodes whose handler has run for longer than their traversal allows, longest held first."""
     conditions = [
-        is_in(*_IN_HAND),
+        is_in(*_HELD),
         traversal.c.node_timeout.is_not(None),
         sync_point.c.claimed_at < tx.now - traversal.c.node_timeout,
     ]
     return _some(tx, conditions, (sync_point.c.claimed_at,), limit)
 
 
-def list_blocked(tx: Transaction, limit: int) -> tuple[list[HeldNode], int]:
+def list_blocked(tx: Transaction, limit: int) -> tuple[list[NodeView], int]:
     """BLOCKED nodes."""
     return _some(tx, [is_in(NodeState.BLOCKED)], (), limit)
 
 
-def list_due(tx: Transaction, limit: int) -> tuple[list[HeldNode], int]:
-    """READY nodes whose time has come, longest ready first."""
+def list_due(tx: Transaction, limit: int) -> tuple[list[NodeView], int]:
+    """READY nodes that can be claimed now, longest ready first."""
     conditions = [is_in(NodeState.READY), sync_point.c.due_at <= tx.now]
     return _some(tx, conditions, (sync_point.c.ready_at,), limit)
 
 
-def list_passed_over(tx: Transaction, age: float, limit: int) -> tuple[list[HeldNode], int]:
+def list_unclaimed(tx: Transaction, age: float, limit: int) -> tuple[list[NodeView], int]:
     """READY nodes that should have been claimed by now, longest ready first.
 
-    Nodes are claimed in the order in which they became ready. So that is one that is older than
-    one that was claimed, or any when nothing was claimed for a while.
+    Nodes are claimed in the order in which they became ready. So a node is late if a node that
+    became ready after it was claimed, or if no node was claimed for a while.
 
-    :param age: seconds for which a node may be ready, or nothing be claimed.
+    :param age: seconds that a node may be READY, and that may pass without a claim.
     """
     query = select(func.max(sync_point.c.ready_at), func.max(sync_point.c.claimed_at))
     last: Any = tx.execute(query.where(is_in(NodeState.RUNNING))).one()
@@ -307,7 +308,7 @@ def list_passed_over(tx: Transaction, age: float, limit: int) -> tuple[list[Held
 class Overdue:
     """A traversal past its deadline that has not ended.
 
-    :ivar halted: what it will end as, None if nobody has noticed the deadline yet.
+    :ivar halted: what it will end as; None if no engine has noticed the deadline yet.
     :ivar late: seconds since the deadline.
     """
 
@@ -320,7 +321,7 @@ class Overdue:
 
 
 def list_overdue(tx: Transaction, limit: int) -> list[Overdue]:
-    """Traversals past their deadline that have not ended, the latest first."""
+    """Traversals past their deadline that have not ended, the longest overdue first."""
     query = (
         select(
             traversal.c.id,
@@ -340,14 +341,3 @@ def list_overdue(tx: Transaction, limit: int) -> list[Overdue]:
     )
     rows: Any = tx.execute(query).all()
     return [Overdue(*row) for row in rows]
-
-
-def count_alive(tx: Transaction) -> int:
-    """How many engines are alive, their leases not ended."""
-    query = select(func.count()).select_from(engine).where(has_lease(tx.now))
-    return int(tx.execute(query).scalar_one())
-
-
-def read_clock(tx: Transaction) -> float:
-    """The time, in seconds since 1970."""
-    return float(tx.execute(select(tx.now)).scalar_one())
