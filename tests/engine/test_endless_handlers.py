@@ -43,7 +43,7 @@ def test_a_handler_that_never_returns_is_given_up_after_a_cancel(
     monkeypatch.setattr("converge.engine.run.GRACE", 0.1)
     deaf = Deaf()
     types = {"deaf": Does(deaf, attempts=3), "good": Does(good)}
-    with converge.Engine(store, types, workers=1, lease=1.0, poll=0.05):
+    with converge.Engine(store, types, workers=1, lease=3.0, poll=0.05):
         stack = store.create_stack("s", one_of_each("deaf"))
         assert deaf.began.acquire(timeout=WAIT)
         stack.cancel()
