@@ -39,7 +39,8 @@ def main() -> None:
     if arguments[:1] == ["quick"]:
         arguments = [*_QUICK, *arguments[1:]]
     if not any(argument.startswith(_ALONE) for argument in arguments):
-        processes = min(os.cpu_count() or 1, 4)
+        # more than there are cores: they wait for servers and disks for much of their time
+        processes = min(2 * (os.cpu_count() or 1), 4)
         arguments = ["-n", str(processes), "--dist", "worksteal", *arguments]
     os.chdir(ROOT)
     checkout.run([python, "-m", "pytest", *arguments])
