@@ -1,9 +1,9 @@
 """All benchmarks with one command: python3 benchmarks/run.py [--smaller] [--url URL]
 
-Runs ``graph.py`` (nothing but Python), and ``engine.py``, ``recovery.py``, ``journal.py`` and
-``machine.py`` (PostgreSQL with durable commits) one after the other, in the environment whose
-Python runs this, and prints what they measure: ratios to a limit that is measured in the same
-run, each beside its target if it has one.
+Runs ``graph.py`` (nothing but Python), and ``start.py``, ``engine.py``, ``recovery.py``,
+``journal.py`` and ``machine.py`` (PostgreSQL with durable commits) one after the other, in the
+environment whose Python runs this, and prints what they measure: ratios to a limit that is
+measured in the same run, each beside its target if it has one.
 ``--smaller`` is for a quick look whether they still run: its figures are not meant for the
 targets. Each of them says more about itself, and about its other options, in its docstring and
 under ``--help``. What a change did to the speed is told by ``compare.py``.
@@ -41,6 +41,7 @@ def main() -> int:
     server = ["--url", arguments.url] if arguments.url else []
     statuses = [
         run("graph", *smaller),
+        run("start", *smaller, *server),
         run("engine", *smaller, *server),
         run("recovery", *smaller, *server),
         run("journal", *smaller, *server),
