@@ -16,6 +16,10 @@ from typing import Any
 _PRELOAD = [
     "alembic.autogenerate",
     "converge.cli.commands",
+    "converge.cli.parser",
+    "converge.cli.queries",
+    "converge.cli.schema",
+    "converge.cli.stacks",
     "converge.engine",
     "converge.sql.migrate",
     "psycopg",
