@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -88,6 +89,14 @@ class JsonText(LongText):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         return None if value is None else load(value)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        # an engine reads seven of them for each node: two calls less each
+        return _load_or_none
+
+
+def _load_or_none(value: str | None) -> Any:
+    return None if value is None else load(value)
 
 
 ID = BigInteger().with_variant(Integer(), "sqlite")
