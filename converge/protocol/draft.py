@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from converge import collection
 from converge.errors import Conflict
 from converge.model import Action, Physical, ResourceDefinition
 from converge.protocol.plan import Existing, Plan, compared, contested, plan, plan_check
@@ -58,7 +59,8 @@ class Draft:
 
 def draft_first(definitions: Mapping[str, ResourceDefinition]) -> Draft:
     """The draft for a stack that does not exist yet."""
-    return Draft(Action.CREATE, None, NOTHING, definitions, (), plan(definitions, []))
+    with collection.paused():
+        return Draft(Action.CREATE, None, NOTHING, definitions, (), plan(definitions, []))
 
 
 def make_draft(
@@ -79,7 +81,8 @@ def make_draft(
     # of a locked stack, nobody asks later whether it has changed
     fingerprint = None if locked else survey.get_fingerprint(tx, stack.id)
     heads = survey.list_heads(tx, stack.id, locked=locked)
-    existing = [_existing(head) for head in heads]
+    with collection.paused():
+        existing = [_existing(head) for head in heads]
     if action is Action.CHECK:
         planned = plan_check(definitions, existing)
     else:
@@ -90,13 +93,14 @@ def make_draft(
             existing = [_filled(one, details.get(one.id)) for one in existing]
         if wanted is not None:
             alike = templates.list_alike(tx, contested(existing), *wanted[1:])
-        planned = plan(
-            definitions,
-            existing,
-            wanted=None if wanted is None else wanted.template_id,
-            previous=stack.template_id,
-            alike=alike,
-        )
+        with collection.paused():
+            planned = plan(
+                definitions,
+                existing,
+                wanted=None if wanted is None else wanted.template_id,
+                previous=stack.template_id,
+                alike=alike,
+            )
     return Draft(action, stack.template_id, fingerprint, definitions, heads, planned)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from converge import collection
 from converge.errors import BadInput
 from converge.model import OnFailure, ResourceDefinition, check_seconds
 from converge.resources.resource_type import ResourceType, check_types
@@ -70,4 +71,5 @@ def work_out(
     if types is not None:
         check_types(types)
         template.validate(types)
-    return Wanted(dump(template.body), dump(values), template.definitions(values, name))
+    with collection.paused():
+        return Wanted(dump(template.body), dump(values), template.definitions(values, name))

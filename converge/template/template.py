@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from converge import collection
 from converge.errors import BadInput, TemplateError
 from converge.graph import Graph
 from converge.model import Json, ResourceDefinition
@@ -45,7 +46,8 @@ class Template:
     outputs: Mapping[str, Output]
 
     def __init__(self, document: Document, *, for_drawing: bool = False) -> None:
-        self._structure = understand(document)
+        with collection.paused():
+            self._structure = understand(document)
         self.source = document.name
         self.description = self._structure.description
         self.parameters = self._structure.parameters
@@ -84,7 +86,8 @@ class Template:
         :param source: its name in messages.
         :raises TemplateError: if it is wrong, or has what converge does not support.
         """
-        return cls(Document(source, plain(body, source), Spot()))
+        with collection.paused():
+            return cls(Document(source, plain(body, source), Spot()))
 
     @classmethod
     def from_store(cls, body: Mapping[str, Json]) -> Template:
