@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from converge import Conflict, Store, Template
+from converge.protocol import answer
 from converge.protocol import draft as drafts
 from converge.protocol import start as starts
+from converge.protocol.decide import Result
+from converge.protocol.request import work_out
 from converge.testing import FakeWorld, StepEngine
 from tests.templates import template
 
@@ -127,6 +130,27 @@ def test_what_changed_meanwhile_counts(
     assert names(world) == sorted([*LEFT[what], *forgotten])
     if LEFT[what]:
         assert sorted(store.show("s")["resources"]) == LEFT[what]
+
+
+def test_a_choice_between_versions_is_made_again_if_a_handler_works_on_one(
+    store: Store, engine: StepEngine
+) -> None:
+    other = template(A="", B={"properties": {"replace": 2}})
+    store.update_stack("s", other)
+    engine.step()
+    (asking,) = [engine.call(work) for work in engine.claim(1)]
+    assert asking.result is Result.REPLACE
+    (making,) = engine.core.turn([asking], 0)
+    wanted = work_out("s", NARROW, None, None)
+
+    def draft() -> drafts.Draft:
+        return store.database.read(lambda tx: answer.draft_wanted(tx, "s", wanted))
+
+    # the replacement is being made
+    assert draft().fingerprint is None
+    engine.write(engine.call(making))
+    engine.run()
+    assert draft().fingerprint is not None
 
 
 def test_a_rollback_goes_where_it_should_when_it_starts(
