@@ -26,7 +26,7 @@ from converge.protocol.call import (
 from converge.protocol.claim import claim, is_suspect
 from converge.protocol.complete import complete
 from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work
-from converge.protocol.finish import finish
+from converge.protocol.finish import draft_rollback, finish, may_roll_back
 from converge.protocol.halt import complete_failure, halts
 from converge.protocol.recover import release_engine
 from converge.protocol.replace import replace
@@ -230,9 +230,7 @@ class EngineCore:
     def _write_alone(self, outcome: Outcome) -> None:
         try:
             if outcome.work.decision.operation is Operation.FINISH:
-                self._transact_fenced(
-                    lambda tx: finish(tx, self.engine_id, outcome.work), Commit.FINISH
-                )
+                self._finish(outcome.work)
             elif outcome.result is Result.REPLACE:
                 self._replace(outcome)
             else:
@@ -311,6 +309,12 @@ class EngineCore:
             write, commit = _complete_one, Commit.COMPLETE
         stale = self._transact_fenced(lambda tx: write(tx, self.engine_id, outcome), commit)
         self._log_stale(stale or ())
+
+    def _finish(self, work: Work) -> None:
+        draft = None
+        if may_roll_back(work):
+            draft = self.database.read(lambda tx: draft_rollback(tx, work))
+        self._transact_fenced(lambda tx: finish(tx, self.engine_id, work, draft), Commit.FINISH)
 
     def _replace(self, outcome: Outcome) -> None:
         work = outcome.work

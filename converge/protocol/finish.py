@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from converge.errors import StaleLock
 from converge.model import Action, NodeState, OnFailure, Status, TraversalStatus
 from converge.protocol.complete import is_mine
 from converge.protocol.decide import Work
+from converge.protocol.draft import Draft, load_definitions, make_draft, stored_content
 from converge.protocol.request import Intent
 from converge.protocol.rollback import last_good
 from converge.protocol.start import start
@@ -21,9 +24,24 @@ from converge.sql.types import REASON_LENGTH, text
 _NAMED = 10
 
 
-def finish(tx: Transaction, engine_id: int, work: Work) -> None:
+def may_roll_back(work: Work) -> bool:
+    """Whether the end of a traversal, the work of the stack's own node, may start a rollback."""
+    return work.traversal.on_failure is OnFailure.ROLLBACK and work.node.tainted
+
+
+def draft_rollback(tx: Transaction, work: Work) -> Draft:
+    """Plan that rollback."""
+    stack = stacks.get_stack_by_id(tx, work.traversal.stack_id)
+    target = last_good(stack)
+    definitions = load_definitions(tx, stack, target)
+    draft = make_draft(tx, stack, Action.ROLLBACK, definitions, partial(stored_content, tx, target))
+    return replace(draft, target=target)
+
+
+def finish(tx: Transaction, engine_id: int, work: Work, draft: Draft | None = None) -> None:
     """End a traversal: the work of the stack's own node.
 
+    :param draft: of the rollback that this may start.
     :raises StaleLock: this engine no longer holds the node.
     """
     stack = stacks.lock_stack_by_id(tx, work.traversal.stack_id)
@@ -32,13 +50,22 @@ def finish(tx: Transaction, engine_id: int, work: Work) -> None:
         raise StaleLock(
             f"engine {engine_id} no longer holds the last node of traversal {work.traversal.id}"
         )
-    end_traversal(tx, stack, traversals.get_traversal(tx, work.traversal.id), tainted=node.tainted)
+    traversal = traversals.get_traversal(tx, work.traversal.id)
+    end_traversal(tx, stack, traversal, tainted=node.tainted, draft=draft)
 
 
 def end_traversal(
-    tx: Transaction, stack: StackRow, traversal: TraversalRow, *, tainted: bool
+    tx: Transaction,
+    stack: StackRow,
+    traversal: TraversalRow,
+    *,
+    tainted: bool,
+    draft: Draft | None = None,
 ) -> None:
-    """End the current traversal of a locked stack; start its rollback if its intent says so."""
+    """End the current traversal of a locked stack; start its rollback if its intent says so.
+
+    :param draft: of that rollback.
+    """
     status, reason = TraversalStatus.COMPLETE, traversal.reason
     if traversal.halted is not None:
         status = TraversalStatus(traversal.halted)
@@ -88,7 +115,10 @@ def end_traversal(
         and not (traversal.action is Action.ROLLBACK and completed is None)
     ):
         why = text(f"rolled back: {reason}")
-        start(tx, stack, Action.ROLLBACK, last_good(stack), Intent(), reason=why)
+        target = last_good(stack)
+        if draft is not None and draft.target != target:
+            draft = None
+        start(tx, stack, Action.ROLLBACK, target, Intent(), draft=draft, reason=why)
 
 
 def _with_unchecked(tx: Transaction, traversal: TraversalRow, reason: str | None) -> str | None:

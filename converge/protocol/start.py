@@ -99,7 +99,8 @@ def start(
     superseded = supersede(tx, stack)
     survey.lock_held(tx, stack.id)
     if draft is None or not fits(tx, stack, action, draft):
-        if draft is not None:
+        # what nobody asked for cannot be refused
+        if draft is not None and reason is None:
             check_size(stack, len(draft.heads), len(draft.definitions))
         if definitions is None:
             definitions = load_definitions(tx, stack, template_id)

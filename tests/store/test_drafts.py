@@ -81,6 +81,18 @@ def test_nothing_is_planned_while_the_stack_is_locked(
     assert names(world) == LEFT[what]
 
 
+def test_a_rollback_by_an_engine_is_not_planned_while_the_stack_is_locked(
+    store: Store, world: FakeWorld, engine: StepEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.fail("create D")
+    store.update_stack("s", WIDE, on_failure="rollback")
+    with monkeypatch.context() as patch:
+        patch.delattr(starts, "make_draft")
+        engine.run()
+    assert store.stack("s").status == "COMPLETE"
+    assert names(world) == ["A", "B"]
+
+
 def update_and_claim(store: Store, engine: StepEngine) -> None:
     store.update_stack("s", template(A="", B="A", E="B", F=""))
     for work in engine.claim(2):
