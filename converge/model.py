@@ -51,6 +51,10 @@ class Status(StrEnum):
     CANCELLED = "CANCELLED"
 
 
+#: Those that resources are shown with: INIT is internal.
+SHOWN_STATUSES = (Status.IN_PROGRESS, Status.COMPLETE, Status.FAILED, Status.CANCELLED)
+
+
 class TraversalStatus(StrEnum):
     """The status of a traversal."""
 

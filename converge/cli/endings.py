@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from converge.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED
+from converge.cli.parser import SHOWN
 from converge.escaping import escape
 from converge.hiding import hide
 
@@ -89,6 +90,22 @@ def next_line(
 def show_line(arguments: Namespace, name: str) -> str:
     """What to type to show a stack that another client has started."""
     return _line(arguments, "show", name)
+
+
+def page_line(arguments: Namespace, last: str | None) -> str:
+    """What to type to see more resources than `converge show` has shown.
+
+    :param last: the last that it has shown, None if it has shown none.
+    """
+    words = ["show", arguments.name]
+    for option in ("status", "type"):
+        for value in getattr(arguments, option):
+            words += [f"--{option}", value]
+    if last is None:
+        return _line(arguments, *words)
+    if arguments.limit != SHOWN:
+        words += ["--limit", str(arguments.limit)]
+    return _line(arguments, *words, "--after", last)
 
 
 def repeat_line(arguments: Namespace) -> str:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from converge.errors import BadInput, did_you_mean
+from converge.model import SHOWN_STATUSES
 
 WORKERS_MAX = 1000
 #: Seconds. With the five that a cancelled command gets, it fits into the 30 s after which
@@ -21,6 +23,8 @@ GRACE = 20.0
 LEASE_MIN, LEASE_MAX = 1, 3600
 #: Seconds: ten years. More would overflow the dates of some databases.
 TIMEOUT_MAX = 315_360_000
+#: How many resources `converge show` shows.
+SHOWN = 100
 FORMATS = ("text", "dot", "mermaid", "svg")
 POLICIES = ("stop", "continue", "rollback")
 JOURNAL_OPERATIONS = ("list", "show", "forget", "prune")
@@ -128,6 +132,36 @@ def _version(text: str) -> int | str:
             f"must be the number of a version, at least 1, or empty, not {text!r}"
         )
     return int(text)
+
+
+def _limit(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number of at least 0, or all, not {text!r}"
+        )
+    return int(text)
+
+
+def _since(text: str) -> float | datetime:
+    try:
+        number = float(text)
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            number = math.nan
+        else:
+            # times are printed in UTC
+            return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    # not a number compares as false
+    if not 0 <= number <= TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError(
+            f"must be a number of seconds from 0 to {TIMEOUT_MAX}, or a time such as "
+            f"2026-12-31T23:59:59Z, not {text!r}"
+        )
+    return number
 
 
 def _parameter(text: str) -> tuple[str, str]:
@@ -281,7 +315,25 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         help="which version, of a name that has several",
     )
     command("list", "List the stacks", json)
-    command("show", "Show a stack: its status, resources and outputs", stack, json)
+    show = command("show", "Show a stack: its status, resources and outputs", stack, json)
+    show.add_argument(
+        "--limit",
+        metavar="N",
+        type=_limit,
+        default=SHOWN,
+        help=f"how many resources, by name, or all (default: {SHOWN})",
+    )
+    show.add_argument(
+        "--after", metavar="RESOURCE", help="only resources whose names come after this one"
+    )
+    _add_status(show, "only resources with this status; may be repeated")
+    show.add_argument(
+        "--type",
+        metavar="TYPE",
+        action="append",
+        default=[],
+        help="only resources of this type; may be repeated",
+    )
     graph = command("graph", "Draw the graph of a stack or of a template")
     graph.add_argument("what", metavar="NAME|FILE", help="a stack, or a template")
     graph.add_argument(
@@ -290,10 +342,30 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         metavar="FORMAT",
         help="text, dot, mermaid or svg (default: by the ending of -o FILE, else text)",
     )
+    graph.add_argument("--around", metavar="RESOURCE", help="only the part around this resource")
+    _add_status(
+        graph, "of a stack: only the parts around resources with this status; may be repeated"
+    )
+    graph.add_argument(
+        "--depth",
+        metavar="N",
+        type=_integer(0),
+        help="how many steps such a part goes, to what is required and to what requires it "
+        "(default: 1)",
+    )
     graph.add_argument("-o", "--output", metavar="FILE", help="write it there (default: stdout)")
     events = command("events", "Print what happened to a stack", stack, json)
     events.add_argument(
         "--follow", action="store_true", help="continue until the current action has ended"
+    )
+    events.add_argument(
+        "--limit", metavar="N", type=_integer(1), help="only the newest N (default: all)"
+    )
+    events.add_argument(
+        "--since",
+        metavar="SECONDS|TIME",
+        type=_since,
+        help="only those since so many seconds ago, or since a time such as 2026-12-31T23:59:59Z",
     )
     why = command("why", "Say what a stack waits for, why it failed, or what is stuck", json)
     why.add_argument(
@@ -333,6 +405,24 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         "up to date; sql: print what upgrade would do",
     )
     return parser, by_name
+
+
+def _add_status(parser: Parser, help: str) -> None:
+    parser.add_argument(
+        "--status",
+        metavar="STATUS",
+        action="append",
+        choices=SHOWN_STATUSES,
+        default=[],
+        help=f"{help} ({', '.join(SHOWN_STATUSES)})",
+    )
+
+
+def _check_graph(arguments: argparse.Namespace, parser: Parser) -> None:
+    if arguments.around is not None and arguments.status:
+        parser.error("--around and --status cannot be combined")
+    if arguments.depth is not None and arguments.around is None and not arguments.status:
+        parser.error("--depth needs --around RESOURCE or --status STATUS")
 
 
 def add_journal(parser: Parser) -> None:
@@ -450,6 +540,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         for name in names:
             if names.count(name) > 1:
                 commands["up"].error(f"argument --param: {name!r} is given more than once")
+    if arguments.command == "graph":
+        _check_graph(arguments, commands["graph"])
     if arguments.command == "journal":
         _check_journal(arguments, commands["journal"])
     if arguments.command == "machine":

@@ -5,20 +5,23 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converge.cli import EXIT_COMPLETE
 from converge.cli.database import is_there, opened, readable
+from converge.cli.endings import page_line
 from converge.cli.output import moment, shown, write_file, write_json, write_table
 from converge.cli.progress import PlainReporter, counts, summary
 from converge.cli.words import holds, lease
-from converge.errors import NotFound
+from converge.errors import BadInput, NotFound, did_you_mean
 from converge.escaping import escape, lines, prose
 
 if TYPE_CHECKING:
+    from converge.cli.running import EventReader
     from converge.graph import Graph
+    from converge.inspection.queries import Queries
 
 _TEMPLATE_ENDINGS = {".yaml", ".yml", ".json"}
 
@@ -49,7 +52,13 @@ def _cell(value: object) -> object:
 def show(arguments: Namespace) -> int:
     """Show a stack."""
     with readable(arguments) as reads:
-        document = reads.show(arguments.name)
+        document = reads.show(
+            arguments.name,
+            limit=arguments.limit,
+            after=arguments.after,
+            status=arguments.status,
+            type=arguments.type,
+        )
     if arguments.json:
         write_json(document, sys.stdout)
         return EXIT_COMPLETE
@@ -58,6 +67,9 @@ def show(arguments: Namespace) -> int:
     if reason:
         print(f"reason: {prose(reason)}")
     print(f"traversal {document['traversal']}: {counts(document['progress'])}")
+    if document["counts"]:
+        every = (f"{count} {status}" for status, count in document["counts"].items())
+        print(f"resources: {', '.join(every)}")
     if document["resources"]:
         print()
         write_table(
@@ -75,6 +87,9 @@ def show(arguments: Namespace) -> int:
             sys.stdout,
         )
     write_outputs(document["outputs"], before="\n")
+    if document["more"]:
+        last = next(reversed(document["resources"]), None)
+        print(f"\n{document['more']} more resources", page_line(arguments, last), sep="\n")
     return EXIT_COMPLETE
 
 
@@ -90,12 +105,9 @@ def graph(arguments: Namespace) -> int:
 
     what, output = arguments.what, arguments.output
     how = arguments.format or ENDINGS.get(Path(output or "").suffix.lower(), "text")
-    statuses: Mapping[str, str] = {}
     path = Path(what)
     if path.suffix.lower() in _TEMPLATE_ENDINGS or _is_file(path):
-        from converge.template import Template
-
-        title, edges = path.stem, Template.load(path, for_drawing=True).graph()
+        title, edges, statuses = _template_graph(arguments, path)
     else:
         title, edges, statuses = _stack_graph(arguments)
     text = draw(edges, how, title=title, statuses=statuses)
@@ -106,6 +118,22 @@ def graph(arguments: Namespace) -> int:
     return EXIT_COMPLETE
 
 
+_Drawn = tuple[str, "Graph[str]", Mapping[str, str]]
+
+
+def _template_graph(arguments: Namespace, path: Path) -> _Drawn:
+    if arguments.status:
+        raise BadInput(
+            f"{escape(path)} is a template, whose resources have no status; --status is for a stack"
+        )
+    from converge.template import Template
+
+    edges = Template.load(path, for_drawing=True).graph()
+    if arguments.around is None:
+        return path.stem, edges, {}
+    return _around(arguments, path.stem, edges), _part(arguments, edges, [arguments.around]), {}
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.exists() and not path.is_dir()
@@ -114,24 +142,47 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _stack_graph(arguments: Namespace) -> tuple[str, Graph[str], Mapping[str, str]]:
+def _stack_graph(arguments: Namespace) -> _Drawn:
     name = arguments.what
     with readable(arguments) as reads:
         try:
-            edges, resources = reads.graph(name), reads.show(name)["resources"]
+            edges = reads.graph(name)
         except NotFound as error:
             raise NotFound(f"{error}, and no file of that name") from error
-    return name, edges, {one: str(about["status"]) for one, about in resources.items()}
+        if arguments.around is not None:
+            title = _around(arguments, name, edges)
+            edges = _part(arguments, edges, [arguments.around])
+        elif arguments.status:
+            # what is no longer wanted has a status, and is not in the graph
+            found = reads.statuses(name, status=arguments.status)
+            title = f"{name}, {' or '.join(dict.fromkeys(arguments.status))}"
+            edges = _part(arguments, edges, [one for one in found if one in edges])
+        else:
+            return name, edges, reads.statuses(name)
+        return title, edges, reads.statuses(name, resources=edges)
+
+
+def _around(arguments: Namespace, title: str, edges: Graph[str]) -> str:
+    """The title of a part.
+
+    :raises NotFound: there is no resource to be around.
+    """
+    if arguments.around not in edges:
+        hint = did_you_mean(arguments.around, edges)
+        raise NotFound(f"{title!r} has no resource {arguments.around!r}{hint}")
+    return f"{title}, around {arguments.around}"
+
+
+def _part(arguments: Namespace, edges: Graph[str], nodes: Iterable[str]) -> Graph[str]:
+    return edges.around(nodes, 1 if arguments.depth is None else arguments.depth)
 
 
 def events(arguments: Namespace) -> int:
     """Print what happened to a stack."""
-    from converge.cli.running import EventReader
-
     if arguments.follow:
         return _follow(arguments)
     with readable(arguments) as reads:
-        found = EventReader(reads, arguments.name, after=0).new()
+        found, _ = _past(arguments, reads)
     if arguments.json:
         write_json(found, sys.stdout)
     else:
@@ -139,13 +190,28 @@ def events(arguments: Namespace) -> int:
     return EXIT_COMPLETE
 
 
+def _past(arguments: Namespace, reads: Queries) -> tuple[list[dict[str, Any]], EventReader]:
+    """The events that are asked for, and who reads those that come after them."""
+    from converge.cli.running import EventReader
+
+    name, limit, since = arguments.name, arguments.limit, arguments.since
+    if limit is None and since is None:
+        reader = EventReader(reads, name, after=0)
+        return reader.new(), reader
+    # before the others are read: what comes meanwhile is among them, or after it
+    newest = reads.events(name, limit=1)
+    found = reads.events(name, limit=limit or sys.maxsize, since=since)
+    last = max((one["id"] for one in [*newest, *found]), default=0)
+    return found, EventReader(reads, name, after=last)
+
+
 def _follow(arguments: Namespace) -> int:
-    from converge.cli.running import POLL_MOST, EventReader, Outages, tolerate_outages
+    from converge.cli.running import POLL_MOST, Outages, tolerate_outages
 
     with opened(arguments) as store:
-        reader = EventReader(store, arguments.name, after=0)
+        found, reader = _past(arguments, store)
         reporter = PlainReporter(sys.stdout, sys.stderr)
-        reporter.events(reader.new())
+        reporter.events(found)
         outages = Outages(reporter)
         try:
             stack = outages.wait_out(lambda: store.stack(arguments.name))

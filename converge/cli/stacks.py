@@ -205,7 +205,7 @@ def _finish(
         document = store.show(stack.name) if stack.live else _deleted(stack)
         write_json({**document, "outcome": stack.outcome, **(wrong or {})}, sys.stdout)
     elif status == EXIT_COMPLETE and not arguments.no_wait and stack.live:
-        write_outputs(store.show(stack.name)["outputs"])
+        write_outputs(store.show(stack.name, limit=0)["outputs"])
     return status
 
 
@@ -218,7 +218,9 @@ def _deleted(stack: Stack) -> dict[str, Any]:
         "traversal": stack.traversal,
         "version": None,
         "progress": {"total": 0, "done": 0, "running": 0, "failed": 0, "skipped": 0},
+        "counts": {},
         "resources": {},
+        "more": 0,
         "outputs": {},
         "unchecked": [],
     }

@@ -283,6 +283,34 @@ class Graph(Generic[H]):
         rows = (list(map(renumbered.__getitem__, dependants.row(i))) for i in members)
         return Graph._of(map(self._nodes.__getitem__, members), dependants=_Rows.pack(rows))
 
+    def around(self, nodes: Iterable[H], depth: int = 1) -> Graph[H]:
+        """The part of the graph around some nodes: these, what they require and what requires
+        them, directly or in that many steps, and all edges between those; in this order.
+
+        What requires the same as they do is not in it, unless it is reached in one direction.
+
+        :param depth: how many steps to go in each of the two directions.
+        :raises KeyError: if one of the nodes is not there.
+        """
+        starts = {self._index[node] for node in nodes}
+        requirements = self._get_requirements()
+        members = set(starts)
+        for rows in (requirements, self._get_dependants()) if depth > 0 else ():
+            found, border = set(starts), starts
+            for _ in range(depth):
+                border = set(chain.from_iterable(map(rows.row, border))) - found
+                if not border:
+                    break
+                found |= border
+            members |= found
+        listed = sorted(members)
+        renumbered = dict(zip(listed, range(len(listed)), strict=True))
+        rows_of = (
+            [renumbered[other] for other in requirements.row(number) if other in renumbered]
+            for number in listed
+        )
+        return Graph._of(map(self._nodes.__getitem__, listed), requirements=_Rows.pack(rows_of))
+
     def __iter__(self) -> Iterator[H]:
         """The nodes in topological order: each after all that it requires.
 

@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 from converge.errors import BadInput, UnresolvedReference
 from converge.graph import Graph
 from converge.hiding import Secrets
-from converge.inspection.views import count_nodes, current_versions, shown_status
-from converge.model import Action, Json, Physical, Status
+from converge.inspection.views import count_nodes
+from converge.model import SHOWN_STATUSES, Action, Json, Physical, Status
 from converge.protocol.secrets import read_secrets
-from converge.sql import events, resources, stacks, templates
+from converge.sql import events, resource_views, stacks, templates
 from converge.sql.database import Transaction
-from converge.sql.resources import ResourceRow
+from converge.sql.resource_views import Wanted
 from converge.sql.stacks import StackRow
 from converge.template import Template, resolve
 
 
-def show(tx: Transaction, name: str, *, reveal: bool = False) -> dict[str, Any]:
-    """A stack with its progress, resources and outputs.
-
-    :param reveal: show the values of hidden parameters, too.
-    """
+def show(
+    tx: Transaction,
+    name: str,
+    *,
+    reveal: bool = False,
+    limit: int | None = None,
+    after: str | None = None,
+    status: Collection[str] = (),
+    type: Collection[str] = (),
+) -> dict[str, Any]:
+    """A stack with its progress, resources and outputs; see :meth:`converge.Store.show`."""
     row = stacks.get_stack(tx, name)
-    found = resources.list_resources(tx, row.id)
-    best = current_versions(found)
-    names = {one.id: one.name for one in found}
-    over = row.status is not Status.IN_PROGRESS
+    wanted = Wanted(row.id, row.status is not Status.IN_PROGRESS, status, type, after)
+    counted = resource_views.count_current(tx, wanted)
+    counts: Counter[str] = Counter()
+    found = 0
+    for one in counted:
+        counts[one.status] += one.count
+        if not (one.passed or (status and one.status not in status)) and (
+            not type or one.type in type
+        ):
+            found += one.count
+    page = resource_views.list_current(tx, wanted, limit)
+    required = {key for one in page for key in one.requires}
+    names = {one.id: one.name for one in page}
+    names |= resource_views.get_names(tx, required - names.keys())
     secrets = Secrets(()) if reveal else read_secrets(tx, row.id)
     shown = secrets.hide_in_json
     return {
@@ -38,10 +55,11 @@ def show(tx: Transaction, name: str, *, reveal: bool = False) -> dict[str, Any]:
         "traversal": row.traversal_id,
         "version": templates.get_version_number(tx, row.template_id),
         "progress": count_nodes(tx, row),
+        "counts": {one: counts[one] for one in SHOWN_STATUSES if one in counts},
         "resources": {
             one.name: {
                 "type": one.type,
-                "status": shown_status(one, over=over),
+                "status": one.status,
                 "action": one.action,
                 "reason": one.reason,
                 "physical_id": shown(one.physical_id),
@@ -49,9 +67,10 @@ def show(tx: Transaction, name: str, *, reveal: bool = False) -> dict[str, Any]:
                 "attributes": shown(one.attributes),
                 "requires": sorted({names[key] for key in one.requires if key in names}),
             }
-            for one in sorted(best.values(), key=lambda one: one.id)
+            for one in page
         },
-        "outputs": shown(_outputs(tx, row, best)),
+        "more": max(0, found - len(page)),
+        "outputs": shown(_outputs(tx, row, wanted)),
         "unchecked": _unchecked(tx, row),
     }
 
@@ -62,13 +81,18 @@ def _unchecked(tx: Transaction, row: StackRow) -> list[str]:
     return events.list_unchecked(tx, row.id, row.traversal_id)
 
 
-def _outputs(tx: Transaction, row: StackRow, best: Mapping[str, ResourceRow]) -> dict[str, Json]:
+def _outputs(tx: Transaction, row: StackRow, wanted: Wanted) -> dict[str, Json]:
     """The template's outputs; None for one that has no value yet."""
     if row.template_id is None:
         return {}
-    version = templates.get_template(tx, row.template_id)
-    template = Template.from_store(version.body)
+    version = templates.get_outline(tx, row.template_id)
+    if not version.body.get("outputs"):
+        return {}
+    template = Template.outputs_from_store(version.body)
     values = template.output_values(version.parameters, row.name)
+    anything = Wanted(row.id, wanted.over)
+    named = resource_views.list_current(tx, anything, names=template.resources)
+    best = {one.name: one for one in named}
 
     def lookup(name: str) -> Physical:
         one = best.get(name)
@@ -83,6 +107,15 @@ def _outputs(tx: Transaction, row: StackRow, best: Mapping[str, ResourceRow]) ->
         except (UnresolvedReference, BadInput):
             outputs[name] = None
     return outputs
+
+
+def list_statuses(
+    tx: Transaction, name: str, status: Collection[str], names: Collection[str] | None
+) -> dict[str, str]:
+    """The status of each resource, by name; see :meth:`converge.Store.statuses`."""
+    row = stacks.get_stack(tx, name)
+    wanted = Wanted(row.id, row.status is not Status.IN_PROGRESS, status)
+    return resource_views.list_statuses(tx, wanted, names)
 
 
 def graph(tx: Transaction, name: str) -> Graph[str]:

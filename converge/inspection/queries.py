@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from converge.errors import BadInput
+from converge.errors import BadInput, did_you_mean
 from converge.inspection import views, why
+from converge.model import SHOWN_STATUSES, check_age
 from converge.sql.database import Database
 
 if TYPE_CHECKING:
@@ -13,6 +16,22 @@ if TYPE_CHECKING:
 
 #: How many nodes of each engine are listed at most.
 _HOLDS = 1000
+
+
+def _several(given: str | Iterable[str]) -> frozenset[str]:
+    return frozenset([given] if isinstance(given, str) else given)
+
+
+def _statuses(given: str | Iterable[str]) -> frozenset[str]:
+    found = _several(given)
+    for one in sorted(found.difference(SHOWN_STATUSES)):
+        raise BadInput(f"unknown status {one!r}{did_you_mean(one, map(str, SHOWN_STATUSES))}")
+    return found
+
+
+def _check_limit(limit: object) -> None:
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+        raise BadInput(f"limit must be a whole number, 0 or more, not {limit!r}")
 
 
 class Queries:
@@ -26,16 +45,60 @@ class Queries:
         (seconds since 1970)."""
         return self.database.read(views.list_stacks)
 
-    def show(self, name: str, *, reveal: bool = False) -> dict[str, Any]:
+    def show(
+        self,
+        name: str,
+        *,
+        reveal: bool = False,
+        limit: int | None = None,
+        after: str | None = None,
+        status: str | Iterable[str] = (),
+        type: str | Iterable[str] = (),
+    ) -> dict[str, Any]:
         """A stack with its progress, resources and outputs.
+
+        ``resources`` are by name; ``counts`` has how many there are in all of each status, and
+        ``more`` how many of those asked for come after these.
 
         :param reveal: show the values of hidden parameters, which are ``***`` in properties,
             attributes, physical ids and outputs otherwise.
+        :param limit: so many resources at most; None: all.
+        :param after: only resources whose names come after this one: for the next page, the last
+            name of the one before.
+        :param status: only resources with this status, or one of these.
+        :param type: only resources of this type, or one of these.
         :raises NotFound: there is no such stack.
+        :raises BadInput: there is no such status, or the limit is no number.
         """
         from converge.inspection import contents  # when it is needed: it imports templates
 
-        return self.database.read(lambda tx: contents.show(tx, name, reveal=reveal))
+        _check_limit(limit)
+        statuses, types = _statuses(status), _several(type)
+        return self.database.read(
+            lambda tx: contents.show(
+                tx, name, reveal=reveal, limit=limit, after=after, status=statuses, type=types
+            )
+        )
+
+    def statuses(
+        self,
+        name: str,
+        *,
+        status: str | Iterable[str] = (),
+        resources: Iterable[str] | None = None,
+    ) -> dict[str, str]:
+        """The status of each resource of a stack, by name. Of a large stack it takes a small part
+        of the time of :meth:`show`.
+
+        :param status: only resources with this status, or one of these.
+        :param resources: only those of these names.
+        :raises NotFound: there is no such stack.
+        :raises BadInput: there is no such status.
+        """
+        from converge.inspection import contents
+
+        wanted, names = _statuses(status), None if resources is None else set(resources)
+        return self.database.read(lambda tx: contents.list_statuses(tx, name, wanted, names))
 
     def progress(self, name: str) -> dict[str, int]:
         """The numbers of nodes of the current traversal: total, done, running, failed, skipped.
@@ -53,15 +116,30 @@ class Queries:
         return self.database.read(lambda tx: views.running(tx, name))
 
     def events(
-        self, name: str, *, after: int | None = None, limit: int = 1000
+        self,
+        name: str,
+        *,
+        after: int | None = None,
+        limit: int = 1000,
+        since: float | datetime | None = None,
     ) -> list[dict[str, Any]]:
         """The events of a stack, oldest first; if it is deleted, of the last one of that name.
 
         :param after: only events with a higher id.
         :param limit: the most events: the first after ``after``, or the newest.
+        :param since: only events from this time on: so many seconds ago, by the database's clock,
+            or a time with its time zone. If that clock has gone back meanwhile, those after the
+            last event that is older.
         :raises NotFound: there never was such a stack.
+        :raises BadInput: ``since`` or ``limit`` is wrong.
         """
-        return self.database.read(lambda tx: views.events(tx, name, after, limit))
+        _check_limit(limit)
+        if isinstance(since, datetime):
+            if since.tzinfo is None:
+                raise BadInput(f"since must have a time zone, and {since.isoformat()} has none")
+        elif since is not None:
+            since = check_age("since", since)
+        return self.database.read(lambda tx: views.events(tx, name, after, limit, since))
 
     def why(self, name: str | None = None, resource: str | None = None) -> list[dict[str, Any]]:
         """What a stack, or one of its resources, waits for, who holds that, and what failed.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from converge.errors import NotFound
-from converge.model import NodeState, Status, TraversalStatus
+from converge.model import NodeState, TraversalStatus
 from converge.sql import engines, node_views, stacks, traversals
 from converge.sql import events as event_rows
 from converge.sql.database import Transaction
 from converge.sql.loading import read_clock
-from converge.sql.resources import ResourceRow
 from converge.sql.stacks import StackRow
 
 
@@ -28,33 +28,6 @@ def list_stacks(tx: Transaction) -> list[dict[str, Any]]:
         }
         for row, version in stacks.list_stacks(tx)
     ]
-
-
-def current_versions(found: list[ResourceRow]) -> dict[str, ResourceRow]:
-    """For each name its current version: not one that has been replaced, nor a replacement that is
-    no longer wanted."""
-    replaced_by = {one.id: one.replaced_by for one in found}
-
-    def rank(one: ResourceRow) -> tuple[bool, bool, int]:
-        unwanted = one.replaces in replaced_by and replaced_by[one.replaces] != one.id
-        return one.replaced_by is None, not unwanted, one.id
-
-    best: dict[str, ResourceRow] = {}
-    for one in found:
-        other = best.get(one.name)
-        if other is None or rank(one) > rank(other):
-            best[one.name] = one
-    return best
-
-
-def shown_status(one: ResourceRow, *, over: bool) -> str:
-    """The status to show. INIT is internal: the resource will be created, or never was. One whose
-    engine died while the traversal was being stopped has failed."""
-    if one.status is Status.INIT:
-        return Status.CANCELLED if over else Status.IN_PROGRESS
-    if over and one.status is Status.IN_PROGRESS and one.engine_id is None:
-        return Status.FAILED
-    return one.status
 
 
 def progress(tx: Transaction, name: str) -> dict[str, int]:
@@ -99,7 +72,9 @@ def running(tx: Transaction, name: str) -> list[dict[str, Any]]:
     ]
 
 
-def events(tx: Transaction, name: str, after: int | None, limit: int) -> list[dict[str, Any]]:
+def events(
+    tx: Transaction, name: str, after: int | None, limit: int, since: float | datetime | None
+) -> list[dict[str, Any]]:
     """The events of a stack, oldest first."""
     row = stacks.find_last_stack(tx, name)
     if row is None:
@@ -115,7 +90,7 @@ def events(tx: Transaction, name: str, after: int | None, limit: int) -> list[di
             "status": one["status"],
             "reason": one["reason"],
         }
-        for one in event_rows.list_events(tx, row.id, after, limit)
+        for one in event_rows.list_events(tx, row.id, after, limit, since)
     ]
 
 

@@ -10,15 +10,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from converge.errors import NotFound, did_you_mean
-from converge.inspection.views import current_versions, shown_status
 from converge.model import Kind, NodeState, Status
-from converge.sql import engines, node_views, resources, stacks, templates, traversals
+from converge.sql import (
+    engines,
+    node_views,
+    resource_views,
+    resources,
+    stacks,
+    templates,
+    traversals,
+)
 from converge.sql import events as event_rows
 from converge.sql.database import Transaction
 from converge.sql.engines import EngineRow
 from converge.sql.loading import read_clock
 from converge.sql.node_views import NodeView, Predecessor
-from converge.sql.resources import ResourceRow
+from converge.sql.resource_views import ResourceView, Wanted
 from converge.sql.stacks import StackRow
 
 #: The most answers.
@@ -34,23 +41,32 @@ Answer = dict[str, Any]
 def why(tx: Transaction, name: str, resource: str | None = None) -> list[Answer]:
     """What a stack or one of its resources waits for, and what failed."""
     row = stacks.get_stack(tx, name)
-    best = current_versions(resources.list_resources(tx, row.id)) if resource else {}
-    if resource is not None and resource not in best:
-        known = _wanted_names(tx, row) | best.keys()
-        if resource not in known:
-            hint = did_you_mean(resource, known)
-            raise NotFound(f"stack {name!r} has no resource {resource!r}{hint}")
+    one = None if resource is None else _find_resource(tx, row, resource)
     if row.status is Status.IN_PROGRESS and row.traversal_id is not None:
         answers = _why_waiting(tx, row, row.traversal_id, resource)
     elif resource is not None:
-        answers = [_why_resource(row, resource, best.get(resource))]
+        answers = [_why_resource(row, resource, one)]
     else:
         return _why_ended(tx, row)
     if resource is not None:
-        one = best.get(resource)
         traceback = None if one is None else resources.get_traceback(tx, one.id)
         answers = [answer | {"traceback": traceback} for answer in answers]
     return answers
+
+
+def _find_resource(tx: Transaction, row: StackRow, name: str) -> ResourceView | None:
+    """A resource of a stack; None if it is wanted and there is none.
+
+    :raises NotFound: it is not wanted either.
+    """
+    wanted = Wanted(row.id, row.status is not Status.IN_PROGRESS)
+    for one in resource_views.list_current(tx, wanted, names=[name]):
+        return one
+    known = _wanted_names(tx, row)
+    if name not in known:
+        hint = did_you_mean(name, known | resource_views.list_names(tx, row.id))
+        raise NotFound(f"stack {row.name!r} has no resource {name!r}{hint}")
+    return None
 
 
 def _wanted_names(tx: Transaction, row: StackRow) -> set[str]:
@@ -148,13 +164,13 @@ def _names(nodes: Sequence[Predecessor]) -> str:
 # A traversal that is over
 
 
-def _why_resource(row: StackRow, resource: str, one: ResourceRow | None) -> Answer:
-    status = Status.CANCELLED if one is None else shown_status(one, over=True)
+def _why_resource(row: StackRow, resource: str, one: ResourceView | None) -> Answer:
+    status = Status.CANCELLED if one is None else one.status
     reason = None if one is None else one.reason
     message = f"resource {resource!r} is {status}"
     if reason:
         message += f": {reason}"
-    elif status is Status.CANCELLED:
+    elif status == Status.CANCELLED:
         message = f"resource {resource!r} was not created: the {row.action} is {row.status}"
     return _answer(row.name, row.traversal_id, resource, status, message, reason=reason)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, select
@@ -31,19 +32,36 @@ def insert_events(tx: Transaction, events: Sequence[dict[str, Any]]) -> None:
 
 
 def list_events(
-    tx: Transaction, stack_id: int, after: int | None = None, limit: int = 1000
+    tx: Transaction,
+    stack_id: int,
+    after: int | None = None,
+    limit: int = 1000,
+    since: float | datetime | None = None,
 ) -> list[dict[str, Any]]:
     """A stack's events, oldest first.
 
     :param after: only those with a higher id.
     :param limit: at most so many: those after ``after``, or, without it, the newest.
+    :param since: only those that came after the last one that is older than this: so many seconds
+        ago, or a time.
     """
     query = select(event).where(event.c.stack_id == stack_id)
+    if since is not None:
+        query = query.where(event.c.id > _find_last_before(tx, stack_id, since))
     if after is not None:
         newer = query.where(event.c.id > after).order_by(event.c.id).limit(limit)
         return [dict(row._mapping) for row in tx.execute(newer)]
     rows = tx.execute(query.order_by(event.c.id.desc()).limit(limit)).all()
     return [dict(row._mapping) for row in reversed(rows)]
+
+
+def _find_last_before(tx: Transaction, stack_id: int, since: float | datetime) -> int:
+    """The last event before a time; 0 if there is none. From the newest on, it looks at no more
+    events than come after it."""
+    start = since.timestamp() if isinstance(since, datetime) else tx.now - since
+    query = select(event.c.id).where(event.c.stack_id == stack_id, event.c.at < start)
+    found = tx.execute(query.order_by(event.c.id.desc()).limit(1)).scalar_one_or_none()
+    return found or 0
 
 
 def list_failures(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from json import JSONDecoder
 from typing import Any
 
 from sqlalchemy import Row, Text, delete, insert, literal, select, type_coerce, update
@@ -19,6 +20,7 @@ from converge.sql.types import LongText
 #: How many versions that completed are kept for a rollback.
 KEPT_VERSIONS = 10
 
+_DECODER = JSONDecoder()
 _BODY = type_coerce(template.c.body, PackedText())
 _PARAMETERS = type_coerce(template.c.parameters, Text)
 _HEAD = (template.c.id, template.c.version, template.c.completed_at)
@@ -65,6 +67,33 @@ def get_template(tx: Transaction, template_id: int, *, newest: bool = False) -> 
     if row is None:
         raise NotFound(f"there is no template with id {template_id}")
     return TemplateRow(*row)
+
+
+def get_outline(tx: Transaction, template_id: int) -> TemplateRow:
+    """One version by its id, with what its body has besides its resources: these are nearly all of
+    it, and are not parsed.
+
+    :raises NotFound: it is gone.
+    """
+    columns = (template.c.id, template.c.version, _BODY, template.c.parameters)
+    row: Any = tx.execute(select(*columns).where(template.c.id == template_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no template with id {template_id}")
+    id_, version, text, parameters = row
+    return TemplateRow(id_, version, _outline(text), parameters)
+
+
+def _outline(text: str) -> dict[str, Json]:
+    """What a JSON object has before its key ``resources``. The keys are sorted."""
+    found: dict[str, Json] = {}
+    at = 0
+    # a quote begins a key: what is between a value and the next one has none
+    while (start := text.find('"', at)) >= 0:
+        key, at = _DECODER.raw_decode(text, start)
+        if key >= "resources":
+            break
+        found[key], at = _DECODER.raw_decode(text, at + 1)
+    return found
 
 
 def get_texts(tx: Transaction, template_id: int) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from converge import collection
 from converge.errors import BadInput, TemplateError
 from converge.graph import Graph
 from converge.model import Json, ResourceDefinition
-from converge.template.functions import substitute
+from converge.template.functions import references, substitute
 from converge.template.parameters import Parameter
 from converge.template.reading import parse as parse_text
 from converge.template.reading import read
@@ -94,6 +94,14 @@ class Template:
         """A stored template, perhaps accepted by a version of converge that did not refuse what
         this one does: its resources must still be found and deleted."""
         return cls(Document("<template>", plain(body, "<template>"), Spot()), for_drawing=True)
+
+    @classmethod
+    def outputs_from_store(cls, body: Mapping[str, Json]) -> Template:
+        """The outputs of a stored template, whose resources need not be given: to understand all
+        of many takes long. Those that the outputs refer to are in it by their names alone."""
+        parts = [body.get("conditions"), body.get("outputs")]
+        named = (one.name for one in references(parts, Spot()) if one.name is not None)
+        return cls.from_store({**body, "resources": {name: {"type": "none"} for name in named}})
 
     @property
     def body(self) -> Mapping[str, Json]:

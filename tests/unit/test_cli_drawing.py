@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
@@ -167,3 +168,26 @@ def test_a_stack_whose_name_is_too_long_for_a_file_can_be_drawn(
     store.close()
     assert main(["--db", url, "graph", name, "--format", how]) == 0
     assert "vm" in capsys.readouterr().out
+
+
+def test_the_part_of_a_template_around_a_resource_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "shop.yaml"
+    resources = {"a": [], "b": ["a"], "c": ["b"], "d": ["c"]}
+    body = {name: {"type": "none", "depends_on": named} for name, named in resources.items()}
+    file.write_text(json.dumps({"resources": body}))
+    assert main(["graph", str(file), "--around", "c"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("shop, around c: 3 resources, 2 dependencies, 3 levels\n")
+    assert "  c  requires b\n" in text
+    assert main(["graph", str(file), "--around", "d", "--depth", "2", "--format", "dot"]) == 0
+    assert capsys.readouterr().out.startswith('digraph "shop, around d" {\n')
+
+    assert main(["graph", str(file), "--around", "e"]) == 2
+    assert "'shop' has no resource 'e'; " in capsys.readouterr().err
+    # before anything is read of it
+    assert main(["graph", str(tmp_path / "none.yaml"), "--status", "FAILED"]) == 2
+    assert "is a template, whose resources have no status; --status is for a stack" in (
+        capsys.readouterr().err
+    )

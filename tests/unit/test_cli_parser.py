@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
@@ -80,6 +81,30 @@ def test_why_asks_about_a_resource_a_stack_or_everything() -> None:
         parse(["why", "s", "--traceback"])
 
 
+def test_show_has_a_page_or_the_whole() -> None:
+    commands = ("show s", "show s --limit 0", "show s --limit all")
+    assert [parse(one.split()).limit for one in commands] == [100, 0, None]
+    words = "show s --status FAILED --status COMPLETE --type a --after r"
+    asked = parse(words.split())
+    assert (asked.status, asked.type, asked.after) == (["FAILED", "COMPLETE"], ["a"], "r")
+
+
+@pytest.mark.parametrize(
+    ("text", "since"),
+    [
+        ("90", 90.0),
+        ("0.5", 0.5),
+        ("2026-11-28T10:00:00Z", datetime(2026, 11, 28, 10, tzinfo=UTC)),
+        ("2026-11-28T12:00+02:00", datetime(2026, 11, 28, 10, tzinfo=UTC)),
+        # as times are printed
+        ("2026-11-28T10:00", datetime(2026, 11, 28, 10, tzinfo=UTC)),
+        ("2026-11-28", datetime(2026, 11, 28, tzinfo=UTC)),
+    ],
+)
+def test_events_are_asked_for_by_age_or_time(text: str, since: float | datetime) -> None:
+    assert parse(["events", "s", "--since", text]).since == since
+
+
 @pytest.mark.parametrize(
     "command", ["list", "show s", "events s", "why", "why s", "why s r", "engines", "recover"]
 )
@@ -130,6 +155,18 @@ def test_commands_that_read_have_json(command: str) -> None:
         ("graph s --format png", "unknown 'png'"),
         ("db upgrde", "did you mean 'upgrade'?"),
         ("events s --follow --json", "cannot be combined"),
+        ("events s --limit 0", "at least 1, not '0'"),
+        ("events s --since -1", "must be a number of seconds from 0 to 315360000, or a time"),
+        ("events s --since nan", "or a time such as 2026-12-31T23:59:59Z, not 'nan'"),
+        ("events s --since yesterday", "not 'yesterday'"),
+        ("show s --limit -1", "must be a whole number of at least 0, or all, not '-1'"),
+        ("show s --limit many", "or all, not 'many'"),
+        ("show s --status FAILD", "unknown 'FAILD'; did you mean 'FAILED'?"),
+        ("show s --status INIT", "unknown 'INIT'"),
+        ("graph s --status done", "unknown 'done'"),
+        ("graph s --around r --status FAILED", "--around and --status cannot be combined"),
+        ("graph s --depth 2", "--depth needs --around RESOURCE or --status STATUS"),
+        ("graph s --around r --depth -1", "at least 0, not '-1'"),
     ],
 )
 def test_bad_usage_is_explained(words: str, message: str) -> None:

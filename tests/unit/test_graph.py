@@ -88,6 +88,7 @@ def test_edges_can_come_from_an_iterator() -> None:
         lambda graph: graph["x"],
         lambda graph: graph.requires(None),
         lambda graph: graph[None],
+        lambda graph: graph.around(["a", "x"]),
     ],
 )
 def test_unknown_node(ask: Callable[[Any], object]) -> None:
@@ -129,6 +130,43 @@ def test_any_hashable_nodes() -> None:
     graph = Graph([(node, "base") for node in nodes])
     assert graph.required_by("base") == set(nodes)  # False is 0
     assert len(graph) == len(nodes)
+
+
+AROUND = Graph(
+    [("b", "a"), ("c", "b"), ("d", "c"), ("e", "d"), ("side", "b"), ("d", "b"), ("lone", None)]
+)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "depth", "edges"),
+    [
+        ("c", 0, [("c", None)]),
+        ("c", 1, [("c", "b"), ("d", "b"), ("d", "c")]),
+        ("c", 2, [("b", "a"), ("c", "b"), ("d", "b"), ("d", "c"), ("e", "d")]),
+        # what requires the same is beside it, not before or behind it
+        ("c", 99, [("b", "a"), ("c", "b"), ("d", "b"), ("d", "c"), ("e", "d")]),
+        ("lone", 5, [("lone", None)]),
+        # with the edges between one part and the other
+        ("a e", 1, [("b", "a"), ("d", "b"), ("e", "d")]),
+        ("e a", 0, [("a", None), ("e", None)]),
+        ("", 3, []),
+    ],
+)
+def test_the_part_around_nodes_goes_both_ways(
+    nodes: str, depth: int, edges: list[tuple[str, str | None]]
+) -> None:
+    part = AROUND.around(nodes.split(), depth)
+    assert list(part.edges()) == edges
+    assert part == Graph(edges)
+    assert list(part) == [node for node in AROUND if node in part]
+    for node in part:
+        assert part.required_by(node) == {one for one, other in edges if other == node}
+
+
+def test_the_part_around_a_node_of_a_long_chain_is_found() -> None:
+    graph = Graph(chain_edges())
+    assert list(graph.around([DEPTH // 2], DEPTH)) == list(graph)
+    assert len(graph.around([DEPTH // 2], 3)) == 7
 
 
 @pytest.mark.parametrize("edge", [("a",), ("a", "b", "c"), (), "abc", 3, None, object()])
