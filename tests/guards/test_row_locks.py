@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql
 
 import converge
 from converge.crash_points import Commit
+from converge.errors import StoreError
 from converge.protocol import recover
 from converge.protocol.decide import Work
 from converge.sql import engines, resources, schema, stacks, survey, sync_points
@@ -86,6 +87,22 @@ def test_what_is_locked_no_other_transaction_gets(
             everything = second.execute(select(key)).all()
             left = second.execute(select(key).with_for_update(skip_locked=True)).all()
     assert len(left) < len(everything)
+
+
+@SERVERS
+def test_a_start_waits_for_who_writes_a_resource_that_an_engine_holds(
+    store: converge.Store, engine: Callable[..., StepEngine]
+) -> None:
+    store.create_stack("s", template(a=[]))
+    (work,) = engine().claim()
+    # what still makes it is superseded
+    store.update_stack("s", template(a=[], b=[]))
+    with store.transaction() as writer:
+        resources.lock_resources(writer, [_resource(work)])
+        with pytest.raises(StoreError, match=r"limit|too long"), store.transaction(limit=1) as tx:
+            store.update_stack("s", template(b=[]), transaction=tx)
+    with store.transaction(limit=1) as tx:
+        store.update_stack("s", template(b=[]), transaction=tx)
 
 
 @SERVERS
