@@ -212,7 +212,7 @@ class EngineCore:
         """Look whether the rows of locked stacks are free again."""
         locked = self.outbox.stacks_to_check()
         if locked:
-            self.outbox.release(self.database.read(lambda tx: stacks.list_free(tx, locked)))
+            self.outbox.release(self.database.read(lambda tx: stacks.list_unlocked(tx, locked)))
 
     def _write_free(self, limit: int) -> None:
         group: list[Outcome] = []
@@ -274,7 +274,7 @@ class EngineCore:
         for outcome in group:
             by_stack.setdefault(stack_of(outcome), []).append(outcome)
         if len(by_stack) > 1:
-            free = self.database.read(lambda tx: stacks.list_free(tx, by_stack))
+            free = self.database.read(lambda tx: stacks.list_unlocked(tx, by_stack))
             self.outbox.hold(by_stack.keys() - free)
             parts = [part for stack_id, part in by_stack.items() if stack_id in free]
             if len(parts) > 1 and len(parts) == len(by_stack):

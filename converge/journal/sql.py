@@ -291,7 +291,7 @@ def _take(tx: Transaction, name: str, lease: Lease, mark: int) -> Taken:
     return Taken(ScopeLock(row.id, owner, epoch, mark), row.finished_at is not None, records)
 
 
-def _list_held(tx: Transaction, lease: Lease) -> list[scopes.Held]:
+def _list_held(tx: Transaction, lease: Lease) -> list[scopes.Hold]:
     # the id may belong to another lease by now, with locks of its own
     check_lease(tx, lease.id, lease.mark)
     return scopes.list_held(tx, lease.id)

@@ -143,10 +143,10 @@ class Mover:
         self.definition = definition
         self.name = definition.name
 
-    def insert(self, tx: Transaction, keys: Sequence[str], *, pass_over: bool = False) -> None:
+    def insert(self, tx: Transaction, keys: Sequence[str], *, skip_existing: bool = False) -> None:
         """Insert instances in the initial state.
 
-        :param pass_over: skip those that exist.
+        :param skip_existing: skip those that exist.
         :raises Conflict: one of them exists.
         """
         definition = self.definition
@@ -157,7 +157,7 @@ class Mover:
             version=definition.version,
             state=definition.initial,
             timeout=definition.states[definition.initial].timeout,
-            pass_over=pass_over,
+            skip_existing=skip_existing,
         )
 
     def fire(
@@ -172,7 +172,7 @@ class Mover:
         rows = machines.lock_instances(tx, self.name, (event.key for event in events))
         missing = sorted({event.key for event in events} - rows.keys())
         if missing and create:
-            self.insert(tx, missing, pass_over=True)
+            self.insert(tx, missing, skip_existing=True)
             rows |= machines.lock_instances(tx, self.name, missing)
         return self._fire(tx, events, rows, taker)
 
@@ -201,8 +201,8 @@ class Mover:
                 self._warn(event.key, result)
                 stuck.append(by_key[event.key].id)
         # otherwise they would stay ahead of all others
-        machines.put_off(tx, stuck, LATER)
-        machines.put_off(tx, idle, None)
+        machines.postpone_timeouts(tx, stuck, LATER)
+        machines.postpone_timeouts(tx, idle, None)
         fired.seen = len(rows)
         return fired
 

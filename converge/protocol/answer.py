@@ -26,7 +26,7 @@ from converge.protocol.start import Started, check_expected, start
 from converge.sql import stacks, templates, traversals
 from converge.sql.database import Transaction
 from converge.sql.stacks import StackRow
-from converge.sql.types import SOURCE_LENGTH, text
+from converge.sql.types import SOURCE_LENGTH, fit_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +309,7 @@ def _is_cancelled(tx: Transaction, row: StackRow) -> bool:
 
 
 def _remember_source(tx: Transaction, row: StackRow, source: str, *, any_source: bool) -> None:
-    kept = text(source, SOURCE_LENGTH)
+    kept = fit_text(source, SOURCE_LENGTH)
     if row.source == kept:
         return
     if row.source is not None and not any_source:

@@ -12,7 +12,7 @@ from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work, 
 from converge.reasons import cut_traceback, describe, format_traceback
 from converge.resources.resource_type import Context, ResourceType
 from converge.retry import RetryPolicy
-from converge.sql.types import PHYSICAL_ID_LENGTH, dump, load, text
+from converge.sql.types import PHYSICAL_ID_LENGTH, dump, fit_text, load
 from converge.synchronous import check_finished
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def check_physical_id(physical_id: object) -> None:
         raise BadInput(
             f"a physical id must have 1 to {PHYSICAL_ID_LENGTH} characters, not {len(physical_id)}"
         )
-    if text(physical_id, PHYSICAL_ID_LENGTH) != physical_id:
+    if fit_text(physical_id, PHYSICAL_ID_LENGTH) != physical_id:
         raise BadInput("a physical id must not have NUL or surrogate characters")
 
 
@@ -305,9 +305,9 @@ def mask_outcome(outcome: Outcome, secrets: Secrets) -> None:
     secret would not be recognized."""
     outcome.raw = False
     if outcome.reason is not None:
-        outcome.reason = text(secrets.hide(outcome.reason))
+        outcome.reason = fit_text(secrets.hide(outcome.reason))
     values = outcome.values
     if values.get("reason") is not None:
-        values["reason"] = text(secrets.hide(values["reason"]))
+        values["reason"] = fit_text(secrets.hide(values["reason"]))
     if values.get("traceback") is not None:
         values["traceback"] = cut_traceback(secrets.hide(values["traceback"]))

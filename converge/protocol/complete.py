@@ -16,7 +16,7 @@ from converge.sql import events, node_moves, resources, scopes, sync_points, tra
 from converge.sql.database import Transaction
 from converge.sql.resources import ResourceRow
 from converge.sql.sync_points import Key, LockedNode
-from converge.sql.types import text
+from converge.sql.types import fit_text
 
 _ENDS = {
     Result.DONE: NodeState.DONE,
@@ -151,7 +151,7 @@ def _write_resources(
         elif outcome.result is Result.RETRY and node.state is NodeState.SUPERSEDED:
             values = values | {"status": Status.FAILED}
         written.append((row.id, row.epoch, values))
-    resources.release(tx, engine_id, written)
+    resources.release_locks(tx, engine_id, written)
     resources.delete_locked(tx, engine_id, deleted)
     spent = [row.id for row in deleted]
     spent += [
@@ -263,7 +263,7 @@ def make_event(work: Work, status: str, reason: str | None) -> dict[str, Any]:
         "resource": row.name,
         "action": verbs.get(work.decision.operation, action),
         "status": status,
-        "reason": None if reason is None else text(reason),
+        "reason": None if reason is None else fit_text(reason),
     }
 
 

@@ -18,7 +18,7 @@ from converge.sql import events, stacks, sync_points, templates, traversals
 from converge.sql.database import Transaction
 from converge.sql.stacks import StackRow
 from converge.sql.traversals import TraversalRow
-from converge.sql.types import REASON_LENGTH, text
+from converge.sql.types import REASON_LENGTH, fit_text
 
 #: How many resources a reason names.
 _NAMED = 10
@@ -114,7 +114,7 @@ def end_traversal(
         # a failed rollback with no completed version would go back to what it left
         and not (traversal.action is Action.ROLLBACK and completed is None)
     ):
-        why = text(f"rolled back: {reason}")
+        why = fit_text(f"rolled back: {reason}")
         target = last_good(stack)
         if draft is not None and draft.target != target:
             draft = None
@@ -131,7 +131,11 @@ def _with_unchecked(tx: Transaction, traversal: TraversalRow, reason: str | None
     have = "its type has" if len(names) == 1 else "their types have"
     unchecked = f"not checked, because {have} no check: {some}{more}"
     room = REASON_LENGTH - len(unchecked) - 2
-    return text(unchecked) if reason is None or room < 0 else f"{text(reason, room)}; {unchecked}"
+    return (
+        fit_text(unchecked)
+        if reason is None or room < 0
+        else f"{fit_text(reason, room)}; {unchecked}"
+    )
 
 
 def _what_failed(tx: Transaction, traversal: TraversalRow) -> str:
@@ -141,4 +145,4 @@ def _what_failed(tx: Transaction, traversal: TraversalRow) -> str:
     name, reason = failures[0]
     count = traversals.sum_progress(tx, traversal.id)["failed"]
     more = f" (and {count - 1} more failed)" if count > 1 else ""
-    return text(f"resource {name!r}: {reason}", REASON_LENGTH - len(more)) + more
+    return fit_text(f"resource {name!r}: {reason}", REASON_LENGTH - len(more)) + more

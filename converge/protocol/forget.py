@@ -10,7 +10,7 @@ from converge.model import Status
 from converge.sql import events, resources, scopes, stacks
 from converge.sql.database import Transaction
 from converge.sql.resources import ResourceRow
-from converge.sql.types import text
+from converge.sql.types import fit_text
 
 #: The action in the event.
 FORGET = "FORGET"
@@ -89,7 +89,7 @@ def forget(tx: Transaction, name: str, resource: str, number: int | None) -> For
                 "resource": resource,
                 "action": FORGET,
                 "status": Status.COMPLETE,
-                "reason": text(f"forgotten, not deleted: {_described(row)}"),
+                "reason": fit_text(f"forgotten, not deleted: {_described(row)}"),
             }
         ],
     )

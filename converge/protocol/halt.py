@@ -12,7 +12,7 @@ from converge.sql import node_moves, stacks, sync_points, traversals
 from converge.sql.database import Transaction
 from converge.sql.sync_points import LockedNode
 from converge.sql.traversals import TraversalRow
-from converge.sql.types import text
+from converge.sql.types import fit_text
 
 
 def halts(outcome: Outcome) -> bool:
@@ -42,7 +42,7 @@ def complete_failure(tx: Transaction, engine_id: int, outcome: Outcome) -> list[
 def failure_reason(outcome: Outcome) -> str:
     """Why a traversal failed: the resource that failed first."""
     name = outcome.work.row.name if outcome.work.row is not None else "stack"
-    return text(f"resource {name!r}: {outcome.reason}")
+    return fit_text(f"resource {name!r}: {outcome.reason}")
 
 
 def halt_locked(

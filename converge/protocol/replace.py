@@ -49,7 +49,7 @@ def replace(
         tx, old, work.wanted_type, engine_id, work.requires, work.node.mark
     )
     locked = resources.lock_resources(tx, [old.id, new_id])
-    resources.release(
+    resources.release_locks(
         tx, engine_id, [(old.id, old.epoch, as_before(old) | {"replaced_by": new_id})]
     )
     node_moves.point_at(tx, engine_id, node, new_id)

@@ -46,7 +46,7 @@ from converge.sql.database import Transaction
 from converge.sql.stacks import StackRow
 from converge.sql.survey import ResourceHead
 from converge.sql.sync_points import NewSyncPoint
-from converge.sql.types import text
+from converge.sql.types import fit_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,5 +221,5 @@ def _started_event(
         "resource": None,
         "action": action,
         "status": Status.IN_PROGRESS,
-        "reason": text(", ".join(parts)),
+        "reason": fit_text(", ".join(parts)),
     }

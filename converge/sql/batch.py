@@ -1,10 +1,9 @@
 """Many rows in one statement.
 
-PostgreSQL and MariaDB read the rows from one JSON text, whatever their number: psycopg parses
-every statement of more than 50 parameters anew, which cost more than the statement itself, and
-PyMySQL sends an UPDATE of many rows as one statement for each. SQLite, which is called and not
-sent to, takes them one by one, unless something is to be returned of each. ``doc/decisions.rst``
-has the measurement.
+PostgreSQL and MariaDB read any number of rows from one JSON text. psycopg parses every statement of
+more than 50 parameters anew, which costs more than the statement itself. PyMySQL sends an UPDATE of
+many rows as one statement for each row. SQLite runs in our process, so it takes the rows one by
+one, unless the statement returns something of each. ``doc/decisions.rst`` has the measurement.
 """
 
 from __future__ import annotations
@@ -42,11 +41,11 @@ from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
 from converge.sql.types import MARIADB, JsonText, dialect_module, dump
 
-#: Rows in one statement at most.
+#: The most rows in one statement.
 CHUNK = 5000
-#: Characters of JSON in one statement at most, unless one row has more: a server refuses a
-#: statement that is too long (MariaDB from 16 MB on), and escaped it can be twice as long.
-LONGEST = 4_000_000
+#: The most characters of JSON in one statement, unless one row has more. A server refuses a
+#: statement that is too long (MariaDB: over 16 MB), and escaping can double its length.
+MAX_CHARACTERS = 4_000_000
 
 Values = Mapping[str, ColumnElement[Any]]
 S = TypeVar("S", bound=Insert | Update)
@@ -56,11 +55,11 @@ def among(tx: Transaction, what: ColumnElement[Any], values: Iterable[int]) -> C
     """The condition that an integer column has one of these values."""
     listed = sorted(set(values))
     if tx.dialect == "postgresql":
-        # as text: the driver takes longer over a list than the server over the statement
+        # as text: for a list, the driver needs longer than the server for the statement
         text = bindparam(None, _array(listed), type_=Text(), unique=True)
         return _in_array(what, text)
     if listed:
-        # statements of few different lengths are compiled once each
+        # padded to a power of two, so that few different statements are compiled
         listed += listed[-1:] * ((1 << (len(listed) - 1).bit_length()) - len(listed))
     return what.in_(listed)
 
@@ -70,9 +69,9 @@ def _array(values: Iterable[int]) -> str:
 
 
 def _in_array(what: ColumnElement[Any], text: ColumnElement[str]) -> ColumnElement[bool]:
-    """The condition that a column is in an array of PostgreSQL, given as a text."""
+    """The condition that a column is in an array of PostgreSQL, which is given as text."""
     array = ARRAY(what.type)
-    # in a subquery, or the server would parse the text anew for each row it looks at
+    # in a subquery; otherwise the server would parse the text again for each row
     return what == any_(cast(select(cast(text, array)).scalar_subquery(), array))
 
 
@@ -87,7 +86,7 @@ class _Many(ABC, Generic[S]):
     :param columns: of the rows: name → type.
     """
 
-    #: There are columns to be returned of each row.
+    #: Whether the statement returns columns of each row.
     _returns = False
 
     def __init__(self, columns: Mapping[str, TypeEngine[Any]]) -> None:
@@ -102,7 +101,7 @@ class _Many(ABC, Generic[S]):
     def _execute(
         self, tx: Transaction, rows: Sequence[Mapping[str, Any]], common: Mapping[str, Any]
     ) -> Iterator[CursorResult[Any]]:
-        """Execute it for all rows, as few of them at a time as need be."""
+        """Execute it for all rows, split into as many statements as needed."""
         for start in range(0, len(rows), CHUNK):
             part = rows[start : start + CHUNK]
             given = [self._dump(row) for row in part] if self._json else part
@@ -113,14 +112,14 @@ class _Many(ABC, Generic[S]):
                 yield from self._execute_part(tx, given, common)
 
     def _is_single(self, dialect: str) -> bool:
-        """Whether it is executed for one row at a time: that is faster, but returns nothing."""
+        """Whether it is executed for each row: that is faster, but returns nothing."""
         return dialect == "sqlite" and not self._returns
 
     def _execute_part(
         self, tx: Transaction, rows: Sequence[Mapping[str, Any]], common: Mapping[str, Any]
     ) -> Iterator[CursorResult[Any]]:
         text = dump(rows)
-        if len(text) > LONGEST and len(rows) > 1:
+        if len(text) > MAX_CHARACTERS and len(rows) > 1:
             half = len(rows) // 2
             yield from self._execute_part(tx, rows[:half], common)
             yield from self._execute_part(tx, rows[half:], common)
@@ -135,7 +134,7 @@ class _Many(ABC, Generic[S]):
         return {}
 
     def _given(self, dialect: str) -> Any:
-        """The rows as a table; None if they come one at a time."""
+        """The rows as a table; None if it is executed for each row."""
         if self._is_single(dialect):
             return None
         text = bindparam("rows", type_=Text())
@@ -166,16 +165,16 @@ class _Many(ABC, Generic[S]):
 
 
 def _wider(type_: TypeEngine[Any]) -> TypeEngine[Any]:
-    """A type for one more character: MariaDB cuts a text to fit JSON_TABLE without a word, and only
-    the table that it is written to refuses what is too long."""
+    """A type for one more character. JSON_TABLE of MariaDB cuts a text that is too long without an
+    error; with one more character, the table that it is written to refuses it."""
     if isinstance(type_, String) and type_.length is not None:
         return String(type_.length + 1)
     return type_
 
 
 class _Joined(ColumnElement[Any]):
-    """An expression in an UPDATE of a join, with columns of that: SQLAlchemy would take their
-    table for one to be joined, and write each assignment twice."""
+    """An expression with columns of a join, in an UPDATE of that join. Otherwise SQLAlchemy would
+    join their table once more, and write each assignment twice."""
 
     inherit_cache = False
 
@@ -190,13 +189,13 @@ def _render(joined: _Joined, compiler: Any, **kw: Any) -> str:
 
 
 class UpdateMany(_Many[Update]):
-    """An UPDATE of many rows, each to values of its own.
+    """An UPDATE of many rows, each with its own values.
 
-    :param keys: the columns that must be as given; the first one is an integer with an index.
-    :param columns: what else is given of each row, name → type.
-    :param values: what is written, given a row and the time: column → expression. Parameters
-        of its own must not have the name of a column.
-    :param guards: further conditions.
+    :param keys: the columns that find a row; the first one is an integer with an index.
+    :param columns: the other columns that are given of each row: name → type.
+    :param values: makes what is written, from a row and the time: column → expression. Its own
+        parameters must not have the name of a column.
+    :param guards: more conditions.
     """
 
     def __init__(
@@ -227,13 +226,12 @@ class UpdateMany(_Many[Update]):
         found = and_(*(table.c[key] == row[key] for key in self._keys), *self._guards)
         values = {table.c[name]: value for name, value in self._values(row, now).items()}
         if dialect in MARIADB:
-            # an inner join would go through a table of few rows, and wait for those that others
-            # have locked
+            # an inner join would read all rows of a small table, and wait for those that are locked
             joined = outerjoin(given, table, found)
             return update(joined).values({name: _Joined(one) for name, one in values.items()})
         made = update(table).where(found).values(values)
         if dialect == "postgresql":
-            # while a table has no statistics, only an array leads the server to the index
+            # while a table has no statistics, the server uses the index only for an array
             made = made.where(_in_array(table.c[self._keys[0]], bindparam("keys", type_=Text())))
         return made
 
@@ -244,11 +242,11 @@ class UpdateMany(_Many[Update]):
 class InsertMany(_Many[Insert]):
     """An INSERT of many rows.
 
-    :param columns: what is given of each row, name → type.
-    :param values: what is written, given a row and the time: column → expression. Parameters
-        of its own must not have the name of a column.
-    :param pass_over: leave rows alone whose unique key is there already.
-    :param returning: names of columns of which the values are asked for.
+    :param columns: the columns that are given of each row: name → type.
+    :param values: makes what is written, from a row and the time: column → expression. Its own
+        parameters must not have the name of a column.
+    :param skip_existing: skip rows whose unique key exists already.
+    :param returning: the names of the columns that are returned.
     """
 
     def __init__(
@@ -257,12 +255,12 @@ class InsertMany(_Many[Insert]):
         columns: Mapping[str, TypeEngine[Any]],
         values: Callable[[Values, ColumnElement[Any]], Mapping[str, Any]],
         *,
-        pass_over: bool = False,
+        skip_existing: bool = False,
         returning: Sequence[str] = (),
     ) -> None:
         self._table = table
         self._values = values
-        self._pass_over = pass_over
+        self._skip_existing = skip_existing
         self._returning = [table.c[name] for name in returning]
         self._returns = bool(returning)
         super().__init__(columns)
@@ -273,7 +271,7 @@ class InsertMany(_Many[Insert]):
         """Insert rows.
 
         :param common: the other parameters.
-        :returns: of each row, in no order, the columns that are asked for; nothing if none are.
+        :returns: the asked columns of each row, in no order; empty if none were asked for.
         """
         done = self._execute(tx, rows, common)
         if self._returns:
@@ -285,20 +283,19 @@ class InsertMany(_Many[Insert]):
     def _make(self, now: ColumnElement[Any], dialect: str) -> Insert:
         given = self._given(dialect)
         values = dict(self._values(self._row(given), now))
-        made = self._passing(dialect) if self._pass_over else insert(self._table)
+        made = self._insert_new(dialect) if self._skip_existing else insert(self._table)
         if given is None:
             made = made.values(values)
         else:
             made = made.from_select(list(values), select(*values.values()))
         return made.returning(*self._returning).inline() if self._returns else made.inline()
 
-    def _passing(self, dialect: str) -> Insert:
-        made = dialect_module(dialect).insert(self._table)
-        passing: Insert
+    def _insert_new(self, dialect: str) -> Insert:
+        made: Any = dialect_module(dialect).insert(self._table)
         if dialect in MARIADB:
-            # not IGNORE, which lets everything else that is wrong pass, too
+            # not IGNORE, which would also ignore all other errors
             (first,) = self._table.primary_key.columns
-            passing = made.on_duplicate_key_update({first.name: first})
+            skipping: Insert = made.on_duplicate_key_update({first.name: first})
         else:
-            passing = made.on_conflict_do_nothing()
-        return passing
+            skipping = made.on_conflict_do_nothing()
+        return skipping

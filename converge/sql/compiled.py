@@ -1,10 +1,9 @@
 """Statements that are compiled once for each driver.
 
-SQLAlchemy builds a statement, looks it up in its cache, and converts its parameters, each time that
-it is executed. For what is executed for every step, item and event, that took as long as all the
-rest of our work, or longer; ``doc/decisions.rst`` has the measurement. These statements need
-nothing but parameters and the time, and their columns are of types that drivers take and give as
-they are.
+Each time that a statement is executed, SQLAlchemy builds it, looks it up in its cache, and converts
+its parameters. For the statements of every step, item and event, that took at least as long as all
+our other work; ``doc/decisions.rst`` has the measurement. The statements here need only parameters
+and the time. Their columns have types that drivers take and return unchanged.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ S = TypeVar("S", bound=Select[Any] | Insert | Update)
 class _Text(NamedTuple):
     """A statement as its driver takes it.
 
-    :ivar order: the names of the parameters, where they go by their places.
-    :ivar constants: parameters whose values are always the same.
+    :ivar order: the names of the parameters in order; None where the driver takes them by name.
+    :ivar constants: the parameters that always have the same value.
     """
 
     text: str
@@ -57,7 +56,7 @@ class Compiled(Generic[S]):
     ) -> CursorResult[Any]:
         """Execute it for each of several rows of parameters.
 
-        :param common: parameters that all of them have.
+        :param common: the parameters that are the same for all rows.
         """
         text, known = self._compile(tx)
         known = {**known, **common}
@@ -65,7 +64,7 @@ class Compiled(Generic[S]):
         return tx.connection.exec_driver_sql(text.text, given)
 
     def _compile(self, tx: Transaction) -> tuple[_Text, dict[str, Any]]:
-        """The statement, and the parameters that the caller need not know."""
+        """The statement, and the parameters that do not come from the caller."""
         given_time = tx.given_time
         dialect: Any = tx.connection.dialect
         key = (type(dialect), given_time is None)

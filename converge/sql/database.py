@@ -33,7 +33,7 @@ from converge.sql.connections import (
     host_limits,
 )
 from converge.sql.faults import (
-    Away,
+    Unavailable,
     Unreachable,
     database_errors,
     explain,
@@ -227,7 +227,7 @@ class Database:
         except database_errors() as error:
             hide_in(error)
             if self._reached:
-                raise Away(f"{self.shown}: {explain(error)}") from error
+                raise Unavailable(f"{self.shown}: {explain(error)}") from error
             if is_unreachable(error):
                 raise Unreachable(f"{self.shown}: {explain(error)}") from error
             raise
@@ -239,7 +239,7 @@ class Database:
             # the connection was lost in SQLAlchemy's first look at a server, where SQLAlchemy
             # cannot invalidate it
             cause = error.__context__ or error
-            raise Away(f"{self.shown}: {explain(cause)}") from cause
+            raise Unavailable(f"{self.shown}: {explain(cause)}") from cause
         self._reached = self._pool_guard.reached = True
         with connection:
             if one_statement:

@@ -24,9 +24,9 @@ from converge.sql.batch import among
 from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
 from converge.sql.schema import engine
-from converge.sql.types import text
+from converge.sql.types import fit_text
 
-#: Roles: what works on nodes, and what only holds scopes of the journal or actions.
+#: Roles: an engine works on nodes; other processes only hold scopes of the journal, or actions.
 ENGINE = "engine"
 JOURNAL = "journal"
 
@@ -34,7 +34,7 @@ ALIVE = EngineState.ALIVE
 STOPPED = EngineState.STOPPED
 DEAD = EngineState.DEAD
 
-#: Seconds for which the row of an engine that is no more can be looked at.
+#: Seconds for which the row of an engine that ended is kept.
 KEPT = 86_400.0
 
 
@@ -73,14 +73,14 @@ def insert_engine(
     """Register an engine and return its id.
 
     :param role: what it does.
-    :param lease: seconds for which it counts as alive without a sign of life.
+    :param lease: seconds for which it counts as alive without a renewal.
     :param mark: a random number of this registration.
     """
     key = tx.execute(
         insert(engine).values(
-            host=text(host, 255),
+            host=fit_text(host, 255),
             pid=pid,
-            process=text(process, 255),
+            process=fit_text(process, 255),
             role=role,
             state=ALIVE,
             lease=lease,
@@ -94,10 +94,10 @@ def insert_engine(
 
 
 def renew_lease(tx: Transaction, engine_id: int, mark: int) -> bool:
-    """Prolong the lease. False: it has run out, and the engine must take a new id.
+    """Renew the lease. False: it has ended, and the engine must take a new id.
 
-    :param mark: of its registration. After the database was brought back from an older copy, the
-        same id can be another's.
+    :param mark: of its registration. After a restore of an older copy of the database, another
+        engine can have the same id.
     """
     done = tx.execute(
         update(engine)
@@ -114,9 +114,9 @@ def renew_lease(tx: Transaction, engine_id: int, mark: int) -> bool:
 def end_engine(
     tx: Transaction, engine_id: int, state: EngineState, *, mark: int | None = None
 ) -> bool:
-    """Note that an engine stopped or died. False if that was noted before.
+    """Note that an engine stopped or died. False: that was noted before.
 
-    :param mark: only if it has this mark; an engine ends nobody but itself.
+    :param mark: end it only if it has this mark, so that an engine ends only itself.
     """
     query = update(engine).where(
         engine.c.id == engine_id, engine.c.state.in_(sources_of(ENGINE_MOVES, state))
@@ -133,14 +133,14 @@ def is_registered(tx: Transaction, engine_id: int, mark: int) -> bool:
 
 
 def lock_engine(tx: Transaction, engine_id: int, mark: int) -> bool:
-    """Lock the row of an engine until the transaction ends. False: the id is another's."""
+    """Lock the row of an engine until the transaction ends. False: the id is another engine's."""
     query = select(engine.c.id).where(engine.c.id == engine_id, engine.c.mark == mark)
     return tx.execute(query.with_for_update()).first() is not None
 
 
 def has_lease(now: ColumnElement[Any]) -> ColumnElement[bool]:
-    """The condition that a row of an engine has a lease that goes on."""
-    # not a parameter: the servers shall see that the index serves it
+    """The condition that the lease of an engine's row has not ended."""
+    # a literal, so that the servers see that the index serves it
     return and_(
         engine.c.state == literal_column(f"'{ALIVE}'"),
         engine.c.expires_at > now,
@@ -153,7 +153,8 @@ def engine_has_lease(
     """The condition that an engine has a lease.
 
     :param engine_id: its id, or a column with it.
-    :param mark: that it must have, of who asks for itself: the id can be another's by now.
+    :param mark: that it must have, if an engine asks about itself: another engine can have its id
+        by now.
     """
     alive = select_if_leased(tx.now, engine_id)
     if mark is not None:
@@ -198,9 +199,8 @@ def is_alive(tx: Transaction, engine_id: int, mark: int | None = None) -> bool:
 def find_alive(tx: Transaction, ids: Iterable[int | None]) -> set[int]:
     """Those of these engines that have a lease.
 
-    To ask who holds a locked row, in a statement of its own after the one that locked it: that
-    one may have found the row as it is now, but looks for the engine among those that were there
-    when it began.
+    Use it after the statement that locked a row, to find out whether its holder is alive. The
+    statement that locks sees the row as it is now, but the engines as they were when it began.
     """
     wanted = sorted({one for one in ids if one is not None})
     if not wanted:
@@ -216,7 +216,7 @@ def list_engines(tx: Transaction, states: Iterable[str] = (ALIVE,)) -> list[Engi
 
 
 def list_alive(tx: Transaction) -> list[EngineRow]:
-    """The engines whose lease goes on, by id."""
+    """The engines that have a lease, by id."""
     query = select(*_COLUMNS).where(has_lease(tx.now))
     return [_row(row) for row in tx.execute(query.order_by(engine.c.id))]
 
@@ -234,15 +234,16 @@ def get_engines(tx: Transaction, ids: Iterable[int]) -> dict[int, EngineRow]:
 
 
 def list_expired(tx: Transaction, limit: int) -> list[int]:
-    """Engines whose lease has run out."""
+    """Engines whose lease has ended."""
     query = select(engine.c.id).where(engine.c.state == ALIVE, engine.c.expires_at <= tx.now)
     return list(tx.execute(query.order_by(engine.c.id).limit(limit)).scalars())
 
 
 def lock_expired(tx: Transaction, engine_id: int) -> bool:
-    """Lock an engine whose lease has run out. False: it has not, or another sweeper is at it.
+    """Lock an engine whose lease has ended. False: it has not ended, or another sweeper has it.
 
-    By its key alone: InnoDB would lock the engine behind a range as well, which lives.
+    It is looked for by its key only: for a range, InnoDB would also lock the next engine, which is
+    alive.
     """
     query: Any = (
         select(engine.c.state == ALIVE, engine.c.expires_at <= tx.now)
@@ -263,11 +264,11 @@ def expire_lease(tx: Transaction, engine_id: int) -> None:
 
 
 def delete_old_owners(tx: Transaction, age: float = KEPT) -> int:
-    """Delete the rows of owners of scopes and actions whose lease ended some time ago: where no
-    engine runs, nobody notes that they are dead.
+    """Delete the rows of owners of scopes and actions whose lease ended some time ago. Where no
+    engine runs, nothing else notes that they are dead.
 
     :param age: seconds since the end of the lease.
-    :returns: how many there were.
+    :returns: how many were deleted.
     """
     old = delete(engine).where(engine.c.role == JOURNAL, engine.c.expires_at < tx.now - age)
     return int(tx.execute(old).rowcount)
@@ -277,7 +278,7 @@ def delete_old_engines(tx: Transaction, age: float = KEPT) -> int:
     """Delete the rows of engines that stopped or died some time ago.
 
     :param age: seconds since the end of the lease.
-    :returns: how many there were.
+    :returns: how many were deleted.
     """
     done = tx.execute(
         delete(engine).where(

@@ -13,9 +13,9 @@ from converge.sql.batch import InsertMany, types_of
 from converge.sql.database import Transaction
 from converge.sql.schema import event, traversal
 
-#: Of how many traversals of a stack, counted from the newest, the events are kept.
+#: The events of so many traversals of a stack are kept, the newest.
 KEPT_TRAVERSALS = 10
-#: The status of what a check did not look at.
+#: The status of a resource that a check did not look at.
 UNCHECKED = "UNCHECKED"
 
 
@@ -40,8 +40,8 @@ def list_events(
 ) -> list[dict[str, Any]]:
     """A stack's events, oldest first.
 
-    :param after: only those with a higher id.
-    :param limit: at most so many: those after ``after``, or, without it, the newest.
+    :param after: only events with a higher id.
+    :param limit: the most events: the first after ``after``; without it, the newest.
     :param since: only those that came after the last one that is older than this: so many seconds
         ago, or a time.
     """
@@ -93,7 +93,7 @@ def list_unchecked(tx: Transaction, stack_id: int, traversal_id: int) -> list[st
 
 
 def has_event(tx: Transaction, stack_id: int, resource: str, action: str) -> bool:
-    """Whether this happened to a resource of a stack, as far as events are kept."""
+    """Whether a kept event says that this happened to a resource of a stack."""
     query = select(event.c.id).where(
         event.c.stack_id == stack_id, event.c.resource == resource, event.c.action == action
     )

@@ -19,11 +19,11 @@ _POSTGRESQL_LOCK = "55P03"
 _MARIADB_LOCK = 1205
 # serialization failure and deadlock; oslo.db does not map the first
 _POSTGRESQL_AGAIN = {"40001", "40P01"}
-# 1467 is a deadlock, too: of two who insert many rows, over the counter of the table's ids
+# 1467 is a deadlock, too: two inserts of many rows wait for the counter of the table's ids
 _MARIADB_AGAIN = {1213, 1020, 1467}
 _SQLITE_DUPLICATE = {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY}
 
-#: What is looked for of oslo.db's exceptions.
+#: The exceptions of oslo.db that are used here.
 OsloName = Literal[
     "DBConnectionError",
     "DBConstraintError",
@@ -35,7 +35,7 @@ OsloName = Literal[
 
 
 class _Hiding(logging.Filter):
-    """Keeps what is secret out of a log of oslo.db, which sees errors first."""
+    """Keeps secrets out of the log of oslo.db, which sees errors first."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and record.exc_info[1] is not None:
@@ -49,21 +49,21 @@ for _name in ("exc_filters", "engines"):
 
 
 def oslo_errors(*names: OsloName) -> tuple[type[Exception], ...]:
-    """Exceptions of oslo.db, for isinstance() and except; none if it is not imported, as it then
-    raised nothing. SQLite does without it, and it takes as long to import as SQLAlchemy."""
+    """Exceptions of oslo.db, for isinstance() and except. None if oslo.db is not imported: then it
+    raised nothing. SQLite does not need it, and it takes as long to import as SQLAlchemy."""
     module = sys.modules.get("oslo_db.exception")
-    # another thread may be importing it
+    # another thread may be importing it: then it has not all of them yet
     return tuple(getattr(module, name) for name in names if hasattr(module, name))
 
 
 def database_errors() -> tuple[type[Exception], ...]:
-    """Whatever the database layer raises, for ``except``."""
+    """All that the database layer raises, for ``except``."""
     return (*oslo_errors("DBError"), sa_exceptions.SQLAlchemyError)
 
 
-def duplicates() -> tuple[type[Exception], ...]:
-    """What an INSERT raises when the key is there already, for ``except``."""
-    # SQLite, and a host's own engine, have not got oslo.db's filters
+def duplicate_errors() -> tuple[type[Exception], ...]:
+    """What an INSERT raises if the key exists already, for ``except``."""
+    # SQLite and a host's own engine do not have oslo.db's filters
     return (*oslo_errors("DBDuplicateEntry"), sa_exceptions.IntegrityError)
 
 
@@ -72,21 +72,21 @@ def _is_duplicate(error: BaseException) -> bool:
     return isinstance(error, oslo_errors("DBDuplicateEntry")) or code in _SQLITE_DUPLICATE
 
 
-def _number(original: BaseException | None) -> object:
+def _mariadb_number(original: BaseException | None) -> object:
     """The number of MariaDB's error."""
     return original.args[0] if original is not None and original.args else None
 
 
 class Unreachable(StoreError):
-    """A database does not let anybody in now, as it is down, or not up yet."""
+    """A database cannot be reached now: it is down, or not up yet."""
 
 
-class Away(Unreachable):
-    """A database that answered before does not let anybody in; it is taken to come back."""
+class Unavailable(Unreachable):
+    """A database that answered before cannot be reached now; it is expected to come back."""
 
 
 class Locked(StoreError):
-    """Another transaction holds the rows, and was not waited for any longer."""
+    """Another transaction has locked the rows, for longer than we wait."""
 
 
 def is_locked(error: BaseException) -> bool:
@@ -95,11 +95,11 @@ def is_locked(error: BaseException) -> bool:
     if isinstance(original, sqlite3.OperationalError):
         return "is locked" in str(original)
     state = getattr(original, "sqlstate", None)
-    return state == _POSTGRESQL_LOCK or _number(original) == _MARIADB_LOCK
+    return state == _POSTGRESQL_LOCK or _mariadb_number(original) == _MARIADB_LOCK
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same transaction may well succeed when it is run again."""
+    """Whether the same transaction can succeed when it is run again."""
     if isinstance(error, oslo_errors("DBDeadlock")):
         return True
     original = _driver_error(error)
@@ -108,18 +108,18 @@ def is_transient(error: BaseException) -> bool:
         return True
     if is_locked(error):
         return True
-    code = _number(original)
+    code = _mariadb_number(original)
     return isinstance(code, int) and code in _MARIADB_AGAIN
 
 
-# what a server says to who connects, and what it may not say any more in a while
+# what a server says when it refuses a connection, and what it says only for a while
 _REFUSALS = ("FATAL:", "no password supplied", "access denied", "unknown database")
 _PASSING = ("starting up", "shutting down", "recovery", "not yet accepting", "too many")
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether an error of connecting is one that passes: the server is not there, or not ready;
-    not that it knows nothing of this user or database."""
+    """Whether an error of connecting passes: the server is down, or not ready. An unknown user or
+    database does not pass."""
     original = _driver_error(error) or error
     if isinstance(original, sqlite3.Error) or isinstance(error, sa_exceptions.ArgumentError):
         return False
@@ -130,20 +130,20 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether the connection to a database that had answered is gone."""
+    """Whether the connection to a database was lost after it had answered."""
     if isinstance(error, oslo_errors("DBConnectionError")):
         return True
     inner = getattr(error, "inner_exception", None) or error
-    return isinstance(error, Away) or bool(getattr(inner, "connection_invalidated", False))
+    return isinstance(error, Unavailable) or bool(getattr(inner, "connection_invalidated", False))
 
 
 def is_read_only(error: BaseException) -> bool:
-    """Whether the database does not take writes at all, as after a failover."""
+    """Whether the database takes no writes at all, for example after a failover."""
     return explain(error).startswith(READ_ONLY)
 
 
 def is_refused(error: StoreError) -> bool:
-    """Whether the database works, but does not take a value: trying again is of no use."""
+    """Whether the database works, but refuses a value: a retry would fail, too."""
     return isinstance(
         error.__cause__,
         (*oslo_errors("DBDataError", "DBConstraintError"), sa_exceptions.DataError),
@@ -151,7 +151,7 @@ def is_refused(error: StoreError) -> bool:
 
 
 def _driver_error(error: BaseException | None) -> BaseException | None:
-    """The database driver's own exception under those of SQLAlchemy and oslo.db."""
+    """The driver's own exception, inside those of SQLAlchemy and oslo.db."""
     while error is not None:
         inner = getattr(error, "orig", None) or getattr(error, "inner_exception", None)
         if inner is None:
@@ -162,12 +162,12 @@ def _driver_error(error: BaseException | None) -> BaseException | None:
 
 @contextmanager
 def translated(where: str, origin: object = None) -> Iterator[None]:
-    """Turn errors of the database layer into :class:`StoreError` that say what to do.
+    """Turn errors of the database layer into a :class:`StoreError` that says what to do.
 
-    Duplicate keys are left alone: they are answers, not trouble.
+    Duplicate keys are raised as they are: they are an answer, not a failure.
 
-    :param origin: the database, for who wants to know whether it is at fault. It is not if it
-        only refuses a value.
+    :param origin: the database; the error names it if the database is at fault. It is not at fault
+        if it only refuses a value.
     """
     try:
         yield
@@ -193,7 +193,7 @@ def translated(where: str, origin: object = None) -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str:
-    """What a database error means to the person who reads it, in one line."""
+    """What a database error means, for a person, in one line."""
     original = _driver_error(error) or error
     text = " ".join(str(original).split())
     low = text.lower()

@@ -1,7 +1,7 @@
 """What deaths and lost wake-ups leave behind, found through indexes.
 
-The queries that find nothing read a few pages, however many nodes wait: every engine asks
-them all the time.
+Every engine runs these queries all the time. A query that finds nothing reads a few pages only,
+however many nodes wait.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from converge.sql.types import MARIADB
 
 
 def list_stray_holders(tx: Transaction, limit: int) -> list[int]:
-    """Engines that are no more, by id, and yet hold nodes: they claimed them with their last
-    breath."""
+    """The ids of engines that have ended and still hold nodes: they claimed them just before their
+    end."""
     registered = (
         select(engine.c.id)
         .where(engine.c.id == sync_point.c.engine_id, engine.c.state == ALIVE)
@@ -37,8 +37,8 @@ def list_stray_holders(tx: Transaction, limit: int) -> list[int]:
 
 
 def list_free_blocked(tx: Transaction, limit: int) -> list[Key]:
-    """BLOCKED nodes whose resource is free or gone; in no order, which could keep the database
-    from the right index."""
+    """BLOCKED nodes whose resource is free or gone. They are not sorted: an order could keep the
+    database from the right index."""
     held = (
         select(resource.c.id)
         .where(resource.c.id == sync_point.c.resource_id, resource.c.engine_id.is_not(None))
@@ -53,7 +53,7 @@ def list_free_blocked(tx: Transaction, limit: int) -> list[Key]:
 
 
 def count_due(tx: Transaction, limit: int) -> int:
-    """How many READY nodes could be claimed now; at most the limit."""
+    """How many READY nodes can be claimed now, counted up to the limit."""
     due = (
         select(sync_point.c.node)
         .where(is_in(NodeState.READY), sync_point.c.due_at <= tx.now)
@@ -64,7 +64,7 @@ def count_due(tx: Transaction, limit: int) -> int:
 
 
 def has_due_retries(tx: Transaction) -> bool:
-    """Whether there are retries whose time has come, and that nobody has claimed yet."""
+    """Whether there are retries that are due, and not claimed yet."""
     query = select(sync_point.c.node).where(
         is_in(NodeState.READY), sync_point.c.due_at > 0, sync_point.c.due_at <= tx.now
     )
@@ -72,13 +72,13 @@ def has_due_retries(tx: Transaction) -> bool:
 
 
 def list_leftover_traversals(tx: Transaction, after: int, limit: int) -> tuple[list[int], int]:
-    """Traversals that are over, and whose nodes are still there.
+    """Traversals that have ended, and whose nodes still exist.
 
-    It steps from one traversal to the next in the primary key, past all their nodes.
+    It goes from one traversal to the next in the primary key, without reading all their nodes.
 
-    :param after: look from this id on.
-    :param limit: look at so many traversals at most.
-    :returns: their ids, and where to go on; 0 when all were looked at.
+    :param after: look at traversals with a higher id.
+    :param limit: look at no more traversals than this.
+    :returns: their ids, and the id to go on after; 0 when all were looked at.
     """
     step = _distinct(after, limit) if tx.dialect in MARIADB else _steps(after, limit)
     query = (
@@ -93,7 +93,7 @@ def list_leftover_traversals(tx: Transaction, after: int, limit: int) -> tuple[l
 
 
 def _steps(after: int, limit: int) -> Any:
-    """The traversals that have nodes: one look into the primary key for each."""
+    """The traversals that have nodes, with one lookup in the primary key for each."""
     first: Any = select(
         func.min(sync_point.c.traversal_id).label("id"), literal(1).label("number")
     ).where(sync_point.c.traversal_id > after)
@@ -109,17 +109,17 @@ def _steps(after: int, limit: int) -> Any:
 
 
 def _distinct(after: int, limit: int) -> Any:
-    """The same for MariaDB, which would read the whole index for each step, but by itself steps
-    through it for a DISTINCT. PostgreSQL does not."""
+    """The same for MariaDB: for each of those lookups it would read the whole index. For a DISTINCT
+    it goes from one traversal to the next by itself; PostgreSQL does not."""
     query = select(sync_point.c.traversal_id.label("id")).where(sync_point.c.traversal_id > after)
     return query.distinct().order_by(sync_point.c.traversal_id).limit(limit).subquery("step")
 
 
 class WorkScope(NamedTuple):
-    """A scope of the journal, of work on a resource.
+    """A scope of the journal for work on a resource.
 
-    :ivar is_free: nobody works on the resource, or it is gone.
-    :ivar is_whole: the resource is gone, or complete: nothing goes on with its create.
+    :ivar is_free: no engine works on the resource, or it is gone.
+    :ivar is_whole: the resource is gone or complete: its create is over.
     """
 
     id: int
@@ -135,8 +135,8 @@ def list_work_scopes(
 ) -> list[WorkScope]:
     """The scopes of work on resources, by resource.
 
-    :param after: of resources from this id on.
-    :param only: those of these resources.
+    :param after: only of resources with a higher id.
+    :param only: only of these resources.
     """
     is_gone = resource.c.id.is_(None)
     is_whole = resource.c.status == Status.COMPLETE
@@ -159,7 +159,7 @@ def list_work_scopes(
 
 
 def list_leftovers(tx: Transaction, traversal_ids: Sequence[int], limit: int) -> list[Key]:
-    """The nodes of traversals that are over, but for those that somebody works on."""
+    """The nodes of traversals that have ended, without those that an engine works on."""
     order = (sync_point.c.traversal_id, sync_point.c.node)
     query = select(*order).where(
         among(tx, sync_point.c.traversal_id, traversal_ids),

@@ -30,7 +30,7 @@ from converge.errors import Conflict, StaleLock
 from converge.sql.batch import CHUNK, InsertMany, UpdateMany, Values, among
 from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
-from converge.sql.faults import duplicates
+from converge.sql.faults import duplicate_errors
 from converge.sql.schema import instance, move
 from converge.sql.types import NAME, LongText, dump
 
@@ -39,8 +39,8 @@ from converge.sql.types import NAME, LongText, dump
 class InstanceRow:
     """An instance as it is in the database.
 
-    :ivar payloads: the last payload of each event, as a text of JSON.
-    :ivar left: seconds until its timeout, None if it has none.
+    :ivar payloads: the last payload of each event, as JSON text.
+    :ivar left: seconds until its timeout; None if it has none.
     """
 
     id: int
@@ -84,7 +84,7 @@ def _new(row: Values, now: ColumnElement[Any]) -> dict[str, Any]:
 
 
 _INSERT = InsertMany(instance, {"key": NAME}, _new)
-_INSERT_OR_PASS = InsertMany(instance, {"key": NAME}, _new, pass_over=True)
+_INSERT_NEW = InsertMany(instance, {"key": NAME}, _new, skip_existing=True)
 
 
 def insert_instances(
@@ -95,13 +95,13 @@ def insert_instances(
     version: int,
     state: str,
     timeout: float | None,
-    pass_over: bool = False,
+    skip_existing: bool = False,
 ) -> None:
     """Insert new instances.
 
     :param timeout: seconds until the timeout of their state.
-    :param pass_over: leave those alone that are there already.
-    :raises Conflict: one of them is there already.
+    :param skip_existing: skip those that exist already.
+    :raises Conflict: one of them exists already.
     """
     rows = [{"key": key} for key in keys]
     given = {
@@ -110,14 +110,14 @@ def insert_instances(
         "initial": state,
         "timeout": timeout,
     }
-    if pass_over:
-        _INSERT_OR_PASS.execute(tx, rows, **given)
+    if skip_existing:
+        _INSERT_NEW.execute(tx, rows, **given)
         return
     try:
         # a savepoint keeps the host's transaction usable
         with tx.connection.begin_nested():
             _INSERT.execute(tx, rows, **given)
-    except duplicates() as error:
+    except duplicate_errors() as error:
         raise Conflict(f"machine {machine!r} has an instance of one of these keys") from error
 
 
@@ -131,8 +131,8 @@ def _make_get(now: ColumnElement[Any], dialect: str) -> Select[Any]:
 def _make_lock_many(now: ColumnElement[Any], dialect: str) -> Select[Any]:
     listed = func.json_array_elements_text(cast(bindparam("keys", type_=Text()), JSON))
     wanted = listed.table_valued("value", name="listed", joins_implicitly=True)
-    # one look into the index for each: without statistics, the server would rather go through
-    # all instances of the machine
+    # one lookup in the index for each key: without statistics, the server would read all instances
+    # of the machine
     found = (
         _instances(now)
         .where(
@@ -157,13 +157,13 @@ def get_instance(tx: Transaction, machine: str, key: str) -> InstanceRow | None:
 
 
 def lock_instances(tx: Transaction, machine: str, keys: Iterable[str]) -> dict[str, InstanceRow]:
-    """Lock instances in the order of their keys; those that are there are returned by key."""
+    """Lock instances in the order of their keys, and return those that exist, by key."""
     wanted = sorted(set(keys))
     rows: Any
     if len(wanted) == 1:
         rows = _LOCK.execute(tx, {"of_machine": machine, "only": wanted[0]})
     elif tx.dialect == "postgresql":
-        # its driver parses a statement of many parameters anew each time
+        # its driver parses a statement of many parameters again each time
         rows = _LOCK_MANY.execute(tx, {"of_machine": machine, "keys": dump(wanted)})
     else:
         rows = []
@@ -191,9 +191,9 @@ def list_overdue_versions(tx: Transaction, machine: str) -> list[int]:
 def lock_overdue(
     tx: Transaction, machine: str, versions: Sequence[int], limit: int
 ) -> list[InstanceRow]:
-    """Lock instances whose timeout has passed; those that another sweeper has are passed over.
+    """Lock instances whose timeout has passed; skip those that another sweeper has locked.
 
-    :param versions: only those of these versions.
+    :param versions: only instances of these versions.
     """
     query = (
         _instances(tx.now)
@@ -223,10 +223,10 @@ def lock_older(
     return [InstanceRow(*row) for row in rows]
 
 
-def put_off(tx: Transaction, ids: Sequence[int], seconds: float | None) -> None:
-    """Put the timeouts of locked instances off.
+def postpone_timeouts(tx: Transaction, ids: Sequence[int], seconds: float | None) -> None:
+    """Postpone the timeouts of locked instances.
 
-    :param seconds: from now; None: they have none.
+    :param seconds: from now; None: remove the timeouts.
     """
     if ids:
         deadline = None if seconds is None else tx.now + seconds
@@ -266,18 +266,18 @@ def move_instances(
 ) -> None:
     """Move instances, each from the epoch that was read.
 
-    :param rows: id, epoch, state, payloads, and timeout: seconds, or None.
-    :param step: what is added to the epoch; 0: they only change their version.
+    :param rows: id, epoch, state, payloads, and timeout in seconds or None.
+    :param step: what is added to the epoch; 0: only the version changes.
     :raises StaleLock: one of them was moved since.
     """
     found = _MOVE.execute(tx, rows, new_version=version, step=step)
     if found != len(rows):
-        raise StaleLock(f"{len(rows)} instances to move, {found} found as they were")
+        raise StaleLock(f"{len(rows)} instances to move, {found} found unchanged")
 
 
 def list_names(tx: Transaction) -> list[str]:
     """The machines that have instances, by name."""
-    # one step in the index for each
+    # one lookup in the index for each
     names: list[str] = []
     last = ""
     while True:
@@ -296,12 +296,12 @@ def list_at_rest(
     after: int,
     limit: int,
 ) -> list[int]:
-    """Instances that have been in one of these states for some time, and have neither a timeout
-    nor an action that is not DONE, by id.
+    """Instances that have been in one of these states for some time, without a timeout and without
+    an action that is not DONE; by id.
 
-    :param states: of each version, or None: of any.
-    :param age: seconds.
-    :param after: those with a higher id.
+    :param states: the states of each version; the key None: of any version.
+    :param age: seconds in the state.
+    :param after: only instances with a higher id.
     """
     unfinished = select(move.c.number).where(
         move.c.instance_id == instance.c.id, move.c.next_at.is_not(None)
@@ -327,7 +327,7 @@ def list_at_rest(
 
 
 def has_instances(tx: Transaction, ids: Sequence[int]) -> bool:
-    """Whether any of these is there."""
+    """Whether any of these exists."""
     query = select(instance.c.id).where(among(tx, instance.c.id, ids)).limit(1)
     return bool(ids) and tx.execute(query).first() is not None
 

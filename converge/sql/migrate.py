@@ -1,5 +1,5 @@
-"""The schema's versions: upgrade under a lock, say where a database stands, keep a host's
-own migrations apart from ours."""
+"""Migrations: upgrade a database under a lock, check its tables, and keep a host's own migrations
+apart from ours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from converge.sql.database import Database
 from converge.sql.faults import translated
 from converge.sql.schema import PREFIX, VERSION_TABLE, metadata
 from converge.sql.schema_version import (
-    PIECEMEAL,
+    COMMITS_SCHEMA_CHANGES,
     check_schema,
     current_version,
     read_state,
@@ -30,7 +30,7 @@ from converge.sql.schema_version import (
 )
 from converge.sql.urls import parse_url
 
-#: Any number that no one else is likely to use; "converge" as ASCII, cut to 63 bits.
+#: A number that no other program is likely to use: "converge" in ASCII, cut to 63 bits.
 _LOCK_NUMBER = 0x636F6E7665726765 & (2**63 - 1)
 _LOCK_NAME = "converge.migrate"
 #: Seconds to wait for another process that upgrades the same database.
@@ -38,7 +38,7 @@ _LOCK_TIMEOUT = 300
 
 
 def include_name(name: str | None, type_: str, parent_names: object) -> bool:
-    """Whether alembic, comparing on converge's behalf, looks at this table."""
+    """Whether alembic looks at this table when it compares converge's tables."""
     if type_ != "table":
         return True
     return name in metadata.tables
@@ -54,19 +54,20 @@ def exclude_converge(name: str | None, type_: str, parent_names: Any) -> bool:
 
 
 def commits_each_statement() -> bool:
-    """For a migration: whether one that is interrupted leaves what it did so far.
+    """For a migration: whether each of its statements commits by itself.
 
-    It then starts again from its beginning when the upgrade is repeated, so it passes this as
-    ``if_not_exists`` or ``if_exists`` to whatever it makes or drops. On the other databases an
-    upgrade is one transaction, and SQLite knows no such thing for columns.
+    An interrupted migration then leaves what it did so far, and the next upgrade runs it from its
+    beginning. So it passes this as ``if_not_exists`` or ``if_exists`` to all that it makes or
+    drops. On the other databases an upgrade is one transaction, and SQLite does not have these
+    options for columns.
     """
     context = op.get_context()
-    return context.dialect.name in PIECEMEAL and not context.as_sql
+    return context.dialect.name in COMMITS_SCHEMA_CHANGES and not context.as_sql
 
 
 def _config(url: URL | None = None, connection: Connection | None = None) -> Config:
     config = Config(output_buffer=io.StringIO(), stdout=io.StringIO())
-    # beside this package when installed, and a link to alembic/ in a checkout
+    # a folder beside this package when installed; in a checkout, a link to alembic/
     folder = Path(__file__).resolve().parent.parent / "migrations"
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
     if url is not None:
@@ -77,12 +78,12 @@ def _config(url: URL | None = None, connection: Connection | None = None) -> Con
 
 
 def upgrade(url: str | URL) -> None:
-    """Bring a database to the newest version. Any number of processes may do so at once.
+    """Upgrade a database to the newest version. Any number of processes may do so at once.
 
     :raises SchemaError: it is newer than this converge, or not converge's.
     :raises StoreError: it cannot be reached or written.
     """
-    # to change a large table takes a while
+    # a change of a large table takes long
     database = Database(url, answer_timeout=False)
     try:
         upgrade_database(database)
@@ -99,7 +100,7 @@ def upgrade_database(database: Database) -> None:
 
 
 def current(url: str | URL) -> str | None:
-    """The version a database is at, None if it has no tables of converge's.
+    """The version of a database; None if converge's tables do not exist.
 
     :raises StoreError: it cannot be reached.
     """
@@ -111,9 +112,9 @@ def current(url: str | URL) -> str | None:
 
 
 def check(url: str | URL) -> list[str]:
-    """What differs between a database and what this converge expects; empty if nothing does.
+    """The differences between a database and what this converge expects; empty if there are none.
 
-    :raises SchemaError: it is of another version.
+    :raises SchemaError: it has another version.
     :raises StoreError: it cannot be reached.
     """
     database = Database(url)
@@ -137,7 +138,7 @@ def _describe(change: Any) -> str:
 
 
 def sql(url: str | URL) -> str:
-    """The SQL that brings an empty database of that kind to the newest version."""
+    """The SQL that upgrades an empty database of that kind to the newest version."""
     config = _config(url=parse_url(url))
     written = config.output_buffer = io.StringIO()
     command.upgrade(config, "head", sql=True)
@@ -146,7 +147,7 @@ def sql(url: str | URL) -> str:
 
 @contextmanager
 def _locked(database: Database) -> Iterator[Connection]:
-    """A connection on which no other process upgrades."""
+    """A connection that holds the lock for upgrades: no other process upgrades meanwhile."""
     with database.engine.connect() as connection:
         if database.dialect == "sqlite":
             # the write lock, taken at the beginning, is the lock
@@ -170,7 +171,7 @@ def _locked(database: Database) -> Iterator[Connection]:
             ).scalar_one()
             if got != 1:
                 raise StoreError(
-                    f"another process upgrades the database for over {_LOCK_TIMEOUT} s"
+                    f"another process has been upgrading the database for {_LOCK_TIMEOUT} s"
                 )
             connection.commit()
             try:

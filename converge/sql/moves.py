@@ -1,4 +1,4 @@
-"""Moves of instances, and the actions that they have."""
+"""Moves of machines' instances, and their actions."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
 from converge.sql.engines import engine_has_lease, find_alive
 from converge.sql.schema import instance, move
-from converge.sql.types import ID, text
+from converge.sql.types import ID, fit_text
 
-#: When the action is tried again of a move whose action FAILED: it stays in the index of those
-#: that are not over, for a person to find.
+#: When an action that FAILED is tried again: never. So it stays in the index of actions that are
+#: not over, where a person finds it.
 NEVER = 1e15
-#: What is taken off the time of a move whose action is no retry: it is due at once, whatever the
-#: clock says, which may go back; and the one made first comes first.
+#: Subtracted from the time of a move whose action is no retry. So the action is due at once, even
+#: if the clock is set back, and the oldest move comes first.
 AT_ONCE = 1e10
 
 
@@ -43,13 +43,13 @@ AT_ONCE = 1e10
 class MoveRow:
     """A move as it is in the database.
 
-    :ivar version: of the definition that it was made by.
+    :ivar version: of the definition that made it.
     :ivar status: of its action: NONE, PENDING, DONE or FAILED.
-    :ivar engine_id: who has taken the action; it may be dead.
+    :ivar engine_id: the process that has taken the action; it may be dead.
     :ivar epoch: how often the action was taken.
-    :ivar deaths: of how many processes that had taken it.
-    :ivar token: of the transaction that made it: a random text.
-    :ivar mark: a random number of who took the action last.
+    :ivar deaths: how many processes died that had taken it.
+    :ivar token: a random text of the transaction that made it.
+    :ivar mark: a random number of the process that took the action last.
     """
 
     instance_id: int
@@ -102,11 +102,11 @@ def insert_moves(
     engine_id: int | None,
     mark: int = 0,
 ) -> None:
-    """Insert moves: instance_id, number, event, source, target, payload, payloads; those with an
-    action have the status PENDING.
+    """Insert moves: instance_id, number, event, source, target, payload, payloads, status. A move
+    with an action has the status PENDING.
 
-    :param engine_id: who works on the actions; None: whoever takes them.
-    :param mark: a random number of that.
+    :param engine_id: the process that works on the actions; None: any process takes them.
+    :param mark: a random number of that process.
     """
     given = {"of_machine": machine, "of_version": version, "of_transaction": token}
     made = []
@@ -162,14 +162,14 @@ def get_move(tx: Transaction, instance_id: int, number: int) -> MoveRow | None:
 
 
 def list_moves(tx: Transaction, instance_id: int, after: int, limit: int) -> list[MoveRow]:
-    """The moves of an instance, in their order."""
+    """The moves of an instance, by number."""
     query = _moves().where(move.c.instance_id == instance_id, move.c.number > after)
     rows: Any = tx.execute(query.order_by(move.c.number).limit(limit))
     return [MoveRow(*row) for row in rows]
 
 
 def _is_due(tx: Transaction, machine: str) -> ColumnElement[bool]:
-    """Whether the action of a move is to be called now, and nobody who lives is at it."""
+    """Whether the action of a move is due, and no living process has taken it."""
     return and_(
         move.c.machine == machine,
         move.c.next_at.is_not(None),
@@ -179,7 +179,7 @@ def _is_due(tx: Transaction, machine: str) -> ColumnElement[bool]:
 
 
 def list_due_versions(tx: Transaction, machine: str) -> list[int]:
-    """The versions of moves whose action is to be called now."""
+    """The versions of moves whose action is due."""
     query = select(move.c.version).where(_is_due(tx, machine)).distinct()
     return sorted(tx.execute(query).scalars())
 
@@ -197,7 +197,7 @@ _TAKE = UpdateMany(
         "engine_id": bindparam("taker", type_=ID),
         "epoch": move.c.epoch + 1,
         "mark": bindparam("of_taker", type_=ID),
-        # one that kills who calls it comes after the others the next time
+        # an action that kills its process comes after the others the next time
         "next_at": _at_once(now),
     },
 )
@@ -211,15 +211,15 @@ def claim_actions(
     limit: int,
     mark: int,
 ) -> list[MoveRow]:
-    """Take actions that are to be called now, the oldest first. Of the suspects (see
+    """Take actions that are due, the oldest first. Of the suspects (see
     :data:`~converge.model.SUSPECT_DEATHS`) only one is taken, and it comes last. Those that
-    another sweeper takes are passed over.
+    another sweeper is taking are skipped.
 
-    :param versions: only of moves by these versions.
-    :param limit: at most so many.
-    :param mark: a random number of who takes them.
+    :param versions: only actions of moves by these versions.
+    :param limit: the most actions.
+    :param mark: a random number of the process that takes them.
     """
-    # the last holder died, too: it has not let go
+    # the last holder died, too: it did not release the action
     deaths = move.c.deaths + case((move.c.engine_id.is_not(None), 1), else_=0)
     query = (
         select(move.c.instance_id, move.c.number, deaths.label("deaths"), move.c.engine_id)
@@ -229,7 +229,7 @@ def claim_actions(
         .with_for_update(skip_locked=True)
     )
     rows: Any = tx.execute(query).all()
-    # one may have begun to live, and have taken some, since the statement began
+    # a process may have registered, and taken some, since the statement began
     living = find_alive(tx, (row.engine_id for row in rows))
     found = [row for row in rows if row.engine_id not in living]
     suspects = [row for row in found if row.deaths >= SUSPECT_DEATHS]
@@ -252,7 +252,7 @@ _LOCK = ("instance_id", "number", "engine_id", "epoch", "mark")
 
 
 def _is_held() -> list[ColumnElement[bool]]:
-    """Whether an action has the lock of the parameters, and is not over."""
+    """The conditions that an action has the lock of the parameters, and is not over."""
     lock = [move.c[name] == bindparam(f"held_{name}", type_=move.c[name].type) for name in _LOCK]
     return [*lock, move.c.next_at.is_not(None)]
 
@@ -267,16 +267,16 @@ _HOLD = Compiled(
 
 
 def hold_action(tx: Transaction, lock: Lock) -> None:
-    """Keep others from taking an action over until the transaction ends.
+    """Keep other processes from taking an action over until the transaction ends.
 
-    :raises StaleLock: it has not this lock any more.
+    :raises StaleLock: it no longer has this lock.
     """
     if _HOLD.execute(tx, _lock_parameters(lock)).first() is None:
         raise StaleLock("the action is no longer held by this caller")
 
 
 def _make_end(now: ColumnElement[Any], dialect: str) -> Update:
-    # neither: it is over
+    # NULL if neither is given: it is over
     due: ColumnElement[Any] = func.coalesce(
         bindparam("due_at", type_=Double()), now + bindparam("wait", type_=Double())
     )
@@ -304,16 +304,16 @@ def end_action(
     wait: float | None = None,
     reason: str | None = None,
 ) -> bool:
-    """Note what became of an action, and let go of it. False: it had not this lock any more.
+    """Note the outcome of an action, and release it. False: it no longer has this lock.
 
     :param status: DONE, FAILED, or PENDING for another attempt.
-    :param wait: seconds until that.
+    :param wait: seconds until that attempt.
     """
     values = {
         "new_status": status,
         "due_at": NEVER if status == "FAILED" else None,
         "wait": wait,
-        "new_reason": None if reason is None else text(reason),
+        "new_reason": None if reason is None else fit_text(reason),
     }
     return _END.execute(tx, {**_lock_parameters(lock), **values}).rowcount == 1
 
@@ -334,9 +334,9 @@ _HAND_BACK = Compiled(
 
 
 def hand_back(tx: Transaction, lock: Lock, wait: float) -> None:
-    """Let go of an action that was called, as if it had not been.
+    """Release an action that was called, without counting the attempt.
 
-    :param wait: seconds before it is called again.
+    :param wait: seconds until it is called again.
     """
     _HAND_BACK.execute(tx, {**_lock_parameters(lock), "wait": wait})
 
@@ -345,7 +345,7 @@ _RELEASE = UpdateMany(move, _LOCK, {}, lambda row, now: {"engine_id": null()})
 
 
 def release_actions(tx: Transaction, locks: Sequence[Lock]) -> None:
-    """Let go of actions that were not called, for anybody to take."""
+    """Release actions that were not called, so that any process can take them."""
     held = [dict(zip(_LOCK, lock, strict=True)) for lock in locks]
     _RELEASE.execute(tx, held)
 
@@ -360,7 +360,7 @@ def list_locks(tx: Transaction, ids: Sequence[int]) -> set[Lock]:
 
 
 def list_held(tx: Transaction, engine_id: int) -> list[Lock]:
-    """The locks on actions that somebody holds."""
+    """The locks on actions that a process holds."""
     query = select(*(move.c[name] for name in _LOCK)).where(move.c.engine_id == engine_id)
     rows: Any = tx.execute(query)
     return [tuple(row) for row in rows]
@@ -371,8 +371,8 @@ Key = tuple[int, int, str]
 
 
 def list_begun(tx: Transaction, ids: Sequence[int]) -> list[Key]:
-    """The moves whose action was begun, and is not DONE."""
-    # said so that the index of what is due does not serve: the key does
+    """The moves of these instances whose action was begun, and is not DONE."""
+    # written so that the primary key serves it, not the index of due actions
     not_done = func.coalesce(move.c.next_at, 0) != 0
     query = select(move.c.instance_id, move.c.number, move.c.token).where(
         among(tx, move.c.instance_id, ids), not_done, move.c.epoch > 0
@@ -412,7 +412,7 @@ _RETRY = UpdateMany(
 
 
 def retry_actions(tx: Transaction, ids: Sequence[int]) -> list[Key]:
-    """Have actions of these instances that FAILED tried again, now and as if for the first time.
+    """Make actions of these instances that FAILED due again, as if for the first time.
 
     :returns: their moves.
     """

@@ -1,7 +1,7 @@
-"""Nodes move from state to state: each move is one guarded update of their sync points.
+"""Moves of nodes from state to state: each is one guarded update of their sync points.
 
-The table of moves is :data:`converge.model.SYNC_POINT_MOVES`. The transaction has locked the rows
-with a function of :mod:`converge.sql.sync_points`, unless they are only unblocked.
+The table of moves is :data:`converge.model.SYNC_POINT_MOVES`. The transaction must have locked the
+rows with a function of :mod:`converge.sql.sync_points`, unless they are only unblocked.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def end_nodes(
 ) -> None:
     """RUNNING to an end state, for nodes of this engine that the transaction has locked.
 
-    :raises StaleLock: one of them is not this engine's any more.
+    :raises StaleLock: this engine no longer has one of them.
     """
     by_epoch: dict[int, list[Key]] = {}
     for node in nodes:
@@ -75,8 +75,8 @@ def requeue_node(
 ) -> None:
     """RUNNING back to READY, to be claimed after some seconds.
 
-    :param max_attempts: after how many attempts it is given up, for who looks.
-    :param uncounted: the work was handed back: that was no attempt.
+    :param max_attempts: after how many attempts it is given up; to be shown to people.
+    :param uncounted: the work was handed back, which is no attempt.
     """
     _move(
         tx,
@@ -97,7 +97,7 @@ def requeue_node(
 def point_at(tx: Transaction, engine_id: int, node: LockedNode, resource_id: int) -> None:
     """Make a running node work on another resource: the replacement.
 
-    :raises StaleLock: it is not this engine's any more.
+    :raises StaleLock: this engine no longer has it.
     """
     _move(
         tx,
@@ -110,11 +110,11 @@ def point_at(tx: Transaction, engine_id: int, node: LockedNode, resource_id: int
 
 
 def arrive(tx: Transaction, counts: Mapping[Key, int], waiting: Mapping[Key, LockedNode]) -> None:
-    """Take completed predecessors off their successors' counts; those at zero become READY.
+    """Subtract completed predecessors from their successors' counts. A node at zero becomes READY.
 
     :param counts: how many predecessors of each node completed in this transaction.
     :param waiting: those nodes, locked by the transaction.
-    :raises StaleLock: a node does not wait for so many.
+    :raises StaleLock: a node waits for fewer.
     """
     ready = [key for key, count in counts.items() if waiting[key].pending == count]
     if ready:
@@ -156,9 +156,9 @@ def skip_nodes(tx: Transaction, keys: Sequence[Key]) -> None:
 
 
 def lead_to_stack(tx: Transaction, running: Sequence[Key], stack_node: Key) -> None:
-    """Make the stack's node wait for nothing but these running nodes.
+    """Make the stack's node wait for these running nodes only.
 
-    An engine that is about to run the stack's node loses it.
+    An engine that has claimed the stack's node loses it.
     """
     if running:
         done = tx.execute(
@@ -187,7 +187,7 @@ def unblock(tx: Transaction, resource_ids: Sequence[int]) -> int:
 
 
 def unblock_nodes(tx: Transaction, keys: Sequence[Key]) -> int:
-    """BLOCKED to READY, for those of these nodes that still are."""
+    """BLOCKED to READY, for those of these nodes that are still BLOCKED."""
     if not keys:
         return 0
     done = tx.execute(
@@ -201,8 +201,8 @@ def unblock_nodes(tx: Transaction, keys: Sequence[Key]) -> int:
 def supersede_nodes(tx: Transaction, traversal_id: int) -> None:
     """Take a traversal's nodes out of the way of a newer one.
 
-    Those that run become SUPERSEDED, so that what they do is still recorded; the rest go.
-    The transaction has locked them with
+    Running nodes become SUPERSEDED, so that their outcome is still recorded. The others are
+    deleted. The transaction has locked them with
     :func:`~converge.sql.sync_points.lock_traversal_nodes`.
     """
     mine = sync_point.c.traversal_id == traversal_id
@@ -215,7 +215,7 @@ def supersede_nodes(tx: Transaction, traversal_id: int) -> None:
 
 
 def cancel_superseded(tx: Transaction, resource_ids: Sequence[int]) -> None:
-    """Note that what superseded nodes do on these resources is of no use any more."""
+    """Note that the work of superseded nodes on these resources is no longer needed."""
     if resource_ids:
         tx.execute(
             update(sync_point)
@@ -243,9 +243,9 @@ def recover_nodes(
 
 
 def promote_retries(tx: Transaction, limit: int) -> int:
-    """Have retries whose time has come claimed in their turn, not after all that is no retry.
+    """Give due retries their turn in the queue, not after all nodes that are no retry.
 
-    :returns: how many there were.
+    :returns: how many were due.
     """
     order = (sync_point.c.traversal_id, sync_point.c.node)
     is_due = (is_in(NodeState.READY), sync_point.c.due_at > 0, sync_point.c.due_at <= tx.now)
@@ -260,7 +260,7 @@ def _move(
 ) -> None:
     """One guarded update of locked rows.
 
-    :raises StaleLock: a row was not in the source state, or not this engine's.
+    :raises StaleLock: a row is not in the source state, or not this engine's.
     """
     if not keys:
         return
@@ -273,17 +273,17 @@ def _move(
 
 
 def _was(state: NodeState) -> ColumnElement[bool]:
-    """The condition for a state, in a shape that no index serves: rows that are named by their
-    keys must be found by them, not among the thousands in the same state."""
+    """The condition for a state, written so that no index serves it. Rows that are given by their
+    keys must be found by these, not among the thousands in the same state."""
     condition: ColumnElement[bool] = func.coalesce(sync_point.c.state, "") == state
     return condition
 
 
 def _into(target: NodeState, *sources: NodeState) -> NodeState:
-    """The state that rows in these states are moved to, if the table of moves allows it."""
+    """The target state, if the table of moves allows it from these states."""
     return check_move(SYNC_POINT_MOVES, target, *sources)
 
 
 def _expect(found: int, wanted: int) -> None:
     if found != wanted:
-        raise StaleLock(f"{wanted} sync points to move, {found} found as they must be")
+        raise StaleLock(f"{wanted} sync points to move, {found} found in the right state")

@@ -1,4 +1,4 @@
-"""Opening the database of a URL, with converge's tables in it."""
+"""Opening the database of a URL, and checking converge's tables in it."""
 
 from __future__ import annotations
 

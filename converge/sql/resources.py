@@ -176,15 +176,15 @@ def insert_replacement(
 def list_resources(tx: Transaction, stack_id: int, *, lock: bool = False) -> list[ResourceRow]:
     """All resources of a stack, by id.
 
-    :param lock: lock them, which also shows their newest state to a transaction of the host's
-        that has an older snapshot.
+    :param lock: lock them. That also shows their newest state to a host's transaction that has an
+        older snapshot.
     """
     query = select(*_COLUMNS).where(resource.c.stack_id == stack_id).order_by(resource.c.id)
     return [_row(row) for row in tx.execute(query.with_for_update() if lock else query)]
 
 
 def get_traceback(tx: Transaction, resource_id: int) -> str | None:
-    """The traceback of what a resource's reason is about."""
+    """The traceback of the exception in a resource's reason."""
     query = select(resource.c.traceback).where(resource.c.id == resource_id)
     return tx.execute(query).scalar_one_or_none()
 
@@ -236,7 +236,7 @@ _INPUT = [resource.c[name] for name in Input.__dataclass_fields__]
 
 
 def list_inputs(tx: Transaction, nodes: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Input]:
-    """The resources that update nodes, given as (traversal, node), have brought about."""
+    """The resources that update nodes, given as (traversal, node), have made or updated."""
     by_traversal: dict[int, list[int]] = {}
     for traversal_id, node in set(nodes):
         by_traversal.setdefault(traversal_id, []).append(node)
@@ -255,7 +255,7 @@ def list_inputs(tx: Transaction, nodes: Iterable[tuple[int, int]]) -> dict[tuple
 
 @cache
 def _take(names: tuple[str, ...]) -> UpdateMany:
-    """What takes locks, and writes these columns besides."""
+    """The statement that takes locks, and also writes these columns."""
     return UpdateMany(
         resource,
         ("id", "epoch"),
@@ -275,10 +275,9 @@ def take_locks(
 ) -> None:
     """Lock resources for an engine, each with a new epoch.
 
+    :param rows: id, current epoch, new action, status and type; and requires, where it changes.
     :param mark: of the claim.
-    :param rows: id, the epoch it has, and the new action, status and type; and requires, where
-        it changes.
-    :raises StaleLock: one of them is not free any more.
+    :raises StaleLock: one of them is no longer free.
     """
     shapes: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -298,7 +297,7 @@ def set_blocking(tx: Transaction, ids: Sequence[int]) -> None:
 
 @cache
 def _release(names: tuple[str, ...]) -> UpdateMany:
-    """What writes these columns, and releases locks."""
+    """The statement that writes these columns, and releases locks."""
     return UpdateMany(
         resource,
         ("id", "epoch"),
@@ -314,10 +313,10 @@ def _release(names: tuple[str, ...]) -> UpdateMany:
     )
 
 
-def release(
+def release_locks(
     tx: Transaction, engine_id: int, rows: Sequence[tuple[int, int, Mapping[str, Any]]]
 ) -> None:
-    """Write what became of resources and release their locks.
+    """Write the outcomes of resources, and release their locks.
 
     :param rows: (id, epoch, columns to write) of each; a reason without a traceback has none.
     :raises StaleLock: one of the locks is not this engine's.
@@ -332,7 +331,7 @@ def release(
 
 
 def _without_traceback(names: Collection[str]) -> dict[str, None]:
-    """What takes away the traceback of an older reason, where a new one is written."""
+    """Removes the traceback of an older reason, where a new reason is written."""
     return {"traceback": None} if "reason" in names and "traceback" not in names else {}
 
 
@@ -340,7 +339,7 @@ def hold_lock(tx: Transaction, engine_id: int, resource_id: int, epoch: int, mar
     """Keep the lock on a resource from being taken away until the transaction ends.
 
     :param mark: of the claim that took it.
-    :raises StaleLock: the engine does not have it any more.
+    :raises StaleLock: the engine no longer has it.
     """
     query = (
         select(resource.c.id)
@@ -371,7 +370,7 @@ def write_locked(
 
 
 def delete_locked(tx: Transaction, engine_id: int, rows: Sequence[ResourceRow]) -> None:
-    """Delete resources that the engine has locked, and the pointers of their other versions.
+    """Delete resources that the engine has locked, and what points to them in their other versions.
 
     :raises StaleLock: one of them is not this engine's.
     """
@@ -407,14 +406,14 @@ def delete_locked(tx: Transaction, engine_id: int, rows: Sequence[ResourceRow]) 
 
 
 def delete_unlocked(tx: Transaction, row: ResourceRow, others: Sequence[ResourceRow]) -> None:
-    """Delete a resource that nobody has locked. What required it requires what it required, so
-    that the order of deletes stays.
+    """Delete a resource that no engine has locked. What required it then requires what it required,
+    so that the order of deletes stays.
 
-    :param others: the other resources of its stack, locked as it is itself.
-    :raises StaleLock: somebody has locked it.
+    :param others: the other resources of its stack; their rows are locked, as is its own.
+    :raises StaleLock: an engine has locked it.
     """
     free = delete(resource).where(resource.c.id == row.id, resource.c.engine_id.is_(None))
-    _expect(tx.execute(free).rowcount, 1, "resources to let go of")
+    _expect(tx.execute(free).rowcount, 1, "resources to delete")
     for other in others:
         values: dict[str, Any] = {}
         if row.id in other.requires:
@@ -427,18 +426,18 @@ def delete_unlocked(tx: Transaction, row: ResourceRow, others: Sequence[Resource
 
 
 def list_existing(tx: Transaction, ids: Iterable[int]) -> set[int]:
-    """Which of these resources there are."""
+    """Which of these resources exist."""
     return set(tx.execute(select(resource.c.id).where(among(tx, resource.c.id, ids))).scalars())
 
 
 def forget_replacement(tx: Transaction, ids: Sequence[int]) -> None:
-    """Make versions that are kept after all forget what was to replace them."""
+    """Remove the pointers to replacements from versions that are kept after all."""
     if ids:
         tx.execute(update(resource).where(among(tx, resource.c.id, ids)).values(replaced_by=None))
 
 
 def free_engine_locks(tx: Transaction, engine_id: int, ids: Sequence[int]) -> None:
-    """Take a dead engine's locks away from it: the new epoch fences its late writes off."""
+    """Release the locks of a dead engine. The new epoch keeps out its late writes."""
     if ids:
         tx.execute(
             update(resource)

@@ -1,6 +1,6 @@
-"""Which version of the schema a database is at, and whether this converge can work with it.
+"""The schema version of a database, and whether this converge can work with it.
 
-Every command asks this. Alembic, which takes long to import, is not needed for it.
+Every command asks this. It does not need alembic, which takes long to import.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from converge.sql.types import MARIADB
 #: The versions that this converge knows, oldest first; each has a script in alembic/versions.
 VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 HEAD = VERSIONS[-1]
-#: Databases where statements that change the schema commit, themselves and what came before.
-PIECEMEAL = MARIADB
+#: Databases where a statement that changes the schema commits the transaction.
+COMMITS_SCHEMA_CHANGES = MARIADB
 
 
 def current_version(database: Database) -> str | None:
-    """The version an open database is at, None if it has no tables of converge's."""
+    """The version of an open database; None if converge's tables do not exist."""
     _refuse_missing_file(database)
     with database.transaction(write=False) as tx:
         return read_state(tx.connection).version
 
 
 def is_newest(database: Database) -> bool:
-    """Whether an open database is at the newest version."""
+    """Whether an open database has the newest version."""
     with database.transaction(write=False) as tx:
         return read_state(tx.connection).version == HEAD
 
 
 def check_schema(database: Database) -> None:
-    """Whether this converge can work with a database.
+    """Check that this converge can work with a database.
 
     :raises SchemaError: it cannot; the message says what to run.
     """
@@ -51,12 +51,12 @@ def check_schema(database: Database) -> None:
     elif state.begun:
         found = "has only some of converge's tables, as its upgrade was interrupted"
     else:
-        found = "has no tables of converge's"
+        found = "does not have converge's tables"
     raise SchemaError(f"{database.shown} {found}; run: converge --db {database.shown} db upgrade")
 
 
 def _refuse_missing_file(database: Database) -> None:
-    """SQLite would make an empty file out of a mistyped name."""
+    """Refuse a missing file: for a mistyped name, SQLite would make an empty one."""
     name = database.url.database
     if database.dialect != "sqlite" or name is None or name.startswith("file:"):
         return
@@ -69,9 +69,11 @@ def _refuse_missing_file(database: Database) -> None:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """:ivar version: the recorded version.
-    :ivar tables: the tables with our prefix, but for that of the version.
-    :ivar begun: there is no version, but these are what an interrupted first upgrade left.
+    """What is in a database.
+
+    :ivar version: the recorded version.
+    :ivar tables: the tables with our prefix, without the one of the version.
+    :ivar begun: there is no version, and an interrupted first upgrade left these tables.
     """
 
     version: str | None
@@ -80,7 +82,7 @@ class State:
 
 
 def read_state(connection: Connection) -> State:
-    """Where a database stands."""
+    """Look at what is in a database."""
     tables = {name for name in inspect(connection).get_table_names() if name.startswith(PREFIX)}
     if VERSION_TABLE not in tables:
         return State(None, tables)
@@ -92,12 +94,12 @@ def read_state(connection: Connection) -> State:
 
 
 def _is_begun(connection: Connection, tables: set[str]) -> bool:
-    """Whether an upgrade that did not come to record its version made these tables.
+    """Whether an upgrade that was interrupted before it recorded its version made these tables.
 
-    It can be so only where statements are committed one by one. Each is then there as it was
-    made, and empty, as nobody works with a database that has no version.
+    That can happen only where each statement commits. Each table is then as the upgrade made it,
+    and empty, because no process works with a database that has no version.
     """
-    if connection.dialect.name not in PIECEMEAL or tables - set(metadata.tables):
+    if connection.dialect.name not in COMMITS_SCHEMA_CHANGES or tables - set(metadata.tables):
         return False
     return all(
         {one["name"] for one in inspect(connection).get_columns(name)}
@@ -109,9 +111,9 @@ def _is_begun(connection: Connection, tables: set[str]) -> bool:
 
 
 def refuse_foreign(database: Database, state: State) -> None:
-    """Keep from tables that are not converge's, or are of a newer one.
+    """Refuse tables that are not converge's, or are of a newer converge.
 
-    :raises SchemaError: they are so.
+    :raises SchemaError: they are.
     """
     if state.version is None:
         if state.tables and not state.begun:

@@ -26,7 +26,7 @@ from converge.sql.batch import among
 from converge.sql.compiled import Compiled
 from converge.sql.database import Transaction
 from converge.sql.engines import find_alive, select_if_leased
-from converge.sql.faults import duplicates
+from converge.sql.faults import duplicate_errors
 from converge.sql.schema import scope, step
 from converge.sql.types import ID, LongText
 
@@ -35,7 +35,7 @@ from converge.sql.types import ID, LongText
 class ScopeRow:
     """A scope as it is in the database.
 
-    :ivar holder: the engine that holds it and lives.
+    :ivar holder: the living engine that holds it.
     """
 
     id: int
@@ -65,7 +65,7 @@ class StepRow(NamedTuple):
 
 
 def _holder(tx: Transaction) -> Any:
-    """The engine that holds a scope and lives."""
+    """The living engine that holds a scope."""
     return select_if_leased(tx.now, scope.c.engine_id)
 
 
@@ -96,7 +96,7 @@ def lock_scope(tx: Transaction, name: str) -> ScopeRow | None:
     if found is None:
         return None
     row = ScopeRow(*found)
-    # not what lived before the lock was waited for
+    # who is alive now, not before the wait for the lock
     living = find_alive(tx, [row.holder])
     return row if row.holder in living else replace(row, holder=None)
 
@@ -106,9 +106,9 @@ def insert_scope(
 ) -> int:
     """Insert a scope that an engine holds, and return its id.
 
-    :param mark: of this taking, a random number.
-    :param resource_id: that its work is about.
-    :raises Conflict: there is one of that name, made at the same moment.
+    :param mark: a random number of this hold.
+    :param resource_id: the resource that its work is about.
+    :raises Conflict: another process has just made one of that name.
     """
     values = {
         "name": name,
@@ -119,8 +119,8 @@ def insert_scope(
     }
     try:
         done = tx.execute(insert(scope).values(**values, created_at=tx.now, updated_at=tx.now))
-    except duplicates() as error:
-        raise Conflict(f"scope {name!r} was made by somebody else") from error
+    except duplicate_errors() as error:
+        raise Conflict(f"scope {name!r} has just been made by another process") from error
     assert done.inserted_primary_key is not None
     return int(done.inserted_primary_key[0])
 
@@ -128,9 +128,9 @@ def insert_scope(
 def insert_or_take(
     tx: Transaction, name: str, engine_id: int, mark: int, resource_id: int | None
 ) -> tuple[int, int]:
-    """Take a scope, whoever holds it; make it if it is not there.
+    """Take a scope, whoever holds it; make it if it does not exist.
 
-    :param resource_id: that its work is about.
+    :param resource_id: the resource that its work is about.
     :returns: its id and its new epoch.
     """
     row = lock_scope(tx, name)
@@ -140,9 +140,9 @@ def insert_or_take(
 
 
 def take_scope(tx: Transaction, row: ScopeRow, engine_id: int, mark: int) -> int:
-    """Make a scope that the transaction has locked an engine's own, and return its new epoch.
+    """Give a scope that the transaction has locked to an engine, and return its new epoch.
 
-    :param mark: of this taking, a random number.
+    :param mark: a random number of this hold.
     """
     tx.execute(
         update(scope)
@@ -190,7 +190,7 @@ def _is_held() -> list[ColumnElement[bool]]:
     ]
 
 
-def _hold(scope_id: int, engine_id: int, epoch: int, mark: int) -> dict[str, Any]:
+def _hold_parameters(scope_id: int, engine_id: int, epoch: int, mark: int) -> dict[str, Any]:
     """The parameters of :func:`_is_held`."""
     return {"held_scope": scope_id, "owner": engine_id, "held_epoch": epoch, "held_mark": mark}
 
@@ -205,7 +205,7 @@ def _make_insert(now: ColumnElement[Any], dialect: str) -> Insert:
         *values.values(),
     ).where(*_is_held())
     columns = ["scope_id", "name", "at", "next_at", *values]
-    # whoever takes the scope over waits until this is committed
+    # a process that takes the scope over waits until this is committed
     return insert(step).from_select(columns, source.with_for_update(read=True)).inline()
 
 
@@ -219,32 +219,32 @@ def insert_step(
 
     :param values: number, version, status, value, attempts, position, and wait: seconds until
         the next attempt.
-    :raises StaleLock: it does not hold it any more.
+    :raises StaleLock: it no longer holds it.
     """
-    held = _hold(scope_id, engine_id, epoch, mark)
+    held = _hold_parameters(scope_id, engine_id, epoch, mark)
     if _INSERT.execute(tx, {**held, "name": name, **values}).rowcount != 1:
         raise StaleLock(f"step {name!r}: the scope is no longer held by this caller")
 
 
 def lock_hold(tx: Transaction, scope_id: int, engine_id: int, epoch: int, mark: int) -> None:
-    """Keep others from taking a scope over until the transaction ends.
+    """Keep other processes from taking a scope over until the transaction ends.
 
-    :raises StaleLock: the engine does not hold it any more.
+    :raises StaleLock: the engine no longer holds it.
     """
     query = select(scope.c.id).where(*_is_held()).with_for_update(read=True)
-    held = _hold(scope_id, engine_id, epoch, mark)
+    held = _hold_parameters(scope_id, engine_id, epoch, mark)
     if tx.execute(query, held).first() is None:
         raise StaleLock("the scope is no longer held by this caller")
 
 
 def is_held(tx: Transaction, scope_id: int, engine_id: int, epoch: int, mark: int) -> bool:
     """Whether an engine holds a scope."""
-    held = _hold(scope_id, engine_id, epoch, mark)
+    held = _hold_parameters(scope_id, engine_id, epoch, mark)
     return tx.execute(select(scope.c.id).where(*_is_held()), held).first() is not None
 
 
 def has_scopes(tx: Transaction, ids: Sequence[int]) -> bool:
-    """Whether any of these is there."""
+    """Whether any of these exists."""
     query = select(scope.c.id).where(among(tx, scope.c.id, ids)).limit(1)
     return bool(ids) and tx.execute(query).first() is not None
 
@@ -260,10 +260,10 @@ def has_failed(tx: Transaction, scope_id: int, statuses: Sequence[str]) -> bool:
 
 
 def update_step(tx: Transaction, scope_id: int, name: str, wait: float, **values: Any) -> None:
-    """Record a step in place of what was recorded of it; the hold is locked.
+    """Replace the record of a step. The transaction has locked the hold.
 
     :param wait: seconds until the next attempt.
-    :raises StaleLock: nothing is recorded of it.
+    :raises StaleLock: the step has no record.
     """
     done = tx.execute(
         update(step)
@@ -271,7 +271,7 @@ def update_step(tx: Transaction, scope_id: int, name: str, wait: float, **values
         .values(at=tx.now, next_at=tx.now + wait, **values)
     )
     if done.rowcount != 1:
-        raise StaleLock(f"step {name!r}: nothing is recorded of it that could be replaced")
+        raise StaleLock(f"step {name!r}: it has no record that could be replaced")
 
 
 def _make_advance(now: ColumnElement[Any], dialect: str) -> Update:
@@ -303,8 +303,9 @@ def _make_advance(now: ColumnElement[Any], dialect: str) -> Update:
 _ADVANCE = Compiled(_make_advance)
 
 
-def _looks_as_it_advances(dialect: str) -> bool:
-    """PostgreSQL locks the hold and moves on in one statement; on SQLite nobody else writes."""
+def _checks_as_it_advances(dialect: str) -> bool:
+    """Whether one statement checks the hold and advances. PostgreSQL locks the hold in it; on
+    SQLite no other transaction writes meanwhile."""
     return dialect in ("postgresql", "sqlite")
 
 
@@ -319,14 +320,14 @@ def advance_step(
     position: int,
     value: str,
 ) -> None:
-    """Note how far an each has come, of a scope that an engine holds.
+    """Note how far an ``each`` has come, in a scope that an engine holds.
 
-    :param status: the one that it must have.
-    :param value: replaces that of its record.
-    :raises StaleLock: the engine does not hold the scope any more, or it was there already.
+    :param status: the status that it must have.
+    :param value: replaces the value of its record.
+    :raises StaleLock: the engine no longer holds the scope, or the ``each`` had come that far.
     """
-    held = _hold(scope_id, engine_id, epoch, mark)
-    if not _looks_as_it_advances(tx.dialect):
+    held = _hold_parameters(scope_id, engine_id, epoch, mark)
+    if not _checks_as_it_advances(tx.dialect):
         lock_hold(tx, scope_id, engine_id, epoch, mark)
         held = {"held_scope": scope_id}
     values = {"step_name": name, "step_status": str(status), "reached": position}
@@ -346,36 +347,35 @@ def find_step(tx: Transaction, scope_id: int, name: str) -> StepRow | None:
 def release_scope(
     tx: Transaction, scope_id: int, engine_id: int, epoch: int, mark: int, *, finished: bool
 ) -> bool:
-    """Let go of a scope. False: it was lost before.
+    """Release a scope. False: it was lost before.
 
-    :param finished: it has come to its end.
+    :param finished: its work is finished.
     """
     done = tx.execute(
         update(scope)
         .where(*_is_held())
         .values(engine_id=None, updated_at=tx.now, finished_at=tx.now if finished else None),
-        _hold(scope_id, engine_id, epoch, mark),
+        _hold_parameters(scope_id, engine_id, epoch, mark),
     )
     return done.rowcount == 1
 
 
-#: The id of a scope, and epoch and mark of the hold on it.
-Held = tuple[int, int, int]
+#: A hold: the id of the scope, its epoch and its mark.
+Hold = tuple[int, int, int]
 
 
-def list_held(tx: Transaction, engine_id: int) -> list[Held]:
+def list_held(tx: Transaction, engine_id: int) -> list[Hold]:
     """The scopes that an engine holds."""
     query = select(scope.c.id, scope.c.epoch, scope.c.mark).where(scope.c.engine_id == engine_id)
     rows: Any = tx.execute(query)
     return [tuple(row) for row in rows]
 
 
-def free_scopes(tx: Transaction, engine_id: int, held: Sequence[Held]) -> int:
-    """Let go of those of these scopes that an engine still holds so, as if it had died, and
-    return how many there were."""
+def free_scopes(tx: Transaction, engine_id: int, held: Sequence[Hold]) -> int:
+    """Release these holds of an engine, as if it had died; return how many it still had."""
     free = update(scope).where(*_is_held()).values(engine_id=None)
     return sum(
-        tx.execute(free, _hold(scope_id, engine_id, epoch, mark)).rowcount
+        tx.execute(free, _hold_parameters(scope_id, engine_id, epoch, mark)).rowcount
         for scope_id, epoch, mark in held
     )
 
@@ -383,7 +383,7 @@ def free_scopes(tx: Transaction, engine_id: int, held: Sequence[Held]) -> int:
 def count_steps(tx: Transaction, scope_id: int, other: str) -> int:
     """How many steps a scope has.
 
-    :param other: the status of what is none.
+    :param other: the status of rows that are no steps.
     """
     query = select(func.count()).where(step.c.scope_id == scope_id, step.c.status != other)
     return int(tx.execute(query).scalar_one())
@@ -392,7 +392,7 @@ def count_steps(tx: Transaction, scope_id: int, other: str) -> int:
 def list_scopes(tx: Transaction, after: str, limit: int, other: str) -> list[tuple[ScopeRow, int]]:
     """Scopes by name, each with the number of its steps.
 
-    :param other: the status of what is none.
+    :param other: the status of rows that are no steps.
     """
     own = (step.c.scope_id == scope.c.id, step.c.status != other)
     steps = select(func.count()).where(*own).scalar_subquery().label("steps")
@@ -402,9 +402,10 @@ def list_scopes(tx: Transaction, after: str, limit: int, other: str) -> list[tup
 
 
 def list_finished(tx: Transaction, age: float | None, keep: int | None, limit: int) -> list[int]:
-    """Ids of finished scopes, locked; those that somebody holds, or looks at, are passed over.
+    """Lock finished scopes, and return their ids. Those that a process holds or has locked are
+    skipped.
 
-    :param age: seconds for which they are finished at least.
+    :param age: the least seconds since they finished.
     :param keep: how many that finished last are left out.
     """
     query = select(scope.c.id, scope.c.engine_id).where(
@@ -422,7 +423,7 @@ def list_finished(tx: Transaction, age: float | None, keep: int | None, limit: i
 
 
 def find_scopes(tx: Transaction, names: Sequence[str]) -> list[int]:
-    """The ids of those of these scopes that there are."""
+    """The ids of those of these scopes that exist."""
     if not names:
         return []
     query = select(scope.c.id).where(scope.c.name.in_(list(names)))
@@ -430,7 +431,7 @@ def find_scopes(tx: Transaction, names: Sequence[str]) -> list[int]:
 
 
 def find_resource_scopes(tx: Transaction, resource_ids: Sequence[int]) -> list[int]:
-    """The ids of the scopes of all work on these resources."""
+    """The ids of all scopes of work on these resources."""
     if not resource_ids:
         return []
     query = select(scope.c.id).where(among(tx, scope.c.resource_id, resource_ids))
@@ -438,7 +439,7 @@ def find_resource_scopes(tx: Transaction, resource_ids: Sequence[int]) -> list[i
 
 
 def delete_failed(tx: Transaction, ids: Sequence[int], statuses: Sequence[str]) -> int:
-    """Delete the steps of scopes that have one of these statuses, and return how many there were.
+    """Delete the steps of scopes that have one of these statuses, and return how many.
 
     :param statuses: of steps that failed for good.
     """
@@ -450,7 +451,7 @@ def delete_failed(tx: Transaction, ids: Sequence[int], statuses: Sequence[str]) 
 
 
 def delete_scopes(tx: Transaction, ids: Sequence[int]) -> int:
-    """Delete scopes with their steps, and return how many steps there were."""
+    """Delete scopes with their steps, and return how many steps."""
     if not ids:
         return 0
     deleted = tx.execute(delete(step).where(among(tx, step.c.scope_id, ids))).rowcount

@@ -1,7 +1,7 @@
-"""Engines of PostgreSQL and MariaDB: oslo.db makes them, and its filters sort what they raise.
+"""Engines of PostgreSQL and MariaDB: oslo.db makes them, and its filters classify their errors.
 
-SQLite does without oslo.db, which takes as long to import as SQLAlchemy: import this module only
-where there is a server.
+SQLite does not need oslo.db, which takes as long to import as SQLAlchemy: import this module only
+for a server.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def create_server_engine(url: URL, connections: int | None, kept: int) -> Engine
         max_retries=0,
         thread_checkin=False,
         connection_recycle_time=-1,
-        # strict: what does not fit is an error, never cut
+        # strict: a value that does not fit is an error; it is never cut
         mysql_sql_mode="TRADITIONAL",
         max_pool_size=pool["pool_size"],
         max_overflow=pool["max_overflow"],
@@ -33,9 +33,9 @@ def create_server_engine(url: URL, connections: int | None, kept: int) -> Engine
 
 
 def _prepare(engine: Engine, dialect: str) -> None:
-    """READ COMMITTED, whatever the server's default: what a waiter waited for must be seen. A
-    transaction of a process that was stopped in its middle must not keep its locks: ours never
-    idle. And nobody waits for long for rows that a host has locked."""
+    """Set READ COMMITTED, whatever the server's default: a transaction that waited for a row must
+    see it as it is now. And set limits: a process that was stopped in a transaction must not keep
+    its locks (our transactions are never idle), and no statement waits long for a host's locks."""
     isolation = "TRANSACTION ISOLATION LEVEL READ COMMITTED"
     if dialect == "postgresql":
         isolation = f"CHARACTERISTICS AS {isolation}"

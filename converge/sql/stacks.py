@@ -12,10 +12,10 @@ from converge.errors import Conflict, NotFound, StaleLock, did_you_mean
 from converge.model import STACK_MOVES, Action, Status, is_name, make_mark, sources_of
 from converge.sql.batch import among
 from converge.sql.database import Transaction
-from converge.sql.faults import duplicates
+from converge.sql.faults import duplicate_errors
 from converge.sql.schema import stack, template, traversal
 
-#: How often a name is looked for that is made and deleted meanwhile.
+#: How often a name is looked for again that is made or deleted meanwhile.
 _ROUNDS = 5
 
 _COLUMNS = [column for column in stack.c if column.name != "edges"]
@@ -72,23 +72,23 @@ def insert_stack(tx: Transaction, name: str) -> StackRow:
         # a savepoint keeps the host's transaction usable when another caller was faster
         with tx.connection.begin_nested():
             tx.execute(insert(stack).values(values))
-    except duplicates() as error:
+    except duplicate_errors() as error:
         raise Conflict(message) from error
     return lock_stack(tx, name)
 
 
 def take_stack(tx: Transaction, name: str) -> tuple[StackRow, bool]:
-    """Lock the live stack of that name, or insert it. Of two callers that are the first, one
+    """Lock the live stack of that name, or insert it. Of two callers at the same moment, one
     inserts it, and the other waits for that and finds it.
 
     :returns: it, and whether it was inserted.
-    :raises Conflict: others made and deleted it again and again; or a transaction of the host's
-        cannot see what another one has made.
+    :raises Conflict: others made and deleted it again and again; or a host's transaction cannot
+        see what another one has made.
     """
     lost: Conflict | None = None
     for _ in range(_ROUNDS):
         if lost is not None or find_stack(tx, name) is not None:
-            # a lock shows what is newer than a snapshot of the host's
+            # a lock shows rows that are newer than a host's snapshot
             query = select(*_COLUMNS).where(stack.c.name == name, stack.c.live == 1)
             locked = tx.execute(query.with_for_update()).one_or_none()
             if locked is not None:
@@ -135,7 +135,7 @@ def get_stack_by_id(tx: Transaction, stack_id: int) -> StackRow:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a stack stands: what its handle shows.
+    """What the handle of a stack shows.
 
     :ivar version: the number of its wanted version.
     :ivar traversal_mark: of its current traversal.
@@ -147,9 +147,9 @@ class Standing:
 
 
 def get_standing(tx: Transaction, stack_id: int, *, newest: bool = False) -> Standing | None:
-    """How a stack stands, live or deleted; None if there is none with this id.
+    """What the handle of a stack shows, live or deleted; None if no stack has this id.
 
-    :param newest: look also for what is newer than a snapshot of the host's.
+    :param newest: look also for a row that is newer than a host's snapshot.
     """
     query = (
         select(*_COLUMNS, template.c.version, traversal.c.mark.label("traversal_mark"))
@@ -190,8 +190,8 @@ def lock_stack_by_id(tx: Transaction, stack_id: int) -> StackRow:
     return _row(tx.execute(query).one())
 
 
-def list_free(tx: Transaction, ids: Iterable[int]) -> set[int]:
-    """Those of these stacks whose rows nobody has locked, and those that are gone."""
+def list_unlocked(tx: Transaction, ids: Iterable[int]) -> set[int]:
+    """Those of these stacks whose rows are not locked, and those that are gone."""
     wanted = set(ids)
     query = select(stack.c.id).where(among(tx, stack.c.id, wanted))
     there = set(tx.execute(query).scalars())
@@ -213,7 +213,7 @@ def list_stacks(tx: Transaction) -> list[tuple[StackRow, int | None]]:
 def update_stack(tx: Transaction, stack_id: int, **values: Any) -> None:
     """Write columns of a stack that the transaction has locked.
 
-    :raises StaleLock: it may not have that status after the one it has.
+    :raises StaleLock: that status may not follow the one it has.
     """
     query = update(stack).where(stack.c.id == stack_id)
     if "status" in values:
@@ -221,7 +221,9 @@ def update_stack(tx: Transaction, stack_id: int, **values: Any) -> None:
     done = tx.execute(query.values(updated_at=tx.now, **values))
     if done.rowcount != 1:
         found = get_stack_by_id(tx, stack_id)
-        raise StaleLock(f"stack {found.name!r} is {found.status}, not to be {values['status']}")
+        raise StaleLock(
+            f"stack {found.name!r} is {found.status}; {values['status']} may not follow"
+        )
 
 
 def get_edges(tx: Transaction, stack_id: int) -> bytes | None:

@@ -17,7 +17,7 @@ from converge.sql.packing import PREFIX, PackedText
 from converge.sql.schema import resource, template
 from converge.sql.types import LongText
 
-#: How many versions that completed are kept for a rollback.
+#: How many completed versions are kept for a rollback.
 KEPT_VERSIONS = 10
 
 _DECODER = JSONDecoder()
@@ -56,7 +56,7 @@ def insert_template(
 def get_template(tx: Transaction, template_id: int, *, newest: bool = False) -> TemplateRow:
     """One version by its id.
 
-    :param newest: look also for one that is newer than a snapshot of the host's.
+    :param newest: look also for a row that is newer than a host's snapshot.
     :raises NotFound: it is gone.
     """
     columns = (template.c.id, template.c.version, template.c.body, template.c.parameters)
@@ -104,7 +104,7 @@ def get_texts(tx: Transaction, template_id: int) -> tuple[str, str]:
     query = select(_BODY, _PARAMETERS).where(template.c.id == template_id)
     row: Any = tx.execute(query).one_or_none()
     if row is None:
-        # newer than a snapshot of the host's
+        # it may be newer than a host's snapshot
         row = tx.execute(query.with_for_update()).one_or_none()
     if row is None:
         raise NotFound(f"there is no template with id {template_id}")
@@ -112,14 +112,14 @@ def get_texts(tx: Transaction, template_id: int) -> tuple[str, str]:
 
 
 def list_alike(tx: Transaction, ids: Iterable[int], body: str, parameters: str) -> list[int]:
-    """Those of these versions that are of this content, given as canonical JSON."""
+    """Those of these versions that have this content, given as canonical JSON."""
     query = select(template.c.id, _BODY, _PARAMETERS).where(among(tx, template.c.id, ids))
     rows: Any = tx.execute(query.order_by(template.c.id))
     return [id_ for id_, *texts in rows if texts == [body, parameters]]
 
 
 def list_with_hidden(tx: Transaction, stack_id: int) -> list[TemplateRow]:
-    """The versions of a stack that may have hidden parameters. Of all others nothing is read."""
+    """The versions of a stack that may have hidden parameters. No others are read."""
     columns = (template.c.id, template.c.version, template.c.body, template.c.parameters)
     body, parameters = (type_coerce(column, Text) for column in columns[2:])
     query = select(*columns).where(
@@ -134,7 +134,7 @@ def list_with_hidden(tx: Transaction, stack_id: int) -> list[TemplateRow]:
 def find_version(tx: Transaction, stack_id: int, version: int) -> int:
     """The id of a version.
 
-    :raises NotFound: it never was, or is gone; the message names those there are.
+    :raises NotFound: it never existed, or is gone; the message names the kept versions.
     """
     mine = select(template.c.id, template.c.version).where(template.c.stack_id == stack_id)
     rows: dict[int, int] = {
@@ -147,7 +147,7 @@ def find_version(tx: Transaction, stack_id: int, version: int) -> int:
 
 
 def find_last_completed(tx: Transaction, stack_id: int, before: int) -> int | None:
-    """The version that completed last, of those with a lower number; None if there is none."""
+    """The id of the version that completed last, among lower numbers; None if there is none."""
     query = select(template.c.id).where(
         template.c.stack_id == stack_id,
         template.c.completed_at.is_not(None),
@@ -179,8 +179,8 @@ def get_version_number(tx: Transaction, template_id: int | None) -> int | None:
 def delete_unused(tx: Transaction, stack_id: int, used: Iterable[int | None], keep: int) -> None:
     """Delete the versions of a stack that nothing refers to.
 
-    :param used: ids that are to stay.
-    :param keep: how many of the versions that completed last stay as well.
+    :param used: ids that stay.
+    :param keep: how many of the versions that completed last also stay.
     """
     rows: list[Row[Any]] = list(
         tx.execute(select(*_HEAD).where(template.c.stack_id == stack_id)).all()

@@ -83,14 +83,14 @@ def get_traversals(tx: Transaction, ids: Iterable[int]) -> dict[int, TraversalRo
 
 
 def get_traversal(tx: Transaction, traversal_id: int) -> TraversalRow:
-    """One traversal; also one that is newer than a snapshot of the host's."""
+    """One traversal, also if it is newer than a host's snapshot."""
     query = _SELECT.where(traversal.c.id == traversal_id)
     row = tx.execute(query).one_or_none()
     return _row(tx.execute(query.with_for_update()).one() if row is None else row)
 
 
 def find_last_action(tx: Transaction, stack_id: int) -> Action:
-    """What the last traversal of a stack was for that was no check."""
+    """The action of the last traversal of a stack that was no check."""
     query = select(traversal.c.action).where(
         traversal.c.stack_id == stack_id, traversal.c.action != Action.CHECK
     )
@@ -111,11 +111,11 @@ def list_overdue(tx: Transaction, limit: int) -> list[TraversalRow]:
 
 
 def list_cancelled(tx: Transaction, ids: Iterable[int]) -> tuple[dict[int, str], set[int]]:
-    """Which of these traversals were cancelled or have run out of time: their handlers are to
-    stop. After a mere failure, what runs goes on to its end. Of one that is superseded, what it
-    still does is also stopped with the newer one.
+    """Which of these traversals were cancelled or have timed out: their handlers must stop. After a
+    failure, running handlers go on to their end. The handlers of a superseded traversal also stop
+    if the newer one is cancelled or has timed out.
 
-    :returns: those, each with the reason; and the superseded ones among all.
+    :returns: those, each with the reason; and which of all are superseded.
     """
     current = traversal.alias("current")
     is_late = traversal.c.deadline_at <= tx.now
@@ -137,14 +137,14 @@ def list_cancelled(tx: Transaction, ids: Iterable[int]) -> tuple[dict[int, str],
         .where(traversal.c.id.in_(sorted(set(ids))))
     )
     rows: Any = tx.execute(query).all()
-    told = {row.id: row.reason for row in rows if row.reason is not None}
-    return told, {row.id for row in rows if row.superseded}
+    reasons = {row.id: row.reason for row in rows if row.reason is not None}
+    return reasons, {row.id for row in rows if row.superseded}
 
 
 def halt_traversal(
     tx: Transaction, traversal_id: int, outcome: TraversalStatus, reason: str
 ) -> bool:
-    """Note what a running traversal will end as. False if it is halted or over already."""
+    """Note what a running traversal will end as. False: it is halted or over already."""
     done = tx.execute(
         update(traversal)
         .where(
@@ -160,7 +160,7 @@ def halt_traversal(
 def end_traversal(
     tx: Transaction, traversal_id: int, status: TraversalStatus, reason: str | None
 ) -> None:
-    """End a running traversal: fold its progress into the summary.
+    """End a running traversal, and write its progress into the summary.
 
     :raises StaleLock: it was over already.
     """
@@ -203,7 +203,7 @@ def add_progress(
 
 
 def sum_progress(tx: Transaction, traversal_id: int) -> dict[str, int]:
-    """What the engines counted for a running traversal: done, failed, skipped."""
+    """What the engines have counted for a running traversal: done, failed, skipped."""
     names = ("done", "failed", "skipped")
     query = select(*(func.coalesce(func.sum(progress.c[name]), 0) for name in names))
     row = tx.execute(query.where(progress.c.traversal_id == traversal_id)).one()

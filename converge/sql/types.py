@@ -18,11 +18,11 @@ from converge.model import NAME_LENGTH
 REASON_LENGTH = 2000
 PHYSICAL_ID_LENGTH = 1024
 SOURCE_LENGTH = 2000
-#: The names of its dialect.
+#: The names of the dialect of MariaDB.
 MARIADB = ("mysql", "mariadb")
 
 
-# made once: json.dumps() and json.loads() make or look for theirs at every call
+# made once: json.dumps() and json.loads() make or look one up at every call
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"), sort_keys=True)
 _DECODER = json.JSONDecoder()
 
@@ -32,7 +32,7 @@ def dump(value: Any) -> str:
 
     :raises ValueError, TypeError: the value is not JSON.
     """
-    # most are empty, and there are many
+    # a short cut: most values are empty, and there are many
     if not value and isinstance(value, dict | list):
         return "[]" if isinstance(value, list) else "{}"
     return _ENCODER.encode(value)
@@ -46,10 +46,10 @@ def load(value: str) -> Any:
 
 
 def dialect_module(dialect: str) -> Any:
-    """SQLAlchemy's module with the types and statements that one dialect alone has.
+    """SQLAlchemy's module of a dialect, with the types and statements that only it has.
 
-    It is imported when that dialect is spoken: with its drivers, each takes as long to import as
-    all of converge that a command needs to read.
+    It is imported only if that dialect is used: with its drivers, it takes as long to import as all
+    of converge that a reading command needs.
     """
     return import_module(f"sqlalchemy.dialects.{'mysql' if dialect in MARIADB else dialect}")
 
@@ -79,8 +79,8 @@ class LongBinary(TypeDecorator[bytes]):
 
 
 class JsonText(LongText):
-    """JSON kept as canonical ASCII text, so that rows compare as texts, and NUL and every
-    other character is storable on each database."""
+    """JSON stored as canonical ASCII text, so that rows compare as texts, and each database can
+    store NUL and every other character."""
 
     cache_ok = True
 
@@ -122,13 +122,13 @@ def _postgresql_clock(element: clock, compiler: SQLCompiler, **kw: Any) -> str:
 
 @compiles(clock, *MARIADB)
 def _mariadb_clock(element: clock, compiler: SQLCompiler, **kw: Any) -> str:
-    # unlike unix_timestamp(now(6)), unambiguous in the hour that summer time repeats
+    # unix_timestamp(now(6)) would be ambiguous in the hour that summer time repeats
     return "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6)"
 
 
-def text(value: object, length: int = REASON_LENGTH) -> str:
-    """A text for a person, made to fit its column: too long is cut in the middle, and what
-    some database would refuse (NUL, lone surrogates) is replaced."""
+def fit_text(value: object, length: int = REASON_LENGTH) -> str:
+    """A text for a person, made to fit its column. A text that is too long is cut in the middle.
+    Characters that some database refuses (NUL, lone surrogates) are replaced."""
     clean = str(value).replace("\x00", "\\0").encode("utf-8", "replace").decode("utf-8")
     if len(clean) <= length:
         return clean

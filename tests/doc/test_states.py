@@ -107,7 +107,7 @@ def test_a_stack_has_a_status_only_after_those_that_it_may_follow(
                 if target in STACK_MOVES[source]:
                     stacks.update_stack(tx, row.id, status=target)
                     continue
-                with pytest.raises(StaleLock, match=f"'s' is {source}, not to be {target}"):
+                with pytest.raises(StaleLock, match=f"'s' is {source}; {target} may not follow"):
                     stacks.update_stack(tx, row.id, status=target)
         tx.connection.rollback()
 

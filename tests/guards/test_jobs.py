@@ -193,7 +193,7 @@ def test_a_scope_is_written_to_and_let_go_of_by_its_owner_at_its_epoch_and_mark_
 
 def test_a_record_that_replaces_another_finds_it(backend: SqlBackend) -> None:
     lock = backend.take("job").lock
-    with pytest.raises(StaleLock, match="nothing is recorded"):
+    with pytest.raises(StaleLock, match="no record"):
         backend.write(lock, EACH, replaces=True)
 
 

@@ -78,7 +78,7 @@ def test_invariant_3_at_most_one_lock_and_epochs_only_grow(store: converge.Store
 
 def give_back(store: converge.Store, key: int, engine_id: int, epoch: int) -> None:
     with store.transaction() as tx:
-        resources.release(tx, engine_id, [(key, epoch, {})])
+        resources.release_locks(tx, engine_id, [(key, epoch, {})])
 
 
 def take_away(store: converge.Store, key: int, engine_id: int, epoch: int) -> None:
@@ -91,7 +91,7 @@ def assert_all_refused(store: converge.Store, key: int, engine_id: int, epoch: i
     with pytest.raises(StaleLock), store.transaction() as tx:
         resources.write_locked(tx, engine_id, key, epoch, physical_id="x")
     with pytest.raises(StaleLock), store.transaction() as tx:
-        resources.release(tx, engine_id, [(key, epoch, {"physical_id": "x"})])
+        resources.release_locks(tx, engine_id, [(key, epoch, {"physical_id": "x"})])
     with store.transaction() as tx:
         row = resources.lock_resources(tx, [key])[key]
     row.epoch = epoch

@@ -174,7 +174,7 @@ class Locks(RuleBasedStateMachine):
                 values["status"] = Status.COMPLETE
             writes.append((key, epoch, values))
         valid = all(map(self.holds, tickets))
-        self.attempt(lambda tx: resources.release(tx, engine_id, writes), valid=valid)
+        self.attempt(lambda tx: resources.release_locks(tx, engine_id, writes), valid=valid)
         if valid:
             for key, _, values in writes:
                 self.rows[key] = replace(self.rows[key], engine_id=None, blocking=False, **values)
@@ -204,7 +204,7 @@ class Locks(RuleBasedStateMachine):
         def write(tx: Transaction) -> None:
             old = resources.lock_resources(tx, [key])[key]
             made.append(resources.insert_replacement(tx, old, "fake", engine_id, [key]))
-            resources.release(tx, engine_id, [(key, epoch, {"replaced_by": made[0]})])
+            resources.release_locks(tx, engine_id, [(key, epoch, {"replaced_by": made[0]})])
 
         valid = self.holds(ticket)
         if key not in self.rows:

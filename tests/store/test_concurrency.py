@@ -372,9 +372,9 @@ def test_a_resource_is_locked_once_and_epochs_grow(claimed: Claimed) -> None:
     }
     with pytest.raises(StaleLock):
         resources.take_locks(tx, engine_id, [lock])
-    resources.release(tx, engine_id, [(row.id, row.epoch, {"reason": "x"})])
+    resources.release_locks(tx, engine_id, [(row.id, row.epoch, {"reason": "x"})])
     with pytest.raises(StaleLock):
-        resources.release(tx, engine_id, [(row.id, row.epoch, {"reason": "x"})])
+        resources.release_locks(tx, engine_id, [(row.id, row.epoch, {"reason": "x"})])
     with pytest.raises(StaleLock):
         resources.take_locks(tx, engine_id, [lock | {"epoch": 0}])
     resources.take_locks(tx, engine_id, [lock])
@@ -392,7 +392,7 @@ def test_a_resource_is_written_under_its_lock_only(claimed: Claimed) -> None:
         with pytest.raises(StaleLock):
             resources.write_locked(tx, engine, row.id, epoch, row.mark, physical_id="x")
         with pytest.raises(StaleLock):
-            resources.release(tx, engine, [(row.id, epoch, {"physical_id": "x"})])
+            resources.release_locks(tx, engine, [(row.id, epoch, {"physical_id": "x"})])
     with pytest.raises(StaleLock):
         resources.write_locked(tx, engine_id, row.id, row.epoch, row.mark + 1, physical_id="x")
     with pytest.raises(StaleLock):

@@ -9,7 +9,7 @@ import pytest
 
 from converge.cli.endings import PrintedFailures, failed_document, find_json, next_line, repeat_line
 from converge.cli.parser import parse
-from converge.sql.types import text
+from converge.sql.types import fit_text
 
 
 def event(resource: str | None, status: str, reason: str | None, traversal: int = 1) -> Any:
@@ -30,9 +30,9 @@ def test_a_reason_that_was_told_is_told_as_its_resource() -> None:
 
 def test_a_long_reason_that_was_cut_elsewhere_is_told_once_as_well() -> None:
     told = PrintedFailures(stacks=False)
-    reason = text("".join(f"{number:06}" for number in range(2000)))
+    reason = fit_text("".join(f"{number:06}" for number in range(2000)))
     told.note(event("bad", "FAILED", reason))
-    assert told.shorten(text(f"rolled back: resource 'bad': {reason}")) == (
+    assert told.shorten(fit_text(f"rolled back: resource 'bad': {reason}")) == (
         "rolled back: resource 'bad'"
     )
 
