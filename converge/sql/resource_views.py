@@ -95,7 +95,8 @@ def list_current(
     """
     fields = {"status": _shown(wanted.over)}
     columns = [fields.get(name, resource.c[name]) for name in ResourceView.__dataclass_fields__]
-    query = _select(wanted, columns).order_by(resource.c.name).limit(limit)
+    few = limit is not None or names is not None
+    query = _select(tx, wanted, columns, few=few).order_by(resource.c.name).limit(limit)
     return [ResourceView(*row) for row in _execute(tx, query, names)]
 
 
@@ -106,7 +107,8 @@ def list_statuses(
 
     :param names: only of those of these names.
     """
-    query = _select(wanted, [resource.c.name, _shown(wanted.over)]).order_by(resource.c.name)
+    columns = [resource.c.name, _shown(wanted.over)]
+    query = _select(tx, wanted, columns, few=names is not None).order_by(resource.c.name)
     return dict(_execute(tx, query, names))
 
 
@@ -118,7 +120,7 @@ def count_current(tx: Transaction, wanted: Wanted) -> list[Count]:
         passed = case((resource.c.name > wanted.after, _ZERO), else_=_ONE)
     # by labels that are no columns: a parameter twice in a statement is two parameters
     groups = (_shown(wanted.over), resource.c.type.label("of_type"), passed.label("passed"))
-    query = _select(everything, [*groups, func.count()])
+    query = _select(tx, everything, [*groups, func.count()])
     rows: Any = tx.execute(query.group_by("shown", "of_type", "passed"))
     return [Count(status, type, bool(passed), count) for status, type, passed, count in rows]
 
@@ -135,8 +137,16 @@ def get_names(tx: Transaction, ids: Iterable[int]) -> dict[int, str]:
     return {row.id: row.name for row in tx.execute(query)}
 
 
-def _select(wanted: Wanted, columns: Sequence[ColumnElement[Any]]) -> Select[Any]:
-    query = select(*columns).where(resource.c.stack_id == wanted.stack_id, _is_current())
+def _select(
+    tx: Transaction,
+    wanted: Wanted,
+    columns: Sequence[ColumnElement[Any]],
+    *,
+    few: bool = False,
+) -> Select[Any]:
+    """:param few: it will not be read to its end."""
+    is_current = ~_has_better(one_by_one=few and tx.dialect == "postgresql")
+    query = select(*columns).where(resource.c.stack_id == wanted.stack_id, is_current)
     if wanted.statuses:
         query = query.where(_shown(wanted.over).element.in_(sorted(wanted.statuses)))
     if wanted.types:
@@ -159,18 +169,24 @@ def _execute(tx: Transaction, query: Select[Any], names: Collection[str] | None)
 _ZERO, _ONE, _TWO = (literal_column(number, Integer()) for number in "012")
 
 
-def _is_current() -> ColumnElement[bool]:
+def _has_better(*, one_by_one: bool) -> ColumnElement[bool]:
+    """Whether the name has a better version.
+
+    :param one_by_one: look for it in the index for each row. Otherwise PostgreSQL may sort all
+        resources of the stack first to join them with themselves, which is best for all of them.
+    """
     other = resource.alias("other")
     better = or_(
         _rank(other) > _rank(resource),
         and_(_rank(other) == _rank(resource), other.c.id > resource.c.id),
     )
-    return ~exists().where(
+    query: Select[Any] = select(literal_column("1")).where(
         other.c.stack_id == resource.c.stack_id,
         other.c.name == resource.c.name,
         other.c.id != resource.c.id,
         better,
     )
+    return (query.offset(literal_column("0")) if one_by_one else query).exists()
 
 
 def _rank(one: FromClause) -> ColumnElement[int]:

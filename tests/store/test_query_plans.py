@@ -1,12 +1,14 @@
-"""What engines ask for all the time is found by index, and costs the same however much waits.
+"""What engines ask for all the time, and people page by page, is found by index, and costs the same
+however much there is.
 
-The databases hold 20,000 nodes that wait, in five traversals, and the summaries of as many
-traversals that are over. All statements that are executed are explained.
+The databases hold 20,000 nodes that wait, in five traversals, with as many events, and the
+summaries of as many traversals that are over. All statements that are executed are explained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -16,9 +18,10 @@ from sqlalchemy import String, case, cast, func, literal, null, select
 import converge
 from converge.crash_points import Commit
 from converge.protocol.recover import BATCH, Sweeper, release_engine
-from converge.sql import engines, sync_points, traversals
+from converge.sql import engines, resource_views, sync_points, traversals
 from converge.sql.database import Transaction
-from converge.sql.schema import resource, stack, sync_point, traversal
+from converge.sql.resource_views import Wanted
+from converge.sql.schema import event, resource, stack, sync_point, traversal
 from converge.testing import FakeWorld, StepEngine
 from tests.store.plans import Seen, Watch, analyze, check, filled_store, numbers, put
 from tests.templates import template
@@ -29,6 +32,7 @@ WAITING = 4_000
 DONE = 1_000
 #: traversals that are over
 ENDED = 20_000
+EVENTS = 20_000
 LONG_AGO, LATER = 1e9, 4e9
 #: ids from here on: those before it are for what the test itself starts
 FIRST = 1_000_000
@@ -38,9 +42,12 @@ READY = 2_000
 RUNNING = 1_000
 WRITTEN = 100
 
-BIG = {sync_point.name, resource.name, traversal.name}
+BIG = {sync_point.name, resource.name, traversal.name, event.name}
 #: rows, or pages, that a statement may look at where there is nothing to do
 FEW = 100
+#: resources on a page, each of which takes some rows or pages more
+PAGE = 10
+EACH = 20
 
 
 def fill(tx: Transaction) -> None:
@@ -104,6 +111,20 @@ def fill(tx: Transaction) -> None:
         **dict.fromkeys(("attempts", "deaths", "epoch"), 0),
         requires=[],
         successors=[1, 2, 3],
+    )
+
+    source, n = numbers(EVENTS)
+    put(
+        tx,
+        event,
+        source,
+        id=n + FIRST,
+        stack_id=stack_ids + n % TRAVERSALS,
+        traversal_id=n % TRAVERSALS + FIRST + ENDED,
+        at=n + LONG_AGO,
+        resource="r",
+        action="CREATE",
+        status="COMPLETE",
     )
 
 
@@ -192,3 +213,30 @@ def test_nodes_that_are_worked_on_are_found_by_index(store: converge.Store) -> N
         with Watch(database.engine) as watch, store.transaction() as tx:
             release_engine(tx, other.id)
         check(BIG, watch.seen, FEW)
+
+
+def test_people_read_a_page_by_index(store: converge.Store) -> None:
+    database = store.database
+    # of names as texts, in the order of the database
+    names = sorted(f"r{n}" for n in range(0, TRAVERSALS * (WAITING + DONE), TRAVERSALS))
+    stack_id = store.stack("s0").id
+    page = Wanted(stack_id, over=False)
+    following = Wanted(stack_id, over=False, after=names[PAGE - 1])
+    recently = datetime.fromtimestamp(LONG_AGO + EVENTS - PAGE * TRAVERSALS, UTC)
+    # a server gathers statistics by itself, long before there is so much
+    analyze(database.engine)
+    with Watch(database.engine) as watch:
+        for wanted, first in ((page, 0), (following, PAGE)):
+            found = database.read(partial(resource_views.list_current, wanted=wanted, limit=PAGE))
+            assert [one.name for one in found] == names[first : first + PAGE]
+        some = names[:: len(names) // PAGE][:PAGE]
+        assert sorted(store.statuses("s0", resources=some)) == some
+        ids = [one.id for one in found]
+        assert len(database.read(partial(resource_views.get_names, ids=ids))) == PAGE
+        assert store.progress("s0")["running"] == 0
+        assert len(store.stacks()) == TRAVERSALS
+        assert len(store.events("s0", limit=PAGE)) == PAGE
+        assert len(store.events("s0", since=recently, limit=PAGE)) == PAGE
+    assert len(watch.of(resource.name)) >= 4
+    assert len(watch.of(event.name)) == 3
+    check(BIG, watch.seen, PAGE * EACH)
