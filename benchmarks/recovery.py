@@ -67,8 +67,8 @@ from converge.engine import Engine
 from converge.lease import LEASE, MIN_LEASE
 from converge.protocol.recover import Sweeper
 from converge.sql import engines
-from converge.sql.database import Transaction
 from converge.sql.schema import metadata, resource, sync_point, traversal
+from converge.sql.transaction import Transaction
 from converge.store import Store
 from converge.testing import StepEngine
 

@@ -10,7 +10,8 @@ from converge.bus.memory import MemoryBus
 from converge.errors import NotFound, StoreError
 from converge.model import Status
 from converge.sql import stacks
-from converge.sql.database import Database, Transaction
+from converge.sql.database import Database
+from converge.sql.transaction import Transaction
 
 LOG = logging.getLogger(__name__)
 

@@ -21,13 +21,14 @@ from converge.protocol.rollback import check_version
 from converge.resources.resource_type import ResourceType
 from converge.sql import resources, stacks
 from converge.sql.connections import HOST_SECONDS
-from converge.sql.database import Database, Transaction
+from converge.sql.database import Database
 from converge.sql.open_database import Url, open_database
+from converge.sql.transaction import Transaction
 from converge.stack import Stack
 from converge.template import Template
 
 if TYPE_CHECKING:
-    from converge.sql.database import HostTransaction
+    from converge.sql.transaction import HostTransaction
 
 #: Rounds of recovery by hand at most: each is bounded, and meanwhile more can be left behind.
 _ROUNDS = 100

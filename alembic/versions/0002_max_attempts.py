@@ -1,4 +1,4 @@
-"""Of a node that is tried again: after how many attempts it is given up.
+"""Retries of a node: after how many attempts it is given up.
 
 Revision ID: 0002
 Revises: 0001

@@ -16,7 +16,7 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-# when the next attempt is of what failed for good
+# the time of the next attempt of an action that failed for good
 NEVER = 1e15
 
 

@@ -33,9 +33,10 @@ from converge.protocol.replace import replace
 from converge.protocol.secrets import read_secrets
 from converge.resources.resource_type import Context, ResourceType, check_types
 from converge.sql import engines, resources, stacks, sync_points
-from converge.sql.database import Database, Transaction, repeatable
+from converge.sql.database import Database, repeatable
 from converge.sql.faults import Locked, is_refused
 from converge.sql.sync_points import Key
+from converge.sql.transaction import Transaction
 from converge.sql.traversals import TraversalRow
 
 T = TypeVar("T")

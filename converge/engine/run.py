@@ -28,8 +28,9 @@ from converge.protocol.decide import Operation, Outcome, Result, Work
 from converge.protocol.recover import Sweeper, leave
 from converge.resources.resource_type import ResourceType
 from converge.sql import engines, sync_points, traversals
-from converge.sql.database import Transaction, repeatable
+from converge.sql.database import repeatable
 from converge.sql.sync_points import Key
+from converge.sql.transaction import Transaction
 
 if TYPE_CHECKING:
     from converge.store import Store

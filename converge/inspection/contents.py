@@ -13,9 +13,9 @@ from converge.inspection.views import count_nodes
 from converge.model import SHOWN_STATUSES, Action, Json, Physical, Status
 from converge.protocol.secrets import read_secrets
 from converge.sql import events, resource_views, stacks, templates
-from converge.sql.database import Transaction
 from converge.sql.resource_views import Wanted
 from converge.sql.stacks import StackRow
+from converge.sql.transaction import Transaction
 from converge.template import Template, resolve
 
 

@@ -9,9 +9,9 @@ from converge.errors import NotFound
 from converge.model import NodeState, TraversalStatus
 from converge.sql import engines, node_views, stacks, traversals
 from converge.sql import events as event_rows
-from converge.sql.database import Transaction
 from converge.sql.loading import read_clock
 from converge.sql.stacks import StackRow
+from converge.sql.transaction import Transaction
 
 
 def list_stacks(tx: Transaction) -> list[dict[str, Any]]:

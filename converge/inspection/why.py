@@ -21,12 +21,12 @@ from converge.sql import (
     traversals,
 )
 from converge.sql import events as event_rows
-from converge.sql.database import Transaction
 from converge.sql.engines import EngineRow
 from converge.sql.loading import read_clock
 from converge.sql.node_views import NodeView, Predecessor
 from converge.sql.resource_views import ResourceView, Wanted
 from converge.sql.stacks import StackRow
+from converge.sql.transaction import Transaction
 
 #: The most answers.
 LIMIT = 100

@@ -24,7 +24,8 @@ from converge.lease import LEASE, MIN_LEASE
 from converge.model import check_age, check_name, check_seconds
 
 if TYPE_CHECKING:
-    from converge.sql.database import Database, HasDatabase, Transaction
+    from converge.sql.database import Database, HasDatabase
+    from converge.sql.transaction import Transaction
 
 __all__ = ["Backend", "Item", "Journal", "Record", "Scope", "ScopeInfo", "Step"]
 

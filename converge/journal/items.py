@@ -20,7 +20,7 @@ from converge.journal.values import canonical, dumps, loads
 
 if TYPE_CHECKING:
     from converge.journal.scope import _Ledger
-    from converge.sql.database import HostTransaction
+    from converge.sql.transaction import HostTransaction
 
 T = TypeVar("T")
 

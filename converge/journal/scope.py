@@ -17,7 +17,7 @@ from converge.retry import RetryPolicy
 from converge.synchronous import deferred_kind
 
 if TYPE_CHECKING:
-    from converge.sql.database import HostTransaction
+    from converge.sql.transaction import HostTransaction
 
 T = TypeVar("T")
 

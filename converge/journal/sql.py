@@ -23,10 +23,11 @@ from converge.lease import Lease, RowLeases, RowOwner, check_lease, expire
 from converge.model import make_mark
 from converge.process import is_gone
 from converge.sql import engines, scopes
-from converge.sql.database import Database, Transaction, repeatable
+from converge.sql.database import Database, repeatable
 from converge.sql.engines import EngineRow
 from converge.sql.open_database import open_database
 from converge.sql.scopes import ScopeRow, StepRow
+from converge.sql.transaction import Transaction
 
 T = TypeVar("T")
 

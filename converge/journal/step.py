@@ -18,7 +18,7 @@ from converge.synchronous import check_finished, deferred_kind
 
 if TYPE_CHECKING:
     from converge.journal.scope import Scope
-    from converge.sql.database import HostTransaction
+    from converge.sql.transaction import HostTransaction
 
 P = ParamSpec("P")
 T = TypeVar("T")

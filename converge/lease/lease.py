@@ -22,7 +22,8 @@ from converge.errors import ConvergeError, StoreError
 from converge.model import make_mark
 from converge.process import is_gone, process_identity
 from converge.sql import engines
-from converge.sql.database import Database, Transaction, repeatable
+from converge.sql.database import Database, repeatable
+from converge.sql.transaction import Transaction
 
 T = TypeVar("T")
 

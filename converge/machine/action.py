@@ -13,7 +13,7 @@ from converge.resources.journaled import Journaled
 
 if TYPE_CHECKING:
     from converge.journal import Scope
-    from converge.sql.database import HostTransaction
+    from converge.sql.transaction import HostTransaction
 
 
 @dataclass(slots=True)

@@ -23,12 +23,13 @@ from converge.machine.moving import TakenAction, Taker
 from converge.model import make_mark
 from converge.reasons import describe
 from converge.sql import moves, scopes
-from converge.sql.database import Database, Transaction, repeatable
+from converge.sql.database import Database, repeatable
 from converge.sql.moves import MoveRow
+from converge.sql.transaction import Transaction
 from converge.synchronous import check_finished
 
 if TYPE_CHECKING:
-    from converge.sql.database import HostTransaction
+    from converge.sql.transaction import HostTransaction
 
 T = TypeVar("T")
 

@@ -15,12 +15,13 @@ from converge.machine.move import Move
 from converge.machine.moving import BATCH
 from converge.model import check_age, check_name
 from converge.sql import machines, moves, scopes
-from converge.sql.database import Transaction
 from converge.sql.machines import InstanceRow
 from converge.sql.moves import MoveRow
+from converge.sql.transaction import Transaction
 
 if TYPE_CHECKING:
-    from converge.sql.database import HasDatabase, HostTransaction
+    from converge.sql.database import HasDatabase
+    from converge.sql.transaction import HostTransaction
 
 T = TypeVar("T")
 

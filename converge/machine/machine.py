@@ -17,12 +17,14 @@ from converge.machine.move import ActionFailed, Move
 from converge.machine.moving import BATCH, Event, Fired, Mover, TakenAction, Taker, is_committed
 from converge.machine.worker import SWEEP, MachineWorker
 from converge.model import check_name, check_seconds
-from converge.sql.database import Transaction, repeatable
+from converge.sql.database import repeatable
+from converge.sql.transaction import Transaction
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from converge.sql.database import HasDatabase, HostTransaction
+    from converge.sql.database import HasDatabase
+    from converge.sql.transaction import HostTransaction
 
 
 class Machine(Instances):

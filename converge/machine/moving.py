@@ -16,8 +16,8 @@ from converge.machine.definition import Definition, Transition
 from converge.machine.move import Move
 from converge.model import check_name
 from converge.sql import machines, moves
-from converge.sql.database import Transaction
 from converge.sql.machines import InstanceRow
+from converge.sql.transaction import Transaction
 
 LOG = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from converge.protocol.request import Intent, Wanted
 from converge.protocol.rollback import choose_target
 from converge.protocol.start import Started, check_expected, start
 from converge.sql import stacks, templates, traversals
-from converge.sql.database import Transaction
 from converge.sql.stacks import StackRow
+from converge.sql.transaction import Transaction
 from converge.sql.types import SOURCE_LENGTH, fit_text
 
 

@@ -9,9 +9,9 @@ from converge.model import SUSPECT_DEATHS, Action, Kind, Status, make_mark
 from converge.protocol.decide import Decision, Operation, Work, decide
 from converge.resources.resource_type import ResourceType
 from converge.sql import node_moves, resources, sync_points, traversals
-from converge.sql.database import Transaction
 from converge.sql.resources import ResourceRow
 from converge.sql.sync_points import SyncPointRow
+from converge.sql.transaction import Transaction
 from converge.sql.traversals import TraversalRow
 
 #: Operations for which the lock on the resource is taken.

@@ -13,9 +13,9 @@ from typing import Any
 from converge.model import Action, Kind, NodeState, Status
 from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work
 from converge.sql import events, node_moves, resources, scopes, sync_points, traversals
-from converge.sql.database import Transaction
 from converge.sql.resources import ResourceRow
 from converge.sql.sync_points import Key, LockedNode
+from converge.sql.transaction import Transaction
 from converge.sql.types import fit_text
 
 _ENDS = {

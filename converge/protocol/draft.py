@@ -16,9 +16,9 @@ from converge.errors import Conflict
 from converge.model import Action, Physical, ResourceDefinition
 from converge.protocol.plan import Existing, Plan, compared, contested, plan, plan_check
 from converge.sql import survey, templates
-from converge.sql.database import Transaction
 from converge.sql.stacks import StackRow
 from converge.sql.survey import NOTHING, Fingerprint, ResourceHead
+from converge.sql.transaction import Transaction
 from converge.template import Template
 
 #: Resources, there and wanted, for which a locked stack is planned at most: a server ends a

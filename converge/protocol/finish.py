@@ -15,8 +15,8 @@ from converge.protocol.request import Intent
 from converge.protocol.rollback import last_good
 from converge.protocol.start import start
 from converge.sql import events, stacks, sync_points, templates, traversals
-from converge.sql.database import Transaction
 from converge.sql.stacks import StackRow
+from converge.sql.transaction import Transaction
 from converge.sql.traversals import TraversalRow
 from converge.sql.types import REASON_LENGTH, fit_text
 

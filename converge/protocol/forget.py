@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from converge.errors import BadInput, Conflict, NotFound, did_you_mean
 from converge.model import Status
 from converge.sql import events, resources, scopes, stacks
-from converge.sql.database import Transaction
 from converge.sql.resources import ResourceRow
+from converge.sql.transaction import Transaction
 from converge.sql.types import fit_text
 
 #: The action in the event.

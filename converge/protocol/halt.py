@@ -9,8 +9,8 @@ from converge.protocol.complete import complete, is_mine
 from converge.protocol.decide import Outcome, Result
 from converge.protocol.finish import end_traversal
 from converge.sql import node_moves, stacks, sync_points, traversals
-from converge.sql.database import Transaction
 from converge.sql.sync_points import LockedNode
+from converge.sql.transaction import Transaction
 from converge.sql.traversals import TraversalRow
 from converge.sql.types import fit_text
 

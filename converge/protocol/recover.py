@@ -15,8 +15,9 @@ from converge.lease import expire, list_gone
 from converge.model import NodeState, TraversalStatus
 from converge.protocol.halt import halt
 from converge.sql import engines, leftovers, node_moves, resources, scopes, sync_points, traversals
-from converge.sql.database import Database, Transaction, repeatable
+from converge.sql.database import Database, repeatable
 from converge.sql.faults import Locked
+from converge.sql.transaction import Transaction
 from converge.sql.traversals import TraversalRow
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from converge.model import Action, Json, NodeState, Status
 from converge.protocol.complete import as_before, is_mine, make_event, row_of
 from converge.protocol.decide import Decision, Operation, Outcome, Result, Work
 from converge.sql import events, node_moves, resources, scopes, sync_points
-from converge.sql.database import Transaction
+from converge.sql.transaction import Transaction
 
 
 def replace(

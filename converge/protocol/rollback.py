@@ -8,8 +8,8 @@ from typing import Literal
 from converge.errors import BadInput, NotFound
 from converge.model import Action, Status
 from converge.sql import templates, traversals
-from converge.sql.database import Transaction
 from converge.sql.stacks import StackRow
+from converge.sql.transaction import Transaction
 
 #: The "version" for a rollback that deletes all resources.
 EMPTY: Literal["empty"] = "empty"

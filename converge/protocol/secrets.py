@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from converge.hiding import Secrets
 from converge.sql import templates
-from converge.sql.database import Transaction
+from converge.sql.transaction import Transaction
 from converge.template.parameters import hidden_values
 
 

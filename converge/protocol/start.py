@@ -42,10 +42,10 @@ from converge.sql import (
     templates,
     traversals,
 )
-from converge.sql.database import Transaction
 from converge.sql.stacks import StackRow
 from converge.sql.survey import ResourceHead
 from converge.sql.sync_points import NewSyncPoint
+from converge.sql.transaction import Transaction
 from converge.sql.types import fit_text
 
 

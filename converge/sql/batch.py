@@ -38,7 +38,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
 from converge.sql.compiled import Compiled
-from converge.sql.database import Transaction
+from converge.sql.transaction import Transaction
 from converge.sql.types import MARIADB, JsonText, dialect_module, dump
 
 #: The most rows in one statement.

@@ -13,7 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from sqlalchemy import ColumnElement, CursorResult, Double, Insert, Select, Update, bindparam
 
-from converge.sql.database import Transaction
+from converge.sql.transaction import Transaction
 from converge.sql.types import clock
 
 S = TypeVar("S", bound=Select[Any] | Insert | Update)

@@ -1,21 +1,15 @@
-"""The database: its connections, its transactions and its clock."""
+"""The database: its connections, and how transactions begin, end, and are run again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from sqlalchemy import (
-    Connection,
-    CursorResult,
-    Engine,
-    literal,
-)
+from sqlalchemy import Connection, Engine
 from sqlalchemy import exc as sa_exceptions
 from sqlalchemy.engine import URL
-from sqlalchemy.types import Double
 
 from converge import crash_points
 from converge.crash_points import Commit
@@ -46,13 +40,11 @@ from converge.sql.faults import (
 from converge.sql.lost_sessions import LostSessions, session_number
 from converge.sql.pool_guard import PoolGuard
 from converge.sql.repeat import repeat
-from converge.sql.types import clock
+from converge.sql.transaction import Transaction
 from converge.sql.urls import parse_url, show_url
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-    from sqlalchemy.sql import Executable
-    from sqlalchemy.sql.elements import ColumnElement
+    from converge.sql.transaction import HostTransaction
 
 T = TypeVar("T")
 
@@ -64,45 +56,6 @@ _LIMITS = {
     " THEN LEAST(@@max_user_connections, @@max_connections) ELSE @@max_connections END",
 }
 _LIMITS["mariadb"] = _LIMITS["mysql"]
-# made once, as every statement that records a step contains it
-_NOW = cast("ColumnElement[float]", clock())
-
-
-class Transaction:
-    """An open transaction: what every function of the store takes first.
-
-    :ivar connection: the SQLAlchemy connection, for the host's own statements.
-    :ivar dialect: the name of its SQLAlchemy dialect.
-    """
-
-    def __init__(self, connection: Connection, clock: Callable[[], float] | None) -> None:
-        self.connection = connection
-        self.dialect = connection.dialect.name
-        self._clock = clock
-
-    def execute(
-        self,
-        statement: Executable,
-        parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-    ) -> CursorResult[Any]:
-        """Execute one statement."""
-        return cast("CursorResult[Any]", self.connection.execute(statement, parameters))
-
-    @property
-    def given_time(self) -> float | None:
-        """The time, in seconds since 1970, if it does not come from the database; for tests."""
-        return None if self._clock is None else self._clock()
-
-    @property
-    def now(self) -> ColumnElement[float]:
-        """The time, in seconds since 1970, as an SQL expression."""
-        given_time = self.given_time
-        return _NOW if given_time is None else literal(given_time, Double())
-
-
-if TYPE_CHECKING:
-    #: What a host may pass, so that something happens in the host's own transaction.
-    HostTransaction = Transaction | Connection | Session
 
 
 class HasDatabase(Protocol):

@@ -22,8 +22,8 @@ from sqlalchemy import (
 from converge.model import ENGINE_MOVES, EngineState, sources_of
 from converge.sql.batch import among
 from converge.sql.compiled import Compiled
-from converge.sql.database import Transaction
 from converge.sql.schema import engine
+from converge.sql.transaction import Transaction
 from converge.sql.types import fit_text
 
 #: Roles: an engine works on nodes; other processes only hold scopes of the journal, or actions.

@@ -10,8 +10,8 @@ from sqlalchemy import delete, select
 
 from converge.model import Status
 from converge.sql.batch import InsertMany, types_of
-from converge.sql.database import Transaction
 from converge.sql.schema import event, traversal
+from converge.sql.transaction import Transaction
 
 #: The events of so many traversals of a stack are kept, the newest.
 KEPT_TRAVERSALS = 10

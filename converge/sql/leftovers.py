@@ -13,10 +13,10 @@ from sqlalchemy import func, literal, or_, select
 
 from converge.model import NodeState, Status, TraversalStatus
 from converge.sql.batch import among
-from converge.sql.database import Transaction
 from converge.sql.engines import ALIVE
 from converge.sql.schema import engine, resource, scope, sync_point, traversal
 from converge.sql.sync_points import Key, is_in
+from converge.sql.transaction import Transaction
 from converge.sql.types import MARIADB
 
 

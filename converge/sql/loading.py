@@ -17,7 +17,7 @@ from sqlalchemy import exc as sa_exceptions
 
 from converge.sql.batch import CHUNK, InsertMany, types_of
 from converge.sql.compiled import Compiled
-from converge.sql.database import Transaction
+from converge.sql.transaction import Transaction
 from converge.sql.types import JsonText, LongText
 
 _READ_CLOCK: Compiled[Select[Any]] = Compiled(lambda now, dialect: select(now.label("now")))
@@ -29,7 +29,7 @@ def read_clock(tx: Transaction) -> float:
 
 
 def take_ids(tx: Transaction, table: Table, count: int) -> list[int]:
-    """Ids for new rows, which nobody else gets. Only PostgreSQL gives them without the rows."""
+    """Ids for new rows, given to no other transaction. Only PostgreSQL gives them without rows."""
     sequence = func.pg_get_serial_sequence(table.name, "id")
     query = select(func.nextval(sequence)).select_from(func.generate_series(1, count))
     return list(tx.execute(query).scalars())

@@ -32,7 +32,7 @@ def session_number(connection: Connection) -> int:
 
 
 class LostSessions:
-    """The sessions that may still be at work on a commit whose reply nobody will get."""
+    """The sessions that may still be at work on a commit whose reply was lost."""
 
     def __init__(self) -> None:
         self._numbers: set[int] = set()

@@ -26,9 +26,9 @@ from converge.errors import StaleLock
 from converge.model import SUSPECT_DEATHS
 from converge.sql.batch import InsertMany, UpdateMany, among, types_of
 from converge.sql.compiled import Compiled
-from converge.sql.database import Transaction
 from converge.sql.engines import engine_has_lease, find_alive
 from converge.sql.schema import instance, move
+from converge.sql.transaction import Transaction
 from converge.sql.types import ID, fit_text
 
 #: When an action that FAILED is tried again: never. So it stays in the index of actions that are

@@ -14,9 +14,9 @@ from sqlalchemy import ColumnElement, delete, func, select, update
 from converge.errors import StaleLock
 from converge.model import SYNC_POINT_MOVES, Kind, NodeState, check_move
 from converge.sql.batch import CHUNK, among
-from converge.sql.database import Transaction
 from converge.sql.schema import sync_point
 from converge.sql.sync_points import Key, LockedNode, SyncPointRow, among_keys, is_in
+from converge.sql.transaction import Transaction
 
 
 def start_nodes(tx: Transaction, engine_id: int, keys: Sequence[Key], mark: int = 0) -> None:

@@ -13,12 +13,12 @@ from sqlalchemy import ColumnElement, Select, case, func, or_, select
 
 from converge.model import Kind, NodeState, TraversalStatus
 from converge.sql.batch import among
-from converge.sql.database import Transaction
 from converge.sql.engines import engine_has_lease
 from converge.sql.schema import resource as resource_table
 from converge.sql.schema import stack as stack_table
 from converge.sql.schema import sync_point, traversal
 from converge.sql.sync_points import LIVE, is_in
+from converge.sql.transaction import Transaction
 
 #: Rows beyond a limit are counted up to this number only.
 COUNTED = 10_000

@@ -28,8 +28,8 @@ from sqlalchemy import (
 
 from converge.model import Json, Status
 from converge.sql.batch import among
-from converge.sql.database import Transaction
 from converge.sql.schema import resource
+from converge.sql.transaction import Transaction
 
 #: Names in one statement at most.
 _NAMES = 500

@@ -25,9 +25,9 @@ from sqlalchemy import (
 from converge.errors import StaleLock
 from converge.model import Action, Json, Status
 from converge.sql.batch import InsertMany, UpdateMany, among, types_of
-from converge.sql.database import Transaction
 from converge.sql.loading import Load, read_clock, take_ids
 from converge.sql.schema import resource, sync_point
+from converge.sql.transaction import Transaction
 from converge.sql.types import ID
 
 

@@ -161,7 +161,7 @@ resource = Table(
     Column("replaced_by", ID),
     Column("engine_id", ID),
     Column("epoch", Integer, nullable=False),
-    # whoever releases the lock must wake a node that waits for it
+    # a node waits for the lock: its release must wake it
     Column("blocking", Boolean, nullable=False, server_default=false()),
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
@@ -246,7 +246,7 @@ scope = Table(
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
     Column("finished_at", Double),
-    # of who took it last
+    # of the process that took it last
     _mark(),
     # that its work is about; NULL if it is a host's, or an action's
     Column("resource_id", ID),
@@ -318,12 +318,12 @@ move = Table(
     # when its action may be tried; long ago if it is no retry, far off if it FAILED, NULL if it is
     # DONE or there is none
     Column("next_at", Double),
-    # who works on its action, how often it was taken, and how many died who had taken it
+    # the process that works on its action, how often it was taken, and how many died with it
     Column("engine_id", ID),
     Column("epoch", Integer, nullable=False),
     Column("deaths", Integer, nullable=False, server_default="0"),
     Column("reason", String(REASON_LENGTH)),
-    # of who took its action last
+    # of the process that took its action last
     _mark(),
     PrimaryKeyConstraint("instance_id", "number", name="pk_converge_move"),
     _held("ix_converge_move_engine_id", "engine_id"),

@@ -24,10 +24,10 @@ from sqlalchemy import (
 from converge.errors import Conflict, StaleLock
 from converge.sql.batch import among
 from converge.sql.compiled import Compiled
-from converge.sql.database import Transaction
 from converge.sql.engines import find_alive, select_if_leased
 from converge.sql.faults import duplicate_errors
 from converge.sql.schema import scope, step
+from converge.sql.transaction import Transaction
 from converge.sql.types import ID, LongText
 
 

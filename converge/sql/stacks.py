@@ -11,9 +11,9 @@ from sqlalchemy import Row, insert, select, update
 from converge.errors import Conflict, NotFound, StaleLock, did_you_mean
 from converge.model import STACK_MOVES, Action, Status, is_name, make_mark, sources_of
 from converge.sql.batch import among
-from converge.sql.database import Transaction
 from converge.sql.faults import duplicate_errors
 from converge.sql.schema import stack, template, traversal
+from converge.sql.transaction import Transaction
 
 #: How often a name is looked for again that is made or deleted meanwhile.
 _ROUNDS = 5

@@ -10,8 +10,8 @@ from sqlalchemy import Select, func, select
 
 from converge.model import Action, Json, Status
 from converge.sql.batch import CHUNK, among
-from converge.sql.database import Transaction
 from converge.sql.schema import resource
+from converge.sql.transaction import Transaction
 from converge.sql.types import MARIADB
 
 _ACTIONS: dict[str, Action] = {action.value: action for action in Action}

@@ -25,10 +25,10 @@ from sqlalchemy.types import NullType
 
 from converge.model import Json, Kind, NodeState
 from converge.sql.batch import among
-from converge.sql.database import Transaction
 from converge.sql.engines import engine_has_lease
 from converge.sql.loading import Load, read_clock
 from converge.sql.schema import LIVE_STATES, sync_point
+from converge.sql.transaction import Transaction
 from converge.sql.types import dump, load
 
 #: (traversal, node)
@@ -248,11 +248,11 @@ def lock_ready(
     """Lock READY nodes in the order in which they became ready, and then retries whose time has
     come.
 
-    Rows that another engine is looking at are passed over, not waited for.
+    Rows that another engine has locked are skipped, not waited for.
 
-    :param engine_id: who asks; there is nothing for an engine whose lease has ended.
-    :param most_deaths: only nodes on which no more engines died.
-    :param mark: of the registration of who asks.
+    :param engine_id: the engine that claims; an engine whose lease has ended gets nothing.
+    :param most_deaths: only nodes on which at most so many engines died.
+    :param mark: of the registration of that engine.
     """
     query = (
         select(*_COLUMNS)
@@ -311,7 +311,7 @@ def list_engine_nodes(
 ) -> list[SyncPointRow]:
     """Lock the nodes that an engine works on, in key order.
 
-    :param skip_locked: pass over what somebody else has locked.
+    :param skip_locked: skip what another transaction has locked.
     """
     held = and_(
         is_in(NodeState.RUNNING, NodeState.SUPERSEDED),

@@ -12,9 +12,9 @@ from sqlalchemy import Row, Text, delete, insert, literal, select, type_coerce, 
 from converge.errors import NotFound
 from converge.model import Json
 from converge.sql.batch import among
-from converge.sql.database import Transaction
 from converge.sql.packing import PREFIX, PackedText
 from converge.sql.schema import resource, template
+from converge.sql.transaction import Transaction
 from converge.sql.types import LongText
 
 #: How many completed versions are kept for a rollback.

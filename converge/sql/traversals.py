@@ -10,8 +10,8 @@ from sqlalchemy import and_, case, delete, func, insert, select, update
 
 from converge.errors import StaleLock
 from converge.model import TRAVERSAL_MOVES, Action, OnFailure, TraversalStatus, check_move
-from converge.sql.database import Transaction
 from converge.sql.schema import progress, stack, traversal
+from converge.sql.transaction import Transaction
 
 
 @dataclass(frozen=True, slots=True)

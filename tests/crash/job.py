@@ -11,7 +11,7 @@ from sqlalchemy import Column, MetaData, String, Table, delete, insert, select
 import converge
 from converge import Journal, Scope
 from converge.sql import engines
-from converge.sql.database import Transaction
+from converge.sql.transaction import Transaction
 from converge.testing import FakeClock
 from tests.crash.reaper import gone_identity
 from tests.journal.driver import World

@@ -16,7 +16,7 @@ from converge import Conflict, IllegalEvent, Journal, Machine, NotFound, RetryPo
 from converge.journal import items
 from converge.machine import Action
 from converge.sql import schema, scopes
-from converge.sql.database import Transaction
+from converge.sql.transaction import Transaction
 from converge.testing import FakeClock
 from tests.crash.job import LEASE, Job
 from tests.crash.reaper import serve

@@ -13,7 +13,8 @@ from sqlalchemy import select
 from converge.graph import Graph
 from converge.model import Kind, NodeState, TraversalStatus
 from converge.sql import schema
-from converge.sql.database import Database, Transaction
+from converge.sql.database import Database
+from converge.sql.transaction import Transaction
 from tests.crash.world import Call, World
 
 Row = dict[str, Any]

@@ -19,7 +19,7 @@ from converge.protocol import complete as completing
 from converge.protocol.decide import Outcome, Result
 from converge.protocol.replace import replace
 from converge.sql import resources, schema, traversals
-from converge.sql.database import Transaction
+from converge.sql.transaction import Transaction
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.guards.tools import LEASE, lose, state
 from tests.templates import template

@@ -24,7 +24,8 @@ from converge.machine.actions import Actions
 from converge.machine.moving import TakenAction
 from converge.model import SUSPECT_DEATHS
 from converge.sql import machines, moves, schema
-from converge.sql.database import Database, Transaction
+from converge.sql.database import Database
+from converge.sql.transaction import Transaction
 from converge.testing import FakeClock, StepEngine
 from tests.guards.tools import SERVERS
 

@@ -20,7 +20,8 @@ from converge.errors import StoreError
 from converge.protocol import recover
 from converge.protocol.decide import Work
 from converge.sql import engines, resources, schema, stacks, survey, sync_points
-from converge.sql.database import Database, Transaction, repeatable
+from converge.sql.database import Database, repeatable
+from converge.sql.transaction import Transaction
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.guards.tools import LEASE, SERVERS, is_sqlite, lose
 from tests.templates import template

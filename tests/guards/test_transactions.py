@@ -14,7 +14,8 @@ from oslo_db.exception import DBConnectionError, DBDeadlock
 import converge
 from converge.crash_points import Commit
 from converge.errors import CommitUnknown
-from converge.sql.database import Database, Transaction, repeatable
+from converge.sql.database import Database, repeatable
+from converge.sql.transaction import Transaction
 
 
 class Trouble:

@@ -13,7 +13,7 @@ import converge
 from converge.model import Kind, NodeState
 from converge.protocol.decide import Outcome, Work
 from converge.sql import schema
-from converge.sql.database import Transaction
+from converge.sql.transaction import Transaction
 from converge.testing import FakeClock, FakeType, FakeWorld, FixedType, StepEngine
 from tests.threads import at_once
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from converge import Store
-from converge.sql.database import Transaction
+from converge.sql.transaction import Transaction
 from converge.testing import FakeClock
 from tests.machine.place import Place
 from tests.machine.world import EFFECT, HOST, World

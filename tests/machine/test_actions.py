@@ -15,7 +15,8 @@ from converge.lease import LEASE
 from converge.machine import Action, Move
 from converge.machine.move import ActionFailed
 from converge.sql import schema
-from converge.sql.database import Database, Transaction
+from converge.sql.database import Database
+from converge.sql.transaction import Transaction
 
 # -- once --------------------------------------------------------------------
 from tests.machine.place import Place

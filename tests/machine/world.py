@@ -10,7 +10,7 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, s
 
 from converge import Machine, RetryPolicy
 from converge.machine import Action
-from converge.sql.database import Transaction
+from converge.sql.transaction import Transaction
 from tests.machine.place import Crash, Place
 
 # what a host keeps beside converge's tables

@@ -27,8 +27,8 @@ import converge
 from converge.errors import StaleLock
 from converge.model import Action, Status
 from converge.sql import resources
-from converge.sql.database import Transaction
 from converge.sql.resources import ResourceRow
+from converge.sql.transaction import Transaction
 
 #: How many examples on SQLite; more of them for a long look.
 EXAMPLES = int(os.environ.get("CONVERGE_TEST_EXAMPLES", "20"))

@@ -23,8 +23,8 @@ from hypothesis.stateful import (
 import converge
 from converge.model import NodeState
 from converge.sql import engines, node_moves, sync_points
-from converge.sql.database import Transaction
 from converge.sql.sync_points import LIVE, Key
+from converge.sql.transaction import Transaction
 from tests.properties.walk import ENDS, RESOURCES, Ticket, Walk, graphs
 
 #: How many examples on SQLite; more of them for a long look.

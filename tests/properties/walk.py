@@ -24,8 +24,8 @@ import converge
 from converge.errors import StaleLock
 from converge.model import SYNC_POINT_MOVES, Kind, NodeState
 from converge.sql import engines, schema, sync_points
-from converge.sql.database import Transaction
 from converge.sql.sync_points import LIVE, Key, LockedNode, NewSyncPoint
+from converge.sql.transaction import Transaction
 from converge.testing import FakeClock
 
 LEASE = 1e9

@@ -20,8 +20,8 @@ from psycopg import sql
 from sqlalchemy import ColumnElement, Engine, event, insert, literal, select
 
 import converge
-from converge.sql.database import Transaction
 from converge.sql.schema import metadata
+from converge.sql.transaction import Transaction
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import converge
 from converge.errors import StaleLock
 from converge.model import SYNC_POINT_MOVES, Kind, NodeState
 from converge.sql import engines, node_moves, resources, schema, sync_points
-from converge.sql.database import Transaction
+from converge.sql.transaction import Transaction
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.stores import stack_store
 from tests.threads import at_once

@@ -12,10 +12,11 @@ from converge import Store
 from converge.crash_points import Commit
 from converge.errors import StoreError
 from converge.sql import resources
-from converge.sql.database import Transaction, repeatable
+from converge.sql.database import repeatable
 from converge.sql.faults import is_refused
 from converge.sql.loading import Load
 from converge.sql.schema import event
+from converge.sql.transaction import Transaction
 
 _SERVERS = [
     pytest.param(name, marks=[pytest.mark.database, getattr(pytest.mark, name)])

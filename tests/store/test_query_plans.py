@@ -19,9 +19,9 @@ import converge
 from converge.crash_points import Commit
 from converge.protocol.recover import BATCH, Sweeper, release_engine
 from converge.sql import engines, resource_views, sync_points, traversals
-from converge.sql.database import Transaction
 from converge.sql.resource_views import Wanted
 from converge.sql.schema import event, resource, stack, sync_point, traversal
+from converge.sql.transaction import Transaction
 from converge.testing import FakeWorld, StepEngine
 from tests.store.plans import Seen, Watch, analyze, check, filled_store, numbers, put
 from tests.templates import template

@@ -16,8 +16,8 @@ from sqlalchemy import String, case, cast, func, literal, null, select
 import converge
 from converge.journal import Journal
 from converge.machine import Machine, list_machines
-from converge.sql.database import Transaction
 from converge.sql.schema import instance, move, scope, step
+from converge.sql.transaction import Transaction
 from tests.store.plans import Watch, analyze, check, filled_store, numbers, put
 
 MANY = 20_000

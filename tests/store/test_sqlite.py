@@ -13,7 +13,8 @@ import converge
 from converge.crash_points import Commit
 from converge.errors import StoreError
 from converge.sql import faults
-from converge.sql.database import Database, Transaction, repeatable
+from converge.sql.database import Database, repeatable
+from converge.sql.transaction import Transaction
 
 pytestmark = pytest.mark.sqlite
 

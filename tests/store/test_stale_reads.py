@@ -20,7 +20,7 @@ from sqlalchemy import Connection, event, text
 import converge
 from converge import Machine
 from converge.sql import engines, moves, scopes
-from converge.sql.database import Transaction
+from converge.sql.transaction import Transaction
 from tests.machine.world import World
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ import converge
 from converge.crash_points import Commit
 from converge.errors import StoreError
 from converge.sql import repeat, schema
-from converge.sql.database import Transaction
+from converge.sql.transaction import Transaction
 from tests.trouble.faults import Faults, only
 from tests.waiting import WAIT
 
