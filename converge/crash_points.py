@@ -54,6 +54,8 @@ class Commit(StrEnum):
     SWEEP = "sweep"
     #: rows of engines that ended long ago are deleted
     FORGET = "forget"
+    #: what is old of stacks is deleted
+    PRUNE_STACKS = "prune_stacks"
     #: a process locks a scope of the journal
     TAKE = "take"
     #: a step of a scope is recorded

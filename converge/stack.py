@@ -8,7 +8,7 @@ from typing import Protocol
 
 from converge.bus.memory import MemoryBus
 from converge.errors import NotFound, StoreError
-from converge.model import Status
+from converge.model import Action, Status
 from converge.sql import stacks
 from converge.sql.database import Database
 from converge.sql.transaction import Transaction
@@ -69,6 +69,11 @@ class Stack:
 
     def _read(self, tx: Transaction, *, newest: bool = False) -> None:
         found = stacks.get_standing(tx, self.id, newest=newest)
+        if found is None and self.action == Action.DELETE:
+            raise NotFound(
+                f"stack {self.name!r} is no longer in the database: it was deleted and pruned, or "
+                "the database has lost its latest commits"
+            )
         if found is None or self._mark not in (None, found.stack.mark):
             raise NotFound(
                 f"stack {self.name!r} is no longer in the database, which has lost its latest "

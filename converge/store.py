@@ -15,6 +15,7 @@ from converge.protocol import answer
 from converge.protocol.answer import Answer
 from converge.protocol.draft import Draft, draft_first
 from converge.protocol.forget import Forgotten, forget
+from converge.protocol.prune import KEEP, Pruned, Pruner
 from converge.protocol.recover import Sweep, sweep
 from converge.protocol.request import Intent, work_out
 from converge.protocol.rollback import check_version
@@ -337,6 +338,25 @@ class Store(Queries):
             done += found
         self.notify()
         return done
+
+    def prune(self, *, older_than: float, keep: int = KEEP, dry_run: bool = False) -> Pruned:
+        """Delete what is old: deleted stacks, with their summaries and events; of live stacks the
+        summaries of traversals that are over, with their events, and the versions that nothing
+        refers to. What a rollback can go to, and what somebody works on, stays.
+
+        It is done in many short transactions, and may run beside engines and beside another
+        prune, to which it leaves what that one has begun.
+
+        :param older_than: only what ended more than this many seconds ago.
+        :param keep: how many ended traversals of each live stack stay, however old; the current
+            one always does.
+        :param dry_run: only count what would be deleted.
+        :returns: how many rows of each kind were deleted.
+        :raises BadInput: a number is out of range.
+        :raises StoreError: the database cannot be used.
+        """
+        pruner = Pruner(self.database, older_than, keep)
+        return pruner.look() if dry_run else pruner.prune()
 
     def notify(self) -> None:
         """Tell the engines of this process to look for work, after a commit of the host's own."""

@@ -62,6 +62,7 @@ def engine(arguments: Namespace) -> int:
             workers=arguments.workers,
             grace=arguments.grace,
             lease=arguments.lease,
+            prune_after=arguments.prune_after,
             types=types,
             until_idle=arguments.until_idle,
             patient=patient,

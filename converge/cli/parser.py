@@ -29,7 +29,9 @@ FORMATS = ("text", "dot", "mermaid", "svg")
 POLICIES = ("stop", "continue", "rollback")
 JOURNAL_OPERATIONS = ("list", "show", "forget", "prune")
 MACHINE_OPERATIONS = ("list", "show", "retry", "delete", "prune")
-DB_OPERATIONS = ("upgrade", "current", "check", "sql")
+DB_OPERATIONS = ("upgrade", "current", "check", "sql", "prune")
+#: How many ended traversals of each live stack a prune keeps by itself.
+KEEP = 10
 
 EPILOG = """\
 exit status:
@@ -386,6 +388,13 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         help="seconds without a heartbeat after which other engines take over its work "
         f"(default: 15; {LEASE_MIN} to {LEASE_MAX})",
     )
+    engine.add_argument(
+        "--prune-after",
+        metavar="S",
+        type=_seconds(above=True),
+        help="prune what ended so many seconds ago, now and then, as `converge db prune` does "
+        "(default: never)",
+    )
     engines = command("engines", "List the engines, and what each holds", json)
     engines.add_argument(
         "--all",
@@ -396,14 +405,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     journal = command("journal", "Show and maintain the journal: the steps that were done", json)
     add_journal(journal)
     add_machine(command("machine", "Show and maintain the instances of machines", json))
-    db = command("db", "Create, upgrade or check the database's schema")
-    db.add_argument(
-        "operation",
-        metavar="|".join(DB_OPERATIONS),
-        choices=DB_OPERATIONS,
-        help="upgrade: bring it up to date; current: print its revision; check: tell whether it is "
-        "up to date; sql: print what upgrade would do",
-    )
+    add_db(command("db", "Create, upgrade, check or prune the database", json))
     return parser, by_name
 
 
@@ -463,6 +465,52 @@ def _check_journal(arguments: argparse.Namespace, parser: Parser) -> None:
         parser.error(f"--{limits[0]} is an option of prune")
     if arguments.operation != "forget" and arguments.failed:
         parser.error("--failed is an option of forget")
+
+
+def add_db(parser: Parser) -> None:
+    """The options of the command ``db``."""
+    parser.add_argument(
+        "operation",
+        metavar="|".join(DB_OPERATIONS),
+        choices=DB_OPERATIONS,
+        help="upgrade: bring its schema up to date; current: print the schema's revision; check: "
+        "tell whether it is up to date; sql: print what upgrade would do; prune: delete what is "
+        "old: deleted stacks, and traversals that are over, with their events",
+    )
+    parser.add_argument(
+        "--older-than",
+        metavar="SECONDS",
+        type=_seconds(),
+        help="prune: what ended so long ago",
+    )
+    parser.add_argument(
+        "--keep",
+        metavar="N",
+        type=_integer(0),
+        help="prune: of each live stack, the N newest traversals that are over stay, however old "
+        f"(default: {KEEP})",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        default=None,
+        help="prune: only count what would be deleted",
+    )
+
+
+def _check_db(arguments: argparse.Namespace, parser: Parser) -> None:
+    if arguments.operation == "prune":
+        if arguments.older_than is None:
+            parser.error(
+                "prune needs --older-than SECONDS: say `converge db prune --older-than 2592000` to "
+                "delete what ended a month ago; --dry-run only counts it"
+            )
+        return
+    for name in ("older_than", "keep", "dry_run"):
+        if getattr(arguments, name) is not None:
+            parser.error(f"--{name.replace('_', '-')} is an option of prune")
+    if arguments.json:
+        parser.error("--json is an option of prune")
 
 
 def add_machine(parser: Parser) -> None:
@@ -544,6 +592,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         _check_graph(arguments, commands["graph"])
     if arguments.command == "journal":
         _check_journal(arguments, commands["journal"])
+    if arguments.command == "db":
+        _check_db(arguments, commands["db"])
     if arguments.command == "machine":
         _check_machine(arguments, commands["machine"])
     if arguments.command == "why" and arguments.traceback and arguments.resource is None:

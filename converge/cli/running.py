@@ -177,6 +177,7 @@ def run_engine(
     workers: int,
     grace: float,
     lease: float | None = None,
+    prune_after: float | None = None,
     types: Mapping[str, ResourceType] | None = None,
     until_idle: bool = False,
     patient: bool = False,
@@ -190,6 +191,7 @@ def run_engine(
     :param outages: reports when the database is down; its reporter prints everything else.
     :param grace: seconds that running handlers have to finish after the first signal.
     :param lease: the engine's, in seconds; None for the default.
+    :param prune_after: prune what ended so many seconds ago; None: never.
     :param types: resource types to use instead of installed ones of the same name.
     :param until_idle: whether to stop when there is no more work in the whole database.
     :param patient: whether to wait when the database is down at the start: it is known to exist.
@@ -207,7 +209,13 @@ def run_engine(
     # tenth of the time
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    engine = Engine(store, types, workers=workers, lease=LEASE if lease is None else lease)
+    engine = Engine(
+        store,
+        types,
+        workers=workers,
+        lease=LEASE if lease is None else lease,
+        prune_after=prune_after,
+    )
     failures: list[BaseException] = []
     leaving = threading.Event()
 

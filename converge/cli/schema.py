@@ -1,4 +1,4 @@
-"""The command ``db``: the schema of the database."""
+"""The command ``db``: the schema of the database, and what is old in it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import sys
 from argparse import Namespace
 
 from converge.cli import EXIT_COMPLETE, EXIT_FAILED
-from converge.cli.database import database_url
+from converge.cli.database import database_url, is_there, opened
+from converge.cli.output import write_json
+from converge.cli.words import pruned
 from converge.escaping import escape
 from converge.model import DEFAULT_URL
 
 
 def run(arguments: Namespace) -> int:
     """Do what was asked for."""
+    if arguments.operation == "prune":
+        return _prune(arguments)
     from converge.sql import migrate
 
     url = database_url(arguments) or DEFAULT_URL
@@ -30,4 +34,22 @@ def run(arguments: Namespace) -> int:
         return EXIT_FAILED
     else:
         print("the schema is up to date")
+    return EXIT_COMPLETE
+
+
+def _prune(arguments: Namespace) -> int:
+    from dataclasses import asdict
+
+    from converge.protocol.prune import KEEP, Pruned
+
+    keep = KEEP if arguments.keep is None else arguments.keep
+    dry_run = bool(arguments.dry_run)
+    done = Pruned()
+    if is_there(arguments):
+        with opened(arguments) as store:
+            done = store.prune(older_than=arguments.older_than, keep=keep, dry_run=dry_run)
+    if arguments.json:
+        write_json(asdict(done) | {"dry_run": dry_run}, sys.stdout)
+    else:
+        print(pruned(done, dry_run=dry_run))
     return EXIT_COMPLETE

@@ -9,6 +9,7 @@ from converge.cli.output import duration
 from converge.escaping import escape
 
 if TYPE_CHECKING:
+    from converge.protocol.prune import Pruned
     from converge.protocol.recover import Sweep
 
 #: How many of an engine's nodes the table names.
@@ -59,6 +60,20 @@ def recovered(done: Sweep) -> list[str]:
         are = "waits" if done.ready == 1 else "wait"
         lines.append(f"{_count(done.ready, 'node')} {are} for an engine")
     return lines
+
+
+def pruned(done: Pruned, *, dry_run: bool) -> str:
+    """What was pruned, or would be: ``pruned 1 deleted stack, 12 traversals, 310 events``."""
+    kinds = {
+        "deleted stack": done.stacks,
+        "traversal": done.traversals,
+        "event": done.events,
+        "version": done.templates,
+    }
+    found = ", ".join(_count(number, what) for what, number in kinds.items() if number)
+    if not found:
+        return "nothing to prune"
+    return f"would prune {found}" if dry_run else f"pruned {found}"
 
 
 def _count(number: int, what: str) -> str:

@@ -36,6 +36,8 @@ class Engine:
         ``context.record`` or its journal, it needs a connection to the database.
     :param lease: seconds without a sign of life after which other engines take over its work.
     :param poll: seconds between two looks for work.
+    :param prune_after: prune what ended so many seconds ago, now and then, as
+        :meth:`Store.prune <converge.Store.prune>` does; None: never.
     :raises BadInput: a number is out of range, or a type is not a resource type.
     """
 
@@ -47,6 +49,7 @@ class Engine:
         workers: int = 8,
         lease: float = LEASE,
         poll: float = POLL,
+        prune_after: float | None = None,
     ) -> None:
         if type(workers) is not int or not 1 <= workers <= 1000:
             raise BadInput(f"workers must be a whole number from 1 to 1000, not {workers!r}")
@@ -56,6 +59,9 @@ class Engine:
         self.workers = workers
         self.lease = check_seconds("lease", lease, MIN_LEASE)
         self.poll = check_seconds("poll", poll)
+        self.prune_after = (
+            None if prune_after is None else check_seconds("prune_after", prune_after)
+        )
         self._run: Run | None = None
         self._lock = threading.Lock()
 
@@ -100,6 +106,7 @@ class Engine:
                 workers=self.workers,
                 lease=self.lease,
                 poll=self.poll,
+                prune_after=self.prune_after,
                 needed=needed,
             )
             self._run = run

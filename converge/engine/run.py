@@ -63,6 +63,7 @@ class Run:
 
     :param lease: seconds without a sign of life after which other engines take over its work.
     :param poll: seconds between two looks for work.
+    :param prune_after: prune what ended so many seconds ago; None: never.
     :param needed: how many connections to the database it may need.
     :ivar ended: set when it has stopped.
     :ivar error: the error that stopped it, if any.
@@ -77,11 +78,13 @@ class Run:
         workers: int,
         lease: float,
         poll: float,
+        prune_after: float | None,
         needed: int,
     ) -> None:
         self.store = store
         self.types = types
         self.poll = poll
+        self.prune_after = prune_after
         self.ended = threading.Event()
         self.error: BaseException | None = None
         self._database = store.database
@@ -473,7 +476,7 @@ class Run:
 
     def _sweep_loop(self) -> None:
         """Recover what dead engines left, and cancel handlers that are to stop."""
-        sweeper = Sweeper(self._database)
+        sweeper = Sweeper(self._database, self.prune_after)
         last_sweep = now()
         lease = self._leases.seconds
         while not self.ended.wait(min(1.0, lease / 3)):

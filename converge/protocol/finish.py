@@ -100,12 +100,9 @@ def end_traversal(
             values |= {"live": None, "template_id": None, "edges": None}
     stacks.update_stack(tx, stack.id, **values)
     gone = status is TraversalStatus.COMPLETE and traversal.action is Action.DELETE
-    templates.delete_unused(
-        tx,
-        stack.id,
-        () if gone else (stack.template_id, stack.previous_template_id, completed),
-        keep=0 if gone else templates.KEPT_VERSIONS,
-    )
+    used = () if gone else (stack.template_id, stack.previous_template_id, completed)
+    keep = 0 if gone else templates.KEPT_VERSIONS
+    templates.delete_versions(tx, templates.list_unused(tx, stack.id, used, keep))
     events.prune_events(tx, stack.id)
     if (
         status is TraversalStatus.FAILED

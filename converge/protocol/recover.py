@@ -14,6 +14,7 @@ from converge.journal.names import find_traversal
 from converge.lease import expire, list_gone
 from converge.model import NodeState, TraversalStatus
 from converge.protocol.halt import halt
+from converge.protocol.prune import Pruner
 from converge.sql import engines, leftovers, node_moves, resources, scopes, sync_points, traversals
 from converge.sql.database import Database, repeatable
 from converge.sql.faults import Locked
@@ -94,10 +95,16 @@ class _Survey:
 
 
 class Sweeper:
-    """Sweeps a database repeatedly."""
+    """Sweeps a database repeatedly.
 
-    def __init__(self, database: Database) -> None:
+    :param prune_after: prune what ended so many seconds ago, a little in each sweep; None: never.
+    """
+
+    def __init__(self, database: Database, prune_after: float | None = None) -> None:
         self.database = database
+        self._pruner = (
+            None if prune_after is None else Pruner(database, prune_after, wait_for_locks=False)
+        )
         # where the next sweep continues to look for leftovers; each looks at one batch
         self._after = 0
         self._after_scopes_of = 0
@@ -128,6 +135,8 @@ class Sweeper:
         spent = 0
         if found.spent:
             spent = self._transact(_delete_spent, found.spent, commit=Commit.SWEEP) or 0
+        if self._pruner is not None:
+            self._pruner.step()
         return Sweep(dead, nodes, unblocked, overdue, leftovers, spent, found.ready)
 
     def _survey(self, tx: Transaction) -> _Survey:

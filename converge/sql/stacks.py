@@ -185,9 +185,15 @@ def lock_stack(tx: Transaction, name: str) -> StackRow:
 
 
 def lock_stack_by_id(tx: Transaction, stack_id: int) -> StackRow:
-    """Lock a stack's row until the transaction ends."""
+    """Lock a stack's row until the transaction ends.
+
+    :raises StaleLock: it is gone: whoever worked on it has slept through its end.
+    """
     query = select(*_COLUMNS).where(stack.c.id == stack_id).with_for_update()
-    return _row(tx.execute(query).one())
+    row = tx.execute(query).one_or_none()
+    if row is None:
+        raise StaleLock(f"stack {stack_id} is gone: it was deleted, and pruned")
+    return _row(row)
 
 
 def list_unlocked(tx: Transaction, ids: Iterable[int]) -> set[int]:

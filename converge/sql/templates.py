@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from json import JSONDecoder
 from typing import Any
 
-from sqlalchemy import Row, Text, delete, insert, literal, select, type_coerce, update
+from sqlalchemy import Row, Text, delete, insert, literal, select, true, type_coerce, update
 
 from converge.errors import NotFound
 from converge.model import Json
@@ -23,7 +23,6 @@ KEPT_VERSIONS = 10
 _DECODER = JSONDecoder()
 _BODY = type_coerce(template.c.body, PackedText())
 _PARAMETERS = type_coerce(template.c.parameters, Text)
-_HEAD = (template.c.id, template.c.version, template.c.completed_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,26 +175,33 @@ def get_version_number(tx: Transaction, template_id: int | None) -> int | None:
     return tx.execute(query).scalar_one_or_none()
 
 
-def delete_unused(tx: Transaction, stack_id: int, used: Iterable[int | None], keep: int) -> None:
-    """Delete the versions of a stack that nothing refers to.
+def list_unused(
+    tx: Transaction, stack_id: int, used: Iterable[int | None], keep: int, age: float | None = None
+) -> list[int]:
+    """The versions of a stack that nothing refers to.
 
     :param used: ids that stay.
     :param keep: how many of the versions that completed last also stay.
+    :param age: seconds for which they are there at least.
     """
-    rows: list[Row[Any]] = list(
-        tx.execute(select(*_HEAD).where(template.c.stack_id == stack_id)).all()
-    )
+    is_old = true() if age is None else template.c.created_at <= tx.now - age
+    query = select(template.c.id, template.c.completed_at, is_old.label("is_old"))
+    rows: list[Row[Any]] = list(tx.execute(query.where(template.c.stack_id == stack_id)).all())
     completed = sorted(
         (row for row in rows if row.completed_at is not None), key=lambda row: -row.completed_at
     )
     stay = {row.id for row in completed[:keep]} | set(used)
-    idle = [row.id for row in rows if row.id not in stay]
+    idle = [row.id for row in rows if row.is_old and row.id not in stay]
     if not idle:
-        return
+        return []
     in_use = select(resource.c.template_id).where(
-        resource.c.stack_id == stack_id, resource.c.template_id.in_(idle)
+        resource.c.stack_id == stack_id, among(tx, resource.c.template_id, idle)
     )
     still = set(tx.execute(in_use.distinct()).scalars())
-    gone = [template_id for template_id in idle if template_id not in still]
-    if gone:
-        tx.execute(delete(template).where(template.c.id.in_(gone)))
+    return [template_id for template_id in idle if template_id not in still]
+
+
+def delete_versions(tx: Transaction, ids: Sequence[int]) -> None:
+    """Delete versions."""
+    if ids:
+        tx.execute(delete(template).where(among(tx, template.c.id, ids)))

@@ -273,6 +273,11 @@ class Player:
         self.engine(engine)
         self.store.database.transact(engines.delete_old_engines, Commit.FORGET)
 
+    def do_prune(self, engine: str) -> None:
+        """Delete what is old of stacks."""
+        self.engine(engine)
+        self.store.prune(older_than=0.0, keep=1)
+
     # -- what befalls them
 
     def do_die(self, engine: str, *, seen: bool = False) -> None:

@@ -22,7 +22,7 @@ from converge.journal import values as journal_values
 from converge.lease import lease
 from converge.machine import actions, moving
 from converge.model import NAME_LENGTH
-from converge.protocol import call
+from converge.protocol import call, prune
 from converge.resources import command
 from converge.sql import connections, engines, events, repeat, templates, types
 from converge.template import patterns, values
@@ -106,6 +106,10 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("operating", "no engine has taken for {}", (FRACTIONS[why.LONG],)),
     ("operating", "the {} versions that completed last", (word(templates.KEPT_VERSIONS),)),
     ("operating", "events of the last {} traversals", (word(events.KEPT_TRAVERSALS),)),
+    ("operating", "the last {} traversals that are over stay", (word(prune.KEEP),)),
+    ("operating", "each transaction deletes {} rows", ({1000: "a thousand"}[prune.BATCH],)),
+    ("operating", "through all stacks every {}", ({60.0: "minute"}[prune.PAUSE],)),
+    ("reference", "over stay, however old; default {}", (n(parser.KEEP),)),
     ("operating", "one row each, for {}", ({86_400.0: "a day"}[engines.KEPT],)),
     ("operating", "stack, resource or type - {} characters", (n(NAME_LENGTH),)),
     ("operating", "physical id - {} characters", (n(types.PHYSICAL_ID_LENGTH),)),
