@@ -188,7 +188,7 @@ class Store(Queries):
         check_name("stack", name)
         intent = Intent(on_failure, timeout, node_timeout)
         wanted = work_out(name, template, parameters, types)
-        draft = self._draft(transaction, lambda tx: answer.draft_wanted(tx, name, wanted))
+        draft = self._draft(transaction, lambda tx: answer.draft_bringing_about(tx, name, wanted))
 
         def ask(tx: Transaction) -> Answer:
             return answer.bring_about(

@@ -6,22 +6,14 @@ faster, and it is refused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 from converge.errors import BadInput, Conflict, NotFound
 from converge.model import Action, Status, TraversalStatus
-from converge.protocol.draft import (
-    Content,
-    Draft,
-    draft_first,
-    load_definitions,
-    make_draft,
-    stored_content,
-)
+from converge.protocol.draft import Draft, Version, draft_first, draft_version, make_draft
 from converge.protocol.halt import halt
 from converge.protocol.request import Intent, Wanted
-from converge.protocol.rollback import choose_target
+from converge.protocol.rollback import Target, choose_target
 from converge.protocol.start import Started, check_expected, start
 from converge.sql import stacks, templates, traversals
 from converge.sql.stacks import StackRow
@@ -42,7 +34,8 @@ class Answer:
     superseded: int | None = None
 
 
-# what can be planned before the stack is locked: the requests below take it as their draft
+# what can be planned before the stack is locked: the requests below take it as their draft; there
+# is none of a request that, as it looks, only goes on with what is running
 
 
 def draft_wanted(tx: Transaction, name: str, wanted: Wanted) -> Draft:
@@ -51,29 +44,36 @@ def draft_wanted(tx: Transaction, name: str, wanted: Wanted) -> Draft:
     if row is None:
         return draft_first(wanted.definitions)
 
-    def content() -> Content:
+    def version() -> Version:
         stored = row.template_id if _is_wanted(tx, row, wanted) else None
-        return Content(stored, wanted.body, wanted.parameters)
+        return Version(stored, wanted.body, wanted.parameters)
 
-    return make_draft(tx, row, Action.UPDATE, wanted.definitions, content)
+    return make_draft(tx, row, Action.UPDATE, wanted.definitions, version)
+
+
+def draft_bringing_about(tx: Transaction, name: str, wanted: Wanted) -> Draft | None:
+    """Plan to create a stack or update it, unless a traversal to what is wanted is running."""
+    row = stacks.find_stack(tx, name)
+    if row is not None and _is_coming_about(tx, row, wanted):
+        return None
+    return draft_wanted(tx, name, wanted)
 
 
 def draft_rollback(tx: Transaction, name: str, version: int | str | None) -> Draft | None:
-    """Plan to bring a stack back to an earlier version; None if there is nothing to do."""
+    """Plan to bring a stack back to an earlier version."""
     row = stacks.get_stack(tx, name)
     target = choose_target(tx, row, version)
-    if target.reached:
+    if target.reached or _is_going_back(tx, row, target):
         return None
-    definitions = load_definitions(tx, row, target.template_id)
-    content = partial(stored_content, tx, target.template_id)
-    draft = make_draft(tx, row, Action.ROLLBACK, definitions, content)
-    return replace(draft, target=target.template_id)
+    return draft_version(tx, row, Action.ROLLBACK, target.template_id)
 
 
 def draft_delete(tx: Transaction, name: str) -> Draft | None:
-    """Plan to delete all resources of a stack; None if there is none."""
+    """Plan to delete all resources of a stack."""
     row = stacks.find_stack(tx, name)
-    return None if row is None else make_draft(tx, row, Action.DELETE, {}, lambda: None)
+    if row is None or _is_running(tx, row, Action.DELETE):
+        return None
+    return draft_version(tx, row, Action.DELETE, None)
 
 
 # requests
@@ -128,7 +128,7 @@ def bring_about(
         _remember_source(tx, row, source, any_source=any_source)
     if new:
         return _start_wanted(tx, row, Action.CREATE, wanted, intent, draft)
-    if _is_running(tx, row, Action.CREATE, Action.UPDATE) and _is_wanted(tx, row, wanted):
+    if _is_coming_about(tx, row, wanted):
         return Answer(row.id, "resumed")
     return _start_wanted(tx, row, Action.UPDATE, wanted, intent, draft)
 
@@ -152,10 +152,8 @@ def roll_back(
     target = choose_target(tx, row, version)
     if target.reached:
         return Answer(row.id, "done")
-    if row.template_id == target.template_id and _is_running(tx, row, Action.ROLLBACK):
+    if _is_going_back(tx, row, target):
         return Answer(row.id, "resumed")
-    if draft is not None and draft.target != target.template_id:
-        draft = None
     return _started(row, start(tx, row, Action.ROLLBACK, target.template_id, intent, draft=draft))
 
 
@@ -300,6 +298,16 @@ def _is_running(tx: Transaction, row: StackRow, *actions: Action) -> bool:
         # inserted by the host's transaction, which went on after its start failed
         return False
     return traversals.get_traversal(tx, row.traversal_id).halted is None
+
+
+def _is_coming_about(tx: Transaction, row: StackRow, wanted: Wanted) -> bool:
+    """Whether a traversal to what is wanted is running."""
+    return _is_running(tx, row, Action.CREATE, Action.UPDATE) and _is_wanted(tx, row, wanted)
+
+
+def _is_going_back(tx: Transaction, row: StackRow, target: Target) -> bool:
+    """Whether a rollback to this target is running."""
+    return row.template_id == target.template_id and _is_running(tx, row, Action.ROLLBACK)
 
 
 def _is_cancelled(tx: Transaction, row: StackRow) -> bool:

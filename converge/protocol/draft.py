@@ -26,8 +26,8 @@ from converge.template import Template
 LIMIT = 200_000
 
 
-class Content(NamedTuple):
-    """What the wanted resources are from.
+class Version(NamedTuple):
+    """What the wanted resources are from, as it is stored.
 
     :ivar template_id: None if it is not stored yet.
     :ivar body: canonical JSON, as are the parameters.
@@ -46,10 +46,9 @@ class Draft:
     :ivar previous: the id of the template that was wanted before.
     :ivar definitions: the wanted resources, by name.
     :ivar heads: the resources that there are.
-    :ivar target: of a rollback: the id of the template that it goes to.
+    :ivar target: the id of the version that it goes to, if that is stored.
     """
 
-    action: Action
     previous: int | None
     fingerprint: Fingerprint | None
     definitions: Mapping[str, ResourceDefinition]
@@ -61,7 +60,7 @@ class Draft:
 def draft_first(definitions: Mapping[str, ResourceDefinition]) -> Draft:
     """The draft for a stack that does not exist yet."""
     with collection.paused():
-        return Draft(Action.CREATE, None, NOTHING, definitions, (), plan(definitions, []))
+        return Draft(None, NOTHING, definitions, (), plan(definitions, []))
 
 
 def make_draft(
@@ -69,14 +68,14 @@ def make_draft(
     stack: StackRow,
     action: Action,
     definitions: Mapping[str, ResourceDefinition],
-    content: Callable[[], Content | None],
+    version: Callable[[], Version | None],
     *,
     locked: bool = False,
 ) -> Draft:
     """Read what there is of a stack, and plan.
 
-    :param content: gives what the definitions are from, None if nothing is wanted. It is asked
-        for only where there are several versions of a resource.
+    :param version: gives what the definitions are from, None if nothing is wanted. It is called
+        only where there are several versions of a resource.
     :param locked: whether the transaction has locked the stack.
     """
     # of a locked stack, nobody asks later whether it has changed
@@ -88,7 +87,7 @@ def make_draft(
         planned = plan_check(definitions, existing)
     else:
         details = survey.list_contents(tx, compared(existing, definitions), locked=locked)
-        wanted = content() if details else None
+        wanted = version() if details else None
         alike: Collection[int] = ()
         if any(head.id in details for head in heads if head.engine_id is not None):
             # a handler that still runs can record what it made, which changes no epoch
@@ -105,19 +104,42 @@ def make_draft(
                 previous=stack.template_id,
                 alike=alike,
             )
-    return Draft(action, stack.template_id, fingerprint, definitions, heads, planned)
+    return Draft(stack.template_id, fingerprint, definitions, heads, planned)
 
 
-def fits(tx: Transaction, stack: StackRow, action: Action, draft: Draft) -> bool:
+def draft_version(
+    tx: Transaction,
+    stack: StackRow,
+    action: Action,
+    template_id: int | None,
+    definitions: Mapping[str, ResourceDefinition] | None = None,
+    *,
+    locked: bool = False,
+) -> Draft:
+    """:func:`make_draft` for a version that is stored.
+
+    :param template_id: None if nothing is wanted.
+    :param definitions: the resources that it wants, if the caller has them.
+    """
+
+    def version() -> Version | None:
+        if template_id is None:
+            return None
+        return Version(template_id, *templates.get_texts(tx, template_id))
+
+    if definitions is None:
+        definitions = _load_definitions(tx, stack, template_id)
+    draft = make_draft(tx, stack, action, definitions, version, locked=locked)
+    return replace(draft, target=template_id)
+
+
+def fits(tx: Transaction, stack: StackRow, draft: Draft) -> bool:
     """Whether a draft is what would be made now.
 
     :param stack: the stack's row, locked; so are the resources that an engine holds.
     """
-    # a create is planned as an update of nothing
-    alike = action is draft.action or Action.CHECK not in (action, draft.action)
     return (
-        alike
-        and stack.template_id == draft.previous
+        stack.template_id == draft.previous
         and survey.get_fingerprint(tx, stack.id) == draft.fingerprint
     )
 
@@ -135,7 +157,7 @@ def check_size(stack: StackRow, there: int, wanted: int) -> None:
         )
 
 
-def load_definitions(
+def _load_definitions(
     tx: Transaction, stack: StackRow, template_id: int | None
 ) -> dict[str, ResourceDefinition]:
     """The resources that a template wants, by name; none for None."""
@@ -143,13 +165,6 @@ def load_definitions(
         return {}
     row = templates.get_template(tx, template_id, newest=True)
     return Template.from_store(row.body).definitions(row.parameters, stack.name)
-
-
-def stored_content(tx: Transaction, template_id: int | None) -> Content | None:
-    """A version's content."""
-    return (
-        None if template_id is None else Content(template_id, *templates.get_texts(tx, template_id))
-    )
 
 
 def _existing(head: ResourceHead) -> Existing:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from converge.errors import StaleLock
 from converge.model import Action, NodeState, OnFailure, Status, TraversalStatus
 from converge.protocol.complete import is_mine
 from converge.protocol.decide import Work
-from converge.protocol.draft import Draft, load_definitions, make_draft, stored_content
+from converge.protocol.draft import Draft, draft_version
 from converge.protocol.request import Intent
 from converge.protocol.rollback import last_good
 from converge.protocol.start import start
@@ -32,10 +30,7 @@ def may_roll_back(work: Work) -> bool:
 def draft_rollback(tx: Transaction, work: Work) -> Draft:
     """Plan that rollback."""
     stack = stacks.get_stack_by_id(tx, work.traversal.stack_id)
-    target = last_good(stack)
-    definitions = load_definitions(tx, stack, target)
-    draft = make_draft(tx, stack, Action.ROLLBACK, definitions, partial(stored_content, tx, target))
-    return replace(draft, target=target)
+    return draft_version(tx, stack, Action.ROLLBACK, last_good(stack))
 
 
 def finish(tx: Transaction, engine_id: int, work: Work, draft: Draft | None = None) -> None:
@@ -112,10 +107,7 @@ def end_traversal(
         and not (traversal.action is Action.ROLLBACK and completed is None)
     ):
         why = fit_text(f"rolled back: {reason}")
-        target = last_good(stack)
-        if draft is not None and draft.target != target:
-            draft = None
-        start(tx, stack, Action.ROLLBACK, target, Intent(), draft=draft, reason=why)
+        start(tx, stack, Action.ROLLBACK, last_good(stack), Intent(), draft=draft, reason=why)
 
 
 def _with_unchecked(tx: Transaction, traversal: TraversalRow, reason: str | None) -> str | None:

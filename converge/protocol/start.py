@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from converge.errors import Conflict
@@ -22,14 +21,7 @@ from converge.model import (
     make_mark,
 )
 from converge.protocol.decide import dump_definition
-from converge.protocol.draft import (
-    Draft,
-    check_size,
-    fits,
-    load_definitions,
-    make_draft,
-    stored_content,
-)
+from converge.protocol.draft import Draft, check_size, draft_version, fits
 from converge.protocol.plan import Node, Plan
 from converge.protocol.request import Intent
 from converge.sql import (
@@ -98,14 +90,14 @@ def start(
     check_expected(stack, expected)
     superseded = supersede(tx, stack)
     survey.lock_held(tx, stack.id)
-    if draft is None or not fits(tx, stack, action, draft):
+    if action is Action.ROLLBACK and draft is not None and draft.target != template_id:
+        # another version has become the one to go back to
+        draft = None
+    if draft is None or not fits(tx, stack, draft):
         # what nobody asked for cannot be refused
         if draft is not None and reason is None:
             check_size(stack, len(draft.heads), len(draft.definitions))
-        if definitions is None:
-            definitions = load_definitions(tx, stack, template_id)
-        content = partial(stored_content, tx, template_id)
-        draft = make_draft(tx, stack, action, definitions, content, locked=True)
+        draft = draft_version(tx, stack, action, template_id, definitions, locked=True)
     planned, definitions = draft.plan, draft.definitions
     ids = resources.insert_resources(
         tx, stack.id, [(name, definitions[name].type) for name in planned.new]

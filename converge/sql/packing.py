@@ -9,7 +9,6 @@ from __future__ import annotations
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from sqlalchemy import Dialect
@@ -56,8 +55,5 @@ class PackedJson(JsonText):
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
         return None if value is None else pack(dump(value))
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        return None if value is None else load(unpack(value))
-
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
-        return partial(self.process_result_value, dialect=dialect)
+        return lambda value: None if value is None else load(unpack(value))

@@ -57,8 +57,9 @@ class ResourceRow:
 
 
 _COLUMNS = [resource.c[name] for name in ResourceRow.__dataclass_fields__]
-_ACTIONS: dict[str, Action] = {action.value: action for action in Action}
-_STATUSES: dict[str, Status] = {status.value: status for status in Status}
+#: The enums by their texts: calling an enum takes three times as long.
+ACTIONS: dict[str, Action] = {action.value: action for action in Action}
+STATUSES: dict[str, Status] = {status.value: status for status in Status}
 _LOCK_KEYS = {"id", "epoch"}
 _IS_MINE = (
     (resource.c.id == bindparam("b_id"))
@@ -70,8 +71,8 @@ _IS_MINE = (
 
 def _row(row: Any) -> ResourceRow:
     result = ResourceRow(*row)
-    result.action = _ACTIONS[result.action]
-    result.status = _STATUSES[result.status]
+    result.action = ACTIONS[result.action]
+    result.status = STATUSES[result.status]
     return result
 
 

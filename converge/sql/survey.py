@@ -10,12 +10,10 @@ from sqlalchemy import Select, func, select
 
 from converge.model import Action, Json, Status
 from converge.sql.batch import CHUNK, among
+from converge.sql.resources import ACTIONS, STATUSES
 from converge.sql.schema import resource
 from converge.sql.transaction import Transaction
 from converge.sql.types import MARIADB
-
-_ACTIONS: dict[str, Action] = {action.value: action for action in Action}
-_STATUSES: dict[str, Status] = {status.value: status for status in Status}
 
 
 @dataclass(slots=True)
@@ -47,8 +45,8 @@ def list_heads(tx: Transaction, stack_id: int, *, locked: bool = False) -> list[
     heads = []
     for row in rows:
         head = ResourceHead(*row)
-        head.action = _ACTIONS[head.action]
-        head.status = _STATUSES[head.status]
+        head.action = ACTIONS[head.action]
+        head.status = STATUSES[head.status]
         heads.append(head)
     return heads
 

@@ -54,6 +54,20 @@ def names(world: FakeWorld) -> list[str]:
     return sorted(name.partition(".")[0] for name in world.names())
 
 
+def before_transaction(
+    store: Store, monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]
+) -> None:
+    """Have something happen just before the next transaction begins, once it has been planned."""
+    transact = store.database.transact
+
+    def transact_later(*given: Any, **more: Any) -> Any:
+        monkeypatch.setattr(store.database, "transact", transact)
+        happen()
+        return transact(*given, **more)
+
+    monkeypatch.setattr(store.database, "transact", transact_later)
+
+
 @pytest.mark.parametrize("what", STARTS)
 def test_nothing_is_planned_while_the_stack_is_locked(
     what: str,
@@ -68,7 +82,7 @@ def test_nothing_is_planned_while_the_stack_is_locked(
         with monkeypatch.context() as patch:
             for module, name in (
                 (drafts, "plan"),
-                (starts, "make_draft"),
+                (starts, "draft_version"),
                 (Template, "from_store"),
             ):
                 patch.delattr(module, name)
@@ -87,10 +101,19 @@ def test_a_rollback_by_an_engine_is_not_planned_while_the_stack_is_locked(
     world.fail("create D")
     store.update_stack("s", WIDE, on_failure="rollback")
     with monkeypatch.context() as patch:
-        patch.delattr(starts, "make_draft")
+        patch.delattr(starts, "draft_version")
         engine.run()
     assert store.stack("s").status == "COMPLETE"
     assert names(world) == ["A", "B"]
+
+
+@pytest.mark.parametrize("what", ["converge", "roll back", "delete"])
+def test_what_goes_on_is_not_planned_again(
+    what: str, store: Store, engine: StepEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    STARTS[what](store)
+    monkeypatch.delattr(drafts, "plan")
+    assert STARTS[what](store).outcome == "resumed"
 
 
 def update_and_claim(store: Store, engine: StepEngine) -> None:
@@ -127,14 +150,7 @@ def test_what_changed_meanwhile_counts(
     engine: StepEngine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    transact = store.database.transact
-
-    def transact_later(*given: Any, **more: Any) -> Any:
-        monkeypatch.undo()
-        meanwhile(store, engine)
-        return transact(*given, **more)
-
-    monkeypatch.setattr(store.database, "transact", transact_later)
+    before_transaction(store, monkeypatch, lambda: meanwhile(store, engine))
     STARTS[what](store)
     engine.run()
     # what was forgotten stays as it is, and an update makes it anew
@@ -168,14 +184,7 @@ def test_a_choice_between_versions_is_made_again_if_a_handler_works_on_one(
 def test_a_rollback_goes_where_it_should_when_it_starts(
     store: Store, world: FakeWorld, engine: StepEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    transact = store.database.transact
-
-    def transact_later(*given: Any, **more: Any) -> Any:
-        monkeypatch.undo()
-        update_and_end(store, engine)
-        return transact(*given, **more)
-
-    monkeypatch.setattr(store.database, "transact", transact_later)
+    before_transaction(store, monkeypatch, lambda: update_and_end(store, engine))
     store.rollback_stack("s")
     engine.run()
     assert names(world) == ["A", "B"]
@@ -184,15 +193,8 @@ def test_a_rollback_goes_where_it_should_when_it_starts(
 def test_too_many_resources_are_not_planned_while_the_stack_is_locked(
     store: Store, engine: StepEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    transact = store.database.transact
-
-    def transact_later(*given: Any, **more: Any) -> Any:
-        monkeypatch.setattr(store.database, "transact", transact)
-        update_and_claim(store, engine)
-        return transact(*given, **more)
-
     monkeypatch.setattr(drafts, "LIMIT", 5)
-    monkeypatch.setattr(store.database, "transact", transact_later)
+    before_transaction(store, monkeypatch, lambda: update_and_claim(store, engine))
     with pytest.raises(Conflict, match=r"stack 's' .* 6 resources .* `converge cancel s`"):
         store.update_stack("s", WIDE)
     assert store.stack("s").status == "IN_PROGRESS"
