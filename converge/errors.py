@@ -185,7 +185,10 @@ def _difference(word: str, meant: str) -> str:
     have, has = (" ".join(f"U+{ord(each):04X}" for each in text) for text in (other, one))
     if not has:
         return f", with an extra {have}"
-    return f", with {have} in place of {has}" if have else f", without {has}"
+    form = ""
+    if normalize("NFC", word) == normalize("NFC", meant):
+        form = ", the same text in another Unicode form"
+    return f"{form}, with {have} in place of {has}" if have else f", without {has}"
 
 
 def _same_length(one: str, other: str) -> int:

@@ -104,7 +104,7 @@ class Command(ResourceType):
         "create": Property(str),
         "update": Property(str),
         "delete": Property(str),
-        "environment": Property(dict),
+        "environment": Property(dict, texts=True),
         "directory": Property(str),
         "triggers": Property(object),
     }

@@ -24,10 +24,14 @@ class Property:
     :param type: the Python type of its JSON value (``str``, ``int``, ``float``, ``bool``,
         ``list``, ``dict``), or ``object`` for any.
     :param required: whether it must be given.
+    :param texts: the values in its mapping are texts: strings, or numbers and booleans, which the
+        type writes as JSON. In a template, one that would then read otherwise than it is written,
+        such as ``NO`` or ``3.10``, is refused.
     """
 
     type: type = object
     required: bool = False
+    texts: bool = False
 
 
 _LOCK = threading.Lock()

@@ -6,14 +6,13 @@ nested, even inside functions that converge does not evaluate.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from converge.errors import BadInput, UnresolvedReference, find_alike
 from converge.model import Json, Physical
-from converge.template.values import SIZE_LIMIT, Spot, hint, kind, show
+from converge.template.values import SIZE_LIMIT, Spot, as_text, hint, kind, misreading, show
 
 #: Functions that refer to something else in the template.
 REFERENCES = frozenset({"get_resource", "get_attr", "get_param"})
@@ -147,6 +146,8 @@ def misuses(value: Json, spot: Spot) -> Iterator[tuple[str, Spot]]:
                 message = _misuse(*function)
                 if message is not None:
                     yield message, place
+                else:
+                    yield from _misread_texts(*function, place)
             elif not REFERENCES.isdisjoint(value):
                 name = next(key for key in value if key in REFERENCES)
                 yield f"{name} must be the only key of its mapping", spot.child(name)
@@ -156,6 +157,28 @@ def misuses(value: Json, spot: Spot) -> Iterator[tuple[str, Spot]]:
         for key, part in reversed(parts):
             if isinstance(part, dict | list):
                 stack.append((part, spot.child(key)))
+
+
+def misread(value: Json, spot: Spot) -> Iterator[tuple[str, Spot]]:
+    """What in a value would not be the text that is written, where text is wanted: messages, each
+    with its place. Numbers and booleans that read as they are written are text."""
+    wrong = misreading(value, spot)
+    if wrong is not None:
+        yield wrong, spot
+    function = function_of(value)
+    if function is not None and function[0] == "if" and isinstance(function[1], list):
+        for index, each in enumerate(function[1][1:], 1):
+            yield from misread(each, spot.child("if").child(index))
+
+
+def _misread_texts(name: str, argument: Json, spot: Spot) -> Iterator[tuple[str, Spot]]:
+    if name == "str_replace":
+        for key, value in argument["params"].items():
+            yield from misread(value, spot.child("params").child(key))
+    if name == "list_join":
+        for index, part in enumerate(argument[1:], 1):
+            for number, value in enumerate(part if isinstance(part, list) else ()):
+                yield from misread(value, spot.child(index).child(number))
 
 
 def _misuse(name: str, argument: Json) -> str | None:
@@ -324,12 +347,6 @@ def _there_is(names: Mapping[str, Json], word: Json) -> str:
     return "; it has " + ", ".join(show(name)[1:-1] for name in sorted(names))
 
 
-def _text(value: Json) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
 def _str_replace(argument: dict[str, Json]) -> str:
     template, params = argument["template"], argument["params"]
     if not isinstance(template, str):
@@ -338,7 +355,7 @@ def _str_replace(argument: dict[str, Json]) -> str:
         raise BadInput("the params of str_replace must be a mapping without empty keys")
     if not params:
         return template
-    texts = {key: _text(value) for key, value in params.items()}
+    texts = {key: as_text(value) for key, value in params.items()}
     longest_first = sorted(texts, key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, longest_first)))
     size = len(template)
@@ -359,7 +376,7 @@ def _list_join(argument: list[Json]) -> str:
     for part in lists:
         if not isinstance(part, list):
             raise BadInput(f"list_join joins lists, not {kind(part)}")
-    texts = [_text(item) for part in lists for item in part]
+    texts = [as_text(item) for part in lists for item in part]
     _check_size("list_join", sum(map(len, texts)) + len(delimiter) * len(texts))
     return delimiter.join(texts)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from converge.model import Json
 from converge.template.keys import BOUNDS, CONSTRAINT, PARAMETER
 from converge.template.patterns import PatternError, compile_pattern
 from converge.template.reading import parse_json
-from converge.template.values import INTEGERS, Document, Spot, hint, kind, plain, show
+from converge.template.values import INTEGERS, Document, Spot, hint, kind, misreading, plain, show
 
 TYPES = ("string", "number", "boolean", "json", "comma_delimited_list")
 #: Parameters that every stack has.
@@ -287,18 +287,37 @@ def refuse_foreign(document: Document, name: str, value: Json, spot: Spot) -> No
 
 
 def _with_default(document: Document, parameter: Parameter, default: Json, spot: Spot) -> Parameter:
+    for wrong, place in _misread(parameter.type, default, spot):
+        document.problems.append(
+            document.error(f"the default of parameter {show(parameter.name)}: {wrong}", place)
+        )
     # the pattern is checked when the default is used, which it may never be
     checked = tuple(each for each in parameter.constraints if each.kind != "allowed_pattern")
     try:
         value = _declared(parameter, checked).value(default)
     except BadInput as error:
         problem = document.error(f"the default of {error}", spot)
-        if parameter.type != "string" or not isinstance(default, bool | float):
+        scalars = default if isinstance(default, list) else [default]
+        texts = parameter.type in ("string", "comma_delimited_list")
+        if not texts or not any(isinstance(each, bool | float) for each in scalars):
             raise problem from None
         # Heat accepts it, so it can be drawn, but not used
         document.problems.append(problem)
         value = default
     return _declared(parameter, parameter.constraints, default=value, has_default=True)
+
+
+def _misread(type_name: str, value: Json, spot: Spot) -> Iterator[tuple[str, Spot]]:
+    """What in a value of a parameter would not be the text that is written."""
+    scalars: list[tuple[Json, Spot]] = []
+    if type_name == "string":
+        scalars = [(value, spot)]
+    elif type_name == "comma_delimited_list" and isinstance(value, list):
+        scalars = [(each, spot.child(index)) for index, each in enumerate(value)]
+    for each, place in scalars:
+        wrong = misreading(each, place)
+        if wrong is not None:
+            yield wrong, place
 
 
 def _declared(parameter: Parameter, constraints: tuple[Constraint, ...], **more: Any) -> Parameter:
@@ -364,6 +383,9 @@ def _allowed_values(
     for index, each in enumerate(argument):
         # each item of a list must be allowed
         one = type_name == "comma_delimited_list" and not isinstance(each, list)
+        for wrong, place in _misread("string" if one else type_name, each, spot.child(index)):
+            message = f"the allowed_values of {what}: {wrong}"
+            document.problems.append(document.error(message, place))
         try:
             allowed.append(convert("string" if one else type_name, each))
         except _WrongError as error:

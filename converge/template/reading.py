@@ -116,7 +116,7 @@ def _line_at(text: str, position: int) -> int:
 
 def _decode(data: bytes, name: str) -> str:
     if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in data[:4]:
-        raise TemplateError("is UTF-16, UTF-32 or not text; save it as UTF-8", source=name)
+        raise TemplateError("is UTF-16, UTF-32 or no text; save it as UTF-8", source=name)
     try:
         return data.removeprefix(BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -187,9 +187,7 @@ def _build_yaml(loader: Any, builder: Builder) -> None:
         elif found is yaml.DocumentStartEvent:
             documents += 1
             if documents > 1:
-                raise builder.error(
-                    "a second document starts here; a template is a single document", line
-                )
+                raise builder.error("a second document starts; a template is one", line)
 
 
 def _check_tag(tag: str | None, expected: str, builder: Builder, line: int) -> None:

@@ -5,16 +5,16 @@ What only the resource types know is compared with them, where the caller has th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from converge.model import Json
-from converge.template.functions import function_of, misuses, references
+from converge.template.functions import function_of, misread, misuses, references
 from converge.template.keys import OUTPUT, PARAMETER_GROUP, RESOURCE, TEMPLATE
 from converge.template.parameters import PSEUDO, Parameter, refuse_foreign
 from converge.template.properties import property_problems
 from converge.template.structure import ResourceEntry, Structure
-from converge.template.values import Spot, hint, kind, show
+from converge.template.values import Spot, hint, kind, quote, show
 
 if TYPE_CHECKING:
     from converge.resources.resource_type import ResourceType
@@ -121,7 +121,29 @@ def check_against(structure: Structure, types: Mapping[str, ResourceType]) -> No
             for key, value in entry.properties.items()
         }
         for wrong, message in property_problems(entry.type, types[entry.type], given):
+            if wrong and schema and wrong in schema and schema[wrong].type is str:
+                value, found = entry.properties[wrong], place.child(wrong)
+                if isinstance(value, int | float):
+                    message += f"; {quote(value, found)}"
             raise document.error(f"{what}: {message}", place.child(wrong) if wrong else spot)
+        for key, declared in (schema or {}).items():
+            if declared.texts and key in entry.properties:
+                for message, found in _text_problems(entry.properties[key], place.child(key)):
+                    message = f"property {show(key)} of {what}: {message}"
+                    raise document.error(message, found)
+
+
+def _text_problems(value: Json, spot: Spot) -> Iterator[tuple[str, Spot]]:
+    """What is wrong with the values of a mapping of texts."""
+    if not isinstance(value, dict) or function_of(value) is not None:
+        return
+    for key, each in value.items():
+        place = spot.child(key)
+        if each is None or (isinstance(each, dict | list) and function_of(each) is None):
+            message = f"{show(key)} must be a string, a number or a boolean, not {kind(each)}"
+            yield message + ('; for an empty text, write ""' if each is None else ""), place
+        for message, found in misread(each, place):
+            yield f"{show(key)}: {message}", found
 
 
 def _possible_types(value: Json, parameters: Mapping[str, Parameter]) -> tuple[type, ...]:

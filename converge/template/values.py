@@ -7,6 +7,7 @@ whatever it repeats.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -38,11 +39,14 @@ class Spot:
     :ivar line: its line, from 1; for a value in a mapping the line of its key; None: unknown.
     :ivar children: the spots of the values in it.
     :ivar problem: what is wrong with its key, None if nothing is.
+    :ivar written: how a number or boolean is written, if that is not how it reads as text: ``NO``,
+        ``3.10`` or ``0x1F``.
     """
 
     line: int | None = None
     children: dict[str, Spot] | list[Spot] | None = None
     problem: str | None = None
+    written: str | None = None
 
     def child(self, key: str | int) -> Spot:
         """The spot of the value under a key or index; its own where that is not known."""
@@ -134,6 +138,26 @@ def _plain_scalar(value: object, name: str) -> Json:
     raise TemplateError(f"a value is {what}, which JSON does not have", source=name)
 
 
+def as_text(value: Json) -> str:
+    """How a value reads where text is wanted: null is empty, what is no string is JSON."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def misreading(value: Json, spot: Spot) -> str | None:
+    """Why a scalar would not be the text that is written, None if it would be."""
+    if spot.written is None:
+        return None
+    what = "boolean" if isinstance(value, bool) else "number"
+    return f"{spot.written} is the {what} {as_text(value)} here, not text; {quote(value, spot)}"
+
+
+def quote(value: Json, spot: Spot) -> str:
+    """The remedy for a number or boolean that is meant as text."""
+    return f'quote it: "{as_text(value) if spot.written is None else spot.written}"'
+
+
 def kind(value: object) -> str:
     """The kind of a value, in words for a message."""
     if value is None:
@@ -202,8 +226,9 @@ class Builder:
     def __init__(self, name: str) -> None:
         self.name = name
         self.stack: list[_Frame] = []
-        # for each anchor: value, spots of its parts, weight, height; None while it is open
-        self.anchors: dict[str, tuple[Json, Any, int, int] | None] = {}
+        # for each anchor: value, spots of its parts, weight, height, how it is written; None while
+        # it is open
+        self.anchors: dict[str, tuple[Json, Any, int, int, str | None] | None] = {}
         self.weight = 0
         self.problems: list[TemplateError] = []
         # shared by all scalars of one line: most values are scalars
@@ -242,7 +267,8 @@ class Builder:
         """
         weight = _VALUE_WEIGHT + len(text)
         self._weigh(weight, line)
-        self._add(value, None, line, weight, 0, anchor, text, merge)
+        reads = isinstance(value, str) or value is None or as_text(value) == text
+        self._add(value, None, line, weight, 0, anchor, text, merge, None if reads else text)
 
     def alias(self, anchor: str, line: int) -> None:
         """Add again the value that has an anchor."""
@@ -251,11 +277,11 @@ class Builder:
         known = self.anchors[anchor]
         if known is None:
             raise self.error(f"alias {show('*' + anchor)} is inside the value of its anchor", line)
-        value, children, weight, height = known
+        value, children, weight, height, written = known
         if len(self.stack) + height > DEPTH_LIMIT:
             raise self.error(TOO_DEEP, line)
         self._weigh(weight, line)
-        self._add(value, children, line, weight, height, None)
+        self._add(value, children, line, weight, height, None, written=written)
 
     def _weigh(self, weight: int, line: int) -> None:
         self.weight += weight
@@ -272,9 +298,10 @@ class Builder:
         anchor: str | None,
         text: str | None = None,
         merge: bool = False,
+        written: str | None = None,
     ) -> None:
         if anchor is not None:
-            self.anchors[anchor] = (value, children, weight, height)
+            self.anchors[anchor] = (value, children, weight, height, written)
         if not self.stack:
             self.root, self.root_spot = value, Spot(line, children)
             return
@@ -284,7 +311,7 @@ class Builder:
             frame.height = height + 1
         if isinstance(frame.value, list):
             frame.value.append(value)
-            frame.children.append(self._spot(line, children, None))
+            frame.children.append(self._spot(line, children, None, written))
         elif frame.merging:
             frame.merged = (value, Spot(frame.key_line, children))
             frame.merging = False
@@ -292,12 +319,14 @@ class Builder:
             self._key(frame, value, text, line, merge)
         else:
             frame.value[frame.key] = value
-            frame.children[frame.key] = self._spot(frame.key_line, children, frame.key_problem)
+            frame.children[frame.key] = self._spot(
+                frame.key_line, children, frame.key_problem, written
+            )
             frame.key = None
 
-    def _spot(self, line: int, children: Any, problem: str | None) -> Spot:
-        if children is not None or problem is not None:
-            return Spot(line, children, problem)
+    def _spot(self, line: int, children: Any, problem: str | None, written: str | None) -> Spot:
+        if children is not None or problem is not None or written is not None:
+            return Spot(line, children, problem, written)
         if self.last.line != line:
             self.last = Spot(line)
         return self.last
@@ -316,7 +345,7 @@ class Builder:
         else:
             key = text
             problem = (
-                f"key {show(text)} means {_meaning(value)} in YAML; quote it to use it as a name"
+                f"key {show(text)} is {_meaning(value)} in YAML; to be a name, it must be quoted"
             )
             self.problems.append(self.error(problem, line))
         if key in frame.children:

@@ -255,9 +255,9 @@ def test_names_that_work() -> None:
         (
             "resources:\n  on: {type: any}",
             2,
-            "key 'on' means true in YAML; quote it",
+            "key 'on' is true in YAML",
         ),
-        ("resources:\n  5: {type: any}", 2, "key '5' means a number in YAML"),
+        ("resources:\n  5: {type: any}", 2, "key '5' is a number in YAML"),
         ('resources:\n  "": {type: any}', 2, "the name of a resource must not be empty"),
         ('resources:\n  "a\\nb": {type: any}', 2, "has the unprintable character '\\n'"),
         ("resources:\n  ' a': {type: any}", 2, "must not start or end with white space"),
@@ -273,7 +273,7 @@ def test_names_that_work() -> None:
         ),
         (in_resources("a:\n  type: any\n  propertys: {}"), 4, "did you mean 'properties'?"),
         (in_resources("a:\n  type: any\n  properties: 5"), 4, "must be a mapping, not a number"),
-        (in_resources("a:\n  type: any\n  properties: {no: 5}"), 4, "key 'no' means false in YAML"),
+        (in_resources("a:\n  type: any\n  properties: {no: 5}"), 4, "key 'no' is false in YAML"),
         (
             in_resources("a:\n  type: any\n  depends_on: b"),
             4,

@@ -40,7 +40,7 @@ from tests.unit.templates import TYPES, Anything, Server, in_resources
         ("image: {get_attr: b}", 4, "get_attr takes a list"),
         ("image: {get_resource: {get_param: text}}", 4, "must be a plain string"),
         ("image: a\nfilter: {get_resource: b, x: y}", 5, "must be the only key"),
-        ("image: a\nlabels: {80: x}", 5, "key '80' means a number in YAML"),
+        ("image: a\nlabels: {80: x}", 5, "key '80' is a number in YAML"),
         ("get_resource: b", 4, "must be a mapping of names, not the function get_resource"),
         ("if: [a, b, c]", 4, "must be a mapping of names, not the function if"),
     ],
@@ -146,7 +146,7 @@ def test_what_no_type_brings_about(text: str, line: int, message: str) -> None:
             "output 'a' has the key 'cond",
         ),
         ("resources: {}\noutputs:\n  a:\n    value: [{yaql: x}]", 4, "the function yaql"),
-        ("resources: {}\noutputs: {a: {value: {80: 81}}}", 2, "key '80' means a number"),
+        ("resources: {}\noutputs: {a: {value: {80: 81}}}", 2, "key '80' is a number"),
         (
             "resources: {}\nparameters:\n  p:\n    type: string\n    constraints:\n"
             "    - custom_constraint: nova.flavor",

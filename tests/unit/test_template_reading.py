@@ -145,12 +145,12 @@ def test_keys_that_are_no_strings_are_kept_as_written_and_noted() -> None:
     document = reading.parse("on: {80: a, 1.50: b, ~: c}\n", "t.yaml")
     assert document.value == {"on": {"80": "a", "1.50": "b", "~": "c"}}
     assert [str(problem) for problem in document.problems] == [
-        "t.yaml:1: key 'on' means true in YAML; quote it to use it as a name",
-        "t.yaml:1: key '80' means a number in YAML; quote it to use it as a name",
-        "t.yaml:1: key '1.50' means a number in YAML; quote it to use it as a name",
-        "t.yaml:1: key '~' means null in YAML; quote it to use it as a name",
+        "t.yaml:1: key 'on' is true in YAML; to be a name, it must be quoted",
+        "t.yaml:1: key '80' is a number in YAML; to be a name, it must be quoted",
+        "t.yaml:1: key '1.50' is a number in YAML; to be a name, it must be quoted",
+        "t.yaml:1: key '~' is null in YAML; to be a name, it must be quoted",
     ]
-    with pytest.raises(TemplateError, match="key 'on' means true in YAML"):
+    with pytest.raises(TemplateError, match="key 'on' is true in YAML"):
         document.mapping(document.value, document.spot, "it")
 
 
@@ -245,9 +245,9 @@ def test_a_yaml_mapping_in_braces_is_yaml() -> None:
 @pytest.mark.parametrize(
     ("data", "part"),
     [
-        ("a: b".encode("utf-16"), "is UTF-16, UTF-32 or not text; save it as UTF-8"),
-        ("a: b".encode("utf-16-le"), "is UTF-16, UTF-32 or not text"),
-        ("a: b".encode("utf-32"), "is UTF-16, UTF-32 or not text"),
+        ("a: b".encode("utf-16"), "is UTF-16, UTF-32 or no text; save it as UTF-8"),
+        ("a: b".encode("utf-16-le"), "is UTF-16, UTF-32 or no text"),
+        ("a: b".encode("utf-32"), "is UTF-16, UTF-32 or no text"),
         ("x: y\na: é".encode("latin-1"), "t.yaml:2: is not UTF-8: byte 0xE9"),
         (b"\x7fELF\x02\x01", "is not allowed in a template"),
     ],
