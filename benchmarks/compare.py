@@ -1,4 +1,4 @@
-"""What a change did to the speed: python benchmarks/compare.py COMMIT [--smaller]
+"""What a change did to the speed: python -m benchmarks compare COMMIT [--smaller]
 
 Measures this checkout, with whatever is not committed, against a commit. Its files are taken
 from git into a temporary folder, and both are measured by the benchmarks of this checkout, on a
@@ -34,6 +34,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 WHAT = ("create", "update", "delete")
+#: Of the graph.
+LAYERS = 20
 
 
 def fail(message: str) -> NoReturn:
@@ -104,19 +106,20 @@ def serve(url_text: str, nodes: int, workers: int) -> None:
     """Be a side: measure once for each line of input, and print the rates."""
     # not before: it is the converge of this folder that is measured
     import converge
-    from benchmarks import engine
+    from benchmarks.graphs import layered
     from benchmarks.measuring import own_database, read_url
+    from benchmarks.runs import Bench, make_template
 
     if Path(converge.__file__).parents[1] != ROOT:
         fail(f"{converge.__file__} would be measured, not {ROOT}")
     # the parent closes the input
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    template = engine.layered(nodes, max(1, nodes // engine.LAYERS))
-    few = max(engine.LAYERS, nodes // 10)
+    template = make_template(layered(nodes, max(1, nodes // LAYERS)))
+    few = max(LAYERS, nodes // 10)
     with own_database(read_url(url_text)) as url:
-        bench = engine.Bench(url, workers)
+        bench = Bench(url, workers)
         try:
-            bench.warm_up(engine.layered(few, few // engine.LAYERS))
+            bench.warm_up(make_template(layered(few, few // LAYERS)))
             print("{}", flush=True)
             for _ in sys.stdin:
                 with bench.engine():

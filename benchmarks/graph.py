@@ -1,4 +1,4 @@
-"""How fast and how small graphs are: python benchmarks/graph.py [--smaller]
+"""How fast and how small graphs are: python -m benchmarks graph [--smaller]
 
 Builds a random graph of 1,000,000 edges over 200,000 nodes and takes its topological order,
 with converge.Graph and, in the same run, with graphlib.TopologicalSorter of the standard

@@ -1,4 +1,4 @@
-"""What a recorded step costs: python benchmarks/journal.py [--smaller]
+"""What a recorded step costs: python -m benchmarks journal [--smaller]
 
 It needs a PostgreSQL server whose commits are durable, as ``engine.py`` does, and makes a
 database of its own there. What is measured, always of steps that return a short text:

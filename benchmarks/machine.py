@@ -1,4 +1,4 @@
-"""What moves of machines cost: python benchmarks/machine.py [--smaller]
+"""What moves of machines cost: python -m benchmarks machine [--smaller]
 
 It needs a PostgreSQL server whose commits are durable, as ``engine.py`` does, and makes a
 database of its own there. The machine has a few states, and guards; the payload of an event has

@@ -1,4 +1,4 @@
-"""What recovery costs: python benchmarks/recovery.py [--smaller]
+"""What recovery costs: python -m benchmarks recovery [--smaller]
 
 It needs a PostgreSQL server, as ``engine.py`` does, and makes a database of its own there. What
 is measured:
@@ -50,7 +50,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 import converge
-from benchmarks.engine import LAYERS, Bench, NoOp, Raw, layered, make_template, unconnected
+from benchmarks.engine import LAYERS
+from benchmarks.graphs import chain, layered, unconnected
 from benchmarks.measuring import (
     DEFAULT_URL,
     VARIABLE,
@@ -63,6 +64,8 @@ from benchmarks.measuring import (
     surroundings,
     verdict,
 )
+from benchmarks.raw import Raw
+from benchmarks.runs import Bench, NoOp, make_template
 from converge.engine import Engine
 from converge.lease import LEASE, MIN_LEASE
 from converge.protocol.recover import Sweeper
@@ -103,17 +106,12 @@ def empty(store: Store) -> None:
 # -- a sweep with nothing to do
 
 
-def chain(nodes: int) -> converge.Template:
-    """Each requires the one before."""
-    return make_template({f"n{i}": [f"n{i - 1}"] if i else [] for i in range(nodes)})
-
-
 def fill(store: Store, nodes: int) -> None:
     """So many nodes that wait, but for the first of each traversal, which is worked on.
 
     One traversal is started; the others are copies of its rows.
     """
-    store.create_stack("s", chain(nodes // TRAVERSALS))
+    store.create_stack("s", make_template(chain(nodes // TRAVERSALS)))
     StepEngine(store, TYPES, lease=ENDLESS).claim(1)
     with store.transaction() as tx:
         first = tx.execute(select(func.max(traversal.c.id))).scalar_one()
@@ -223,7 +221,7 @@ def measure_sweeps(postgresql: Store, mariadb: str, counts: Sequence[int], times
 def measure_recovery(store: Store, url: URL, rounds: int) -> None:
     """A sweep that finds a dead engine with all hands full.
 
-    :param url: of a database in which there is the table of :class:`~benchmarks.engine.Raw`.
+    :param url: of a database in which there is the table of :class:`~benchmarks.raw.Raw`.
     """
     connection = connect_raw(url)
     ids = list(range(Raw.ROWS))
@@ -235,7 +233,7 @@ def measure_recovery(store: Store, url: URL, rounds: int) -> None:
     taken, updates = [], []
     for _ in range(rounds):
         empty(store)
-        store.create_stack("s", unconnected(HELD))
+        store.create_stack("s", make_template(unconnected(HELD)))
         dead = StepEngine(store, TYPES)
         if len(dead.claim(HELD)) != HELD:
             fail("not all nodes could be claimed")
@@ -286,7 +284,7 @@ class Shortest(Endless):
 def measure_leases(bench: Bench, nodes: int, rounds: int) -> None:
     """Engines with leases of different lengths in turn."""
     kinds: list[type[Endless]] = [Endless, Usual, Shortest]
-    template = layered(nodes, max(1, nodes // LAYERS))
+    template = make_template(layered(nodes, max(1, nodes // LAYERS)))
     rates: dict[type[Endless], list[float]] = {kind: [] for kind in kinds}
     for number in range(rounds):
         # each goes first in turn
@@ -325,7 +323,7 @@ def main() -> None:
         try:
             measure_sweeps(bench.store, arguments.mariadb, counts, 10 if arguments.smaller else 30)
             measure_recovery(bench.store, url, 3 if arguments.smaller else 7)
-            bench.warm_up(layered(nodes // 10, max(1, nodes // 10 // LAYERS)))
+            bench.warm_up(make_template(layered(nodes // 10, max(1, nodes // 10 // LAYERS))))
             measure_leases(bench, nodes, rounds)
         finally:
             bench.close()

@@ -1,4 +1,4 @@
-"""How long a start takes, beside the copying of its rows: python benchmarks/start.py [--smaller]
+"""How long a start takes, beside the copying of its rows: python -m benchmarks start [--smaller]
 
 It needs a PostgreSQL server, and makes a database of its own there, as ``engine.py`` does; commits
 must be durable.

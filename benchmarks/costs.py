@@ -1,0 +1,161 @@
+"""What a run costs, in what is steadier than time: processor seconds, row versions, bytes of WAL.
+
+All are the server's own counts. The WAL is that of the whole server, so nobody else should write
+meanwhile; the transactions that wrote, of the whole server too, show whether somebody did.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from sqlalchemy.engine import URL
+
+from benchmarks.measuring import connect_raw
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+#: Seconds in which a backend whose connection is closed has ended.
+_ENDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """:ivar process: processor seconds of this process.
+    :ivar server: those of the database's backends; None if they run on another machine.
+    :ivar wal: bytes of WAL.
+    :ivar inserted: rows, those of the start as well; likewise the next three.
+    :ivar hot: updates that wrote no index.
+    :ivar dead: row versions that nothing had removed at the end.
+    :ivar transactions: that wrote, of the whole server.
+    """
+
+    process: float
+    server: float | None
+    wal: int
+    inserted: int
+    updated: int
+    hot: int
+    deleted: int
+    dead: int
+    transactions: int
+
+
+class Meter:
+    """:param url: the database whose backends and tables are looked at; nothing else uses it.
+    :param tables: what the names of the tables begin with whose rows are counted.
+    :param disconnect: closes idle connections of what is measured, and returns how many: a backend
+        tells the server's statistics at its end what it has done.
+    """
+
+    def __init__(self, url: URL, tables: str, disconnect: Callable[[], int]) -> None:
+        self._tables = tables
+        self._disconnect = disconnect
+        self._connection = connect_raw(url)
+        self._connection.autocommit = True
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._connection.close()
+
+    def prepare(self) -> None:
+        """Call it before the start."""
+        self._rows = self._read_rows()
+
+    def begin(self) -> None:
+        """Call it when the start is committed."""
+        self._backends = self._read_backends()
+        self._server = self._read_server()
+        self._process = time.process_time()
+
+    def end(self) -> Cost:
+        """Call it at the end of the run."""
+        process = time.process_time() - self._process
+        wal, transactions = self._read_server()
+        backends = self._read_backends()
+        inserted, updated, hot, deleted, dead = self._read_rows()
+        return Cost(
+            process=process,
+            server=sum(taken - self._backends.get(pid, 0.0) for pid, taken in backends.items())
+            if backends
+            else None,
+            wal=wal - self._server[0],
+            inserted=inserted - self._rows[0],
+            updated=updated - self._rows[1],
+            hot=hot - self._rows[2],
+            deleted=deleted - self._rows[3],
+            dead=dead,
+            transactions=transactions - self._server[1],
+        )
+
+    def _list_pids(self) -> set[int]:
+        query = (
+            "SELECT pid FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " AND backend_type = 'client backend'"
+        )
+        return {pid for (pid,) in self._connection.execute(query)}
+
+    def _read_backends(self) -> Mapping[int, float]:
+        return {pid: taken for pid in self._list_pids() if (taken := _processor_seconds(pid))}
+
+    def _read_server(self) -> tuple[int, int]:
+        query = (
+            "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint,"
+            " pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+        )
+        row = self._connection.execute(query).fetchone()
+        assert row is not None
+        return row[0], row[1]
+
+    def _read_rows(self) -> tuple[int, int, int, int, int]:
+        before = self._list_pids()
+        ending = self._disconnect()
+        limit = time.monotonic() + _ENDS
+        # those that are in use go on: an engine keeps one for its lease
+        while len(before - self._list_pids()) < ending and time.monotonic() < limit:
+            time.sleep(0.01)
+        query = (
+            "SELECT sum(n_tup_ins)::bigint, sum(n_tup_upd)::bigint, sum(n_tup_hot_upd)::bigint,"
+            " sum(n_tup_del)::bigint, sum(n_dead_tup)::bigint FROM pg_stat_user_tables"
+            " WHERE starts_with(relname, %s)"
+        )
+        row = self._connection.execute(query, (self._tables,)).fetchone()
+        assert row is not None
+        return row[0], row[1], row[2], row[3], row[4]
+
+
+def _processor_seconds(pid: int) -> float | None:
+    """What a process of this machine has computed; None if there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # the program's name may contain anything
+    fields = text.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def print_costs(what: str, nodes: int, costs: Sequence[Cost]) -> None:
+    """Print what a node costs: medians of some runs."""
+
+    def each(value: Callable[[Cost], float]) -> float:
+        return median(value(cost) for cost in costs) / nodes
+
+    server = (
+        "not on this machine"
+        if any(cost.server is None for cost in costs)
+        else f"{each(lambda cost: cost.server or 0.0) * 1e6:.0f}"
+    )
+    print(
+        f"  {what}: µs of processor {each(lambda cost: cost.process) * 1e6:.0f}, of the server's"
+        f" backends {server}; WAL {each(lambda cost: cost.wal):,.0f} bytes; rows inserted"
+        f" {each(lambda cost: cost.inserted):.2f}, updated {each(lambda cost: cost.updated):.2f}"
+        f" (in place {each(lambda cost: cost.hot):.2f}),"
+        f" deleted {each(lambda cost: cost.deleted):.2f};"
+        f" dead at the end {each(lambda cost: cost.dead):.2f};"
+        f" {median(cost.transactions for cost in costs):.0f} transactions on the server wrote"
+    )

@@ -1,0 +1,48 @@
+"""The benchmarks still run, and measure what they say: each once, as small as it can be."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.backends import Backend
+from tests.trouble.faults import only
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*words: str) -> str:
+    """What a benchmark prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("database", [only("postgresql")], indirect=True)
+def test_the_engine_is_measured_beside_a_loop_and_its_own_writes(database: Backend) -> None:
+    url = database.empty()
+    try:
+        said = run("engine", "--only", "limits", "--nodes", "40", "--rounds", "1", "--url", url)
+    finally:
+        database.discard(url)
+    for what in ("create", "unchanged", "changed", "delete"):
+        for limit in ("by hand", "its row writes alone"):
+            found = re.search(rf"^ratio {what} / {limit}: (\S+) ", said, re.MULTILINE)
+            assert found is not None, said
+            assert float(found[1]) > 0
+    # 40 resources and as many sync points, that of the stack, the stack, its template and traversal
+    found = re.search(r"^  create: .* rows inserted (\S+), updated (\S+) ", said, re.MULTILINE)
+    assert found is not None, said
+    assert float(found[1]) >= 2
+    assert float(found[2]) >= 1
