@@ -28,6 +28,11 @@ if context.is_offline_mode():
     with context.begin_transaction():
         context.run_migrations()
 else:
-    context.configure(connection=config.attributes["connection"], **OPTIONS)
+    context.configure(
+        connection=config.attributes["connection"],
+        # called after each migration, in the transaction that records its version
+        on_version_apply=config.attributes["recorded"],
+        **OPTIONS,
+    )
     with context.begin_transaction():
         context.run_migrations()

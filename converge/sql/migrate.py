@@ -4,8 +4,6 @@ apart from ours."""
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +14,22 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
 
-from converge.errors import StoreError
-from converge.sql.connections import WRITE_OPTIONS
+from converge.errors import SchemaError
 from converge.sql.database import Database
-from converge.sql.faults import translated
+from converge.sql.faults import is_transient, translated
+from converge.sql.repeat import repeat
 from converge.sql.schema import PREFIX, VERSION_TABLE, metadata
 from converge.sql.schema_version import (
     COMMITS_SCHEMA_CHANGES,
+    HEAD,
+    State,
     check_schema,
     current_version,
     read_state,
     refuse_foreign,
 )
+from converge.sql.upgrade_lock import LostLock, upgrade_lock
 from converge.sql.urls import parse_url
-
-#: A number that no other program is likely to use: "converge" in ASCII, cut to 63 bits.
-_LOCK_NUMBER = 0x636F6E7665726765 & (2**63 - 1)
-_LOCK_NAME = "converge.migrate"
-#: Seconds to wait for another process that upgrades the same database.
-_LOCK_TIMEOUT = 300
 
 
 def include_name(name: str | None, type_: str, parent_names: object) -> bool:
@@ -65,7 +60,9 @@ def commits_each_statement() -> bool:
     return context.dialect.name in COMMITS_SCHEMA_CHANGES and not context.as_sql
 
 
-def _config(url: URL | None = None, connection: Connection | None = None) -> Config:
+def _config(
+    url: URL | None = None, connection: Connection | None = None, recorded: Any = None
+) -> Config:
     config = Config(output_buffer=io.StringIO(), stdout=io.StringIO())
     # a folder beside this package when installed; in a checkout, a link to alembic/
     folder = Path(__file__).resolve().parent.parent / "migrations"
@@ -74,6 +71,7 @@ def _config(url: URL | None = None, connection: Connection | None = None) -> Con
         shown = url.render_as_string(hide_password=False).replace("%", "%%")
         config.set_main_option("sqlalchemy.url", shown)
     config.attributes["connection"] = connection
+    config.attributes["recorded"] = recorded
     return config
 
 
@@ -93,10 +91,41 @@ def upgrade(url: str | URL) -> None:
 
 def upgrade_database(database: Database) -> None:
     """Like :func:`upgrade`, on an open database."""
-    with translated(database.shown), _locked(database) as connection:
-        refuse_foreign(database, read_state(connection))
-        command.upgrade(_config(connection=connection), "head")
-        connection.commit()
+
+    def is_safe(error: BaseException) -> bool:
+        return isinstance(error, LostLock) or is_transient(error)
+
+    with translated(database.shown):
+        repeat(lambda: _upgrade(database), is_safe, wait_for_locks=False)
+
+
+def _upgrade(database: Database) -> None:
+    with database.engine.connect() as connection:
+        state = read_state(connection)
+    refuse_foreign(database, state)
+    if state.is_newest:
+        return
+    with upgrade_lock(database) as lock:
+        state = read_state(lock.connection)
+        refuse_foreign(database, state)
+        if state.others:
+            _keep_newest(lock.connection, state)
+        config = _config(connection=lock.connection, recorded=lock.confirm)
+        command.upgrade(config, "head")
+        if state.others and (differences := _differences(lock.connection)):
+            raise SchemaError(
+                f"{database.shown} has the versions {', '.join(state.others)} and {state.version} "
+                f"at once, and its tables are not those of {HEAD}: {'; '.join(differences)}; bring "
+                "back a backup from before its last upgrade"
+            )
+        lock.connection.commit()
+
+
+def _keep_newest(connection: Connection, state: State) -> None:
+    """Forget all versions but the newest. Two upgrades at the same time did the same, and no
+    migration undoes what a newer one did."""
+    old = text(f"DELETE FROM {VERSION_TABLE} WHERE version_num <> :version")
+    connection.execute(old, {"version": state.version})
 
 
 def current(url: str | URL) -> str | None:
@@ -121,15 +150,19 @@ def check(url: str | URL) -> list[str]:
     try:
         check_schema(database)
         with database.transaction(write=False) as tx:
-            options = {
-                "version_table": VERSION_TABLE,
-                "include_name": include_name,
-                "compare_type": True,
-            }
-            context = MigrationContext.configure(tx.connection, opts=options)
-            return [_describe(change) for change in compare_metadata(context, metadata)]
+            return _differences(tx.connection)
     finally:
         database.close()
+
+
+def _differences(connection: Connection) -> list[str]:
+    options = {
+        "version_table": VERSION_TABLE,
+        "include_name": include_name,
+        "compare_type": True,
+    }
+    context = MigrationContext.configure(connection, opts=options)
+    return [_describe(change) for change in compare_metadata(context, metadata)]
 
 
 def _describe(change: Any) -> str:
@@ -143,40 +176,3 @@ def sql(url: str | URL) -> str:
     written = config.output_buffer = io.StringIO()
     command.upgrade(config, "head", sql=True)
     return written.getvalue()
-
-
-@contextmanager
-def _locked(database: Database) -> Iterator[Connection]:
-    """A connection that holds the lock for upgrades: no other process upgrades meanwhile."""
-    with database.engine.connect() as connection:
-        if database.dialect == "sqlite":
-            # the write lock, taken at the beginning, is the lock
-            connection.execution_options(**WRITE_OPTIONS)
-            yield connection
-        elif database.dialect == "postgresql":
-            connection.execute(text(f"SET lock_timeout = '{_LOCK_TIMEOUT}s'"))
-            connection.execute(text(f"SELECT pg_advisory_lock({_LOCK_NUMBER})"))
-            connection.commit()
-            try:
-                yield connection
-            finally:
-                connection.rollback()
-                connection.execute(text(f"SELECT pg_advisory_unlock({_LOCK_NUMBER})"))
-                connection.execute(text("SET lock_timeout = DEFAULT"))
-                connection.commit()
-        else:
-            name = f"{_LOCK_NAME}.{database.url.database}"[:64]
-            got = connection.execute(
-                text("SELECT GET_LOCK(:name, :timeout)"), {"name": name, "timeout": _LOCK_TIMEOUT}
-            ).scalar_one()
-            if got != 1:
-                raise StoreError(
-                    f"another process has been upgrading the database for {_LOCK_TIMEOUT} s"
-                )
-            connection.commit()
-            try:
-                yield connection
-            finally:
-                connection.rollback()
-                connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": name})
-                connection.commit()

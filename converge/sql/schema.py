@@ -36,6 +36,8 @@ from converge.sql.types import (
 
 PREFIX = "converge_"
 VERSION_TABLE = "converge_alembic_version"
+#: Made by the first upgrade, before any migration: see upgrade_lock.
+LOCK_TABLE = "converge_upgrade_lock"
 
 #: What the index of sync points covers; queries say their states as literals to match it.
 LIVE_STATES = "state IN ('READY', 'RUNNING', 'BLOCKED', 'SUPERSEDED')"

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, exists, inspect, select, text
 
 from converge.errors import SchemaError
 from converge.sql.database import Database
-from converge.sql.schema import PREFIX, VERSION_TABLE, metadata
+from converge.sql.schema import LOCK_TABLE, PREFIX, VERSION_TABLE, metadata
 from converge.sql.types import MARIADB
 
 #: The versions that this converge knows, oldest first; each has a script in alembic/versions.
@@ -32,7 +32,7 @@ def current_version(database: Database) -> str | None:
 def is_newest(database: Database) -> bool:
     """Whether an open database has the newest version."""
     with database.transaction(write=False) as tx:
-        return read_state(tx.connection).version == HEAD
+        return read_state(tx.connection).is_newest
 
 
 def check_schema(database: Database) -> None:
@@ -44,9 +44,14 @@ def check_schema(database: Database) -> None:
     with database.transaction(write=False) as tx:
         state = read_state(tx.connection)
     refuse_foreign(database, state)
-    if state.version == HEAD:
+    if state.is_newest:
         return
-    if state.version is not None:
+    if state.others:
+        found = (
+            f"has the versions {' and '.join([*state.others, str(state.version)])} at once, as two "
+            "upgrades by an older converge ran at the same time"
+        )
+    elif state.version is not None:
         found = f"is at version {state.version}, this converge needs {HEAD}"
     elif state.begun:
         found = "has only some of converge's tables, as its upgrade was interrupted"
@@ -71,25 +76,34 @@ def _refuse_missing_file(database: Database) -> None:
 class State:
     """What is in a database.
 
-    :ivar version: the recorded version.
-    :ivar tables: the tables with our prefix, without the one of the version.
+    :ivar version: the recorded version; of several, the newest.
+    :ivar tables: the tables with our prefix, without those of the version and the lock.
     :ivar begun: there is no version, and an interrupted first upgrade left these tables.
+    :ivar others: further versions that are recorded, oldest first: two upgrades at the same time
+        could leave them when the lock held on one node of a cluster only.
     """
 
     version: str | None
     tables: set[str]
     begun: bool = False
+    others: tuple[str, ...] = ()
+
+    @property
+    def is_newest(self) -> bool:
+        """Whether it is as this converge needs it."""
+        return self.version == HEAD and not self.others
 
 
 def read_state(connection: Connection) -> State:
     """Look at what is in a database."""
     tables = {name for name in inspect(connection).get_table_names() if name.startswith(PREFIX)}
+    tables.discard(LOCK_TABLE)
     if VERSION_TABLE not in tables:
         return State(None, tables)
     tables.remove(VERSION_TABLE)
-    rows = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalars().all()
-    if rows:
-        return State(rows[0], tables)
+    query = text(f"SELECT version_num FROM {VERSION_TABLE} ORDER BY version_num")
+    if rows := connection.execute(query).scalars().all():
+        return State(rows[-1], tables, others=tuple(rows[:-1]))
     return State(None, tables, bool(tables) and _is_begun(connection, tables))
 
 

@@ -24,7 +24,7 @@ from converge.machine import actions, moving
 from converge.model import NAME_LENGTH
 from converge.protocol import call, prune
 from converge.resources import command
-from converge.sql import connections, engines, events, repeat, templates, types
+from converge.sql import connections, engines, events, repeat, templates, types, upgrade_lock
 from converge.template import patterns, values
 
 DOC = Path(__file__).resolve().parents[2] / "doc"
@@ -89,6 +89,9 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("machine", "called again after {}", (FRACTIONS[actions.HAND_BACK],)),
     ("operating", "``workers`` + {} connections", (n(engine.CONNECTIONS),)),
     ("operating", "run again, up to {} times", (word(repeat.RETRIES),)),
+    ("operating", "one on another host after {} seconds", (n(upgrade_lock.LEASE),)),
+    ("troubleshooting", "the database for {} s", (n(upgrade_lock.PATIENCE),)),
+    ("troubleshooting", "the lock is free after {} seconds", (n(upgrade_lock.LEASE),)),
     ("operating", "``--grace`` seconds to finish, {} by default", (n(parser.GRACE),)),
     ("operating", "have {} more seconds to obey", (word(run.GRACE),)),
     ("operating", "{} and {} fit into the", (n(parser.GRACE), n(run.GRACE))),
