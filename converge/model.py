@@ -195,12 +195,15 @@ class ResourceDefinition:
         around them are not evaluated yet.
     :ivar requires: names of the resources that must come first, sorted.
     :ivar replace: in which order it is replaced; None leaves it to the type.
+    :ivar settings: what else is said of it, by key: ``triggers``, in which references are not
+        evaluated yet, ``retry``, ``timeout``, ``deadline``.
     """
 
     type: str
     properties: Mapping[str, Json] = field(default_factory=dict)
     requires: tuple[str, ...] = ()
     replace: Replacing | None = None
+    settings: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

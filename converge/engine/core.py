@@ -28,6 +28,7 @@ from converge.protocol.complete import complete
 from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work
 from converge.protocol.finish import draft_rollback, finish, may_roll_back
 from converge.protocol.halt import complete_failure, halts
+from converge.protocol.limits import limits_of
 from converge.protocol.recover import release_engine
 from converge.protocol.replace import replace
 from converge.protocol.secrets import read_secrets
@@ -367,6 +368,8 @@ class EngineCore:
             values: dict[str, Any] = {"physical_id": physical_id}
             if work.decision.operation is Operation.CREATE:
                 values["properties"] = dict(work.decision.properties)
+                if work.decision.settings:
+                    values["settings"] = dict(work.decision.settings)
             self.database.transact(
                 lambda tx: resources.write_locked(
                     tx, self.engine_id, row.id, row.epoch, row.mark, **values
@@ -393,7 +396,8 @@ class EngineCore:
             if context.cancelled.wait(seconds):
                 raise Cancelled(context.cancel_reason or "the handler was cancelled")
 
-        context = make_context(work, record, self.types[work.type_name].timeout, journal)
+        limits = limits_of(work, self.types[work.type_name])
+        context = make_context(work, record, limits, journal)
         return context
 
     def call_handler(self, work: Work, context: Context | None) -> Outcome:
@@ -411,9 +415,9 @@ class EngineCore:
 
         :param seconds: its timeout.
         """
-        reason = f"{work.decision.operation} timed out after {seconds:g} s"
-        policy = self.types[work.type_name].retry
-        return failed_attempt(work, policy, reason, TimeoutError(reason))
+        reason = f"{work.decision.operation} took longer than {seconds:g} s"
+        limits = limits_of(work, self.types[work.type_name])
+        return failed_attempt(work, limits, reason, TimeoutError(reason), seconds)
 
     def given_up(self, work: Work, seconds: float) -> Outcome:
         """The outcome of a handler that did not stop when it was cancelled.

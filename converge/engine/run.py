@@ -472,7 +472,7 @@ class Run:
             for job in self._workers.all():
                 limit = job.context.timeout
                 if job.started is not None and limit is not None and at - job.started > limit:
-                    job.cancel(at, f"timed out after {limit:g} s")
+                    job.cancel(at, f"it took longer than {limit:g} s")
 
     def _sweep_loop(self) -> None:
         """Recover what dead engines left, and cancel handlers that are to stop."""

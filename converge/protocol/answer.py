@@ -275,14 +275,21 @@ def _store_wanted(tx: Transaction, row: StackRow, wanted: Wanted) -> tuple[int, 
     if row.template_id is not None and _is_wanted(tx, row, wanted):
         return row.template_id, row.versions
     version = row.versions + 1
-    return templates.insert_template(tx, row.id, version, wanted.body, wanted.parameters), version
+    made = templates.insert_template(
+        tx, row.id, version, wanted.body, wanted.parameters, wanted.directory
+    )
+    return made, version
 
 
 def _is_wanted(tx: Transaction, row: StackRow, wanted: Wanted) -> bool:
     """Whether this is the stack's wanted version."""
     if row.template_id is None:
         return False
-    return templates.get_texts(tx, row.template_id) == (wanted.body, wanted.parameters)
+    if templates.get_texts(tx, row.template_id) != (wanted.body, wanted.parameters):
+        return False
+    # the same text in another folder means other files
+    directory = wanted.directory
+    return directory is None or templates.get_directory(tx, row.template_id) == directory
 
 
 def _started(row: StackRow, started: Started) -> Answer:

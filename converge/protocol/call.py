@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from converge.errors import BadInput, Replace, comes_from
-from converge.model import Action, Json, Kind, Physical, Status
-from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work, decide_replace
+from converge.model import Action, Json, Kind, Physical, Status, same
+from converge.protocol.decide import (
+    DIRECTORY,
+    HANDLED,
+    Operation,
+    Outcome,
+    Result,
+    Work,
+    decide_replace,
+)
+from converge.protocol.limits import Limits, limits_of, settings_of
 from converge.reasons import cut_traceback, describe, format_traceback
 from converge.resources.resource_type import Context, ResourceType
-from converge.retry import RetryPolicy
 from converge.sql.types import PHYSICAL_ID_LENGTH, dump, fit_text, load
 from converge.synchronous import check_finished
 
@@ -26,13 +36,12 @@ VALUE_LENGTH = 4 * 1024 * 1024
 def make_context(
     work: Work,
     record: Callable[[str | None], None] | None,
-    limit: float | None,
+    limits: Limits,
     journal: Callable[[], Scope] | None = None,
 ) -> Context:
     """The context for a work's handler.
 
     :param record: stores a physical id at once.
-    :param limit: seconds that the resource type allows for one call; None for no limit.
     :param journal: opens the journal's scope of the work.
     """
     row = work.row
@@ -40,7 +49,7 @@ def make_context(
     # the template may have changed how it is deleted
     deletes = work.decision.operation is Operation.DELETE
     properties = work.decision.properties if deletes else row.properties
-    limits = [one for one in (limit, work.traversal.node_timeout) if one is not None]
+    seconds = [one for one in (limits.call, work.traversal.node_timeout) if one is not None]
     return Context(
         work.traversal.stack,
         row.name,
@@ -52,7 +61,8 @@ def make_context(
         physical_id=row.physical_id,
         properties=properties,
         attributes=row.attributes,
-        timeout=min(limits) if limits else None,
+        timeout=min(seconds) if seconds else None,
+        directory=settings_of(work).get(DIRECTORY),
         record=record,
         journal=journal,
     )
@@ -93,11 +103,13 @@ def call_handler(
     if operation in HANDLED:
         assert work.row is not None
         assert context is not None
+        started = time.monotonic()
         try:
             return _call(work, types, context)
         except Replace:
             if operation is Operation.UPDATE:
                 then = decide_replace(work.node, work.row, work.decision.properties, types)
+                then = replace(then, settings=work.decision.settings)
                 return Outcome(work, Result.REPLACE, then=then)
             return failure(
                 work, f"Replace cannot be raised by {operation}; only update can ask for it"
@@ -108,8 +120,10 @@ def call_handler(
             if context.interrupted:
                 return handed_back(work)
             # BaseException: a handler that calls sys.exit() must not end the engine's thread
-            policy = types[work.type_name].retry
-            return failed_attempt(work, policy, describe(error), error, format_traceback(error))
+            limits = limits_of(work, types[work.type_name])
+            seconds = time.monotonic() - started
+            trace = format_traceback(error)
+            return failed_attempt(work, limits, describe(error), error, seconds, trace)
     if operation is Operation.REPLACE:
         return Outcome(work, Result.REPLACE)
     if operation is Operation.SKIP:
@@ -129,7 +143,16 @@ def call_handler(
                 values["properties"] = _storable("properties", dict(work.decision.properties))
             except BadInput as error:
                 return failure(work, str(error))
+        values |= _new_settings(work)
     return Outcome(work, Result.DONE, values)
+
+
+def _new_settings(work: Work) -> dict[str, Any]:
+    """The settings to write, if they differ from those of the row."""
+    wanted = work.decision.settings
+    if wanted is None or work.row is None or same(dict(wanted), work.row.settings or {}):
+        return {}
+    return {"settings": dict(wanted) or None}
 
 
 def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Outcome:
@@ -177,6 +200,7 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
         "attributes": _storable("attributes", dict(physical.attributes)),
         "requires": work.requires,
         "template_id": work.traversal.template_id,
+        **_new_settings(work),
     }
     return Outcome(work, Result.DONE, values)
 
@@ -233,16 +257,27 @@ def _storable(what: str, value: Json) -> Json:
 
 def failed_attempt(
     work: Work,
-    policy: RetryPolicy,
+    limits: Limits,
     reason: str,
     error: BaseException,
+    seconds: float,
     traceback: str | None = None,
 ) -> Outcome:
-    """The outcome of a failed handler call: a retry if the policy allows one, else a failure."""
-    wait = policy.wait(work.node.attempts - work.node.deaths, error)
+    """The outcome of a failed handler call: a retry if the limits allow one, else a failure.
+
+    :param seconds: how long the call took.
+    """
+    wait = limits.retry.wait(work.node.attempts - work.node.deaths, error)
+    spent = None
+    if wait is not None and limits.deadline is not None:
+        spent = limits.spent + seconds + wait
+        if spent >= limits.deadline:
+            reason += f"; no time for another attempt: the deadline is {limits.deadline:g} s"
+            wait = None
     outcome = failure(work, reason, wait, traceback)
     # attempts in which an engine died do not count
-    outcome.max_attempts = policy.attempts + work.node.deaths
+    outcome.max_attempts = limits.retry.attempts + work.node.deaths
+    outcome.spent = spent
     return outcome
 
 

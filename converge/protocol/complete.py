@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from converge.model import Action, Kind, NodeState, Status
+from converge.model import Action, Json, Kind, NodeState, Status
 from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work
+from converge.protocol.limits import SPENT
 from converge.sql import events, node_moves, resources, scopes, sync_points, traversals
 from converge.sql.resources import ResourceRow
 from converge.sql.sync_points import Key, LockedNode
@@ -125,12 +126,22 @@ def _write_nodes(
                     outcome.wait,
                     max_attempts=outcome.max_attempts,
                     uncounted=outcome.result is Result.HANDED_BACK,
+                    definition=_with_spent(outcome),
                 )
                 continue
         ends.setdefault(_ENDS[outcome.result], []).append(node)
     for state, nodes in ends.items():
         node_moves.end_nodes(tx, engine_id, nodes, state)
     sync_points.delete_nodes(tx, superseded)
+
+
+def _with_spent(outcome: Outcome) -> Json:
+    """The definition of a node that is retried, if it must remember how much of its deadline is
+    over."""
+    definition = outcome.work.node.definition
+    if outcome.spent is None or definition is None:
+        return None
+    return {**definition, SPENT: outcome.spent}
 
 
 def _write_resources(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
@@ -40,6 +40,10 @@ class Operation(StrEnum):
     FINISH = "finish"
 
 
+#: The keys of settings that decide something here: what replaces a resource when it changes, and
+#: where its relative paths start.
+TRIGGERS = "triggers"
+DIRECTORY = "directory"
 #: Operations that call a handler; all others are done at once.
 HANDLED = frozenset({Operation.CREATE, Operation.UPDATE, Operation.DELETE, Operation.CHECK})
 
@@ -50,12 +54,14 @@ class Decision:
     :ivar reason: why it fails, if it does.
     :ivar wanted: the properties of the replacement, if the old resource is deleted first and the
         replacement is made in its row.
+    :ivar settings: what the template says of it besides; None leaves the row's as they are.
     """
 
     operation: Operation
     properties: Mapping[str, Json] = field(default_factory=dict)
     reason: str | None = None
     wanted: Mapping[str, Json] | None = None
+    settings: Mapping[str, Json] | None = None
 
 
 @dataclass(slots=True)
@@ -129,6 +135,8 @@ class Outcome:
     :ivar reason: why it failed.
     :ivar wait: seconds until a retry.
     :ivar max_attempts: after how many attempts a retry is given up.
+    :ivar spent: seconds of the node's deadline that are over once it is retried; None if it has
+        none.
     :ivar stepped: the handler used the journal's scope of its work.
     :ivar then: how to replace the resource, if an update asked for that.
     :ivar raw: its texts may contain secrets, or be too long for their columns.
@@ -142,6 +150,7 @@ class Outcome:
     reason: str | None = None
     wait: float = 0.0
     max_attempts: int | None = None
+    spent: float | None = None
     stepped: bool = False
     then: Decision | None = None
     raw: bool = False
@@ -151,8 +160,15 @@ def dump_definition(definition: ResourceDefinition | None) -> Json:
     """A definition as JSON, for the node's row."""
     if definition is None:
         return None
-    value = {"type": definition.type, "properties": dict(definition.properties)}
-    return value if definition.replace is None else value | {"replace": definition.replace}
+    value: dict[str, Json] = {
+        "type": definition.type,
+        "properties": dict(definition.properties),
+    }
+    if definition.replace is not None:
+        value["replace"] = definition.replace
+    if definition.settings:
+        value["settings"] = dict(definition.settings)
+    return value
 
 
 def load_definition(value: Json) -> ResourceDefinition | None:
@@ -160,7 +176,12 @@ def load_definition(value: Json) -> ResourceDefinition | None:
     return (
         None
         if value is None
-        else ResourceDefinition(value["type"], value["properties"], replace=value.get("replace"))
+        else ResourceDefinition(
+            value["type"],
+            value["properties"],
+            replace=value.get("replace"),
+            settings=value.get("settings", {}),
+        )
     )
 
 
@@ -196,7 +217,7 @@ def decide(
             return Decision(Operation.FAIL, reason=row.reason or f"its {row.action} never finished")
         operation = Operation.CHECK if supports(resource_type, "check") else Operation.NOTHING
         return Decision(operation, row.properties)
-    return _decide_update(node, row, inputs, types)
+    return _decide_update(traversal, node, row, inputs, types)
 
 
 def _deaths_allowed(
@@ -275,6 +296,7 @@ def _lookup_in(inputs: Mapping[str, Input]) -> Callable[[str], Physical]:
 
 
 def _decide_update(
+    traversal: TraversalRow,
     node: SyncPointRow,
     row: ResourceRow,
     inputs: Mapping[str, Input],
@@ -290,17 +312,39 @@ def _decide_update(
     try:
         properties = resolve_properties(definition.properties, _lookup_in(inputs))
         check_properties(definition.type, resource_type, properties)
+        settings = resolve_properties(definition.settings, _lookup_in(inputs))
     except (UnresolvedReference, BadInput) as error:
         return Decision(Operation.FAIL, reason=str(error))
+    decision = _decide_with(node, row, definition.type, properties, settings, types)
+    before = row.settings or {}
+    if decision.operation is Operation.NOTHING:
+        # what was made stays where it was made
+        settings |= {key: before[key] for key in (DIRECTORY,) if key in before}
+    elif resource_type.relative_paths and traversal.directory is not None:
+        settings[DIRECTORY] = traversal.directory
+    return replace(decision, settings=settings) if settings or before else decision
 
+
+def _decide_with(
+    node: SyncPointRow,
+    row: ResourceRow,
+    type_name: str,
+    properties: Mapping[str, Json],
+    settings: Mapping[str, Json],
+    types: Mapping[str, ResourceType],
+) -> Decision:
+    """Decide what an update node does, once it is known what is wanted."""
+    resource_type = types[type_name]
     untouched = row.status is Status.INIT
     if row.action is Action.REPLACE:
         # its delete has begun, so it is broken, whatever is wanted now
         return decide_replace(node, row, properties, types)
-    if row.type != definition.type and not untouched:
+    if row.type != type_name and not untouched:
         return decide_replace(node, row, properties, types)
     if untouched or (row.action is Action.CREATE and row.status is not Status.COMPLETE):
         return Decision(Operation.CREATE, properties)
+    if _is_triggered(row, settings):
+        return decide_replace(node, row, properties, types)
     if row.status is Status.COMPLETE:
         if same(row.properties, properties):
             return Decision(Operation.NOTHING, row.properties)
@@ -309,6 +353,17 @@ def _decide_update(
     if supports(resource_type, "update"):
         return Decision(Operation.UPDATE, properties)
     return decide_replace(node, row, properties, types)
+
+
+def _is_triggered(row: ResourceRow, settings: Mapping[str, Json]) -> bool:
+    """Whether the value of the resource's ``triggers`` has changed. To have some at all is no
+    change: nothing is replaced because its template says for the first time when it should be."""
+    before = row.settings or {}
+    return (
+        TRIGGERS in before
+        and TRIGGERS in settings
+        and not same(before[TRIGGERS], settings[TRIGGERS])
+    )
 
 
 def decide_replace(

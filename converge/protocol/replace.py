@@ -65,7 +65,9 @@ def replace(
         traversal=work.traversal,
         node=work.node,
         row=new,
-        decision=Decision(Operation.CREATE, work.decision.properties),
+        decision=Decision(
+            Operation.CREATE, work.decision.properties, settings=work.decision.settings
+        ),
         requires=work.requires,
         locked=True,
     )
@@ -108,6 +110,7 @@ def _reset_row(
         "properties": {},
         "attributes": {},
         "requires": list(work.requires),
+        "settings": None,
     }
     if work.decision.operation is Operation.DELETE:
         reason = "before its replacement is made"
@@ -116,5 +119,5 @@ def _reset_row(
         return Outcome(work, Result.SKIPPED, values)
     resources.write_locked(tx, engine_id, old.id, old.epoch, old.mark, **values)
     row = dataclasses.replace(old, **(values | {"status": Status.INIT}))
-    decision = Decision(Operation.CREATE, properties)
+    decision = Decision(Operation.CREATE, properties, settings=work.decision.settings)
     return dataclasses.replace(work, row=row, decision=decision)

@@ -13,7 +13,7 @@ from converge import collection
 from converge.errors import BadInput
 from converge.model import OnFailure, ResourceDefinition, check_seconds
 from converge.resources.resource_type import ResourceType, check_types
-from converge.sql.types import dump
+from converge.sql.types import SOURCE_LENGTH, dump, fit_text
 from converge.template import Template
 
 
@@ -49,11 +49,13 @@ class Wanted:
     :ivar body: the template, as it is stored: as canonical JSON.
     :ivar parameters: the values of all its parameters, as they are stored.
     :ivar definitions: the resources that it wants, by name.
+    :ivar directory: where its relative paths start, None if it is from no file.
     """
 
     body: str
     parameters: str
     definitions: Mapping[str, ResourceDefinition]
+    directory: str | None = None
 
 
 def work_out(
@@ -71,5 +73,13 @@ def work_out(
     if types is not None:
         check_types(types)
         template.validate(types)
+    directory = template.directory
+    if directory is not None and fit_text(directory, SOURCE_LENGTH) != directory:
+        raise BadInput(
+            f"the folder of the template, {directory[:60]!r}..., cannot be stored: its path has "
+            f"{len(directory)} characters, or some that are no text; at most {SOURCE_LENGTH} are "
+            "allowed"
+        )
     with collection.paused():
-        return Wanted(dump(template.body), dump(values), template.definitions(values, name))
+        definitions = template.definitions(values, name)
+        return Wanted(dump(template.body), dump(values), definitions, directory)

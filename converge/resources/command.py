@@ -60,7 +60,8 @@ class Command(ResourceType):
         environment a command sees only ``PATH``, ``HOME``, ``LANG`` and ``TMPDIR``, and what
         ``pass_env`` names.
     ``directory``
-        where they run; default: the engine's current directory. It must exist.
+        where they run; default: the template's folder, or that of the engine if the template is
+        from no file. A relative one starts there. It must exist.
     ``triggers``
         any value; a change replaces the resource, whether there is an ``update`` or not.
 
@@ -109,6 +110,7 @@ class Command(ResourceType):
         "triggers": Property(object),
     }
     delete_properties: ClassVar[tuple[str, ...]] = ("delete",)
+    relative_paths: ClassVar[bool] = True
     #: The old and the new commands usually name the same thing.
     replace: ClassVar[str] = Replacing.DELETE_FIRST
 
@@ -230,11 +232,11 @@ def _start(
     stdout: IO[bytes],
     stderr: IO[bytes],
 ) -> Watched:
-    directory = properties.get("directory")
-    if directory is not None and not os.path.isdir(directory):
+    directory = os.path.join(context.directory or os.getcwd(), properties.get("directory") or "")
+    if not os.path.isdir(directory):
+        what = "the directory" if properties.get("directory") else "the template's folder"
         raise CommandError(
-            f"{which} was not run: the directory {directory!r} does not exist "
-            f"(seen from {os.getcwd()!r})",
+            f"{which} was not run: {what} {directory!r} does not exist on this machine",
             made_nothing=True,
         )
     environment = {
@@ -310,7 +312,7 @@ def _wait(
         if context.cancelled.wait(pause):
             raise CommandError(f"{which} was stopped after {time.monotonic() - started:.1f} s")
         if deadline is not None and time.monotonic() >= deadline:
-            raise CommandError(f"{which} timed out after {context.timeout:g} s")
+            raise CommandError(f"{which} took longer than {context.timeout:g} s")
         _refuse_long_stdout(which, stdout)
         printed.look()
         if os.fstat(stderr.fileno()).st_size > STDERR_SPILL:

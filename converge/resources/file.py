@@ -38,9 +38,10 @@ class File(ResourceType):
     """A text file (UTF-8), written as a whole and atomically: a reader sees the old content or the
     new one, and a crash leaves one of the two.
 
-    Properties: ``path`` (a relative one starts at the current directory of the engine that
-    creates the file, and is made absolute once), ``content`` (default: empty), ``mode`` (default
-    ``"0644"``, whatever the umask), ``adopt`` and ``on_delete``. Missing parent folders are
+    Properties: ``path`` (a relative one starts at the template's folder, or at the current
+    directory of the engine if the template is from no file, and is made absolute once),
+    ``content`` (default: empty), ``mode`` (default ``"0644"``, whatever the umask), ``adopt`` and
+    ``on_delete``. Missing parent folders are
     created, and stay when the file is deleted.
 
     If a file, or a symbolic link, already exists at the path, ``create`` fails and leaves it alone.
@@ -79,6 +80,7 @@ class File(ResourceType):
         "on_delete": Property(str),
     }
     delete_properties: ClassVar[tuple[str, ...]] = ("on_delete",)
+    relative_paths: ClassVar[bool] = True
 
     def __init__(self, roots: Iterable[str | os.PathLike[str]] = ()) -> None:
         if isinstance(roots, str | os.PathLike):
@@ -92,7 +94,7 @@ class File(ResourceType):
         :raises FileError: if something else is there, or it cannot be written.
         """
         writing = _Writing(context, properties)
-        path = _absolute(properties["path"])
+        path = _absolute(properties["path"], context)
         known = context.physical_id
         if known and _same_relative(properties["path"], known):
             path = known
@@ -127,7 +129,7 @@ class File(ResourceType):
         """
         writing = _Writing(context, properties)
         if properties["path"] != previous.get("path") and (
-            _absolute(properties["path"]) != physical_id
+            _absolute(properties["path"], context) != physical_id
         ):
             raise Replace(f"the path changes from {physical_id!r} to {properties['path']!r}")
         self._confine("write", physical_id)
@@ -230,12 +232,12 @@ def _content(properties: Mapping[str, Any]) -> bytes:
         raise BadInput(f"content cannot be written as UTF-8: {error.reason}") from error
 
 
-def _absolute(path: object) -> str:
+def _absolute(path: object, context: Context) -> str:
     if not isinstance(path, str) or not path or "\0" in path:
         raise BadInput(f"path must be a string that names a file, not {path!r}")
     if path.endswith(("/", "/.", "/..")) or path in {".", ".."}:
         raise BadInput(f"path {path!r} names a folder; add the file's name")
-    absolute = os.path.abspath(path)
+    absolute = os.path.abspath(os.path.join(context.directory or "", path))
     if len(absolute) > PATH_LENGTH:
         raise BadInput(
             f"path {absolute[:60]!r}... has {len(absolute)} characters; "

@@ -58,6 +58,9 @@ class Context(Journaled):
     :ivar interrupted: the engine cancelled it, as it stops or loses its lease: whatever the handler
         then raises is not a failure, and it is called again.
     :ivar timeout: seconds that this call may take, None for no limit.
+    :ivar directory: for a type with ``relative_paths``: where relative paths in its properties
+        start, which is the folder of its template when the resource was last created or updated;
+        None if the template is from no file.
     """
 
     no_journal = "this context is not an engine's, so it has no journal"
@@ -75,6 +78,7 @@ class Context(Journaled):
         properties: Mapping[str, Json] | None = None,
         attributes: Mapping[str, Json] | None = None,
         timeout: float | None = None,
+        directory: str | None = None,
         record: Callable[[str | None], None] | None = None,
         journal: Callable[[], Scope] | None = None,
     ) -> None:
@@ -89,6 +93,7 @@ class Context(Journaled):
         self.properties: Mapping[str, Json] = properties or {}
         self.attributes: Mapping[str, Json] = attributes or {}
         self.timeout = timeout
+        self.directory = directory
         self.cancel_reason: str | None = None
         self.interrupted = False
         self._record = record
@@ -158,9 +163,11 @@ class ResourceType:
     #: In which order one is replaced by a new one: ``create_first``, or, for things of which there
     #: can be only one, ``delete_first``. A template can override it for a resource.
     replace: ClassVar[str] = Replacing.CREATE_FIRST
-    #: When a failed call is retried.
+    #: Whether its properties have paths: then handlers are given ``context.directory``.
+    relative_paths: ClassVar[bool] = False
+    #: When a failed call is retried. A template can override it for a resource.
     retry: ClassVar[RetryPolicy] = RetryPolicy()
-    #: Seconds that one call may take; None for no limit.
+    #: Seconds that one call may take; None for no limit. A template can override it for a resource.
     timeout: ClassVar[float | None] = None
 
     def create(self, context: Context, properties: Mapping[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, select, update
 
 from converge.errors import StaleLock
-from converge.model import SYNC_POINT_MOVES, Kind, NodeState, check_move
+from converge.model import SYNC_POINT_MOVES, Json, Kind, NodeState, check_move
 from converge.sql.batch import CHUNK, among
 from converge.sql.schema import sync_point
 from converge.sql.sync_points import Key, LockedNode, SyncPointRow, among_keys, is_in
@@ -72,8 +72,11 @@ def requeue_node(
     *,
     max_attempts: int | None = None,
     uncounted: bool = False,
+    definition: Json = None,
 ) -> None:
     """RUNNING back to READY, to be claimed after some seconds.
+
+    :param definition: what its definition becomes; None leaves it as it is.
 
     :param max_attempts: after how many attempts it is given up; to be shown to people.
     :param uncounted: the work was handed back, which is no attempt.
@@ -91,6 +94,7 @@ def requeue_node(
         due_at=tx.now + wait if wait else 0,
         attempts=sync_point.c.attempts - (1 if uncounted else 0),
         max_attempts=max_attempts,
+        **({} if definition is None else {"definition": definition}),
     )
 
 

@@ -54,6 +54,7 @@ class ResourceRow:
     epoch: int
     blocking: bool
     mark: int
+    settings: dict[str, Json] | None = None
 
 
 _COLUMNS = [resource.c[name] for name in ResourceRow.__dataclass_fields__]

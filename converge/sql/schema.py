@@ -99,6 +99,8 @@ template = Table(
     Column("parameters", JsonText, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("completed_at", Double),
+    # where its relative paths start; NULL if it is from no file
+    Column("directory", String(SOURCE_LENGTH)),
     UniqueConstraint("stack_id", "version", name="uniq_converge_template0stack_id0version"),
 )
 
@@ -171,6 +173,8 @@ resource = Table(
     _mark(),
     # of the exception that its reason is about
     Column("traceback", LongText),
+    # what the template says of it besides its properties, as last reached; NULL if nothing
+    Column("settings", JsonText),
     Index("ix_converge_resource_stack_id", "stack_id", "name"),
 )
 

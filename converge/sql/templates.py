@@ -36,15 +36,24 @@ class TemplateRow:
 
 
 def insert_template(
-    tx: Transaction, stack_id: int, version: int, body: str, parameters: str
+    tx: Transaction,
+    stack_id: int,
+    version: int,
+    body: str,
+    parameters: str,
+    directory: str | None = None,
 ) -> int:
-    """Insert a version, given as canonical JSON, and return its id."""
+    """Insert a version, given as canonical JSON, and return its id.
+
+    :param directory: where its relative paths start.
+    """
     values = {
         "stack_id": stack_id,
         "version": version,
         "body": literal(body, PackedText()),
         "parameters": literal(parameters, LongText()),
         "created_at": tx.now,
+        "directory": directory,
     }
     done = tx.execute(insert(template).values(values))
     key = done.inserted_primary_key
@@ -108,6 +117,12 @@ def get_texts(tx: Transaction, template_id: int) -> tuple[str, str]:
     if row is None:
         raise NotFound(f"there is no template with id {template_id}")
     return row[0], row[1]
+
+
+def get_directory(tx: Transaction, template_id: int) -> str | None:
+    """Where the relative paths of a version start, None if it is from no file."""
+    query = select(template.c.directory).where(template.c.id == template_id)
+    return tx.execute(query).scalar_one_or_none()
 
 
 def list_alike(tx: Transaction, ids: Iterable[int], body: str, parameters: str) -> list[int]:

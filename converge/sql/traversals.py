@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, case, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, func, insert, select, update
 
 from converge.errors import StaleLock
 from converge.model import TRAVERSAL_MOVES, Action, OnFailure, TraversalStatus, check_move
-from converge.sql.schema import progress, stack, traversal
+from converge.sql.schema import progress, stack, template, traversal
 from converge.sql.transaction import Transaction
 
 
 @dataclass(frozen=True, slots=True)
 class TraversalRow:
-    """A traversal with the name and the mark of its stack."""
+    """A traversal with the name and the mark of its stack, and the folder of its template."""
 
     id: int
     stack_id: int
@@ -39,12 +39,20 @@ class TraversalRow:
     ended_at: float | None
     mark: int
     stack_mark: int
+    directory: str | None = None
 
 
-_OF_STACK = {"stack": stack.c.name, "stack_mark": stack.c.mark}
+_OTHERS: Mapping[str, ColumnElement[Any]] = {
+    "stack": stack.c.name,
+    "stack_mark": stack.c.mark,
+    # no join: a row that need not be there cannot be locked
+    "directory": select(template.c.directory)
+    .where(template.c.id == traversal.c.template_id)
+    .scalar_subquery(),
+}
 _SELECT = select(
     *(
-        _OF_STACK[name].label(name) if name in _OF_STACK else traversal.c[name]
+        _OTHERS[name].label(name) if name in _OTHERS else traversal.c[name]
         for name in TraversalRow.__dataclass_fields__
     )
 ).join_from(traversal, stack, stack.c.id == traversal.c.stack_id)

@@ -90,7 +90,17 @@ CONSTRAINT = Keys(
 )
 BOUNDS = Keys(("min", "max"))
 RESOURCE = Keys(
-    ("type", "properties", "depends_on", "replace"),
+    (
+        "type",
+        "properties",
+        "depends_on",
+        "replace",
+        "triggers",
+        "retry",
+        "timeout",
+        "deadline",
+    ),
     ("metadata", "update_policy", "deletion_policy", "condition", "external_id"),
 )
+RETRY = Keys(("attempts", "first", "most"))
 OUTPUT = Keys(("description", "value"), ("condition",))

@@ -16,6 +16,7 @@ from converge.model import Json, Replacing, check_name
 from converge.template.functions import Reference, references
 from converge.template.keys import EXTENSION, OUTPUT, RESOURCE, TEMPLATE
 from converge.template.parameters import PSEUDO, Parameter, parse_parameter
+from converge.template.settings import read_settings
 from converge.template.values import Document, Spot, hint, kind, show
 
 
@@ -27,6 +28,7 @@ class ResourceEntry:
     :ivar depends_on: names of resources that must come first even if it does not refer to them.
     :ivar requires: names of all resources that must come first, sorted.
     :ivar replace: in which order it is replaced; None leaves it to the type.
+    :ivar settings: what else is said of it, by key; see ``settings``.
     """
 
     type: str
@@ -34,6 +36,7 @@ class ResourceEntry:
     depends_on: tuple[str, ...]
     requires: tuple[str, ...]
     replace: Replacing | None
+    settings: Mapping[str, Json]
     spot: Spot = field(repr=False, compare=False)
 
 
@@ -247,6 +250,7 @@ def _resource(names: _Names, name: str, value: Json, spot: Spot) -> ResourceEntr
         depends_on=required if depends_on == required else depends_on,
         requires=required,
         replace=_replacing(document, what, body.get("replace"), spot.child("replace")),
+        settings=read_settings(document, what, body, spot),
         spot=spot,
     )
 

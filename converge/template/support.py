@@ -74,6 +74,8 @@ def _check_resource(structure: Structure, name: str, entry: ResourceEntry) -> No
     if any(isinstance(each, dict) for each in _listed(body.get("depends_on"))):
         message = f"depends_on of {what} must be names, not functions"
         raise document.error(message, spot.child("depends_on"))
+    for key, value in entry.settings.items():
+        _check_value(structure, value, spot.child(key))
     for key, value in entry.properties.items():
         if isinstance(value, dict | list):
             _check_value(structure, value, spot.child("properties").child(key))

@@ -19,6 +19,7 @@ from converge.template.functions import references, substitute
 from converge.template.parameters import Parameter
 from converge.template.reading import parse as parse_text
 from converge.template.reading import read
+from converge.template.settings import settle
 from converge.template.structure import Output, ResourceEntry, understand
 from converge.template.support import check_against, refuse_ignored
 from converge.template.values import Document, Spot, hint, plain, show
@@ -37,15 +38,25 @@ class Template:
     :ivar parameters: those that it declares, by name.
     :ivar resources: by name, in the order of the text.
     :ivar outputs: by name.
+    :ivar directory: where its relative paths start: the folder of its file, as an absolute path;
+        None if it is from no file, and no folder was given.
     """
 
     source: str
+    directory: str | None
     description: str | None
     parameters: Mapping[str, Parameter]
     resources: Mapping[str, ResourceEntry]
     outputs: Mapping[str, Output]
 
-    def __init__(self, document: Document, *, for_drawing: bool = False) -> None:
+    def __init__(
+        self,
+        document: Document,
+        *,
+        for_drawing: bool = False,
+        directory: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.directory = None if directory is None else os.path.abspath(directory)
         with collection.paused():
             self._structure = understand(document)
         self.source = document.name
@@ -65,29 +76,44 @@ class Template:
         :raises TemplateError: if it cannot be read, is wrong, or has what converge does not
             support.
         """
-        return cls(read(path), for_drawing=for_drawing)
+        folder = os.path.dirname(os.fspath(path)) or os.curdir
+        return cls(read(path), for_drawing=for_drawing, directory=folder)
 
     @classmethod
     def parse(
-        cls, text: str | bytes, source: str = "<template>", *, for_drawing: bool = False
+        cls,
+        text: str | bytes,
+        source: str = "<template>",
+        *,
+        for_drawing: bool = False,
+        directory: str | os.PathLike[str] | None = None,
     ) -> Template:
         """Parse a text: YAML, or JSON if it starts with ``{``.
 
         :param source: its name in messages.
         :param for_drawing: accept anything that Heat does; the template can only be drawn.
+        :param directory: where its relative paths start; None: where the engine that makes a
+            resource was started.
         :raises TemplateError: if it is wrong, or has what converge does not support.
         """
-        return cls(parse_text(text, source), for_drawing=for_drawing)
+        return cls(parse_text(text, source), for_drawing=for_drawing, directory=directory)
 
     @classmethod
-    def from_dict(cls, body: Mapping[str, Json], source: str = "<template>") -> Template:
+    def from_dict(
+        cls,
+        body: Mapping[str, Json],
+        source: str = "<template>",
+        *,
+        directory: str | os.PathLike[str] | None = None,
+    ) -> Template:
         """A template from what :meth:`to_dict` returned, or made by a program. Lines are not known.
 
         :param source: its name in messages.
+        :param directory: see :meth:`parse`.
         :raises TemplateError: if it is wrong, or has what converge does not support.
         """
         with collection.paused():
-            return cls(Document(source, plain(body, source), Spot()))
+            return cls(Document(source, plain(body, source), Spot()), directory=directory)
 
     @classmethod
     def from_store(cls, body: Mapping[str, Json]) -> Template:
@@ -189,9 +215,25 @@ class Template:
                     for key, value in properties.items()
                 }
             definitions[name] = ResourceDefinition(
-                entry.type, properties, entry.requires, entry.replace
+                entry.type,
+                properties,
+                entry.requires,
+                entry.replace,
+                self._settings(entry, parameters, stack_name) if entry.settings else entry.settings,
             )
         return definitions
+
+    def _settings(
+        self, entry: ResourceEntry, parameters: Mapping[str, Json], stack_name: str
+    ) -> dict[str, Json]:
+        given = {
+            key: self._substitute(value, entry.spot.child(key), parameters, stack_name)
+            for key, value in entry.settings.items()
+        }
+        try:
+            return settle(given)
+        except BadInput as error:
+            raise self._structure.document.error(str(error), entry.spot) from None
 
     def output_values(self, parameters: Mapping[str, Json], stack_name: str) -> dict[str, Json]:
         """The values of the outputs, with parameters filled in, for :func:`resolve`.

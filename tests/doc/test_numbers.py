@@ -166,7 +166,7 @@ OTHERS = (
     "(for 2 h 5 min, attempt 1)",
     "lease ended 3 min ago",
     "will be retried in 40 s",
-    "create timed out after 30 s",
+    "create took longer than 30 s",
     "54 s for 1,000 predecessors",
 )
 #: Sections of measurements.

@@ -186,3 +186,18 @@ def test_check_finds_what_is_not_as_it_should_be(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(FileError, match=r"cannot read .*: No such file"):
         FILE.check(make_context(), str(path), properties)
+
+
+def test_a_relative_path_starts_at_the_folder_of_the_template(tmp_path: Path) -> None:
+    context = make_context(directory=str(tmp_path))
+    made = FILE.create(context, {"path": "sub/f", "content": "x"})
+    assert made.id == str(tmp_path / "sub" / "f")
+    assert (tmp_path / "sub" / "f").read_text() == "x"
+    # moved since: the file stays where it is
+    moved = make_context(
+        directory=str(tmp_path / "other"), physical_id=made.id, attributes=made.attributes
+    )
+    previous = {"path": "sub/f", "content": "x"}
+    assert FILE.update(moved, made.id, {**previous, "content": "y"}, previous).id == made.id
+    with pytest.raises(Replace):
+        FILE.update(moved, made.id, {"path": "f"}, previous)

@@ -109,7 +109,8 @@ def test_what_no_type_brings_about(text: str, line: int, message: str) -> None:
                 in_resources(f"a:\n  type: any\n  {key}: {{}}"),
                 4,
                 f"resource 'a' has the key '{key}', which converge does not support; remove it"
-                " (known: type, properties, depends_on, replace)",
+                " (known: type, properties, depends_on, replace, triggers, retry, timeout, "
+                "deadline)",
             )
             for key in (
                 "condition",
@@ -128,7 +129,8 @@ def test_what_no_type_brings_about(text: str, line: int, message: str) -> None:
         (
             in_resources("a:\n  type: any\n  zzz: 1"),
             4,
-            "unknown key 'zzz' in resource 'a'; known: depends_on, properties, replace, type",
+            "unknown key 'zzz' in resource 'a'; known: deadline, depends_on, "
+            "properties, replace, retry, timeout, triggers, type",
         ),
         (
             "resources: {}\nparameters:\n  p:\n    type: string\n    immutable: true",

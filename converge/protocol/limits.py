@@ -1,0 +1,60 @@
+"""How long a handler may take and how often it is called: the resource type says it, and the
+template can say otherwise for a resource."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from converge.model import Json
+from converge.protocol.decide import Operation, Work
+from converge.resources.resource_type import ResourceType
+from converge.retry import RetryPolicy
+
+#: The key of a node's definition for the seconds that its earlier attempts, and the waits after
+#: them, took; only kept where there is a deadline.
+SPENT = "spent"
+# what is left of a deadline is never nothing: a handler is called, and told at once
+_LEAST = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of a work.
+
+    :ivar timeout: seconds that one call may take, None for no limit.
+    :ivar deadline: seconds for all attempts of a node and the waits between them, None for no
+        limit.
+    :ivar spent: how many of these are over.
+    """
+
+    retry: RetryPolicy
+    timeout: float | None
+    deadline: float | None
+    spent: float
+
+    @property
+    def call(self) -> float | None:
+        """Seconds that the next call may take, None for no limit."""
+        left = None if self.deadline is None else max(self.deadline - self.spent, _LEAST)
+        return min((one for one in (self.timeout, left) if one is not None), default=None)
+
+
+def settings_of(work: Work) -> Mapping[str, Json]:
+    """What the template says of a work's resource besides its properties."""
+    decision = work.decision
+    if decision.operation in (Operation.CREATE, Operation.UPDATE):
+        return decision.settings or {}
+    return (work.row.settings if work.row is not None else None) or {}
+
+
+def limits_of(work: Work, resource_type: ResourceType) -> Limits:
+    """The limits of a work that calls a handler of this type."""
+    settings = settings_of(work)
+    retry = settings.get("retry")
+    return Limits(
+        retry=replace(resource_type.retry, **retry) if retry else resource_type.retry,
+        timeout=settings.get("timeout", resource_type.timeout),
+        deadline=settings.get("deadline"),
+        spent=(work.node.definition or {}).get(SPENT, 0.0),
+    )

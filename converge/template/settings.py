@@ -1,0 +1,80 @@
+"""What a template says of a resource besides its properties: what replaces it, how often it is
+tried, and how long it may take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from converge.errors import BadInput
+from converge.model import Json, check_seconds
+from converge.template.functions import function_of, references
+from converge.template.keys import RETRY
+from converge.template.values import Document, Spot, hint, kind, show
+
+#: A changed value replaces the resource.
+TRIGGERS = "triggers"
+#: Their values must be known before a start.
+LIMITS = ("retry", "timeout", "deadline")
+_KEYS = frozenset((TRIGGERS, *LIMITS))
+# shared by all resources that say nothing; there may be a million
+_NONE: Mapping[str, Json] = MappingProxyType({})
+
+
+def read_settings(
+    document: Document, what: str, body: Mapping[str, Json], spot: Spot
+) -> Mapping[str, Json]:
+    """The settings among the keys of a resource; functions in them are not evaluated yet.
+
+    :param what: the resource, for messages.
+    :raises TemplateError: if one is wrong.
+    """
+    if _KEYS.isdisjoint(body):
+        return _NONE
+    found = {key: body[key] for key in sorted(_KEYS) if body.get(key) is not None}
+    for key in LIMITS:
+        for reference in references(found.get(key), spot.child(key)):
+            if reference.function != "get_param":
+                message = f"{key} of {what} must be known before anything is made: it can refer to "
+                raise document.error(f"{message}parameters only", reference.spot)
+    try:
+        settle(found)
+    except BadInput as error:
+        key = str(error).partition(" ")[0].partition(".")[0]
+        raise document.error(f"{what}: {error}", spot.child(key)) from None
+    return MappingProxyType(found)
+
+
+def settle(settings: Mapping[str, Json]) -> dict[str, Json]:
+    """Settings in the form in which engines take them. What is still a function is left as it is.
+
+    :raises BadInput: if one is wrong; the message starts with its key.
+    """
+    settled = dict(settings)
+    for key in ("timeout", "deadline"):
+        if key in settled and function_of(settled[key]) is None:
+            check_seconds(key, settled[key])
+    if "retry" in settled and function_of(settled["retry"]) is None:
+        settled["retry"] = _retry(settled["retry"])
+    return settled
+
+
+def _retry(value: Json) -> dict[str, Json]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = {"attempts": value}
+    if not isinstance(value, dict):
+        known = ", ".join(RETRY.known)
+        raise BadInput(
+            f"retry must be a number of attempts, or a mapping of {known}, not {kind(value)}"
+        )
+    for key, each in value.items():
+        if key not in RETRY.known:
+            raise BadInput(f"retry has no key {show(key)}{hint(key, RETRY.known)}")
+        if function_of(each) is not None:
+            continue
+        if key == "attempts":
+            if type(each) is not int or each < 1:
+                raise BadInput(f"retry.attempts must be a whole number from 1, not {show(each)}")
+        elif type(each) is bool or each != 0:
+            check_seconds(f"retry.{key}", each)
+    return dict(value)
