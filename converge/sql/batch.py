@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import (
-    ARRAY,
     JSON,
+    BigInteger,
+    BindParameter,
     ColumnElement,
     CursorResult,
     Insert,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     bindparam,
     cast,
     column,
+    false,
     func,
     insert,
     literal_column,
@@ -35,7 +37,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import TypeEngine, UserDefinedType
 
 from converge.sql.compiled import Compiled
 from converge.sql.transaction import Transaction
@@ -55,24 +57,36 @@ def among(tx: Transaction, what: ColumnElement[Any], values: Iterable[int]) -> C
     """The condition that an integer column has one of these values."""
     listed = sorted(set(values))
     if tx.dialect == "postgresql":
-        # as text: for a list, the driver needs longer than the server for the statement
-        text = bindparam(None, _array(listed), type_=Text(), unique=True)
-        return _in_array(what, text)
+        text = _array(listed)
+        return _in_array(what, bindparam(None, text, type_=_ArrayText(what.type), unique=True))
     if listed:
         # padded to a power of two, so that few different statements are compiled
         listed += listed[-1:] * ((1 << (len(listed) - 1).bit_length()) - len(listed))
     return what.in_(listed)
 
 
+class _ArrayText(UserDefinedType[str]):
+    """An array of PostgreSQL that is given as text: for a list, the driver needs longer than the
+    server for the statement."""
+
+    cache_ok = True
+    # the server reads the text once, and knows the array when it plans
+    render_bind_cast = True
+
+    def __init__(self, item: TypeEngine[Any]) -> None:
+        self.item = item
+
+    def get_col_spec(self, **kw: Any) -> str:
+        return f"{'BIGINT' if isinstance(self.item, BigInteger) else 'INTEGER'}[]"
+
+
 def _array(values: Iterable[int]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 
-def _in_array(what: ColumnElement[Any], text: ColumnElement[str]) -> ColumnElement[bool]:
-    """The condition that a column is in an array of PostgreSQL, which is given as text."""
-    array = ARRAY(what.type)
-    # in a subquery; otherwise the server would parse the text again for each row
-    return what == any_(cast(select(cast(text, array)).scalar_subquery(), array))
+def _in_array(what: ColumnElement[Any], array: BindParameter[Any]) -> ColumnElement[bool]:
+    """The condition that a column is in an array of PostgreSQL."""
+    return what == any_(array)
 
 
 def types_of(table: Table, *names: str) -> dict[str, TypeEngine[Any]]:
@@ -188,6 +202,12 @@ def _render(joined: _Joined, compiler: Any, **kw: Any) -> str:
     return str(compiler.process(joined.element, **kw))
 
 
+def _unjudged(guard: ColumnElement[bool]) -> ColumnElement[bool]:
+    """A guard of which PostgreSQL thinks that half of all rows meet it. If it thought that hardly
+    any did, as statistics may say of who holds what, it would compare each row with each other."""
+    return func.coalesce(guard, false())
+
+
 class UpdateMany(_Many[Update]):
     """An UPDATE of many rows, each with its own values.
 
@@ -223,7 +243,10 @@ class UpdateMany(_Many[Update]):
         table = self._table
         given = self._given(dialect)
         row = self._row(given)
-        found = and_(*(table.c[key] == row[key] for key in self._keys), *self._guards)
+        guards = (
+            [_unjudged(one) for one in self._guards] if dialect == "postgresql" else self._guards
+        )
+        found = and_(*(table.c[key] == row[key] for key in self._keys), *guards)
         values = {table.c[name]: value for name, value in self._values(row, now).items()}
         if dialect in MARIADB:
             # an inner join would read all rows of a small table, and wait for those that are locked
@@ -232,7 +255,8 @@ class UpdateMany(_Many[Update]):
         made = update(table).where(found).values(values)
         if dialect == "postgresql":
             # while a table has no statistics, the server uses the index only for an array
-            made = made.where(_in_array(table.c[self._keys[0]], bindparam("keys", type_=Text())))
+            first = table.c[self._keys[0]]
+            made = made.where(_in_array(first, bindparam("keys", type_=_ArrayText(first.type))))
         return made
 
     def _more(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

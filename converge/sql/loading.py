@@ -20,6 +20,10 @@ from converge.sql.compiled import Compiled
 from converge.sql.transaction import Transaction
 from converge.sql.types import JsonText, LongText
 
+#: From how many new rows on PostgreSQL's statistics are brought up to date at once. Its own ANALYZE
+#: comes within a minute; until then, statements whose plans were made for a small table would read
+#: all rows of a large stack.
+_MANY = 1000
 _READ_CLOCK: Compiled[Select[Any]] = Compiled(lambda now, dialect: select(now.label("now")))
 
 
@@ -30,7 +34,8 @@ def read_clock(tx: Transaction) -> float:
 
 def take_ids(tx: Transaction, table: Table, count: int) -> list[int]:
     """Ids for new rows, given to no other transaction. Only PostgreSQL gives them without rows."""
-    sequence = func.pg_get_serial_sequence(table.name, "id")
+    # in a subquery; otherwise the server would look for the sequence for each id
+    sequence = select(func.pg_get_serial_sequence(table.name, "id")).scalar_subquery()
     query = select(func.nextval(sequence)).select_from(func.generate_series(1, count))
     return list(tx.execute(query).scalars())
 
@@ -50,13 +55,19 @@ class Load:
         }
         self._insert = InsertMany(table, types, lambda row, now: row)
         self._copy = f"COPY {table.name} ({', '.join(columns)}) FROM STDIN"
+        # not to wait for another start, or for the server's own ANALYZE
+        self._analyze = f"ANALYZE (SKIP_LOCKED) {table.name}"
 
     def execute(self, tx: Transaction, rows: Iterable[Sequence[Any]]) -> None:
         """Insert rows. They are taken one after the other, as the database takes them."""
         if tx.dialect == "postgresql":
             with _cursor(tx, self._copy) as cursor, cursor.copy(self._copy) as copy:
+                count = 0
                 for row in rows:
                     copy.write_row(row)
+                    count += 1
+            if count >= _MANY:
+                tx.connection.exec_driver_sql(self._analyze)
             return
         names = self._columns
         left = iter(rows)

@@ -111,6 +111,9 @@ class PostgreSQL(Explainer):
                 f"{'  ' * depth}{kind} {table or ''} {node.get('Index Name', '')}"
                 f" {condition or ''} rows {node['Actual Rows']} x {loops}"
             )
+            if kind == "Function Scan":
+                # the rows that a statement is given: as often as they are compared
+                rows += loops * node["Actual Rows"]
             if table is None or "Scan" not in kind:
                 continue
             removed = ("Rows Removed by Filter", "Rows Removed by Index Recheck")

@@ -15,8 +15,9 @@ from converge.sql import resources
 from converge.sql.database import repeatable
 from converge.sql.faults import is_refused
 from converge.sql.loading import Load
-from converge.sql.schema import event
+from converge.sql.schema import event, resource, sync_point
 from converge.sql.transaction import Transaction
+from tests.templates import template
 
 _SERVERS = [
     pytest.param(name, marks=[pytest.mark.database, getattr(pytest.mark, name)])
@@ -98,3 +99,15 @@ def test_resources_that_are_inserted_at_the_same_time_have_ids_of_their_own(stor
     assert len({*first, *second}) == 100
     with store.transaction() as tx:
         assert [row.id for row in resources.list_resources(tx, 1)] == sorted([*first, *second])
+
+
+@pytest.mark.parametrize("database", _SERVERS[:1], indirect=True)
+def test_statistics_are_those_of_after_a_large_start(store: Store) -> None:
+    """Not of when the server next gathers some, or an engine would go through all nodes for each
+    few that it claims."""
+    nodes = 1500
+    store.create_stack("s", template({f"r{n}": {"type": "none"} for n in range(nodes)}))
+    with store.transaction() as tx:
+        for table, rows in ((sync_point, nodes + 1), (resource, nodes)):
+            query = text("SELECT reltuples FROM pg_class WHERE relname = :name")
+            assert tx.connection.execute(query, {"name": table.name}).scalar_one() == rows
