@@ -17,7 +17,7 @@ from converge.protocol.draft import Draft, draft_first
 from converge.protocol.forget import Forgotten, forget
 from converge.protocol.prune import KEEP, Pruned, Pruner
 from converge.protocol.recover import Sweep, sweep
-from converge.protocol.request import Intent, work_out
+from converge.protocol.request import Intent, Kept, work_out
 from converge.protocol.rollback import check_version
 from converge.resources.resource_type import ResourceType
 from converge.sql import resources, stacks
@@ -146,16 +146,20 @@ class Store(Queries):
         node_timeout: float | None = None,
         types: Mapping[str, ResourceType] | None = None,
         expected: int | None = None,
+        keep_parameters: bool = False,
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Start to bring a stack to another template or other parameters.
 
+        :param keep_parameters: those that are not given keep their values, instead of having
+            their defaults again.
         :raises NotFound: there is no such stack.
         :raises Conflict: ``expected`` is not the current traversal.
         :raises BadInput: the template or a parameter is wrong.
         """
         intent = Intent(on_failure, timeout, node_timeout)
-        wanted = work_out(name, template, parameters, types)
+        keeps = self._kept(transaction, name) if keep_parameters else None
+        wanted = work_out(name, template, parameters, types, keeps)
         draft = self._draft(transaction, lambda tx: answer.draft_wanted(tx, name, wanted))
         return self._ask(
             transaction, lambda tx: answer.update(tx, name, wanted, intent, draft, expected)
@@ -173,6 +177,7 @@ class Store(Queries):
         types: Mapping[str, ResourceType] | None = None,
         source: str | None = None,
         any_source: bool = False,
+        keep_parameters: bool = False,
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Bring a stack about, whatever there is of it: create it, update it, or, when a
@@ -182,12 +187,14 @@ class Store(Queries):
         :param source: the file that the template is from, which the stack remembers: a template
             from another one is refused.
         :param any_source: take it all the same, and remember the new one.
+        :param keep_parameters: see :meth:`update_stack`.
         :raises BadInput: the name, the template or a parameter is wrong; or the stack is from
             another file.
         """
         check_name("stack", name)
         intent = Intent(on_failure, timeout, node_timeout)
-        wanted = work_out(name, template, parameters, types)
+        keeps = self._kept(transaction, name) if keep_parameters else None
+        wanted = work_out(name, template, parameters, types, keeps)
         draft = self._draft(transaction, lambda tx: answer.draft_bringing_about(tx, name, wanted))
 
         def ask(tx: Transaction) -> Answer:
@@ -370,6 +377,12 @@ class Store(Queries):
         """Plan before the stack is locked. Not of a host's transaction: what it has not committed
         cannot be seen from outside, and in it, an early look would be at an old state."""
         return self.database.read(draft) if transaction is None else None
+
+    def _kept(self, transaction: HostTransaction | None, name: str) -> Kept:
+        if transaction is None:
+            return self.database.read(lambda tx: answer.read_kept(tx, name))
+        with self.database.join(transaction) as tx:
+            return answer.read_kept(tx, name)
 
     def _ask(
         self,

@@ -277,6 +277,22 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         default=[],
         help="a value for a parameter of the template; may be repeated",
     )
+    up.add_argument(
+        "-e",
+        "--environment",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a file of values for parameters, in the syntax of Heat's environments; may be "
+        "repeated, the last one counts, and --param before all",
+    )
+    up.add_argument(
+        "--keep-params",
+        "--existing",
+        action="store_true",
+        help="parameters that are not given keep the values that the stack has (default: they have "
+        "their defaults again)",
+    )
     stack = Parser(add_help=False)
     stack.add_argument("name", metavar="NAME", help="the stack")
 

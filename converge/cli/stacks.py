@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converge.cli import EXIT_COMPLETE, EXIT_FAILED
-from converge.cli.database import opened
+from converge.cli.database import is_there, opened
 from converge.cli.endings import (
     failed_document,
     interrupted_document,
@@ -45,9 +45,10 @@ def up(arguments: Namespace) -> int:
     except BadInput as error:
         hint = "" if arguments.stack is not None else "; give another one with --stack"
         raise BadInput(f"{error}{hint}") from error
-    parameters = dict(arguments.param)
+    parameters = template.read_parameters(*arguments.environment) | dict(arguments.param)
     template.validate(load_types())
-    template.resolve_parameters(parameters)
+    if not (arguments.keep_params and is_there(arguments)):
+        template.resolve_parameters(parameters)
 
     def begin(store: Store) -> Stack:
         return store.converge_stack(
@@ -59,6 +60,7 @@ def up(arguments: Namespace) -> int:
             source=os.path.abspath(arguments.file),
             # --stack confirms which stack is meant
             any_source=arguments.stack is not None,
+            keep_parameters=arguments.keep_params,
         )
 
     return _converge(arguments, name, begin, create=True)

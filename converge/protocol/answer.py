@@ -12,7 +12,7 @@ from converge.errors import BadInput, Conflict, NotFound
 from converge.model import Action, Status, TraversalStatus
 from converge.protocol.draft import Draft, Version, draft_first, draft_version, make_draft
 from converge.protocol.halt import halt
-from converge.protocol.request import Intent, Wanted
+from converge.protocol.request import Intent, Kept, Wanted
 from converge.protocol.rollback import Target, choose_target
 from converge.protocol.start import Started, check_expected, start
 from converge.sql import stacks, templates, traversals
@@ -57,6 +57,14 @@ def draft_bringing_about(tx: Transaction, name: str, wanted: Wanted) -> Draft | 
     if row is not None and _is_coming_about(tx, row, wanted):
         return None
     return draft_wanted(tx, name, wanted)
+
+
+def read_kept(tx: Transaction, name: str) -> Kept:
+    """The parameters of the version that a stack is to be at; none if there is no such stack."""
+    row = stacks.find_stack(tx, name)
+    if row is None or not row.live or row.template_id is None:
+        return Kept(None, {})
+    return Kept(row.template_id, templates.get_outline(tx, row.template_id).parameters)
 
 
 def draft_rollback(tx: Transaction, name: str, version: int | str | None) -> Draft | None:
@@ -252,6 +260,11 @@ def _start_wanted(
     draft: Draft | None,
     expected: int | None = None,
 ) -> Answer:
+    if wanted.keeps is not None and wanted.keeps.template_id != row.template_id:
+        raise Conflict(
+            f"stack {row.name!r} was changed by another client while its parameters were read, to "
+            "keep them; try again"
+        )
     template_id, versions = _store_wanted(tx, row, wanted)
     started = start(
         tx,

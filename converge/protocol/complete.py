@@ -240,7 +240,7 @@ def _event(outcome: Outcome) -> dict[str, Any] | None:
     if outcome.result is Result.DONE and operation in (Operation.NOTHING, Operation.DROP):
         if work.traversal.action is not Action.CHECK:
             return None
-        return make_event(work, events.UNCHECKED, f"type {work.row.type!r} has no check")
+        return make_event(work, events.UNCHECKED, "it has no check")
     status: str = Status.COMPLETE
     reason = outcome.reason
     if outcome.result is Result.FAILED:

@@ -11,7 +11,7 @@ from uuid import UUID, uuid5
 from converge.errors import BadInput, UnresolvedReference, did_you_mean
 from converge.journal.names import work_scope_name
 from converge.model import Action, Json, Kind, Physical, Replacing, ResourceDefinition, Status, same
-from converge.resources.resource_type import ResourceType, supports
+from converge.resources.resource_type import ResourceType, can_check, supports
 from converge.retry import RetryPolicy
 from converge.template import check_properties, resolve_properties
 
@@ -215,7 +215,8 @@ def decide(
         if row.status is not Status.COMPLETE and row.action is not Action.CHECK:
             # its properties are not known for sure, and a check must not make it look healthy
             return Decision(Operation.FAIL, reason=row.reason or f"its {row.action} never finished")
-        operation = Operation.CHECK if supports(resource_type, "check") else Operation.NOTHING
+        can = can_check(resource_type, row.properties)
+        operation = Operation.CHECK if can else Operation.NOTHING
         return Decision(operation, row.properties)
     return _decide_update(traversal, node, row, inputs, types)
 

@@ -117,7 +117,7 @@ def _with_unchecked(tx: Transaction, traversal: TraversalRow, reason: str | None
         return reason
     some = ", ".join(map(repr, names[:_NAMED]))
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    have = "its type has" if len(names) == 1 else "their types have"
+    have = "it has" if len(names) == 1 else "they have"
     unchecked = f"not checked, because {have} no check: {some}{more}"
     room = REASON_LENGTH - len(unchecked) - 2
     return (

@@ -11,7 +11,7 @@ from typing import Any
 
 from converge import collection
 from converge.errors import BadInput
-from converge.model import OnFailure, ResourceDefinition, check_seconds
+from converge.model import Json, OnFailure, ResourceDefinition, check_seconds
 from converge.resources.resource_type import ResourceType, check_types
 from converge.sql.types import SOURCE_LENGTH, dump, fit_text
 from converge.template import Template
@@ -50,12 +50,25 @@ class Wanted:
     :ivar parameters: the values of all its parameters, as they are stored.
     :ivar definitions: the resources that it wants, by name.
     :ivar directory: where its relative paths start, None if it is from no file.
+    :ivar keeps: what the parameters that were not given are from, None if from their defaults.
     """
 
     body: str
     parameters: str
     definitions: Mapping[str, ResourceDefinition]
     directory: str | None = None
+    keeps: Kept | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The parameters that a stack had, for what an update does not give.
+
+    :ivar template_id: the version that has them, None if the stack did not exist.
+    """
+
+    template_id: int | None
+    parameters: Mapping[str, Json]
 
 
 def work_out(
@@ -63,13 +76,16 @@ def work_out(
     template: Template,
     parameters: Mapping[str, Any] | None,
     types: Mapping[str, ResourceType] | None,
+    keeps: Kept | None = None,
 ) -> Wanted:
     """What a template with these parameters wants of the stack of that name.
 
+    :param keeps: what parameters have that are not given; None: their defaults.
     :param types: check that these can bring it about; None checks only what does not need them.
     :raises BadInput: the template or a parameter is wrong.
     """
-    values = template.resolve_parameters(parameters or {})
+    kept = None if keeps is None else keeps.parameters
+    values = template.resolve_parameters(parameters or {}, kept)
     if types is not None:
         check_types(types)
         template.validate(types)
@@ -82,4 +98,4 @@ def work_out(
         )
     with collection.paused():
         definitions = template.definitions(values, name)
-        return Wanted(dump(template.body), dump(values), definitions, directory)
+        return Wanted(dump(template.body), dump(values), definitions, directory, keeps)

@@ -55,6 +55,10 @@ class Command(ResourceType):
 
     ``create``, ``update``, ``delete``
         run by ``/bin/sh -c``, with an empty stdin and in a session of their own.
+    ``check``
+        run like them by ``converge check``, to see whether the thing is as it should be: a status
+        other than 0 means that it is not, and the next ``converge up`` mends it. It must change
+        nothing. Without it, the resource counts as not checked.
     ``environment``
         variables to add: strings, numbers, booleans (``true`` or ``false``). Of the engine's own
         environment a command sees only ``PATH``, ``HOME``, ``LANG`` and ``TMPDIR``, and what
@@ -65,10 +69,11 @@ class Command(ResourceType):
     ``triggers``
         any value; a change replaces the resource, whether there is an ``update`` or not.
 
-    A change of ``delete`` alone runs nothing and applies from then on, also to a resource whose
-    delete has failed. A change of any other property, the text of a command included, runs the new
-    ``update`` if there is one, and otherwise replaces the resource; the old one is deleted by the
-    ``delete``, in the environment and directory, that it was last created or updated with.
+    A change of ``delete`` or ``check`` alone runs nothing and applies from then on, also to a
+    resource whose delete has failed. A change of any other property, the text of a command
+    included, runs the new ``update`` if there is one, and otherwise replaces the resource; the old
+    one is deleted by the ``delete``, in the environment and directory, that it was last created or
+    updated with.
 
     The commands are also given ``CONVERGE_STACK``, ``CONVERGE_RESOURCE``, ``CONVERGE_TOKEN``,
     ``CONVERGE_ATTEMPT`` and ``CONVERGE_PHYSICAL_ID``. The physical id is the token of the first
@@ -105,11 +110,13 @@ class Command(ResourceType):
         "create": Property(str),
         "update": Property(str),
         "delete": Property(str),
+        "check": Property(str),
         "environment": Property(dict, texts=True),
         "directory": Property(str),
         "triggers": Property(object),
     }
-    delete_properties: ClassVar[tuple[str, ...]] = ("delete",)
+    delete_properties: ClassVar[tuple[str, ...]] = ("delete", "check")
+    check_property: ClassVar[str | None] = "check"
     relative_paths: ClassVar[bool] = True
     #: The old and the new commands usually name the same thing.
     replace: ClassVar[str] = Replacing.DELETE_FIRST
@@ -159,6 +166,14 @@ class Command(ResourceType):
             raise Replace("there is no update command")
         return Physical(physical_id, self._run("update", context, physical_id, properties))
 
+    def check(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
+        """Run ``check``, if there is one.
+
+        :raises BadInput: for a bad property.
+        :raises CommandError: if it fails or is stopped.
+        """
+        self._run("check", context, physical_id, properties)
+
     def delete(self, context: Context, physical_id: str) -> None:
         """Run ``delete``, if there is one.
 
@@ -181,7 +196,7 @@ def _run(
     properties: Mapping[str, Any],
     passed: Mapping[str, str],
 ) -> dict[str, Json]:
-    """Run one of the three commands to its end, and return the attributes."""
+    """Run one of the commands to its end, and return the attributes."""
     script = properties.get(which)
     if script is None:
         return {"stdout": "", "stderr": ""}

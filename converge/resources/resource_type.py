@@ -156,10 +156,13 @@ class ResourceType:
 
     #: Declared properties; None accepts any.
     schema: ClassVar[Mapping[str, Property] | None] = None
-    #: Properties that only ``delete`` uses. If a template changes no others of a resource, they are
-    #: stored without a call of ``update``, even for a resource whose delete has failed: so a wrong
-    #: delete can be corrected.
+    #: Properties that only ``delete`` and ``check`` use. If a template changes no others of a
+    #: resource, they are stored without a call of ``update``, even for a resource whose delete has
+    #: failed: so a wrong delete can be corrected.
     delete_properties: ClassVar[tuple[str, ...]] = ()
+    #: The property that says how to check a resource; one without it counts as not checked. None if
+    #: ``check`` needs none.
+    check_property: ClassVar[str | None] = None
     #: In which order one is replaced by a new one: ``create_first``, or, for things of which there
     #: can be only one, ``delete_first``. A template can override it for a resource.
     replace: ClassVar[str] = Replacing.CREATE_FIRST
@@ -189,6 +192,14 @@ METHODS = ("create", "update", "delete", "check", "find")
 def supports(resource_type: ResourceType, method: str) -> bool:
     """Whether the type has the optional ``update``, ``check`` or ``find``."""
     return callable(getattr(resource_type, method, None))
+
+
+def can_check(resource_type: ResourceType, properties: Mapping[str, Json]) -> bool:
+    """Whether a resource of the type with these properties can be checked."""
+    if not supports(resource_type, "check"):
+        return False
+    needed = resource_type.check_property
+    return needed is None or properties.get(needed) is not None
 
 
 def check_types(types: Mapping[str, ResourceType]) -> None:

@@ -80,6 +80,15 @@ TEMPLATE = Keys(
     ),
     ("conditions",),
 )
+ENVIRONMENT = Keys(
+    ("parameters", "parameter_defaults"),
+    (
+        "resource_registry",
+        "parameter_merge_strategies",
+        "encrypted_param_names",
+        "event_sinks",
+    ),
+)
 PARAMETER_GROUP = Keys(("label", "description", "parameters"))
 PARAMETER = Keys(
     ("type", "default", "description", "constraints", "hidden", "label", "tags"), ("immutable",)

@@ -287,7 +287,7 @@ def refuse_foreign(document: Document, name: str, value: Json, spot: Spot) -> No
 
 
 def _with_default(document: Document, parameter: Parameter, default: Json, spot: Spot) -> Parameter:
-    for wrong, place in _misread(parameter.type, default, spot):
+    for wrong, place in misread_values(parameter.type, default, spot):
         document.problems.append(
             document.error(f"the default of parameter {show(parameter.name)}: {wrong}", place)
         )
@@ -307,7 +307,7 @@ def _with_default(document: Document, parameter: Parameter, default: Json, spot:
     return _declared(parameter, parameter.constraints, default=value, has_default=True)
 
 
-def _misread(type_name: str, value: Json, spot: Spot) -> Iterator[tuple[str, Spot]]:
+def misread_values(type_name: str, value: Json, spot: Spot) -> Iterator[tuple[str, Spot]]:
     """What in a value of a parameter would not be the text that is written."""
     scalars: list[tuple[Json, Spot]] = []
     if type_name == "string":
@@ -383,7 +383,7 @@ def _allowed_values(
     for index, each in enumerate(argument):
         # each item of a list must be allowed
         one = type_name == "comma_delimited_list" and not isinstance(each, list)
-        for wrong, place in _misread("string" if one else type_name, each, spot.child(index)):
+        for wrong, place in misread_values("string" if one else type_name, each, spot.child(index)):
             message = f"the allowed_values of {what}: {wrong}"
             document.problems.append(document.error(message, place))
         try:

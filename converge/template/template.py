@@ -15,6 +15,7 @@ from converge import collection
 from converge.errors import BadInput, TemplateError
 from converge.graph import Graph
 from converge.model import Json, ResourceDefinition
+from converge.template.environment import read_environment
 from converge.template.functions import references, substitute
 from converge.template.parameters import Parameter
 from converge.template.reading import parse as parse_text
@@ -165,10 +166,29 @@ class Template:
         self.check_supported()
         check_against(self._structure, types)
 
-    def resolve_parameters(self, values: Mapping[str, object]) -> dict[str, Json]:
+    def read_parameters(self, *paths: str | os.PathLike[str]) -> dict[str, Json]:
+        """The values that environment files give, in the syntax of Heat's; of several, the last
+        one counts.
+
+        :raises TemplateError: if a file cannot be read, has anything but values, or has one that
+            does not fit.
+        """
+        values: dict[str, Json] = {}
+        defaults: dict[str, Json] = {}
+        for path in paths:
+            given, other = read_environment(path, self.parameters)
+            values |= given
+            defaults |= other
+        return defaults | values
+
+    def resolve_parameters(
+        self, values: Mapping[str, object], kept: Mapping[str, Json] | None = None
+    ) -> dict[str, Json]:
         """The value of every parameter: the given one, or its default.
 
         :param values: by name; strings are converted to the declared type.
+        :param kept: what parameters have that are not given, instead of their defaults; those
+            that the template does not declare are left out.
         :raises TemplateError: for an unknown parameter, a missing one, or a bad value; also
             if the template can only be drawn.
         """
@@ -177,10 +197,11 @@ class Template:
             if name not in self.parameters:
                 message = f"there is no parameter {show(name)}{hint(name, self.parameters)}"
                 raise TemplateError(message, source=self.source)
+        kept = {} if kept is None else kept
         missing = [
             name
             for name, parameter in self.parameters.items()
-            if name not in values and not parameter.has_default
+            if name not in values and name not in kept and not parameter.has_default
         ]
         if missing:
             shown = ", ".join(map(show, missing[:20])) + (", ..." if len(missing) > 20 else "")
@@ -190,8 +211,13 @@ class Template:
         resolved = {}
         for name, parameter in self.parameters.items():
             try:
-                resolved[name] = parameter.value(values.get(name, parameter.default))
+                resolved[name] = parameter.value(
+                    values.get(name, kept.get(name, parameter.default))
+                )
             except BadInput as error:
+                if name in kept and name not in values:
+                    message = f"{error}; this value was kept from before, give another one"
+                    raise self._structure.document.error(message, parameter.spot) from None
                 raise self._structure.document.error(str(error), parameter.spot) from None
         return resolved
 

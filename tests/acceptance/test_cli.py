@@ -195,7 +195,7 @@ def test_check_says_what_it_did_not_look_at(shell: Shell) -> None:
     )
     shell.run("up", "a.yaml")
     out, _ = shell.run("check", "a")
-    unchecked = "not checked, because their types have no check: 'c', 'd'"
+    unchecked = "not checked, because they have no check: 'c', 'd'"
     assert re.search(rf"CHECK COMPLETE in .* s, {unchecked}$", out, re.MULTILINE)
     document = shell.json("check", "a")
     assert (document["reason"], document["unchecked"]) == (unchecked, ["c", "d"])

@@ -19,6 +19,8 @@ def test_up_has_defaults() -> None:
         "file": "shop.yaml",
         "stack": None,
         "param": [],
+        "environment": [],
+        "keep_params": False,
         "workers": 8,
         "grace": 20.0,
         "pass_env": [],

@@ -489,3 +489,12 @@ def test_relative_paths_start_at_the_folder_of_the_template(tmp_path: Path) -> N
     gone = make_context(directory=str(tmp_path / "gone"))
     with pytest.raises(CommandError, match=r"the template's folder '.*/gone/' does not exist"):
         create("pwd", context=gone)
+
+
+def test_a_check_command(tmp_path: Path) -> None:
+    properties = {"create": "x", "check": "test -e thing"}
+    context = make_context(directory=str(tmp_path))
+    with pytest.raises(CommandError, match="check exited with status 1"):
+        Command().check(context, "p", properties)
+    (tmp_path / "thing").touch()
+    Command().check(context, "p", properties)
