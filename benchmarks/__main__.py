@@ -29,6 +29,7 @@ USUAL = {
     "machine": "what moves of machines cost",
 }
 OTHERS = {
+    "peers": "converge beside others, in environments that it makes",
     "compare": "what a change did to the speed: compare COMMIT",
 }
 

@@ -9,7 +9,6 @@ and the bytes that the serialization takes for an edge. It only prints: the stat
 from __future__ import annotations
 
 import argparse
-import random
 import resource
 import subprocess
 import sys
@@ -22,22 +21,8 @@ from pathlib import Path
 # It runs from a source tree too in which nothing is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.graphs import Edges, random_edges
 from converge.graph import Graph
-
-Edges = list[tuple[str, str]]
-
-
-def make_edges(nodes: int, edges: int) -> Edges:
-    """Random edges between shuffled names; each node requires ones that are earlier by chance."""
-    rng = random.Random(20)
-    names = [f"resource-{i}" for i in range(nodes)]
-    rng.shuffle(names)
-    result = []
-    for _ in range(edges):
-        one, other = rng.randrange(nodes), rng.randrange(nodes - 1)
-        other += other >= one
-        result.append((names[max(one, other)], names[min(one, other)]))
-    return result
 
 
 def with_converge(edges: Edges) -> Iterable[str]:
@@ -74,7 +59,7 @@ def peak_mb() -> float:
 
 def print_memory(subject: str, nodes: int, edges: int) -> None:
     """In the process that is measured: print the growth of its peak memory in MB."""
-    made = make_edges(nodes, edges)
+    made = random_edges(nodes, edges)
     before = peak_mb()
     result = SUBJECTS[subject](made)
     print(peak_mb() - before)
@@ -102,7 +87,7 @@ def main() -> None:
     # First of all, as a process starts with the peak of the one that it was forked from.
     memory = {subject: measure_memory(subject, nodes, edges) for subject in SUBJECTS}
 
-    made = make_edges(nodes, edges)
+    made = random_edges(nodes, edges)
     times: dict[str, list[float]] = {subject: [] for subject in SUBJECTS}
     for _ in range(arguments.rounds):
         for subject, function in SUBJECTS.items():

@@ -8,6 +8,8 @@ from __future__ import annotations
 import random
 
 Requires = dict[str, list[str]]
+#: (requirer, required)
+Edges = list[tuple[str, str]]
 
 
 def layered(nodes: int, width: int) -> Requires:
@@ -48,3 +50,16 @@ def bipartite(side: int) -> Requires:
 def unconnected(nodes: int) -> Requires:
     """Nodes without a requirement."""
     return {f"n{i}": [] for i in range(nodes)}
+
+
+def random_edges(nodes: int, edges: int) -> Edges:
+    """Random edges between shuffled names; each node requires ones that are earlier by chance."""
+    rng = random.Random(20)
+    names = [f"resource-{i}" for i in range(nodes)]
+    rng.shuffle(names)
+    result = []
+    for _ in range(edges):
+        one, other = rng.randrange(nodes), rng.randrange(nodes - 1)
+        other += other >= one
+        result.append((names[max(one, other)], names[min(one, other)]))
+    return result

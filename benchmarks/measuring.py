@@ -55,9 +55,12 @@ def connect_raw(url: URL) -> psycopg.Connection[Any]:
 
 
 @contextmanager
-def own_database(url: URL) -> Iterator[URL]:
-    """A new database, dropped at the end whatever happens."""
-    name = f"converge_bench_{os.getpid()}"
+def own_database(url: URL, suffix: str = "") -> Iterator[URL]:
+    """A new database, dropped at the end whatever happens.
+
+    :param suffix: of its name, where there is more than one at a time.
+    """
+    name = f"converge_bench_{os.getpid()}{suffix}"
 
     def execute(statement: str) -> None:
         with connect_raw(url) as connection:

@@ -46,3 +46,17 @@ def test_the_engine_is_measured_beside_a_loop_and_its_own_writes(database: Backe
     assert found is not None, said
     assert float(found[1]) >= 2
     assert float(found[2]) >= 1
+
+
+@pytest.mark.parametrize("database", [only("postgresql")], indirect=True)
+def test_converge_is_measured_as_its_peers_are(database: Backend) -> None:
+    url = database.empty()
+    try:
+        said = run(
+            "peers", "--smaller", "--peers", "converge", "--cases", "layered, 100;recovery",
+            "--url", url,
+        )  # fmt: skip
+    finally:
+        database.discard(url)
+    assert re.search(r"^converge: layered, 100: \S+ nodes/s ", said, re.MULTILINE), said
+    assert re.search(r"^converge: recovery: \S+ s until the next node, ", said, re.MULTILINE), said
