@@ -54,7 +54,7 @@ def test_an_environment_that_cannot_be_made_says_why(
     (tmp_path / "peer.txt").write_text("peer==1\n")
     monkeypatch.setattr(environments, "REQUIREMENTS", tmp_path)
     monkeypatch.setattr(venv, "create", create)
-    with pytest.raises(NotInstalled, match="^ERROR: no network$"):
+    with pytest.raises(NotInstalled, match=r"^ERROR: no network$"):
         environments.prepare(tmp_path / "made", "peer")
 
 
