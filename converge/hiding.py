@@ -64,6 +64,9 @@ SEEN = frozenset(
         "autocommit",
         "gssencmode",
         "channel_binding",
+        "pool_mode",
+        "prepare_threshold",
+        "wsrep_sync_wait",
     ]
 )
 # a shorter secret is hidden only where it is a whole word: most texts contain all its letters

@@ -21,9 +21,9 @@ from converge.protocol.request import Intent, Kept, work_out
 from converge.protocol.rollback import check_version
 from converge.resources.resource_type import ResourceType
 from converge.sql import resources, stacks
-from converge.sql.connections import HOST_SECONDS
 from converge.sql.database import Database
 from converge.sql.open_database import Url, open_database
+from converge.sql.sessions import HOST_SECONDS
 from converge.sql.transaction import Transaction
 from converge.stack import Stack
 from converge.template import Template

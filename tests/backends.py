@@ -369,8 +369,8 @@ class Redis(Backend):
 
 #: The databases, on each of which every test of one runs.
 NAMES = (Sqlite.name, PostgreSQL.name, MariaDB.name)
-#: What only keeps journals, and servers that a test may kill.
-OTHERS = (Redis.name, "own-postgresql", "own-mariadb")
+#: What only keeps journals, and servers of the tests' own.
+OTHERS = (Redis.name, "own-postgresql", "own-mariadb", "own-pgbouncer")
 
 
 def backends(folder: Path) -> dict[str, Backend]:
@@ -378,10 +378,10 @@ def backends(folder: Path) -> dict[str, Backend]:
 
     :param folder: where SQLite's files go; made when needed.
     """
-    from tests.servers import OwnMariaDB, OwnPostgreSQL
+    from tests.servers import OwnMariaDB, OwnPgbouncer, OwnPostgreSQL
 
-    known = (Sqlite(folder), PostgreSQL(), MariaDB(), Redis(), OwnPostgreSQL(), OwnMariaDB())
-    return {one.name: one for one in known}
+    own = (OwnPostgreSQL(), OwnMariaDB(), OwnPgbouncer())
+    return {one.name: one for one in (Sqlite(folder), PostgreSQL(), MariaDB(), Redis(), *own)}
 
 
 def survey(known: Mapping[str, Backend]) -> dict[str, tuple[str | None, str]]:

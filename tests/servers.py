@@ -20,7 +20,9 @@ from glob import glob
 from pathlib import Path
 from typing import ClassVar
 
-from tests.backends import Backend, UnavailableError
+from sqlalchemy import make_url
+
+from tests.backends import Backend, PostgreSQL, UnavailableError
 
 #: Seconds that a server may take to start or to stop.
 LIMIT = 60.0
@@ -322,6 +324,72 @@ class OwnMariaDB(OwnServer):
             cursor.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
         options = "charset=utf8mb4&ssl_disabled=true"
         return f"mysql+pymysql://root@127.0.0.1:{self.port}/{name}?{options}"
+
+
+class OwnPgbouncer(OwnServer):
+    """pgbouncer in front of the PostgreSQL of all tests, with fewer sessions than clients.
+
+    :param mode: its ``pool_mode``.
+    """
+
+    name = "own-pgbouncer"
+    needs = "the program pgbouncer, and PostgreSQL"
+    programs = ("pgbouncer",)
+    user = "postgres"
+
+    def __init__(self, mode: str = "transaction") -> None:
+        super().__init__()
+        self._mode = mode
+        self._behind = PostgreSQL()
+
+    def probe(self) -> str:
+        """Look for the program, and for what is behind it."""
+        version = super().probe()
+        self._behind.probe()
+        return version
+
+    def empty(self) -> str:
+        """The URL of a new database, through pgbouncer."""
+        return self.through(self._behind.empty())
+
+    _create = empty
+
+    def through(self, url: str) -> str:
+        """The URL of a database through pgbouncer, which is started if it does not run."""
+        if self._process is None:
+            self._target = make_url(url)
+            self._prepare()
+            self.start()
+        return make_url(url).set(host="127.0.0.1", port=self.port).render_as_string(False)
+
+    def _prepare(self) -> None:
+        self._make_folder()
+        self.port = _free_port()
+        target = self._target
+        login = {"host": target.host, "port": target.port or 5432, "user": target.username}
+        if target.password:
+            login["password"] = str(target.password)
+        (self._folder / "ini").write_text(
+            "[databases]\n"
+            f"* = {' '.join(f'{name}={value}' for name, value in login.items())}\n"
+            "[pgbouncer]\n"
+            f"listen_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\n"
+            f"auth_type = any\npool_mode = {self._mode}\n"
+            # in session mode each client has one for as long as it is connected
+            f"default_pool_size = {4 if self._mode == 'transaction' else 50}\n"
+        )
+
+    def _command(self) -> list[str]:
+        return [self._find("pgbouncer"), str(self._folder / "ini")]
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def close(self) -> None:
+        """Kill it, and drop the databases that it made."""
+        super().close()
+        self._behind.close()
 
 
 def _free_port() -> int:

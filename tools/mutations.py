@@ -59,7 +59,7 @@ SUITES = (
     "tests/acceptance",
 )
 SQLITE = "not postgresql and not mariadb"
-SERVERS = "postgresql or mariadb"
+SERVERS = "postgresql or mariadb or own_pgbouncer or own_galera"
 #: Seconds that one test may take: a guard turned off can make it wait for ever.
 TEST_LIMIT = 40
 #: Seconds for one run of tests.

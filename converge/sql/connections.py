@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,8 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy import exc as sa_exceptions
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.pool import QueuePool
+
+from converge.sql.sessions import is_pooled
 
 # How long to wait for a server that has vanished, unless the URL says otherwise: the drivers'
 # defaults are minutes, hours, or for ever. For PostgreSQL the kernel probes a silent server; a
@@ -44,14 +45,6 @@ WRITE_OPTIONS: Mapping[str, Any] = {_BEGIN: "BEGIN IMMEDIATE"}
 #: which takes as long as a COMMIT.
 AUTOCOMMIT = ("postgresql", "sqlite")
 _SQLITE_BUSY_SECONDS = 30.0
-#: Seconds without a statement after which the server ends a transaction.
-IDLE_SECONDS = 15
-#: Seconds that a statement waits for rows that another transaction has locked. Then its own
-#: transaction is undone, and run again. PostgreSQL looks for a deadlock after one second, and
-#: MariaDB takes whole seconds only.
-LOCK_SECONDS = 2
-#: Seconds that a host's transaction may be idle, and that each of its statements may take.
-HOST_SECONDS = 60.0
 #: Idle connections that are kept; any number can be open at a time.
 KEPT_CONNECTIONS = 32
 
@@ -128,8 +121,12 @@ def autocommit(connection: Connection) -> Iterator[Connection]:
     """Make each statement on a connection commit by itself.
 
     This is set in PostgreSQL's driver. SQLAlchemy would return the connection to the pool with the
-    server's default isolation level instead of ours.
+    server's default isolation level instead of ours. Behind a pooler, a statement has a transaction
+    all the same: it is the transaction that has the isolation level and the limits.
     """
+    if is_pooled(connection):
+        yield connection
+        return
     if connection.dialect.name == "sqlite":
         yield connection.execution_options(**{_BEGIN: ""})
         return
@@ -143,56 +140,4 @@ def autocommit(connection: Connection) -> Iterator[Connection]:
                 driver.autocommit = False
             except Exception:
                 # if it could be used again, it would commit each statement
-                connection.invalidate()
-
-
-def session_limits(
-    dialect: str, *, idle: float, lock: float, statement: float | None = None
-) -> str:
-    """The statement that sets a session's limits.
-
-    :param idle: seconds that a transaction may be idle.
-    :param lock: seconds that a statement waits for locked rows.
-    :param statement: seconds that a statement may take; None: the server's default.
-    """
-    if dialect == "postgresql":
-        limits = {"idle_in_transaction_session_timeout": idle, "lock_timeout": lock}
-        texts = [f"SET {name} = {math.ceil(seconds * 1000)}" for name, seconds in limits.items()]
-        most = "DEFAULT" if statement is None else math.ceil(statement * 1000)
-        # without parameters, one text may have several statements
-        return "; ".join([*texts, f"SET statement_timeout = {most}"])
-    most = "DEFAULT" if statement is None else f"{statement:g}"
-    return (
-        f"SET SESSION idle_transaction_timeout = {math.ceil(idle)},"
-        f" innodb_lock_wait_timeout = {math.ceil(lock)}, max_statement_time = {most}"
-    )
-
-
-@contextmanager
-def host_limits(connection: Connection, limit: float) -> Iterator[None]:
-    """Give a host's transaction more time than converge's own, up to a limit: all work on the same
-    stack waits for the rows that it has locked.
-
-    :param limit: seconds that it may be idle, and that each statement may take.
-    """
-    dialect = connection.dialect.name
-    if dialect == "sqlite":
-        yield
-        return
-    driver: Any = connection.connection.dbapi_connection
-
-    def set_limits(**limits: float) -> None:
-        with driver.cursor() as cursor:
-            cursor.execute(session_limits(dialect, **limits))
-        driver.commit()
-
-    set_limits(idle=limit, lock=limit, statement=limit)
-    try:
-        yield
-    finally:
-        if not connection.invalidated and not connection.closed:
-            try:
-                set_limits(idle=IDLE_SECONDS, lock=LOCK_SECONDS)
-            except Exception:
-                # do not use it again with a host's limits
                 connection.invalidate()

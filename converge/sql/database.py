@@ -19,12 +19,10 @@ from converge.sql.connections import (
     ANSWER_TIMEOUTS,
     AUTOCOMMIT,
     CONNECT_OPTIONS,
-    HOST_SECONDS,
     KEPT_CONNECTIONS,
     WRITE_OPTIONS,
     autocommit,
     create_sqlite_engine,
-    host_limits,
 )
 from converge.sql.faults import (
     Unavailable,
@@ -37,9 +35,10 @@ from converge.sql.faults import (
     is_unreachable,
     translated,
 )
-from converge.sql.lost_sessions import LostSessions, session_number
+from converge.sql.lost_sessions import LostSessions
 from converge.sql.pool_guard import PoolGuard
 from converge.sql.repeat import repeat
+from converge.sql.sessions import HOST_SECONDS, host_limits, is_pooled, session_number, take_options
 from converge.sql.transaction import Transaction
 from converge.sql.urls import parse_url, show_url
 
@@ -203,6 +202,15 @@ class Database:
                 connection = connection.execution_options(**WRITE_OPTIONS)
             yield connection
 
+    def is_pooled(self) -> bool:
+        """Whether a pooler may give each transaction another session. Then nothing that belongs to
+        a session can be used, for example LISTEN.
+
+        :raises StoreError: the database cannot be reached.
+        """
+        with translated(self.shown, self), self._connect(False) as connection:
+            return is_pooled(connection)
+
     def read(self, function: Callable[[Transaction], T]) -> T:
         """Run a function that only reads, in a transaction; again if the connection was lost.
 
@@ -358,12 +366,13 @@ class Database:
 
 
 def _create_engine(url: URL, connections: int | None, kept: int) -> Engine:
+    url, options = take_options(url)
     if url.get_backend_name() == "sqlite":
         return create_sqlite_engine(url, connections, kept)
     # imported here: oslo.db takes as long to import as SQLAlchemy, and SQLite does not need it
     from converge.sql.servers import create_server_engine
 
-    return create_server_engine(url, connections, kept)
+    return create_server_engine(url, options, connections, kept)
 
 
 def _begun(connection: Connection) -> Connection:

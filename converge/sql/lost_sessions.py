@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 
@@ -21,14 +20,6 @@ _BUSY = {
 }
 _BUSY["mariadb"] = _BUSY["mysql"]
 _WAIT_SECONDS = 10.0
-
-
-def session_number(connection: Connection) -> int:
-    """The number of a connection's session in the server; 0 where there is no server."""
-    driver: Any = connection.connection.dbapi_connection
-    if connection.dialect.name == "postgresql":
-        return int(driver.info.backend_pid)
-    return 0 if connection.dialect.name == "sqlite" else int(driver.thread_id())
 
 
 class LostSessions:

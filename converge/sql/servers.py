@@ -6,16 +6,17 @@ for a server.
 
 from __future__ import annotations
 
-from typing import Any
-
 from oslo_db.sqlalchemy import engines
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
-from converge.sql.connections import IDLE_SECONDS, LOCK_SECONDS, pool_options, session_limits
+from converge.sql.connections import pool_options
+from converge.sql.sessions import SessionOptions, prepare_sessions
 
 
-def create_server_engine(url: URL, connections: int | None, kept: int) -> Engine:
+def create_server_engine(
+    url: URL, options: SessionOptions, connections: int | None, kept: int
+) -> Engine:
     """An engine of a server; see :func:`~converge.sql.connections.pool_options`."""
     pool = pool_options(connections, kept)
     engine: Engine = engines.create_engine(
@@ -28,31 +29,5 @@ def create_server_engine(url: URL, connections: int | None, kept: int) -> Engine
         max_pool_size=pool["pool_size"],
         max_overflow=pool["max_overflow"],
     )
-    _prepare(engine, url.get_backend_name())
+    prepare_sessions(engine, options)
     return engine
-
-
-def _prepare(engine: Engine, dialect: str) -> None:
-    """Set READ COMMITTED, whatever the server's default: a transaction that waited for a row must
-    see it as it is now. And set limits: a process that was stopped in a transaction must not keep
-    its locks (our transactions are never idle), and no statement waits long for a host's locks.
-
-    All that converge asks for is found by an index. But PostgreSQL keeps a plan that it made while
-    a table was small, or seemed to be, and that reads all of it, when it has a million rows."""
-    isolation = "TRANSACTION ISOLATION LEVEL READ COMMITTED"
-    if dialect == "postgresql":
-        isolation = f"CHARACTERISTICS AS {isolation}"
-    statements = [
-        f"SET SESSION {isolation}",
-        session_limits(dialect, idle=IDLE_SECONDS, lock=LOCK_SECONDS),
-    ]
-    if dialect == "postgresql":
-        # a scan that has no alternative seems to cost so much that it would be compiled first
-        statements.append("SET enable_seqscan = off; SET jit = off")
-
-    @event.listens_for(engine, "connect")
-    def connect(connection: Any, record: object) -> None:
-        with connection.cursor() as cursor:
-            for statement in statements:
-                cursor.execute(statement)
-        connection.commit()

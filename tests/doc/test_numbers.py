@@ -24,11 +24,12 @@ from converge.machine import actions, moving
 from converge.model import NAME_LENGTH
 from converge.protocol import call, prune
 from converge.resources import command
-from converge.sql import connections, engines, events, repeat, templates, types, upgrade_lock
+from converge.sql import engines, events, repeat, sessions, templates, types, upgrade_lock
 from converge.template import patterns, values
 
 DOC = Path(__file__).resolve().parents[2] / "doc"
 PAGES = (
+    "clusters",
     "concepts",
     "embedding",
     "journal",
@@ -71,10 +72,10 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("concepts", "looked at again {} times a second", ({0.25: "four"}[outbox.LOOK],)),
     ("decisions", "claimed ahead for {} of the workers' time", (FRACTIONS[window.AHEAD],)),
     ("decisions", "at most {}. While handlers", (n(window.WINDOW),)),
-    ("decisions", "after {} seconds (``lock_timeout``", (word(connections.LOCK_SECONDS),)),
+    ("decisions", "after {} seconds (``lock_timeout``", (word(sessions.LOCK_SECONDS),)),
     ("decisions", "After {} deaths a node is suspect", (word(model.SUSPECT_DEATHS),)),
     ("decisions", "comes to {} deaths", (word(DEATHS),)),
-    ("decisions", "transaction after {} seconds", (n(connections.IDLE_SECONDS),)),
+    ("decisions", "transaction after {} seconds", (n(sessions.IDLE_SECONDS),)),
     ("decisions", "A host's own has {}", (n(HOST),)),
     ("embedding", "Its last {} KiB", (n(reasons.TRACEBACK_LENGTH / KIB),)),
     ("embedding", "come back {} seconds later", (word(run.GRACE),)),

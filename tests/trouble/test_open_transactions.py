@@ -14,7 +14,7 @@ from converge.crash_points import Commit
 from converge.errors import StoreError
 from converge.model import NodeState
 from converge.protocol import recover
-from converge.sql import connections
+from converge.sql import sessions
 from converge.sql.database import Database
 from converge.testing import FakeWorld, StepEngine
 from tests.guards.tools import SERVERS, names, state
@@ -31,7 +31,7 @@ def store(fresh_store: Callable[..., converge.Store]) -> converge.Store:
 @pytest.fixture
 def quick(store: converge.Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[converge.Store]:
     """The same database, whose sessions wait for locked rows as short as they can."""
-    monkeypatch.setattr(connections, "LOCK_SECONDS", 1)
+    monkeypatch.setattr(sessions, "LOCK_SECONDS", 1)
     with converge.connect(store.database.url) as quick:
         yield quick
 
