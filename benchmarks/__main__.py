@@ -30,6 +30,7 @@ USUAL = {
 }
 OTHERS = {
     "peers": "converge beside others, in environments that it makes",
+    "shapes": "the cost of a node in graphs of several shapes and sizes",
     "compare": "what a change did to the speed: compare COMMIT",
 }
 

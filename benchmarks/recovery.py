@@ -23,10 +23,8 @@ import argparse
 import os
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,20 +34,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sqlalchemy import (
     ColumnElement,
-    NullPool,
     Table,
-    create_engine,
-    delete,
     func,
     insert,
     literal,
-    make_url,
     select,
 )
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 import converge
+from benchmarks.databases import any_database, empty
 from benchmarks.engine import LAYERS
 from benchmarks.graphs import chain, layered, unconnected
 from benchmarks.measuring import (
@@ -91,16 +86,6 @@ def milliseconds(function: Callable[[], Any]) -> float:
     begin = time.perf_counter()
     function()
     return (time.perf_counter() - begin) * 1e3
-
-
-def empty(store: Store) -> None:
-    """Delete all rows."""
-    with store.transaction() as tx:
-        for table in metadata.sorted_tables:
-            if tx.dialect == "postgresql":
-                tx.connection.exec_driver_sql(f"TRUNCATE {table.name}")
-            else:
-                tx.execute(delete(table))
 
 
 # -- a sweep with nothing to do
@@ -174,42 +159,13 @@ def measure_sweep(what: str, store: Store, counts: Sequence[int], times: int) ->
     empty(store)
 
 
-@contextmanager
-def on_sqlite() -> Iterator[Store]:
-    """A store in a temporary file."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        converge.connect(f"sqlite:///{folder}/converge.db", create_schema=True) as store,
-    ):
-        yield store
-
-
-@contextmanager
-def on_mariadb(text: str) -> Iterator[Store]:
-    """A store in a new database, dropped at the end.
-
-    :raises SQLAlchemyError: there is no such server.
-    """
-    url = make_url(text)
-    name = f"converge_bench_{os.getpid()}"
-    admin = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
-    try:
-        with converge.connect(url.set(database=name), create_schema=True) as store:
-            yield store
-    finally:
-        with admin.connect() as connection:
-            connection.exec_driver_sql(f"DROP DATABASE {name}")
-
-
 def measure_sweeps(postgresql: Store, mariadb: str, counts: Sequence[int], times: int) -> None:
     """The same on each database."""
     measure_sweep("PostgreSQL", postgresql, counts, times)
-    with on_sqlite() as store:
+    with any_database("sqlite://") as url, converge.connect(url, create_schema=True) as store:
         measure_sweep("SQLite", store, counts, times)
     try:
-        with on_mariadb(mariadb) as store:
+        with any_database(mariadb) as url, converge.connect(url, create_schema=True) as store:
             measure_sweep("MariaDB", store, counts, times)
     except (SQLAlchemyError, converge.ConvergeError) as error:
         print(f"sweep, MariaDB: not measured: {str(error).splitlines()[0]}")

@@ -60,3 +60,13 @@ def test_converge_is_measured_as_its_peers_are(database: Backend) -> None:
         database.discard(url)
     assert re.search(r"^converge: layered, 100: \S+ nodes/s ", said, re.MULTILINE), said
     assert re.search(r"^converge: recovery: \S+ s until the next node, ", said, re.MULTILINE), said
+
+
+def test_the_cost_of_a_node_is_measured_in_several_shapes() -> None:
+    said = run("shapes", "--smaller", "--shapes", "star into one;many stacks", "--url", "sqlite://")
+    for shape, edges in (("star into one", 79), ("many stacks", 72)):
+        for action in ("create", "unchanged", "delete"):
+            what = rf"^{shape}, 80 nodes, {edges} edges: {action} \S+ s = (\S+) nodes/s"
+            found = re.search(what, said, re.MULTILINE)
+            assert found is not None, said
+            assert float(found[1]) > 0

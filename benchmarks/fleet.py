@@ -1,0 +1,100 @@
+"""Engines in processes of their own, on resources that do nothing.
+
+This file is also the program of such a process: python -m benchmarks.fleet URL WORKERS
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.engine import URL
+
+from benchmarks.measuring import fail
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Seconds between two looks of an idle engine: another process's commits do not wake it.
+POLL = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """:ivar cpu: processor seconds of an engine's process since its start.
+    :ivar memory: the most that it had, in MB.
+    """
+
+    cpu: float
+    memory: float
+
+
+class Fleet:
+    """The engines that run."""
+
+    def __init__(self, processes: list[subprocess.Popen[str]]) -> None:
+        self._processes = processes
+
+    def read(self) -> list[Used]:
+        """What each has used so far."""
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        return [Used(**json.loads(_answer(process))) for process in self._processes]
+
+
+def _answer(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        fail("an engine's process has ended")
+    return line
+
+
+@contextmanager
+def running_fleet(url: URL, engines: int, workers: int) -> Iterator[Fleet]:
+    """So many engines, each in a process, until the block ends."""
+    command = [sys.executable, "-m", "benchmarks.fleet", url.render_as_string(False), str(workers)]
+    processes = [
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        for _ in range(engines)
+    ]
+    try:
+        for process in processes:
+            _answer(process)
+        yield Fleet(processes)
+    finally:
+        for process in processes:
+            process.communicate()
+
+
+def main() -> None:
+    """Be an engine until the input ends; tell what it has used for each of its lines."""
+    import converge
+    from benchmarks.runs import NoOp
+
+    url, workers = sys.argv[1], int(sys.argv[2])
+    # as the command line does
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    with (
+        converge.connect(url) as store,
+        converge.Engine(store, {"noop": NoOp()}, workers=workers, poll=POLL),
+    ):
+        print("ready", flush=True)
+        for _ in sys.stdin:
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(json.dumps({"cpu": time.process_time(), "memory": memory}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
