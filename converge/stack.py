@@ -15,15 +15,20 @@ from converge.sql.transaction import Transaction
 
 LOG = logging.getLogger(__name__)
 
-#: Seconds between two reads of a stack that is waited for, unless this process is notified.
+#: Seconds between two reads of a stack that is waited for, unless there is a hint.
 _LOOK = 0.25
+#: The same where the hints of other processes arrive, too.
+_LOOK_CONNECTED = 2.0
 
 
 class _Store(Protocol):
     """What a stack needs of its store."""
 
     database: Database
-    bus: MemoryBus
+
+    @property
+    def bus(self) -> MemoryBus:
+        """Who tells of its end."""
 
     def cancel_stack(self, name: str) -> object:
         """End its running traversal."""
@@ -120,28 +125,31 @@ class Stack:
         """
         end = None if timeout is None else time.monotonic() + timeout
         outage: StoreError | None = None
-        while True:
-            seen = self._store.bus.ended
-            try:
-                self.refresh()
-            except StoreError as error:
-                # it could be read before, so the database is expected to come back
-                if outage is None:
-                    LOG.warning("%s; still waiting for stack %r", error, self.name)
-                outage = error
-            else:
-                outage = None
-                if self.status != Status.IN_PROGRESS:
-                    return self.status
-            left = _LOOK
-            if end is not None:
-                left = min(left, end - time.monotonic())
-                if left <= 0:
-                    raise TimeoutError(
-                        f"the {self.action} of stack {self.name!r} is still in progress "
-                        f"after {timeout:g} s"
-                    ) from outage
-            self._store.bus.wait_for_end(left, seen)
+        bus = self._store.bus
+        with bus.watching(self.id) as watch:
+            while True:
+                # before the look: no end is missed between it and the wait
+                watch.news.clear()
+                try:
+                    self.refresh()
+                except StoreError as error:
+                    # it could be read before, so the database is expected to come back
+                    if outage is None:
+                        LOG.warning("%s; still waiting for stack %r", error, self.name)
+                    outage = error
+                else:
+                    outage = None
+                    if self.status != Status.IN_PROGRESS:
+                        return self.status
+                left = _LOOK_CONNECTED if bus.is_connected else _LOOK
+                if end is not None:
+                    left = min(left, end - time.monotonic())
+                    if left <= 0:
+                        raise TimeoutError(
+                            f"the {self.action} of stack {self.name!r} is still in progress "
+                            f"after {timeout:g} s"
+                        ) from outage
+                watch.news.wait(left)
 
     def cancel(self) -> Stack:
         """End its running traversal; see :meth:`~converge.Store.cancel_stack`."""

@@ -22,6 +22,7 @@ from converge.protocol.rollback import check_version
 from converge.resources.resource_type import ResourceType
 from converge.sql import resources, stacks
 from converge.sql.database import Database
+from converge.sql.open_bus import open_bus
 from converge.sql.open_database import Url, open_database
 from converge.sql.sessions import HOST_SECONDS
 from converge.sql.transaction import Transaction
@@ -41,6 +42,7 @@ def connect(
     create_schema: bool = False,
     connections: int | None = None,
     clock: Callable[[], float] | None = None,
+    bus: str | None = None,
 ) -> Store:
     """Open the database that converge's tables live in.
 
@@ -49,15 +51,23 @@ def connect(
     :param create_schema: make or upgrade converge's tables if need be; otherwise a program
         runs ``converge db upgrade`` first.
     :param connections: how many connections there may be at a time; None: as many as are asked
-        for, which is one for each thread that uses the store. A lease has another one, always.
+        for, which is one for each thread that uses the store. A lease has another one, always, and
+        on PostgreSQL so has whoever listens.
     :param clock: what tells the time, in seconds since 1970, instead of the database; for tests.
-    :raises BadInput: the URL is wrong or its driver is not installed.
+    :param bus: the URL of what wakes engines and those who wait in other processes; default is the
+        environment's ``CONVERGE_BUS``, or ``database://``. All processes that work on a database
+        are to have the same. It is connected in the background.
+    :raises BadInput: a URL is wrong or its driver is not installed.
     :raises SchemaError: the tables are missing, too old, too new, or not converge's.
     :raises StoreError: the database cannot be reached or used.
     """
-    return Store(
-        open_database(url, create_schema=create_schema, connections=connections, clock=clock)
-    )
+    database = open_database(url, create_schema=create_schema, connections=connections, clock=clock)
+    try:
+        database.bus = open_bus(database, bus)
+    except BaseException:
+        database.close()
+        raise
+    return Store(database)
 
 
 class Store(Queries):
@@ -79,7 +89,6 @@ class Store(Queries):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        self.bus = MemoryBus()
 
     def __enter__(self) -> Store:
         return self
@@ -88,8 +97,14 @@ class Store(Queries):
         self.close()
 
     def close(self) -> None:
-        """Close the connections to the database."""
+        """Close the connections to the database and to the bus."""
+        self.bus.close()
         self.database.close()
+
+    @property
+    def bus(self) -> MemoryBus:
+        """What tells engines and those who wait of what is committed."""
+        return self.database.bus
 
     @contextmanager
     def transaction(self, *, limit: float = HOST_SECONDS) -> Iterator[Transaction]:
@@ -106,7 +121,6 @@ class Store(Queries):
         check_seconds("limit", limit)
         with self.database.transaction(limit=limit) as tx:
             yield tx
-        self.notify()
 
     # -- starting
 
@@ -343,7 +357,6 @@ class Store(Queries):
                 break
             found = sweep(self.database)
             done += found
-        self.notify()
         return done
 
     def prune(self, *, older_than: float, keep: int = KEEP, dry_run: bool = False) -> Pruned:
@@ -366,7 +379,8 @@ class Store(Queries):
         return pruner.look() if dry_run else pruner.prune()
 
     def notify(self) -> None:
-        """Tell the engines of this process to look for work, after a commit of the host's own."""
+        """Tell engines to look for work, and those who wait to look whether it is over, after a
+        commit of the host's own."""
         self.bus.notify()
 
     # -- helpers
@@ -401,8 +415,6 @@ class Store(Queries):
             return was(tx, stack.traversal, stack.traversal_mark)
 
         if transaction is None:
-            stack = self.database.transact(begin, commit, happened=happened)
-            self.notify()
-            return stack
+            return self.database.transact(begin, commit, happened=happened)
         with self.database.join(transaction) as tx:
             return begin(tx)

@@ -1,5 +1,5 @@
-"""The databases that the tests run on: which answer, and a fresh one for whoever asks; and
-Redis, which can keep journals.
+"""The databases that the tests run on: which answer, and a fresh one for whoever asks; Redis,
+which can keep journals; and RabbitMQ, which can be a bus.
 
 A server is found at its conventional local address, or where ``CONVERGE_TEST_POSTGRESQL`` or
 ``CONVERGE_TEST_MARIADB`` says: the SQLAlchemy URL of somebody who may create databases. What
@@ -367,10 +367,78 @@ class Redis(Backend):
         return redis.Redis.from_url(self._text, socket_connect_timeout=5)
 
 
+class RabbitMQ(Backend):
+    """A topic per test, on a server with any settings; other queues are left alone."""
+
+    name = "rabbitmq"
+    default = "rabbit://guest:guest@127.0.0.1:5672/"
+    variable = "CONVERGE_TEST_RABBITMQ"
+    needs = f"a server at {default}, or {variable}=URL of one"
+
+    def __init__(self) -> None:
+        self._text = os.environ.get(self.variable) or self.default
+        self._topics: list[str] = []
+
+    def probe(self) -> str:
+        """Ask for its version."""
+        if not self._text.startswith("rabbit://") or "?" in self._text:
+            # the text is not shown: there may be a password in it
+            raise UnavailableError(
+                f"{self.variable} must be a URL that starts with rabbit:// and has no options"
+            )
+        try:
+            with self.connect() as connection:
+                properties = connection.connection.server_properties
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UnavailableError(f"{reason} (set {self.variable} for another)") from None
+        return str(properties["version"])
+
+    def empty(self) -> str:
+        """The URL of a bus that nobody else uses."""
+        self._topics.append(f"converge_test_{os.getpid()}_{secrets.token_hex(4)}")
+        return f"{self._text}?topic={self._topics[-1]}"
+
+    def migrated(self) -> str:
+        """The same: there is no schema."""
+        return self.empty()
+
+    def discard(self, url: str) -> None:
+        """Delete the queues of one topic that oslo.messaging leaves."""
+        topic = url.rpartition("=")[2]
+        self._topics.remove(topic)
+        with self.connect() as connection:
+            channel = connection.channel()
+            for queue in (topic, f"{topic}.any"):
+                channel.queue_delete(queue)
+
+    def close(self) -> None:
+        """Delete all that was made."""
+        for topic in self._topics.copy():
+            self.discard(f"?topic={topic}")
+
+    def connect(self) -> Any:
+        """A plain connection, as anybody may have one who has a password."""
+        from kombu.connection import Connection
+
+        # kombu's name for it
+        make: Any = Connection
+        connection = make(self._text.replace("rabbit://", "amqp://", 1))
+        connection.ensure_connection(max_retries=1, timeout=5)
+        return connection
+
+
 #: The databases, on each of which every test of one runs.
 NAMES = (Sqlite.name, PostgreSQL.name, MariaDB.name)
-#: What only keeps journals, and servers of the tests' own.
-OTHERS = (Redis.name, "own-postgresql", "own-mariadb", "own-pgbouncer")
+#: What only keeps journals or carries hints, and servers of the tests' own.
+OTHERS = (
+    Redis.name,
+    RabbitMQ.name,
+    "own-postgresql",
+    "own-mariadb",
+    "own-pgbouncer",
+    "own-rabbitmq",
+)
 
 
 def backends(folder: Path) -> dict[str, Backend]:
@@ -378,10 +446,12 @@ def backends(folder: Path) -> dict[str, Backend]:
 
     :param folder: where SQLite's files go; made when needed.
     """
+    from tests.brokers import OwnRabbitMQ
     from tests.servers import OwnMariaDB, OwnPgbouncer, OwnPostgreSQL
 
-    own = (OwnPostgreSQL(), OwnMariaDB(), OwnPgbouncer())
-    return {one.name: one for one in (Sqlite(folder), PostgreSQL(), MariaDB(), Redis(), *own)}
+    own = (OwnPostgreSQL(), OwnMariaDB(), OwnPgbouncer(), OwnRabbitMQ())
+    others = (Sqlite(folder), PostgreSQL(), MariaDB(), Redis(), RabbitMQ())
+    return {one.name: one for one in (*others, *own)}
 
 
 def survey(known: Mapping[str, Backend]) -> dict[str, tuple[str | None, str]]:

@@ -48,6 +48,15 @@ class OwnServer(Backend):
     def probe(self) -> str:
         """Look for the programs; no server is started yet."""
         server, *_ = (self._find(name) for name in self.programs)
+        self._check_user()
+        said = subprocess.run([server, "--version"], capture_output=True, text=True, check=False)
+        found = re.search(r"(\d+\.\d+(\.\d+)?)", said.stdout)
+        if found is None:
+            raise UnavailableError(f"{server} does not tell its version")
+        return found[0]
+
+    def _check_user(self) -> None:
+        """:raises UnavailableError: root may not run it, and who may is not there."""
         if os.geteuid() == 0:
             try:
                 pwd.getpwnam(self.user)
@@ -55,11 +64,6 @@ class OwnServer(Backend):
                 raise UnavailableError(
                     f"root may not run it, and there is no {self.user}"
                 ) from None
-        said = subprocess.run([server, "--version"], capture_output=True, text=True, check=False)
-        found = re.search(r"(\d+\.\d+(\.\d+)?)", said.stdout)
-        if found is None:
-            raise UnavailableError(f"{server} does not tell its version")
-        return found[0]
 
     def empty(self) -> str:
         """The URL of a new database; the server is started if it does not run."""
@@ -95,7 +99,7 @@ class OwnServer(Backend):
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        self.port = self.port or _free_port()
+        self.port = self.port or free_port()
         with open(self._folder / "log", "ab") as log:
             self._process = subprocess.Popen(
                 self._command(),
@@ -364,7 +368,7 @@ class OwnPgbouncer(OwnServer):
 
     def _prepare(self) -> None:
         self._make_folder()
-        self.port = _free_port()
+        self.port = free_port()
         target = self._target
         login = {"host": target.host, "port": target.port or 5432, "user": target.username}
         if target.password:
@@ -392,7 +396,8 @@ class OwnPgbouncer(OwnServer):
         self._behind.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

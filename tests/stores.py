@@ -41,7 +41,8 @@ class Stores:
         self._open.clear()
 
     def _connect(self, backend: Backend) -> converge.Store:
-        store = converge.connect(backend.migrated())
+        # which statements are sent must not depend on when the last hint was
+        store = converge.connect(backend.migrated(), bus="memory://")
         if isinstance(backend, Sqlite):
             # no test of these pulls the plug
             store.close()

@@ -55,9 +55,16 @@ def readable(arguments: Namespace) -> Iterator[Queries]:
 def connect(arguments: Namespace, *, create: bool = False) -> Store:
     """Open the store; see :func:`opened`."""
     import converge
+    from converge.bus.urls import uses_oslo
 
     url = database_url(arguments) if create else _existing(arguments)
-    return converge.connect(url or DEFAULT_URL, create_schema=url is None)
+    bus = arguments.bus or os.environ.get("CONVERGE_BUS") or None
+    if bus is not None and uses_oslo(bus):
+        # what a program may decide, and a library may not
+        from converge.bus.threads import choose_threads
+
+        choose_threads()
+    return converge.connect(url or DEFAULT_URL, create_schema=url is None, bus=bus)
 
 
 def _existing(arguments: Namespace) -> str | None:

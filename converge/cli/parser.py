@@ -45,6 +45,7 @@ exit status:
 
 environment:
   CONVERGE_DB     the database's URL, as for --db
+  CONVERGE_BUS    the URL of the bus, as for --bus
   CONVERGE_DEBUG  show the traceback of every error
   CONVERGE_PASS_ENV
                   names of variables, separated by spaces or commas, as for --pass-env
@@ -183,9 +184,16 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         default=argparse.SUPPRESS,
         help="the database (default: CONVERGE_DB, else sqlite:///converge.db here)",
     )
+    bus = Parser(add_help=False)
+    bus.add_argument(
+        "--bus",
+        metavar="URL",
+        help="what wakes engines in other processes and those who wait, for example "
+        "rabbit://USER:PASSWORD@HOST:5672/ (default: CONVERGE_BUS, else the database)",
+    )
     json = Parser(add_help=False)
     json.add_argument("--json", action="store_true", help="print one JSON document")
-    workers = Parser(add_help=False)
+    workers = Parser(add_help=False, parents=[bus])
     workers.add_argument(
         "--workers",
         metavar="N",
@@ -323,7 +331,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     )
     command("check", "Check whether a stack's resources are as they should be", stack, workers, run)
     by_name["check"].add_argument("--json", action="store_true", help="print one JSON document")
-    command("cancel", "Stop what is being done to a stack", stack, json)
+    command("cancel", "Stop what is being done to a stack", stack, bus, json)
     forget = command("forget", "Forget (abandon) a resource without deleting it", stack, json)
     forget.add_argument("resource", metavar="RESOURCE", help="its name in the template")
     forget.add_argument(
@@ -372,7 +380,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         "(default: 1)",
     )
     graph.add_argument("-o", "--output", metavar="FILE", help="write it there (default: stdout)")
-    events = command("events", "Print what happened to a stack", stack, json)
+    events = command("events", "Print what happened to a stack", stack, bus, json)
     events.add_argument(
         "--follow", action="store_true", help="continue until the current action has ended"
     )
@@ -417,7 +425,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         action="store_true",
         help="also those that stopped or died within the last day",
     )
-    command("recover", "Recover the work of dead engines, as every engine does", json)
+    command("recover", "Recover the work of dead engines, as every engine does", bus, json)
     journal = command("journal", "Show and maintain the journal: the steps that were done", json)
     add_journal(journal)
     add_machine(command("machine", "Show and maintain the instances of machines", json))
@@ -599,6 +607,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if rest:
         _refuse(rest, parser, commands[arguments.command])
     arguments.db = getattr(arguments, "db", None)
+    arguments.bus = getattr(arguments, "bus", None)
     if arguments.command == "up":
         names = [name for name, _ in arguments.param]
         for name in names:

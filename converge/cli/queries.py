@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -206,7 +205,7 @@ def _past(arguments: Namespace, reads: Queries) -> tuple[list[dict[str, Any]], E
 
 
 def _follow(arguments: Namespace) -> int:
-    from converge.cli.running import POLL_MOST, Outages, tolerate_outages
+    from converge.cli.running import POLL_CONNECTED, POLL_MOST, Outages, log_to, tolerate_outages
 
     with opened(arguments) as store:
         found, reader = _past(arguments, store)
@@ -224,8 +223,13 @@ def _follow(arguments: Namespace) -> int:
             return ended
 
         ended = tolerate_outages(look, outages)
-        while not ended():
-            time.sleep(POLL_MOST)
+        with log_to(outages), store.bus.watching(stack.id, events=True) as watch:
+            while True:
+                # before the look: nothing is missed between it and the wait
+                watch.news.clear()
+                if ended():
+                    break
+                watch.news.wait(POLL_CONNECTED if store.bus.is_connected else POLL_MOST)
     return EXIT_COMPLETE
 
 

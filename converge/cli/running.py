@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 #: Seconds between reads of the database: short after the start, then longer.
 POLL_FIRST = 0.02
 POLL_MOST = 0.2
+#: The same where the hints of other processes arrive.
+POLL_CONNECTED = 2.0
 #: Seconds between attempts while the database is down.
 POLL_AWAY = 1.0
 #: After so many seconds without an error, the next error is a new outage.
@@ -239,7 +241,7 @@ def run_engine(
     # this thread handles signals, so the engine runs in another
     thread = threading.Thread(target=work, name="converge-run", daemon=True)
     look = tolerate_outages(ended, outages)
-    with interrupts.caught(), _log_to(outages):
+    with interrupts.caught(), log_to(outages):
         thread.start()
         if greeting:
             reporter.note(greeting)
@@ -341,7 +343,8 @@ class _ToReporter(logging.Handler):
 
 
 @contextmanager
-def _log_to(outages: Outages) -> Iterator[None]:
+def log_to(outages: Outages) -> Iterator[None]:
+    """Print warnings of converge's log."""
     logger = logging.getLogger("converge")
     handler = _ToReporter(outages)
     logger.addHandler(handler)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import logging
 import queue
+import random
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from converge.bus.pace import Looks
 from converge.crash_points import Commit
 from converge.engine.core import EngineCore
 from converge.engine.tenure import Tenure
@@ -27,7 +29,7 @@ from converge.protocol.call import failure
 from converge.protocol.decide import Operation, Outcome, Result, Work
 from converge.protocol.recover import Sweeper, leave
 from converge.resources.resource_type import ResourceType
-from converge.sql import engines, sync_points, traversals
+from converge.sql import engines, leftovers, sync_points, traversals
 from converge.sql.database import repeatable
 from converge.sql.sync_points import Key
 from converge.sql.transaction import Transaction
@@ -43,6 +45,8 @@ GRACE = 5.0
 LOOK = 0.25
 #: Why handlers are interrupted.
 LOST = "the engine lost its lease"
+#: What the turning thread is given when there is a hint; None: look now.
+_HEARD = "heard"
 
 
 @dataclass(slots=True)
@@ -89,7 +93,10 @@ class Run:
         self.error: BaseException | None = None
         self._database = store.database
         self._workers = Workers(workers, self._work)
-        self._finished: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[Finished | str | None] = queue.SimpleQueue()
+        self._looks = Looks(poll)
+        # the last wait for something to do ended without anything
+        self._polled = False
         self._stopping = threading.Event()
         self._hand_back = threading.Event()
         self._idle = threading.Event()
@@ -120,7 +127,7 @@ class Run:
 
     def begin(self) -> None:
         """Start the threads."""
-        self.store.bus.add_listener(self.wake)
+        self.store.bus.add_listener(self._hear)
         for name, target in {
             "turn": self._turn_loop,
             "claim": self._claim_loop,
@@ -162,6 +169,10 @@ class Run:
         """Look for work now."""
         self._finished.put(None)
 
+    def _hear(self) -> None:
+        """There is a hint: look for work soon, if there is a worker for it."""
+        self._finished.put(_HEARD)
+
     # -- the turning thread
 
     def _turn_loop(self) -> None:
@@ -177,7 +188,7 @@ class Run:
             self._end()
 
     def _end(self) -> None:
-        self.store.bus.remove_listener(self.wake)
+        self.store.bus.remove_listener(self._hear)
         self._tenure.lease.end()
         self._workers.close()
         self.ended.set()
@@ -209,8 +220,9 @@ class Run:
                 outcomes += self._give_up(tenure)
         for outcome in outcomes:
             tenure.discard(outcome.work)
+            if outcome.result is Result.RETRY:
+                self._looks.plan(time.monotonic() + outcome.wait)
         busy = bool(outcomes) or bool(core.outbox)
-        ends = any(outcome.work.decision.operation is Operation.FINISH for outcome in outcomes)
         held = tenure.count + len(core.outbox)
         limit = 0 if stopping or self._more_ready else self._window.room(held)
         try:
@@ -219,7 +231,9 @@ class Run:
             broken = self._database.broken_connections
             if core.doubtful or self._recheck.is_set() or self._broken != broken:
                 self._reconcile(tenure)
-            works = core.turn((), limit)
+            # what is looked for without a hint is mostly not there: a read costs less than a claim
+            found = not self._polled or self._database.read(_has_ready)
+            works = core.turn((), limit if found else 0)
         except StaleLock:
             # the database no longer knows this engine
             tenure.lease.lose()
@@ -231,8 +245,8 @@ class Run:
         if tenure.is_over:
             return False
         self._dispatch(tenure, works)
-        if ends:
-            self.store.bus.notify_end()
+        if limit:
+            self._looks.found(len(works), time.monotonic())
         if limit and len(works) >= limit:
             # if handlers are slow, the next turn is soon enough
             self._more_ready = self._window.is_wide
@@ -249,14 +263,25 @@ class Run:
     def _collect(self, tenure: Tenure, *, wait: bool) -> list[Outcome]:
         """Collect finished works; wait for one, or for a wake-up, if there is none."""
         outcomes: list[Outcome] = []
-        timeout = min(self.poll, LOOK) if tenure.core.outbox else self.poll
+        self._polled = False
+        at = time.monotonic()
+        end = self._looks.next_poll(at)
+        hinted = False
+        if tenure.core.outbox:
+            end = min(end, at + LOOK)
         while True:
+            left = max(0.0, end - time.monotonic())
             try:
-                finished = self._finished.get(block=wait, timeout=timeout if wait else None)
+                finished = self._finished.get(block=wait, timeout=left if wait else None)
             except queue.Empty:
+                self._polled = wait and not hinted
                 return outcomes
+            if finished is _HEARD:
+                hinted = True
+                end = min(end, self._looks.heard(time.monotonic()))
+                continue
             wait = False
-            if finished is None:
+            if not isinstance(finished, Finished):
                 continue
             if finished.job is not None:
                 self._workers.discard(finished.job)
@@ -382,7 +407,7 @@ class Run:
                 finished = self._finished.get(timeout=left)
             except queue.Empty:
                 break
-            if finished is None:
+            if not isinstance(finished, Finished):
                 continue
             if finished.job is not None:
                 self._workers.discard(finished.job)
@@ -477,12 +502,13 @@ class Run:
     def _sweep_loop(self) -> None:
         """Recover what dead engines left, and cancel handlers that are to stop."""
         sweeper = Sweeper(self._database, self.prune_after)
-        last_sweep = now()
         lease = self._leases.seconds
+        # engines that were started together do not sweep together
+        last_sweep = now() - random.random() * lease / 3
         while not self.ended.wait(min(1.0, lease / 3)):
             try:
                 self._cancel_handlers()
-                if now() - last_sweep >= lease / 3:
+                if now() - last_sweep >= lease / 3 * sweeper.share:
                     last_sweep = now()
                     self._recheck.set()
                     found = sweeper.sweep()
@@ -515,3 +541,7 @@ class Run:
                 job.cancel(at, reason)
             elif job.work.node.key in nodes:
                 job.cancel(at, "a newer traversal deletes or replaces the resource")
+
+
+def _has_ready(tx: Transaction) -> bool:
+    return leftovers.count_due(tx, 1) > 0

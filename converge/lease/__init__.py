@@ -12,6 +12,7 @@ from converge.lease.lease import (
     RowOwner,
     check_lease,
     expire,
+    filter_gone,
     list_gone,
     now,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "RowOwner",
     "check_lease",
     "expire",
+    "filter_gone",
     "list_gone",
     "now",
 ]

@@ -244,7 +244,12 @@ def check_lease(tx: Transaction, id_: int, mark: int | None = None) -> None:
 
 def list_gone(tx: Transaction) -> list[int]:
     """The holders of unexpired leases whose process was on this host and is gone."""
-    return [row.id for row in engines.list_alive(tx) if is_gone(row.process)]
+    return filter_gone(engines.list_alive(tx))
+
+
+def filter_gone(holders: Iterable[engines.EngineRow]) -> list[int]:
+    """Those of these holders whose process was on this host and is gone."""
+    return [row.id for row in holders if is_gone(row.process)]
 
 
 def expire(database: Database, engine_ids: Iterable[int]) -> None:

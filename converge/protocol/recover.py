@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from converge.crash_points import Commit
 from converge.journal.names import find_traversal
-from converge.lease import expire, list_gone
+from converge.lease import expire, filter_gone
 from converge.model import NodeState, TraversalStatus
 from converge.protocol.halt import halt
 from converge.protocol.prune import Pruner
@@ -25,6 +25,9 @@ T = TypeVar("T")
 
 #: How many rows of each kind one sweep looks at.
 BATCH = 1000
+#: In a fleet of more engines, each sweeps more seldom, but at most so many times.
+SWEEPERS = 8
+MOST_SHARE = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +81,13 @@ class Sweep:
 class _Survey:
     """What there is to repair, read in one transaction; of each kind at most a batch.
 
+    :ivar alive: how many leases there are.
     :ivar expired: engines whose lease has expired.
     :ivar gone: engines whose process on this host is gone.
     :ivar strays: engine ids that hold nodes, but are not registered.
     """
 
+    alive: int
     expired: list[int]
     gone: list[int]
     strays: list[int]
@@ -108,6 +113,13 @@ class Sweeper:
         # where the next sweep continues to look for leftovers; each looks at one batch
         self._after = 0
         self._after_scopes_of = 0
+        self._alive = 0
+
+    @property
+    def share(self) -> float:
+        """How many times as long as a lone engine this one is to wait for its next sweep: in a
+        large fleet each sweeps more seldom, and all of them together as often as it takes."""
+        return min(max(1.0, self._alive / SWEEPERS), MOST_SHARE)
 
     def sweep(self) -> Sweep:
         """One round of recovery.
@@ -115,6 +127,7 @@ class Sweeper:
         :raises StoreError: the database cannot be used.
         """
         found = self.database.read(self._survey)
+        self._alive = found.alive
         expire(self.database, found.gone)
         dead, nodes = self._recover({*found.expired, *found.gone})
         for engine_id in found.strays:
@@ -143,9 +156,11 @@ class Sweeper:
         ended, self._after = leftovers.list_leftover_traversals(tx, self._after, BATCH)
         scopes_of = leftovers.list_work_scopes(tx, self._after_scopes_of, BATCH)
         self._after_scopes_of = scopes_of[-1].resource_id if len(scopes_of) >= BATCH else 0
+        alive = engines.list_alive(tx)
         return _Survey(
+            alive=len(alive),
             expired=engines.list_expired(tx, BATCH),
-            gone=list_gone(tx),
+            gone=filter_gone(alive),
             strays=leftovers.list_stray_holders(tx, BATCH),
             blocked=leftovers.list_free_blocked(tx, BATCH),
             overdue=traversals.list_overdue(tx, BATCH),

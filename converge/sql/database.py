@@ -12,6 +12,7 @@ from sqlalchemy import exc as sa_exceptions
 from sqlalchemy.engine import URL
 
 from converge import crash_points
+from converge.bus.memory import MemoryBus
 from converge.crash_points import Commit
 from converge.errors import BadInput, CommitUnknown
 from converge.hiding import hide, hide_in
@@ -36,6 +37,7 @@ from converge.sql.faults import (
     translated,
 )
 from converge.sql.lost_sessions import LostSessions
+from converge.sql.notices import send_notice
 from converge.sql.pool_guard import PoolGuard
 from converge.sql.repeat import repeat
 from converge.sql.sessions import HOST_SECONDS, host_limits, is_pooled, session_number, take_options
@@ -115,6 +117,8 @@ class Database:
         self._lost_sessions = LostSessions()
         # it has answered at least once
         self._reached = False
+        #: Who is told of what is committed.
+        self.bus = MemoryBus()
 
     def separate(self) -> Database:
         """The same database with its own pool, so that its connection is always free."""
@@ -161,8 +165,10 @@ class Database:
                     host_limits(connection, limit),
                     connection.begin(),
                 ):
-                    yield Transaction(connection, self.clock)
+                    tx = Transaction(connection, self.clock)
+                    yield tx
                     if write:
+                        sent = self._send_news(tx)
                         crash_points.hit(Commit.HOST.before)
                         committing = session_number(connection)
             except Exception as error:
@@ -171,6 +177,24 @@ class Database:
                 raise
             if write:
                 crash_points.hit(Commit.HOST.after)
+                if tx.news:
+                    self.bus.committed(tx.news.hint, sent=sent)
+
+    def _send_news(self, tx: Transaction) -> bool:
+        """Send what a transaction is to send to other processes with its commit.
+
+        :returns: whether it was anything.
+        """
+        payload = self.bus.take_payload(tx.news.hint) if tx.news else None
+        if payload is not None:
+            send_notice(tx, payload)
+        return payload is not None
+
+    def _send_news_of_host(self, tx: Transaction) -> None:
+        """Have a host's transaction tell of what was done in it; nobody here sees its commit."""
+        payload = self.bus.payload_of_host() if tx.news else None
+        if payload is not None:
+            send_notice(tx, payload)
 
     @contextmanager
     def _connect(self, write: bool, *, one_statement: bool = False) -> Iterator[Connection]:
@@ -210,6 +234,21 @@ class Database:
         """
         with translated(self.shown, self), self._connect(False) as connection:
             return is_pooled(connection)
+
+    @contextmanager
+    def session(self) -> Iterator[Any]:
+        """A connection of PostgreSQL's driver in which each statement commits by itself.
+
+        :raises StoreError: it cannot be made, or what is done with it fails.
+        """
+        with translated(self.shown, self), self._connect(False, one_statement=True) as connection:
+            driver: Any = connection.connection.dbapi_connection
+            try:
+                yield driver
+            except self.engine.dialect.loaded_dbapi.Error as error:
+                connection.invalidate(error)
+                hide_in(error)
+                raise Unavailable(f"{self.shown}: {explain(error)}") from error
 
     def read(self, function: Callable[[Transaction], T]) -> T:
         """Run a function that only reads, in a transaction; again if the connection was lost.
@@ -266,6 +305,7 @@ class Database:
             with self._connect(True, one_statement=single) as connection, connection.begin():
                 tx = Transaction(connection, self.clock)
                 result = cast("T", None) if single else function(tx)
+                sent = self._send_news(tx)
                 crash_points.hit(commit.before)
                 session = session_number(connection)
                 doubtful.append(result)
@@ -273,6 +313,8 @@ class Database:
                     # the statement is its own commit
                     result = function(tx)
             crash_points.hit(commit.after)
+            if tx.news:
+                self.bus.committed(tx.news.hint, sent=sent)
             return result
 
         def is_safe(error: BaseException) -> bool:
@@ -354,10 +396,14 @@ class Database:
             yield transaction
         elif isinstance(transaction, Connection):
             with translated(self.shown, self):
-                yield Transaction(_begun(transaction), self.clock)
+                tx = Transaction(_begun(transaction), self.clock)
+                yield tx
+                self._send_news_of_host(tx)
         elif callable(connection := getattr(transaction, "connection", None)):
             with translated(self.shown, self):
-                yield Transaction(_begun(connection()), self.clock)
+                tx = Transaction(_begun(connection()), self.clock)
+                yield tx
+                self._send_news_of_host(tx)
         else:
             raise BadInput(
                 "transaction must be a converge transaction, a SQLAlchemy Connection or a "

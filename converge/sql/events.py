@@ -29,6 +29,7 @@ _INSERT = InsertMany(
 def insert_events(tx: Transaction, events: Sequence[dict[str, Any]]) -> None:
     """Append events; each has stack_id, traversal_id, resource, action, status and reason."""
     _INSERT.execute(tx, events)
+    tx.news.changed.update(one["stack_id"] for one in events)
 
 
 def list_events(

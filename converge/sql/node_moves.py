@@ -35,11 +35,13 @@ def start_nodes(tx: Transaction, engine_id: int, keys: Sequence[Key], mark: int 
         claimed_at=tx.now,
         mark=mark,
     )
+    tx.news.ready -= len(keys)
 
 
 def block_nodes(tx: Transaction, keys: Sequence[Key]) -> None:
     """READY to BLOCKED: an older traversal holds the resource."""
     _move(tx, keys, NodeState.READY, state=NodeState.BLOCKED, ready_at=None, due_at=0)
+    tx.news.ready -= len(keys)
 
 
 def end_nodes(
@@ -96,6 +98,7 @@ def requeue_node(
         max_attempts=max_attempts,
         **({} if definition is None else {"definition": definition}),
     )
+    tx.news.ready += 0 if wait else 1
 
 
 def point_at(tx: Transaction, engine_id: int, node: LockedNode, resource_id: int) -> None:
@@ -123,6 +126,7 @@ def arrive(tx: Transaction, counts: Mapping[Key, int], waiting: Mapping[Key, Loc
     ready = [key for key, count in counts.items() if waiting[key].pending == count]
     if ready:
         _move(tx, ready, NodeState.WAITING, state=NodeState.READY, pending=0, ready_at=tx.now)
+        tx.news.ready += len(ready)
     rest: dict[int, list[Key]] = {}
     for key, count in counts.items():
         if waiting[key].pending != count:
@@ -176,6 +180,7 @@ def lead_to_stack(tx: Transaction, running: Sequence[Key], stack_node: Key) -> N
     tx.execute(
         update(sync_point).where(among_keys(tx, [stack_node])).values(**values, engine_id=None)
     )
+    tx.news.ready += 0 if running else 1
 
 
 def unblock(tx: Transaction, resource_ids: Sequence[int]) -> int:
@@ -187,6 +192,7 @@ def unblock(tx: Transaction, resource_ids: Sequence[int]) -> int:
         .where(is_in(NodeState.BLOCKED), among(tx, sync_point.c.resource_id, resource_ids))
         .values(state=_into(NodeState.READY, NodeState.BLOCKED), ready_at=tx.now)
     )
+    tx.news.ready += done.rowcount
     return int(done.rowcount)
 
 
@@ -199,6 +205,7 @@ def unblock_nodes(tx: Transaction, keys: Sequence[Key]) -> int:
         .where(among_keys(tx, keys), is_in(NodeState.BLOCKED))
         .values(state=_into(NodeState.READY, NodeState.BLOCKED), ready_at=tx.now)
     )
+    tx.news.ready += done.rowcount
     return int(done.rowcount)
 
 
@@ -244,6 +251,7 @@ def recover_nodes(
         due_at=0,
         deaths=sync_point.c.deaths + (1 if died else 0),
     )
+    tx.news.ready += len(nodes)
 
 
 def promote_retries(tx: Transaction, limit: int) -> int:
@@ -256,6 +264,7 @@ def promote_retries(tx: Transaction, limit: int) -> int:
     query = select(*order).where(*is_due).limit(limit).with_for_update(skip_locked=True)
     keys = [(row.traversal_id, row.node) for row in tx.execute(query)]
     _move(tx, keys, NodeState.READY, due_at=0)
+    tx.news.ready += len(keys)
     return len(keys)
 
 

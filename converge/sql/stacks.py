@@ -230,6 +230,8 @@ def update_stack(tx: Transaction, stack_id: int, **values: Any) -> None:
         raise StaleLock(
             f"stack {found.name!r} is {found.status}; {values['status']} may not follow"
         )
+    if values.get("status", Status.IN_PROGRESS) != Status.IN_PROGRESS:
+        tx.news.ended.add(stack_id)
 
 
 def get_edges(tx: Transaction, stack_id: int) -> bytes | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import Connection, CursorResult, literal
 from sqlalchemy.types import Double
 
+from converge.bus.hint import News
 from converge.sql.types import clock
 
 if TYPE_CHECKING:
@@ -24,11 +25,13 @@ class Transaction:
 
     :ivar connection: the SQLAlchemy connection, for the host's own statements.
     :ivar dialect: the name of its SQLAlchemy dialect.
+    :ivar news: what others are told of after the commit.
     """
 
     def __init__(self, connection: Connection, clock: Callable[[], float] | None) -> None:
         self.connection = connection
         self.dialect = connection.dialect.name
+        self.news = News()
         self._clock = clock
 
     def execute(

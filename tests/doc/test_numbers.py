@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from converge import Engine, RetryPolicy, Store, model, reasons
+from converge import Engine, RetryPolicy, Store, model, reasons, stack
+from converge.bus import pace, shared
 from converge.cli import parser
 from converge.engine import engine, outbox, run, window
 from converge.inspection import why
@@ -79,7 +80,20 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("decisions", "A host's own has {}", (n(HOST),)),
     ("embedding", "Its last {} KiB", (n(reasons.TRACEBACK_LENGTH / KIB),)),
     ("embedding", "come back {} seconds later", (word(run.GRACE),)),
-    ("embedding", "their next look, within {}", (FRACTIONS[engine.POLL],)),
+    ("embedding", "their next look, within {} seconds", (word(engine.POLL * pace.PATIENCE),)),
+    (
+        "bus",
+        "every {} second (``poll``) at first, up to every {} seconds",
+        ({0.5: "half"}[engine.POLL], word(engine.POLL * pace.PATIENCE)),
+    ),
+    (
+        "bus",
+        "the next {} milliseconds later at the soonest: at most {} per second",
+        (n(pace.INTERVAL * 1000), n(1 / pace.INTERVAL)),
+    ),
+    ("bus", "every {} seconds at the least", (n(shared.MOST_WAIT),)),
+    ("bus", "reads its stack every {} of a second", ({0.25: "quarter"}[stack._LOOK],)),
+    ("bus", "every {} seconds where it can", (word(stack._LOOK_CONNECTED),)),
     ("embedding", "is idle for {}", (FRACTIONS[HOST],)),
     ("embedding", "its lease ends: {} seconds by default", (n(LEASE),)),
     ("journal", "the lease ({} seconds by default)", (n(LEASE),)),

@@ -102,7 +102,7 @@ def test_what_the_engine_logs_of_an_outage_is_told_once(
 ) -> None:
     monkeypatch.delenv("CONVERGE_DEBUG", raising=False)
     log = logging.getLogger("converge.engine")
-    with running._log_to(outages):
+    with running.log_to(outages):
         for _ in range(3):
             log.warning("%s; trying again", StoreError("away"))
             log.warning("engine %s cannot renew its lease: %s", 3, StoreError("away"))
@@ -118,7 +118,7 @@ def test_debugging_tells_everything(
     outages: Outages, written: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CONVERGE_DEBUG", "1")
-    with running._log_to(outages):
+    with running.log_to(outages):
         for _ in range(3):
             logging.getLogger("converge.engine").warning("%s; trying again", StoreError("away"))
     assert written.getvalue().count("away") == 3

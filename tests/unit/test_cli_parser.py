@@ -30,6 +30,7 @@ def test_up_has_defaults() -> None:
         "no_wait": False,
         "json": False,
         "db": None,
+        "bus": None,
     }
 
 

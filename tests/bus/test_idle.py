@@ -1,0 +1,59 @@
+"""What idle engines ask of the database: little, and in a large fleet each of them less."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+import converge
+from converge.process import process_identity
+from converge.protocol.recover import MOST_SHARE, SWEEPERS, Sweeper
+from converge.sql import engines
+from tests.handlers import Quick
+from tests.templates import template
+from tests.waiting import WAIT
+
+
+def test_an_idle_engine_reads_and_locks_nothing(store: converge.Store) -> None:
+    seen: list[str] = []
+    polled = threading.Semaphore(0)
+
+    def note(_: object, cursor: object, statement: str, *rest: Any) -> None:
+        seen.append(statement)
+        if "count(" in statement:
+            polled.release()
+
+    store.database.clock = None
+    with converge.Engine(store, {"fake": Quick()}, poll=0.01) as engine:
+        assert engine.wait_idle(WAIT)
+        event.listen(store.database.engine, "before_cursor_execute", note)
+        try:
+            # a look for work may still be under way
+            assert all(polled.acquire(timeout=WAIT) for _ in range(2))
+            seen.clear()
+            assert all(polled.acquire(timeout=WAIT) for _ in range(5))
+            statements = list(seen)
+        finally:
+            event.remove(store.database.engine, "before_cursor_execute", note)
+        assert not [one for one in statements if "FOR UPDATE" in one or "IMMEDIATE" in one]
+        # nor does it miss what nobody tells it
+        store.create_stack("one", template({"a": {}}))
+        assert store.stack("one").wait(WAIT) == "COMPLETE"
+
+
+@pytest.mark.parametrize(
+    ("alive", "share"), [(1, 1.0), (SWEEPERS, 1.0), (2 * SWEEPERS, 2.0), (100, MOST_SHARE)]
+)
+def test_in_a_large_fleet_each_engine_sweeps_more_seldom(
+    store: converge.Store, alive: int, share: float
+) -> None:
+    sweeper = Sweeper(store.database)
+    assert sweeper.share == 1.0
+    with store.transaction() as tx:
+        for number in range(alive):
+            engines.insert_engine(tx, "here", number, process_identity(), 15.0)
+    sweeper.sweep()
+    assert sweeper.share == share
