@@ -17,6 +17,7 @@ from converge import model
 from converge.drawing.svg import Link, draw
 from converge.graph import Graph
 from converge.protocol.plan import Existing, plan
+from converge.template import Definitions
 
 
 class Cycle(NamedTuple):
@@ -90,7 +91,7 @@ def traversal() -> str:
         Existing(ids[name], name, "server", requires=tuple(ids[one] for one in before))
         for name, before in required.items()
     ]
-    graph = plan(definitions, rows).graph
+    graph = plan(Definitions.of(definitions), rows).graph
     styles = {node: "fill:#ddf4ff" for node in graph if node.startswith("update")}
     styles |= {node: "fill:#fff1e5" for node in graph if node.startswith("cleanup")}
 

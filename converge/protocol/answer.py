@@ -184,7 +184,10 @@ def delete(
     check_expected(row, expected)
     if _is_running(tx, row, Action.DELETE):
         return Answer(row.id, "resumed")
-    return _started(row, start(tx, row, Action.DELETE, None, intent, definitions={}, draft=draft))
+    return _started(
+        row,
+        start(tx, row, Action.DELETE, None, intent, draft=draft),
+    )
 
 
 def check(tx: Transaction, name: str, intent: Intent, expected: int | None) -> Answer:

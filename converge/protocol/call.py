@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from converge.canonical import dump, load
 from converge.errors import BadInput, Replace, comes_from
 from converge.model import Action, Json, Kind, Physical, Status, same
 from converge.protocol.decide import (
@@ -22,7 +23,7 @@ from converge.protocol.decide import (
 from converge.protocol.limits import Limits, limits_of, settings_of
 from converge.reasons import cut_traceback, describe, format_traceback
 from converge.resources.resource_type import Context, ResourceType
-from converge.sql.types import PHYSICAL_ID_LENGTH, dump, fit_text, load
+from converge.sql.types import PHYSICAL_ID_LENGTH, fit_text
 from converge.synchronous import check_finished
 
 if TYPE_CHECKING:

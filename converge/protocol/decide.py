@@ -10,10 +10,11 @@ from uuid import UUID, uuid5
 
 from converge.errors import BadInput, UnresolvedReference, did_you_mean
 from converge.journal.names import work_scope_name
-from converge.model import Action, Json, Kind, Physical, Replacing, ResourceDefinition, Status, same
+from converge.model import Action, Json, Kind, Physical, Replacing, Status, same
 from converge.resources.resource_type import ResourceType, can_check, supports
 from converge.retry import RetryPolicy
 from converge.template import check_properties, resolve_properties
+from converge.template.definitions import load_definition
 
 if TYPE_CHECKING:
     from converge.sql.resources import Input, ResourceRow
@@ -156,35 +157,6 @@ class Outcome:
     raw: bool = False
 
 
-def dump_definition(definition: ResourceDefinition | None) -> Json:
-    """A definition as JSON, for the node's row."""
-    if definition is None:
-        return None
-    value: dict[str, Json] = {
-        "type": definition.type,
-        "properties": dict(definition.properties),
-    }
-    if definition.replace is not None:
-        value["replace"] = definition.replace
-    if definition.settings:
-        value["settings"] = dict(definition.settings)
-    return value
-
-
-def load_definition(value: Json) -> ResourceDefinition | None:
-    """What :func:`dump_definition` made."""
-    return (
-        None
-        if value is None
-        else ResourceDefinition(
-            value["type"],
-            value["properties"],
-            replace=value.get("replace"),
-            settings=value.get("settings", {}),
-        )
-    )
-
-
 def decide(
     traversal: TraversalRow,
     node: SyncPointRow,
@@ -260,9 +232,9 @@ def _delete_properties(
 ) -> Mapping[str, Json]:
     """The properties to delete a resource with: the wanted ones, if they differ from its own only
     in how it is deleted."""
-    wanted = load_definition(node.definition)
-    if wanted is None:
+    if node.definition is None:
         return row.properties
+    wanted = load_definition(node.definition)
     try:
         properties = resolve_properties(wanted.properties, _lookup_in(inputs))
         check_properties(wanted.type, resource_type, properties)
@@ -303,9 +275,9 @@ def _decide_update(
     inputs: Mapping[str, Input],
     types: Mapping[str, ResourceType],
 ) -> Decision:
-    definition = load_definition(node.definition)
-    if definition is None:
+    if node.definition is None:
         return Decision(Operation.FAIL, reason="its row has no definition")
+    definition = load_definition(node.definition)
     resource_type = types.get(definition.type)
     if resource_type is None:
         return Decision(Operation.FAIL, reason=unknown_type(definition.type, types))

@@ -7,19 +7,19 @@ locked the stack, and makes another one if it does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from converge import collection
 from converge.errors import Conflict
-from converge.model import Action, Physical, ResourceDefinition
+from converge.model import Action, Physical
 from converge.protocol.plan import Existing, Plan, compared, contested, plan, plan_check
 from converge.sql import survey, templates
 from converge.sql.stacks import StackRow
 from converge.sql.survey import NOTHING, Fingerprint, ResourceHead
 from converge.sql.transaction import Transaction
-from converge.template import Template
+from converge.template import Definitions, Template
 
 #: Resources, there and wanted, for which a locked stack is planned at most: a server ends a
 #: transaction that stands still for as long as more of them take.
@@ -51,13 +51,13 @@ class Draft:
 
     previous: int | None
     fingerprint: Fingerprint | None
-    definitions: Mapping[str, ResourceDefinition]
+    definitions: Definitions
     heads: Sequence[ResourceHead]
     plan: Plan
     target: int | None = None
 
 
-def draft_first(definitions: Mapping[str, ResourceDefinition]) -> Draft:
+def draft_first(definitions: Definitions) -> Draft:
     """The draft for a stack that does not exist yet."""
     with collection.paused():
         return Draft(None, NOTHING, definitions, (), plan(definitions, []))
@@ -67,7 +67,7 @@ def make_draft(
     tx: Transaction,
     stack: StackRow,
     action: Action,
-    definitions: Mapping[str, ResourceDefinition],
+    definitions: Definitions,
     version: Callable[[], Version | None],
     *,
     locked: bool = False,
@@ -112,7 +112,7 @@ def draft_version(
     stack: StackRow,
     action: Action,
     template_id: int | None,
-    definitions: Mapping[str, ResourceDefinition] | None = None,
+    definitions: Definitions | None = None,
     *,
     locked: bool = False,
 ) -> Draft:
@@ -157,12 +157,10 @@ def check_size(stack: StackRow, there: int, wanted: int) -> None:
         )
 
 
-def _load_definitions(
-    tx: Transaction, stack: StackRow, template_id: int | None
-) -> dict[str, ResourceDefinition]:
-    """The resources that a template wants, by name; none for None."""
+def _load_definitions(tx: Transaction, stack: StackRow, template_id: int | None) -> Definitions:
+    """The resources that a template wants; none for None."""
     if template_id is None:
-        return {}
+        return Definitions.of({})
     row = templates.get_template(tx, template_id, newest=True)
     return Template.from_store(row.body).definitions(row.parameters, stack.name)
 

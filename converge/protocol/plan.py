@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from converge.errors import BadInput, UnresolvedReference
 from converge.graph import Graph
 from converge.model import Action, Json, Kind, Physical, ResourceDefinition, Status, same
-from converge.template.functions import resolve_properties
+from converge.template import Definitions, resolve_properties
 
 #: A node that has no number yet. An update: the name of the resource; a cleanup: the id of the
 #: version; the stack's own node: STACK.
@@ -54,8 +54,8 @@ class Node(NamedTuple):
     :ivar name: the resource's name, None for the stack's node.
     :ivar resource_id: its row, None for the stack's node and for rows yet to be inserted.
     :ivar keep: for a cleanup: this version stays, unless the traversal replaces it.
-    :ivar definition: the wanted resource of that name; for a cleanup, only if another version of
-        the same type stays instead.
+    :ivar definition: the wanted resource of that name, as JSON; for a cleanup, only if another
+        version of the same type stays instead.
     :ivar requires: numbers of the update nodes whose results this node's references read.
     :ivar pending: how many predecessors it waits for.
     :ivar successors: numbers of the nodes that wait for it, in order.
@@ -66,7 +66,7 @@ class Node(NamedTuple):
     name: str | None
     resource_id: int | None
     keep: bool
-    definition: ResourceDefinition | None
+    definition: str | None
     requires: tuple[int, ...]
     pending: int
     successors: tuple[int, ...]
@@ -83,15 +83,16 @@ class Plan:
     def __init__(
         self,
         graph: Graph[Key],
-        definitions: Mapping[str, ResourceDefinition],
+        definitions: Definitions,
         existing: Sequence[Existing],
         kept: Mapping[str, Existing],
+        new: tuple[str, ...] = (),
     ) -> None:
         self._graph = graph
         self._definitions = definitions
         self._by_id = {resource.id: resource for resource in existing}
         self._kept = kept
-        self.new = tuple(name for name in definitions if name not in kept)
+        self.new = new
         self.kept = frozenset(resource.id for resource in kept.values())
 
     def __len__(self) -> int:
@@ -107,6 +108,10 @@ class Plan:
         """The same nodes under readable names, for people."""
         return self._graph.translate(self._label)
 
+    def graph_to_bytes(self) -> bytes:
+        """That graph, serialized."""
+        return self._graph.to_bytes(self._label)
+
     def _label(self, key: Key) -> str:
         if isinstance(key, int):
             return f"cleanup {self._by_id[key].name} #{key}"
@@ -116,33 +121,35 @@ class Plan:
         kind = Kind.UPDATE
         name: str | None = None
         resource_id: int | None = None
-        definition: ResourceDefinition | None = None
+        is_given = False
         if isinstance(key, int):
             kind = Kind.CLEANUP
             resource_id = key
             version = self._by_id[key]
             name = version.name
-            wanted = self._definitions.get(name)
-            if wanted and key not in self.kept and wanted.type == version.type:
-                # the properties that its delete uses may have changed
-                definition = wanted
+            # the properties that its delete uses may have changed
+            is_given = (
+                name in self._definitions
+                and key not in self.kept
+                and self._definitions.type(name) == version.type
+            )
         elif key:
             name = key
             version_kept = self._kept.get(name)
             resource_id = None if version_kept is None else version_kept.id
-            definition = self._definitions[name]
+            is_given = True
         else:
             kind = Kind.STACK
-        graph = self._graph
-        required = () if definition is None else definition.requires
+        graph, definitions = self._graph, self._definitions
+        required = definitions.requires(name) if name is not None and is_given else ()
         return Node(
             number=number,
             kind=kind,
             name=name,
             resource_id=resource_id,
             keep=resource_id in self.kept,
-            definition=definition,
-            requires=tuple([graph.number(other) for other in required if other in graph]),
+            definition=definitions.text(name) if name is not None and is_given else None,
+            requires=tuple(graph.numbers(required)),
             pending=graph.count_required(number),
             successors=tuple(graph.dependants(number)),
         )
@@ -279,7 +286,7 @@ def _is_like(
 
 
 def plan(
-    definitions: Mapping[str, ResourceDefinition],
+    definitions: Definitions,
     existing: Sequence[Existing],
     *,
     wanted: int | None = None,
@@ -288,7 +295,7 @@ def plan(
 ) -> Plan:
     """Plan how to get from the existing resources to the wanted definitions.
 
-    :param definitions: the wanted resources, each requiring only names among them.
+    :param definitions: the wanted resources.
     :param existing: all the stack's resource rows.
     :param wanted: id of the wanted template, None if nothing is wanted, or if it is not stored.
     :param previous: id of the template wanted before, if any.
@@ -297,11 +304,14 @@ def plan(
     """
     best = best_versions(existing, wanted, previous, definitions, alike)
     kept = {name: best[name] for name in definitions if name in best}
-    graph = Graph(_edges(definitions, existing, kept)).with_root(STACK)
-    return Plan(graph, definitions, existing, kept)
+    new = tuple(name for name in definitions if name not in kept)
+    graph = cast("Graph[Key]", definitions.graph)
+    if existing:
+        graph = Graph(_edges(definitions.graph, existing, kept))
+    return Plan(graph.with_root(STACK), definitions, existing, kept, new)
 
 
-def plan_check(definitions: Mapping[str, ResourceDefinition], existing: Sequence[Existing]) -> Plan:
+def plan_check(definitions: Definitions, existing: Sequence[Existing]) -> Plan:
     """Plan a check of every existing resource: in no order, inserting and deleting nothing."""
     best = best_versions(existing, None, None)
     kept = {
@@ -311,18 +321,16 @@ def plan_check(definitions: Mapping[str, ResourceDefinition], existing: Sequence
     }
     lone: list[tuple[Key, Key | None]] = [(name, None) for name in kept]
     graph = Graph(lone).with_root(STACK)
-    return Plan(graph, {name: definitions[name] for name in kept}, existing, kept)
+    return Plan(graph, definitions, existing, kept)
 
 
 def _edges(
-    definitions: Mapping[str, ResourceDefinition],
-    existing: Sequence[Existing],
-    kept: Mapping[str, Existing],
+    wanted: Graph[str], existing: Sequence[Existing], kept: Mapping[str, Existing]
 ) -> Iterator[tuple[Key, Key | None]]:
     """The edges of both halves, as pairs: a node, and one that it requires or None."""
-    for name, definition in definitions.items():
+    for name in wanted:
         yield name, None
-        for required in definition.requires:
+        for required in wanted.requires(name):
             yield name, required
     ids = {resource.id for resource in existing}
     required_ids = {required for resource in existing for required in resource.requires}
@@ -332,7 +340,7 @@ def _edges(
         for dependency in resource.requires:
             if dependency in ids:
                 yield dependency, cleanup
-        if resource.name not in definitions:
+        if resource.name not in wanted:
             continue
         going = resource.action is Action.DELETE
         if going and resource.id not in required_ids and not _was_created(kept.get(resource.name)):

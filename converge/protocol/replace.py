@@ -6,10 +6,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
-from uuid import uuid4
 
 from converge.errors import StaleLock
-from converge.model import Action, Json, NodeState, Status
+from converge.model import Action, Json, NodeState, Status, make_token
 from converge.protocol.complete import as_before, is_mine, make_event, row_of
 from converge.protocol.decide import Decision, Operation, Outcome, Result, Work
 from converge.sql import events, node_moves, resources, scopes, sync_points
@@ -103,7 +102,7 @@ def _reset_row(
         "action": Action.CREATE,
         "status": Status.INIT if ends else Status.IN_PROGRESS,
         "type": work.wanted_type,
-        "token": str(uuid4()),
+        "token": make_token(),
         "reason": None,
         "template_id": None,
         "physical_id": None,

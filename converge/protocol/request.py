@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from converge import collection
+from converge.canonical import dump
 from converge.errors import BadInput
-from converge.model import Json, OnFailure, ResourceDefinition, check_seconds
+from converge.model import Json, OnFailure, check_seconds
 from converge.resources.resource_type import ResourceType, check_types
-from converge.sql.types import SOURCE_LENGTH, dump, fit_text
-from converge.template import Template
+from converge.sql.types import SOURCE_LENGTH, fit_text
+from converge.template import Definitions, Template
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +49,14 @@ class Wanted:
 
     :ivar body: the template, as it is stored: as canonical JSON.
     :ivar parameters: the values of all its parameters, as they are stored.
-    :ivar definitions: the resources that it wants, by name.
+    :ivar definitions: the resources that it wants.
     :ivar directory: where its relative paths start, None if it is from no file.
     :ivar keeps: what the parameters that were not given are from, None if from their defaults.
     """
 
     body: str
     parameters: str
-    definitions: Mapping[str, ResourceDefinition]
+    definitions: Definitions
     directory: str | None = None
     keeps: Kept | None = None
 
@@ -98,4 +99,4 @@ def work_out(
         )
     with collection.paused():
         definitions = template.definitions(values, name)
-        return Wanted(dump(template.body), dump(values), definitions, directory, keeps)
+        return Wanted(template.dump(), dump(values), definitions, directory, keeps)

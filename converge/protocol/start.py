@@ -15,12 +15,10 @@ from converge.model import (
     Action,
     Kind,
     OnFailure,
-    ResourceDefinition,
     Status,
     TraversalStatus,
     make_mark,
 )
-from converge.protocol.decide import dump_definition
 from converge.protocol.draft import Draft, check_size, draft_version, fits
 from converge.protocol.plan import Node, Plan
 from converge.protocol.request import Intent
@@ -39,6 +37,7 @@ from converge.sql.survey import ResourceHead
 from converge.sql.sync_points import NewSyncPoint
 from converge.sql.transaction import Transaction
 from converge.sql.types import fit_text
+from converge.template import Definitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ def start(
     template_id: int | None,
     intent: Intent,
     *,
-    definitions: Mapping[str, ResourceDefinition] | None = None,
+    definitions: Definitions | None = None,
     draft: Draft | None = None,
     expected: int | None = None,
     versions: int | None = None,
@@ -99,9 +98,7 @@ def start(
             check_size(stack, len(draft.heads), len(draft.definitions))
         draft = draft_version(tx, stack, action, template_id, definitions, locked=True)
     planned, definitions = draft.plan, draft.definitions
-    ids = resources.insert_resources(
-        tx, stack.id, [(name, definitions[name].type) for name in planned.new]
-    )
+    ids = resources.insert_resources(tx, stack.id, planned.new, map(definitions.type, planned.new))
     if action is not Action.CHECK:
         node_moves.cancel_superseded(tx, _list_dying(draft))
     resources.forget_replacement(
@@ -138,7 +135,7 @@ def start(
         reason=reason,
         template_id=template_id,
         traversal_id=traversal_id,
-        edges=planned.graph.to_bytes(),
+        edges=planned.graph_to_bytes(),
         versions=stack.versions if versions is None else versions,
     )
     events.insert_events(
@@ -151,8 +148,9 @@ def _list_dying(draft: Draft) -> list[int]:
     """The resources that an older traversal works on and this one deletes or replaces."""
 
     def dies(one: ResourceHead) -> bool:
-        wanted = draft.definitions.get(one.name)
-        return one.id not in draft.plan.kept or wanted is None or wanted.type != one.type
+        wanted = draft.definitions
+        kept = one.id in draft.plan.kept and one.name in wanted
+        return not kept or wanted.type(one.name) != one.type
 
     return [one.id for one in draft.heads if one.engine_id is not None and dies(one)]
 
@@ -185,7 +183,7 @@ def _sync_point(node: Node, new_ids: Mapping[str, int]) -> NewSyncPoint:
         resource_id,
         node.keep,
         node.pending,
-        dump_definition(node.definition),
+        node.definition,
         node.requires,
         node.successors,
     )

@@ -39,9 +39,10 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
+from converge.canonical import dump
 from converge.sql.compiled import Compiled
 from converge.sql.transaction import Transaction
-from converge.sql.types import MARIADB, JsonText, dialect_module, dump
+from converge.sql.types import MARIADB, JsonText, dialect_module
 
 #: The most rows in one statement.
 CHUNK = 5000

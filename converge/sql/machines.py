@@ -26,13 +26,14 @@ from sqlalchemy import (
     update,
 )
 
+from converge.canonical import dump
 from converge.errors import Conflict, StaleLock
 from converge.sql.batch import CHUNK, InsertMany, UpdateMany, Values, among
 from converge.sql.compiled import Compiled
 from converge.sql.faults import duplicate_errors
 from converge.sql.schema import instance, move
 from converge.sql.transaction import Transaction
-from converge.sql.types import NAME, LongText, dump
+from converge.sql.types import NAME, LongText
 
 
 @dataclass(slots=True)

@@ -13,7 +13,8 @@ from typing import Any
 
 from sqlalchemy import Dialect
 
-from converge.sql.types import JsonText, LongText, dump, load
+from converge.canonical import dump, load
+from converge.sql.types import JsonText, LongText
 
 #: Texts of more characters are packed; shorter ones can be read by who looks into the table.
 LONGEST = 1_000_000

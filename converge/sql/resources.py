@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
-from uuid import uuid4
 
 from sqlalchemy import (
     Integer,
@@ -23,7 +22,7 @@ from sqlalchemy import (
 )
 
 from converge.errors import StaleLock
-from converge.model import Action, Json, Status
+from converge.model import Action, Json, Status, make_token
 from converge.sql.batch import InsertMany, UpdateMany, among, types_of
 from converge.sql.loading import Load, read_clock, take_ids
 from converge.sql.schema import resource, sync_point
@@ -115,28 +114,31 @@ _LOAD = Load(
 
 
 def insert_resources(
-    tx: Transaction, stack_id: int, rows: Sequence[tuple[str, str]]
+    tx: Transaction, stack_id: int, names: Sequence[str], types: Iterable[str]
 ) -> dict[str, int]:
     """Insert resources that are yet to be created.
 
-    :param rows: (name, type) of each.
+    :param types: of each.
     :returns: the id of each name.
     """
-    if not rows:
+    if not names:
         return {}
     if tx.dialect == "postgresql":
-        ids = take_ids(tx, resource, len(rows))
+        ids = take_ids(tx, resource, len(names))
         now = read_clock(tx)
         rest = (Action.CREATE.value, Status.INIT.value, "{}", "{}", "[]", 0, now, now)
         _LOAD.execute(
             tx,
             (
-                (id_, stack_id, name, type_, str(uuid4()), *rest)
-                for id_, (name, type_) in zip(ids, rows, strict=True)
+                (id_, stack_id, name, type_, make_token(), *rest)
+                for id_, name, type_ in zip(ids, names, types, strict=True)
             ),
         )
-        return {name: id_ for id_, (name, _) in zip(ids, rows, strict=True)}
-    values = [{"name": name, "type": type_, "token": str(uuid4())} for name, type_ in rows]
+        return dict(zip(names, ids, strict=True))
+    values = [
+        {"name": name, "type": type_, "token": make_token()}
+        for name, type_ in zip(names, types, strict=True)
+    ]
     return {row.name: row.id for row in _INSERT.execute(tx, values, of_stack=stack_id)}
 
 
@@ -157,7 +159,7 @@ def insert_replacement(
             stack_id=old.stack_id,
             name=old.name,
             type=type_,
-            token=str(uuid4()),
+            token=make_token(),
             action=Action.CREATE,
             status=Status.IN_PROGRESS,
             properties={},

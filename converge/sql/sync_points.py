@@ -23,13 +23,13 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import NullType
 
+from converge.canonical import load
 from converge.model import Json, Kind, NodeState
 from converge.sql.batch import among
 from converge.sql.engines import engine_has_lease
 from converge.sql.loading import Load, read_clock
 from converge.sql.schema import LIVE_STATES, sync_point
 from converge.sql.transaction import Transaction
-from converge.sql.types import dump, load
 
 #: (traversal, node)
 Key = tuple[int, int]
@@ -190,7 +190,7 @@ class NewSyncPoint:
     """A sync point to insert.
 
     :ivar pending: how many predecessors it waits for; one that waits for none is READY.
-    :ivar definition: the wanted resource as JSON, None if nothing is wanted.
+    :ivar definition: the wanted resource as canonical JSON, None if nothing is wanted.
     """
 
     node: int
@@ -198,7 +198,7 @@ class NewSyncPoint:
     resource_id: int | None
     keep: bool
     pending: int
-    definition: Json
+    definition: str | None
     requires: Sequence[int]
     successors: Sequence[int]
 
@@ -224,7 +224,7 @@ def insert_sync_points(
                 row.resource_id,
                 row.keep,
                 row.pending,
-                None if row.definition is None else dump(row.definition),
+                row.definition,
                 _dump_numbers(row.requires),
                 _dump_numbers(row.successors),
                 *(waiting if row.pending else ready),

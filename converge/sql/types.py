@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -13,6 +12,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from converge.canonical import dump, load
 from converge.model import NAME_LENGTH
 
 REASON_LENGTH = 2000
@@ -20,29 +20,6 @@ PHYSICAL_ID_LENGTH = 1024
 SOURCE_LENGTH = 2000
 #: The names of the dialect of MariaDB.
 MARIADB = ("mysql", "mariadb")
-
-
-# made once: json.dumps() and json.loads() make or look one up at every call
-_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"), sort_keys=True)
-_DECODER = json.JSONDecoder()
-
-
-def dump(value: Any) -> str:
-    """Canonical JSON text: equal values give equal texts, in ASCII.
-
-    :raises ValueError, TypeError: the value is not JSON.
-    """
-    # a short cut: most values are empty, and there are many
-    if not value and isinstance(value, dict | list):
-        return "[]" if isinstance(value, list) else "{}"
-    return _ENCODER.encode(value)
-
-
-def load(value: str) -> Any:
-    """What :func:`dump` made a text of."""
-    if value == "{}":
-        return {}
-    return [] if value == "[]" else _DECODER.raw_decode(value)[0]
 
 
 def dialect_module(dialect: str) -> Any:

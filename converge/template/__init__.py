@@ -6,8 +6,9 @@ graph; ``support`` refuses what converge would ignore, and what a type does not 
 (``properties``); ``template`` is the face of all that, and fills in the parameters.
 """
 
+from converge.template.definitions import Definitions
 from converge.template.functions import resolve, resolve_properties
 from converge.template.properties import check_properties
 from converge.template.template import Template
 
-__all__ = ["Template", "check_properties", "resolve", "resolve_properties"]
+__all__ = ["Definitions", "Template", "check_properties", "resolve", "resolve_properties"]

@@ -47,6 +47,7 @@ UNSUPPORTED = frozenset(
 #: Marks a value as data, whatever it looks like. Only :func:`substitute` writes it.
 LITERAL = "converge::literal"
 
+_NESTING = frozenset((dict, list))
 _SHOWN_NAMES = 20
 # Each name within a repeat is compared with each of them.
 _MOST_VARIABLES = 100
@@ -77,6 +78,15 @@ def function_of(value: Json) -> tuple[str, Json] | None:
         if name in EVALUATED or name in UNSUPPORTED or name == LITERAL or name[:4] == "Fn::":
             return name, argument
     return None
+
+
+def may_refer(value: Json) -> bool:
+    """Whether there can be a function in a value: a quick look, for a million of them."""
+    if isinstance(value, list):
+        return not _NESTING.isdisjoint(map(type, value))
+    return isinstance(value, dict) and (
+        not _NESTING.isdisjoint(map(type, value.values())) or function_of(value) is not None
+    )
 
 
 def references(value: Json, spot: Spot) -> Iterator[Reference]:

@@ -30,9 +30,10 @@ class Keys:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_words", frozenset((*self.known, *self.foreign)))
 
-    def check(self, document: Document, value: Json, spot: Spot, what: str) -> dict[str, Json]:
+    def check(self, document: Document, value: Json, spot: Spot, what: object) -> dict[str, Json]:
         """A value as a mapping with no other keys than these; null is an empty one.
 
+        :param what: what messages call it.
         :raises TemplateError: if it is something else.
         """
         body = document.mapping(value, spot, what)

@@ -4,7 +4,6 @@ tried, and how long it may take."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from converge.errors import BadInput
 from converge.model import Json, check_seconds
@@ -17,21 +16,24 @@ TRIGGERS = "triggers"
 #: Their values must be known before a start.
 LIMITS = ("retry", "timeout", "deadline")
 _KEYS = frozenset((TRIGGERS, *LIMITS))
-# shared by all resources that say nothing; there may be a million
-_NONE: Mapping[str, Json] = MappingProxyType({})
 
 
-def read_settings(
-    document: Document, what: str, body: Mapping[str, Json], spot: Spot
-) -> Mapping[str, Json]:
-    """The settings among the keys of a resource; functions in them are not evaluated yet.
+def settings_in(body: Mapping[str, Json]) -> dict[str, Json]:
+    """The settings among the keys of a resource; functions in them are not evaluated yet."""
+    if _KEYS.isdisjoint(body):
+        return {}
+    return {key: body[key] for key in sorted(_KEYS) if body.get(key) is not None}
+
+
+def check_settings(document: Document, what: object, body: Mapping[str, Json], spot: Spot) -> None:
+    """Check the settings among the keys of a resource.
 
     :param what: the resource, for messages.
     :raises TemplateError: if one is wrong.
     """
-    if _KEYS.isdisjoint(body):
-        return _NONE
-    found = {key: body[key] for key in sorted(_KEYS) if body.get(key) is not None}
+    found = settings_in(body)
+    if not found:
+        return
     for key in LIMITS:
         for reference in references(found.get(key), spot.child(key)):
             if reference.function != "get_param":
@@ -42,7 +44,6 @@ def read_settings(
     except BadInput as error:
         key = str(error).partition(" ")[0].partition(".")[0]
         raise document.error(f"{what}: {error}", spot.child(key)) from None
-    return MappingProxyType(found)
 
 
 def settle(settings: Mapping[str, Json]) -> dict[str, Json]:

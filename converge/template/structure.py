@@ -6,38 +6,22 @@ Whatever Heat accepts has a structure, and can be drawn. What converge would ign
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import NamedTuple
 
+from converge.canonical import dump, load
 from converge.errors import BadInput, CircularDependency
 from converge.graph import Graph
 from converge.model import Json, Replacing, check_name
-from converge.template.functions import Reference, references
+from converge.template.definitions import is_definition
+from converge.template.entries import Entries, named_first
+from converge.template.functions import Reference, may_refer, references
 from converge.template.keys import EXTENSION, OUTPUT, RESOURCE, TEMPLATE
 from converge.template.parameters import PSEUDO, Parameter, parse_parameter
-from converge.template.settings import read_settings
+from converge.template.settings import check_settings
 from converge.template.values import Document, Spot, hint, kind, show
-
-
-@dataclass(frozen=True, slots=True)
-class ResourceEntry:
-    """A resource as the template has it.
-
-    :ivar type: the name of its resource type.
-    :ivar depends_on: names of resources that must come first even if it does not refer to them.
-    :ivar requires: names of all resources that must come first, sorted.
-    :ivar replace: in which order it is replaced; None leaves it to the type.
-    :ivar settings: what else is said of it, by key; see ``settings``.
-    """
-
-    type: str
-    properties: Mapping[str, Json]
-    depends_on: tuple[str, ...]
-    requires: tuple[str, ...]
-    replace: Replacing | None
-    settings: Mapping[str, Json]
-    spot: Spot = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +37,24 @@ class Output:
 class Structure:
     """A document that was understood as a template.
 
-    :ivar document: what it was read from; its errors say where.
-    :ivar body: the template as a JSON object, without what its author put aside.
+    :ivar document: what it was read from, without its value; its errors say where.
+    :ivar outline: the template as a JSON object, without its resources, and without what its
+        author put aside.
     :ivar conditions: the names of Heat's conditions.
-    :ivar graph: which resource requires which.
+    :ivar notable: the names of the resources with functions, or with more than a type, properties
+        and dependencies: in all others there is nothing that only ``support`` finds.
+    :ivar unlike: the names of those whose texts are not their definitions.
     """
 
     document: Document
-    body: dict[str, Json]
+    outline: dict[str, Json]
     description: str | None
     parameters: Mapping[str, Parameter]
     conditions: tuple[str, ...]
-    resources: Mapping[str, ResourceEntry]
+    resources: Entries
+    notable: Sequence[str]
+    unlike: Sequence[str]
     outputs: Mapping[str, Output]
-    graph: Graph[str]
 
 
 def understand(document: Document) -> Structure:
@@ -75,31 +63,47 @@ def understand(document: Document) -> Structure:
     :raises TemplateError: if it has none, as with a key that is not in the language, a reference
         to nothing, or a circle of them.
     """
-    body = _check_body(document)
-    description = _description(document, "the description", body, document.spot)
+    outline = _check_body(document)
+    # from here on, there is only what the structure keeps of it
+    document = replace(document, value=None)
+    description = _description(document, "the description", outline, document.spot)
     parameters = {
         name: parse_parameter(document, name, value, spot)
-        for name, value, spot in _section(document, body, "parameters", "parameter")
+        for name, value, spot in _section(document, outline, "parameters", "parameter")
     }
-    conditions = tuple(name for name, _, _ in _section(document, body, "conditions", "condition"))
-    entries = list(_section(document, body, "resources", "resource"))
-    names = _Names(document, parameters, {name: None for name, _, _ in entries})
-    resources = {name: _resource(names, name, value, spot) for name, value, spot in entries}
+    conditions = tuple(
+        name for name, _, _ in _section(document, outline, "conditions", "condition")
+    )
+    for _ in _section(document, outline, "resources", "resource"):
+        pass
+    given: dict[str, Json] = outline.pop("resources")
+    place = document.spot.child("resources")
+    names = _Names(document, parameters, given)
+    texts: dict[str, str] = {}
+    requires: dict[str, tuple[str, ...]] = {}
+    unlike: list[str] = []
+    for name, value in given.items():
+        body = document.plain(value)
+        requires[name] = _resource(names, name, body, place.child(name))
+        text = texts[name] = dump(body)
+        if '"get_param"' in text or not is_definition(body):
+            unlike.append(name)
     outputs = {
         name: _output(document, name, value, spot)
-        for name, value, spot in _section(document, body, "outputs", "output")
+        for name, value, spot in _section(document, outline, "outputs", "output")
     }
     for section in ("conditions", "outputs"):
-        names.referred(body.get(section), document.spot.child(section))
+        names.referred(outline.get(section), document.spot.child(section))
     return Structure(
         document=document,
-        body=body,
+        outline=outline,
         description=description,
         parameters=MappingProxyType(parameters),
         conditions=conditions,
-        resources=MappingProxyType(resources),
+        resources=Entries(texts, _graph(document, texts, requires, place), place),
+        notable=names.notable,
+        unlike=unlike,
         outputs=MappingProxyType(outputs),
-        graph=_graph(document, body, resources),
     )
 
 
@@ -168,12 +172,14 @@ class _Names:
     """What the references of a document can refer to.
 
     :ivar types: names of resource types that were found to be names.
+    :ivar notable: see :class:`Structure`.
     """
 
     document: Document
     parameters: Collection[str]
     resources: Collection[str]
     types: set[str] = field(default_factory=set)
+    notable: list[str] = field(default_factory=list)
 
     def referred(self, value: Json, spot: Spot, resource: str | None = None) -> set[str]:
         """The names of the resources that a value refers to.
@@ -220,9 +226,26 @@ class _Names:
 
 # resources
 
+_USUAL = frozenset(("type", "properties", "depends_on", "replace"))
 
-def _resource(names: _Names, name: str, value: Json, spot: Spot) -> ResourceEntry:
-    document, what = names.document, f"resource {show(name)}"
+
+class _Resource(NamedTuple):
+    """What messages call a resource, or a part of it. Of a million, nearly all are right, and no
+    text is made."""
+
+    name: str
+    part: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.part}resource {show(self.name)}"
+
+
+def _resource(names: _Names, name: str, value: Json, spot: Spot) -> tuple[str, ...]:
+    """Check a resource.
+
+    :returns: the names of those that it requires, sorted.
+    """
+    document, what = names.document, _Resource(name)
     body = RESOURCE.check(document, value, spot, what)
     type_name = body.get("type")
     if type_name is None:
@@ -232,85 +255,69 @@ def _resource(names: _Names, name: str, value: Json, spot: Spot) -> ResourceEntr
             names.types.add(check_name("resource type", type_name))
         except BadInput as error:
             raise document.error(f"{what}: {error}", spot.child("type")) from None
-    properties = document.mapping(
-        body.get("properties"), spot.child("properties"), f"the properties of {what}"
-    )
-    depends_on = _depends_on(names, what, body.get("depends_on"), spot.child("depends_on"))
-    requires = set(depends_on)
+    properties = body.get("properties")
+    if properties is not None:
+        called = _Resource(name, "the properties of ")
+        document.mapping(properties, spot.child("properties"), called)
+    depends_on = body.get("depends_on")
+    requires = _depends_on(names, what, depends_on, spot.child("depends_on"))
+    is_notable = not _USUAL.issuperset(body) or isinstance(depends_on, dict)
     for key, part in body.items():
-        if key not in ("type", "replace") and isinstance(part, dict | list):
+        if key not in ("type", "replace") and may_refer(part):
             requires |= names.referred(part, spot.child(key), name)
+            is_notable = True
     if name in requires:
         raise document.error(f"{what} depends on itself", spot)
-    required = tuple(sorted(requires))
-    return ResourceEntry(
-        type=type_name,
-        properties=MappingProxyType(properties),
-        # mostly the same, and there may be a million
-        depends_on=required if depends_on == required else depends_on,
-        requires=required,
-        replace=_replacing(document, what, body.get("replace"), spot.child("replace")),
-        settings=read_settings(document, what, body, spot),
-        spot=spot,
-    )
+    if body.get("replace") is not None:
+        _check_replacing(document, what, body["replace"], spot.child("replace"))
+    check_settings(document, what, body, spot)
+    if is_notable:
+        names.notable.append(name)
+    return tuple(sorted(requires))
 
 
-def _replacing(document: Document, what: str, value: Json, spot: Spot) -> Replacing | None:
-    if value is None:
-        return None
+def _check_replacing(document: Document, what: _Resource, value: Json, spot: Spot) -> None:
     if not isinstance(value, str) or value not in set(Replacing):
         known = " or ".join(Replacing)
         raise document.error(f"replace of {what} must be {known}, not {show(value)}", spot)
-    return Replacing(value)
 
 
-def _depends_on(names: _Names, what: str, value: Json, spot: Spot) -> tuple[str, ...]:
+def _depends_on(names: _Names, what: _Resource, value: Json, spot: Spot) -> set[str]:
     if value is None:
-        return ()
+        return set()
     listed = value if isinstance(value, list) else [value]
-    found: list[str] = []
+    # the usual case, and quick
+    if all(isinstance(each, str) and each in names.resources for each in listed):
+        return set(listed)
     for index, each in enumerate(listed):
-        place = spot.child(index) if listed is value else spot
         if isinstance(each, str):
-            if each not in names.resources:
-                message = f"{what} depends on {show(each)}, which is not a resource"
-                raise names.document.error(message + hint(each, names.resources), place)
-            found.append(each)
+            if each in names.resources:
+                continue
+            message = f"{what} depends on {show(each)}, which is not a resource"
+            message += hint(each, names.resources)
         elif isinstance(each, dict):
-            # perhaps a condition: whatever it may result in is an edge
-            found += (text for text in _strings(each) if text in names.resources)
+            continue
         else:
             message = f"depends_on of {what} must be a string or a list, not {kind(each)}"
-            raise names.document.error(message, place)
-    return tuple(dict.fromkeys(found))
-
-
-def _strings(value: Json) -> Iterable[str]:
-    """All strings in a value that are not keys."""
-    stack = [value]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, dict | list):
-            stack += value.values() if isinstance(value, dict) else value
+        place = spot.child(index) if listed is value else spot
+        raise names.document.error(message, place)
+    return set(named_first(listed, names.resources))
 
 
 # the graph
 
 
 def _graph(
-    document: Document, body: Mapping[str, Json], resources: Mapping[str, ResourceEntry]
+    document: Document,
+    texts: Mapping[str, str],
+    requires: Mapping[str, Collection[str]],
+    place: Spot,
 ) -> Graph[str]:
-    edges: list[tuple[str, str | None]] = []
-    for name, entry in resources.items():
-        edges.append((name, None))
-        edges += ((name, required) for required in entry.requires)
     try:
-        return Graph(edges)
+        return Graph.of(requires)
     except CircularDependency as error:
         requirer, required = str(error.cycle[0]), str(error.cycle[1])
-        spot = _spot_of_edge(body["resources"][requirer], resources[requirer].spot, required)
+        spot = _spot_of_edge(load(texts[requirer]), place.child(requirer), required)
         raise document.error(str(error), spot) from error
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from converge.canonical import load
 from converge.model import Json
 from converge.template.functions import function_of, misread, misuses, references
 from converge.template.keys import OUTPUT, PARAMETER_GROUP, RESOURCE, TEMPLATE
 from converge.template.parameters import PSEUDO, Parameter, refuse_foreign
 from converge.template.properties import property_problems
-from converge.template.structure import ResourceEntry, Structure
+from converge.template.settings import settings_in
+from converge.template.structure import Structure
 from converge.template.values import Spot, hint, kind, quote, show
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def refuse_ignored(structure: Structure) -> None:
 
     :raises TemplateError: if there is anything of the kind.
     """
-    document, body = structure.document, structure.body
+    document, outline = structure.document, structure.outline
     for problem in document.problems:
         raise problem
     if structure.conditions:
@@ -41,19 +43,19 @@ def refuse_ignored(structure: Structure) -> None:
         raise TEMPLATE.unsupported(document, "conditions", place, "a template")
     _check_groups(structure)
     for name, parameter in structure.parameters.items():
-        refuse_foreign(document, name, body["parameters"][name], parameter.spot)
-    for name, entry in structure.resources.items():
-        _check_resource(structure, name, entry)
+        refuse_foreign(document, name, outline["parameters"][name], parameter.spot)
+    for name in structure.notable:
+        _check_resource(structure, name, load(structure.resources.texts[name]))
     for name, output in structure.outputs.items():
         what = f"output {show(name)}"
-        OUTPUT.refuse_foreign(document, body["outputs"][name], output.spot, what)
+        OUTPUT.refuse_foreign(document, outline["outputs"][name], output.spot, what)
         _check_value(structure, output.value, output.spot.child("value"))
 
 
 def _check_groups(structure: Structure) -> None:
     document = structure.document
     place = document.spot.child("parameter_groups")
-    groups = structure.body.get("parameter_groups")
+    groups = structure.outline.get("parameter_groups")
     if not isinstance(groups, list | None):
         message = f"parameter_groups must be a list, not {kind(groups)}"
         raise document.error(message, place)
@@ -67,16 +69,16 @@ def _check_groups(structure: Structure) -> None:
                 raise document.error(message, spot.child("parameters"))
 
 
-def _check_resource(structure: Structure, name: str, entry: ResourceEntry) -> None:
-    document, what, spot = structure.document, f"resource {show(name)}", entry.spot
-    body = structure.body["resources"][name]
+def _check_resource(structure: Structure, name: str, body: dict[str, Json]) -> None:
+    document, what = structure.document, f"resource {show(name)}"
+    spot = structure.resources.spot(name)
     RESOURCE.refuse_foreign(document, body, spot, what)
     if any(isinstance(each, dict) for each in _listed(body.get("depends_on"))):
         message = f"depends_on of {what} must be names, not functions"
         raise document.error(message, spot.child("depends_on"))
-    for key, value in entry.settings.items():
+    for key, value in settings_in(body).items():
         _check_value(structure, value, spot.child(key))
-    for key, value in entry.properties.items():
+    for key, value in (body.get("properties") or {}).items():
         if isinstance(value, dict | list):
             _check_value(structure, value, spot.child("properties").child(key))
 

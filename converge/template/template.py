@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from io import StringIO
 from typing import TYPE_CHECKING
 
 from converge import collection
+from converge.canonical import dump, load
 from converge.errors import BadInput, TemplateError
 from converge.graph import Graph
 from converge.model import Json, ResourceDefinition
+from converge.template.definitions import Definitions, dump_definition
+from converge.template.entries import Entries, ResourceEntry
 from converge.template.environment import read_environment
 from converge.template.functions import references, substitute
 from converge.template.parameters import Parameter
 from converge.template.reading import parse as parse_text
 from converge.template.reading import read
 from converge.template.settings import settle
-from converge.template.structure import Output, ResourceEntry, understand
+from converge.template.structure import Output, understand
 from converge.template.support import check_against, refuse_ignored
 from converge.template.values import Document, Spot, hint, plain, show
 
@@ -47,7 +51,7 @@ class Template:
     directory: str | None
     description: str | None
     parameters: Mapping[str, Parameter]
-    resources: Mapping[str, ResourceEntry]
+    resources: Entries
     outputs: Mapping[str, Output]
 
     def __init__(
@@ -114,13 +118,14 @@ class Template:
         :raises TemplateError: if it is wrong, or has what converge does not support.
         """
         with collection.paused():
-            return cls(Document(source, plain(body, source), Spot()), directory=directory)
+            return cls(Document.of_host(body, source), directory=directory)
 
     @classmethod
     def from_store(cls, body: Mapping[str, Json]) -> Template:
         """A stored template, perhaps accepted by a version of converge that did not refuse what
         this one does: its resources must still be found and deleted."""
-        return cls(Document("<template>", plain(body, "<template>"), Spot()), for_drawing=True)
+        with collection.paused():
+            return cls(Document.of_host(body, "<template>"), for_drawing=True)
 
     @classmethod
     def outputs_from_store(cls, body: Mapping[str, Json]) -> Template:
@@ -130,19 +135,27 @@ class Template:
         named = (one.name for one in references(parts, Spot()) if one.name is not None)
         return cls.from_store({**body, "resources": {name: {"type": "none"} for name in named}})
 
-    @property
-    def body(self) -> Mapping[str, Json]:
-        """The template as a JSON object, not to be changed; :meth:`to_dict` copies it."""
-        return self._structure.body
+    def dump(self) -> str:
+        """The template as canonical JSON."""
+        # the resources are what comes last of the sorted keys
+        written = StringIO()
+        outline = dump(self._structure.outline)[:-1]
+        written.write(outline + ("," if len(outline) > 1 else "") + '"resources":{')
+        texts = self.resources.texts
+        for number, name in enumerate(sorted(texts)):
+            written.write(f"{',' if number else ''}{dump(name)}:{texts[name]}")
+        written.write("}}")
+        return written.getvalue()
 
     def to_dict(self) -> dict[str, Json]:
         """A copy of the template as a JSON object; :meth:`from_dict` takes it."""
-        body: dict[str, Json] = plain(self._structure.body, self.source)
-        return body
+        body: dict[str, Json] = plain(self._structure.outline, self.source)
+        texts = self.resources.texts
+        return {**body, "resources": {name: load(text) for name, text in texts.items()}}
 
     def graph(self) -> Graph[str]:
         """Which resource requires which: every reference, wherever it is nested, is an edge."""
-        return self._structure.graph
+        return self.resources.graph
 
     def __repr__(self) -> str:
         return f"<Template {self.source} of {len(self.resources)} resources>"
@@ -221,33 +234,30 @@ class Template:
                 raise self._structure.document.error(str(error), parameter.spot) from None
         return resolved
 
-    def definitions(
-        self, parameters: Mapping[str, Json], stack_name: str
-    ) -> dict[str, ResourceDefinition]:
+    def definitions(self, parameters: Mapping[str, Json], stack_name: str) -> Definitions:
         """The desired state of each resource, in topological order.
 
         :param parameters: as :meth:`resolve_parameters` gave them.
         :raises TemplateError: if a ``get_param`` has no value.
         """
-        definitions = {}
-        for name in self._structure.graph:
-            entry = self.resources[name]
-            properties = entry.properties
-            # only in these can there be anything to fill in; the rest is shared, as it may be much
-            if any(isinstance(value, dict | list) for value in properties.values()):
-                place = entry.spot.child("properties")
-                properties = {
-                    key: self._substitute(value, place.child(key), parameters, stack_name)
-                    for key, value in properties.items()
-                }
-            definitions[name] = ResourceDefinition(
-                entry.type,
-                properties,
-                entry.requires,
-                entry.replace,
-                self._settings(entry, parameters, stack_name) if entry.settings else entry.settings,
-            )
-        return definitions
+        texts = self.resources.texts
+        filled = {
+            name: dump(dump_definition(self._definition(name, parameters, stack_name)))
+            for name in self._structure.unlike
+        }
+        return Definitions({**texts, **filled} if filled else texts, self.resources.graph)
+
+    def _definition(
+        self, name: str, parameters: Mapping[str, Json], stack_name: str
+    ) -> ResourceDefinition:
+        entry = self.resources[name]
+        place = entry.spot.child("properties")
+        properties = {
+            key: self._substitute(value, place.child(key), parameters, stack_name)
+            for key, value in entry.properties.items()
+        }
+        settings = self._settings(entry, parameters, stack_name) if entry.settings else {}
+        return ResourceDefinition(entry.type, properties, entry.requires, entry.replace, settings)
 
     def _settings(
         self, entry: ResourceEntry, parameters: Mapping[str, Json], stack_name: str

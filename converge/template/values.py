@@ -65,18 +65,41 @@ class Document:
 
     :ivar name: the name of the file, or another name for messages.
     :ivar problems: mistakes that do not prevent it from being drawn.
+    :ivar is_host_s: whether its resources are still a host's own values. A million copied at once
+        would take as much memory as the host's.
     """
 
     name: str
     value: Json
     spot: Spot
     problems: list[TemplateError] = field(default_factory=list)
+    is_host_s: bool = False
+
+    @classmethod
+    def of_host(cls, body: object, name: str) -> Document:
+        """A document of a host's mapping, copied by :func:`plain`, but for each resource.
+
+        :raises TemplateError: as that does.
+        """
+        if not isinstance(body, Mapping) or not isinstance(body.get("resources"), Mapping):
+            return cls(name, plain(body, name), Spot())
+        resources = body["resources"]
+        value = plain({**body, "resources": dict.fromkeys(resources)}, name)
+        value["resources"] = dict(zip(value["resources"], resources.values(), strict=True))
+        return cls(name, value, Spot(), is_host_s=True)
 
     def error(self, message: str, spot: Spot) -> TemplateError:
         """An error, to be raised, that says where."""
         return TemplateError(message, source=self.name, line=spot.line)
 
-    def mapping(self, value: Json, spot: Spot, what: str) -> dict[str, Json]:
+    def plain(self, resource: Json) -> Json:
+        """The value of a resource, copied by :func:`plain` if it is a host's.
+
+        :raises TemplateError: as that does.
+        """
+        return plain(resource, self.name, DEPTH_LIMIT - 2) if self.is_host_s else resource
+
+    def mapping(self, value: Json, spot: Spot, what: object) -> dict[str, Json]:
         """A value as a mapping whose keys are names; null is an empty one.
 
         :raises TemplateError: if it is something else.

@@ -42,7 +42,7 @@ def test_invariant_3_at_most_one_lock_and_epochs_only_grow(store: converge.Store
     Four engines try to take one lock at the same moment, again and again.
     """
     with store.transaction() as tx:
-        (key,) = resources.insert_resources(tx, 1, [("r", "fake")]).values()
+        (key,) = resources.insert_resources(tx, 1, ["r"], ["fake"]).values()
     tickets: list[tuple[int, int]] = []
 
     def take(engine_id: int, epoch: int) -> tuple[int, int]:

@@ -81,10 +81,9 @@ class Locks(RuleBasedStateMachine):
     @initialize(count=st.integers(1, 3))
     def insert(self, count: int) -> None:
         with self.store.transaction() as tx:
-            names = [(f"r{number}", "fake") for number in range(count)]
-            self.rows = {
-                key: Row() for key in resources.insert_resources(tx, STACK, names).values()
-            }
+            names = [f"r{number}" for number in range(count)]
+            ids = resources.insert_resources(tx, STACK, names, ["fake"] * count)
+            self.rows = {key: Row() for key in ids.values()}
 
     # -- what is drawn
 

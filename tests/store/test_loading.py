@@ -86,8 +86,8 @@ def test_a_connection_that_is_lost_in_the_midst_is_made_anew(store: Store) -> No
 
 def test_resources_that_are_inserted_at_the_same_time_have_ids_of_their_own(store: Store) -> None:
     def insert(tx: Transaction, start: int) -> list[int]:
-        new = [(f"r{number}", "fake") for number in range(start, start + 50)]
-        return list(resources.insert_resources(tx, 1, new).values())
+        new = [f"r{number}" for number in range(start, start + 50)]
+        return list(resources.insert_resources(tx, 1, new, ["fake"] * 50).values())
 
     with store.transaction() as tx:
         first = insert(tx, 0)

@@ -12,14 +12,17 @@ import pytest
 from converge.errors import CircularDependency
 from converge.model import Action, Kind, Physical, ResourceDefinition, Status
 from converge.protocol.plan import Existing, Plan, best_versions, plan, plan_check
+from converge.template import Definitions
 
 
-def wanted(**requires: str) -> dict[str, ResourceDefinition]:
+def wanted(**requires: str) -> Definitions:
     """Definitions from ``C="A B"``: C requires A and B."""
-    return {
-        name: ResourceDefinition("fake", {}, tuple(sorted(r.split())))
-        for name, r in requires.items()
-    }
+    return Definitions.of(
+        {
+            name: ResourceDefinition("fake", {}, tuple(sorted(r.split())))
+            for name, r in requires.items()
+        }
+    )
 
 
 def one(id_: int, name: str, *requires: int, **more: object) -> Existing:
@@ -188,7 +191,7 @@ def test_what_is_not_wanted_is_cleaned_up_before_what_it_requires() -> None:
 
 
 def test_delete_is_cleanups_only() -> None:
-    planned = plan({}, [one(1, "A"), one(2, "B", 1), one(3, "C", 1, 2)])
+    planned = plan(wanted(), [one(1, "A"), one(2, "B", 1), one(3, "C", 1, 2)])
     assert [node.name for node in planned.nodes()] == ["C", "B", "A", None]
     assert {node.kind for node in planned.nodes()} == {Kind.CLEANUP, Kind.STACK}
     check_consistent(planned)
@@ -264,7 +267,7 @@ def test_every_inversion_of_four_names_has_a_plan() -> None:
 
 
 def test_nothing_to_do_is_the_stacks_node_alone() -> None:
-    planned = plan({}, [])
+    planned = plan(wanted(), [])
     assert [(node.kind, node.pending) for node in planned.nodes()] == [(Kind.STACK, 0)]
     assert len(planned.graph) == 1
 
@@ -273,7 +276,7 @@ def test_a_cycle_is_refused() -> None:
     with pytest.raises(CircularDependency):
         plan(wanted(A="B", B="A"), [])
     with pytest.raises(CircularDependency):
-        plan({}, [one(1, "A", 2), one(2, "B", 1)])
+        plan(wanted(), [one(1, "A", 2), one(2, "B", 1)])
 
 
 # -- check
@@ -297,7 +300,7 @@ def test_check_looks_at_the_kept_versions_in_no_order() -> None:
 # -- determinism and size
 
 
-def layered(count: int, seed: int) -> tuple[dict[str, ResourceDefinition], list[Existing]]:
+def layered(count: int, seed: int) -> tuple[Definitions, list[Existing]]:
     """A random graph, wanted and existing, with other dependencies each."""
     chance = random.Random(seed)
     names = [f"n{number}" for number in range(count)]
@@ -313,25 +316,23 @@ def layered(count: int, seed: int) -> tuple[dict[str, ResourceDefinition], list[
         one(count - place, name, *(count - other for other in before(place)))
         for place, name in enumerate(names)
     ]
-    return definitions, existing
+    return Definitions.of(definitions), existing
 
 
-def shuffled(
-    definitions: dict[str, ResourceDefinition], by: Iterable[str]
-) -> dict[str, ResourceDefinition]:
-    return {name: definitions[name] for name in by}
+def some_of(definitions: Definitions, names: Iterable[str]) -> Definitions:
+    return Definitions.of({name: definitions[name] for name in names})
 
 
 def test_the_same_input_gives_the_same_plan() -> None:
     definitions, existing = layered(50, seed=1)
-    first, second = (plan(dict(definitions), list(existing)) for _ in range(2))
+    first, second = (plan(definitions, list(existing)) for _ in range(2))
     assert list(first.nodes()) == list(second.nodes())
     assert (first.new, first.kept) == (second.new, second.kept)
 
 
 def test_the_order_of_the_input_changes_only_ties() -> None:
     definitions, existing = layered(50, seed=2)
-    other = plan(shuffled(definitions, sorted(definitions)), existing[::-1])
+    other = plan(some_of(definitions, sorted(definitions)), existing[::-1])
     this = plan(definitions, existing)
     check_consistent(other)
     assert this.graph == other.graph
@@ -341,7 +342,7 @@ def test_the_order_of_the_input_changes_only_ties() -> None:
 def test_random_graphs() -> None:
     for seed in range(20):
         definitions, existing = layered(30, seed)
-        half = dict(list(definitions.items())[:15])
+        half = some_of(definitions, list(definitions)[:15])
         check_consistent(plan(definitions, existing))
         check_consistent(plan(half, existing))
         check_consistent(plan(definitions, [e for e in existing if int(e.name[1:]) % 3 == 0]))
@@ -361,4 +362,4 @@ def test_a_long_chain_needs_no_deep_stack() -> None:
         name: ResourceDefinition("fake", {}, (names[place - 1],) if place else ())
         for place, name in enumerate(names)
     }
-    assert [node.pending for node in plan(chain, []).nodes()] == [0] + [1] * 10_000
+    assert [node.pending for node in plan(Definitions.of(chain), []).nodes()] == [0] + [1] * 10_000
