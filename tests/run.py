@@ -32,7 +32,7 @@ _QUICK = ["tests/unit", "tests/guards", "tests/scenarios", "-m", "not postgresql
 def main() -> None:
     """Set up, then hand over to pytest."""
     try:
-        python = checkout.prepare(["test", "postgresql", "mariadb", "redis"])
+        python = checkout.prepare(["test", "postgresql", "mariadb", "redis", "kafka"])
     except checkout.SetupError as error:
         sys.exit(f"tests/run.py: {error}")
     arguments = sys.argv[1:]

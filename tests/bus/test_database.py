@@ -20,7 +20,7 @@ from converge.bus import shared
 from converge.bus.hint import LOOK, decode
 from converge.cli import main, running
 from converge.sql.notices import CHANNEL
-from tests.handlers import Quick
+from tests.handlers import Gate, Quick
 from tests.templates import template
 from tests.waiting import WAIT, until
 
@@ -147,6 +147,31 @@ def test_a_process_sends_some_tens_of_notifications_in_a_second_and_no_more(
         sent.append(text is not None)
     assert sum(sent) == 8
     assert sent[0]
+
+
+def test_the_work_of_one_commit_is_spread_over_the_engines_that_have_free_workers(
+    connect: Callable[..., converge.Store],
+) -> None:
+    gate = Gate()
+    stores = [connect() for _ in range(2)]
+    engines = [converge.Engine(store, {"fake": gate}, workers=2, poll=NEVER) for store in stores]
+    client = connect()
+    try:
+        for one, store in zip(engines, stores, strict=True):
+            one.start()
+            until(lambda store=store: store.bus.is_connected)  # type: ignore[misc]
+            assert one.wait_idle(WAIT)
+        stack = client.create_stack("one", template({name: {} for name in "abcd"}))
+        # each has two workers, and nobody polls: so both were told
+        for _ in range(4):
+            assert gate.began.acquire(timeout=WAIT)
+        assert sorted(one["nodes"] for one in client.engines()) == [2, 2]
+        gate.go.set()
+        assert stack.wait(WAIT) == "COMPLETE"
+    finally:
+        gate.go.set()
+        for one in engines:
+            one.stop()
 
 
 def test_events_of_another_process_are_followed(

@@ -9,12 +9,13 @@ import pytest
 from sqlalchemy import event
 
 import converge
+from converge.bus.hint import LOOK
 from converge.process import process_identity
 from converge.protocol.recover import MOST_SHARE, SWEEPERS, Sweeper
 from converge.sql import engines
-from tests.handlers import Quick
+from tests.handlers import Gate, Quick
 from tests.templates import template
-from tests.waiting import WAIT
+from tests.waiting import WAIT, until
 
 
 def test_an_idle_engine_reads_and_locks_nothing(store: converge.Store) -> None:
@@ -42,6 +43,30 @@ def test_an_idle_engine_reads_and_locks_nothing(store: converge.Store) -> None:
         # nor does it miss what nobody tells it
         store.create_stack("one", template({"a": {}}))
         assert store.stack("one").wait(WAIT) == "COMPLETE"
+
+
+def test_an_engine_without_a_free_worker_does_nothing_about_a_hint(store: converge.Store) -> None:
+    seen: list[str] = []
+
+    def note(_: object, cursor: object, statement: str, *rest: Any) -> None:
+        seen.append(statement)
+
+    gate = Gate()
+    store.database.clock = None
+    with converge.Engine(store, {"fake": gate}, workers=1, poll=3600) as engine:
+        stack = store.create_stack("one", template({"a": {}, "b": {}}))
+        assert gate.began.acquire(timeout=WAIT)
+        assert engine._run is not None
+        until(engine._run._finished.empty)
+        event.listen(store.database.engine, "before_cursor_execute", note)
+        for _ in range(50):
+            store.bus.tell_here(LOOK)
+            until(engine._run._finished.empty)
+        event.remove(store.database.engine, "before_cursor_execute", note)
+        gate.go.set()
+        assert stack.wait(WAIT) == "COMPLETE"
+    # what others see to goes on
+    assert not [one for one in seen if "FOR UPDATE" in one or "IMMEDIATE" in one]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from converge.journal import values as journal_values
 from converge.lease import lease
 from converge.machine import actions, moving
 from converge.model import NAME_LENGTH
-from converge.protocol import call, prune
+from converge.protocol import call, prune, recover
 from converge.resources import command
 from converge.sql import engines, events, repeat, sessions, templates, types, upgrade_lock
 from converge.template import patterns, values
@@ -114,7 +114,7 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("operating", "the lease ends (at {} % of it)", (LOSE,)),
     ("operating", "``--lease`` takes {} to {} seconds", (n(parser.LEASE_MIN), n(parser.LEASE_MAX))),
     ("operating", "very third of its lease ({} seconds)", (n(LEASE / 3),)),
-    ("operating", "Engines look for work {} a second", ({0.5: "twice"}[engine.POLL],)),
+    ("operating", "more seldom, up to {} times", ({4.0: "four"}[recover.MOST_SHARE],)),
     ("operating", "up to {} seconds.", (n(CRASH),)),
     ("operating", "After {} deaths", (word(DEATHS),)),
     ("operating", "end within {} seconds", (word(run.GRACE),)),
