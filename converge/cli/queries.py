@@ -127,7 +127,11 @@ def _template_graph(arguments: Namespace, path: Path) -> _Drawn:
         )
     from converge.template import Template
 
-    edges = Template.load(path, for_drawing=True).graph()
+    template = Template.load(path, for_drawing=True)
+    for problem in template.problems:
+        warning = f"converge: warning: {problem}; it is drawn, but `converge up` refuses it"
+        print(escape(warning), file=sys.stderr)
+    edges = template.graph()
     if arguments.around is None:
         return path.stem, edges, {}
     return _around(arguments, path.stem, edges), _part(arguments, edges, [arguments.around]), {}

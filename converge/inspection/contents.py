@@ -17,6 +17,9 @@ from converge.sql.resource_views import Wanted
 from converge.sql.stacks import StackRow
 from converge.sql.transaction import Transaction
 from converge.template import Template, resolve
+from converge.template.functions import references
+from converge.template.template import VARIES
+from converge.template.values import Spot
 
 
 def show(
@@ -88,10 +91,15 @@ def _outputs(tx: Transaction, row: StackRow, wanted: Wanted) -> dict[str, Json]:
     version = templates.get_outline(tx, row.template_id)
     if not version.body.get("outputs"):
         return {}
-    template = Template.outputs_from_store(version.body)
+    if version.body.get(VARIES):
+        # which resources there are is said among them
+        template = Template.from_store(templates.get_template(tx, row.template_id).body)
+    else:
+        template = Template.outputs_from_store(version.body)
     values = template.output_values(version.parameters, row.name)
     anything = Wanted(row.id, wanted.over)
-    named = resource_views.list_current(tx, anything, names=template.resources)
+    found = {one.name for one in references(list(values.values()), Spot()) if one.name is not None}
+    named = resource_views.list_current(tx, anything, names=found)
     best = {one.name: one for one in named}
 
     def lookup(name: str) -> Physical:
@@ -123,7 +131,8 @@ def graph(tx: Transaction, name: str) -> Graph[str]:
     row = stacks.get_stack(tx, name)
     if row.template_id is None:
         return Graph()
-    return Template.from_store(templates.get_template(tx, row.template_id).body).graph()
+    version = templates.get_template(tx, row.template_id)
+    return Template.from_store(version.body).graph_with(version.parameters, row.name)
 
 
 def traversal_graph(tx: Transaction, name: str) -> Graph[str]:

@@ -7,7 +7,7 @@ graph; ``support`` refuses what converge would ignore, and what a type does not 
 """
 
 from converge.template.definitions import Definitions
-from converge.template.functions import resolve, resolve_properties
+from converge.template.evaluate import resolve, resolve_properties
 from converge.template.properties import check_properties
 from converge.template.template import Template
 

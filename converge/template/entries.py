@@ -16,6 +16,8 @@ from converge.model import Json, Replacing
 from converge.template.settings import settings_in
 from converge.template.values import Spot
 
+_VARIATION = ("condition", "for_each")
+
 
 @dataclass(frozen=True, slots=True)
 class ResourceEntry:
@@ -26,6 +28,7 @@ class ResourceEntry:
     :ivar requires: names of all resources that must come first, sorted.
     :ivar replace: in which order it is replaced; None leaves it to the type.
     :ivar settings: what else is said of it, by key; see ``settings``.
+    :ivar variation: its ``condition`` and its ``for_each``, if it has them.
     """
 
     type: str
@@ -34,6 +37,7 @@ class ResourceEntry:
     requires: tuple[str, ...]
     replace: Replacing | None
     settings: Mapping[str, Json]
+    variation: Mapping[str, Json]
     spot: Spot = field(repr=False, compare=False)
 
 
@@ -69,12 +73,18 @@ class Entries(Mapping[str, ResourceEntry]):
             requires=tuple(sorted(self.graph.requires(name))),
             replace=None if replace is None else Replacing(replace),
             settings=MappingProxyType(settings_in(body)),
+            variation=MappingProxyType(variation_in(body)),
             spot=self.spot(name),
         )
 
     def spot(self, name: str) -> Spot:
         """Where a resource is."""
         return self._spot.child(name)
+
+
+def variation_in(body: Mapping[str, Json]) -> dict[str, Json]:
+    """The keys of a resource by which parameters decide whether there is one, or several."""
+    return {key: body[key] for key in _VARIATION if body.get(key) is not None}
 
 
 def named_first(depends_on: Json, names: Collection[str]) -> tuple[str, ...]:

@@ -76,10 +76,10 @@ TEMPLATE = Keys(
         "description",
         "parameter_groups",
         "parameters",
+        "conditions",
         "resources",
         "outputs",
-    ),
-    ("conditions",),
+    )
 )
 ENVIRONMENT = Keys(
     ("parameters", "parameter_defaults"),
@@ -95,22 +95,25 @@ PARAMETER = Keys(
     ("type", "default", "description", "constraints", "hidden", "label", "tags"), ("immutable",)
 )
 CONSTRAINT = Keys(
-    ("allowed_values", "range", "length", "allowed_pattern", "description"),
-    ("modulo", "custom_constraint"),
+    ("allowed_values", "range", "length", "modulo", "allowed_pattern", "description"),
+    ("custom_constraint",),
 )
 BOUNDS = Keys(("min", "max"))
+MODULO = Keys(("step", "offset"))
 RESOURCE = Keys(
     (
         "type",
         "properties",
         "depends_on",
         "replace",
+        "condition",
+        "for_each",
         "triggers",
         "retry",
         "timeout",
         "deadline",
     ),
-    ("metadata", "update_policy", "deletion_policy", "condition", "external_id"),
+    ("metadata", "update_policy", "deletion_policy", "external_id"),
 )
 RETRY = Keys(("attempts", "first", "most"))
-OUTPUT = Keys(("description", "value"), ("condition",))
+OUTPUT = Keys(("description", "value", "condition"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from converge.errors import BadInput, TemplateError
 from converge.model import Json
-from converge.template.keys import BOUNDS, CONSTRAINT, PARAMETER
+from converge.template.keys import BOUNDS, CONSTRAINT, MODULO, PARAMETER
 from converge.template.patterns import PatternError, compile_pattern
 from converge.template.reading import parse_json
 from converge.template.values import INTEGERS, Document, Spot, hint, kind, misreading, plain, show
@@ -32,15 +32,15 @@ _FALSE = frozenset({"false", "f", "no", "n", "off", "0"})
 _NUMBER = re.compile(
     r"[-+]?([0-9]{1,100}|(?=\.?[0-9])[0-9]{0,100}\.?[0-9]{0,100}([eE][-+]?[0-9]{1,5})?)"
 )
-_UNSET: Any = object()
+_EMPTY: Mapping[str, Json] = {"json": {}, "comma_delimited_list": []}
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
     """A condition that the values of a parameter must meet.
 
-    :ivar kind: ``allowed_values``, ``range``, ``length``, ``allowed_pattern``, or one that
-        converge does not check.
+    :ivar kind: ``allowed_values``, ``range``, ``length``, ``modulo``, ``allowed_pattern``, or one
+        that converge does not check.
     :ivar description: the author's message for a value that does not.
     """
 
@@ -79,6 +79,11 @@ class Constraint:
             )
             what = "it" if self.kind == "range" else "its length"
             return f"{what} must be {bounds}" + ("" if what == "it" else f", not {size}")
+        if self.kind == "modulo":
+            step, offset = self.argument["step"], self.argument["offset"]
+            if value % step == offset:
+                return None
+            return f"it must be {offset} more than a multiple of {step}"
         if self.kind == "allowed_pattern":
             return self._mismatch(value if isinstance(value, list) else [value])
         return None
@@ -248,7 +253,11 @@ def parse_parameter(document: Document, name: str, value: Json, spot: Spot) -> P
     )
     if body.get("default") is None:
         return parameter
-    return _with_default(document, parameter, body["default"], spot.child("default"))
+    default = body["default"]
+    if default == "" and type_name in _EMPTY:
+        # as in Heat
+        default = _EMPTY[type_name]
+    return _with_default(document, parameter, default, spot.child("default"))
 
 
 def hidden_values(body: Json, parameters: Mapping[str, Json]) -> list[Json]:
@@ -369,6 +378,8 @@ def _parse_constraint(
         argument = _allowed_values(document, what, type_name, argument, place)
     elif name in ("range", "length"):
         argument = _bounds(document, f"{name} of {what}", name, argument, place)
+    elif name == "modulo":
+        argument = _modulo(document, f"modulo of {what}", argument, place)
     elif name == "allowed_pattern" and not isinstance(argument, str):
         raise document.error(f"allowed_pattern must be a string, not {kind(argument)}", place)
     return Constraint(name, argument, description, spot)
@@ -410,4 +421,18 @@ def _bounds(document: Document, what: str, name: str, argument: Json, spot: Spot
             raise document.error(message, spot.child(key))
     if len(body) == 2 and body["min"] > body["max"]:
         raise document.error(f"in the {what} min is greater than max", spot)
+    return body
+
+
+def _modulo(document: Document, what: str, argument: Json, spot: Spot) -> Json:
+    body = MODULO.check(document, argument, spot, f"the {what}")
+    for key in MODULO.known:
+        if type(body.get(key)) is not int:
+            message = f"the {what} must have step and offset, which are whole numbers"
+            raise document.error(message, spot)
+    step, offset = body["step"], body["offset"]
+    # as in Python, and so in Heat, a remainder has the sign of the step
+    if step == 0 or abs(offset) >= abs(step) or (offset != 0 and (offset < 0) != (step < 0)):
+        message = f"in the {what} step must not be 0, and offset must be between 0 and step"
+        raise document.error(message, spot)
     return body

@@ -68,6 +68,12 @@ def parse(text: str | bytes, name: str) -> Document:
             source=name,
             line=_line_at(text, bad.start()),
         )
+    document = _read_text(text, name)
+    document.names_files = "get_file" in text
+    return document
+
+
+def _read_text(text: str, name: str) -> Document:
     must_be_json = name.lower().endswith(".json")
     if must_be_json or text.lstrip().startswith("{"):
         try:
@@ -93,9 +99,12 @@ def parse_json(text: str, name: str) -> Json:
     if len(text) > SIZE_LIMIT:
         raise _too_large(len(text), "characters", name)
     try:
-        return _read_json(text, name).value
+        document = _read_json(text, name)
     except _NotJsonError as error:
         raise error.as_template_error(text, name) from None
+    for problem in document.problems:
+        raise problem
+    return document.value
 
 
 def _too_large(size: int, unit: str, name: str) -> TemplateError:

@@ -6,6 +6,7 @@ Whatever Heat accepts has a structure, and can be drawn. What converge would ign
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -16,20 +17,27 @@ from converge.errors import BadInput, CircularDependency
 from converge.graph import Graph
 from converge.model import Json, Replacing, check_name
 from converge.template.definitions import is_definition
-from converge.template.entries import Entries, named_first
-from converge.template.functions import Reference, may_refer, references
+from converge.template.entries import Entries, named_first, variation_in
+from converge.template.functions import Reference, may_refer, references, split_instance
 from converge.template.keys import EXTENSION, OUTPUT, RESOURCE, TEMPLATE
 from converge.template.parameters import PSEUDO, Parameter, parse_parameter
 from converge.template.settings import check_settings
 from converge.template.values import Document, Spot, hint, kind, show
 
+#: What is evaluated before a start, in a resource as canonical JSON.
+_FILLED = re.compile(r'\{"(?:get_param|if|not|and|or)":')
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A value that a stack shows when it is complete; its functions are not evaluated yet."""
+    """A value that a stack shows when it is complete; its functions are not evaluated yet.
+
+    :ivar condition: if it is false, the output is not there; None if it has none.
+    """
 
     value: Json
     description: str | None
+    condition: Json
     spot: Spot = field(repr=False, compare=False)
 
 
@@ -40,7 +48,9 @@ class Structure:
     :ivar document: what it was read from, without its value; its errors say where.
     :ivar outline: the template as a JSON object, without its resources, and without what its
         author put aside.
-    :ivar conditions: the names of Heat's conditions.
+    :ivar conditions: by name.
+    :ivar lack: what is wrong with the section of the resources if it has none; None if it has some.
+    :ivar varies: whether parameters decide which resources there are.
     :ivar notable: the names of the resources with functions, or with more than a type, properties
         and dependencies: in all others there is nothing that only ``support`` finds.
     :ivar unlike: the names of those whose texts are not their definitions.
@@ -50,7 +60,9 @@ class Structure:
     outline: dict[str, Json]
     description: str | None
     parameters: Mapping[str, Parameter]
-    conditions: tuple[str, ...]
+    conditions: Mapping[str, Json]
+    lack: str | None
+    varies: bool
     resources: Entries
     notable: Sequence[str]
     unlike: Sequence[str]
@@ -71,12 +83,15 @@ def understand(document: Document) -> Structure:
         name: parse_parameter(document, name, value, spot)
         for name, value, spot in _section(document, outline, "parameters", "parameter")
     }
-    conditions = tuple(
-        name for name, _, _ in _section(document, outline, "conditions", "condition")
-    )
+    conditions = {
+        name: value for name, value, _ in _section(document, outline, "conditions", "condition")
+    }
     for _ in _section(document, outline, "resources", "resource"):
         pass
-    given: dict[str, Json] = outline.pop("resources")
+    lack = None
+    if outline.get("resources") is None:
+        lack = "is empty" if "resources" in outline else "is missing"
+    given: dict[str, Json] = outline.pop("resources", None) or {}
     place = document.spot.child("resources")
     names = _Names(document, parameters, given)
     texts: dict[str, str] = {}
@@ -86,7 +101,9 @@ def understand(document: Document) -> Structure:
         body = document.plain(value)
         requires[name] = _resource(names, name, body, place.child(name))
         text = texts[name] = dump(body)
-        if '"get_param"' in text or not is_definition(body):
+        # only in the notable ones there can be functions
+        is_notable = bool(names.notable) and names.notable[-1] == name
+        if not is_definition(body) or (is_notable and _FILLED.search(text)):
             unlike.append(name)
     outputs = {
         name: _output(document, name, value, spot)
@@ -99,7 +116,9 @@ def understand(document: Document) -> Structure:
         outline=outline,
         description=description,
         parameters=MappingProxyType(parameters),
-        conditions=conditions,
+        conditions=MappingProxyType(conditions),
+        lack=lack,
+        varies=bool(names.varying),
         resources=Entries(texts, _graph(document, texts, requires, place), place),
         notable=names.notable,
         unlike=unlike,
@@ -126,10 +145,6 @@ def _check_body(document: Document) -> dict[str, Json]:
     if not isinstance(version, str):
         message = f"heat_template_version must be a date or a name, not {kind(version)}"
         raise document.error(message, document.spot.child("heat_template_version"))
-    if body.get("resources") is None:
-        what = "is empty" if "resources" in body else "is missing"
-        message = f"the section 'resources' {what}; if it has none, write 'resources: {{}}'"
-        raise document.error(message, document.spot.child("resources"))
     return body
 
 
@@ -161,7 +176,7 @@ def _output(document: Document, name: str, value: Json, spot: Spot) -> Output:
     if "value" not in body:
         raise document.error(f"{what} has no value", spot)
     description = _description(document, f"the description of {what}", body, spot)
-    return Output(value=body["value"], description=description, spot=spot)
+    return Output(body["value"], description, body.get("condition"), spot)
 
 
 # references
@@ -173,13 +188,15 @@ class _Names:
 
     :ivar types: names of resource types that were found to be names.
     :ivar notable: see :class:`Structure`.
+    :ivar varying: names of the resources whose being there depends on parameters.
     """
 
     document: Document
     parameters: Collection[str]
-    resources: Collection[str]
+    resources: Mapping[str, Json]
     types: set[str] = field(default_factory=set)
     notable: list[str] = field(default_factory=list)
+    varying: list[str] = field(default_factory=list)
 
     def referred(self, value: Json, spot: Spot, resource: str | None = None) -> set[str]:
         """The names of the resources that a value refers to.
@@ -216,12 +233,21 @@ class _Names:
             return name
         if reference.lenient:
             return None
+        group = self.group_of(name)
+        if group is not None:
+            return group
         # Heat also has the form "resource.attribute"
         before, dot, _ = name.partition(".")
         if reference.function == "get_attr" and dot and before in self.resources:
             return before
         message = f"{reference.function} refers to {show(name)}, which is not a resource"
         raise self.document.error(message + hint(name, self.resources), reference.spot)
+
+    def group_of(self, name: str) -> str | None:
+        """The resource with ``for_each`` of which an instance has this name, if there is one."""
+        group, _ = split_instance(name) or ("", "")
+        body = self.resources.get(group)
+        return group if isinstance(body, Mapping) and "for_each" in body else None
 
 
 # resources
@@ -273,6 +299,8 @@ def _resource(names: _Names, name: str, value: Json, spot: Spot) -> tuple[str, .
     check_settings(document, what, body, spot)
     if is_notable:
         names.notable.append(name)
+        if variation_in(body):
+            names.varying.append(name)
     return tuple(sorted(requires))
 
 
@@ -291,7 +319,7 @@ def _depends_on(names: _Names, what: _Resource, value: Json, spot: Spot) -> set[
         return set(listed)
     for index, each in enumerate(listed):
         if isinstance(each, str):
-            if each in names.resources:
+            if each in names.resources or names.group_of(each) is not None:
                 continue
             message = f"{what} depends on {show(each)}, which is not a resource"
             message += hint(each, names.resources)
@@ -301,7 +329,8 @@ def _depends_on(names: _Names, what: _Resource, value: Json, spot: Spot) -> set[
             message = f"depends_on of {what} must be a string or a list, not {kind(each)}"
         place = spot.child(index) if listed is value else spot
         raise names.document.error(message, place)
-    return set(named_first(listed, names.resources))
+    found = named_first(listed, names.resources)
+    return {names.group_of(each) or each if each not in names.resources else each for each in found}
 
 
 # the graph

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from converge.canonical import load
 from converge.model import Json
-from converge.template.functions import function_of, misread, misuses, references
-from converge.template.keys import OUTPUT, PARAMETER_GROUP, RESOURCE, TEMPLATE
+from converge.template.entries import variation_in
+from converge.template.functions import function_of, references
+from converge.template.keys import OUTPUT, PARAMETER_GROUP, RESOURCE
+from converge.template.misuses import condition_problems, misread, misuses
 from converge.template.parameters import PSEUDO, Parameter, refuse_foreign
 from converge.template.properties import property_problems
 from converge.template.settings import settings_in
@@ -21,6 +23,21 @@ from converge.template.values import Spot, hint, kind, quote, show
 if TYPE_CHECKING:
     from converge.resources.resource_type import ResourceType
 
+#: Functions whose results are texts; and the types of others' results, if they are known.
+_TEXTS = ("str_replace", "str_replace_strict", "str_replace_vstrict", "list_join", "digest")
+_RESULTS: Mapping[str, tuple[type, ...]] = {
+    "make_url": (str,),
+    "list_concat": (list,),
+    "list_concat_unique": (list,),
+    "repeat": (list,),
+    "map_merge": (dict,),
+    "map_replace": (dict,),
+    "contains": (bool,),
+    "equals": (bool,),
+    "not": (bool,),
+    "and": (bool,),
+    "or": (bool,),
+}
 _PARAMETER_TYPES: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
     "number": (int, float),
@@ -38,10 +55,15 @@ def refuse_ignored(structure: Structure) -> None:
     document, outline = structure.document, structure.outline
     for problem in document.problems:
         raise problem
-    if structure.conditions:
-        place = document.spot.child("conditions")
-        raise TEMPLATE.unsupported(document, "conditions", place, "a template")
+    if structure.lack is not None and not outline.get("outputs"):
+        message = (
+            f"the section 'resources' {structure.lack}; if it has none, write 'resources: {{}}'"
+        )
+        raise document.error(message, document.spot.child("resources"))
     _check_groups(structure)
+    for name, condition in structure.conditions.items():
+        spot = document.spot.child("conditions").child(name)
+        _check_condition(structure, condition, spot)
     for name, parameter in structure.parameters.items():
         refuse_foreign(document, name, outline["parameters"][name], parameter.spot)
     for name in structure.notable:
@@ -49,6 +71,8 @@ def refuse_ignored(structure: Structure) -> None:
     for name, output in structure.outputs.items():
         what = f"output {show(name)}"
         OUTPUT.refuse_foreign(document, outline["outputs"][name], output.spot, what)
+        if output.condition is not None:
+            _check_condition(structure, output.condition, output.spot.child("condition"))
         _check_value(structure, output.value, output.spot.child("value"))
 
 
@@ -76,23 +100,57 @@ def _check_resource(structure: Structure, name: str, body: dict[str, Json]) -> N
     if any(isinstance(each, dict) for each in _listed(body.get("depends_on"))):
         message = f"depends_on of {what} must be names, not functions"
         raise document.error(message, spot.child("depends_on"))
+    variation = variation_in(body)
+    each = "for_each" in variation
+    if "condition" in variation:
+        _check_condition(structure, variation["condition"], spot.child("condition"))
+    if each:
+        _check_for_each(structure, what, variation["for_each"], spot.child("for_each"))
     for key, value in settings_in(body).items():
-        _check_value(structure, value, spot.child(key))
+        _check_value(structure, value, spot.child(key), each=each)
     for key, value in (body.get("properties") or {}).items():
         if isinstance(value, dict | list):
-            _check_value(structure, value, spot.child("properties").child(key))
+            _check_value(structure, value, spot.child("properties").child(key), each=each)
+
+
+def _check_condition(structure: Structure, value: Json, spot: Spot) -> None:
+    for message, place in condition_problems(value, spot, structure.conditions):
+        raise structure.document.error(message, place)
+    _check_value(structure, value, spot)
+    _refuse_resources(structure, "a condition", value, spot)
+
+
+def _check_for_each(structure: Structure, what: str, value: Json, spot: Spot) -> None:
+    if not isinstance(value, list | dict):
+        message = f"for_each of {what} must be a list or a mapping, not {kind(value)}"
+        raise structure.document.error(message, spot)
+    _check_value(structure, value, spot)
+    _refuse_resources(structure, f"for_each of {what}", value, spot)
+
+
+def _refuse_resources(structure: Structure, what: str, value: Json, spot: Spot) -> None:
+    for reference in references(value, spot):
+        if reference.function != "get_param":
+            message = f"{what} decides what there is: it can refer to parameters only"
+            raise structure.document.error(message, reference.spot)
 
 
 def _listed(value: Json) -> list[Json]:
     return value if isinstance(value, list) else [value]
 
 
-def _check_value(structure: Structure, value: Json, spot: Spot) -> None:
+def _check_value(structure: Structure, value: Json, spot: Spot, *, each: bool = False) -> None:
     document = structure.document
-    for message, place in misuses(value, spot):
+    for message, place in misuses(value, spot, structure.conditions, each=each):
         raise document.error(message, place)
     for reference in references(value, spot):
         name = reference.name or ""
+        if reference.lenient and name not in structure.resources:
+            message = (
+                f"{reference.function} refers to {show(name)}: repeat puts in its values after "
+                "references are evaluated; write for_each on a resource, or name each"
+            )
+            raise document.error(message, reference.spot)
         if reference.function != "get_param" or name in structure.parameters or name in PSEUDO:
             continue
         if not name:
@@ -161,4 +219,6 @@ def _possible_types(value: Json, parameters: Mapping[str, Parameter]) -> tuple[t
             argument = argument[0]
         parameter = parameters.get(argument) if isinstance(argument, str) else None
         return _PARAMETER_TYPES[parameter.type] if parameter else ()
-    return () if name == "get_attr" else (str,)
+    if name in ("get_resource", *_TEXTS):
+        return (str,)
+    return _RESULTS.get(name, ())

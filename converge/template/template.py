@@ -18,19 +18,30 @@ from converge.errors import BadInput, TemplateError
 from converge.graph import Graph
 from converge.model import Json, ResourceDefinition
 from converge.template.definitions import Definitions, dump_definition
-from converge.template.entries import Entries, ResourceEntry
+from converge.template.entries import Entries
 from converge.template.environment import read_environment
-from converge.template.functions import references, substitute
+from converge.template.evaluate import OMITTED, Scope
+from converge.template.expansion import (
+    expand,
+    fill_properties,
+    fill_settings,
+    located,
+    settle_groups,
+)
+from converge.template.files import put_in_files
+from converge.template.functions import references
 from converge.template.parameters import Parameter
 from converge.template.reading import parse as parse_text
 from converge.template.reading import read
-from converge.template.settings import settle
 from converge.template.structure import Output, understand
 from converge.template.support import check_against, refuse_ignored
 from converge.template.values import Document, Spot, hint, plain, show
 
 if TYPE_CHECKING:
     from converge.resources.resource_type import ResourceType
+
+#: In a stored template: parameters decide which resources there are.
+VARIES = "converge::varies"
 
 
 class Template:
@@ -62,6 +73,11 @@ class Template:
         directory: str | os.PathLike[str] | None = None,
     ) -> None:
         self.directory = None if directory is None else os.path.abspath(directory)
+        if not for_drawing:
+            for problem in document.problems:
+                raise problem
+            if self.directory is not None and document.names_files:
+                put_in_files(document, self.directory)
         with collection.paused():
             self._structure = understand(document)
         self.source = document.name
@@ -118,28 +134,35 @@ class Template:
         :raises TemplateError: if it is wrong, or has what converge does not support.
         """
         with collection.paused():
-            return cls(Document.of_host(body, source), directory=directory)
+            if directory is None:
+                return cls(Document.of_host(body, source))
+            # a copy, as the contents of files are put in
+            return cls(Document(source, plain(body, source), Spot()), directory=directory)
 
     @classmethod
     def from_store(cls, body: Mapping[str, Json]) -> Template:
         """A stored template, perhaps accepted by a version of converge that did not refuse what
         this one does: its resources must still be found and deleted."""
+        given = {key: part for key, part in body.items() if key != VARIES}
         with collection.paused():
-            return cls(Document.of_host(body, "<template>"), for_drawing=True)
+            return cls(Document.of_host(given, "<template>"), for_drawing=True)
 
     @classmethod
     def outputs_from_store(cls, body: Mapping[str, Json]) -> Template:
-        """The outputs of a stored template, whose resources need not be given: to understand all
-        of many takes long. Those that the outputs refer to are in it by their names alone."""
-        parts = [body.get("conditions"), body.get("outputs")]
+        """The outputs of a stored template without the mark :data:`VARIES`, whose resources need
+        not be given: to understand all of many takes long. Those that the outputs refer to are in
+        it by their names alone."""
+        parts = body.get("outputs")
         named = (one.name for one in references(parts, Spot()) if one.name is not None)
         return cls.from_store({**body, "resources": {name: {"type": "none"} for name in named}})
 
     def dump(self) -> str:
-        """The template as canonical JSON."""
+        """What :meth:`from_store` takes, parsed: the template as canonical JSON, with a mark
+        before its resources if parameters decide which of them there are."""
         # the resources are what comes last of the sorted keys
         written = StringIO()
-        outline = dump(self._structure.outline)[:-1]
+        mark = {VARIES: True} if self._structure.varies else {}
+        outline = dump({**self._structure.outline, **mark})[:-1]
         written.write(outline + ("," if len(outline) > 1 else "") + '"resources":{')
         texts = self.resources.texts
         for number, name in enumerate(sorted(texts)):
@@ -152,6 +175,12 @@ class Template:
         body: dict[str, Json] = plain(self._structure.outline, self.source)
         texts = self.resources.texts
         return {**body, "resources": {name: load(text) for name, text in texts.items()}}
+
+    @property
+    def problems(self) -> list[TemplateError]:
+        """Mistakes in its text with which it can be drawn all the same; none in any other
+        template."""
+        return list(self._structure.document.problems)
 
     def graph(self) -> Graph[str]:
         """Which resource requires which: every reference, wherever it is nested, is an edge."""
@@ -240,51 +269,50 @@ class Template:
         :param parameters: as :meth:`resolve_parameters` gave them.
         :raises TemplateError: if a ``get_param`` has no value.
         """
+        scope = self._scope(parameters, stack_name)
+        if self._structure.varies:
+            return Definitions.of(expand(self._structure, scope))
         texts = self.resources.texts
         filled = {
-            name: dump(dump_definition(self._definition(name, parameters, stack_name)))
+            name: dump(dump_definition(self._definition(name, scope)))
             for name in self._structure.unlike
         }
         return Definitions({**texts, **filled} if filled else texts, self.resources.graph)
 
-    def _definition(
-        self, name: str, parameters: Mapping[str, Json], stack_name: str
-    ) -> ResourceDefinition:
+    def _definition(self, name: str, scope: Scope) -> ResourceDefinition:
         entry = self.resources[name]
-        place = entry.spot.child("properties")
-        properties = {
-            key: self._substitute(value, place.child(key), parameters, stack_name)
-            for key, value in entry.properties.items()
-        }
-        settings = self._settings(entry, parameters, stack_name) if entry.settings else {}
+        properties = fill_properties(self._structure, entry, scope)
+        settings = fill_settings(self._structure, entry, scope) if entry.settings else {}
         return ResourceDefinition(entry.type, properties, entry.requires, entry.replace, settings)
 
-    def _settings(
-        self, entry: ResourceEntry, parameters: Mapping[str, Json], stack_name: str
-    ) -> dict[str, Json]:
-        given = {
-            key: self._substitute(value, entry.spot.child(key), parameters, stack_name)
-            for key, value in entry.settings.items()
-        }
-        try:
-            return settle(given)
-        except BadInput as error:
-            raise self._structure.document.error(str(error), entry.spot) from None
+    def graph_with(self, parameters: Mapping[str, Json], stack_name: str) -> Graph[str]:
+        """The graph of the resources that there are with these parameters.
+
+        :param parameters: as :meth:`resolve_parameters` gave them.
+        """
+        if not self._structure.varies:
+            return self.resources.graph
+        return self.definitions(parameters, stack_name).graph
 
     def output_values(self, parameters: Mapping[str, Json], stack_name: str) -> dict[str, Json]:
-        """The values of the outputs, with parameters filled in, for :func:`resolve`.
+        """The values of the outputs that there are, with parameters filled in, for
+        :func:`resolve`.
 
         :param parameters: as :meth:`resolve_parameters` gave them.
         :raises TemplateError: if a ``get_param`` has no value.
         """
-        return {
-            name: self._substitute(output.value, output.spot, parameters, stack_name)
-            for name, output in self.outputs.items()
-        }
+        scope = self._scope(parameters, stack_name)
+        if self._structure.varies:
+            settle_groups(self._structure, scope)
+        found = {}
+        for name, output in self.outputs.items():
+            with located(self._structure.document, output.spot):
+                if output.condition is None or scope.holds(output.condition):
+                    value = scope.substitute(output.value)
+                    found[name] = None if value is OMITTED else value
+        return found
 
-    def _substitute(
-        self, value: Json, spot: Spot, parameters: Mapping[str, Json], stack_name: str
-    ) -> Json:
+    def _scope(self, parameters: Mapping[str, Json], stack_name: str) -> Scope:
         def parameter(name: str) -> Json:
             if name == "OS::stack_name":
                 return stack_name
@@ -292,7 +320,4 @@ class Template:
                 raise BadInput(f"parameter {show(name)} has no value{hint(name, parameters)}")
             return parameters[name]
 
-        try:
-            return substitute(value, parameter)
-        except BadInput as error:
-            raise self._structure.document.error(str(error), spot) from None
+        return Scope(parameter, self._structure.conditions)

@@ -65,6 +65,7 @@ class Document:
 
     :ivar name: the name of the file, or another name for messages.
     :ivar problems: mistakes that do not prevent it from being drawn.
+    :ivar names_files: whether ``get_file`` can be in it.
     :ivar is_host_s: whether its resources are still a host's own values. A million copied at once
         would take as much memory as the host's.
     """
@@ -73,6 +74,7 @@ class Document:
     value: Json
     spot: Spot
     problems: list[TemplateError] = field(default_factory=list)
+    names_files: bool = True
     is_host_s: bool = False
 
     @classmethod
@@ -358,7 +360,7 @@ class Builder:
         problem = None
         if merge:
             if frame.merged is not None:
-                raise self._twice("<<", frame.merged[1], line)
+                self.problems.append(self._twice("<<", frame.merged[1], line))
             frame.merging, frame.key_line = True, line
             return
         if isinstance(value, str):
@@ -372,7 +374,8 @@ class Builder:
             )
             self.problems.append(self.error(problem, line))
         if key in frame.children:
-            raise self._twice(key, frame.children[key], line)
+            # it can be drawn: like other readers, the last one counts
+            self.problems.append(self._twice(key, frame.children[key], line))
         frame.key, frame.key_line, frame.key_problem = key, line, problem
 
     def _twice(self, key: str, first: Spot, line: int) -> TemplateError:

@@ -38,13 +38,16 @@ from pathlib import Path
 
 import pytest
 
-from converge import Journal, Machine
+from converge import Journal, Machine, Template
+from converge.resources import load_types
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 TUTORIAL = ROOT / "doc" / "tutorial.rst"
 EMBEDDING = ROOT / "doc" / "embedding.rst"
 JOURNAL = ROOT / "doc" / "journal.rst"
+TEMPLATES = ROOT / "doc" / "templates.rst"
+FUNCTIONS = ROOT / "doc" / "functions.rst"
 #: Where the documents say that they are.
 FOLDER = "/home/me/converge"
 PORT = "18423"
@@ -305,6 +308,26 @@ def test_tutorial_commands(tmp_path: Path) -> None:
         shell.close()
     left = sorted(path.name for path in tmp_path.iterdir() if "converge.db" not in path.name)
     assert left == ["examples"], "the tutorial ends with everything deleted"
+
+
+@pytest.mark.timeout(600)
+def test_functions_commands(tmp_path: Path) -> None:
+    for block in blocks(FUNCTIONS):
+        if block.file is not None:
+            (tmp_path / block.file).write_text(block.text, encoding="utf-8")
+    assert check_commands(FUNCTIONS, Shell(tmp_path)) >= 6
+
+
+def test_templates_are_accepted() -> None:
+    found = [
+        block
+        for path in (TEMPLATES, FUNCTIONS)
+        for block in blocks(path)
+        if block.language == "yaml" and re.search("^(resources|outputs):", block.text, re.MULTILINE)
+    ]
+    for block in found:
+        Template.parse(block.text, f"line {block.first}").validate(load_types())
+    assert len(found) >= 8
 
 
 @pytest.mark.parametrize("path", [README, EMBEDDING, JOURNAL], ids=lambda path: path.name)

@@ -9,7 +9,7 @@ import pytest
 from converge.errors import BadInput, UnresolvedReference, did_you_mean, with_article
 from converge.model import Physical
 from converge.template import Template
-from converge.template.functions import resolve
+from converge.template.evaluate import resolve
 from converge.template.parameters import convert
 
 ONE, TWO = "caf\N{LATIN SMALL LETTER E WITH ACUTE}s", "cafe\N{COMBINING ACUTE ACCENT}s"

@@ -6,15 +6,9 @@ import pytest
 
 from converge.errors import BadInput, UnresolvedReference
 from converge.model import Physical
-from converge.template.functions import (
-    LITERAL,
-    function_of,
-    misuses,
-    references,
-    resolve,
-    resolve_properties,
-    substitute,
-)
+from converge.template.evaluate import Scope, resolve, resolve_properties
+from converge.template.functions import LITERAL, function_of, references
+from converge.template.misuses import misuses
 from converge.template.values import SIZE_LIMIT, Spot
 
 WORLD = {
@@ -73,7 +67,7 @@ def evaluate(value: Any) -> Any:
                     "params": {"i": {"get_resource": "server"}, "n": None, "t": True, "l": [1]},
                 }
             },
-            "id-1 s  true [1]",
+            "id-1 s  True [1]",
         ),
         ({"list_join": [", ", ["a", 1], [{"get_resource": "disk"}]]}, "a, 1, id-2"),
         ({"list_join": ["-", {"get_attr": ["server", "ports"]}]}, "80-443"),
@@ -85,7 +79,7 @@ def evaluate(value: Any) -> Any:
                     "params": {"x": {"list_join": ["+", ["é", None, {"k": "é"}]]}},
                 }
             },
-            '<é++{"k": "é"}>',
+            '<é++{"k": "\\u00e9"}>',
         ),
     ],
 )
@@ -137,8 +131,8 @@ def test_what_is_not_there(value: Any, message: str) -> None:
     [
         ({"get_param": "size"}, "parameter 'size' has no value yet"),
         ({"get_param": ["size", 1]}, "parameter 'size' has no value yet"),
-        ({"get_file": "x"}, "converge does not evaluate the function get_file"),
-        ({"if": ["a", 1, 2]}, "converge does not evaluate the function if"),
+        ({"get_file": "x"}, "get_file takes the path of a file"),
+        ({"if": ["a", 1, 2]}, "if is evaluated before a start only"),
         ({"Fn::Join": ["", []]}, "converge does not evaluate the function Fn::Join"),
         ({"str_replace": "x"}, "str_replace takes a mapping with the keys"),
         ({"str_replace": {"template": "x"}}, "str_replace takes a mapping with the keys"),
@@ -225,12 +219,12 @@ PARAMETERS: dict[str, Any] = {
     ],
 )
 def test_substitute(value: Any, expected: Any) -> None:
-    assert substitute(value, PARAMETERS.__getitem__) == expected
+    assert Scope(PARAMETERS.__getitem__).substitute(value) == expected
 
 
 def test_a_parameter_that_looks_like_a_function_is_data() -> None:
     value = {"a": {"get_param": "sly"}, "b": {"get_resource": "disk"}}
-    found = evaluate(substitute(value, PARAMETERS.__getitem__))
+    found = evaluate(Scope(PARAMETERS.__getitem__).substitute(value))
     assert found == {"a": {"x": [{"get_resource": "server"}]}, "b": "id-2"}
 
 
@@ -245,7 +239,7 @@ def test_a_parameter_that_looks_like_a_function_is_data() -> None:
 )
 def test_substitute_refuses(value: Any, part: str) -> None:
     with pytest.raises(BadInput) as caught:
-        substitute(value, PARAMETERS.__getitem__)
+        Scope(PARAMETERS.__getitem__).substitute(value)
     assert part in str(caught.value)
 
 
@@ -317,10 +311,10 @@ def test_references_of_a_wrong_form(value: Any, part: str) -> None:
 
 
 def test_misuses_have_lines() -> None:
-    spot = Spot(1, {"a": Spot(2, [Spot(3, {"if": Spot(4)})])})
+    spot = Spot(1, {"a": Spot(2, [Spot(3, {"yaql": Spot(4)})])})
     assert [
-        (text.split(";")[0], place.line) for text, place in misuses({"a": [{"if": 1}]}, spot)
-    ] == [("converge does not evaluate the function if", 4)]
+        (text.split(";")[0], place.line) for text, place in misuses({"a": [{"yaql": 1}]}, spot)
+    ] == [("converge does not evaluate the function yaql", 4)]
     (found,) = misuses({"a": {"get_attr": ["b", "c"], "other": 1}}, Spot())
     assert found[0] == "get_attr must be the only key of its mapping"
     assert list(misuses({"a": {"get_attr": ["b", "c"]}, "d": 1}, Spot())) == []

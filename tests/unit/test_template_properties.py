@@ -29,10 +29,18 @@ from tests.unit.templates import TYPES, Anything, Server, in_resources
         ("image: a\npublic: {list_join: [x, []]}", 5, "must be true or false, not a string"),
         ("image: {get_param: number}", 4, "must be a string, not a number or a number"),
         ("image: {get_param: [list]}", 4, "must be a string, not a list"),
-        ("image: {get_file: x}", 4, "converge does not evaluate the function get_file; it evalu"),
-        ("image: a\nlabels:\n  x:\n  - repeat: {}", 7, "the function repeat"),
-        ("image: a\nfilter: {if: [x, y, z]}", 5, "the function if"),
-        ("image: a\nfilter: {'Fn::Join': []}", 5, "the function Fn::Join"),
+        (
+            "image: {get_file: x}",
+            4,
+            "get_file takes the path of a file as a plain string",
+        ),
+        ("image: a\nlabels:\n  x:\n  - repeat: {}", 7, "repeat takes a mapping with the keys"),
+        (
+            "image: a\nfilter: {if: [x, y, z]}",
+            5,
+            "there is no condition 'x'; the template has none",
+        ),
+        ("image: a\nfilter: {'Fn::Join': []}", 5, "the function Fn::Join; write list_join"),
         ("image: a\nfilter: {Ref: x}", 5, "the function Ref"),
         ("image: a\nfilter: {'converge::literal': x}", 5, "the function converge::literal"),
         ("image: {get_param: 'OS::stack_id'}", 4, "it has OS::stack_name"),
@@ -109,11 +117,10 @@ def test_what_no_type_brings_about(text: str, line: int, message: str) -> None:
                 in_resources(f"a:\n  type: any\n  {key}: {{}}"),
                 4,
                 f"resource 'a' has the key '{key}', which converge does not support; remove it"
-                " (known: type, properties, depends_on, replace, triggers, retry, timeout, "
-                "deadline)",
+                " (known: type, properties, depends_on, replace, condition, for_each, triggers, "
+                "retry, timeout, deadline)",
             )
             for key in (
-                "condition",
                 "metadata",
                 "deletion_policy",
                 "update_policy",
@@ -129,8 +136,8 @@ def test_what_no_type_brings_about(text: str, line: int, message: str) -> None:
         (
             in_resources("a:\n  type: any\n  zzz: 1"),
             4,
-            "unknown key 'zzz' in resource 'a'; known: deadline, depends_on, "
-            "properties, replace, retry, timeout, triggers, type",
+            "unknown key 'zzz' in resource 'a'; known: condition, deadline, depends_on, "
+            "for_each, properties, replace, retry, timeout, triggers, type",
         ),
         (
             "resources: {}\nparameters:\n  p:\n    type: string\n    immutable: true",
@@ -141,11 +148,11 @@ def test_what_no_type_brings_about(text: str, line: int, message: str) -> None:
         ("resources: {}\nparameter_groups:\n- lable: x", 3, "did you mean 'label'?"),
         ("resources: {}\nparameter_groups:\n- parameters: [p]", 3, "'p', which is not a parameter"),
         (in_resources("a: {type: any}\nb: {type: any, depends_on: {if: [a]}}"), 3, "must be names"),
-        ("resources: {}\nconditions:\n  c: true", 2, "a template has the key 'conditions', which"),
+        ("resources: {}\nconditions:\n  c: 5", 3, "a condition is true, false, the name of one"),
         (
             "resources: {}\noutputs:\n  a: {value: 1, condition: c}",
             3,
-            "output 'a' has the key 'cond",
+            "there is no condition 'c'; the template has none",
         ),
         ("resources: {}\noutputs:\n  a:\n    value: [{yaql: x}]", 4, "the function yaql"),
         ("resources: {}\noutputs: {a: {value: {80: 81}}}", 2, "key '80' is a number"),
@@ -158,7 +165,7 @@ def test_what_no_type_brings_about(text: str, line: int, message: str) -> None:
         (
             "resources: {}\nparameters: {p: {type: number, constraints: [{modulo: {step: 2}}]}}",
             2,
-            "a constraint of parameter 'p' has the key 'modulo', which converge does not support",
+            "the modulo of parameter 'p' must have step and offset, which are whole numbers",
         ),
     ],
 )

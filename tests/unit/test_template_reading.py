@@ -18,7 +18,11 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 
 def value(text: str | bytes, name: str = "t.yaml") -> Any:
-    return reading.parse(text, name).value
+    document = reading.parse(text, name)
+    for problem in document.problems:
+        if "is given twice" in problem.message:
+            raise problem
+    return document.value
 
 
 @pytest.fixture(params=["libyaml", "pure"])
