@@ -21,6 +21,7 @@ from converge.cli.endings import (
 )
 from converge.cli.engine import built_in_types
 from converge.cli.output import write_json
+from converge.cli.parser import SHOWN
 from converge.cli.progress import make_reporter, summary
 from converge.cli.queries import write_outputs
 from converge.errors import BadInput
@@ -204,7 +205,7 @@ def _finish(
     :param wrong: what the document has if something went wrong.
     """
     if arguments.json:
-        document = store.show(stack.name) if stack.live else _deleted(stack)
+        document = store.show(stack.name, limit=SHOWN) if stack.live else _deleted(stack)
         write_json({**document, "outcome": stack.outcome, **(wrong or {})}, sys.stdout)
     elif status == EXIT_COMPLETE and not arguments.no_wait and stack.live:
         write_outputs(store.show(stack.name, limit=0)["outputs"])

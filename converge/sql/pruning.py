@@ -208,4 +208,6 @@ def list_used(tx: Transaction, stack_id: int) -> list[int | None]:
 
 
 def _has_nodes() -> ColumnElement[bool]:
-    return select(sync_point.c.node).where(sync_point.c.traversal_id == traversal.c.id).exists()
+    # not EXISTS, for which MariaDB would read the nodes of all traversals, and sort them
+    node = select(sync_point.c.node).where(sync_point.c.traversal_id == traversal.c.id).limit(1)
+    return node.scalar_subquery().is_not(None)

@@ -86,6 +86,14 @@ def test_a_stack_comes_about_changes_and_goes(shell: Shell) -> None:
     assert not {"page", "log"} & shell.names()
 
 
+def test_a_document_shows_a_page_and_counts_all(shell: Shell) -> None:
+    many = "".join(f"  r{number:03}: {{type: none}}\n" for number in range(101))
+    shell.write("many.yaml", f"resources:\n{many}")
+    document = shell.json("up", "many.yaml")
+    assert list(document["resources"]) == [f"r{number:03}" for number in range(100)]
+    assert (document["counts"], document["more"]) == ({"COMPLETE": 101}, 1)
+
+
 def test_a_rollback_can_name_its_version(shell: Shell) -> None:
     for text in ("one", "two", "three"):
         shell.write("a.yaml", f"resources: {{f: {{type: value, properties: {{value: {text}}}}}}}")
