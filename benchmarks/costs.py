@@ -6,18 +6,18 @@ meanwhile; the transactions that wrote, of the whole server too, show whether so
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+import psycopg
 from sqlalchemy.engine import URL
 
 from benchmarks.measuring import connect_raw
 
-_TICKS = os.sysconf("SC_CLK_TCK")
 #: Seconds in which a backend whose connection is closed has ended.
 _ENDS = 2.0
 
@@ -67,7 +67,7 @@ class Meter:
 
     def begin(self) -> None:
         """Call it when the start is committed."""
-        self._backends = self._read_backends()
+        self._backends = read_backends(self._connection)
         self._server = self._read_server()
         self._process = time.process_time()
 
@@ -75,7 +75,7 @@ class Meter:
         """Call it at the end of the run."""
         process = time.process_time() - self._process
         wal, transactions = self._read_server()
-        backends = self._read_backends()
+        backends = read_backends(self._connection)
         inserted, updated, hot, deleted, dead = self._read_rows()
         return Cost(
             process=process,
@@ -91,17 +91,6 @@ class Meter:
             transactions=transactions - self._server[1],
         )
 
-    def _list_pids(self) -> set[int]:
-        query = (
-            "SELECT pid FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            " AND backend_type = 'client backend'"
-        )
-        return {pid for (pid,) in self._connection.execute(query)}
-
-    def _read_backends(self) -> Mapping[int, float]:
-        return {pid: taken for pid in self._list_pids() if (taken := _processor_seconds(pid))}
-
     def _read_server(self) -> tuple[int, int]:
         query = (
             "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint,"
@@ -112,11 +101,11 @@ class Meter:
         return row[0], row[1]
 
     def _read_rows(self) -> tuple[int, int, int, int, int]:
-        before = self._list_pids()
+        before = _list_pids(self._connection)
         ending = self._disconnect()
         limit = time.monotonic() + _ENDS
         # those that are in use go on: an engine keeps one for its lease
-        while len(before - self._list_pids()) < ending and time.monotonic() < limit:
+        while len(before - _list_pids(self._connection)) < ending and time.monotonic() < limit:
             time.sleep(0.01)
         query = (
             "SELECT sum(n_tup_ins)::bigint, sum(n_tup_upd)::bigint, sum(n_tup_hot_upd)::bigint,"
@@ -128,15 +117,44 @@ class Meter:
         return row[0], row[1], row[2], row[3], row[4]
 
 
-def _processor_seconds(pid: int) -> float | None:
-    """What a process of this machine has computed; None if there is none."""
+def _list_pids(connection: psycopg.Connection[Any]) -> set[int]:
+    query = (
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND backend_type = 'client backend'"
+    )
+    return {pid for (pid,) in connection.execute(query)}
+
+
+def read_backends(connection: psycopg.Connection[Any]) -> Mapping[int, float]:
+    """The processor seconds of the other backends of a connection's database by their process ids;
+    none if the server runs on another machine."""
+    pids = _list_pids(connection)
+    return {pid: taken for pid in pids if (taken := processor_seconds(f"{pid}")) is not None}
+
+
+def processor_seconds(path: str) -> float | None:
+    """What a process with one thread, or a thread, of this machine has computed; None if there is
+    none.
+
+    :param path: its folder in ``/proc``.
+    """
+    found = _read_schedule(path)
+    return None if found is None else found[0]
+
+
+def waiting_seconds(path: str) -> float:
+    """For how long it could have computed, but others had the cores."""
+    found = _read_schedule(path)
+    return 0.0 if found is None else found[1]
+
+
+def _read_schedule(path: str) -> tuple[float, float] | None:
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        computed, waited, _ = Path("/proc", path, "schedstat").read_text().split()
     except OSError:
         return None
-    # the program's name may contain anything
-    fields = text.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    return int(computed) / 1e9, int(waited) / 1e9
 
 
 def print_costs(what: str, nodes: int, costs: Sequence[Cost]) -> None:

@@ -10,14 +10,17 @@ import json
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sqlalchemy import event
 from sqlalchemy.engine import URL
 
+from benchmarks.costs import processor_seconds, waiting_seconds
 from benchmarks.measuring import fail
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,10 +31,16 @@ POLL = 0.02
 @dataclass(frozen=True, slots=True)
 class Used:
     """:ivar cpu: processor seconds of an engine's process since its start.
+    :ivar workers: of them, those of the threads that call handlers.
+    :ivar waited: seconds in which it could have computed, but others had the cores.
+    :ivar commits: transactions.
     :ivar memory: the most that it had, in MB.
     """
 
     cpu: float
+    workers: float
+    waited: float
+    commits: int
     memory: float
 
 
@@ -77,6 +86,12 @@ def running_fleet(url: URL, engines: int, workers: int) -> Iterator[Fleet]:
             process.communicate()
 
 
+def _worker_seconds() -> float:
+    """The processor seconds of this process's threads that call handlers."""
+    ids = (thread.native_id for thread in threading.enumerate() if thread.name == "converge-worker")
+    return sum(processor_seconds(f"self/task/{number}") or 0.0 for number in ids)
+
+
 def main() -> None:
     """Be an engine until the input ends; tell what it has used for each of its lines."""
     import converge
@@ -90,10 +105,26 @@ def main() -> None:
         converge.connect(url) as store,
         converge.Engine(store, {"noop": NoOp()}, workers=workers, poll=POLL),
     ):
+        commits = 0
+
+        def count(connection: object) -> None:
+            nonlocal commits
+            commits += 1
+
+        event.listen(store.database.engine, "commit", count)
         print("ready", flush=True)
         for _ in sys.stdin:
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(json.dumps({"cpu": time.process_time(), "memory": memory}), flush=True)
+            used = Used(
+                cpu=time.process_time(),
+                workers=_worker_seconds(),
+                waited=sum(
+                    waiting_seconds(f"self/task/{thread.native_id}")
+                    for thread in threading.enumerate()
+                ),
+                commits=commits,
+                memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            )
+            print(json.dumps(asdict(used)), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -219,6 +220,8 @@ def main() -> None:
         parser.error(f"there is no {unknown.pop()!r}; there are: {'; '.join(SHAPES)}")
     if arguments.engines < 1 or not 1 <= arguments.workers <= 1000:
         parser.error("at least 1 engine, and 1 to 1000 workers")
+    # ends the blocks below, so that what was made is removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     figures: list[Figure] = []
     try:
         with any_database(arguments.url) as url, converge.connect(url, create_schema=True) as store:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -216,6 +217,8 @@ def main() -> None:
     peers = chosen(arguments.peers, [peer.name for peer in PEERS], parser)
     names = chosen(arguments.cases, [*every, "graphs"], parser)
     cases = {name: graph for name, graph in every.items() if name in names}
+    # ends the blocks below, so that what was made is removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
     url = read_url(arguments.url)
     with own_database(url) as own:

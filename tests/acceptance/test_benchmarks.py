@@ -70,3 +70,17 @@ def test_the_cost_of_a_node_is_measured_in_several_shapes() -> None:
             found = re.search(what, said, re.MULTILINE)
             assert found is not None, said
             assert float(found[1].replace(",", "")) > 0
+
+
+@pytest.mark.parametrize("database", [only("postgresql")], indirect=True)
+def test_more_engines_are_measured_beside_what_is_predicted(database: Backend) -> None:
+    url = database.empty()
+    try:
+        said = run("scaling", "--smaller", "--url", url)
+    finally:
+        database.discard(url)
+    for engines in (1, 2, 4):
+        what = rf"^{engines} engine\(s\): (\S+) nodes/s measured .* (\S+) predicted"
+        found = re.search(what, said, re.MULTILINE)
+        assert found is not None, said
+        assert all(float(rate.replace(",", "")) > 0 for rate in found.groups())
