@@ -22,7 +22,7 @@ def run(*words: str) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=110,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -79,7 +79,7 @@ def test_more_engines_are_measured_beside_what_is_predicted(database: Backend) -
         said = run("scaling", "--smaller", "--url", url)
     finally:
         database.discard(url)
-    for engines in (1, 2, 4):
+    for engines in (1, 2):
         what = rf"^{engines} engine\(s\): (\S+) nodes/s measured .* (\S+) predicted"
         found = re.search(what, said, re.MULTILINE)
         assert found is not None, said
