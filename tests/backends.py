@@ -437,6 +437,7 @@ OTHERS = (
     "own-postgresql",
     "own-mariadb",
     "own-pgbouncer",
+    "own-galera",
     "own-rabbitmq",
 )
 
@@ -447,9 +448,10 @@ def backends(folder: Path) -> dict[str, Backend]:
     :param folder: where SQLite's files go; made when needed.
     """
     from tests.brokers import OwnRabbitMQ
+    from tests.galera import OwnGalera
     from tests.servers import OwnMariaDB, OwnPgbouncer, OwnPostgreSQL
 
-    own = (OwnPostgreSQL(), OwnMariaDB(), OwnPgbouncer(), OwnRabbitMQ())
+    own = (OwnPostgreSQL(), OwnMariaDB(), OwnPgbouncer(), OwnGalera(), OwnRabbitMQ())
     others = (Sqlite(folder), PostgreSQL(), MariaDB(), Redis(), RabbitMQ())
     return {one.name: one for one in (*others, *own)}
 

@@ -115,6 +115,7 @@ class OwnServer(Backend):
         end = time.monotonic() + LIMIT
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > end:
+                self.kill()
                 log_text = (self._folder / "log").read_text(errors="replace")
                 raise AssertionError(f"{self.programs[0]} does not start:\n{log_text[-3000:]}")
             time.sleep(0.05)
@@ -130,7 +131,7 @@ class OwnServer(Backend):
     def _end(self, number: signal.Signals) -> None:
         assert self._process is not None
         # the children of PostgreSQL's postmaster end when it is gone
-        os.kill(self._process.pid, number)
+        self._process.send_signal(number)
         self._process.wait(LIMIT)
         self._process = None
 

@@ -1,4 +1,4 @@
-"""PostgreSQL through pgbouncer."""
+"""PostgreSQL through pgbouncer, and a Galera cluster."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.backends import Backend
+from tests.galera import OwnGalera
 from tests.servers import OwnPgbouncer
 
 
@@ -21,3 +23,14 @@ def pooler(request: pytest.FixtureRequest) -> Iterator[OwnPgbouncer]:
     pooler = OwnPgbouncer(request.param)
     yield pooler
     pooler.close()
+
+
+@pytest.fixture(
+    params=[pytest.param("own-galera", marks=[pytest.mark.database, pytest.mark.own_galera])]
+)
+def galera(request: pytest.FixtureRequest, _databases: dict[str, Backend]) -> OwnGalera:
+    """A cluster all of whose nodes run."""
+    galera = _databases[request.param]
+    assert isinstance(galera, OwnGalera)
+    galera.start()
+    return galera

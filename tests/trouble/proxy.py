@@ -7,6 +7,7 @@ a connection can be cut on either side of it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import selectors
 import socket
 import struct
@@ -119,14 +120,15 @@ class Proxy:
     """A proxy in front of one server, on a port of its own. All in one thread.
 
     :param url: the server's.
+    :param others: of further nodes of its cluster: each connection goes to the next one.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *others: str) -> None:
         self.target = make_url(url)
         self._dialect = self.target.get_backend_name().replace("mariadb", "mysql")
-        self._address = (
-            self.target.host or "127.0.0.1",
-            self.target.port or _PORTS[self._dialect],
+        self._addresses = itertools.cycle(
+            (one.host or "127.0.0.1", one.port or _PORTS[self._dialect])
+            for one in map(make_url, (url, *others))
         )
         self._lock = threading.RLock()
         self._mode = Mode.PASS
@@ -263,7 +265,7 @@ class Proxy:
     def _accept(self) -> None:
         client, _ = self._listener.accept()
         try:
-            server = socket.create_connection(self._address)
+            server = socket.create_connection(next(self._addresses))
             for one in (client, server):
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             link = _Link(client, server, self._dialect)
