@@ -56,7 +56,7 @@ SHAPES: dict[str, Callable[[int], Requires]] = {
 }
 SMALLER = dict.fromkeys(SHAPES, (40, 80))
 USUAL = {
-    "chain": (300, 1_000, 3_000),
+    "chain": (100, 300, 1_000),
     "star into one": (1_000, 10_000, 30_000),
     "star out of one": (1_000, 10_000, 30_000),
     "bipartite": (60, 200, 600),
@@ -64,7 +64,7 @@ USUAL = {
     "many stacks": (1_000, 10_000),
 }
 FULL = {
-    "chain": (300, 1_000, 3_000, 10_000),
+    "chain": (100, 1_000, 10_000),
     "star into one": (1_000, 10_000, 100_000),
     "star out of one": (1_000, 10_000, 100_000),
     "bipartite": (60, 200, 600),
