@@ -8,8 +8,9 @@ there. Paths among the arguments are relative to the checkout.
 
 Tests that use a database run on each of SQLite, PostgreSQL and MariaDB that answers; the
 output says which did not, why, and how to point the tests at one; so do those of the journal
-on Redis. ``quick`` is for while one works: the tests of what is pure, the guards and the stories,
-on SQLite. ``--about leases`` runs the tests of one subject; ``tests/subjects.yaml`` lists them.
+on Redis, and those of the bus on RabbitMQ. ``quick`` is for while one works: the tests of what is
+pure, the guards and the stories, on SQLite. ``--about leases`` runs the tests of one subject;
+``tests/subjects.yaml`` lists them.
 """
 
 from __future__ import annotations

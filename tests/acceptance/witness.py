@@ -22,6 +22,7 @@ from sqlalchemy import event
 
 import converge
 from converge import crash_points
+from converge.bus.threads import choose_threads
 from converge.errors import StaleLock
 
 #: What a process is told by signals: to stop as SIGSTOP does, but between two transactions;
@@ -221,6 +222,7 @@ class Orders:
     :ivar host: the name of the host that it believes to be on. Engines see the death of a
         process on their own host at once, so those of another wait for the end of its lease.
     :ivar place: where it waits to be stopped; None for nowhere.
+    :ivar bus: its bus; None for the usual one.
     """
 
     url: str
@@ -229,6 +231,7 @@ class Orders:
     workers: int = 4
     host: str = "here"
     place: str | None = None
+    bus: str | None = None
 
 
 def main(orders: Orders) -> None:
@@ -242,7 +245,9 @@ def main(orders: Orders) -> None:
     logging.getLogger().addHandler(handler)
     logging.getLogger("converge").setLevel(logging.INFO)
     logging.getLogger("converge").addHandler(_Listener(log))
-    store = converge.connect(orders.url)
+    if orders.bus is not None:
+        choose_threads()
+    store = converge.connect(orders.url, bus=orders.bus)
     freezer = None if orders.place is None else Freezer(store, log, orders.place)
     if freezer is not None:
         crash_points.hook = freezer.reach

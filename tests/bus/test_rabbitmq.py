@@ -39,14 +39,6 @@ def rabbitmq(_databases: dict[str, Backend]) -> Iterator[tuple[RabbitMQ, str]]:
     server.discard(url)
 
 
-@pytest.fixture
-def own(_databases: dict[str, Backend]) -> OwnRabbitMQ:
-    """A server that the test may stop."""
-    server = _databases["own-rabbitmq"]
-    assert isinstance(server, OwnRabbitMQ)
-    return server
-
-
 class Process:
     """A process that has an engine, or waits: its bus, and what it was told."""
 
@@ -189,6 +181,7 @@ def said(caplog: pytest.LogCaptureFixture, words: str) -> int:
     )
 
 
+@pytest.mark.timeout(300)  # a server is started four times
 @pytest.mark.own_rabbitmq
 @ON_SQLITE
 def test_a_broker_that_is_stopped_restarted_and_emptied_in_mid_run_changes_nothing(
