@@ -32,7 +32,7 @@ _FILLED = re.compile(r'\{"(?:get_param|if|not|and|or)":')
 class Output:
     """A value that a stack shows when it is complete; its functions are not evaluated yet.
 
-    :ivar condition: if it is false, the output is not there; None if it has none.
+    :ivar condition: if it is false, the output is null; None if it has none.
     """
 
     value: Json

@@ -295,8 +295,8 @@ class Template:
         return self.definitions(parameters, stack_name).graph
 
     def output_values(self, parameters: Mapping[str, Json], stack_name: str) -> dict[str, Json]:
-        """The values of the outputs that there are, with parameters filled in, for
-        :func:`resolve`.
+        """The values of the outputs, with parameters filled in, for :func:`resolve`; null where
+        the condition is false.
 
         :param parameters: as :meth:`resolve_parameters` gave them.
         :raises TemplateError: if a ``get_param`` has no value.
@@ -307,9 +307,9 @@ class Template:
         found = {}
         for name, output in self.outputs.items():
             with located(self._structure.document, output.spot):
-                if output.condition is None or scope.holds(output.condition):
-                    value = scope.substitute(output.value)
-                    found[name] = None if value is OMITTED else value
+                wanted = output.condition is None or scope.holds(output.condition)
+                value = scope.substitute(output.value) if wanted else None
+                found[name] = None if value is OMITTED else value
         return found
 
     def _scope(self, parameters: Mapping[str, Json], stack_name: str) -> Scope:

@@ -68,7 +68,11 @@ def test_what_is_not_wanted_is_not_there() -> None:
         "map": {"b": "dev"},
         "flag": True,
     }
-    assert outputs(TEXT) == {"copies": [None, None], "server": {"get_resource": "server"}}
+    assert outputs(TEXT) == {
+        "backup": None,
+        "copies": [None, None],
+        "server": {"get_resource": "server"},
+    }
 
 
 def test_what_is_wanted_is_there() -> None:
