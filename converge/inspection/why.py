@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from converge.errors import NotFound, did_you_mean
-from converge.model import Kind, NodeState, Status
+from converge.model import Action, Kind, NodeState, Status
 from converge.sql import (
     engines,
     node_views,
@@ -23,7 +23,8 @@ from converge.sql import (
 from converge.sql import events as event_rows
 from converge.sql.engines import EngineRow
 from converge.sql.loading import read_clock
-from converge.sql.node_views import NodeView, Predecessor
+from converge.sql.node_views import NodeView
+from converge.sql.outstanding import Predecessor, list_nodes_of, list_outstanding
 from converge.sql.resource_views import ResourceView, Wanted
 from converge.sql.stacks import StackRow
 from converge.sql.transaction import Transaction
@@ -81,7 +82,10 @@ def _wanted_names(tx: Transaction, row: StackRow) -> set[str]:
 def _why_waiting(
     tx: Transaction, row: StackRow, traversal_id: int, resource: str | None
 ) -> list[Answer]:
-    nodes, more = node_views.list_traversal_nodes(tx, traversal_id, LIMIT, resource)
+    if resource is None:
+        nodes, more = node_views.list_traversal_nodes(tx, traversal_id, LIMIT)
+    else:
+        nodes, more = _list_nodes_of(tx, row, traversal_id, resource), 0
     shown = [one for one in nodes if one.state not in _OVER] or nodes
     if resource is not None:
         # a cleanup waits for its own update; leave that out
@@ -107,6 +111,18 @@ def _why_waiting(
     return answers + _and_more(row.name, more)
 
 
+def _list_nodes_of(
+    tx: Transaction, row: StackRow, traversal_id: int, resource: str
+) -> list[NodeView]:
+    """The nodes of a resource, longest held first."""
+    traversal = traversals.get_traversal(tx, traversal_id)
+    ids = resource_views.list_ids(tx, row.id, resource)
+    first = traversal.action is Action.CREATE
+    numbers = list_nodes_of(tx, traversal_id, ids, traversal.total, first=first)
+    nodes = node_views.list_nodes(tx, traversal_id, numbers)
+    return sorted(nodes, key=lambda one: -one.since)
+
+
 _OVER = (NodeState.DONE, NodeState.FAILED, NodeState.SKIPPED)
 
 
@@ -122,18 +138,18 @@ def _why_stopping(tx: Transaction, row: StackRow, traversal_id: int) -> list[Ans
 
 def _why_node_waits(tx: Transaction, one: NodeView) -> Answer:
     """A node that waits for others, and what holds those up in the end."""
-    found = node_views.list_outstanding(tx, one.traversal_id, one.node)
-    direct = [other for other in found if other.direct]
+    outstanding = list_outstanding(tx, one.traversal_id, one.node)
+    direct = [other for other in outstanding.found if other.direct]
     # direct predecessors come first
     ends = sorted(
-        (other for other in found if other.state is not NodeState.WAITING),
+        (other for other in outstanding.found if other.state is not NodeState.WAITING),
         key=lambda other: not other.direct,
     )
     causes = node_views.list_nodes(tx, one.traversal_id, (end.node for end in ends[:_NAMED]))
     causes.sort(key=lambda cause: not any(cause.node == other.node for other in direct))
     describer = NodeDescriber(tx, causes)
-    message = f"{_what(one)} waits for {_names(direct)}"
-    simple = len(direct) == len(ends) == 1 and ends[0].direct
+    message = f"{_what(one)} waits for {_names(direct, outstanding.more)}"
+    simple = len(direct) + outstanding.more == len(ends) == 1 and ends[0].direct
     if simple and causes[0].state is NodeState.RUNNING:
         message += f", which {describer.holder_of(causes[0])}"
     else:
@@ -151,13 +167,14 @@ def _why_node_waits(tx: Transaction, one: NodeView) -> Answer:
     return answer
 
 
-def _names(nodes: Sequence[Predecessor]) -> str:
+def _names(nodes: Sequence[Predecessor], others: int) -> str:
     listed = [
         repr(one.resource) if one.kind is not Kind.CLEANUP else f"the cleanup of {one.resource!r}"
         for one in nodes[:_NAMED]
     ]
-    if len(nodes) > _NAMED:
-        listed.append(f"{len(nodes) - _NAMED} more")
+    more = len(nodes) - len(listed) + others
+    if more > 0:
+        listed.append(f"{more} more" if listed else _count(more, "other"))
     return " and ".join(filter(None, (", ".join(listed[:-1]), *listed[-1:]))) or "nothing"
 
 

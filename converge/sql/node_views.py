@@ -17,7 +17,7 @@ from converge.sql.engines import engine_has_lease
 from converge.sql.schema import resource as resource_table
 from converge.sql.schema import stack as stack_table
 from converge.sql.schema import sync_point, traversal
-from converge.sql.sync_points import LIVE, is_in
+from converge.sql.sync_points import is_in
 from converge.sql.transaction import Transaction
 
 #: Rows beyond a limit are counted up to this number only.
@@ -54,20 +54,6 @@ class NodeView:
     def attempt(self) -> int:
         """How many attempts were begun, not counting those in which an engine died."""
         return max(0, self.attempts - self.deaths)
-
-
-@dataclass(frozen=True, slots=True)
-class Predecessor:
-    """A node that another node waits for.
-
-    :ivar direct: whether the other node waits for it directly, not through nodes in between.
-    """
-
-    node: int
-    kind: Kind
-    state: NodeState
-    resource: str | None
-    direct: bool
 
 
 _HELD = (NodeState.RUNNING, NodeState.SUPERSEDED)
@@ -134,18 +120,16 @@ _ORDER = (sync_point.c.traversal_id, sync_point.c.node)
 
 
 def list_traversal_nodes(
-    tx: Transaction, traversal_id: int, limit: int, resource: str | None = None
+    tx: Transaction, traversal_id: int, limit: int
 ) -> tuple[list[NodeView], int]:
     """The nodes of a traversal that are RUNNING, READY or BLOCKED, longest held first.
 
-    :param resource: only the nodes of the resource of this name, in every state.
     :returns: the first of them, and how many more there are.
     """
-    mine = sync_point.c.traversal_id == traversal_id
-    if resource is None:
-        conditions = [mine, is_in(NodeState.RUNNING, NodeState.READY, NodeState.BLOCKED)]
-    else:
-        conditions = [mine, resource_table.c.name == resource]
+    conditions = [
+        sync_point.c.traversal_id == traversal_id,
+        is_in(NodeState.RUNNING, NodeState.READY, NodeState.BLOCKED),
+    ]
     order = (sync_point.c.claimed_at.is_(None), sync_point.c.claimed_at)
     return _some(tx, conditions, order, limit)
 
@@ -156,45 +140,6 @@ def list_nodes(tx: Transaction, traversal_id: int, nodes: Iterable[int]) -> list
         sync_point.c.traversal_id == traversal_id, among(tx, sync_point.c.node, nodes)
     )
     return _rows(tx, query.order_by(sync_point.c.node))
-
-
-def list_outstanding(tx: Transaction, traversal_id: int, node: int) -> list[Predecessor]:
-    """The outstanding predecessors of a node, and what those wait for in the end.
-
-    For people: it reads all live nodes of the traversal.
-
-    :returns: the direct predecessors; and of those before them, the ones that wait for nothing
-        themselves; by number.
-    """
-    query = (
-        select(
-            sync_point.c.node,
-            sync_point.c.kind,
-            sync_point.c.state,
-            sync_point.c.successors,
-            resource_table.c.name,
-        )
-        .outerjoin_from(sync_point, resource_table, resource_table.c.id == sync_point.c.resource_id)
-        .where(
-            sync_point.c.traversal_id == traversal_id,
-            sync_point.c.node < node,
-            is_in(*LIVE),
-        )
-        .order_by(sync_point.c.node.desc())
-    )
-    # successors have higher numbers, so each is read before what it waits for
-    behind = {node}
-    found = []
-    for row in tx.execute(query):
-        if behind.isdisjoint(row.successors):
-            continue
-        behind.add(row.node)
-        direct = node in row.successors
-        if direct or row.state != NodeState.WAITING:
-            found.append(
-                Predecessor(row.node, Kind(row.kind), NodeState(row.state), row.name, direct)
-            )
-    return found[::-1]
 
 
 def count_running(tx: Transaction, traversal_id: int) -> int:

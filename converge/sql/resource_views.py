@@ -131,6 +131,12 @@ def list_names(tx: Transaction, stack_id: int) -> set[str]:
     return set(tx.execute(query).scalars())
 
 
+def list_ids(tx: Transaction, stack_id: int, name: str) -> list[int]:
+    """The ids of all versions of a resource."""
+    query = select(resource.c.id).where(resource.c.stack_id == stack_id, resource.c.name == name)
+    return list(tx.execute(query.order_by(resource.c.id)).scalars())
+
+
 def get_names(tx: Transaction, ids: Iterable[int]) -> dict[int, str]:
     """The names of resources by their ids, of those there are."""
     query = select(resource.c.id, resource.c.name).where(among(tx, resource.c.id, ids))

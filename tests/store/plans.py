@@ -240,7 +240,8 @@ _EXPLAINERS: dict[str, Callable[[], Explainer]] = {
     "mysql": MariaDB,
     "sqlite": SQLite,
 }
-_EXPLAINED = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
+# a notification reads nothing
+_EXPLAINED = re.compile(r"\s*(SELECT(?! pg_notify)|INSERT|UPDATE|DELETE|WITH)\b")
 
 
 @dataclass

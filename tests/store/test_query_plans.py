@@ -63,7 +63,7 @@ def fill(tx: Transaction) -> None:
 
     source, n = numbers(ENDED + TRAVERSALS)
     over = n < ENDED
-    counts = dict.fromkeys(("total", "done", "failed", "skipped"), 0)
+    counts = {"total": WAITING + DONE, **dict.fromkeys(("done", "failed", "skipped"), 0)}
     put(
         tx,
         traversal,
@@ -214,6 +214,19 @@ def test_nodes_that_are_worked_on_are_found_by_index(store: converge.Store) -> N
         with Watch(database.engine) as watch, store.transaction() as tx:
             release_engine(tx, other.id)
         check(BIG, watch.seen, 20 * CLAIMED)
+
+
+def test_why_one_of_many_waits_is_found_by_index(
+    store: converge.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # there are too few for the whole not to be read
+    monkeypatch.setattr("converge.sql.outstanding.SCANNED", FEW // 10)
+    analyze(store.database.engine)
+    name = f"r{TRAVERSALS * (WAITING + DONE) - TRAVERSALS}"
+    with Watch(store.database.engine) as watch:
+        (answer,) = store.why("s0", name)
+    assert answer["message"] == f"resource {name!r} waits for 2 others"
+    check(BIG, watch.seen, PAGE * EACH)
 
 
 def test_people_read_a_page_by_index(store: converge.Store) -> None:
