@@ -314,9 +314,12 @@ def _depends_on(names: _Names, what: _Resource, value: Json, spot: Spot) -> set[
     if value is None:
         return set()
     listed = value if isinstance(value, list) else [value]
-    # the usual case, and quick
-    if all(isinstance(each, str) and each in names.resources for each in listed):
-        return set(listed)
+    try:
+        given = set(listed)
+        if given <= names.resources.keys():
+            return given
+    except TypeError:
+        pass  # what is not hashable is no name
     for index, each in enumerate(listed):
         if isinstance(each, str):
             if each in names.resources or names.group_of(each) is not None:

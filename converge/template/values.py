@@ -126,22 +126,28 @@ def plain(value: object, name: str, depth: int = DEPTH_LIMIT) -> Json:
     if depth <= 0 and isinstance(value, dict | list | tuple | Mapping):
         raise TemplateError(TOO_DEEP, source=name)
     # nearly all that there is are strings, and printable: they cost no call and no search
-    if isinstance(value, dict | Mapping):
-        copied: dict[str, Json] = {}
-        for key, held in value.items():
-            if not isinstance(key, str):
-                raise TemplateError(f"key {show(key)} must be a string", source=name)
-            key = _plain_scalar(key, name) if type(key) is not str or not key.isprintable() else key
-            copied[key] = (
-                held if type(held) is str and held.isprintable() else plain(held, name, depth - 1)
-            )
-        return copied
     if isinstance(value, list | tuple):
         return [
             held if type(held) is str and held.isprintable() else plain(held, name, depth - 1)
             for held in value
         ]
+    if isinstance(value, dict | Mapping):
+        copied: dict[str, Json] = {}
+        for key, held in value.items():
+            if type(key) is not str or not key.isprintable():
+                key = _plain_key(key, name)
+            copied[key] = (
+                held if type(held) is str and held.isprintable() else plain(held, name, depth - 1)
+            )
+        return copied
     return _plain_scalar(value, name)
+
+
+def _plain_key(key: object, name: str) -> str:
+    if not isinstance(key, str):
+        raise TemplateError(f"key {show(key)} must be a string", source=name)
+    plain_key: str = _plain_scalar(key, name)
+    return plain_key
 
 
 def _plain_scalar(value: object, name: str) -> Json:
