@@ -2,7 +2,7 @@
 
 As a program, it is one of them: python -m benchmarks.engine_process URL BUS WORKERS POLL. It prints
 ``ready`` when it has settled, then the moment of each handler's start, in seconds of the machine's
-monotonic clock, until its stdin ends.
+monotonic clock, until its stdin ends; and then the processor time that it took since it was ready.
 """
 
 from __future__ import annotations
@@ -38,9 +38,13 @@ class Telling(converge.ResourceType):
 
 
 class EngineProcess:
-    """An engine in a process of its own, which has settled."""
+    """An engine in a process of its own, which has settled.
+
+    :ivar cpu: seconds of processor time that it took until its end.
+    """
 
     def __init__(self, url: str, bus: str, *, workers: int = 8, poll: float = 0.5) -> None:
+        self.cpu = 0.0
         words = [url, bus, str(workers), str(poll)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.engine_process", *words],
@@ -63,7 +67,9 @@ class EngineProcess:
         trace: TracebackType | None,
     ) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
+        self.cpu = float(self._process.stdout.read().split()[-1])
         self._process.wait(LIMIT)
 
     def fileno(self) -> int:
@@ -108,7 +114,9 @@ def main() -> int:
                 fail(f"{bus} does not work")
             time.sleep(0.01)
         print("ready", flush=True)
+        begun = time.process_time()
         sys.stdin.read()
+        print(time.process_time() - begun, flush=True)
     return 0
 
 

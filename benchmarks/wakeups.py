@@ -11,8 +11,8 @@ the idle fleet are processes of their own; the client is this one. What is measu
   no bus, all of them: looks for work, renewals of leases, sweeps. BEGIN, COMMIT and ROLLBACK are
   counted apart, also those that cost no round trip.
 - **Overhead**: what a bus costs an engine that does all the work of a layered graph of 10,000
-  nodes, by the time from its start to its end in the database, as a ratio to the time without a
-  bus. An idle client listens.
+  nodes, by the time from its start to its end in the database, and by the processor time of the
+  engine's process, as ratios to those without a bus. An idle client listens.
 - **Two engines**: the same work by two processes with RabbitMQ, against one without a bus.
 
 Runs take turns; ratios are of one round each, and the median of the rounds counts.
@@ -129,9 +129,10 @@ def measure_idle(url: str, engines: int, seconds: float) -> tuple[float, float]:
 
 def measure_rate(
     store: Store, url: str, bus: str, processes: int, template: Template, name: str
-) -> float:
-    """Nodes per second, by the database's clock."""
-    with fleet(url, bus, processes):
+) -> tuple[float, float]:
+    """Nodes per second, by the database's clock; and microseconds of processor time that a node
+    took in all engines."""
+    with fleet(url, bus, processes) as engines:
         stack = store.create_stack(name, template)
         if stack.wait(LIMIT) != "COMPLETE":
             fail(f"the stack ended {stack.status}: {stack.reason}")
@@ -139,7 +140,8 @@ def measure_rate(
     seconds: Any = store.database.read(
         lambda tx: tx.connection.exec_driver_sql(query, (stack.traversal,)).scalar_one()
     )
-    return len(template.resources) / float(seconds)
+    nodes = len(template.resources)
+    return nodes / float(seconds), sum(engine.cpu for engine in engines) / nodes * 1e6
 
 
 def measure_rates(url: str, broker: str, nodes: int, rounds: int) -> None:
@@ -154,6 +156,7 @@ def measure_rates(url: str, broker: str, nodes: int, rounds: int) -> None:
     }
     stores = {bus: converge.connect(url, bus=bus) for bus in (NO_BUS, NOTIFY, broker)}
     rates: dict[str, list[float]] = {way: [] for way in ways}
+    costs: dict[str, list[float]] = {way: [] for way in ways}
     try:
         for number in range(rounds + 1):
             # each goes first in turn
@@ -161,19 +164,25 @@ def measure_rates(url: str, broker: str, nodes: int, rounds: int) -> None:
             for way in order:
                 bus, count = ways[way]
                 name = f"{way}-{number}"
-                rate = measure_rate(stores[bus], url, bus, count, template, name)
+                rate, cost = measure_rate(stores[bus], url, bus, count, template, name)
                 # the first round is for the caches of the server
                 if number:
                     rates[way].append(rate)
+                    costs[way].append(cost)
     finally:
         for store in stores.values():
             store.close()
     for way, found in rates.items():
-        print(f"  {way}: {median(found):,.0f} nodes/s (rounds: {listed(found, 0)})")
-    alone = rates["one, no bus"]
+        print(
+            f"  {way}: {median(found):,.0f} nodes/s (rounds: {listed(found, 0)});"
+            f" {median(costs[way]):,.0f} µs of processor time a node"
+        )
+    alone, cost_alone = rates["one, no bus"], costs["one, no bus"]
     for way in ("one, NOTIFY", "one, RabbitMQ"):
         ratios = [before / after for before, after in zip(alone, rates[way], strict=True)]
         verdict(f"ratio time per node, {way} / one, no bus", ratios, most=1.1)
+        ratios = [after / before for before, after in zip(cost_alone, costs[way], strict=True)]
+        verdict(f"ratio processor time per node, {way} / one, no bus", ratios, most=1.1)
     ratios = [two / one for two, one in zip(rates["two, RabbitMQ"], alone, strict=True)]
     verdict("ratio nodes/s, two, RabbitMQ / one, no bus", ratios, least=1.3)
 
@@ -214,7 +223,7 @@ def measure(arguments: argparse.Namespace, url: str, broker: str) -> None:
         print(f"idle fleet of {engines}: besides, {others:.0f} BEGIN, COMMIT or ROLLBACK/s")
         verdict(f"idle fleet of {engines}: statements/s", [statements], most=2.0 * engines)
     if arguments.only in (None, "rates"):
-        measure_rates(url, broker, 2_000 if few else 10_000, 1 if few else 5)
+        measure_rates(url, broker, 2_000 if few else 10_000, 3 if few else 5)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from heapq import heappop, heappush
 #: A random number from 0 to 1.
 Random = Callable[[], float]
 
-#: Seconds between two messages of one process.
+#: Seconds between two messages of one process: after a pause, and while they follow each other.
 INTERVAL = 0.05
+LONGEST_INTERVAL = 0.2
 #: An idle engine that has found nothing for some time waits up to so many times as long for its
 #: next look.
 PATIENCE = 4.0
@@ -24,13 +25,17 @@ _MOST_PAUSE = 0.32
 
 
 class Pace:
-    """Lets something happen at once, and then again after an interval.
+    """Lets something happen at once, and then again after an interval. If it happens again as soon
+    as it may, the interval becomes longer: whoever is told all the time knows it by now.
 
-    :param interval: seconds.
+    :param first: seconds.
+    :param most: the longest interval.
     """
 
-    def __init__(self, interval: float = INTERVAL) -> None:
-        self._interval = interval
+    def __init__(self, first: float = INTERVAL, most: float = LONGEST_INTERVAL) -> None:
+        self._first = first
+        self._most = most
+        self._interval = first
         self._next = float("-inf")
 
     def wait(self, now: float) -> float:
@@ -41,6 +46,8 @@ class Pace:
         """Let it happen now. False: it is too early."""
         if now < self._next:
             return False
+        quiet = now - self._next > self._interval
+        self._interval = self._first if quiet else min(2 * self._interval, self._most)
         self._next = now + self._interval
         return True
 

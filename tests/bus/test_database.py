@@ -145,7 +145,8 @@ def test_a_process_sends_some_tens_of_notifications_in_a_second_and_no_more(
         at += 0.01
         text = store.bus.take_payload(LOOK)
         sent.append(text is not None)
-    assert sum(sent) == 8
+    # after 0, 50, 150 and 350 ms
+    assert sum(sent) == 4
     assert sent[0]
 
 

@@ -88,8 +88,12 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     (
         "bus",
-        "the next {} milliseconds later at the soonest: at most {} per second",
-        (n(pace.INTERVAL * 1000), n(1 / pace.INTERVAL)),
+        "the next {} milliseconds later at the soonest, and while there is always something to "
+        "tell, {} milliseconds: at most {} per second and process, and in the long run {}",
+        (
+            *(n(pace.INTERVAL * 1000), n(pace.LONGEST_INTERVAL * 1000)),
+            *(n(1 / pace.INTERVAL), n(1 / pace.LONGEST_INTERVAL)),
+        ),
     ),
     ("bus", "every {} seconds at the least", (n(shared.MOST_WAIT),)),
     ("bus", "reads its stack every {} of a second", ({0.25: "quarter"}[stack._LOOK],)),

@@ -8,7 +8,7 @@ from converge.bus.pace import PATIENCE, Backoff, Looks, Pace
 
 
 def test_the_first_is_at_once_and_the_next_after_the_interval() -> None:
-    pace = Pace(0.5)
+    pace = Pace(0.5, 0.5)
     assert pace.wait(10.0) == 0
     assert pace.take(10.0)
     assert pace.wait(10.2) == pytest.approx(0.3)
@@ -17,6 +17,19 @@ def test_the_first_is_at_once_and_the_next_after_the_interval() -> None:
     # time that was not used is not saved up
     assert pace.take(20.0)
     assert not pace.take(20.1)
+
+
+def test_what_happens_all_the_time_happens_less_often() -> None:
+    pace = Pace(1.0, 4.0)
+    now, waits = 0.0, []
+    for _ in range(5):
+        assert pace.take(now)
+        waits.append(pace.wait(now))
+        now += waits[-1]
+    assert waits == [1.0, 2.0, 4.0, 4.0, 4.0]
+    # after a pause it begins anew
+    assert pace.take(now + 5.0)
+    assert pace.wait(now + 5.0) == 1.0
 
 
 def test_each_wait_is_twice_as_long_up_to_a_limit() -> None:
