@@ -30,6 +30,8 @@ def find(command: str) -> Callable[[Namespace], int]:
 #: Where the function of each command is.
 COMMANDS: Mapping[str, str] = {
     "up": "stacks.up",
+    "validate": "validation.validate",
+    "schema": "validation.schema",
     "down": "stacks.down",
     "rollback": "stacks.rollback",
     "check": "stacks.check",

@@ -234,6 +234,25 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     )
     run.add_argument("--no-wait", action="store_true", help="only start it, for an engine to do")
 
+    values = Parser(add_help=False)
+    values.add_argument(
+        "--param",
+        metavar="NAME=VALUE",
+        type=_parameter,
+        action="append",
+        default=[],
+        help="a value for a parameter of the template; may be repeated",
+    )
+    values.add_argument(
+        "-e",
+        "--environment",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a file of values for parameters, in the syntax of Heat's environments; may be "
+        "repeated, the last one counts, and --param before all",
+    )
+
     def policy(choices: Sequence[str], rollback: str = "") -> Parser:
         parent = Parser(add_help=False)
         parent.add_argument(
@@ -273,27 +292,16 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         return by_name[name]
 
     up = command(
-        "up", "Create or update a stack from a template", workers, run, policy(POLICIES, back), json
+        "up",
+        "Create or update a stack from a template",
+        values,
+        workers,
+        run,
+        policy(POLICIES, back),
+        json,
     )
     up.add_argument("file", metavar="FILE", help="the template, YAML or JSON")
     up.add_argument("--stack", metavar="NAME", help="default: the file's name without its ending")
-    up.add_argument(
-        "--param",
-        metavar="NAME=VALUE",
-        type=_parameter,
-        action="append",
-        default=[],
-        help="a value for a parameter of the template; may be repeated",
-    )
-    up.add_argument(
-        "-e",
-        "--environment",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="a file of values for parameters, in the syntax of Heat's environments; may be "
-        "repeated, the last one counts, and --param before all",
-    )
     up.add_argument(
         "--keep-params",
         "--existing",
@@ -301,6 +309,10 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         help="parameters that are not given keep the values that the stack has (default: they have "
         "their defaults again)",
     )
+    validate = command("validate", "Say all mistakes of a template at once", values, json)
+    validate.add_argument("file", metavar="FILE", help="the template, YAML or JSON")
+    schema = command("schema", "Print a JSON Schema of templates, for editors")
+    schema.add_argument("-o", "--output", metavar="FILE", help="write it there (default: stdout)")
     stack = Parser(add_help=False)
     stack.add_argument("name", metavar="NAME", help="the stack")
 

@@ -13,7 +13,7 @@ from converge.journal.names import work_scope_name
 from converge.model import Action, Json, Kind, Physical, Replacing, Status, same
 from converge.resources.resource_type import ResourceType, can_check, supports
 from converge.retry import RetryPolicy
-from converge.template import check_properties, resolve_properties
+from converge.template import check_properties, resolve_properties, with_defaults
 from converge.template.definitions import load_definition
 
 if TYPE_CHECKING:
@@ -236,7 +236,8 @@ def _delete_properties(
         return row.properties
     wanted = load_definition(node.definition)
     try:
-        properties = resolve_properties(wanted.properties, _lookup_in(inputs))
+        resolved = resolve_properties(wanted.properties, _lookup_in(inputs))
+        properties = with_defaults(resource_type, resolved)
         check_properties(wanted.type, resource_type, properties)
     except (UnresolvedReference, BadInput):
         return row.properties
@@ -256,6 +257,16 @@ def _differ_in_delete_only(
         for each in (one, other)
     )
     return same(left, right)
+
+
+def _changes_immutable(
+    resource_type: ResourceType, before: Mapping[str, Json], after: Mapping[str, Json]
+) -> bool:
+    """Whether a property differs that cannot be changed in place."""
+    return any(
+        declared.immutable and not same(before.get(name), after.get(name))
+        for name, declared in (resource_type.schema or {}).items()
+    )
 
 
 def _lookup_in(inputs: Mapping[str, Input]) -> Callable[[str], Physical]:
@@ -283,7 +294,8 @@ def _decide_update(
         return Decision(Operation.FAIL, reason=unknown_type(definition.type, types))
 
     try:
-        properties = resolve_properties(definition.properties, _lookup_in(inputs))
+        resolved = resolve_properties(definition.properties, _lookup_in(inputs))
+        properties = with_defaults(resource_type, resolved)
         check_properties(definition.type, resource_type, properties)
         settings = resolve_properties(definition.settings, _lookup_in(inputs))
     except (UnresolvedReference, BadInput) as error:
@@ -323,7 +335,9 @@ def _decide_with(
             return Decision(Operation.NOTHING, row.properties)
         if _differ_in_delete_only(resource_type, row.properties, properties):
             return Decision(Operation.NOTHING, properties)
-    if supports(resource_type, "update"):
+    if supports(resource_type, "update") and not _changes_immutable(
+        resource_type, row.properties, properties
+    ):
         return Decision(Operation.UPDATE, properties)
     return decide_replace(node, row, properties, types)
 

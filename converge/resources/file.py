@@ -79,6 +79,7 @@ class File(ResourceType):
         "adopt": Property(bool),
         "on_delete": Property(str),
     }
+    attribute_names: ClassVar[tuple[str, ...]] = ("path", "sha256", "size", "original", "identity")
     delete_properties: ClassVar[tuple[str, ...]] = ("on_delete",)
     relative_paths: ClassVar[bool] = True
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from converge.errors import BadInput
@@ -24,6 +24,11 @@ class Property:
     :param type: the Python type of its JSON value (``str``, ``int``, ``float``, ``bool``,
         ``list``, ``dict``), or ``object`` for any.
     :param required: whether it must be given.
+    :param default: its value where it is not given, or null; None: it is left out.
+    :param constraints: what its value must meet, by kind, as for parameters of a template:
+        ``allowed_values``, ``range``, ``length``, ``modulo`` or ``allowed_pattern``.
+    :param immutable: a changed value replaces the resource, without a call of ``update``.
+    :param description: for people, and their editors.
     :param texts: the values in its mapping are texts: strings, or numbers and booleans, which the
         type writes as JSON. In a template, one that would then read otherwise than it is written,
         such as ``NO`` or ``3.10``, is refused.
@@ -32,6 +37,10 @@ class Property:
     type: type = object
     required: bool = False
     texts: bool = False
+    default: Json = None
+    constraints: Mapping[str, Json] = field(default_factory=dict)
+    immutable: bool = False
+    description: str | None = None
 
 
 _LOCK = threading.Lock()
@@ -156,6 +165,9 @@ class ResourceType:
 
     #: Declared properties; None accepts any.
     schema: ClassVar[Mapping[str, Property] | None] = None
+    #: All attributes that it can have; None if that is not known. A template that refers to another
+    #: one is refused.
+    attribute_names: ClassVar[Collection[str] | None] = None
     #: Properties that only ``delete`` and ``check`` use. If a template changes no others of a
     #: resource, they are stored without a call of ``update``, even for a resource whose delete has
     #: failed: so a wrong delete can be corrected.

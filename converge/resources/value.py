@@ -16,6 +16,7 @@ class Value(ResourceType):
     together from parameters and attributes.
     """
 
+    attribute_names: ClassVar[tuple[str, ...]] = ("value",)
     schema: ClassVar[Mapping[str, Property]] = {"value": Property(object, required=True)}
 
     def create(self, context: Context, properties: Mapping[str, Any]) -> Physical:

@@ -8,7 +8,14 @@ graph; ``support`` refuses what converge would ignore, and what a type does not 
 
 from converge.template.definitions import Definitions
 from converge.template.evaluate import resolve, resolve_properties
-from converge.template.properties import check_properties
+from converge.template.properties import check_properties, with_defaults
 from converge.template.template import Template
 
-__all__ = ["Definitions", "Template", "check_properties", "resolve", "resolve_properties"]
+__all__ = [
+    "Definitions",
+    "Template",
+    "check_properties",
+    "resolve",
+    "resolve_properties",
+    "with_defaults",
+]

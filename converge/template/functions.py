@@ -145,6 +145,27 @@ def references(value: Json, spot: Spot) -> Iterator[Reference]:
                 stack.append((part, spot.child(key), variables))
 
 
+def attributes_in(value: Json, spot: Spot) -> Iterator[tuple[str, str, Spot]]:
+    """The attributes that a value refers to by plain names: the resource, the attribute, and the
+    place."""
+    stack = [(value, spot)]
+    while stack:
+        value, spot = stack.pop()
+        function = function_of(value)
+        if function is not None and function[0] == "get_attr":
+            argument = function[1]
+            if isinstance(argument, list) and len(argument) > 1:
+                name, attribute = argument[:2]
+                if isinstance(name, str) and isinstance(attribute, str):
+                    yield name, attribute, spot.child("get_attr")
+        parts: list[tuple[str | int, Json]] = []
+        if isinstance(value, dict | list):
+            parts = list(value.items() if isinstance(value, dict) else enumerate(value))
+        for key, part in reversed(parts):
+            if isinstance(part, dict | list):
+                stack.append((part, spot.child(key)))
+
+
 def _reference(function: str, argument: Json, spot: Spot) -> Reference | None:
     if function in ("Ref", "Fn::GetAtt"):
         name = argument[0] if isinstance(argument, list) and argument else argument

@@ -42,7 +42,7 @@ class Keys:
         for key in body:
             if key not in self._words:
                 message = f"unknown key {show(key)} in {what}{self._hint(key)}"
-                raise document.error(message, spot.child(key))
+                document.note(message, spot.child(key))
         return body
 
     def _hint(self, key: str) -> str:
@@ -61,7 +61,7 @@ class Keys:
         """
         for key in body:
             if key in self.foreign:
-                raise self.unsupported(document, key, spot.child(key), what)
+                document.keep(self.unsupported(document, key, spot.child(key), what))
 
     def unsupported(self, document: Document, key: str, spot: Spot, what: str) -> TemplateError:
         """An error, to be raised, about a key that only Heat has."""

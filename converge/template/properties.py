@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from converge.errors import BadInput
 from converge.model import Json
-from converge.template.values import hint, show
+from converge.template.functions import function_of
+from converge.template.parameters import Constraint
+from converge.template.values import Spot, hint, show
 
 if TYPE_CHECKING:
-    from converge.resources.resource_type import ResourceType
+    from converge.resources.resource_type import Property, ResourceType
 
 _WORDS: Mapping[type, str] = {
     str: "a string",
@@ -34,6 +36,22 @@ def check_properties(
     given = {name: (type(value),) for name, value in properties.items()}
     for _, message in property_problems(type_name, resource_type, given):
         raise BadInput(message)
+    for name, declared in (resource_type.schema or {}).items():
+        if declared.constraints and name in properties:
+            for message in unmet(declared, properties[name]):
+                raise BadInput(f"property {show(name)} of type {show(type_name)}: {message}")
+
+
+def unmet(declared: Property, value: Json) -> Iterator[str]:
+    """Which constraints of a property a value does not meet. Null, and what is still a function,
+    meets all."""
+    if value is None or function_of(value) is not None:
+        return
+    for kind, argument in declared.constraints.items():
+        constraint = Constraint(kind, argument, None, Spot())
+        complaint = constraint.complaint(value)
+        if complaint is not None:
+            yield f"it is {show(value)}; {complaint}"
 
 
 def property_problems(
@@ -61,7 +79,7 @@ def property_problems(
             message = f"property {show(name)} of type {show(type_name)} must be {wanted}"
             yield name, f"{message}, not {found}"
     for name, declared in schema.items():
-        if declared.required and name not in given:
+        if declared.required and declared.default is None and name not in given:
             yield None, f"type {show(type_name)} needs the property {show(name)}"
 
 
@@ -77,3 +95,15 @@ def _found(given: type) -> str:
     if given is type(None):
         return "null"
     return "a number" if given in (int, float) else _WORDS.get(given, given.__name__)
+
+
+def with_defaults(
+    resource_type: ResourceType, properties: Mapping[str, Json]
+) -> Mapping[str, Json]:
+    """Properties with the defaults that the type declares for those that are not given, or null."""
+    missing = {
+        name: declared.default
+        for name, declared in (resource_type.schema or {}).items()
+        if declared.default is not None and properties.get(name) is None
+    }
+    return {**properties, **missing} if missing else properties

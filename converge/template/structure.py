@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from converge.canonical import dump, load
-from converge.errors import BadInput, CircularDependency
+from converge.errors import BadInput, CircularDependency, TemplateError
 from converge.graph import Graph
 from converge.model import Json, Replacing, check_name
 from converge.template.definitions import is_definition
@@ -79,10 +79,14 @@ def understand(document: Document) -> Structure:
     # from here on, there is only what the structure keeps of it
     document = replace(document, value=None)
     description = _description(document, "the description", outline, document.spot)
-    parameters = {
-        name: parse_parameter(document, name, value, spot)
-        for name, value, spot in _section(document, outline, "parameters", "parameter")
-    }
+    parameters = {}
+    for name, value, spot in _section(document, outline, "parameters", "parameter"):
+        try:
+            parameters[name] = parse_parameter(document, name, value, spot)
+        except TemplateError as error:
+            document.keep(error)
+            # it is there, for what refers to it
+            parameters[name] = Parameter(name, "", spot)
     conditions = {
         name: value for name, value, _ in _section(document, outline, "conditions", "condition")
     }
@@ -98,17 +102,23 @@ def understand(document: Document) -> Structure:
     requires: dict[str, tuple[str, ...]] = {}
     unlike: list[str] = []
     for name, value in given.items():
-        body = document.plain(value)
-        requires[name] = _resource(names, name, body, place.child(name))
+        try:
+            body = document.plain(value)
+            requires[name] = _resource(names, name, body, place.child(name))
+        except TemplateError as error:
+            document.keep(error)
+            body, requires[name] = {"type": ""}, ()
         text = texts[name] = dump(body)
         # only in the notable ones there can be functions
         is_notable = bool(names.notable) and names.notable[-1] == name
         if not is_definition(body) or (is_notable and _FILLED.search(text)):
             unlike.append(name)
-    outputs = {
-        name: _output(document, name, value, spot)
-        for name, value, spot in _section(document, outline, "outputs", "output")
-    }
+    outputs = {}
+    for name, value, spot in _section(document, outline, "outputs", "output"):
+        try:
+            outputs[name] = _output(document, name, value, spot)
+        except TemplateError as error:
+            document.keep(error)
     for section in ("conditions", "outputs"):
         names.referred(outline.get(section), document.spot.child(section))
     return Structure(
@@ -166,7 +176,7 @@ def _section(
         try:
             check_name(what, name)
         except BadInput as error:
-            raise document.error(str(error), spot) from None
+            document.note(str(error), spot)
         yield name, value, spot
 
 
@@ -206,7 +216,7 @@ class _Names:
         found = set()
         for reference in references(value, spot):
             if reference.problem is not None:
-                raise self.document.error(reference.problem, reference.spot)
+                self.document.note(reference.problem, reference.spot)
             if reference.name is None:
                 continue
             if reference.function == "get_param":
@@ -217,7 +227,8 @@ class _Names:
                 continue
             if name == resource:
                 message = f"resource {show(name)} refers to itself with {reference.function}"
-                raise self.document.error(message, reference.spot)
+                self.document.note(message, reference.spot)
+                continue
             found.add(name)
         return found
 
@@ -226,7 +237,7 @@ class _Names:
             return
         message = f"get_param refers to {show(name)}, which is not a parameter"
         meant = hint(name, [*self.parameters, *PSEUDO])
-        raise self.document.error(message + meant, reference.spot)
+        self.document.note(message + meant, reference.spot)
 
     def _resource(self, reference: Reference, name: str) -> str | None:
         if name in self.resources:
@@ -241,7 +252,8 @@ class _Names:
         if reference.function == "get_attr" and dot and before in self.resources:
             return before
         message = f"{reference.function} refers to {show(name)}, which is not a resource"
-        raise self.document.error(message + hint(name, self.resources), reference.spot)
+        self.document.note(message + hint(name, self.resources), reference.spot)
+        return None
 
     def group_of(self, name: str) -> str | None:
         """The resource with ``for_each`` of which an instance has this name, if there is one."""
@@ -330,10 +342,12 @@ def _depends_on(names: _Names, what: _Resource, value: Json, spot: Spot) -> set[
             continue
         else:
             message = f"depends_on of {what} must be a string or a list, not {kind(each)}"
-        place = spot.child(index) if listed is value else spot
-        raise names.document.error(message, place)
-    found = named_first(listed, names.resources)
-    return {names.group_of(each) or each if each not in names.resources else each for each in found}
+        names.document.note(message, spot.child(index) if listed is value else spot)
+    known = (
+        each if each in names.resources else names.group_of(each)
+        for each in named_first(listed, names.resources)
+    )
+    return {each for each in known if each is not None}
 
 
 # the graph
@@ -350,7 +364,10 @@ def _graph(
     except CircularDependency as error:
         requirer, required = str(error.cycle[0]), str(error.cycle[1])
         spot = _spot_of_edge(load(texts[requirer]), place.child(requirer), required)
-        raise document.error(str(error), spot) from error
+        found = document.error(str(error), spot)
+        found.__cause__ = error
+        document.keep(found)
+        return Graph.of(dict.fromkeys(texts, ()))
 
 
 def _spot_of_edge(requirer: Mapping[str, Json], spot: Spot, required: str) -> Spot:

@@ -9,13 +9,19 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from converge.canonical import load
+from converge.errors import TemplateError
 from converge.model import Json
 from converge.template.entries import variation_in
-from converge.template.functions import function_of, references
+from converge.template.functions import (
+    attributes_in,
+    function_of,
+    references,
+    split_instance,
+)
 from converge.template.keys import OUTPUT, PARAMETER_GROUP, RESOURCE
 from converge.template.misuses import condition_problems, misread, misuses
 from converge.template.parameters import PSEUDO, Parameter, refuse_foreign
-from converge.template.properties import property_problems
+from converge.template.properties import property_problems, unmet
 from converge.template.settings import settings_in
 from converge.template.structure import Structure
 from converge.template.values import Spot, hint, kind, quote, show
@@ -54,18 +60,24 @@ def refuse_ignored(structure: Structure) -> None:
     """
     document, outline = structure.document, structure.outline
     for problem in document.problems:
-        raise problem
+        document.keep(problem)
     if structure.lack is not None and not outline.get("outputs"):
         message = (
             f"the section 'resources' {structure.lack}; if it has none, write 'resources: {{}}'"
         )
-        raise document.error(message, document.spot.child("resources"))
+        document.note(message, document.spot.child("resources"))
     _check_groups(structure)
     for name, condition in structure.conditions.items():
         spot = document.spot.child("conditions").child(name)
         _check_condition(structure, condition, spot)
     for name, parameter in structure.parameters.items():
-        refuse_foreign(document, name, outline["parameters"][name], parameter.spot)
+        if not parameter.type:
+            # what is wrong with it is said already
+            continue
+        try:
+            refuse_foreign(document, name, outline["parameters"][name], parameter.spot)
+        except TemplateError as error:
+            document.keep(error)
     for name in structure.notable:
         _check_resource(structure, name, load(structure.resources.texts[name]))
     for name, output in structure.outputs.items():
@@ -82,7 +94,8 @@ def _check_groups(structure: Structure) -> None:
     groups = structure.outline.get("parameter_groups")
     if not isinstance(groups, list | None):
         message = f"parameter_groups must be a list, not {kind(groups)}"
-        raise document.error(message, place)
+        document.note(message, place)
+        return
     for index, group in enumerate(groups or ()):
         spot = place.child(index)
         body = PARAMETER_GROUP.check(document, group, spot, "a parameter group")
@@ -90,7 +103,7 @@ def _check_groups(structure: Structure) -> None:
             if not isinstance(name, str) or name not in structure.parameters:
                 message = f"a parameter group has {show(name)}, which is not a parameter"
                 message += hint(name, structure.parameters)
-                raise document.error(message, spot.child("parameters"))
+                document.note(message, spot.child("parameters"))
 
 
 def _check_resource(structure: Structure, name: str, body: dict[str, Json]) -> None:
@@ -99,7 +112,7 @@ def _check_resource(structure: Structure, name: str, body: dict[str, Json]) -> N
     RESOURCE.refuse_foreign(document, body, spot, what)
     if any(isinstance(each, dict) for each in _listed(body.get("depends_on"))):
         message = f"depends_on of {what} must be names, not functions"
-        raise document.error(message, spot.child("depends_on"))
+        document.note(message, spot.child("depends_on"))
     variation = variation_in(body)
     each = "for_each" in variation
     if "condition" in variation:
@@ -115,7 +128,7 @@ def _check_resource(structure: Structure, name: str, body: dict[str, Json]) -> N
 
 def _check_condition(structure: Structure, value: Json, spot: Spot) -> None:
     for message, place in condition_problems(value, spot, structure.conditions):
-        raise structure.document.error(message, place)
+        structure.document.note(message, place)
     _check_value(structure, value, spot)
     _refuse_resources(structure, "a condition", value, spot)
 
@@ -123,7 +136,8 @@ def _check_condition(structure: Structure, value: Json, spot: Spot) -> None:
 def _check_for_each(structure: Structure, what: str, value: Json, spot: Spot) -> None:
     if not isinstance(value, list | dict):
         message = f"for_each of {what} must be a list or a mapping, not {kind(value)}"
-        raise structure.document.error(message, spot)
+        structure.document.note(message, spot)
+        return
     _check_value(structure, value, spot)
     _refuse_resources(structure, f"for_each of {what}", value, spot)
 
@@ -132,7 +146,7 @@ def _refuse_resources(structure: Structure, what: str, value: Json, spot: Spot) 
     for reference in references(value, spot):
         if reference.function != "get_param":
             message = f"{what} decides what there is: it can refer to parameters only"
-            raise structure.document.error(message, reference.spot)
+            structure.document.note(message, reference.spot)
 
 
 def _listed(value: Json) -> list[Json]:
@@ -142,7 +156,7 @@ def _listed(value: Json) -> list[Json]:
 def _check_value(structure: Structure, value: Json, spot: Spot, *, each: bool = False) -> None:
     document = structure.document
     for message, place in misuses(value, spot, structure.conditions, each=each):
-        raise document.error(message, place)
+        document.note(message, place)
     for reference in references(value, spot):
         name = reference.name or ""
         if reference.lenient and name not in structure.resources:
@@ -150,14 +164,19 @@ def _check_value(structure: Structure, value: Json, spot: Spot, *, each: bool = 
                 f"{reference.function} refers to {show(name)}: repeat puts in its values after "
                 "references are evaluated; write for_each on a resource, or name each"
             )
-            raise document.error(message, reference.spot)
+            document.note(message, reference.spot)
+            continue
         if reference.function != "get_param" or name in structure.parameters or name in PSEUDO:
             continue
         if not name:
-            raise document.error("get_param needs a name", reference.spot)
+            document.note("get_param needs a name", reference.spot)
+            continue
+        if not name.startswith("OS::"):
+            # it is no parameter, which is said already
+            continue
         known = ", ".join(sorted(PSEUDO))
         message = f"converge does not have the parameter {show(name)}; it has {known}"
-        raise document.error(message, reference.spot)
+        document.note(message, reference.spot)
 
 
 def check_against(structure: Structure, types: Mapping[str, ResourceType]) -> None:
@@ -169,15 +188,20 @@ def check_against(structure: Structure, types: Mapping[str, ResourceType]) -> No
     document = structure.document
     for name, entry in structure.resources.items():
         what, spot = f"resource {show(name)}", entry.spot
+        if not entry.type:
+            # what is wrong with it is said already
+            continue
         if entry.type not in types:
             message = f"{what} has the unknown type {show(entry.type)}{hint(entry.type, types)}"
-            raise document.error(message, spot.child("type"))
+            document.note(message, spot.child("type"))
+            continue
         schema = types[entry.type].schema
         place = spot.child("properties")
         function = function_of(dict(entry.properties))
         if function is not None and function[0] not in (schema or ()):
             message = f"the properties of {what} must be a mapping of names, not the function "
-            raise document.error(message + show(function[0])[1:-1], place.child(function[0]))
+            document.note(message + show(function[0])[1:-1], place.child(function[0]))
+            continue
         given = {
             key: _possible_types(value, structure.parameters)
             for key, value in entry.properties.items()
@@ -187,12 +211,43 @@ def check_against(structure: Structure, types: Mapping[str, ResourceType]) -> No
                 value, found = entry.properties[wrong], place.child(wrong)
                 if isinstance(value, int | float):
                     message += f"; {quote(value, found)}"
-            raise document.error(f"{what}: {message}", place.child(wrong) if wrong else spot)
+            document.note(f"{what}: {message}", place.child(wrong) if wrong else spot)
         for key, declared in (schema or {}).items():
+            if declared.constraints and key in entry.properties:
+                for message in unmet(declared, entry.properties[key]):
+                    message = f"property {show(key)} of {what}: {message}"
+                    document.note(message, place.child(key))
             if declared.texts and key in entry.properties:
                 for message, found in _text_problems(entry.properties[key], place.child(key)):
                     message = f"property {show(key)} of {what}: {message}"
-                    raise document.error(message, found)
+                    document.note(message, found)
+
+
+def check_attributes(structure: Structure, types: Mapping[str, ResourceType]) -> None:
+    """Check that types that declare their attributes have those that the template refers to.
+
+    :raises TemplateError: if one has not.
+    """
+    outline, place = structure.outline.get("outputs"), structure.document.spot.child("outputs")
+    _check_attributes(structure, types, outline, place)
+    for name in structure.notable:
+        body = load(structure.resources.texts[name])
+        _check_attributes(structure, types, body, structure.resources.spot(name))
+
+
+def _check_attributes(
+    structure: Structure, types: Mapping[str, ResourceType], value: Json, spot: Spot
+) -> None:
+    for name, attribute, place in attributes_in(value, spot):
+        target = name if name in structure.resources else (split_instance(name) or (name, ""))[0]
+        if target not in structure.resources:
+            continue
+        type_name = structure.resources[target].type
+        declared = None if type_name not in types else types[type_name].attribute_names
+        if declared is not None and attribute not in declared:
+            known = hint(attribute, declared) or "; it has none" * (not declared)
+            message = f"resource {show(name)} of type {show(type_name)} has no attribute "
+            structure.document.note(f"{message}{show(attribute)}{known}", place)
 
 
 def _text_problems(value: Json, spot: Spot) -> Iterator[tuple[str, Spot]]:
@@ -218,7 +273,7 @@ def _possible_types(value: Json, parameters: Mapping[str, Parameter]) -> tuple[t
         if isinstance(argument, list) and len(argument) == 1:
             argument = argument[0]
         parameter = parameters.get(argument) if isinstance(argument, str) else None
-        return _PARAMETER_TYPES[parameter.type] if parameter else ()
+        return _PARAMETER_TYPES.get(parameter.type, ()) if parameter else ()
     if name in ("get_resource", *_TEXTS):
         return (str,)
     return _RESULTS.get(name, ())

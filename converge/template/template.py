@@ -8,7 +8,7 @@ template for drawing may have anything that Heat accepts, but can only be drawn.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import StringIO
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,8 @@ from converge.template.parameters import Parameter
 from converge.template.reading import parse as parse_text
 from converge.template.reading import read
 from converge.template.structure import Output, understand
-from converge.template.support import check_against, refuse_ignored
+from converge.template.support import check_against, check_attributes, refuse_ignored
+from converge.template.validation import check_values, in_order
 from converge.template.values import Document, Spot, hint, plain, show
 
 if TYPE_CHECKING:
@@ -99,6 +100,57 @@ class Template:
         """
         folder = os.path.dirname(os.fspath(path)) or os.curdir
         return cls(read(path), for_drawing=for_drawing, directory=folder)
+
+    @classmethod
+    def find_mistakes(
+        cls,
+        path: str | os.PathLike[str],
+        types: Mapping[str, ResourceType],
+        *,
+        parameters: Mapping[str, object] | None = None,
+        environments: Iterable[str | os.PathLike[str]] = (),
+    ) -> list[TemplateError]:
+        """All mistakes of a file, in the order of its lines. After some, as in the syntax, the rest
+        is not looked at.
+
+        :param types: the resource types that are to make its resources.
+        :param parameters: values; if those and the defaults are all that it needs, what depends on
+            them is looked at, too.
+        :param environments: files of values, as :meth:`read_parameters` takes them.
+        """
+        found: list[TemplateError] = []
+        folder = os.path.dirname(os.fspath(path)) or os.curdir
+        try:
+            document = read(path)
+            document.mistakes = found
+            if document.names_files:
+                put_in_files(document, folder)
+            structure = understand(document)
+            refuse_ignored(structure)
+            check_against(structure, types)
+            check_attributes(structure, types)
+            if not found:
+                template = cls(document, directory=folder)
+                given = template.read_parameters(*environments) | dict(parameters or {})
+                template._try_out(types, given)
+        except TemplateError as error:
+            found.append(error)
+        return in_order(found)
+
+    def _try_out(self, types: Mapping[str, ResourceType], given: Mapping[str, object]) -> None:
+        """Evaluate what can be evaluated before a start.
+
+        :raises TemplateError: something in it is wrong.
+        """
+        for name in given:
+            if name not in self.parameters:
+                self.resolve_parameters({name: given[name]})
+        if all(name in given or one.has_default for name, one in self.parameters.items()):
+            values = self.resolve_parameters(given)
+            made = self.definitions(values, "stack")
+            for name in made:
+                check_values(self._structure, name, made[name], types)
+            self.output_values(values, "stack")
 
     @classmethod
     def parse(
@@ -202,11 +254,12 @@ class Template:
     def validate(self, types: Mapping[str, ResourceType]) -> None:
         """Check that its resources can be made with the given resource types.
 
-        :raises TemplateError: for an unknown type, and for properties that are unknown, missing,
-            or of the wrong type.
+        :raises TemplateError: for an unknown type, for properties that are unknown, missing, of the
+            wrong type, or do not meet a constraint, and for attributes that a type does not have.
         """
         self.check_supported()
         check_against(self._structure, types)
+        check_attributes(self._structure, types)
 
     def read_parameters(self, *paths: str | os.PathLike[str]) -> dict[str, Json]:
         """The values that environment files give, in the syntax of Heat's; of several, the last

@@ -65,6 +65,7 @@ class Document:
 
     :ivar name: the name of the file, or another name for messages.
     :ivar problems: mistakes that do not prevent it from being drawn.
+    :ivar mistakes: where all mistakes are collected; None: the first one is raised.
     :ivar names_files: whether ``get_file`` can be in it.
     :ivar is_host_s: whether its resources are still a host's own values. A million copied at once
         would take as much memory as the host's.
@@ -74,6 +75,7 @@ class Document:
     value: Json
     spot: Spot
     problems: list[TemplateError] = field(default_factory=list)
+    mistakes: list[TemplateError] | None = None
     names_files: bool = True
     is_host_s: bool = False
 
@@ -94,6 +96,22 @@ class Document:
         """An error, to be raised, that says where."""
         return TemplateError(message, source=self.name, line=spot.line)
 
+    def note(self, message: str, spot: Spot) -> None:
+        """Note a mistake after which the rest can still be looked at.
+
+        :raises TemplateError: it, unless all are collected.
+        """
+        self.keep(self.error(message, spot))
+
+    def keep(self, error: TemplateError) -> None:
+        """:meth:`note` an error that was made already.
+
+        :raises TemplateError: it, unless all are collected.
+        """
+        if self.mistakes is None:
+            raise error
+        self.mistakes.append(error)
+
     def plain(self, resource: Json) -> Json:
         """The value of a resource, copied by :func:`plain` if it is a host's.
 
@@ -113,7 +131,7 @@ class Document:
         for key in () if spot.children is None else value:
             place = spot.child(key)
             if place is not spot and place.problem:
-                raise self.error(place.problem, place)
+                self.note(place.problem, place)
         return value
 
 

@@ -264,3 +264,45 @@ def test_a_text_has_the_folder_that_it_is_given(tmp_path: Path) -> None:
     assert converge.Template.from_dict({"resources": {}}, directory=".").directory == str(
         Path.cwd()
     )
+
+
+# -- what a type declares of its properties
+
+
+class Fixed(Told):
+    """Has a property that cannot be changed in place, and one with a default."""
+
+    schema = {  # noqa: RUF012 - never changed
+        "image": converge.Property(str, immutable=True),
+        "size": converge.Property(int, default=1),
+    }
+
+    def create(self, context: converge.Context, properties: Any) -> None:
+        self.calls.append(("create", dict(properties)))
+
+    def update(self, context: converge.Context, physical_id: str, *given: Any) -> None:
+        self.calls.append(("update", dict(given[0])))
+
+    def delete(self, context: converge.Context, physical_id: str) -> None:
+        self.calls.append(("delete", dict(context.properties)))
+
+
+def test_an_immutable_property_replaces_and_a_default_is_given(
+    store: converge.Store, clock: FakeClock
+) -> None:
+    fixed = Fixed()
+    engine = StepEngine(store, {"fixed": fixed}, clock=clock)
+
+    def bring(**properties: Any) -> list[tuple[str, Any]]:
+        fixed.calls.clear()
+        store.converge_stack("s", template(a={"properties": properties}, type="fixed"))
+        engine.run()
+        return fixed.calls
+
+    assert bring(image="a") == [("create", {"image": "a", "size": 1})]
+    assert bring(image="a", size=1) == []
+    assert bring(image="a", size=2) == [("update", {"image": "a", "size": 2})]
+    assert bring(image="b", size=2) == [
+        ("create", {"image": "b", "size": 2}),
+        ("delete", {"image": "a", "size": 2}),
+    ]
