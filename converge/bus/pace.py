@@ -98,8 +98,6 @@ class Looks:
 
     def found(self, count: int, now: float) -> None:
         """Note how many nodes were claimed in a look that could have claimed some."""
-        while self._planned and self._planned[0] <= now:
-            heappop(self._planned)
         if count:
             self._wait, self._pause = self._poll, 0.0
         else:
@@ -117,7 +115,11 @@ class Looks:
         """When to look if there is no hint."""
         # up to a quarter sooner, so that engines that were started together do not stay together
         at = now + self._wait * (1 - self._draw() / 4)
-        return min(at, max(now, self._planned[0])) if self._planned else at
+        while self._planned and self._planned[0] <= now:
+            # once: whoever has no free worker then looks when there is one
+            heappop(self._planned)
+            at = now
+        return min(at, self._planned[0]) if self._planned else at
 
     def heard(self, now: float) -> float:
         """When to look because of a hint that has come now."""

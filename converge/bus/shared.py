@@ -101,10 +101,15 @@ class SharedBus(MemoryBus):
 
         :param sent: the transaction has sent it to other processes.
         """
-        if hint:
-            self.tell_here(hint)
+        if not hint:
+            return
+        self.tell_here(hint)
+        try:
             if not sent:
                 self._relay.send(hint)
+        except Exception as error:
+            # a thread cannot be started, say; but it is committed, and must not look otherwise
+            LOG.warning("nobody in other processes is told of a commit: %s", error)
 
     def close(self) -> None:
         """Send what is left, if that is possible soon, and stop. Another use starts anew."""

@@ -232,8 +232,8 @@ class Run:
             if core.doubtful or self._recheck.is_set() or self._broken != broken:
                 self._reconcile(tenure)
             # what is looked for without a hint is mostly not there: a read costs less than a claim
-            found = not self._polled or self._database.read(_has_ready)
-            works = core.turn((), limit if found else 0)
+            in_vain = limit and self._polled and not self._database.read(_has_ready)
+            works = core.turn((), 0 if in_vain else limit)
         except StaleLock:
             # the database no longer knows this engine
             tenure.lease.lose()

@@ -110,12 +110,12 @@ def test_polls_that_find_nothing_delay_no_hint() -> None:
 
 def test_it_looks_when_something_is_to_be_tried_again() -> None:
     one = looks()
-    one.plan(0.3)
     one.plan(0.6)
+    one.plan(0.3)
     assert one.next_poll(0.0) == 0.3
-    one.found(0, 0.2)
     assert one.next_poll(0.2) == 0.3
-    one.found(1, 0.3)
+    # once, whether there was a free worker then or not
+    assert one.next_poll(0.3) == 0.3
     assert one.next_poll(0.3) == 0.6
-    one.found(1, 0.6)
-    assert one.next_poll(0.6) == 1.6
+    assert one.next_poll(0.7) == 0.7
+    assert one.next_poll(0.7) == 1.7
