@@ -157,23 +157,28 @@ def _read_schedule(path: str) -> tuple[float, float] | None:
     return int(computed) / 1e9, int(waited) / 1e9
 
 
-def print_costs(what: str, nodes: int, costs: Sequence[Cost]) -> None:
-    """Print what a node costs: medians of some runs."""
+def per_node(nodes: int, costs: Sequence[Cost]) -> dict[str, str]:
+    """What a node costs, medians of some runs: what → how much."""
 
     def each(value: Callable[[Cost], float]) -> float:
         return median(value(cost) for cost in costs) / nodes
 
-    server = (
-        "not on this machine"
-        if any(cost.server is None for cost in costs)
-        else f"{each(lambda cost: cost.server or 0.0) * 1e6:.0f}"
-    )
-    print(
-        f"  {what}: µs of processor {each(lambda cost: cost.process) * 1e6:.0f}, of the server's"
-        f" backends {server}; WAL {each(lambda cost: cost.wal):,.0f} bytes; rows inserted"
-        f" {each(lambda cost: cost.inserted):.2f}, updated {each(lambda cost: cost.updated):.2f}"
-        f" (in place {each(lambda cost: cost.hot):.2f}),"
-        f" deleted {each(lambda cost: cost.deleted):.2f};"
-        f" dead at the end {each(lambda cost: cost.dead):.2f};"
-        f" {median(cost.transactions for cost in costs):.0f} transactions on the server wrote"
-    )
+    far = any(cost.server is None for cost in costs)
+    server = "not seen" if far else f"{each(lambda cost: cost.server or 0.0) * 1e6:.0f}"
+    return {
+        "processor of the process, µs": f"{each(lambda cost: cost.process) * 1e6:.0f}",
+        "processor of the server, µs": server,
+        "WAL, bytes": f"{each(lambda cost: cost.wal):,.0f}",
+        "rows inserted, with the start": f"{each(lambda cost: cost.inserted):.2f}",
+        "rows updated": f"{each(lambda cost: cost.updated):.2f}",
+        "of them in place": f"{each(lambda cost: cost.hot):.2f}",
+        "rows deleted": f"{each(lambda cost: cost.deleted):.2f}",
+        "dead at the end": f"{each(lambda cost: cost.dead):.2f}",
+    }
+
+
+def print_costs(what: str, nodes: int, costs: Sequence[Cost]) -> None:
+    """Print what a node costs."""
+    each = ", ".join(f"{name}: {text}" for name, text in per_node(nodes, costs).items())
+    written = median(cost.transactions for cost in costs)
+    print(f"  {what}: {each}; {written:.0f} transactions on the server wrote")

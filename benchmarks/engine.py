@@ -39,6 +39,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from statistics import mean, median
 from unittest import mock
@@ -48,6 +49,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sqlalchemy.engine import URL
 
+from benchmarks import tables
 from benchmarks.graphs import fan_in, layered, unconnected
 from benchmarks.limits import Limits
 from benchmarks.measuring import (
@@ -170,11 +172,14 @@ def measure_star(bench: Bench, leaves: int, rounds: int) -> None:
     verdict("ratio star / unconnected", ratios, most=1.3)
 
 
-def measure_limits(bench: Bench, url: URL, nodes: int, rounds: int) -> None:
-    """The engine beside a hand-written loop, and beside its row writes alone."""
+def measure_limits(bench: Bench, url: URL, nodes: int, rounds: int) -> list[str]:
+    """The engine beside a hand-written loop, and beside its row writes alone.
+
+    :returns: a table of it.
+    """
     limits = Limits(bench, url, layered(nodes, nodes // LAYERS))
     try:
-        limits.measure(rounds)
+        return limits.measure(rounds)
     finally:
         limits.close()
 
@@ -207,6 +212,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8, help="the engine's workers")
     parser.add_argument("--url", default=os.environ.get(VARIABLE) or DEFAULT_URL)
     parser.add_argument("--only", choices=PARTS, help="one part of it; without this, all")
+    parser.add_argument(
+        "--write", action="store_true", help="keep the table of the limits in doc/measured"
+    )
     parser.add_argument("--profile", action="store_true", help="profile one more run")
     arguments = parser.parse_args()
     nodes = arguments.nodes or (1_000 if arguments.smaller else 10_000)
@@ -220,7 +228,8 @@ def main() -> None:
     began = time.monotonic()
     with own_database(read_url(arguments.url)) as url:
         settings = ("fsync", "synchronous_commit", "wal_sync_method", "full_page_writes")
-        print(surroundings(url, *settings))
+        where = surroundings(url, *settings)
+        print(where)
         raw = Raw(url, 0.3 if arguments.smaller else 1.0)
         print(
             f"one engine, {arguments.workers} workers; {nodes:,} nodes in {LAYERS} layers,"
@@ -240,7 +249,10 @@ def main() -> None:
             if "star" in parts:
                 measure_star(bench, nodes // 10, rounds)
             if "limits" in parts:
-                measure_limits(bench, url, nodes, rounds)
+                table = measure_limits(bench, url, nodes, rounds)
+                if arguments.write:
+                    when = date.today().isoformat()
+                    tables.keep("limits.inc", [f"{when}; {where}.", "", *table])
             if arguments.profile:
                 print_profile(bench, nodes)
         finally:

@@ -6,6 +6,7 @@ first asked for, and again when that file has changed.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ class NotInstalled(Exception):
 
 
 def prepare(folder: Path, name: str) -> Path:
-    """Make an environment, if there is none.
+    """Make an environment, if there is none. Several processes may ask for it at once.
 
     :param name: of its file of requirements.
     :returns: its Python.
@@ -34,9 +35,17 @@ def prepare(folder: Path, name: str) -> Path:
     home = folder / name
     stamp = home / "installed"
     python = home / "bin" / "python"
-    if stamp.is_file() and stamp.read_text() == wanted:
-        return python
-    shutil.rmtree(home, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (stamp.is_file() and stamp.read_text() == wanted):
+            shutil.rmtree(home, ignore_errors=True)
+            _install(home, python, requirements)
+            stamp.write_text(wanted)
+    return python
+
+
+def _install(home: Path, python: Path, requirements: Path) -> None:
     venv.create(home, with_pip=True)
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
     done = subprocess.run(
@@ -48,8 +57,6 @@ def prepare(folder: Path, name: str) -> Path:
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise NotInstalled((errors or ["pip failed"])[-1])
-    stamp.write_text(wanted)
-    return python
 
 
 def version(python: Path, package: str) -> str:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from statistics import mean
+from statistics import mean, median
 
 from sqlalchemy.engine import URL
 
-from benchmarks.costs import Cost, Meter, print_costs
+from benchmarks.costs import Cost, Meter, per_node, print_costs
 from benchmarks.graphs import Requires
 from benchmarks.handwritten import Handwritten
 from benchmarks.measuring import verdict
 from benchmarks.replay import Recording
 from benchmarks.runs import STACK, Bench, Run, make_template
+from benchmarks.tables import list_table
 from converge.sql.transaction import Transaction
 from converge.stack import Stack
 
@@ -91,8 +92,11 @@ class Limits:
         seconds = self._handwritten.run()
         return seconds, meter.end()
 
-    def measure(self, rounds: int) -> None:
-        """Let them take turns, and print what came out."""
+    def measure(self, rounds: int) -> list[str]:
+        """Let them take turns, and print what came out.
+
+        :returns: a table of it, for the documentation.
+        """
         nodes = len(self._requires)
         runs: dict[str, list[Run]] = {name: [] for name in self.starts}
         by_hand: dict[str, list[float]] = {name: [] for name in self.starts}
@@ -123,6 +127,15 @@ class Limits:
             least = 0.6 if name == "create" else 0.0
             verdict(f"ratio {name} / its row writes alone", by_rows[name], least=least)
         print(f"a node costs, medians (by hand in groups of {self._group}):")
-        print_costs("by hand", nodes, costs)
-        for name, measured in runs.items():
-            print_costs(name, nodes, [run.cost for run in measured if run.cost is not None])
+        measured = {"by hand": costs}
+        for name, several in runs.items():
+            measured[name] = [run.cost for run in several if run.cost is not None]
+        for name, several_costs in measured.items():
+            print_costs(name, nodes, several_costs)
+        columns = [per_node(nodes, one) for one in measured.values()]
+        lines = [
+            ["nodes/s by those by hand", "1", *(f"{median(one):.2f}" for one in by_hand.values())],
+            ["by its row writes alone", "", *(f"{median(one):.2f}" for one in by_rows.values())],
+            *([what, *(column[what] for column in columns)] for what in columns[0]),
+        ]
+        return list_table(f"A node of {nodes:,}", ["", *measured], lines)

@@ -29,7 +29,8 @@ def draw(
 
     python = prepare(environments, "plots")
     plot = {"path": str(path), "title": title, "x": x, "y": y, "series": series}
-    subprocess.run([python, __file__], input=json.dumps(plot), text=True, check=True)
+    # not beside our modules, whose names may be those of others
+    subprocess.run([python, "-P", __file__], input=json.dumps(plot), text=True, check=True)
 
 
 def main(plot: dict[str, Any]) -> None:

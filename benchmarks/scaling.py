@@ -14,13 +14,11 @@ more of them.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -31,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sqlalchemy.engine import URL
 
 import converge
-from benchmarks import graphs
+from benchmarks import graphs, tables
 from benchmarks.costs import read_backends
 from benchmarks.databases import count_stacks, empty
 from benchmarks.fleet import running_fleet
@@ -48,9 +46,9 @@ from benchmarks.measuring import (
 from benchmarks.raw import Raw
 from benchmarks.runs import make_template
 from benchmarks.simulator import Costs, Setting, predict
+from benchmarks.tables import list_table
 from converge.store import Store
 
-MEASURED = Path(__file__).resolve().parents[1] / "doc" / "measured"
 ENGINES = (1, 2, 4)
 WORKERS = 8
 #: Seconds after which a run is given up.
@@ -156,7 +154,7 @@ def calibrate(wide: Measured, narrow: Measured, commit: float) -> Costs:
 def tell_costs(costs: Costs) -> str:
     """Costs in words."""
     return (
-        f"an engine's processor: {costs.turn * 1e3:.2f} ms a transaction,"
+        f"An engine's processor: {costs.turn * 1e3:.2f} ms a transaction,"
         f" {costs.turn_node * 1e6:.0f} µs a node, {costs.worker_node * 1e6:.0f} µs a handler;"
         f" the server's: {costs.server * 1e3:.2f} ms a transaction,"
         f" {costs.server_node * 1e6:.0f} µs a node; a commit {costs.commit * 1e3:.2f} ms"
@@ -207,13 +205,6 @@ def look_ahead(costs: Costs, count: int) -> list[list[str]]:
     return rows
 
 
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [f".. list-table:: {title}", "   :header-rows: 1", ""]
-    for row in (head, *rows):
-        lines += [f"   {'*' if not i else ' '} - {cell}".rstrip() for i, cell in enumerate(row)]
-    return [*lines, ""]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--smaller", action="store_true", help="a tiny graph, 1 round")
@@ -256,26 +247,13 @@ def main() -> None:
     checked = check(measured, costs, wide)
     ahead = look_ahead(costs, 5 if arguments.smaller else 100)
     if arguments.write:
-        MEASURED.mkdir(exist_ok=True)
-        kept = {"date": date.today().isoformat(), "where": where, "costs": asdict(costs)}
-        (MEASURED / "scaling.json").write_text(json.dumps(kept, indent=1) + "\n")
-        lines = [
-            f"{kept['date']}; {where}.",
-            "",
-            f"{tell_costs(costs).capitalize()}.",
-            "",
-            *_table(
-                f"{nodes:,} nodes in five layers, engines and server on this machine",
-                ["engines", "nodes/s measured", "predicted", "ratio"],
-                checked,
-            ),
-            *_table(
-                "Predicted nodes/s of 100 stacks, fleets of four engines on four cores",
-                ["cores of the server", *(f"{fleets} fleet(s)" for fleets in FLEETS)],
-                ahead,
-            ),
-        ]
-        (MEASURED / "scaling.inc").write_text("\n".join(lines))
+        title = f"{nodes:,} nodes in five layers, engines and server on this machine"
+        head = ["engines", "nodes/s measured", "predicted", "ratio"]
+        lines = [f"{date.today().isoformat()}; {where}.", "", f"{tell_costs(costs)}.", ""]
+        lines += list_table(title, head, checked)
+        title = "Predicted nodes/s of 100 stacks, fleets of four engines on four cores"
+        head = ["cores of the server", *(f"{fleets} fleet(s)" for fleets in FLEETS)]
+        tables.keep("scaling.inc", lines + list_table(title, head, ahead))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ line is linear. ``--write`` keeps the figures in ``doc/measured``, and draws a p
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -31,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sqlalchemy.exc import SQLAlchemyError
 
 import converge
-from benchmarks import graphs, plots
+from benchmarks import graphs, plots, tables
 from benchmarks.databases import any_database, count_stacks, describe, empty
 from benchmarks.environments import FOLDER
 from benchmarks.fleet import Fleet, running_fleet
@@ -40,7 +39,6 @@ from benchmarks.measuring import DEFAULT_URL, VARIABLE, fail, load
 from benchmarks.runs import make_template
 from converge.store import Store
 
-DOC = Path(__file__).resolve().parents[1] / "doc"
 #: Nodes of each of many stacks, stacks that are started in one transaction.
 STACK_NODES, TOGETHER = 10, 100
 #: Seconds after which a run is given up.
@@ -167,11 +165,7 @@ def tell(figure: Figure) -> str:
 def write(found: dict[str, Any], environments: Path) -> None:
     """Keep the figures, and draw them."""
     kind = found["database"].split()[0]
-    folder = DOC / "measured"
-    folder.mkdir(exist_ok=True)
-    (folder / f"shapes-{kind}.json").write_text(json.dumps(found, indent=1) + "\n")
     figures = [Figure(**one) for one in found["figures"]]
-    lines = [f"{found['date']}; {found['where']}.", "", ".. list-table::", "   :header-rows: 1", ""]
     head = ["", "nodes", "edges", *(f"{action}, nodes/s" for action in ACTIONS), "start, s", "MB"]
     rows = []
     for create in (one for one in figures if one.action == "create"):
@@ -183,11 +177,10 @@ def write(found: dict[str, Any], environments: Path) -> None:
         ]
         size = [create.shape, f"{create.nodes:,}", f"{create.edges:,}"]
         rows.append([*size, *rates, f"{create.start:.2f}", f"{create.memory:.0f}"])
-    for row in (head, *rows):
-        lines += [f"   {'*' if not i else ' '} - {cell}".rstrip() for i, cell in enumerate(row)]
-    (folder / f"shapes-{kind}.inc").write_text("\n".join([*lines, ""]))
+    lines = [f"{found['date']}; {found['where']}.", "", *tables.list_table("", head, rows)]
+    tables.keep(f"shapes-{kind}.inc", lines)
     plots.draw(
-        DOC / "images" / f"shapes-{kind}.svg",
+        tables.DOC / "images" / f"shapes-{kind}.svg",
         environments,
         title=f"{found['database']}: create, µs for each node and edge",
         x="nodes and edges",
@@ -207,6 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--smaller", action="store_true", help="tiny graphs")
     parser.add_argument("--full", action="store_true", help="up to a million nodes")
+    parser.add_argument("--most", type=int, default=1_000_000, help="leave out larger graphs")
     parser.add_argument("--shapes", help=f"only these, with ; between them: {'; '.join(SHAPES)}")
     parser.add_argument("--engines", type=int, default=1, help="how many processes")
     parser.add_argument("--workers", type=int, default=8, help="of each engine")
@@ -236,7 +230,7 @@ def main() -> None:
                 for _ in measure(store, fleet, "layered", 200):
                     pass
                 for shape in names:
-                    for nodes in sizes[shape]:
+                    for nodes in (size for size in sizes[shape] if size <= arguments.most):
                         for figure in measure(store, fleet, shape, nodes):
                             figures.append(figure)
                             print(tell(figure), flush=True)

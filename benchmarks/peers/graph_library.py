@@ -53,6 +53,9 @@ def use_rustworkx(edges: Edges) -> object:
     return graph, [graph[i] for i in rustworkx.topological_sort(graph)]
 
 
+#: The best of which is told.
+ROUNDS = 3
+
 LIBRARIES: dict[str, Callable[[Edges], object]] = {
     "converge": use_converge,
     "graphlib": use_graphlib,
@@ -72,11 +75,13 @@ def main() -> None:
     # what it imports is no part of its graphs
     use([("a", "b")])
     edges = random_edges(int(nodes), int(count))
-    before, begin = memory(), time.perf_counter()
-    kept = use(edges)
-    seconds = time.perf_counter() - begin
-    print(json.dumps({"seconds": seconds, "memory": memory() - before}))
-    del kept
+    before, seconds = memory(), []
+    for _ in range(ROUNDS):
+        begin = time.perf_counter()
+        kept = use(edges)
+        seconds.append(time.perf_counter() - begin)
+        del kept
+    print(json.dumps({"seconds": min(seconds), "memory": memory() - before}))
 
 
 if __name__ == "__main__":

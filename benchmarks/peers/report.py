@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plots
+from benchmarks import plots, tables
 from benchmarks.peers.running import Result
+from benchmarks.tables import DOC, MEASURED, list_table
 
-DOC = Path(__file__).resolve().parents[2] / "doc"
-#: The results as they were measured, and the tables that are made of them.
-RESULTS = DOC / "measured" / "peers.json"
-TABLES = DOC / "measured" / "peers.inc"
+#: The results as they were measured.
+RESULTS = MEASURED / "peers.json"
 
 Kept = dict[str, Any]
 #: Of a figure that could not be taken.
@@ -63,25 +61,16 @@ def _significant(value: float) -> str:
     return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
-def _grid(title: str, head: list[str], rows: list[list[str]]) -> Iterator[str]:
-    yield f".. list-table:: {title}"
-    yield "   :header-rows: 1"
-    yield "   :stub-columns: 1"
-    yield ""
-    for row in (head, *rows):
-        for number, cell in enumerate(row):
-            yield f"   {'*' if number == 0 else ' '} - {cell}".rstrip()
-    yield ""
-
-
 def _name(peer: Kept) -> str:
     return f"{peer['name']} {peer['version']}".strip()
 
 
 def table(found: Kept) -> list[str]:
     """The tables, as reStructuredText."""
-    lines = [f"{found['date']}; {found['where']}.", ""]
     peers = found["peers"]
+    limits = [one["raw"] for peer in peers for one in peer["cases"].values() if "raw" in one]
+    raw = f" Raw: {min(limits):,.0f} to {max(limits):,.0f} commits/s." if limits else ""
+    lines = [f"{found['date']}; {found['where']}.{raw}", ""]
     names = list(peers[0]["cases"]) if peers else []
     speeds = [name for name in names if name != "recovery"]
     reasons: list[str] = []
@@ -104,7 +93,7 @@ def table(found: Kept) -> list[str]:
             ]
             for peer in peers
         ]
-        lines += _grid("Nodes/s by raw commits/s", ["", *speeds], rows)
+        lines += list_table("Nodes/s by raw commits/s", ["", *speeds], rows)
         rows = [
             [_name(peer)]
             + [
@@ -115,7 +104,7 @@ def table(found: Kept) -> list[str]:
             ]
             for peer in peers
         ]
-        lines += _grid("Memory of all its processes, MB", ["", *speeds], rows)
+        lines += list_table("Memory of all its processes, MB", ["", *speeds], rows)
     if "recovery" in names:
         rows = []
         for peer in peers:
@@ -132,7 +121,7 @@ def table(found: Kept) -> list[str]:
                 ]
             )
         head = ["", "s until the next node", "s until all is done", "handlers called twice"]
-        lines += _grid("After SIGKILL", head, rows)
+        lines += list_table("After SIGKILL", head, rows)
     if found["libraries"]:
         rows = [
             [
@@ -146,7 +135,7 @@ def table(found: Kept) -> list[str]:
             for one in found["libraries"]
         ]
         title = f"Build and order of {found['libraries'][0]['edges']:,} edges"
-        lines += _grid(title, ["", "s", "MB"], rows)
+        lines += list_table(title, ["", "s", "MB"], rows)
     if reasons:
         lines += ["What could not be done:", "", *reasons, ""]
     return lines
@@ -154,9 +143,8 @@ def table(found: Kept) -> list[str]:
 
 def write(found: Kept, environments: Path) -> None:
     """Keep the results, and draw them."""
-    RESULTS.parent.mkdir(exist_ok=True)
+    tables.keep("peers.inc", table(found))
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    TABLES.write_text("\n".join(table(found)) + "\n")
     for kind, label in (("fan-in", "nodes into one"), ("layered", "nodes in 20 layers")):
         series = {
             peer["name"]: [

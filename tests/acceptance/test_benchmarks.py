@@ -42,7 +42,9 @@ def test_the_engine_is_measured_beside_a_loop_and_its_own_writes(database: Backe
             assert found is not None, said
             assert float(found[1].replace(",", "")) > 0
     # 40 resources and as many sync points, that of the stack, the stack, its template and traversal
-    found = re.search(r"^  create: .* rows inserted (\S+), updated (\S+) ", said, re.MULTILINE)
+    found = re.search(
+        r"^  create: .* with the start: (\S+), rows updated: (\S+),", said, re.MULTILINE
+    )
     assert found is not None, said
     assert float(found[1]) >= 2
     assert float(found[2]) >= 1
