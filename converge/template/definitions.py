@@ -66,8 +66,8 @@ class Definitions(Mapping[str, ResourceDefinition]):
         """The name of a resource's type."""
         text = self._texts[name]
         # it is the last key, and in a string quotes are escaped
-        found: str = load(text[text.rindex(_TYPE) + len(_TYPE) - 1 : -1])
-        return found
+        written = text[text.rindex(_TYPE) + len(_TYPE) : -2]
+        return str(load(f'"{written}"')) if "\\" in written else written
 
     def text(self, name: str) -> str:
         """A resource as canonical JSON, as :func:`dump_definition` makes it."""
