@@ -301,6 +301,10 @@ class Graph(Generic[H]):
         offsets = self._get_requirements().offsets
         return offsets[number + 1] - offsets[number]
 
+    def required(self, number: int) -> array[int]:
+        """The numbers of the nodes that one directly requires, in ascending order."""
+        return self._get_requirements().row(number)
+
     def dependants(self, number: int) -> array[int]:
         """The numbers of the nodes that directly require one, in ascending order."""
         return self._get_dependants().row(number)

@@ -56,7 +56,7 @@ class Node(NamedTuple):
     :ivar keep: for a cleanup: this version stays, unless the traversal replaces it.
     :ivar definition: the wanted resource of that name, as JSON; for a cleanup, only if another
         version of the same type stays instead.
-    :ivar requires: numbers of the update nodes whose results this node's references read.
+    :ivar requires: numbers of the update nodes whose results this node's references read, in order.
     :ivar pending: how many predecessors it waits for.
     :ivar successors: numbers of the nodes that wait for it, in order.
     """
@@ -140,19 +140,25 @@ class Plan:
             is_given = True
         else:
             kind = Kind.STACK
-        graph, definitions = self._graph, self._definitions
-        required = definitions.requires(name) if name is not None and is_given else ()
+        graph = self._graph
+        given = name if is_given else None
         return Node(
             number=number,
             kind=kind,
             name=name,
             resource_id=resource_id,
             keep=resource_id in self.kept,
-            definition=definitions.text(name) if name is not None and is_given else None,
-            requires=tuple(graph.numbers(required)),
+            definition=None if given is None else self._definitions.text(given),
+            requires=() if given is None else tuple(self._requires(number, given)),
             pending=graph.count_required(number),
             successors=tuple(graph.dependants(number)),
         )
+
+    def _requires(self, number: int, name: str) -> Iterable[int]:
+        if not self._by_id:
+            # the nodes are those of the wanted graph
+            return self._graph.required(number)
+        return sorted(self._graph.numbers(self._definitions.graph.requires(name)))
 
 
 def best_versions(
