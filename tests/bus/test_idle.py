@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -90,9 +89,10 @@ def test_nor_when_something_is_to_be_tried_again_meanwhile(store: converge.Store
         # the only worker is busy from here on
         assert gate.began.acquire(timeout=WAIT)
         assert engine._run is not None
-        due = time.monotonic() + 0.1
+        looks = engine._run._looks
         event.listen(store.database.engine, "before_cursor_execute", note)
-        until(lambda: time.monotonic() > due)
+        # its time has come, and is past
+        until(lambda: not looks._planned)
         event.remove(store.database.engine, "before_cursor_execute", note)
         gate.go.set()
         assert stack.wait(WAIT) == "COMPLETE"
