@@ -77,10 +77,13 @@ def test_a_changed_trigger_replaces_a_resource_of_any_type(
     engine.run()
     assert stack.refresh().status == "COMPLETE"
     assert sorted(world.things) == ["inner.1", "outer.1"]
-    # and again: what was reached last is what the next value is compared with
-    store.update_stack("s", outer(2))
+    # what the replacement was made with is what the next value is compared with
+    store.update_stack("s", outer(3))
     engine.run()
-    assert sorted(world.things) == ["inner.1", "outer.1"]
+    assert sorted(world.things) == ["inner.2", "outer.2"]
+    store.update_stack("s", outer(3))
+    engine.run()
+    assert sorted(world.things) == ["inner.2", "outer.2"]
 
 
 def test_a_resource_that_has_triggers_for_the_first_time_stays(store: converge.Store) -> None:
