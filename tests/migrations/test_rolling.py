@@ -26,9 +26,9 @@ FIRST = {"type": "command", "properties": {"create": TELL}}
 NEXT = {
     "type": "command",
     "depends_on": "first",
-    "properties": {"create": f"until [ -e go ]; do sleep 0.1; done; sleep 0.1; {TELL}"},
+    "properties": {"create": f"until [ -e go ]; do sleep 0.1; done; sleep 0.3; {TELL}"},
 }
-NAMES = ["first", *(f"n{number}" for number in range(20))]
+NAMES = ["first", *(f"n{number}" for number in range(11))]
 TEMPLATE = json.dumps({"resources": {one: FIRST if one == "first" else NEXT for one in NAMES}})
 
 
