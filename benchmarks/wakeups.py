@@ -64,6 +64,21 @@ ONE = Template.from_dict({"resources": {"one": {"type": "noop", "properties": {"
 
 
 @contextmanager
+def own_queues(broker: str, bus: str) -> Iterator[None]:
+    """Delete the durable queues of a bus at the end."""
+    from kombu.connection import Connection
+
+    try:
+        yield
+    finally:
+        topic = bus.rpartition("=")[2]
+        make: Any = Connection
+        with make(broker.replace("rabbit://", "amqp://", 1)) as connection:
+            for queue in (topic, f"{topic}.any"):
+                connection.channel().queue_delete(queue)
+
+
+@contextmanager
 def marked() -> Iterator[list[float]]:
     """The moments at which starts were committed."""
     moments: list[float] = []
@@ -200,7 +215,7 @@ def main() -> int:
     broker = f"{arguments.broker}?topic=converge_bench_{os.getpid()}"
     choose_threads()
     print(surroundings(server, "max_connections"))
-    with own_database(server) as database:
+    with own_database(server) as database, own_queues(arguments.broker, broker):
         url = database.render_as_string(hide_password=False)
         converge.connect(url, create_schema=True).close()
         measure(arguments, url, broker)

@@ -71,6 +71,8 @@ class OsloCarrier:
             ready()
             stop.wait()
             server.stop()
+            # its queue is deleted
+            server.wait()
 
     def wake(self) -> None:
         """Nothing to do: ``stop`` is waited for."""
