@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from converge.canonical import dump, load
 from converge.errors import BadInput, Replace, comes_from
 from converge.model import Action, Json, Kind, Physical, Status, same
+from converge.protocol.basis import make_basis
 from converge.protocol.decide import (
     DIRECTORY,
     HANDLED,
@@ -20,7 +21,7 @@ from converge.protocol.decide import (
     Work,
     decide_replace,
 )
-from converge.protocol.limits import Limits, limits_of, settings_of
+from converge.protocol.limits import SPENT, Limits, limits_of, settings_of
 from converge.reasons import cut_traceback, describe, format_traceback
 from converge.resources.resource_type import Context, ResourceType
 from converge.sql.types import PHYSICAL_ID_LENGTH, fit_text
@@ -137,6 +138,7 @@ def call_handler(
     if work.locked and work.traversal.action is not Action.CHECK:
         template_id = work.traversal.template_id
         values = {"requires": work.requires, "template_id": template_id, "reason": None}
+        values["basis"] = _basis(work)
         assert work.row is not None
         if work.decision.properties is not work.row.properties:
             # only properties that its delete uses have changed
@@ -146,6 +148,14 @@ def call_handler(
                 return failure(work, str(error))
         values |= _new_settings(work)
     return Outcome(work, Result.DONE, values)
+
+
+def _basis(work: Work) -> str:
+    wanted = work.node.definition
+    if SPENT in wanted:
+        wanted = {name: value for name, value in wanted.items() if name != SPENT}
+    assert work.row is not None
+    return make_basis(dump(wanted), (work.row.id, work.row.epoch), work.inputs)
 
 
 def _new_settings(work: Work) -> dict[str, Any]:
@@ -201,6 +211,7 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
         "attributes": _storable("attributes", dict(physical.attributes)),
         "requires": work.requires,
         "template_id": work.traversal.template_id,
+        "basis": _basis(work),
         **_new_settings(work),
     }
     return Outcome(work, Result.DONE, values)

@@ -98,6 +98,7 @@ def claim(
             row=row,
             decision=decision,
             requires=sorted(one.id for one in inputs),
+            inputs=[(one.id, one.epoch) for one in inputs],
             locked=_needs_lock(node, row, decision),
         )
         if work.locked:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,7 @@ class Work:
 
     :ivar row: the resource as it was before the claim, but with the epoch and mark of the claim.
     :ivar requires: ids of the resources that it will really depend on.
+    :ivar inputs: id and epoch of each of these.
     :ivar locked: whether the claim locked the resource.
     """
 
@@ -80,6 +81,7 @@ class Work:
     decision: Decision
     requires: list[int]
     locked: bool = False
+    inputs: Sequence[tuple[int, int]] = ()
 
     @property
     def scope(self) -> str:

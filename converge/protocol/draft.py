@@ -14,6 +14,7 @@ from typing import NamedTuple
 from converge import collection
 from converge.errors import Conflict
 from converge.model import Action, Physical
+from converge.protocol.basis import is_made_by, list_unchanged
 from converge.protocol.plan import Existing, Plan, compared, contested, plan, plan_check
 from converge.sql import survey, templates
 from converge.sql.stacks import StackRow
@@ -93,7 +94,10 @@ def make_draft(
             # a handler that still runs can record what it made, which changes no epoch
             fingerprint = None
         if details:
-            existing = [_filled(one, details.get(one.id)) for one in existing]
+            existing = [
+                _filled(one, head, details.get(one.id), definitions)
+                for one, head in zip(existing, heads, strict=True)
+            ]
         if wanted is not None:
             alike = templates.list_alike(tx, contested(existing), *wanted[1:])
         with collection.paused():
@@ -103,6 +107,7 @@ def make_draft(
                 wanted=None if wanted is None else wanted.template_id,
                 previous=stack.template_id,
                 alike=alike,
+                unchanged=list_unchanged(definitions, heads),
             )
     return Draft(stack.template_id, fingerprint, definitions, heads, planned)
 
@@ -177,12 +182,18 @@ def _existing(head: ResourceHead) -> Existing:
     )
 
 
-def _filled(one: Existing, content: survey.Content | None) -> Existing:
+def _filled(
+    one: Existing,
+    head: ResourceHead,
+    content: survey.Content | None,
+    definitions: Definitions,
+) -> Existing:
     if content is None:
         return one
     physical_id = content.physical_id
     return replace(
         one,
+        as_wanted=one.name in definitions and is_made_by(head.basis, definitions.text(one.name)),
         properties=content.properties,
         physical=None if physical_id is None else Physical(physical_id, content.attributes),
     )

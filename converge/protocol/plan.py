@@ -1,10 +1,12 @@
 """The nodes of a traversal: a pure function of the wanted definitions and the existing resources.
 
 Every name in the template has an *update* node, in the order of the template's references. Every
-existing resource has a *cleanup* node, in the reverse order of what it really requires. A cleanup
-comes after the update of its own name, so that everything that depends on a resource is pointed at
-its replacement before the old version is deleted. Cleanups depend only on updates and on other
-cleanups, so the two halves together have no cycle as long as neither has one.
+existing resource has a *cleanup* node, in the reverse order of what it really requires. What is
+unchanged (see :mod:`converge.protocol.basis`) has neither; if something else refers to it, it has
+an update node that is done from the start, outside of the graph. A cleanup comes after the update
+of its own name, so that everything that depends on a resource is pointed at its replacement before
+the old version is deleted. Cleanups depend only on updates and on other cleanups, so the two halves
+together have no cycle as long as neither has one.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class Existing:
     """What the plan needs to know about a resource row.
 
     :ivar requires: ids of the resources that it really depends on.
-    :ivar properties: the properties that it last reached; needed if it is :func:`compared`.
+    :ivar as_wanted: whether it was last brought to what is wanted of it now; needed if it is
+        :func:`compared`.
+    :ivar properties: the properties that it last reached; needed if it is compared.
     :ivar physical: what references to it resolve to, None if it has no physical id; needed if it
         is compared.
     """
@@ -43,6 +47,7 @@ class Existing:
     status: Status = Status.COMPLETE
     template_id: int | None = None
     requires: tuple[int, ...] = ()
+    as_wanted: bool = False
     properties: Mapping[str, Json] = field(default_factory=dict)
     physical: Physical | None = None
 
@@ -59,6 +64,7 @@ class Node(NamedTuple):
     :ivar requires: numbers of the update nodes whose results this node's references read, in order.
     :ivar pending: how many predecessors it waits for.
     :ivar successors: numbers of the nodes that wait for it, in order.
+    :ivar done: it is done from the start; its number is negative.
     """
 
     number: int
@@ -70,6 +76,7 @@ class Node(NamedTuple):
     requires: tuple[int, ...]
     pending: int
     successors: tuple[int, ...]
+    done: bool = False
 
 
 class Plan:
@@ -78,6 +85,7 @@ class Plan:
 
     :ivar new: names for which a resource row must be inserted.
     :ivar kept: ids of the existing versions that stay.
+    :ivar unchanged: names of the resources that are left alone.
     """
 
     def __init__(
@@ -87,8 +95,11 @@ class Plan:
         existing: Sequence[Existing],
         kept: Mapping[str, Existing],
         new: tuple[str, ...] = (),
+        unchanged: Collection[str] = (),
     ) -> None:
         self._graph = graph
+        self.unchanged = unchanged
+        self._done: dict[str, int] = {}
         self._definitions = definitions
         self._by_id = {resource.id: resource for resource in existing}
         self._kept = kept
@@ -100,8 +111,12 @@ class Plan:
         return len(self._graph)
 
     def nodes(self) -> Iterator[Node]:
-        """The nodes in order of their numbers."""
-        return map(self._node, range(len(self._graph)), self._graph)
+        """The nodes in order of their numbers, and then those that are done from the start."""
+        self._done = {}
+        yield from map(self._node, range(len(self._graph)), self._graph)
+        for name, number in self._done.items():
+            resource_id = self._kept[name].id
+            yield Node(number, Kind.UPDATE, name, resource_id, True, None, (), 0, (), done=True)
 
     @property
     def graph(self) -> Graph[str]:
@@ -158,7 +173,12 @@ class Plan:
         if not self._by_id:
             # the nodes are those of the wanted graph
             return self._graph.required(number)
-        return sorted(self._graph.numbers(self._definitions.graph.requires(name)))
+        required = self._definitions.requires(name)
+        numbers = sorted(self._graph.numbers(required))
+        for other in required if self.unchanged else ():
+            if other in self.unchanged:
+                numbers.append(self._done.setdefault(other, -1 - len(self._done)))
+        return numbers
 
 
 def best_versions(
@@ -171,9 +191,10 @@ def best_versions(
     """The version of each name that is kept.
 
     In this order of preference: one that has not failed; one that has the wanted properties,
-    whichever template made it; one of the wanted template; one that has the properties that would
-    be wanted if nothing that it refers to changed; one of the previous template; the newest. A
-    version whose deletion has begun is never kept.
+    whichever template made it; one of the wanted template; one that was there with the wanted
+    template, as an earlier one said the same of it; one that has the properties that would be
+    wanted if nothing that it refers to changed; one of the previous template; the newest. A version
+    whose deletion has begun is never kept.
 
     :param existing: all the stack's resource rows.
     :param wanted: id of the wanted template, if any, and if it is stored.
@@ -186,6 +207,8 @@ def best_versions(
         if resource.action is not Action.DELETE:
             versions.setdefault(resource.name, []).append(resource)
     best = {name: found[0] for name, found in versions.items()}
+    like_wanted = {wanted, *alike}
+    newest = max((id_ for id_ in like_wanted if id_ is not None), default=0)
     several = {name: None for name, found in versions.items() if len(found) > 1}
     settled: set[str] = set()
     for name in _with_required(several, definitions or {}):
@@ -202,7 +225,8 @@ def best_versions(
                 return (
                     one.status is not Status.FAILED and one.action is not Action.REPLACE,
                     is_sure and one.id in like,
-                    one.template_id is not None and one.template_id in (wanted, *alike),
+                    one.template_id is not None and one.template_id in like_wanted,
+                    one.as_wanted and one.template_id is not None and one.template_id <= newest,
                     one.id in like,
                     previous is not None and one.template_id == previous,
                     one.id,
@@ -298,6 +322,7 @@ def plan(
     wanted: int | None = None,
     previous: int | None = None,
     alike: Collection[int] = (),
+    unchanged: Collection[str] = (),
 ) -> Plan:
     """Plan how to get from the existing resources to the wanted definitions.
 
@@ -306,6 +331,7 @@ def plan(
     :param wanted: id of the wanted template, None if nothing is wanted, or if it is not stored.
     :param previous: id of the template wanted before, if any.
     :param alike: ids of other templates with the same content as the wanted one.
+    :param unchanged: names of the resources that are left alone, as is all that they require.
     :raises CircularDependency: the definitions (or the rows' ``requires``) have a cycle.
     """
     best = best_versions(existing, wanted, previous, definitions, alike)
@@ -313,8 +339,8 @@ def plan(
     new = tuple(name for name in definitions if name not in kept)
     graph = cast("Graph[Key]", definitions.graph)
     if existing:
-        graph = Graph(_edges(definitions.graph, existing, kept))
-    return Plan(graph.with_root(STACK), definitions, existing, kept, new)
+        graph = Graph(_edges(definitions.graph, existing, kept, unchanged))
+    return Plan(graph.with_root(STACK), definitions, existing, kept, new, unchanged)
 
 
 def plan_check(definitions: Definitions, existing: Sequence[Existing]) -> Plan:
@@ -331,16 +357,23 @@ def plan_check(definitions: Definitions, existing: Sequence[Existing]) -> Plan:
 
 
 def _edges(
-    wanted: Graph[str], existing: Sequence[Existing], kept: Mapping[str, Existing]
+    wanted: Graph[str],
+    existing: Sequence[Existing],
+    kept: Mapping[str, Existing],
+    unchanged: Collection[str],
 ) -> Iterator[tuple[Key, Key | None]]:
     """The edges of both halves, as pairs: a node, and one that it requires or None."""
     for name in wanted:
+        if name in unchanged:
+            continue
         yield name, None
         for required in wanted.requires(name):
-            yield name, required
-    ids = {resource.id for resource in existing}
+            if required not in unchanged:
+                yield name, required
+    planned = [resource for resource in existing if resource.name not in unchanged]
+    ids = {resource.id for resource in planned}
     required_ids = {required for resource in existing for required in resource.requires}
-    for resource in existing:
+    for resource in planned:
         cleanup = resource.id
         yield cleanup, None
         for dependency in resource.requires:

@@ -68,6 +68,7 @@ def replace(
             Operation.CREATE, work.decision.properties, settings=work.decision.settings
         ),
         requires=work.requires,
+        inputs=work.inputs,
         locked=True,
     )
 

@@ -186,6 +186,7 @@ def _sync_point(node: Node, new_ids: Mapping[str, int]) -> NewSyncPoint:
         node.definition,
         node.requires,
         node.successors,
+        node.done,
     )
 
 
@@ -199,6 +200,8 @@ def _started_event(
     reason: str | None,
 ) -> dict[str, Any]:
     parts = [f"traversal {traversal_id}", f"{len(planned) - 1} nodes"]
+    if planned.unchanged:
+        parts.append(f"{len(planned.unchanged)} unchanged")
     if version is not None:
         parts.insert(0, f"version {version}")
     if superseded is not None:

@@ -234,6 +234,7 @@ class Input:
     name: str
     physical_id: str | None
     attributes: dict[str, Json]
+    epoch: int
 
 
 _INPUT = [resource.c[name] for name in Input.__dataclass_fields__]

@@ -29,6 +29,8 @@ class ResourceHead:
     requires: list[int]
     replaced_by: int | None
     engine_id: int | None
+    epoch: int
+    basis: str | None
 
 
 _HEAD = [resource.c[name] for name in ResourceHead.__dataclass_fields__]

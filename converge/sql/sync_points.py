@@ -191,6 +191,7 @@ class NewSyncPoint:
 
     :ivar pending: how many predecessors it waits for; one that waits for none is READY.
     :ivar definition: the wanted resource as canonical JSON, None if nothing is wanted.
+    :ivar done: it is DONE from the start; its number is negative.
     """
 
     node: int
@@ -201,6 +202,7 @@ class NewSyncPoint:
     definition: str | None
     requires: Sequence[int]
     successors: Sequence[int]
+    done: bool = False
 
 
 def insert_sync_points(
@@ -214,6 +216,7 @@ def insert_sync_points(
     now = read_clock(tx)
     ready = (NodeState.READY.value, now, False, 0, 0, 0, mark)
     waiting = (NodeState.WAITING.value, None, False, 0, 0, 0, mark)
+    done = (NodeState.DONE.value, None, False, 0, 0, 0, mark)
     _LOAD.execute(
         tx,
         (
@@ -227,7 +230,7 @@ def insert_sync_points(
                 row.definition,
                 _dump_numbers(row.requires),
                 _dump_numbers(row.successors),
-                *(waiting if row.pending else ready),
+                *(waiting if row.pending else done if row.done else ready),
             )
             for row in rows
         ),

@@ -13,7 +13,7 @@ from converge.errors import NotFound
 from converge.model import Json
 from converge.sql.batch import among
 from converge.sql.packing import PREFIX, PackedText
-from converge.sql.schema import resource, template
+from converge.sql.schema import template
 from converge.sql.transaction import Transaction
 from converge.sql.types import LongText
 
@@ -193,7 +193,8 @@ def get_version_number(tx: Transaction, template_id: int | None) -> int | None:
 def list_unused(
     tx: Transaction, stack_id: int, used: Iterable[int | None], keep: int, age: float | None = None
 ) -> list[int]:
-    """The versions of a stack that nothing refers to.
+    """The versions of a stack that nobody needs. A resource can be from one of them: it says by
+    itself what it was last brought to.
 
     :param used: ids that stay.
     :param keep: how many of the versions that completed last also stay.
@@ -206,14 +207,7 @@ def list_unused(
         (row for row in rows if row.completed_at is not None), key=lambda row: -row.completed_at
     )
     stay = {row.id for row in completed[:keep]} | set(used)
-    idle = [row.id for row in rows if row.is_old and row.id not in stay]
-    if not idle:
-        return []
-    in_use = select(resource.c.template_id).where(
-        resource.c.stack_id == stack_id, among(tx, resource.c.template_id, idle)
-    )
-    still = set(tx.execute(in_use.distinct()).scalars())
-    return [template_id for template_id in idle if template_id not in still]
+    return [row.id for row in rows if row.is_old and row.id not in stay]
 
 
 def delete_versions(tx: Transaction, ids: Sequence[int]) -> None:

@@ -7,8 +7,9 @@ rows and at the world, never at what the library says of itself.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from converge.graph import Graph
 from tests.simulation.tables import (
@@ -106,7 +107,10 @@ class Oracle:
                 # it was over before it was looked at: nothing to do
                 self._graphs[number] = {}
                 continue
-            self._graphs[number] = {row.node: row.next for row in rows.nodes_of(number)}
+            # what is done from the start has a negative number
+            self._graphs[number] = {
+                row.node: row.next for row in rows.nodes_of(number) if row.node >= 0
+            }
             assert stack.edges is not None
             graph = Graph.from_bytes(stack.edges)
             places = {name: place for place, name in enumerate(graph)}
@@ -216,11 +220,11 @@ class Oracle:
             count.update(DONE=line.done, FAILED=line.failed, SKIPPED=line.skipped)
         for number, one in rows.traversals.items():
             if one.status == RUNNING:
-                # the stack's own node is not counted
+                # the stack's own node is not counted, nor is what was done from the start
                 found = Counter(
                     row.state
                     for row in rows.nodes_of(number)
-                    if row.state in OVER and row.kind != "stack"
+                    if row.state in OVER and row.kind != "stack" and row.node >= 0
                 )
                 told = +counted.pop(number, Counter())
                 if found != told:
@@ -269,13 +273,22 @@ class Oracle:
     def _check_complete(self, rows: Rows, one: Traversal) -> Iterator[str]:
         mine = [row for row in rows.resources.values() if row.stack_id == one.stack_id]
         names = sorted(row.name for row in mine)
+        entries = self.tables.entries(one.template_id)
         wanted = self.tables.wanted(one.template_id)
         if names != sorted(wanted):
             yield f"traversal {one.id} is COMPLETE with {names} instead of {sorted(wanted)}"
         ids = {row.name: row.id for row in mine}
+        by_name = {row.name: row for row in mine}
         for row in mine:
-            if (row.status, row.template_id, row.engine_id) != ("COMPLETE", one.template_id, None):
+            if (row.status, row.engine_id) != ("COMPLETE", None):
                 yield f"traversal {one.id} is COMPLETE with {row}"
+            # what has no node, too, is what is wanted
+            brought_to = {
+                key: _resolve(value, by_name)
+                for key, value in entries.get(row.name, {}).get("properties", {}).items()
+            }
+            if properties(row.properties) != brought_to:
+                yield f"traversal {one.id} is COMPLETE with {row} instead of {brought_to}"
             if row.replaces is not None or row.replaced_by is not None:
                 yield f"traversal {one.id} is COMPLETE, and something replaces: {row}"
             # invariant 6: what it requires is exact afterwards
@@ -333,3 +346,13 @@ class Oracle:
             mine = [row for row in rows.resources.values() if row.stack_id in ids]
             for what in self._check_orphans("all is quiet", name, mine):
                 self.complain(what)
+
+
+def _resolve(value: Any, by_name: Mapping[str, Resource]) -> Any:
+    """What a property of a template should have become. All attributes that are referred to are
+    physical ids."""
+    if not isinstance(value, dict):
+        return value
+    (reference,) = value.values()
+    found = by_name.get(reference if isinstance(reference, str) else reference[0])
+    return None if found is None else found.physical_id

@@ -241,14 +241,19 @@ class Tables:
         """What the triggers noted."""
         return [row[0] for row in self._connection.execute("SELECT what FROM sim_illegal")]
 
-    def wanted(self, template_id: int | None) -> dict[str, set[str]]:
-        """The names of the resources in a version, and those that each of them requires."""
+    def entries(self, template_id: int | None) -> dict[str, dict[str, Any]]:
+        """The resources in a version, as it says them."""
         if template_id is None:
             return {}
         query = "SELECT body FROM converge_template WHERE id = ?"
         body = json.loads(self._connection.execute(query, (template_id,)).fetchone()[0])
+        found: dict[str, dict[str, Any]] = body["resources"]
+        return found
+
+    def wanted(self, template_id: int | None) -> dict[str, set[str]]:
+        """The names of the resources in a version, and those that each of them requires."""
         found = {}
-        for name, entry in body["resources"].items():
+        for name, entry in self.entries(template_id).items():
             required = set(entry.get("depends_on", ()))
             for value in entry.get("properties", {}).values():
                 if isinstance(value, dict):

@@ -165,7 +165,6 @@ def test_a_choice_between_versions_is_made_again_if_a_handler_works_on_one(
 ) -> None:
     other = template(A="", B={"properties": {"replace": 2}})
     store.update_stack("s", other)
-    engine.step()
     (asking,) = [engine.call(work) for work in engine.claim(1)]
     assert asking.result is Result.REPLACE
     (making,) = engine.core.turn([asking], 0)

@@ -248,7 +248,7 @@ def test_what_cannot_be_done_says_why(
 
 def test_references_are_resolved_with_the_inputs() -> None:
     found = node(**wants(b={"get_resource": "B"}, c={"get_attr": ["B", "x", "y"]}))
-    other = Input(2, "B", "b-1", {"x": {"y": [1, 2]}})
+    other = Input(2, "B", "b-1", {"x": {"y": [1, 2]}}, epoch=1)
     decision = decide(TRAVERSAL, found, row(), {"B": other}, TYPES)
     assert decision == Decision(Operation.UPDATE, {"b": "b-1", "c": [1, 2]})
     missing = decide(TRAVERSAL, found, row(), {"B": replace(other, attributes={"z": 1})}, TYPES)
@@ -260,7 +260,7 @@ def test_references_are_resolved_with_the_inputs() -> None:
 
 def test_an_input_without_a_physical_id_is_none() -> None:
     found = node(**wants(b={"get_resource": "B"}))
-    decision = decide(TRAVERSAL, found, row(), {"B": Input(2, "B", None, {})}, TYPES)
+    decision = decide(TRAVERSAL, found, row(), {"B": Input(2, "B", None, {}, epoch=1)}, TYPES)
     assert decision.operation is Operation.FAIL
 
 

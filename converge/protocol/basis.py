@@ -1,0 +1,78 @@
+"""What a resource was last brought to, as a short text.
+
+A resource whose basis is what is wanted now has nothing to do in a traversal, so it has no node: of
+a million resources of which ten changed, the ten, and what depends on them, are planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence, Set
+from hashlib import blake2b
+
+from converge.canonical import dump
+from converge.model import Action, Status
+from converge.sql.survey import ResourceHead
+from converge.template.definitions import Definitions
+
+#: Bytes of each of the two digests.
+_SIZE = 16
+#: Actions that leave nothing of which it is known what it is.
+_BREAKING = (Action.DELETE, Action.REPLACE)
+
+
+def make_basis(definition: str, own: tuple[int, int], inputs: Iterable[tuple[int, int]]) -> str:
+    """The basis of a resource.
+
+    A resource's epoch is another one after each work on it, a check too. As long as it is the same,
+    so is the resource, and what references to it resolve to.
+
+    :param definition: as :meth:`~converge.template.definitions.Definitions.text` gives it.
+    :param own: id and epoch of the resource, which also an engine that knows nothing of bases has
+        changed when it worked on it.
+    :param inputs: id and epoch of each resource that it requires.
+    """
+    return f"{_digest(definition)}{_digest(dump([own, *sorted(inputs)]))}"
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(), digest_size=_SIZE).hexdigest()
+
+
+def is_made_by(basis: str | None, definition: str) -> bool:
+    """Whether a resource of this basis was last brought to this definition."""
+    return basis is not None and basis.startswith(_digest(definition))
+
+
+def list_unchanged(definitions: Definitions, heads: Sequence[ResourceHead]) -> Set[str]:
+    """The names of the resources that are as they are wanted, as is all that they require.
+
+    :param heads: the resources that there are.
+    """
+    by_name: dict[str, ResourceHead | None] = {}
+    for head in heads:
+        # of several versions, the plan chooses one and deletes the others
+        by_name[head.name] = None if head.name in by_name else head
+    unchanged: dict[str, tuple[int, int]] = {}
+    # each comes after all that it requires, and what requires something that changes may change
+    for name in definitions:
+        one = by_name.get(name)
+        if one is None or not _is_settled(one):
+            continue
+        required = definitions.requires(name)
+        inputs = [unchanged[other] for other in required if other in unchanged]
+        own = (one.id, one.epoch)
+        if len(inputs) == len(required) and one.basis == make_basis(
+            definitions.text(name), own, inputs
+        ):
+            unchanged[name] = own
+    return unchanged.keys()
+
+
+def _is_settled(head: ResourceHead) -> bool:
+    return (
+        head.basis is not None
+        and head.status is Status.COMPLETE
+        and head.action not in _BREAKING
+        and head.engine_id is None
+        and head.replaced_by is None
+    )
