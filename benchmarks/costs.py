@@ -139,22 +139,19 @@ def processor_seconds(path: str) -> float | None:
 
     :param path: its folder in ``/proc``.
     """
-    found = _read_schedule(path)
-    return None if found is None else found[0]
-
-
-def waiting_seconds(path: str) -> float:
-    """For how long it could have computed, but others had the cores."""
-    found = _read_schedule(path)
-    return 0.0 if found is None else found[1]
-
-
-def _read_schedule(path: str) -> tuple[float, float] | None:
     try:
-        computed, waited, _ = Path("/proc", path, "schedstat").read_text().split()
+        return int(Path("/proc", path, "schedstat").read_text().split()[0]) / 1e9
     except OSError:
         return None
-    return int(computed) / 1e9, int(waited) / 1e9
+
+
+def core_share(seconds: float = 0.3) -> float:
+    """How much of a core somebody gets who computes, between 0 and 1: less than nearly 1 if others
+    compute, too."""
+    begin, computed = time.perf_counter(), time.thread_time()
+    while (taken := time.perf_counter() - begin) < seconds:
+        pass
+    return (time.thread_time() - computed) / taken
 
 
 def per_node(nodes: int, costs: Sequence[Cost]) -> dict[str, str]:

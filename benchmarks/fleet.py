@@ -20,26 +20,22 @@ from pathlib import Path
 from sqlalchemy import event
 from sqlalchemy.engine import URL
 
-from benchmarks.costs import processor_seconds, waiting_seconds
+from benchmarks.costs import processor_seconds
 from benchmarks.measuring import fail
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Seconds between two looks of an idle engine: another process's commits do not wake it.
-POLL = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Used:
     """:ivar cpu: processor seconds of an engine's process since its start.
     :ivar workers: of them, those of the threads that call handlers.
-    :ivar waited: seconds in which it could have computed, but others had the cores.
     :ivar commits: transactions.
     :ivar memory: the most that it had, in MB.
     """
 
     cpu: float
     workers: float
-    waited: float
     commits: int
     memory: float
 
@@ -103,7 +99,7 @@ def main() -> None:
     gc.set_threshold(50_000, 20, 50)
     with (
         converge.connect(url) as store,
-        converge.Engine(store, {"noop": NoOp()}, workers=workers, poll=POLL),
+        converge.Engine(store, {"noop": NoOp()}, workers=workers),
     ):
         commits = 0
 
@@ -117,10 +113,6 @@ def main() -> None:
             used = Used(
                 cpu=time.process_time(),
                 workers=_worker_seconds(),
-                waited=sum(
-                    waiting_seconds(f"self/task/{thread.native_id}")
-                    for thread in threading.enumerate()
-                ),
                 commits=commits,
                 memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             )
