@@ -153,7 +153,6 @@ def test_invariant_6_requires_is_old_and_new_while_updating_and_exact_afterwards
     assert requires(store, "c") == [ids["a"]]
 
     store.update_stack("s", template({**ends, "c": refer("b")}))
-    engine.run(until="update b")
     (work,) = engine.claim()
     assert (work.decision.operation, work.row and work.row.name) == (Operation.UPDATE, "c")
     assert requires(store, "c") == sorted([ids["a"], ids["b"]])
@@ -165,7 +164,7 @@ def test_invariant_6_requires_is_old_and_new_while_updating_and_exact_afterwards
     both = {**refer("b"), "depends_on": ["a"]}
     store.update_stack("s", template({**ends, "c": both}))
     done = len(engine.run())
-    assert done == 7
+    assert done == 3
     assert requires(store, "c") == sorted([ids["a"], ids["b"]])
     store.update_stack("s", template({**ends, "c": refer("b")}))
     engine.run()
@@ -180,7 +179,6 @@ def test_invariant_6_a_died_update_leaves_old_and_new(store: converge.Store) -> 
     store.create_stack("s", template({**ends, "c": {"depends_on": ["a"], "properties": {"x": 1}}}))
     engine.run()
     store.update_stack("s", template({**ends, "c": {"depends_on": ["b"], "properties": {"x": 2}}}))
-    engine.run(until="update b")
     world.fail("update c")
     engine.run(until="update c")
     assert requires(store, "c") == sorted([ids_of(store)["a"], ids_of(store)["b"]])

@@ -121,7 +121,7 @@ class Oracle:
             if edges != self._graphs[number]:
                 yield f"traversal {number}: its nodes are not those of its graph"
         for row in rows.sync_points.values():
-            if row.state == "SUPERSEDED":
+            if row.state == "SUPERSEDED" or row.node < 0:
                 continue
             frozen = self._graphs[row.traversal_id].get(row.node)
             halted = rows.traversals[row.traversal_id].halted is not None
