@@ -23,7 +23,8 @@ def upgrade() -> None:
         "converge_resource", sa.Column("basis", sa.String(64), nullable=True), if_not_exists=again
     )
     if op.get_bind().dialect.name == "postgresql":
-        # holds for pages that are filled from now on
+        # room for new versions of a row in its page: then they need no new entries in the indexes;
+        # it holds for pages that are filled from now on
         op.execute("ALTER TABLE converge_resource SET (fillfactor = 50)")
 
 

@@ -178,8 +178,6 @@ resource = Table(
     # what it was last brought to; see converge.protocol.basis
     Column("basis", String(64)),
     Index("ix_converge_resource_stack_id", "stack_id", "name"),
-    # room for new versions of a row in its page: then they need no new entries in the indexes
-    postgresql_with={"fillfactor": 50},
 )
 
 sync_point = Table(
