@@ -16,6 +16,10 @@ import converge
 from converge.sql import schema
 from tests.backends import Backend, Sqlite
 
+#: Idle connections that the next test may find: a server takes a hundred, and several processes
+#: run tests with many threads.
+_IDLE = 4
+
 
 class Stores:
     """The open stores, by backend."""
@@ -28,6 +32,8 @@ class Stores:
         store = self._open.get(backend.name)
         if store is None:
             store = self._open[backend.name] = self._connect(backend)
+        if store.database.engine.pool.checkedin() > _IDLE:  # type: ignore[attr-defined]
+            store.database.close()
         store.database.clock = clock
         with store.transaction() as tx:
             for table in schema.metadata.sorted_tables:
