@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from converge.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED
-from converge.cli.parser import SHOWN
+from converge.cli.options.reading import SHOWN
 from converge.escaping import escape
 from converge.hiding import hide
 

@@ -20,8 +20,8 @@ from converge.cli.endings import (
     show_line,
 )
 from converge.cli.engine import built_in_types
+from converge.cli.options.reading import SHOWN
 from converge.cli.output import write_json
-from converge.cli.parser import SHOWN
 from converge.cli.progress import make_reporter, summary
 from converge.cli.queries import write_outputs
 from converge.errors import BadInput

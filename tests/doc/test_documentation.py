@@ -359,8 +359,8 @@ def test_the_reference_has_every_command_and_option() -> None:
     from converge.cli.parser import build_parser
 
     text = (ROOT / "doc" / "reference.rst").read_text(encoding="utf-8")
-    parser, by_name = build_parser()
-    for name, command in by_name.items():
+    parser, commands = build_parser()
+    for name, command in commands.by_name.items():
         assert f"converge {name}" in text
         for option in {*command.options(), *parser.options()}:
             if option.startswith("--"):

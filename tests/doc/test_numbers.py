@@ -15,7 +15,9 @@ import pytest
 
 from converge import Engine, RetryPolicy, Store, model, reasons, stack
 from converge.bus import pace, shared
-from converge.cli import parser
+from converge.cli.options import database as db_options
+from converge.cli.options import engines as engine_options
+from converge.cli.options import shared as options
 from converge.engine import engine, outbox, run, window
 from converge.inspection import why
 from converge.journal import items
@@ -111,12 +113,16 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("operating", "one on another host after {} seconds", (n(upgrade_lock.LEASE),)),
     ("troubleshooting", "the database for {} s", (n(upgrade_lock.PATIENCE),)),
     ("troubleshooting", "the lock is free after {} seconds", (n(upgrade_lock.LEASE),)),
-    ("operating", "``--grace`` seconds to finish, {} by default", (n(parser.GRACE),)),
+    ("operating", "``--grace`` seconds to finish, {} by default", (n(options.GRACE),)),
     ("operating", "have {} more seconds to obey", (word(run.GRACE),)),
-    ("operating", "{} and {} fit into the", (n(parser.GRACE), n(run.GRACE))),
+    ("operating", "{} and {} fit into the", (n(options.GRACE), n(run.GRACE))),
     ("operating", "a lease of {} seconds, and renews it every {}", (n(LEASE), n(RENEW))),
     ("operating", "the lease ends (at {} % of it)", (LOSE,)),
-    ("operating", "``--lease`` takes {} to {} seconds", (n(parser.LEASE_MIN), n(parser.LEASE_MAX))),
+    (
+        "operating",
+        "``--lease`` takes {} to {} seconds",
+        (n(engine_options.LEASE_MIN), n(engine_options.LEASE_MAX)),
+    ),
     ("operating", "very third of its lease ({} seconds)", (n(LEASE / 3),)),
     ("operating", "more seldom, up to {} times", ({4.0: "four"}[recover.MOST_SHARE],)),
     ("operating", "up to {} seconds.", (n(CRASH),)),
@@ -131,7 +137,7 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("operating", "the last {} traversals that are over stay", (word(prune.KEEP),)),
     ("operating", "each transaction deletes {} rows", ({1000: "a thousand"}[prune.BATCH],)),
     ("operating", "through all stacks every {}", ({60.0: "minute"}[prune.PAUSE],)),
-    ("reference", "over stay, however old; default {}", (n(parser.KEEP),)),
+    ("reference", "over stay, however old; default {}", (n(db_options.KEEP),)),
     ("operating", "one row each, for {}", ({86_400.0: "a day"}[engines.KEPT],)),
     ("operating", "stack, resource or type - {} characters", (n(NAME_LENGTH),)),
     ("operating", "physical id - {} characters", (n(types.PHYSICAL_ID_LENGTH),)),
@@ -144,21 +150,25 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         (n(values.SIZE_LIMIT / MIB), n(values.DEPTH_LIMIT)),
     ),
     ("operating", "``command`` - {} MiB", (n(command.STDOUT_LIMIT / MIB),)),
-    ("operating", "workers of an engine - {}", (n(parser.WORKERS_MAX),)),
+    ("operating", "workers of an engine - {}", (n(options.WORKERS_MAX),)),
     (
         "operating",
         "lease of an engine - {} s at least; on the command line {} at most",
-        (n(lease.MIN_LEASE), {3600: "1 hour"}[parser.LEASE_MAX]),
+        (n(lease.MIN_LEASE), {3600: "1 hour"}[engine_options.LEASE_MAX]),
     ),
     ("operating", "(``Engine(lease=...)``: at least {})", (n(lease.MIN_LEASE),)),
     ("operating", "how many more there are - {}", (n(why.LIMIT),)),
     (
         "reference",
         "at a time, 1 to {}; default {}",
-        (n(parser.WORKERS_MAX), n(WORKERS)),
+        (n(options.WORKERS_MAX), n(WORKERS)),
     ),
-    ("reference", "Ctrl-C or SIGTERM; default {}", (n(parser.GRACE),)),
-    ("reference", "{} to {}; default {}", (n(parser.LEASE_MIN), n(parser.LEASE_MAX), n(LEASE))),
+    ("reference", "Ctrl-C or SIGTERM; default {}", (n(options.GRACE),)),
+    (
+        "reference",
+        "{} to {}; default {}",
+        (n(engine_options.LEASE_MIN), n(engine_options.LEASE_MAX), n(LEASE)),
+    ),
     ("templates", "more than {} places", (n(patterns.STATES),)),
     (
         "templates",

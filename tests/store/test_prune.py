@@ -13,7 +13,7 @@ from sqlalchemy import func, insert, select
 import converge
 from converge import crash_points
 from converge.cli import main
-from converge.cli.parser import KEEP as SAID
+from converge.cli.options.database import KEEP as SAID
 from converge.crash_points import Commit
 from converge.protocol import prune
 from converge.protocol.prune import KEEP, Pruned, Pruner

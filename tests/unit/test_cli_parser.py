@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from converge.cli import main
-from converge.cli.parser import UsageError, parse
+from converge.cli.options.grammar import UsageError
+from converge.cli.parser import parse
 
 
 def test_up_has_defaults() -> None:

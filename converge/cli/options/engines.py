@@ -1,0 +1,38 @@
+"""The options of the commands about engines."""
+
+from __future__ import annotations
+
+from converge.cli.options.commands import Commands
+from converge.cli.options.shared import BUS, JSON, WORKERS
+from converge.cli.options.values import seconds
+
+#: Seconds. A shorter lease would be lost whenever a machine is busy; with a longer one, others wait
+#: more than an hour after a death.
+LEASE_MIN, LEASE_MAX = 1, 3600
+
+
+def add(commands: Commands) -> None:
+    """Add them."""
+    engine = commands.add("engine", "Run an engine: do the work of all stacks", WORKERS)
+    engine.add_argument("--until-idle", action="store_true", help="stop when there is no more work")
+    engine.add_argument(
+        "--lease",
+        metavar="S",
+        type=seconds(LEASE_MIN, LEASE_MAX),
+        help="seconds without a heartbeat after which other engines take over its work "
+        f"(default: 15; {LEASE_MIN} to {LEASE_MAX})",
+    )
+    engine.add_argument(
+        "--prune-after",
+        metavar="S",
+        type=seconds(above=True),
+        help="prune what ended so many seconds ago, now and then, as `converge db prune` does "
+        "(default: never)",
+    )
+    engines = commands.add("engines", "List the engines, and what each holds", JSON)
+    engines.add_argument(
+        "--all",
+        action="store_true",
+        help="also those that stopped or died within the last day",
+    )
+    commands.add("recover", "Recover the work of dead engines, as every engine does", BUS, JSON)

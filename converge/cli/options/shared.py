@@ -1,0 +1,126 @@
+"""Options that several commands share, as parsers to be their parents."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from converge.cli.options.grammar import Parser
+from converge.cli.options.values import integer, parameter, seconds
+from converge.model import SHOWN_STATUSES
+
+WORKERS_MAX = 1000
+#: Seconds. With the five that a cancelled command gets, it fits into the 30 s after which
+#: Kubernetes kills, and into systemd's 90.
+GRACE = 20.0
+POLICIES = ("stop", "continue", "rollback")
+
+DATABASE = Parser(add_help=False)
+DATABASE.add_argument(
+    "--db",
+    metavar="URL",
+    default=argparse.SUPPRESS,
+    help="the database (default: CONVERGE_DB, else sqlite:///converge.db here)",
+)
+
+BUS = Parser(add_help=False)
+BUS.add_argument(
+    "--bus",
+    metavar="URL",
+    help="what wakes engines in other processes and those who wait, for example "
+    "rabbit://USER:PASSWORD@HOST:5672/ (default: CONVERGE_BUS, else the database)",
+)
+
+JSON = Parser(add_help=False)
+JSON.add_argument("--json", action="store_true", help="print one JSON document")
+
+WORKERS = Parser(add_help=False, parents=[BUS])
+WORKERS.add_argument(
+    "--workers",
+    metavar="N",
+    type=integer(1, WORKERS_MAX),
+    default=8,
+    help=f"how many handlers run at a time, 1 to {WORKERS_MAX} (default: 8)",
+)
+WORKERS.add_argument(
+    "--grace",
+    metavar="S",
+    type=seconds(),
+    default=GRACE,
+    help="seconds that running handlers have to finish after Ctrl-C or SIGTERM "
+    f"(default: {GRACE:g})",
+)
+WORKERS.add_argument(
+    "--pass-env",
+    metavar="NAME",
+    action="append",
+    default=[],
+    help="a variable of this environment that command resources see, besides PATH, HOME, LANG "
+    "and TMPDIR; may be repeated (default: those that CONVERGE_PASS_ENV names)",
+)
+WORKERS.add_argument(
+    "--file-root",
+    metavar="DIR",
+    action="append",
+    default=[],
+    help="a folder in or below which file resources may be; may be repeated (default: those "
+    "that CONVERGE_FILE_ROOT names, else anywhere)",
+)
+
+RUN = Parser(add_help=False)
+RUN.add_argument(
+    "--timeout",
+    metavar="S",
+    type=seconds(above=True),
+    help="seconds after which it times out and fails (default: no limit)",
+)
+RUN.add_argument("--no-wait", action="store_true", help="only start it, for an engine to do")
+
+VALUES = Parser(add_help=False)
+VALUES.add_argument(
+    "--param",
+    metavar="NAME=VALUE",
+    type=parameter,
+    action="append",
+    default=[],
+    help="a value for a parameter of the template; may be repeated",
+)
+VALUES.add_argument(
+    "-e",
+    "--environment",
+    metavar="FILE",
+    action="append",
+    default=[],
+    help="a file of values for parameters, in the syntax of Heat's environments; may be "
+    "repeated, the last one counts, and --param before all",
+)
+
+STACK = Parser(add_help=False)
+STACK.add_argument("name", metavar="NAME", help="the stack")
+
+
+def policy(choices: Sequence[str]) -> Parser:
+    """What to do when a resource has failed: one of these policies."""
+    back = ", or rollback to the last version that completed" if "rollback" in choices else ""
+    parent = Parser(add_help=False)
+    parent.add_argument(
+        "--on-failure",
+        metavar="POLICY",
+        choices=choices,
+        default="stop",
+        help="what to do when a resource has failed: stop (default), "
+        f"continue with what does not depend on it{back}",
+    )
+    return parent
+
+
+def add_status(parser: Parser, help: str) -> None:
+    """The option that selects resources by their status."""
+    parser.add_argument(
+        "--status",
+        metavar="STATUS",
+        action="append",
+        choices=SHOWN_STATUSES,
+        default=[],
+        help=f"{help} ({', '.join(SHOWN_STATUSES)})",
+    )

@@ -1,0 +1,86 @@
+"""The options of the commands that change a stack, and of those about a template."""
+
+from __future__ import annotations
+
+import argparse
+
+from converge.cli.options.commands import Commands
+from converge.cli.options.grammar import Parser
+from converge.cli.options.shared import BUS, JSON, POLICIES, RUN, STACK, VALUES, WORKERS, policy
+from converge.cli.options.values import integer, version
+
+
+def add(commands: Commands) -> None:
+    """Add them."""
+    up = commands.add(
+        "up",
+        "Create or update a stack from a template",
+        VALUES,
+        WORKERS,
+        RUN,
+        policy(POLICIES),
+        JSON,
+        check=_check_up,
+    )
+    up.add_argument("file", metavar="FILE", help="the template, YAML or JSON")
+    up.add_argument("--stack", metavar="NAME", help="default: the file's name without its ending")
+    up.add_argument(
+        "--keep-params",
+        "--existing",
+        action="store_true",
+        help="parameters that are not given keep the values that the stack has (default: they have "
+        "their defaults again)",
+    )
+    validate = commands.add("validate", "Say all mistakes of a template at once", VALUES, JSON)
+    validate.add_argument("file", metavar="FILE", help="the template, YAML or JSON")
+    schema = commands.add("schema", "Print a JSON Schema of templates, for editors")
+    schema.add_argument("-o", "--output", metavar="FILE", help="write it there (default: stdout)")
+    commands.add(
+        "down",
+        "Delete a stack and all its resources",
+        STACK,
+        WORKERS,
+        RUN,
+        policy(POLICIES[:2]),
+        JSON,
+    )
+    rollback = commands.add(
+        "rollback",
+        "Roll a stack back to an earlier version",
+        STACK,
+        WORKERS,
+        RUN,
+        policy(POLICIES),
+        JSON,
+    )
+    rollback.add_argument(
+        "--to",
+        metavar="VERSION",
+        type=version,
+        help="its number, or empty to delete all resources (default: for a stack that is "
+        "COMPLETE, the version that completed before; else the one that completed last)",
+    )
+    commands.add(
+        "check",
+        "Check whether a stack's resources are as they should be",
+        STACK,
+        WORKERS,
+        RUN,
+        JSON,
+    )
+    commands.add("cancel", "Stop what is being done to a stack", STACK, BUS, JSON)
+    forget = commands.add("forget", "Forget (abandon) a resource without deleting it", STACK, JSON)
+    forget.add_argument("resource", metavar="RESOURCE", help="its name in the template")
+    forget.add_argument(
+        "--id",
+        metavar="N",
+        type=integer(1),
+        help="which version, of a name that has several",
+    )
+
+
+def _check_up(arguments: argparse.Namespace, parser: Parser) -> None:
+    names = [name for name, _ in arguments.param]
+    for name in names:
+        if names.count(name) > 1:
+            parser.error(f"argument --param: {name!r} is given more than once")
