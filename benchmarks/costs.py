@@ -47,15 +47,16 @@ class Cost:
 class Meter:
     """:param url: the database whose backends and tables are looked at; nothing else uses it.
     :param tables: what the names of the tables begin with whose rows are counted.
-    :param disconnect: closes idle connections of what is measured, and returns how many: a backend
-        tells the server's statistics at its end what it has done.
+    :param disconnect: closes idle connections of what is measured: a backend tells the server's
+        statistics at its end what it has done.
     """
 
-    def __init__(self, url: URL, tables: str, disconnect: Callable[[], int]) -> None:
+    def __init__(self, url: URL, tables: str, disconnect: Callable[[], None]) -> None:
         self._tables = tables
         self._disconnect = disconnect
         self._connection = connect_raw(url)
         self._connection.autocommit = True
+        self._staying: set[int] = set()
 
     def close(self) -> None:
         """Disconnect."""
@@ -64,6 +65,8 @@ class Meter:
     def prepare(self) -> None:
         """Call it before the start."""
         self._rows = self._read_rows()
+        # an engine keeps one for its lease
+        self._staying = _list_pids(self._connection)
 
     def begin(self) -> None:
         """Call it when the start is committed."""
@@ -101,11 +104,11 @@ class Meter:
         return row[0], row[1]
 
     def _read_rows(self) -> tuple[int, int, int, int, int]:
-        before = _list_pids(self._connection)
-        ending = self._disconnect()
+        ending = _list_pids(self._connection) - self._staying
+        self._disconnect()
         limit = time.monotonic() + _ENDS
-        # those that are in use go on: an engine keeps one for its lease
-        while len(before - _list_pids(self._connection)) < ending and time.monotonic() < limit:
+        # those that are in use end a little later
+        while ending & _list_pids(self._connection) and time.monotonic() < limit:
             time.sleep(0.01)
         query = (
             "SELECT sum(n_tup_ins)::bigint, sum(n_tup_upd)::bigint, sum(n_tup_hot_upd)::bigint,"

@@ -43,7 +43,7 @@ class Limits:
             "changed": lambda tx: store.update_stack(STACK, other, transaction=tx),
             "delete": lambda tx: store.delete_stack(STACK, transaction=tx),
         }
-        self._meter = Meter(url, "converge_", self._disconnect)
+        self._meter = Meter(url, "converge_", self._bench.store.database.close)
         self._recordings: dict[str, Recording] = {}
         self._record()
         self._handwritten = Handwritten(url, self._group)
@@ -55,16 +55,9 @@ class Limits:
         self._handwritten_meter.close()
         self._handwritten.close()
 
-    def _disconnect(self) -> int:
-        engine = self._bench.store.database.engine
-        idle: int = engine.pool.checkedin()  # type: ignore[attr-defined]
-        engine.dispose()
-        return idle
-
-    def _reconnect(self) -> int:
+    def _reconnect(self) -> None:
         self._handwritten.close()
         self._handwritten.connect()
-        return 1
 
     def _record(self) -> None:
         """Let the engine do all of it once, unmeasured."""
