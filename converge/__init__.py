@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from converge.stack import Stack
     from converge.store import Store, connect
     from converge.template import Template
+    from converge.wait import Wait
 
 __version__ = "0.1.0"
 
@@ -78,6 +79,7 @@ _HOMES = {
     "connect": "store",
     "Engine": "engine",
     "Template": "template",
+    "Wait": "wait",
 }
 
 __all__ = [
@@ -114,6 +116,7 @@ __all__ = [
     "TemplateError",
     "Transition",
     "UnresolvedReference",
+    "Wait",
     "connect",
 ]
 

@@ -17,6 +17,7 @@ from converge.protocol.decide import Operation, Outcome, Result, Work
 from converge.resources.resource_type import Context, ResourceType, check_types
 from converge.retry import RetryPolicy
 from converge.sql import engines
+from converge.wait import Wait
 
 if TYPE_CHECKING:
     from converge.store import Store
@@ -64,6 +65,7 @@ class FakeWorld:
     _made: dict[str, int] = field(default_factory=dict)
     _tokens: dict[str, str] = field(default_factory=dict)
     _failures: dict[str, int] = field(default_factory=dict)
+    _waits: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def fail(self, what: str, times: int = 1) -> None:
         """Let the next calls of, say, ``create A`` fail.
@@ -71,6 +73,15 @@ class FakeWorld:
         :param times: how many of them; -1 for all.
         """
         self._failures[what] = times
+
+    def wait(self, what: str, times: int = 1, seconds: float = 10.0) -> None:
+        """Let the next calls of, say, ``create A`` have their effect and then ask to be called
+        again: it is not ready yet.
+
+        :param times: how many of them; -1 for all.
+        :param seconds: that each wants to wait.
+        """
+        self._waits[what] = (times, seconds)
 
     def names(self) -> list[str]:
         """The physical ids of what exists, sorted."""
@@ -101,6 +112,13 @@ class FakeWorld:
             self._failures[what] = left - 1
             raise RuntimeError(f"{what} failed")
 
+    def check_wait(self, what: str) -> None:
+        """Raise if :meth:`wait` asked for it."""
+        left, seconds = self._waits.get(what, (0, 0.0))
+        if left:
+            self._waits[what] = (left - 1, seconds)
+            raise Wait(seconds, f"{left} to go" if left > 0 else "")
+
     def create(self, token: str, name: str, properties: Mapping[str, Json]) -> Thing:
         """Make a thing; the same token makes it once."""
         self.check_failure(f"create {name}")
@@ -129,6 +147,7 @@ class FixedType(ResourceType):
     def create(self, context: Context, properties: Mapping[str, Any]) -> Physical:
         """Make it. Its attributes are its properties, and ``made``, its physical id."""
         thing = self.world.create(context.token, context.name, properties)
+        self.world.check_wait(f"create {context.name}")
         return Physical(thing.id, {**thing.properties, "made": thing.id})
 
     def delete(self, context: Context, physical_id: str) -> None:
@@ -136,6 +155,7 @@ class FixedType(ResourceType):
         self.world.check_failure(f"delete {context.name}")
         if self.world.things.pop(physical_id, None) is not None:
             self.world.log.append(f"delete {physical_id}")
+        self.world.check_wait(f"delete {context.name}")
 
     def find(self, context: Context) -> Physical | None:
         """What an interrupted create made."""
@@ -179,12 +199,14 @@ class FakeType(FixedType):
         self.world.check_failure(f"update {context.name}")
         self.world.things[physical_id].properties = dict(properties)
         self.world.log.append(f"update {physical_id}")
+        self.world.check_wait(f"update {context.name}")
         return Physical(physical_id, {**properties, "made": physical_id})
 
     def check(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
         """Fail if it is gone."""
         if physical_id not in self.world.things:
             raise RuntimeError(f"{physical_id} is gone")
+        self.world.check_wait(f"check {context.name}")
 
 
 class StepEngine:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from converge import Context, Physical, Replace, ResourceType, RetryPolicy
+from converge import Context, Physical, Replace, ResourceType, RetryPolicy, Wait
 
 Properties = Mapping[str, Any]
 
@@ -18,8 +18,8 @@ class World(ABC):
     def types(self, retry: RetryPolicy) -> dict[str, ResourceType]:
         """Resource types that act on it: ``fake`` is updated in place, but replaced when its
         property ``replace`` changes; ``noting`` records its physical id at once; ``fixed`` has no
-        update; ``only`` can be there only once."""
-        kinds = {"fake": Fake, "fixed": Fixed, "noting": Noting, "only": Only}
+        update; ``only`` can be there only once; ``slow`` is not ready at once."""
+        kinds = {"fake": Fake, "fixed": Fixed, "noting": Noting, "only": Only, "slow": Slow}
         return {name: kind(self, retry) for name, kind in kinds.items()}
 
     @abstractmethod
@@ -123,3 +123,36 @@ class Noting(Fake):
     def note(self, context: Context, thing: str) -> None:
         """Record it."""
         context.record(thing)
+
+
+#: Seconds for which a handler of :class:`Slow` waits, unless the property ``pause`` says otherwise.
+PAUSE = 5.0
+
+
+class Slow(Noting):
+    """One whose handlers have their effect at once, and are then called once more, as it is not
+    ready."""
+
+    def create(self, context: Context, properties: Properties) -> Physical:
+        """Make it, and look whether it is ready."""
+        made = super().create(context, properties)
+        self.wait(context, properties)
+        return made
+
+    def update(
+        self, context: Context, physical_id: str, properties: Properties, previous: Properties
+    ) -> Physical:
+        """Change it, and look whether it is ready."""
+        changed = super().update(context, physical_id, properties, previous)
+        self.wait(context, properties)
+        return changed
+
+    def delete(self, context: Context, physical_id: str) -> None:
+        """Remove it, and look whether it is gone."""
+        super().delete(context, physical_id)
+        self.wait(context, context.properties)
+
+    def wait(self, context: Context, properties: Properties) -> None:
+        """In the first call: wait."""
+        if not context.waited:
+            raise Wait(properties.get("pause", PAUSE), "begun")

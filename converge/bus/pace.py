@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from heapq import heappop, heappush
+from math import ceil
 
 #: A random number from 0 to 1.
 Random = Callable[[], float]
@@ -94,6 +95,7 @@ class Looks:
         self._pause = 0.0
         self._looked_at = float("-inf")
         self._planned: list[float] = []
+        self._times: set[float] = set()
         self._hinted = False
 
     def found(self, count: int, now: float) -> None:
@@ -107,9 +109,16 @@ class Looks:
         self._hinted = False
         self._looked_at = now
 
-    def plan(self, at: float) -> None:
-        """Look at that time, too: something is to be tried again then."""
-        heappush(self._planned, at)
+    def plan(self, at: float, slack: float = 0.0) -> None:
+        """Look at that time, too: something is to be tried again then.
+
+        :param slack: up to so many seconds later will do, so that one look is for many.
+        """
+        if slack:
+            at = ceil(at / slack) * slack
+        if at not in self._times:
+            self._times.add(at)
+            heappush(self._planned, at)
 
     def next_poll(self, now: float) -> float:
         """When to look if there is no hint."""
@@ -117,7 +126,7 @@ class Looks:
         at = now + self._wait * (1 - self._draw() / 4)
         while self._planned and self._planned[0] <= now:
             # once: whoever has no free worker then looks when there is one
-            heappop(self._planned)
+            self._times.discard(heappop(self._planned))
             at = now
         return min(at, self._planned[0]) if self._planned else at
 

@@ -24,6 +24,7 @@ STYLES: Mapping[str, str] = {
     "CANCELLED": "yellow",
     "RETRY": "yellow",
     "IN_PROGRESS": "cyan",
+    "WAITING": "cyan",
 }
 
 

@@ -36,7 +36,7 @@ def counts(progress: Mapping[str, int]) -> str:
     words = [f"{progress.get('done', 0)} of {progress.get('total', 0)} done"]
     words += [
         f"{progress[what]} {what}"
-        for what in ("running", "failed", "skipped")
+        for what in ("running", "waiting", "failed", "skipped")
         if progress.get(what)
     ]
     return ", ".join(words)
@@ -64,7 +64,8 @@ def live_view(
 ) -> Any:
     """The live view, as an object that rich prints.
 
-    :param running: ``resource``, ``kind`` and ``since_seconds`` of the running nodes.
+    :param running: ``resource``, ``kind`` and ``since_seconds`` of the nodes that run, or wait;
+        these with ``progress``.
     :param seconds: since this process began to watch.
     :param width: of the terminal, in characters.
     """
@@ -93,6 +94,8 @@ def live_view(
             label = Text(_cut(str(one["resource"])))
             if one.get("kind") == "cleanup":
                 label.append(" (cleanup)", style="dim")
+            if one.get("progress"):
+                label.append(f"  {prose(one['progress'])}", style="cyan")
             table.add_row(label, duration(float(one["since_seconds"])))
         lines.append(table)
     if len(longest) > RUNNING_MAX:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converge.cli import EXIT_COMPLETE
 from converge.cli.database import is_there, opened, readable
 from converge.cli.endings import page_line
-from converge.cli.output import moment, shown, write_file, write_json, write_table
+from converge.cli.output import duration, moment, shown, write_file, write_json, write_table
 from converge.cli.progress import PlainReporter, counts, summary
 from converge.cli.words import holds, lease
 from converge.errors import BadInput, NotFound, did_you_mean
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from converge.cli.running import EventReader
     from converge.graph import Graph
     from converge.inspection.queries import Queries
+
+#: How many resources that wait are named.
+_WAITING_MAX = 20
 
 _TEMPLATE_ENDINGS = {".yaml", ".yml", ".json"}
 
@@ -58,6 +61,9 @@ def show(arguments: Namespace) -> int:
             status=arguments.status,
             type=arguments.type,
         )
+        waiting = []
+        if document["progress"]["waiting"] and not arguments.json:
+            waiting = reads.waiting(arguments.name, limit=_WAITING_MAX + 1)
     if arguments.json:
         write_json(document, sys.stdout)
         return EXIT_COMPLETE
@@ -85,11 +91,26 @@ def show(arguments: Namespace) -> int:
             ),
             sys.stdout,
         )
+    _write_waiting(waiting)
     write_outputs(document["outputs"], before="\n")
     if document["more"]:
         last = next(reversed(document["resources"]), None)
         print(f"\n{document['more']} more resources", page_line(arguments, last), sep="\n")
     return EXIT_COMPLETE
+
+
+def _write_waiting(waiting: Sequence[Mapping[str, Any]]) -> None:
+    """What the handlers that wait have said."""
+    if waiting:
+        print("\nwaiting:")
+    for one in waiting[:_WAITING_MAX]:
+        of_cleanup = " (cleanup)" if one["kind"] == "cleanup" else ""
+        progress = f": {prose(one['progress'])}" if one["progress"] else ""
+        since, again = duration(one["since_seconds"]), duration(one["again_in_seconds"])
+        about = f"for {since}; looked at again in {again}"
+        print(f"  {escape(one['resource'])}{of_cleanup}{progress} ({about})")
+    if len(waiting) > _WAITING_MAX:
+        print("  and more")
 
 
 def write_outputs(outputs: Mapping[str, Any], before: str = "") -> None:

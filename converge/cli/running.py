@@ -159,6 +159,8 @@ class Watch:
         name = self.stack.name
         try:
             progress, running = self._store.progress(name), self._store.running(name)
+            if progress["waiting"]:
+                running += self._store.waiting(name)
         except NotFound:  # it was deleted in the meantime
             return
         self._reporter.update(name, str(self.stack.action), progress, running, self.seconds)

@@ -213,6 +213,8 @@ def _finish(
 
 
 def _deleted(stack: Stack) -> dict[str, Any]:
+    from converge.inspection.views import COUNTS
+
     return {
         "name": stack.name,
         "action": stack.action,
@@ -220,7 +222,7 @@ def _deleted(stack: Stack) -> dict[str, Any]:
         "reason": stack.reason,
         "traversal": stack.traversal,
         "version": None,
-        "progress": {"total": 0, "done": 0, "running": 0, "failed": 0, "skipped": 0},
+        "progress": dict.fromkeys(COUNTS, 0),
         "counts": {},
         "resources": {},
         "more": 0,

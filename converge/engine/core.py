@@ -413,9 +413,9 @@ class EngineCore:
     def timed_out(self, work: Work, seconds: float) -> Outcome:
         """The outcome of a handler that did not return in time.
 
-        :param seconds: its timeout.
+        :param seconds: that it had for this call.
         """
-        reason = f"{work.decision.operation} took longer than {seconds:g} s"
+        reason = f"{work.decision.operation} took longer than {seconds + work.node.waited:g} s"
         limits = limits_of(work, self.types[work.type_name])
         return failed_attempt(work, limits, reason, TimeoutError(reason), seconds)
 

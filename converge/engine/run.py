@@ -222,6 +222,8 @@ class Run:
             tenure.discard(outcome.work)
             if outcome.result is Result.RETRY:
                 self._looks.plan(time.monotonic() + outcome.wait)
+            elif outcome.result is Result.WAIT:
+                self._looks.plan(time.monotonic() + outcome.wait, min(LOOK, outcome.wait / 10))
         busy = bool(outcomes) or bool(core.outbox)
         held = tenure.count + len(core.outbox)
         limit = 0 if stopping or self._more_ready else self._window.room(held)
@@ -497,7 +499,7 @@ class Run:
             for job in self._workers.all():
                 limit = job.context.timeout
                 if job.started is not None and limit is not None and at - job.started > limit:
-                    job.cancel(at, f"it took longer than {limit:g} s")
+                    job.cancel(at, f"it took longer than {limit + job.context.waited:g} s")
 
     def _sweep_loop(self) -> None:
         """Recover what dead engines left, and cancel handlers that are to stop."""

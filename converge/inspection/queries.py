@@ -101,7 +101,8 @@ class Queries:
         return self.database.read(lambda tx: contents.list_statuses(tx, name, wanted, names))
 
     def progress(self, name: str) -> dict[str, int]:
-        """The numbers of nodes of the current traversal: total, done, running, failed, skipped.
+        """The numbers of nodes of the current traversal: total, done, running, waiting (their
+        handlers are called again later), failed, skipped.
 
         :raises NotFound: there is no such stack.
         """
@@ -114,6 +115,16 @@ class Queries:
         :raises NotFound: there is no such stack.
         """
         return self.database.read(lambda tx: views.running(tx, name))
+
+    def waiting(self, name: str, *, limit: int = 1000) -> list[dict[str, Any]]:
+        """The nodes whose handlers wait (:class:`~converge.Wait`), the longest first: resource,
+        kind, progress (how far it is, None if the handler did not say), since_seconds and
+        again_in_seconds.
+
+        :param limit: the most of them.
+        :raises NotFound: there is no such stack.
+        """
+        return self.database.read(lambda tx: views.waiting(tx, name, limit))
 
     def events(
         self,
@@ -163,6 +174,7 @@ class Queries:
         - ``blocked_by``: the id of the older traversal that still works on its resource.
         - ``attempt``, ``max_attempts``, ``deaths`` (of engines while working on it), and
           ``ready_in_seconds`` (negative: it has been ready).
+        - ``waiting_seconds``: its handler waits, since its first call; ``reason`` is how far it is.
         - ``traceback``: if a resource is named, that of the exception in ``reason``; None if it has
           none, as when converge itself gave the reason. At most 16 KiB, its end.
         - ``more``: in the last answer, how many were left out. There are 100 at most.

@@ -13,6 +13,9 @@ from converge.sql.loading import read_clock
 from converge.sql.stacks import StackRow
 from converge.sql.transaction import Transaction
 
+#: What the nodes of a traversal are counted as.
+COUNTS = ("total", "done", "running", "waiting", "failed", "skipped")
+
 
 def list_stacks(tx: Transaction) -> list[dict[str, Any]]:
     """The live stacks, by name."""
@@ -38,18 +41,20 @@ def progress(tx: Transaction, name: str) -> dict[str, int]:
 def count_nodes(tx: Transaction, row: StackRow) -> dict[str, int]:
     """The counts of the nodes of a stack's current traversal."""
     if row.traversal_id is None:
-        return {"total": 0, "done": 0, "running": 0, "failed": 0, "skipped": 0}
+        return dict.fromkeys(COUNTS, 0)
     traversal = traversals.get_traversal(tx, row.traversal_id)
     if traversal.status is TraversalStatus.RUNNING:
         counts = traversals.sum_progress(tx, traversal.id)
         running = node_views.count_running(tx, traversal.id)
+        waiting = node_views.count_waiting(tx, traversal.id)
     else:
         counts = {name: getattr(traversal, name) for name in ("done", "failed", "skipped")}
-        running = 0
+        running = waiting = 0
     return {
         "total": traversal.total,
         "done": counts["done"],
         "running": running,
+        "waiting": waiting,
         "failed": counts["failed"],
         "skipped": counts["skipped"],
     }
@@ -69,6 +74,23 @@ def running(tx: Transaction, name: str) -> list[dict[str, Any]]:
         }
         for one in node_views.list_traversal_nodes(tx, row.traversal_id, limit=1000)[0]
         if one.state is NodeState.RUNNING and one.resource is not None
+    ]
+
+
+def waiting(tx: Transaction, name: str, limit: int) -> list[dict[str, Any]]:
+    """The nodes whose handlers wait, the longest first."""
+    row = stacks.get_stack(tx, name)
+    if row.traversal_id is None:
+        return []
+    return [
+        {
+            "resource": one.resource,
+            "kind": one.kind,
+            "progress": one.reason,
+            "since_seconds": max(0.0, one.since),
+            "again_in_seconds": one.wait,
+        }
+        for one in node_views.list_waiting(tx, row.traversal_id, limit)
     ]
 
 

@@ -293,6 +293,8 @@ class NodeDescriber:
                 answer["max_attempts"] = max(0, one.max_attempts - one.deaths)
         if one.state is NodeState.READY:
             answer["ready_in_seconds"] = one.wait
+        if one.waits:
+            answer["waiting_seconds"] = max(0.0, one.since)
         return answer | self.facts(one)
 
     def facts(self, one: NodeView) -> Answer:
@@ -319,6 +321,9 @@ class NodeDescriber:
             held_for = f"for {_span(one.since)}, attempt {one.attempt}"
             engine, lease = self._engine(one.engine_id), self._lease(one.engine_id)
             message = f"{what} is held by {engine} ({held_for}){lease}"
+        elif one.waits:
+            message = f"{what} waits" + (f": {one.reason}" if one.reason else "")
+            message += f" (for {_span(one.since)}; looked at again in {_span(one.wait)})"
         elif one.state is NodeState.READY and one.wait > 0:
             message = f"{what} will be retried in {_span(one.wait)}{_retry(one)}"
         elif one.state is NodeState.READY:

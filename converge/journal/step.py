@@ -15,6 +15,7 @@ from converge.journal.values import check_returns, dumps, loads
 from converge.reasons import read_message
 from converge.retry import RetryPolicy
 from converge.synchronous import check_finished, deferred_kind
+from converge.wait import Wait
 
 if TYPE_CHECKING:
     from converge.journal.scope import Scope
@@ -186,10 +187,11 @@ class Step:
     def _fail(self, error: Exception) -> float | None:
         """Record a failure according to the retry policy.
 
-        :returns: seconds until the next attempt, None if there is no policy.
+        :returns: seconds until the next attempt, None if there is no policy, or it is no failure.
         :raises StepFailed: there is no further attempt.
         """
-        if isinstance(error, Cancelled) or comes_from(error, self._scope._ledger.backend.origin):
+        origin = self._scope._ledger.backend.origin
+        if isinstance(error, Cancelled | Wait) or comes_from(error, origin):
             return None
         self._attempts += 1
         about = dumps({"type": type(error).__name__, "message": read_message(error)[:_KEPT]})

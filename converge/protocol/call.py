@@ -26,6 +26,7 @@ from converge.reasons import cut_traceback, describe, format_traceback
 from converge.resources.resource_type import Context, ResourceType
 from converge.sql.types import PHYSICAL_ID_LENGTH, fit_text
 from converge.synchronous import check_finished
+from converge.wait import Wait
 
 if TYPE_CHECKING:
     from converge.hiding import Secrets
@@ -51,7 +52,6 @@ def make_context(
     # the template may have changed how it is deleted
     deletes = work.decision.operation is Operation.DELETE
     properties = work.decision.properties if deletes else row.properties
-    seconds = [one for one in (limits.call, work.traversal.node_timeout) if one is not None]
     return Context(
         work.traversal.stack,
         row.name,
@@ -63,7 +63,8 @@ def make_context(
         physical_id=row.physical_id,
         properties=properties,
         attributes=row.attributes,
-        timeout=min(seconds) if seconds else None,
+        timeout=limits.call,
+        waited=limits.waited,
         directory=settings_of(work).get(DIRECTORY),
         record=record,
         journal=journal,
@@ -116,6 +117,9 @@ def call_handler(
             return failure(
                 work, f"Replace cannot be raised by {operation}; only update can ask for it"
             )
+        except Wait as wait:
+            limits = limits_of(work, types[work.type_name])
+            return put_off(work, limits, wait, time.monotonic() - started)
         except BaseException as error:
             if origin is not None and comes_from(error, origin):
                 return handed_back(work, describe(error))
@@ -178,28 +182,28 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
             # find() looks for what the create made, by the token of the create
             context.token, token = row.token, context.token
             found = handler.find(context)
-            check_finished(found, "find")
+            _check_over(found, "find")
             context.token = token
             physical_id = None if found is None else _physical(found, None, context).id
         if physical_id is not None:
             context.physical_id = physical_id
-            check_finished(handler.delete(context, physical_id), "delete")
+            _check_over(handler.delete(context, physical_id), "delete")
         if work.decision.wanted is not None:
             return Outcome(work, Result.REPLACE)
         return Outcome(work, Result.DONE, deleted=True)
     if operation is Operation.CHECK:
-        check_finished(handler.check(context, row.physical_id, properties), "check")
+        _check_over(handler.check(context, row.physical_id, properties), "check")
         values: dict[str, Any] = {"reason": None, "status": Status.COMPLETE}
         return Outcome(work, Result.DONE, values)
     # before the call: the handler may change the mapping
     reached = _storable("properties", dict(properties))
     if operation is Operation.CREATE:
         made = handler.create(context, properties)
-        check_finished(made, "create")
+        _check_over(made, "create")
         physical = _physical(made, None, context)
     else:
         made = handler.update(context, row.physical_id, properties, row.properties)
-        check_finished(made, "update")
+        _check_over(made, "update")
         assert row.physical_id is not None
         physical = _physical(made, Physical(row.physical_id, row.attributes), context)
     values = {
@@ -253,6 +257,16 @@ def check_physical_id(physical_id: object) -> None:
         raise BadInput("a physical id must not have NUL or surrogate characters")
 
 
+def _check_over(made: object, method: str) -> None:
+    """Check that a method has done its work when it returns.
+
+    :raises Wait: it asks to be called again.
+    """
+    check_finished(made, method)
+    if isinstance(made, Wait):
+        raise made
+
+
 def _storable(what: str, value: Json) -> Json:
     try:
         stored = dump(value)
@@ -282,7 +296,7 @@ def failed_attempt(
     wait = limits.retry.wait(work.node.attempts - work.node.deaths, error)
     spent = None
     if wait is not None and limits.deadline is not None:
-        spent = limits.spent + seconds + wait
+        spent = limits.spent + limits.waited + seconds + wait
         if spent >= limits.deadline:
             reason += f"; no time for another attempt: the deadline is {limits.deadline:g} s"
             wait = None
@@ -291,6 +305,30 @@ def failed_attempt(
     outcome.max_attempts = limits.retry.attempts + work.node.deaths
     outcome.spent = spent
     return outcome
+
+
+def put_off(work: Work, limits: Limits, wait: Wait, seconds: float) -> Outcome:
+    """The outcome of a handler call that asks for another one later; a failed attempt, if there is
+    no time left. The last call comes when the time is over, not after it.
+
+    :param seconds: how long the call took.
+    """
+    left = limits.left
+    progress = wait.progress or None
+    if left is None or seconds < left:
+        pause = wait.seconds if left is None else min(wait.seconds, left - seconds)
+        outcome = Outcome(work, Result.WAIT, {"reason": progress}, reason=progress, wait=pause)
+        outcome.seconds = seconds
+        outcome.raw = True
+        return outcome
+    of_all = limits.deadline is not None and (
+        limits.timeout is None or limits.deadline - limits.spent <= limits.timeout
+    )
+    what = f"its deadline of {limits.deadline:g} s" if of_all else f"{limits.timeout:g} s"
+    reason = f"{work.decision.operation} waited for longer than {what}"
+    if progress is not None:
+        reason += f": {progress}"
+    return failed_attempt(work, limits, reason, TimeoutError(reason), seconds)
 
 
 def handed_back(work: Work, reason: str | None = None) -> Outcome:

@@ -13,6 +13,7 @@ from typing import Any
 from converge.model import Action, Json, Kind, NodeState, Status
 from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work
 from converge.protocol.limits import SPENT
+from converge.protocol.put_off import PutOff, put_off
 from converge.sql import events, node_moves, resources, scopes, sync_points, traversals
 from converge.sql.resources import ResourceRow
 from converge.sql.sync_points import Key, LockedNode
@@ -109,10 +110,19 @@ def _write_nodes(
 ) -> None:
     ends: dict[NodeState, list[LockedNode]] = {}
     superseded = []
+    waiting = []
     for outcome, node in kept:
         if node.state is NodeState.SUPERSEDED:
             superseded.append(node.key)
             continue
+        if outcome.result is Result.WAIT:
+            if not node.tainted:
+                note = make_event(outcome.work, events.WAITING, outcome.reason)
+                waiting.append(PutOff(outcome, node, note))
+                continue
+            # its traversal was halted meanwhile: it is not called again
+            outcome.result = Result.SKIPPED
+            outcome.values |= _unfinished(outcome)
         if outcome.result in (Result.RETRY, Result.HANDED_BACK):
             if outcome.result is Result.RETRY and node.tainted:
                 # its traversal was halted meanwhile: no further attempt
@@ -132,7 +142,14 @@ def _write_nodes(
         ends.setdefault(_ENDS[outcome.result], []).append(node)
     for state, nodes in ends.items():
         node_moves.end_nodes(tx, engine_id, nodes, state)
+    put_off(tx, engine_id, waiting)
     sync_points.delete_nodes(tx, superseded)
+
+
+def _unfinished(outcome: Outcome) -> dict[str, Any]:
+    """What becomes of a resource whose handler would have waited. A check has changed nothing."""
+    is_check = outcome.work.decision.operation is Operation.CHECK
+    return {} if is_check else {"status": Status.FAILED}
 
 
 def _with_spent(outcome: Outcome) -> Json:
@@ -161,6 +178,8 @@ def _write_resources(
             values = as_before(row)
         elif outcome.result is Result.RETRY and node.state is NodeState.SUPERSEDED:
             values = values | {"status": Status.FAILED}
+        elif outcome.result is Result.WAIT and node.state is NodeState.SUPERSEDED:
+            values = values | _unfinished(outcome)
         written.append((row.id, row.epoch, values))
     resources.release_locks(tx, engine_id, written)
     resources.delete_locked(tx, engine_id, deleted)
@@ -192,6 +211,7 @@ def _may_have_steps(outcome: Outcome) -> bool:
     return (
         outcome.stepped
         or work.node.attempts > 1
+        or work.node.note_id is not None
         or row_of(work).status not in (Status.INIT, Status.COMPLETE)
     )
 
@@ -235,7 +255,7 @@ def _count(tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, Locked
 def _event(outcome: Outcome) -> dict[str, Any] | None:
     work = outcome.work
     operation = work.decision.operation
-    if work.row is None or outcome.result is Result.HANDED_BACK:
+    if work.row is None or outcome.result in (Result.HANDED_BACK, Result.WAIT):
         return None
     if outcome.result is Result.DONE and operation in (Operation.NOTHING, Operation.DROP):
         if work.traversal.action is not Action.CHECK:

@@ -127,6 +127,8 @@ class Result(StrEnum):
     SKIPPED = "SKIPPED"
     REPLACE = "REPLACE"
     HANDED_BACK = "HANDED_BACK"
+    #: its handler is called again later, which is no retry
+    WAIT = "WAIT"
 
 
 @dataclass(slots=True)
@@ -135,8 +137,9 @@ class Outcome:
     :ivar deleted: the resource is gone.
     :ivar started: the work was handed back after its handler was called, which may have done
         something.
-    :ivar reason: why it failed.
-    :ivar wait: seconds until a retry.
+    :ivar reason: why it failed, or how far it is, if it waits.
+    :ivar wait: seconds until its handler is called again.
+    :ivar seconds: how long the call took, of a handler that waits.
     :ivar max_attempts: after how many attempts a retry is given up.
     :ivar spent: seconds of the node's deadline that are over once it is retried; None if it has
         none.
@@ -152,6 +155,7 @@ class Outcome:
     started: bool = False
     reason: str | None = None
     wait: float = 0.0
+    seconds: float = 0.0
     max_attempts: int | None = None
     spent: float | None = None
     stepped: bool = False

@@ -22,22 +22,32 @@ _LEAST = 0.001
 class Limits:
     """The limits of a work.
 
-    :ivar timeout: seconds that one call may take, None for no limit.
+    :ivar timeout: seconds that one attempt may take, None for no limit. That is one call, or, if
+        its handler waits, all of them with the waits between them.
     :ivar deadline: seconds for all attempts of a node and the waits between them, None for no
         limit.
-    :ivar spent: how many of these are over.
+    :ivar spent: how many of these were over before this attempt.
+    :ivar waited: seconds that this attempt has taken before this call.
     """
 
     retry: RetryPolicy
     timeout: float | None
     deadline: float | None
     spent: float
+    waited: float = 0.0
 
     @property
     def call(self) -> float | None:
         """Seconds that the next call may take, None for no limit."""
-        left = None if self.deadline is None else max(self.deadline - self.spent, _LEAST)
-        return min((one for one in (self.timeout, left) if one is not None), default=None)
+        left = self.left
+        return None if left is None else max(left, _LEAST)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the attempt must be over; 0 or less: it should be. None for no limit."""
+        ends = [self.timeout] if self.timeout is not None else []
+        ends += [self.deadline - self.spent] if self.deadline is not None else []
+        return min(ends) - self.waited if ends else None
 
 
 def settings_of(work: Work) -> Mapping[str, Json]:
@@ -52,9 +62,11 @@ def limits_of(work: Work, resource_type: ResourceType) -> Limits:
     """The limits of a work that calls a handler of this type."""
     settings = settings_of(work)
     retry = settings.get("retry")
+    timeouts = (settings.get("timeout", resource_type.timeout), work.traversal.node_timeout)
     return Limits(
         retry=replace(resource_type.retry, **retry) if retry else resource_type.retry,
-        timeout=settings.get("timeout", resource_type.timeout),
+        timeout=min((one for one in timeouts if one is not None), default=None),
         deadline=settings.get("deadline"),
         spent=(work.node.definition or {}).get(SPENT, 0.0),
+        waited=work.node.waited,
     )

@@ -67,6 +67,8 @@ class Context(Journaled):
     :ivar interrupted: the engine cancelled it, as it stops or loses its lease: whatever the handler
         then raises is not a failure, and it is called again.
     :ivar timeout: seconds that this call may take, None for no limit.
+    :ivar waited: if the handler has raised :class:`~converge.Wait` before: seconds since the first
+        call of this attempt, by the database's clock. 0 in that first call.
     :ivar directory: for a type with ``relative_paths``: where relative paths in its properties
         start, which is the folder of its template when the resource was last created or updated;
         None if the template is from no file.
@@ -87,6 +89,7 @@ class Context(Journaled):
         properties: Mapping[str, Json] | None = None,
         attributes: Mapping[str, Json] | None = None,
         timeout: float | None = None,
+        waited: float = 0.0,
         directory: str | None = None,
         record: Callable[[str | None], None] | None = None,
         journal: Callable[[], Scope] | None = None,
@@ -102,6 +105,7 @@ class Context(Journaled):
         self.properties: Mapping[str, Json] = properties or {}
         self.attributes: Mapping[str, Json] = attributes or {}
         self.timeout = timeout
+        self.waited = waited
         self.directory = directory
         self.cancel_reason: str | None = None
         self.interrupted = False
@@ -161,6 +165,8 @@ class ResourceType:
     ``find(context)``
         return what an interrupted ``create`` with ``context.token`` made (a ``Physical``), or
         None. Called before a delete that knows no physical id.
+
+    Each of them can raise :class:`~converge.Wait`, or return it, to be called again later.
     """
 
     #: Declared properties; None accepts any.
@@ -182,7 +188,8 @@ class ResourceType:
     relative_paths: ClassVar[bool] = False
     #: When a failed call is retried. A template can override it for a resource.
     retry: ClassVar[RetryPolicy] = RetryPolicy()
-    #: Seconds that one call may take; None for no limit. A template can override it for a resource.
+    #: Seconds that one call may take, or, of a handler that waits, all calls of an attempt together
+    #: with the waits between them; None for no limit. A template can override it for a resource.
     timeout: ClassVar[float | None] = None
 
     def create(self, context: Context, properties: Mapping[str, Any]) -> Any:

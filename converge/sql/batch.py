@@ -217,6 +217,7 @@ class UpdateMany(_Many[Update]):
     :param values: makes what is written, from a row and the time: column → expression. Its own
         parameters must not have the name of a column.
     :param guards: more conditions.
+    :param leading: so many of the keys are the first columns of the index, and integers.
     """
 
     def __init__(
@@ -226,9 +227,11 @@ class UpdateMany(_Many[Update]):
         columns: Mapping[str, TypeEngine[Any]],
         values: Callable[[Values, ColumnElement[Any]], Mapping[str, Any]],
         *guards: ColumnElement[bool],
+        leading: int = 1,
     ) -> None:
         self._table = table
         self._keys = keys
+        self._leading = list(enumerate(keys[:leading]))
         self._values = values
         self._guards = guards
         super().__init__({**types_of(table, *keys), **columns})
@@ -256,12 +259,17 @@ class UpdateMany(_Many[Update]):
         made = update(table).where(found).values(values)
         if dialect == "postgresql":
             # while a table has no statistics, the server uses the index only for an array
-            first = table.c[self._keys[0]]
-            made = made.where(_in_array(first, bindparam("keys", type_=_ArrayText(first.type))))
+            for number, key in self._leading:
+                array = bindparam(f"keys{number}", type_=_ArrayText(table.c[key].type))
+                made = made.where(_in_array(table.c[key], array))
         return made
 
     def _more(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        return {"keys": _array(row[self._keys[0]] for row in rows)}
+        # each once: the planner takes every one for as many rows as any
+        return {
+            f"keys{number}": _array(dict.fromkeys(row[key] for row in rows))
+            for number, key in self._leading
+        }
 
 
 class InsertMany(_Many[Insert]):

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import delete, select
 
 from converge.model import Status
-from converge.sql.batch import InsertMany, types_of
+from converge.sql.batch import InsertMany, among, types_of
 from converge.sql.schema import event, traversal
 from converge.sql.transaction import Transaction
 
@@ -17,11 +17,14 @@ from converge.sql.transaction import Transaction
 KEPT_TRAVERSALS = 10
 #: The status of a resource that a check did not look at.
 UNCHECKED = "UNCHECKED"
+#: The status of a resource whose handler waits; the reason says how far it is.
+WAITING = "WAITING"
+_GIVEN = ("stack_id", "traversal_id", "resource", "action", "status", "reason")
 
 
 _INSERT = InsertMany(
     event,
-    types_of(event, "stack_id", "traversal_id", "resource", "action", "status", "reason"),
+    types_of(event, *_GIVEN),
     lambda row, now: {**row, "at": now},
 )
 
@@ -30,6 +33,34 @@ def insert_events(tx: Transaction, events: Sequence[dict[str, Any]]) -> None:
     """Append events; each has stack_id, traversal_id, resource, action, status and reason."""
     _INSERT.execute(tx, events)
     tx.news.changed.update(one["stack_id"] for one in events)
+
+
+_INSERT_NOTES = InsertMany(
+    event,
+    types_of(event, *_GIVEN),
+    lambda row, now: {**row, "at": now},
+    returning=("id", *_GIVEN),
+)
+
+
+def replace_notes(
+    tx: Transaction, old: Sequence[int], events: Sequence[dict[str, Any]]
+) -> list[int]:
+    """Append events that say how far something is, and delete those before them.
+
+    :param old: the ids of those before.
+    :returns: the id of each event.
+    """
+    if old:
+        tx.execute(delete(event).where(among(tx, event.c.id, old), event.c.status == WAITING))
+    if not events:
+        return []
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for row in _INSERT_NOTES.execute(tx, events):
+        found.setdefault(tuple(row[1:]), []).append(row[0])
+    tx.news.changed.update(one["stack_id"] for one in events)
+    # those that are all the same can take each other's place
+    return [found[tuple(one[name] for name in _GIVEN)].pop() for one in events]
 
 
 def list_events(

@@ -7,16 +7,29 @@ rows with a function of :mod:`converge.sql.sync_points`, unless they are only un
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    String,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    null,
+    select,
+    update,
+)
 
 from converge.errors import StaleLock
 from converge.model import SYNC_POINT_MOVES, Json, Kind, NodeState, check_move
-from converge.sql.batch import CHUNK, among
+from converge.sql.batch import CHUNK, UpdateMany, among, types_of
 from converge.sql.schema import sync_point
 from converge.sql.sync_points import Key, LockedNode, SyncPointRow, among_keys, is_in
 from converge.sql.transaction import Transaction
+from converge.sql.types import ID
 
 
 def start_nodes(tx: Transaction, engine_id: int, keys: Sequence[Key], mark: int = 0) -> None:
@@ -83,6 +96,8 @@ def requeue_node(
     :param max_attempts: after how many attempts it is given up; to be shown to people.
     :param uncounted: the work was handed back, which is no attempt.
     """
+    # what is tried again begins anew, what is handed back goes on
+    new = {} if uncounted else {"waiting_since": None, "note_id": None}
     _move(
         tx,
         [node.key],
@@ -97,8 +112,50 @@ def requeue_node(
         attempts=sync_point.c.attempts - (1 if uncounted else 0),
         max_attempts=max_attempts,
         **({} if definition is None else {"definition": definition}),
+        **new,
     )
     tx.news.ready += 0 if wait else 1
+
+
+@cache
+def _put_off() -> UpdateMany:
+    """The statement that makes nodes READY again later."""
+    return UpdateMany(
+        sync_point,
+        ("traversal_id", "node", "epoch"),
+        {
+            **types_of(sync_point, "attempts", "note_id"),
+            **dict.fromkeys(("pause", "seconds"), sync_point.c.due_at.type),
+        },
+        lambda row, now: {
+            "state": literal_column(f"'{NodeState.READY}'", String()),
+            "engine_id": null(),
+            "claimed_at": null(),
+            "ready_at": now + row["pause"],
+            "due_at": now + row["pause"],
+            "attempts": row["attempts"],
+            # a call that has come back shows that it does not kill engines
+            "deaths": literal_column("0", Integer()),
+            "note_id": row["note_id"],
+            "waiting_since": func.coalesce(sync_point.c.waiting_since, now - row["seconds"]),
+        },
+        sync_point.c.engine_id == bindparam("holder", type_=ID),
+        func.coalesce(sync_point.c.state, "") == NodeState.RUNNING,
+        leading=2,
+    )
+
+
+def put_off_nodes(tx: Transaction, engine_id: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    """RUNNING back to READY, for nodes of this engine whose handlers are to be called again later.
+    The transaction has locked them.
+
+    :param rows: traversal_id, node and epoch of each; ``attempts``, begun before this call;
+        ``pause``, seconds until the next call; ``seconds`` that this call took; and note_id.
+    :raises StaleLock: this engine no longer has one of them.
+    """
+    if rows:
+        _into(NodeState.READY, NodeState.RUNNING)
+        _expect(_put_off().execute(tx, rows, holder=engine_id), len(rows))
 
 
 def point_at(tx: Transaction, engine_id: int, node: LockedNode, resource_id: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, case, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 
 from converge.model import Kind, NodeState, TraversalStatus
 from converge.sql.batch import among
@@ -30,7 +30,9 @@ class NodeView:
 
     :ivar reason: why its resource failed last.
     :ivar holder: the engine that has its resource's lock.
-    :ivar since: seconds since its claim.
+    :ivar since: seconds since its claim; of one whose handler waits, since its first call.
+    :ivar waits: its handler waits, and is called again when its time has come; ``reason`` is how
+        far it is.
     :ivar wait: seconds until a retry may be claimed; negative: seconds since it may be claimed.
     """
 
@@ -49,6 +51,7 @@ class NodeView:
     deaths: int
     since: float
     wait: float
+    waits: bool = False
 
     @property
     def attempt(self) -> int:
@@ -76,18 +79,23 @@ def _select(tx: Transaction) -> Select[Any]:
             node.attempts,
             node.max_attempts,
             node.deaths,
-            (tx.now - func.coalesce(node.claimed_at, tx.now)).label("since"),
+            (tx.now - func.coalesce(node.claimed_at, node.waiting_since, tx.now)).label("since"),
             case(
                 (node.due_at > tx.now, node.due_at - tx.now),
                 # the clock may have been set back
                 (node.ready_at < tx.now, node.ready_at - tx.now),
                 else_=0.0,
             ).label("wait"),
+            _waits(tx).label("waits"),
         )
         .join_from(sync_point, traversal, traversal.c.id == node.traversal_id)
         .join(stack_table, stack_table.c.id == traversal.c.stack_id)
         .outerjoin(resource_table, row.id == node.resource_id)
     )
+
+
+def _waits(tx: Transaction) -> ColumnElement[bool]:
+    return and_(sync_point.c.waiting_since.is_not(None), sync_point.c.due_at > tx.now)
 
 
 def _rows(tx: Transaction, query: Select[Any]) -> list[NodeView]:
@@ -97,6 +105,7 @@ def _rows(tx: Transaction, query: Select[Any]) -> list[NodeView]:
 def _row(row: Any) -> NodeView:
     values: list[Any] = list(row)[: len(NodeView.__dataclass_fields__)]
     values[2:4] = Kind(values[2]), NodeState(values[3])
+    values[-1] = bool(values[-1])
     return NodeView(*values)
 
 
@@ -150,6 +159,22 @@ def count_running(tx: Transaction, traversal_id: int) -> int:
         sync_point.c.kind != Kind.STACK,
     )
     return int(tx.execute(query).scalar_one())
+
+
+def count_waiting(tx: Transaction, traversal_id: int) -> int:
+    """How many resources of a traversal have handlers that wait."""
+    query = select(func.count()).where(
+        sync_point.c.traversal_id == traversal_id, is_in(NodeState.READY), _waits(tx)
+    )
+    return int(tx.execute(query).scalar_one())
+
+
+def list_waiting(tx: Transaction, traversal_id: int, limit: int) -> list[NodeView]:
+    """The nodes of a traversal whose handlers wait, the longest first."""
+    query = _select(tx).where(
+        sync_point.c.traversal_id == traversal_id, is_in(NodeState.READY), _waits(tx)
+    )
+    return _rows(tx, query.order_by(sync_point.c.waiting_since, sync_point.c.node).limit(limit))
 
 
 def list_lock_holders(tx: Transaction, resource_ids: Iterable[int]) -> dict[int, NodeView]:

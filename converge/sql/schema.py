@@ -212,6 +212,10 @@ sync_point = Table(
     Column("due_at", Double, nullable=False, server_default="0"),
     # SUPERSEDED, and its handler is to stop
     Column("cancelled", Boolean, nullable=False, server_default=false()),
+    # of an attempt whose handler waits: when its first call began; NULL before its first wait
+    Column("waiting_since", Double),
+    # the event that says how far it is, which the next one replaces
+    Column("note_id", ID),
     PrimaryKeyConstraint("traversal_id", "node", name="pk_converge_sync_point"),
     # the order of claims, so that a claim reads no more than it takes; the many nodes that
     # wait or are over are not in it where the database can leave them out

@@ -39,7 +39,11 @@ LIVE = (NodeState.WAITING, NodeState.READY, NodeState.RUNNING, NodeState.BLOCKED
 
 @dataclass(slots=True)
 class SyncPointRow:
-    """A sync point as it is in the database."""
+    """A sync point as it is in the database.
+
+    :ivar note_id: the event that says how far its handler is, if that has waited.
+    :ivar waited: seconds since the first call of an attempt whose handler has waited.
+    """
 
     traversal_id: int
     node: int
@@ -58,6 +62,8 @@ class SyncPointRow:
     requires: list[int]
     successors: list[int]
     mark: int
+    note_id: int | None = None
+    waited: float = 0.0
 
     @property
     def key(self) -> Key:
@@ -93,7 +99,7 @@ class LockedNode:
         return numbers
 
 
-_COLUMNS = [sync_point.c[name] for name in SyncPointRow.__dataclass_fields__]
+_STORED = [sync_point.c[name] for name in SyncPointRow.__dataclass_fields__ if name in sync_point.c]
 _STATE_COLUMNS = [
     *(sync_point.c[name] for name in LockedNode.__dataclass_fields__ if name in sync_point.c),
     type_coerce(sync_point.c.successors, Text()),
@@ -102,6 +108,10 @@ _STATE_COLUMNS = [
 _KINDS: dict[str, Kind] = {kind.value: kind for kind in Kind}
 _STATES: dict[str, NodeState] = {state.value: state for state in NodeState}
 _ORDER = (sync_point.c.traversal_id, sync_point.c.node)
+
+
+def _columns(tx: Transaction) -> list[ColumnElement[Any]]:
+    return [*_STORED, func.coalesce(tx.now - sync_point.c.waiting_since, 0.0)]
 
 
 def _row(row: Any) -> SyncPointRow:
@@ -260,7 +270,7 @@ def lock_ready(
     :param mark: of the registration of that engine.
     """
     query = (
-        select(*_COLUMNS)
+        select(*_columns(tx))
         .where(
             is_in(NodeState.READY),
             sync_point.c.due_at <= tx.now,
@@ -333,7 +343,7 @@ def list_engine_nodes(
     if not keys:
         return []
     query = (
-        select(*_COLUMNS)
+        select(*_columns(tx))
         .where(among_keys(tx, [(key.traversal_id, key.node) for key in keys]), held)
         .order_by(*_ORDER)
         .with_for_update(skip_locked=skip_locked)

@@ -198,6 +198,12 @@ class Story:
         for what, times in calls.items():
             self.world.fail(what, times)
 
+    def wait(self, calls: dict[str, int], *, seconds: float = 10) -> None:
+        """Let the next so many of these calls ask to be called again after some seconds; -1 for
+        all."""
+        for what, times in calls.items():
+            self.world.wait(what, times, seconds)
+
     def lose(self, things: list[str]) -> None:
         """Things vanish behind converge's back."""
         for thing in things:
@@ -284,6 +290,27 @@ class Story:
         assert len(messages) == len(words), messages
         for part in words:
             assert any(part in message for message in messages), messages
+
+    def expect_events(self, lines: list[str]) -> None:
+        """Exactly these are the events of resources, oldest first: ``A WAITING: 1 to go``."""
+        found = [
+            f"{one['resource']} {one['status']}" + (f": {one['reason']}" if one["reason"] else "")
+            for one in self.store.events(NAME)
+            if one["resource"] is not None
+        ]
+        assert found == lines
+
+    def expect_waiting(self, wanted: dict[str, list[Any]]) -> None:
+        """Exactly these wait: how far each is, for how many seconds, and in how many again."""
+        found = self.store.waiting(NAME)
+        names = ("progress", "since_seconds", "again_in_seconds")
+        shown = {
+            one["resource"]: [
+                round(value) if isinstance(value := one[name], float) else value for name in names
+            ]
+            for one in found
+        }
+        assert shown == wanted
 
     def expect_rows(self, wanted: dict[str, int | str]) -> None:
         """So many rows are in these tables; ``up to N`` at most."""

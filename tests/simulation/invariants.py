@@ -142,6 +142,10 @@ class Oracle:
                 self.done.add(key)
             elif row.state == "BLOCKED" or row.deaths:
                 self.seen["blocked" if row.state == "BLOCKED" else "recovered"] += 1
+            if row.note_id is not None and row.state == "READY":
+                self.seen["waits"] += 1
+            if (row.note_id is None) is not (row.waiting_since is None):
+                yield f"node {key} waits since {row.waiting_since} with note {row.note_id}"
             if (row.state in HELD) is not (row.engine_id is not None):
                 yield f"node {key} is {row.state} with engine {row.engine_id}"
             if row.state != RUNNING:

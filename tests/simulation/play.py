@@ -36,6 +36,7 @@ EVERYTHING: frozenset[str] = frozenset(
         "blocked",
         "recovered",
         "rolled back",
+        "waits",
         "ended COMPLETE",
         "ended FAILED",
         "ended CANCELLED",

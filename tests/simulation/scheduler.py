@@ -417,7 +417,7 @@ class Simulation:
     def _repeat(self, actor: Actor) -> None:
         """An outcome is delivered again after the same engine has claimed the node again: as when
         the reply to its commit was lost, and another thread claims before it is given again."""
-        again = [one for one in actor.outcomes if one.result is Result.RETRY]
+        again = [one for one in actor.outcomes if one.result in (Result.RETRY, Result.WAIT)]
         outcome = self.random.choice(again or actor.outcomes)
         self._write(actor, [outcome], 0)
         self._tick(outcome.wait)

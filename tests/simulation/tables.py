@@ -36,6 +36,8 @@ class SyncPoint(NamedTuple):
     engine_id: int | None
     epoch: int
     mark: int
+    waiting_since: float | None
+    note_id: int | None
     successors: str
 
     @property

@@ -311,6 +311,12 @@ def claimed(shop: converge.Stack) -> Iterator[Claimed]:
         yield tx, work.node, engine.id
 
 
+def put_off(node: Any) -> dict[str, Any]:
+    """How a node is put off whose handler waits."""
+    key = {"traversal_id": node.traversal_id, "node": node.node, "epoch": node.epoch}
+    return key | {"attempts": 0, "pause": 1.0, "seconds": 0.0, "note_id": None}
+
+
 def test_a_node_is_moved_by_its_engine_only(claimed: Claimed) -> None:
     tx, node, engine_id = claimed
     with pytest.raises(StaleLock):
@@ -318,10 +324,14 @@ def test_a_node_is_moved_by_its_engine_only(claimed: Claimed) -> None:
     with pytest.raises(StaleLock):
         node_moves.requeue_node(tx, engine_id + 1, node, 0)
     with pytest.raises(StaleLock):
+        node_moves.put_off_nodes(tx, engine_id + 1, [put_off(node)])
+    with pytest.raises(StaleLock):
         node_moves.point_at(tx, engine_id + 1, node, 1)
     node_moves.end_nodes(tx, engine_id, [node], NodeState.DONE)
     with pytest.raises(StaleLock):
         node_moves.end_nodes(tx, engine_id, [node], NodeState.DONE)
+    with pytest.raises(StaleLock):
+        node_moves.put_off_nodes(tx, engine_id, [put_off(node)])
 
 
 def test_a_node_is_moved_at_its_epoch_only(claimed: Claimed) -> None:
@@ -331,6 +341,8 @@ def test_a_node_is_moved_at_its_epoch_only(claimed: Claimed) -> None:
         node_moves.end_nodes(tx, engine_id, [node], NodeState.DONE)
     with pytest.raises(StaleLock):
         node_moves.requeue_node(tx, engine_id, node, 0)
+    with pytest.raises(StaleLock):
+        node_moves.put_off_nodes(tx, engine_id, [put_off(node)])
     with pytest.raises(StaleLock):
         node_moves.point_at(tx, engine_id, node, 1)
 

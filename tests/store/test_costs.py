@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import event
 
 from converge import Store, Template
-from converge.testing import FakeWorld, StepEngine
+from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.templates import template
 
 FEW, MANY = 10, 400
@@ -91,6 +91,31 @@ def test_a_turn_takes_as_many_statements_however_many_nodes_it_ends(store: Store
             with counted(store) as writing:
                 engine.write(*outcomes)
             sent += [len(claiming), len(writing)]
+        counts.append(sent)
+        end(engine)
+    assert counts[0] == counts[1]
+
+
+def test_waits_take_as_many_statements_however_many_wait(store: Store, clock: FakeClock) -> None:
+    counts = []
+    for count in (FEW, MANY):
+        world = FakeWorld()
+        names = [f"r{number}" for number in range(count)]
+        for name in names:
+            world.wait(f"create {name}", 2)
+        store.create_stack(f"s{count}", template(dict.fromkeys(names, "")))
+        engine = StepEngine(store, world.types(), clock=clock)
+        sent = []
+        for progress in ("2 to go", "1 to go"):
+            with counted(store) as claiming:
+                works = engine.claim(MANY)
+            with counted(store) as writing:
+                engine.write(*(engine.call(work) for work in works))
+            sent += [len(claiming), len(writing)]
+            found = [one["progress"] for one in store.waiting(f"s{count}")]
+            events = [one["reason"] for one in store.events(f"s{count}") if one["resource"]]
+            assert found == events == [progress] * count
+            clock.advance(10)
         counts.append(sent)
         end(engine)
     assert counts[0] == counts[1]

@@ -17,6 +17,7 @@ from sqlalchemy import String, case, cast, func, literal, null, select
 
 import converge
 from converge.crash_points import Commit
+from converge.protocol.decide import Outcome, Result, Work
 from converge.protocol.recover import BATCH, Sweeper, release_engine
 from converge.sql import engines, resource_views, sync_points, traversals
 from converge.sql.resource_views import Wanted
@@ -142,6 +143,12 @@ def without_guess(watch: Watch, has_statistics: bool) -> list[Seen]:
     return [one for one in watch.seen if one not in guessed]
 
 
+def put_off(work: Work, progress: str) -> Outcome:
+    """What becomes of a work whose handler waits for an hour."""
+    values = {"reason": progress}
+    return Outcome(work, Result.WAIT, values, reason=progress, wait=3600, seconds=1)
+
+
 def test_looking_for_work_costs_the_same_however_much_waits(store: converge.Store) -> None:
     database = store.database
     engine = StepEngine(store, {})
@@ -205,10 +212,15 @@ def test_nodes_that_are_worked_on_are_found_by_index(store: converge.Store) -> N
         # a row that is written takes some pages of indexes
         check(BIG, watch.seen, 20 * WRITTEN)
 
+        waits = [put_off(work, "begun") for work in works[WRITTEN : 2 * WRITTEN]]
+        with Watch(database.engine) as watch:
+            dying.write(*waits)
+        check(BIG, watch.seen, 20 * WRITTEN)
+
         with store.transaction() as tx:
             engines.expire_lease(tx, dying.id)
         with Watch(database.engine) as watch:
-            assert sweeper.sweep().nodes == RUNNING - WRITTEN
+            assert sweeper.sweep().nodes == RUNNING - 2 * WRITTEN
         check(BIG, without_guess(watch, has_statistics), 20 * RUNNING)
 
         with Watch(database.engine) as watch, store.transaction() as tx:

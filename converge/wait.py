@@ -1,0 +1,30 @@
+"""What a handler raises that cannot go on yet."""
+
+from __future__ import annotations
+
+from converge.errors import BadInput
+from converge.model import check_seconds
+
+
+class Wait(Exception):
+    """Raised, or returned, by a handler whose thing is not ready yet: call me again later.
+
+    Until then no thread is held, and any engine may make the call. It is no failure and no new
+    attempt: ``context.token`` and the journal stay the same, so what the earlier calls recorded
+    with ``context.step`` is read from there. A ``create`` records the physical id with
+    ``context.record`` before it waits, so that whatever happens meanwhile, a delete finds it. The
+    resource's ``timeout`` and ``deadline`` are for all the calls of an attempt and the waits
+    between them.
+
+    :param seconds: after which the handler is called again, more than 0.
+    :param progress: how far it is, for people: ``BUILDING, 40 %``. It takes the place of what the
+        call before said.
+    :raises BadInput: one of them is wrong.
+    """
+
+    def __init__(self, seconds: float, progress: str = "") -> None:
+        self.seconds = check_seconds("Wait: seconds", seconds)
+        if not isinstance(progress, str):
+            raise BadInput(f"Wait: progress must be a text, not {progress!r}")
+        self.progress = progress
+        super().__init__(f"wait {self.seconds:g} s" + (f": {progress}" if progress else ""))
