@@ -76,6 +76,18 @@ class Commit(StrEnum):
     ACTION_CLAIM = "action_claim"
     #: an action of a machine has ended, or will be retried
     ACTION = "action"
+    #: a batch of notifications is recorded
+    NOTIFICATIONS = "notifications"
+    #: deliveries of notifications have come to the next stage of their sink
+    DELIVERIES = "deliveries"
+    #: deliveries have failed at a stage
+    FAILURES = "failures"
+    #: a sweep takes deliveries
+    DELIVERY_CLAIM = "delivery_claim"
+    #: a step hands on what it has collected, as its time has come
+    EXPIRY = "expiry"
+    #: dead letters are tried again or dropped
+    LETTERS = "letters"
 
     @property
     def before(self) -> str:
@@ -100,6 +112,15 @@ MACHINE = (
     Commit.ACTION_CLAIM,
     Commit.ACTION,
 )
+#: Those of notifications.
+PIPELINE = (
+    Commit.NOTIFICATIONS,
+    Commit.DELIVERIES,
+    Commit.FAILURES,
+    Commit.DELIVERY_CLAIM,
+    Commit.EXPIRY,
+    Commit.LETTERS,
+)
 
 
 def both_sides(commits: Iterable[Commit]) -> tuple[str, ...]:
@@ -110,7 +131,7 @@ def both_sides(commits: Iterable[Commit]) -> tuple[str, ...]:
 #: All crash points.
 NAMES: tuple[str, ...] = (*both_sides(Commit), BEFORE_CALL, AFTER_CALL)
 #: Those of stacks and engines.
-STACKS = tuple(name for name in NAMES if name not in both_sides(JOURNAL + MACHINE))
+STACKS = tuple(name for name in NAMES if name not in both_sides(JOURNAL + MACHINE + PIPELINE))
 
 #: What a test sets: called with the name of each point that is reached, in any thread.
 hook: Callable[[str], None] | None = None

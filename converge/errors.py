@@ -51,6 +51,15 @@ class TemplateError(BadInput):
         super().__init__(f"{place}: {message}" if place else message)
 
 
+class PipelineError(TemplateError):
+    """A pipeline file, or a file of definitions, is wrong.
+
+    :ivar errors: all mistakes of the file, if there are several.
+    """
+
+    errors: tuple[PipelineError, ...] = ()
+
+
 class NotFound(BadInput):
     """There is no such stack, resource, version or event."""
 

@@ -47,14 +47,14 @@ class OsloCarrier:
         if url.kind == "kafka":
             _check_installed("confluent_kafka", "confluent-kafka")
         make = _Notifications if url.kind == "kafka" else _Casts
-        self._way: _Way = make(_full_url(url), url)
+        self._way: _Way = make(full_url(url), url)
 
     def send(self, text: str) -> None:
         """Send one message.
 
         :raises CarrierError: the broker cannot be reached, or does not take it.
         """
-        with _explained():
+        with explained():
             self._way.send(text)
 
     def receive(
@@ -65,7 +65,7 @@ class OsloCarrier:
 
         :raises CarrierError: it cannot receive.
         """
-        with _explained():
+        with explained():
             server = self._way.listen(heard)
             server.start()
             ready()
@@ -79,7 +79,7 @@ class OsloCarrier:
 
     def close(self) -> None:
         """Close the connections."""
-        with _explained():
+        with explained():
             self._way.close()
 
 
@@ -99,7 +99,7 @@ class _Casts:
     def __init__(self, full_url: str, url: BusUrl) -> None:
         import oslo_messaging
 
-        self._transport = _open(oslo_messaging.get_rpc_transport, full_url, url)
+        self._transport = open_transport(oslo_messaging.get_rpc_transport, full_url, url)
         self._topic = url.topic
         # the fake driver has one queue for all servers of a name
         self._server = secrets.token_hex(8) if url.kind == "fake" else _SERVER
@@ -140,7 +140,7 @@ class _Notifications:
     def __init__(self, full_url: str, url: BusUrl) -> None:
         import oslo_messaging
 
-        self._transport = _open(oslo_messaging.get_notification_transport, full_url, url)
+        self._transport = open_transport(oslo_messaging.get_notification_transport, full_url, url)
         self._topic = url.topic
         self._notifier = oslo_messaging.Notifier(
             self._transport, "converge", driver="messaging", topics=[self._topic], retry=0
@@ -183,13 +183,14 @@ def _check_installed(module: str, package: str) -> None:
         ) from None
 
 
-def _full_url(url: BusUrl) -> str:
+def full_url(url: BusUrl) -> str:
+    """The URL for oslo.messaging, with all options."""
     defaults = RABBIT_OPTIONS if url.kind == "rabbit" else {}
     query = urlencode({**defaults, **url.options})
     return f"{url.text}?{query}" if query else url.text
 
 
-def _open(get_transport: Callable[..., Any], full_url: str, url: BusUrl) -> Any:
+def open_transport(get_transport: Callable[..., Any], full_url: str, url: BusUrl) -> Any:
     """Open a transport; nothing is connected yet.
 
     :raises BadInput: there is something wrong with the URL.
@@ -210,7 +211,7 @@ def _open(get_transport: Callable[..., Any], full_url: str, url: BusUrl) -> Any:
     raise BadInput(f"the bus {url.shown} {wrong}")
 
 
-class _explained:  # noqa: N801  (a context manager, used like a function)
+class explained:  # noqa: N801  (a context manager, used like a function)
     """Turns what oslo.messaging and its drivers raise into :class:`CarrierError`."""
 
     def __enter__(self) -> None:

@@ -360,3 +360,127 @@ event = Table(
     Column("reason", String(REASON_LENGTH)),
     Index("ix_converge_event_stack_id", "stack_id", "id"),
 )
+
+# each message once, whether an event was made of it or not
+notification = Table(
+    PREFIX + "notification",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("message_id", NAME, nullable=False),
+    Column("event_type", NAME, nullable=False),
+    Column("publisher_id", NAME, nullable=False),
+    Column("priority", NAME, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("recorded_at", Double, nullable=False),
+    # 1 if it is an event, 0 if it is not, or the store has refused it
+    Column("is_event", Integer, nullable=False),
+    # of the batch that recorded it
+    Column("token", String(32), nullable=False),
+    UniqueConstraint("message_id", name="uniq_converge_notification0message_id"),
+    Index("ix_converge_notification_event_type", "event_type", "at"),
+    Index("ix_converge_notification_at", "at"),
+)
+
+trait = Table(
+    PREFIX + "trait",
+    metadata,
+    Column("notification_id", ID, nullable=False),
+    Column("name", NAME, nullable=False),
+    Column("type", String(8), nullable=False),
+    # of every type, exactly
+    Column("text", NAME, nullable=False),
+    # of a number or a time, to compare with
+    Column("number", Double),
+    PrimaryKeyConstraint("notification_id", "name", name="pk_converge_trait"),
+    Index("ix_converge_trait_name", "name", "text"),
+)
+
+sample = Table(
+    PREFIX + "sample",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("sample_id", String(36), nullable=False),
+    Column("name", NAME, nullable=False),
+    Column("type", String(16), nullable=False),
+    Column("unit", NAME, nullable=False),
+    Column("volume", Double, nullable=False),
+    Column("resource_id", NAME),
+    Column("user_id", NAME),
+    Column("project_id", NAME),
+    Column("at", Double, nullable=False),
+    Column("metadata", JsonText, nullable=False),
+    UniqueConstraint("sample_id", name="uniq_converge_sample0sample_id"),
+    Index("ix_converge_sample_name", "name", "at"),
+)
+
+# the way of a notification through a sink, for as long as it has not come to its end
+delivery = Table(
+    PREFIX + "delivery",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    # the message id; of what a step has collected, an id of its own
+    Column("origin", NAME, nullable=False),
+    Column("sink", NAME, nullable=False),
+    # the partition
+    Column("share", Integer, nullable=False),
+    Column("state", String(8), nullable=False),
+    # the stage that comes next, and its name
+    Column("position", Integer, nullable=False),
+    Column("step", NAME),
+    # changes at every write
+    Column("version", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    # when a sweep may take it; NULL: whoever has its message goes on with it, or it FAILED
+    Column("next_at", Double),
+    # what comes into the next stage; NULL: what the message gives
+    Column("items", JsonText),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    UniqueConstraint("origin", "sink", "share", name="uniq_converge_delivery0origin0sink0share"),
+    _partial("ix_converge_delivery_next_at", "next_at", where="next_at IS NOT NULL"),
+)
+
+# what a step knows of a key
+step_state = Table(
+    PREFIX + "step_state",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("sink", NAME, nullable=False),
+    Column("step", NAME, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("key", JsonText, nullable=False),
+    Column("share", Integer, nullable=False),
+    Column("state", JsonText, nullable=False),
+    Column("deadline_at", Double),
+    Column("updated_at", Double, nullable=False),
+    # random, changes at every write
+    _mark(),
+    UniqueConstraint("sink", "step", "digest", name="uniq_converge_step_state0sink0step0digest"),
+    _partial("ix_converge_step_state_deadline_at", "deadline_at", where="deadline_at IS NOT NULL"),
+)
+
+dead_letter = Table(
+    PREFIX + "dead_letter",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    # of what it is and where it failed, so that each is there once
+    Column("digest", String(64), nullable=False),
+    Column("reason", String(16), nullable=False),
+    Column("message", String(REASON_LENGTH), nullable=False),
+    Column("raw", JsonText, nullable=False),
+    Column("headers", JsonText, nullable=False),
+    Column("origin", NAME),
+    Column("event_type", NAME),
+    Column("sink", NAME),
+    Column("step", NAME),
+    Column("delivery_id", ID),
+    Column("count", Integer, nullable=False),
+    Column("first_at", Double, nullable=False),
+    Column("last_at", Double, nullable=False),
+    # somebody asked for it to be tried again
+    Column("retry_at", Double),
+    # of the batch that it was in last
+    Column("token", String(32), nullable=False),
+    UniqueConstraint("digest", name="uniq_converge_dead_letter0digest"),
+    _partial("ix_converge_dead_letter_retry_at", "retry_at", where="retry_at IS NOT NULL"),
+)

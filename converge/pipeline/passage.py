@@ -1,0 +1,534 @@
+"""The second part of a batch: deliveries go through the stages of their sink.
+
+All that are at one stage go through it together, so the number of statements does not depend on how
+many there are. After each stage that has an effect, it is recorded how far they have come, with
+what comes into the next stage; whoever goes on after a death goes on there.
+
+Two processes may have the same delivery in hand, as when one was taken for dead. What the second
+one records fails, as the version of the row is another one: then it lets go of the delivery.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from converge.canonical import dump
+from converge.crash_points import Commit
+from converge.errors import BadInput, Busy, StaleLock, comes_from
+from converge.model import Json
+from converge.pipeline.items import Item, make_id, to_json_list
+from converge.pipeline.letters import letter_of_work
+from converge.pipeline.pipeline import Sink
+from converge.pipeline.publishers import Outlet, Publisher
+from converge.pipeline.stages import Handover, Stage
+from converge.pipeline.steps import Advance, StatefulStep, Step, listed
+from converge.pipeline.work import BatchResult, Guard, Work, count
+from converge.sql import dead_letters, deliveries, step_states
+from converge.sql.database import Database
+from converge.sql.deliveries import DeliveryState
+from converge.sql.step_states import StateRow
+from converge.sql.transaction import Transaction
+
+if TYPE_CHECKING:
+    from converge.store import Store
+
+LOG = logging.getLogger(__name__)
+
+#: How often a stage that remembers is tried anew, as another process was faster.
+TRIES = 100
+#: Seconds: no retry waits longer.
+MOST_WAIT = 3600.0
+
+
+class Passage:
+    """The way of deliveries through one sink.
+
+    :param now: the time when the batch began: seconds since 1970.
+    :param guard: called first in each transaction.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        sink: Sink,
+        now: float,
+        result: BatchResult,
+        guard: Guard | None = None,
+    ) -> None:
+        self._store = store
+        self._database: Database = store.database
+        self._sink = sink
+        self._now = now
+        self._result = result
+        self._guard = guard
+        #: What the sink has handed to others.
+        self.handed: list[Work] = []
+
+    def run(self, works: Sequence[Work]) -> None:
+        """Take deliveries through the sink: to its end, or to a retry, or to a dead letter.
+
+        :raises StoreError: the store cannot be used; what was recorded stays.
+        """
+        start = time.monotonic()
+        for work in works:
+            self._find_place(work)
+        for index, stage in enumerate(self._sink.stages):
+            here = [work for work in works if work.goes_on and work.position == index]
+            if here:
+                self._take(index, stage, here)
+        self._end(works)
+        spent = self._result.seconds
+        spent[self._sink.name] = spent.get(self._sink.name, 0.0) + time.monotonic() - start
+
+    def _find_place(self, work: Work) -> None:
+        """Where a delivery goes on: by the name of the stage, as others may have come before."""
+        if work.step is None:
+            return
+        names = [stage.name for stage in self._sink.stages]
+        if work.step in names:
+            work.position = names.index(work.step)
+        else:
+            work.error = BadInput(
+                f"sink {self._sink.name} has no stage {work.step!r} any more, at which this "
+                "delivery goes on"
+            )
+
+    def _take(self, index: int, stage: Stage, works: list[Work]) -> None:
+        if isinstance(stage.work, StatefulStep):
+            self._remember(index, stage, stage.work, works)
+            return
+        if isinstance(stage.work, Step):
+            for work in works:
+                _apply(stage.work, work)
+            self._passed(index, stage, works)
+            return
+        if isinstance(stage.work, Handover):
+            self._hand_over(index, stage.work, works)
+            return
+        self._publish(index, stage.work, works)
+
+    def _passed(self, index: int, stage: Stage, works: list[Work]) -> None:
+        done = [work for work in works if work.error is None]
+        for work in done:
+            work.position = index + 1
+        if not stage.is_pure:
+            self._journal(done)
+
+    # -- publishers
+
+    def _publish(self, index: int, publisher: Publisher, works: list[Work]) -> None:
+        done = self._try_together(index, publisher, works)
+        if done:
+            return
+        for work in works:
+            if not work.lost:
+                self._try_one(index, publisher, work)
+
+    def _try_together(self, index: int, publisher: Publisher, works: list[Work]) -> bool:
+        """Publish what all deliveries bring, at once; whether that has succeeded."""
+        try:
+            self._publish_all(index, publisher, works)
+        except Exception as error:
+            if self._is_ours(error):
+                raise
+            if len(works) == 1:
+                works[0].error = error
+                return True
+            LOG.debug("a batch of %d to sink %s is published one by one", len(works), self._sink)
+            return False
+        return True
+
+    def _try_one(self, index: int, publisher: Publisher, work: Work) -> None:
+        try:
+            self._publish_all(index, publisher, [work])
+        except Exception as error:
+            if self._is_ours(error):
+                raise
+            work.error = error
+
+    def _is_ours(self, error: BaseException) -> bool:
+        """Whether it is the store that cannot be used, or the guard that forbids to go on."""
+        return comes_from(error, self._database) or isinstance(error, StaleLock)
+
+    def _publish_all(self, index: int, publisher: Publisher, works: list[Work]) -> None:
+        items = [item for work in works for item in work.items]
+        if not publisher.transactional:
+            if items:
+                publisher.publish(items, Outlet(self._store))
+            self._advance_all(index, works)
+            return
+
+        def publish(tx: Transaction) -> None:
+            # what was lost is not published either
+            kept = [item for work in works if not work.lost for item in work.items]
+            if kept:
+                publisher.publish(kept, Outlet(self._store, tx))
+
+        self._advance_all(index, works, publish)
+
+    def _advance_all(
+        self, index: int, works: list[Work], more: Callable[[Transaction], object] | None = None
+    ) -> None:
+        before = [work.position for work in works]
+        for work in works:
+            work.position = index + 1
+        try:
+            self._journal(works, more)
+        except BaseException:
+            for work, position in zip(works, before, strict=True):
+                work.position = position
+            raise
+
+    # -- other sinks
+
+    def _hand_over(self, index: int, handover: Handover, works: list[Work]) -> None:
+        def begin(tx: Transaction) -> list[deliveries.DeliveryRow]:
+            rows = [
+                {
+                    "origin": make_id(work.origin, "from", self._sink.name, work.share),
+                    "sink": handover.sink,
+                    "share": work.share,
+                    "state": DeliveryState.DUE.value,
+                    "position": 0,
+                    # if this process dies, a sweep goes on with it
+                    "next_at": self._now + 60,
+                    "items": to_json_list(work.items),
+                }
+                for work in works
+                if work.items and not work.lost
+            ]
+            if not rows:
+                return []
+            deliveries.insert_deliveries(tx, rows)
+            return deliveries.list_deliveries(tx, (str(row["origin"]) for row in rows))
+
+        begun: list[deliveries.DeliveryRow] = []
+
+        def more(tx: Transaction) -> None:
+            begun[:] = begin(tx)
+
+        self._advance_all(index, works, more)
+        self.handed += [Work.of(row) for row in begun if row.sink == handover.sink]
+
+    # -- steps that remember
+
+    def _remember(self, index: int, stage: Stage, step: StatefulStep, works: list[Work]) -> None:
+        keyed: dict[int, list[tuple[Item, Json, str]]] = {}
+        for work in works:
+            try:
+                keyed[work.id] = [
+                    (item, key := step.key(item), "" if key is None else _digest(key))
+                    for item in work.items
+                ]
+            except Exception as error:
+                work.error = error
+        before = {work.id: work.items for work in works}
+        for attempt in range(TRIES):
+            left = [work for work in works if work.goes_on]
+            for work in left:
+                work.items, work.position = before[work.id], index
+            if not left:
+                return
+            try:
+                self._remember_once(index, stage, step, left, keyed)
+                return
+            except StaleState:
+                LOG.debug("stage %s of sink %s: try %d", stage.name, self._sink.name, attempt)
+                for work in left:
+                    work.items, work.position = before[work.id], index
+        raise Busy(
+            f"stage {stage.name} of sink {self._sink.name}: other processes change the same keys "
+            "all the time; share the work by partitions"
+        )
+
+    def _remember_once(
+        self,
+        index: int,
+        stage: Stage,
+        step: StatefulStep,
+        works: list[Work],
+        keyed: dict[int, list[tuple[Item, Json, str]]],
+    ) -> None:
+        digests = {digest for work in works for _, _, digest in keyed[work.id] if digest}
+        states: dict[str, StateRow] = {}
+        if digests:
+            rows = self._database.read(
+                lambda tx: step_states.list_states(tx, self._sink.name, stage.name, digests)
+            )
+            states = {row.digest: row for row in rows}
+        ledger = Ledger(self._sink.name, stage.name, states)
+        for work in works:
+            made: list[Item] = []
+            undo = ledger.mark()
+            try:
+                for item, key, digest in keyed[work.id]:
+                    if not digest:
+                        made.append(item)
+                        continue
+                    moved = step.advance(ledger.get(digest), item, self._now)
+                    dump(moved.state)
+                    ledger.set(digest, key, work.share, moved)
+                    made += listed(list(moved.made))
+            except Exception as error:
+                # what it has changed before it failed does not count
+                ledger.back_to(undo)
+                work.error = error
+                continue
+            work.items = made
+            work.position = index + 1
+        done = [work for work in works if work.error is None]
+        if done:
+            self._journal(done, ledger.write, together=True)
+
+    # -- recording
+
+    def _journal(
+        self,
+        works: list[Work],
+        more: Callable[[Transaction], object] | None = None,
+        *,
+        together: bool = False,
+    ) -> None:
+        """Record how far deliveries have come, and do more in the same transaction. Deliveries that
+        another process went on with are lost: the others are recorded without them.
+
+        :param together: what more is done was worked out of all of them.
+        :raises StaleState: some were lost, and that is so.
+        """
+        if not works:
+            return
+        end = len(self._sink.stages)
+        for _ in range(TRIES):
+            mine = [work for work in works if not work.lost]
+            if not mine:
+                return
+            try:
+                self._write(mine, end, more)
+            except _StaleDelivery:
+                self._find_lost(mine)
+                if together and any(work.lost for work in mine):
+                    raise StaleState from None
+                continue
+            for work in mine:
+                work.version += 1
+                if work.position == end:
+                    count(self._result.delivered, self._sink.name)
+            return
+        raise Busy(f"sink {self._sink.name}: other processes take the same deliveries all the time")
+
+    def _write(
+        self, works: list[Work], end: int, more: Callable[[Transaction], object] | None
+    ) -> None:
+        ended = {work.id: work.version for work in works if work.position == end}
+        moved = [self._row(work) for work in works if work.position != end]
+
+        def write(tx: Transaction) -> None:
+            if self._guard is not None:
+                self._guard(tx)
+            try:
+                deliveries.end_deliveries(tx, ended)
+                deliveries.advance_deliveries(tx, moved)
+            except StaleLock:
+                raise _StaleDelivery from None
+            if more is not None:
+                more(tx)
+
+        def happened(tx: Transaction, result: None) -> bool:
+            known = deliveries.list_versions(tx, (work.id for work in works))
+            return all(known.get(work.id, -1) != work.version for work in works)
+
+        self._database.transact(write, Commit.DELIVERIES, happened=happened)
+
+    def _find_lost(self, works: Iterable[Work]) -> None:
+        known = self._database.read(
+            lambda tx: deliveries.list_versions(tx, [work.id for work in works])
+        )
+        for work in works:
+            work.lost = known.get(work.id) != work.version
+
+    def _row(self, work: Work) -> dict[str, Any]:
+        return {
+            "id": work.id,
+            "version": work.version,
+            "state": DeliveryState.HELD.value,
+            "position": work.position,
+            "step": self._sink.stages[work.position].name,
+            "attempts": 0,
+            # a sweep takes it if this process dies and no message comes again
+            "next_at": None,
+            "items": to_json_list(work.items),
+        }
+
+    # -- the end
+
+    def _end(self, works: Sequence[Work]) -> None:
+        """Record retries and dead letters."""
+        failed = [work for work in works if work.error is not None and not work.lost]
+        if failed:
+            self._record_failures(failed)
+
+    def _record_failures(self, works: list[Work]) -> None:
+        token = secrets.token_hex(16)
+        for _ in range(TRIES):
+            mine = [work for work in works if not work.lost]
+            rows = [self._failure_row(work) for work in mine]
+            letters = [
+                letter_of_work(work, self._stage_name(work))
+                for work, row in zip(mine, rows, strict=True)
+                if row["state"] == DeliveryState.FAILED
+            ]
+
+            def write(
+                tx: Transaction,
+                rows: list[dict[str, Any]] = rows,
+                letters: list[dict[str, Any]] = letters,
+            ) -> None:
+                if self._guard is not None:
+                    self._guard(tx)
+                try:
+                    deliveries.advance_deliveries(tx, rows)
+                except StaleLock:
+                    raise _StaleDelivery from None
+                dead_letters.record_letters(tx, letters, token)
+
+            def happened(tx: Transaction, result: None, rows: list[dict[str, Any]] = rows) -> bool:
+                known = deliveries.list_versions(tx, (row["id"] for row in rows))
+                return all(known.get(row["id"], -1) != row["version"] for row in rows)
+
+            try:
+                if rows:
+                    self._database.transact(write, Commit.FAILURES, happened=happened)
+            except _StaleDelivery:
+                self._find_lost(mine)
+                continue
+            for work, row in zip(mine, rows, strict=True):
+                failed = row["state"] == DeliveryState.FAILED
+                count(self._result.failed if failed else self._result.retried, self._sink.name)
+                LOG.warning(
+                    "sink %s: %s has failed at stage %s (%s): %s",
+                    self._sink.name,
+                    work.origin,
+                    self._stage_name(work),
+                    "it is a dead letter now" if failed else "it will be tried again",
+                    work.error,
+                )
+            return
+
+    def _stage_name(self, work: Work) -> str:
+        stages = self._sink.stages
+        if work.step is not None and work.step not in {one.name for one in stages}:
+            return work.step
+        return stages[work.position].name if work.position < len(stages) else "end"
+
+    def _failure_row(self, work: Work) -> dict[str, Any]:
+        attempts = work.attempts + 1
+        over = attempts >= self._sink.attempts or isinstance(work.error, BadInput)
+        wait = min(self._sink.wait * 2 ** min(attempts - 1, 30), MOST_WAIT)
+        return {
+            "id": work.id,
+            "version": work.version,
+            "state": (DeliveryState.FAILED if over else DeliveryState.DUE).value,
+            "position": work.position,
+            "step": self._stage_name(work),
+            "attempts": attempts,
+            "next_at": None if over else self._now + wait,
+            "items": to_json_list(work.items),
+        }
+
+
+class StaleState(Exception):
+    """What a stage was worked out from has changed: it is to be done anew."""
+
+
+class _StaleDelivery(Exception):
+    """Another process has gone on with a delivery."""
+
+
+class Ledger:
+    """What becomes of the states of a stage, before it is written.
+
+    :param states: those that there are, by digest.
+    """
+
+    def __init__(self, sink: str, step: str, states: dict[str, StateRow]) -> None:
+        self._sink, self._step = sink, step
+        self._states = states
+        self._changed: dict[str, tuple[Json, int, Advance]] = {}
+
+    def get(self, digest: str) -> Json:
+        """The state of a key; None if there is none."""
+        if digest in self._changed:
+            return self._changed[digest][2].state
+        row = self._states.get(digest)
+        return None if row is None else row.state
+
+    def set(self, digest: str, key: Json, share: int, moved: Advance) -> None:
+        """Change the state of a key."""
+        self._changed[digest] = (key, share, replace(moved, made=()))
+
+    def mark(self) -> dict[str, tuple[Json, int, Advance]]:
+        """What was changed so far."""
+        return dict(self._changed)
+
+    def back_to(self, mark: dict[str, tuple[Json, int, Advance]]) -> None:
+        """Forget what was changed since."""
+        self._changed = mark
+
+    def write(self, tx: Transaction) -> None:
+        """Write all changes.
+
+        :raises StaleState: another process has changed one of the keys.
+        """
+        made, changed, gone = [], [], []
+        for digest, (key, share, moved) in self._changed.items():
+            row = self._states.get(digest)
+            mark = secrets.randbits(62)
+            if row is None:
+                if moved.state is not None:
+                    made.append(
+                        {
+                            "sink": self._sink,
+                            "step": self._step,
+                            "digest": digest,
+                            "key": key,
+                            "share": share,
+                            "state": moved.state,
+                            "deadline_at": moved.deadline,
+                            "mark": mark,
+                        }
+                    )
+                continue
+            changed.append(
+                {
+                    "id": row.id,
+                    "mark": row.mark,
+                    "new_mark": mark,
+                    "state": moved.state if moved.state is not None else {},
+                    "deadline_at": moved.deadline,
+                }
+            )
+            if moved.state is None:
+                gone.append(row.id)
+        try:
+            step_states.insert_states(tx, made)
+            step_states.update_states(tx, changed)
+        except StaleLock:
+            raise StaleState from None
+        step_states.delete_states(tx, gone)
+
+
+def _apply(step: Step, work: Work) -> None:
+    try:
+        work.items = [made for item in work.items for made in listed(step.apply(item))]
+    except Exception as error:
+        work.error = error
+
+
+def _digest(key: Json) -> str:
+    return hashlib.sha256(dump(key).encode("ascii")).hexdigest()

@@ -1,0 +1,156 @@
+"""What waits for its time: retries, what steps have collected, and dead letters that a person wants
+to be tried again. Every agent sweeps from time to time; any number may do so at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from converge.crash_points import Commit
+from converge.pipeline.again import retry_letters
+from converge.pipeline.batch import deliver
+from converge.pipeline.items import make_id, to_json_list
+from converge.pipeline.passage import Ledger, StaleState
+from converge.pipeline.pipeline import Pipeline
+from converge.pipeline.steps import Advance, StatefulStep
+from converge.pipeline.work import BatchResult, Guard, Work
+from converge.sql import deliveries, step_states
+from converge.sql.database import Database
+from converge.sql.deliveries import DeliveryRow, DeliveryState
+from converge.sql.notifications import read_clock
+from converge.sql.step_states import StateRow
+from converge.sql.transaction import Transaction
+
+if TYPE_CHECKING:
+    from converge.store import Store
+
+#: Rows that are taken at a time.
+BATCH = 100
+#: Seconds after which another sweep takes a delivery that one has taken, if that died.
+LEASE = 60.0
+
+
+def sweep(
+    store: Store,
+    pipeline: Pipeline,
+    *,
+    shares: Iterable[int] | None = None,
+    guard: Guard | None = None,
+    now: float | None = None,
+) -> BatchResult:
+    """Do what is due.
+
+    :param shares: of these partitions only; None: of all.
+    :param guard: called first in each transaction that writes.
+    :param now: seconds since 1970; None: the database's clock.
+    :raises StoreError: the store cannot be used.
+    """
+    result = BatchResult()
+    mine = None if shares is None else sorted(shares)
+    database = store.database
+    moment = database.read(read_clock) if now is None else now
+    expire(database, pipeline, moment, mine, guard)
+    while True:
+        rows = _claim(database, pipeline, mine, guard)
+        works = [Work.of(row) for row in rows]
+        deliver(store, pipeline, works, result, guard=guard, now=moment)
+        if len(rows) < BATCH:
+            break
+    retry_letters(store, pipeline, moment, result)
+    return result
+
+
+def _claim(
+    database: Database, pipeline: Pipeline, shares: Sequence[int] | None, guard: Guard | None
+) -> list[DeliveryRow]:
+    sinks = list(pipeline.sinks)
+    if not sinks or not database.read(lambda tx: deliveries.has_due(tx, sinks)):
+        return []
+
+    def claim(tx: Transaction) -> list[DeliveryRow]:
+        if guard is not None:
+            guard(tx)
+        return deliveries.claim_due(tx, sinks, shares, LEASE, BATCH)
+
+    # after a lost commit, what was claimed is due again later
+    return database.transact(claim, Commit.DELIVERY_CLAIM, happened=_claimed)
+
+
+def _claimed(tx: Transaction, rows: list[DeliveryRow]) -> bool:
+    known = deliveries.list_versions(tx, (row.id for row in rows))
+    return all(known.get(row.id) == row.version for row in rows)
+
+
+def expire(
+    database: Database,
+    pipeline: Pipeline,
+    now: float,
+    shares: Sequence[int] | None = None,
+    guard: Guard | None = None,
+) -> int:
+    """Let steps hand on what they hold and whose deadline has passed.
+
+    :returns: how many keys there were.
+    """
+    steps = {
+        (sink.name, stage.name): (index, stage.work)
+        for sink in pipeline.sinks.values()
+        for index, stage in enumerate(sink.stages)
+        if isinstance(stage.work, StatefulStep)
+    }
+    sinks = sorted({sink for sink, _ in steps})
+    done = 0
+    while sinks:
+        rows = database.read(lambda tx: step_states.list_overdue(tx, sinks, shares, BATCH))
+        known = [row for row in rows if (row.sink, row.step) in steps]
+        for row in known:
+            index, step = steps[row.sink, row.step]
+            done += _expire_one(database, row, index, step, now, guard)
+        if len(rows) < BATCH or not known:
+            break
+    return done
+
+
+def _expire_one(
+    database: Database,
+    row: StateRow,
+    index: int,
+    step: StatefulStep,
+    now: float,
+    guard: Guard | None,
+) -> int:
+    moved = step.expire(row.state, now)
+    origin = make_id("expiry", row.sink, row.step, row.digest, row.mark)
+    ledger = Ledger(row.sink, row.step, {row.digest: row})
+    ledger.set(row.digest, row.key, row.share, Advance(moved.state, deadline=moved.deadline))
+    rows: list[dict[str, Any]] = []
+    if moved.made:
+        rows.append(
+            {
+                "origin": origin,
+                "sink": row.sink,
+                "share": row.share,
+                "state": DeliveryState.DUE.value,
+                "position": index + 1,
+                "next_at": now,
+                "items": to_json_list(moved.made),
+            }
+        )
+
+    def write(tx: Transaction) -> None:
+        if guard is not None:
+            guard(tx)
+        ledger.write(tx)
+        if rows:
+            deliveries.insert_deliveries(tx, rows)
+
+    def happened(tx: Transaction, result: None) -> bool:
+        marks = step_states.list_marks(tx, row.sink, row.step, [row.digest])
+        return marks.get(row.digest) != row.mark
+
+    try:
+        database.transact(write, Commit.EXPIRY, happened=happened)
+    except StaleState:
+        # an item came, or another sweep was faster
+        return 0
+    return 1

@@ -1,0 +1,128 @@
+"""What steps know of their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import delete, select
+
+from converge.errors import StaleLock
+from converge.model import Json
+from converge.sql.batch import InsertMany, UpdateMany, among, types_of
+from converge.sql.notifications import is_one_of
+from converge.sql.schema import step_state
+from converge.sql.transaction import Transaction
+
+
+class StateRow(NamedTuple):
+    """The state of a key as it is in the database.
+
+    :ivar mark: random, another one after every write.
+    """
+
+    id: int
+    sink: str
+    step: str
+    digest: str
+    key: Json
+    share: int
+    state: Json
+    deadline_at: float | None
+    mark: int
+
+
+_COLUMNS = [step_state.c[name] for name in StateRow._fields]
+_INSERT = InsertMany(
+    step_state,
+    types_of(step_state, "sink", "step", "digest", "key", "share", "state", "deadline_at", "mark"),
+    lambda row, now: {**row, "updated_at": now},
+    skip_existing=True,
+)
+_UPDATE = UpdateMany(
+    step_state,
+    ["id", "mark"],
+    {**types_of(step_state, "state", "deadline_at"), "new_mark": step_state.c.mark.type},
+    lambda row, now: {
+        "state": row["state"],
+        "deadline_at": row["deadline_at"],
+        "mark": row["new_mark"],
+        "updated_at": now,
+    },
+)
+
+
+def list_states(tx: Transaction, sink: str, step: str, digests: Iterable[str]) -> list[StateRow]:
+    """The states of these keys that there are."""
+    query = select(*_COLUMNS).where(
+        step_state.c.sink == sink,
+        step_state.c.step == step,
+        is_one_of(tx, step_state.c.digest, digests),
+    )
+    return [StateRow._make(row) for row in tx.execute(query)]
+
+
+def insert_states(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Make the states of keys that had none: each with sink, step, digest, key, share, state,
+    deadline_at and mark.
+
+    :raises StaleLock: another process has made one of them.
+    """
+    if not rows:
+        return
+    ordered = sorted(rows, key=lambda row: str(row["digest"]))
+    _INSERT.execute(tx, ordered)
+    first = rows[0]
+    made = list_marks(tx, first["sink"], first["step"], (row["digest"] for row in rows))
+    if any(made.get(row["digest"]) != row["mark"] for row in rows):
+        raise StaleLock("another process has begun with a key of a step")
+
+
+def list_marks(tx: Transaction, sink: str, step: str, digests: Iterable[str]) -> dict[str, int]:
+    """The marks of the states of these keys."""
+    query = select(step_state.c.digest, step_state.c.mark).where(
+        step_state.c.sink == sink,
+        step_state.c.step == step,
+        is_one_of(tx, step_state.c.digest, digests),
+    )
+    return {row.digest: row.mark for row in tx.execute(query)}
+
+
+def update_states(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Change states.
+
+    :param rows: each with id, the mark that it had, new_mark, state and deadline_at.
+    :raises StaleLock: another process has changed one of them.
+    """
+    if rows and _UPDATE.execute(tx, sorted(rows, key=lambda row: int(row["id"]))) != len(rows):
+        raise StaleLock("another process has changed what a step knows of a key")
+
+
+def delete_states(tx: Transaction, ids: Iterable[int]) -> None:
+    """Delete states that were changed in this transaction."""
+    listed = list(ids)
+    if listed:
+        tx.execute(delete(step_state).where(among(tx, step_state.c.id, listed)))
+
+
+def list_overdue(
+    tx: Transaction,
+    sinks: Sequence[str],
+    shares: Iterable[int] | None,
+    limit: int,
+) -> list[StateRow]:
+    """The states whose deadline has passed, the oldest first.
+
+    :param sinks: of these sinks only.
+    :param shares: of these partitions only; None: of all.
+    """
+    conditions = [
+        step_state.c.deadline_at.is_not(None),
+        step_state.c.deadline_at <= tx.now,
+        is_one_of(tx, step_state.c.sink, sinks),
+    ]
+    if shares is not None:
+        conditions.append(among(tx, step_state.c.share, shares))
+    query = select(*_COLUMNS).where(*conditions)
+    ordered = query.order_by(step_state.c.deadline_at, step_state.c.id).limit(limit)
+    return [StateRow._make(row) for row in tx.execute(ordered)]
