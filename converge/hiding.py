@@ -70,7 +70,7 @@ SEEN = frozenset(
     ]
 )
 # a shorter secret is hidden only where it is a whole word: most texts contain all its letters
-_SHORT = 4
+SHORT = 4
 # what stands where a text was cut
 _CUT = re.compile(r"\.\.\.|\[\.\.\.\] ")
 _PLACE = re.compile(r"[\w.,/+\\-]*")
@@ -117,7 +117,7 @@ def _ways_to_write(secret: str) -> Iterable[str]:
 
 def _expression(form: str) -> str:
     escaped = re.escape(form)
-    return rf"(?<!\w){escaped}(?!\w)" if len(form) < _SHORT else escaped
+    return rf"(?<!\w){escaped}(?!\w)" if len(form) < SHORT else escaped
 
 
 def hide(text: str) -> str:
@@ -130,10 +130,11 @@ class Secrets:
 
     :param values: JSON values. In a list or mapping each value is a secret, and so is each line
         of a text; true, false and null are not.
+    :param least: how many characters a secret has; shorter ones are not hidden.
     """
 
-    def __init__(self, values: Iterable[Any]) -> None:
-        found = {text for value in values for text in _texts(value)}
+    def __init__(self, values: Iterable[Any], least: int = 1) -> None:
+        found = {text for value in values for text in _texts(value) if len(text) >= least}
         self._values = found | {line for text in found for line in _lines(text)}
         forms = {form for secret in self._values for form in _ways_to_write(secret)}
         self._pattern = _compile(forms) if forms else None
@@ -158,8 +159,8 @@ class Secrets:
     @staticmethod
     def _rest(text: str, start: int, secret: str) -> int:
         """How many characters of the text, from ``start`` on, are the end of a secret."""
-        head = text[start : start + _SHORT]
-        at = secret.find(head, 1) if len(head) == _SHORT else -1
+        head = text[start : start + SHORT]
+        at = secret.find(head, 1) if len(head) == SHORT else -1
         while at > 0:
             if text.startswith(secret[at:], start):
                 return len(secret) - at
@@ -196,7 +197,7 @@ def _texts(value: Any) -> Iterable[str]:
 def _lines(text: str) -> Iterable[str]:
     # a text may be shown with its lines indented, or only some of them
     lines = (line.strip() for line in text.splitlines())
-    return (line for line in lines if len(line) >= _SHORT)
+    return (line for line in lines if len(line) >= SHORT)
 
 
 # what Python's own exceptions keep outside of their arguments
@@ -244,7 +245,7 @@ def learn_options(options: Iterable[tuple[str, str]], seen: Iterable[str | None]
     if secret:
         # a secret that was not percent-encoded looks like several options
         others = (one for one in options if one[0].lower() not in SEEN and not is_secret(one[0]))
-        secret += [part for one in others for part in one if len(part) >= _SHORT]
+        secret += [part for one in others for part in one if len(part) >= SHORT]
     learn(secret, seen)
 
 

@@ -11,9 +11,10 @@ from converge.graph import Graph
 from converge.hiding import Secrets
 from converge.inspection.views import count_nodes
 from converge.model import SHOWN_STATUSES, Action, Json, Physical, Status
+from converge.protocol.marks import secret_values, without_secrets
 from converge.protocol.secrets import read_secrets
 from converge.sql import events, resource_views, stacks, templates
-from converge.sql.resource_views import Wanted
+from converge.sql.resource_views import ResourceView, Wanted
 from converge.sql.stacks import StackRow
 from converge.sql.transaction import Transaction
 from converge.template import Template, resolve
@@ -48,8 +49,20 @@ def show(
     required = {key for one in page for key in one.requires}
     names = {one.id: one.name for one in page}
     names |= resource_views.get_names(tx, required - names.keys())
-    secrets = Secrets(()) if reveal else read_secrets(tx, row.id)
+    outputs, sources = _outputs(tx, row, wanted)
+    marked = [
+        value
+        for one in (*page, *sources)
+        for value in secret_values(one.settings, one.properties, one.attributes)
+    ]
+    secrets = Secrets(()) if reveal else read_secrets(tx, row.id, marked)
     shown = secrets.hide_in_json
+
+    def contents(one: ResourceView) -> dict[str, Json]:
+        found = (one.properties, one.attributes)
+        properties, attributes = found if reveal else without_secrets(one.settings, *found)
+        return {"properties": shown(properties), "attributes": shown(attributes)}
+
     return {
         "name": row.name,
         "action": row.action,
@@ -66,14 +79,13 @@ def show(
                 "action": one.action,
                 "reason": one.reason,
                 "physical_id": shown(one.physical_id),
-                "properties": shown(one.properties),
-                "attributes": shown(one.attributes),
+                **contents(one),
                 "requires": sorted({names[key] for key in one.requires if key in names}),
             }
             for one in page
         },
         "more": max(0, found - len(page)),
-        "outputs": shown(_outputs(tx, row, wanted)),
+        "outputs": shown(outputs),
         "unchecked": _unchecked(tx, row),
     }
 
@@ -84,13 +96,16 @@ def _unchecked(tx: Transaction, row: StackRow) -> list[str]:
     return events.list_unchecked(tx, row.id, row.traversal_id)
 
 
-def _outputs(tx: Transaction, row: StackRow, wanted: Wanted) -> dict[str, Json]:
-    """The template's outputs; None for one that has no value yet."""
+def _outputs(
+    tx: Transaction, row: StackRow, wanted: Wanted
+) -> tuple[dict[str, Json], list[ResourceView]]:
+    """The template's outputs, None for one that has no value yet; and the resources that they are
+    made from."""
     if row.template_id is None:
-        return {}
+        return {}, []
     version = templates.get_outline(tx, row.template_id)
     if not version.body.get("outputs"):
-        return {}
+        return {}, []
     if version.body.get(VARIES):
         # which resources there are is said among them
         template = Template.from_store(templates.get_template(tx, row.template_id).body)
@@ -114,7 +129,7 @@ def _outputs(tx: Transaction, row: StackRow, wanted: Wanted) -> dict[str, Json]:
             outputs[name] = resolve(value, lookup)
         except (UnresolvedReference, BadInput):
             outputs[name] = None
-    return outputs
+    return outputs, named
 
 
 def list_statuses(

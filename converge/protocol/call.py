@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from converge.canonical import dump, load
 from converge.errors import BadInput, Replace, comes_from
+from converge.hiding import Secrets
 from converge.model import Action, Json, Kind, Physical, Status, same
 from converge.protocol.basis import make_basis
 from converge.protocol.decide import (
@@ -22,6 +23,7 @@ from converge.protocol.decide import (
     decide_replace,
 )
 from converge.protocol.limits import SPENT, Limits, limits_of, settings_of
+from converge.protocol.marks import mark_attributes, secret_values, with_marks
 from converge.reasons import cut_traceback, describe, format_traceback
 from converge.resources.resource_type import Context, ResourceType
 from converge.sql.types import PHYSICAL_ID_LENGTH, fit_text
@@ -29,7 +31,6 @@ from converge.synchronous import check_finished
 from converge.wait import Wait
 
 if TYPE_CHECKING:
-    from converge.hiding import Secrets
     from converge.journal import Scope
 
 #: The largest properties or attributes of one resource, in characters of JSON.
@@ -162,12 +163,29 @@ def _basis(work: Work) -> str:
     return make_basis(dump(wanted), (work.row.id, work.row.epoch), work.inputs)
 
 
-def _new_settings(work: Work) -> dict[str, Any]:
-    """The settings to write, if they differ from those of the row."""
+def _new_settings(work: Work, attributes: Sequence[str] | None = None) -> dict[str, Any]:
+    """The settings to write, if they differ from those of the row.
+
+    :param attributes: which attributes are secret, if they were made anew.
+    """
     wanted = work.decision.settings
+    if attributes:
+        wanted = with_marks(wanted, attributes=attributes)
     if wanted is None or work.row is None or same(dict(wanted), work.row.settings or {}):
         return {}
     return {"settings": dict(wanted) or None}
+
+
+def _marks(
+    work: Work, resource_type: ResourceType, attributes: Mapping[str, Json]
+) -> Sequence[str]:
+    """Which attributes are secret, of those that a handler left."""
+    row = work.row
+    assert row is not None
+    secrets = secret_values(work.decision.settings, work.decision.properties)
+    # what an update left as it is may have been made of what is no longer known
+    secrets += secret_values(row.settings, attributes=row.attributes)
+    return mark_attributes(resource_type, attributes, secrets)
 
 
 def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Outcome:
@@ -206,17 +224,18 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
         _check_over(made, "update")
         assert row.physical_id is not None
         physical = _physical(made, Physical(row.physical_id, row.attributes), context)
+    attributes = _storable("attributes", dict(physical.attributes))
     values = {
         "action": Action.CREATE if operation is Operation.CREATE else Action.UPDATE,
         "status": Status.COMPLETE,
         "reason": None,
         "physical_id": physical.id,
         "properties": reached,
-        "attributes": _storable("attributes", dict(physical.attributes)),
+        "attributes": attributes,
         "requires": work.requires,
         "template_id": work.traversal.template_id,
         "basis": _basis(work),
-        **_new_settings(work),
+        **_new_settings(work, _marks(work, handler, attributes)),
     }
     return Outcome(work, Result.DONE, values)
 
@@ -387,12 +406,32 @@ _ACTIONS = {
 
 def mask_outcome(outcome: Outcome, secrets: Secrets) -> None:
     """Mask the secrets in an outcome's texts, then cut the texts to fit their columns: half a
-    secret would not be recognized."""
+    secret would not be recognized.
+
+    :param secrets: those of the stack; the work knows its own.
+    """
     outcome.raw = False
+    own = _secrets_of(outcome.work)
+
+    def hide(text: str) -> str:
+        return secrets.hide(own.hide(text))
+
     if outcome.reason is not None:
-        outcome.reason = fit_text(secrets.hide(outcome.reason))
+        outcome.reason = fit_text(hide(outcome.reason))
     values = outcome.values
     if values.get("reason") is not None:
-        values["reason"] = fit_text(secrets.hide(values["reason"]))
+        values["reason"] = fit_text(hide(values["reason"]))
     if values.get("traceback") is not None:
-        values["traceback"] = cut_traceback(secrets.hide(values["traceback"]))
+        values["traceback"] = cut_traceback(hide(values["traceback"]))
+
+
+def _secrets_of(work: Work) -> Secrets:
+    """What a work knows that is secret: of what it requires, of what there was, and of what is
+    wanted."""
+    values = list(work.secrets)
+    row, decision = work.row, work.decision
+    if row is not None:
+        values += secret_values(row.settings, row.properties, row.attributes)
+    for wanted in (decision.properties, decision.wanted):
+        values += secret_values(decision.settings, wanted)
+    return Secrets(values)

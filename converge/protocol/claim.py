@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from converge.model import SUSPECT_DEATHS, Action, Kind, Status, make_mark
-from converge.protocol.decide import Decision, Operation, Work, decide
+from converge.protocol.decide import Decision, Operation, Work, decide, input_secrets
 from converge.resources.resource_type import ResourceType
 from converge.sql import node_moves, resources, sync_points, traversals
 from converge.sql.resources import ResourceRow
@@ -99,6 +99,7 @@ def claim(
             decision=decision,
             requires=sorted(one.id for one in inputs),
             inputs=[(one.id, one.epoch) for one in inputs],
+            secrets=[value for one in inputs for value in input_secrets(one)],
             locked=_needs_lock(node, row, decision),
         )
         if work.locked:

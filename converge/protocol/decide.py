@@ -11,6 +11,13 @@ from uuid import UUID, uuid5
 from converge.errors import BadInput, UnresolvedReference, did_you_mean
 from converge.journal.names import work_scope_name
 from converge.model import Action, Json, Kind, Physical, Replacing, Status, same
+from converge.protocol.marks import (
+    mark_attributes,
+    mark_properties,
+    marked_attributes,
+    secret_values,
+    with_marks,
+)
 from converge.resources.resource_type import ResourceType, can_check, supports
 from converge.retry import RetryPolicy
 from converge.template import check_properties, resolve_properties, with_defaults
@@ -72,6 +79,7 @@ class Work:
     :ivar row: the resource as it was before the claim, but with the epoch and mark of the claim.
     :ivar requires: ids of the resources that it will really depend on.
     :ivar inputs: id and epoch of each of these.
+    :ivar secrets: values of these that are secret.
     :ivar locked: whether the claim locked the resource.
     """
 
@@ -82,6 +90,7 @@ class Work:
     requires: list[int]
     locked: bool = False
     inputs: Sequence[tuple[int, int]] = ()
+    secrets: Sequence[Json] = ()
 
     @property
     def scope(self) -> str:
@@ -308,12 +317,23 @@ def _decide_update(
         return Decision(Operation.FAIL, reason=str(error))
     decision = _decide_with(node, row, definition.type, properties, settings, types)
     before = row.settings or {}
+    secrets = [value for one in inputs.values() for value in input_secrets(one)]
+    marked = mark_properties(resource_type, properties, secrets)
+    attributes: Sequence[str] = ()
     if decision.operation is Operation.NOTHING:
         # what was made stays where it was made
         settings |= {key: before[key] for key in (DIRECTORY,) if key in before}
+        attributes = mark_attributes(resource_type, row.attributes, ())
+        attributes = sorted({*attributes, *marked_attributes(before)})
     elif resource_type.relative_paths and traversal.directory is not None:
         settings[DIRECTORY] = traversal.directory
+    settings = with_marks(settings, properties=marked, attributes=attributes)
     return replace(decision, settings=settings) if settings or before else decision
+
+
+def input_secrets(one: Input) -> list[Json]:
+    """The values of a required resource that are secret, of those that references see."""
+    return secret_values(one.settings, attributes=one.attributes)
 
 
 def _decide_with(

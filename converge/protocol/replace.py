@@ -69,6 +69,7 @@ def replace(
         ),
         requires=work.requires,
         inputs=work.inputs,
+        secrets=work.secrets,
         locked=True,
     )
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from converge.hiding import Secrets
+from converge.model import Json
 from converge.sql import templates
 from converge.sql.transaction import Transaction
 from converge.template.parameters import hidden_values
 
 
-def read_secrets(tx: Transaction, stack_id: int) -> Secrets:
+def read_secrets(tx: Transaction, stack_id: int, others: Iterable[Json] = ()) -> Secrets:
     """The secrets to mask in everything that is reported about a stack: those of all its kept
-    versions, as a resource that an older version made may be what fails."""
+    versions, as a resource that an older version made may be what fails.
+
+    :param others: what else is secret.
+    """
     rows = templates.list_with_hidden(tx, stack_id)
-    return Secrets(value for row in rows for value in hidden_values(row.body, row.parameters))
+    hidden = (value for row in rows for value in hidden_values(row.body, row.parameters))
+    return Secrets([*hidden, *others])

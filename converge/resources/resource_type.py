@@ -32,6 +32,8 @@ class Property:
     :param texts: the values in its mapping are texts: strings, or numbers and booleans, which the
         type writes as JSON. In a template, one that would then read otherwise than it is written,
         such as ``NO`` or ``3.10``, is refused.
+    :param secret: its value is shown nowhere: ``***`` takes its place, also in reasons and
+        tracebacks, and in properties and attributes of other resources that contain it.
     """
 
     type: type = object
@@ -41,6 +43,7 @@ class Property:
     constraints: Mapping[str, Json] = field(default_factory=dict)
     immutable: bool = False
     description: str | None = None
+    secret: bool = False
 
 
 _LOCK = threading.Lock()
@@ -174,6 +177,8 @@ class ResourceType:
     #: All attributes that it can have; None if that is not known. A template that refers to another
     #: one is refused.
     attribute_names: ClassVar[Collection[str] | None] = None
+    #: Attributes whose values are shown nowhere, as those of secret properties.
+    secret_attributes: ClassVar[Collection[str]] = ()
     #: Properties that only ``delete`` and ``check`` use. If a template changes no others of a
     #: resource, they are stored without a call of ``update``, even for a resource whose delete has
     #: failed: so a wrong delete can be corrected.
@@ -243,6 +248,7 @@ def check_types(types: Mapping[str, ResourceType]) -> None:
                 f"resource type {name!r}: replace must be {' or '.join(Replacing)}, "
                 f"not {one.replace!r}"
             )
+        _check_secret_attributes(name, one)
         for method in METHODS:
             kind = deferred_kind(getattr(one, method, None))
             if kind is not None:
@@ -251,3 +257,13 @@ def check_types(types: Mapping[str, ResourceType]) -> None:
                     "not run; make it a plain function that returns when it is done (with "
                     "asyncio.run() inside, for example)"
                 )
+
+
+def _check_secret_attributes(name: str, one: ResourceType) -> None:
+    what = f"resource type {name!r}: secret_attributes"
+    if isinstance(one.secret_attributes, str):
+        raise BadInput(f"{what} must be names, not the text {one.secret_attributes!r}")
+    known = one.attribute_names
+    unknown = [] if known is None else [one for one in one.secret_attributes if one not in known]
+    if unknown:
+        raise BadInput(f"{what} names {unknown[0]!r}, which is not in attribute_names")

@@ -53,6 +53,7 @@ class ResourceView:
     properties: dict[str, Json]
     attributes: dict[str, Json]
     requires: list[int]
+    settings: dict[str, Json] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,6 +235,7 @@ class Input:
     physical_id: str | None
     attributes: dict[str, Json]
     epoch: int
+    settings: dict[str, Json] | None = None
 
 
 _INPUT = [resource.c[name] for name in Input.__dataclass_fields__]

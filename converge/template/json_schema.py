@@ -137,6 +137,8 @@ def _property(declared: Property) -> dict[str, Any]:
     about: dict[str, Any] = {}
     if declared.description is not None:
         about["description"] = declared.description
+    if declared.secret:
+        about["writeOnly"] = True
     if declared.default is not None:
         about["default"] = declared.default
     if declared.type is object:

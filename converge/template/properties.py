@@ -51,7 +51,8 @@ def unmet(declared: Property, value: Json) -> Iterator[str]:
         constraint = Constraint(kind, argument, None, Spot())
         complaint = constraint.complaint(value)
         if complaint is not None:
-            yield f"it is {show(value)}; {complaint}"
+            shown = "has a hidden value" if declared.secret else f"is {show(value)}"
+            yield f"it {shown}; {complaint}"
 
 
 def property_problems(
