@@ -14,7 +14,7 @@ import converge
 from converge import crash_points
 from converge.crash_points import Commit
 from converge.lease import Lease
-from converge.machine.actions import _is_taken
+from converge.machine.holding import _is_taken
 from converge.sql import moves, schema
 from converge.testing import FakeClock
 from tests.guards.lamps import Lamp

@@ -84,7 +84,7 @@ def test_what_was_taken_is_left_to_others_when_what_is_given_up_cannot_be_noted(
         raise StoreError("away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(machine._actions, "_end", refuse)
+        patch.setattr(machine._actions._endings, "end", refuse)
         with pytest.raises(StoreError):
             machine.sweep()
     place.clock.advance(LEASE)
