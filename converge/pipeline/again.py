@@ -110,6 +110,7 @@ def _add(
             "share": 0,
             "state": DeliveryState.HELD.value,
             "position": 0,
+            "step": None,
             "next_at": None,
             "items": to_json_list(items),
         }

@@ -196,6 +196,7 @@ class Passage:
                     "share": work.share,
                     "state": DeliveryState.DUE.value,
                     "position": 0,
+                    "step": None,
                     # if this process dies, a sweep goes on with it
                     "next_at": self._now + 60,
                     "items": to_json_list(work.items),

@@ -114,8 +114,9 @@ class Pipeline:
         log = Log()
         reader = _Reader(log)
         for number, file in enumerate(files):
-            whole = load(file, f"pipeline {number + 1}" if len(files) > 1 else "pipeline", log)
-            reader.read(whole)
+            name = f"pipeline {number + 1}" if len(files) > 1 else "pipeline"
+            with log.noting():
+                reader.read(load(file, name, log))
         made = reader.finish(event_definitions, meters)
         if log.errors:
             try:
@@ -315,14 +316,16 @@ class _Reader:
         files = [*([given] if given is not None else []), *self._events]
         found = EventDefinitions(drop_unmatched=self._drop)
         for one in files:
-            found = found + EventDefinitions.load(one, log=self._log)
+            with self._log.noting():
+                found = found + EventDefinitions.load(one, log=self._log)
         return found
 
     def _load_meters(self, given: Any) -> MeterDefinitions:
         files = [*([given] if given is not None else []), *self._meters]
         found = MeterDefinitions()
         for one in files:
-            found = found + MeterDefinitions.load(one, log=self._log, first=len(found))
+            with self._log.noting():
+                found = found + MeterDefinitions.load(one, log=self._log, first=len(found))
         return found
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from converge.errors import BadInput, PipelineError, TemplateError, did_you_mean
@@ -136,6 +137,14 @@ class Log:
     def __init__(self) -> None:
         self.errors: list[PipelineError] = []
         self.notes: list[str] = []
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note an error that is raised, and go on after the block."""
+        try:
+            yield
+        except PipelineError as error:
+            self.errors.append(error)
 
     def check(self) -> None:
         """:raises PipelineError: the first mistake, with how many there are."""

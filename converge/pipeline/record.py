@@ -271,6 +271,7 @@ def _deliveries(one: Prepared, keep_items: bool) -> list[dict[str, Any]]:
             "share": share,
             "state": DeliveryState.HELD.value,
             "position": 0,
+            "step": None,
             "next_at": None,
             "items": to_json_list(items) if keep_items else None,
         }

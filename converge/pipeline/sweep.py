@@ -93,7 +93,7 @@ def expire(
     :returns: how many keys there were.
     """
     steps = {
-        (sink.name, stage.name): (index, stage.work)
+        (sink.name, stage.name): (index, sink.stages[index + 1].name, stage.work)
         for sink in pipeline.sinks.values()
         for index, stage in enumerate(sink.stages)
         if isinstance(stage.work, StatefulStep)
@@ -104,8 +104,8 @@ def expire(
         rows = database.read(lambda tx: step_states.list_overdue(tx, sinks, shares, BATCH))
         known = [row for row in rows if (row.sink, row.step) in steps]
         for row in known:
-            index, step = steps[row.sink, row.step]
-            done += _expire_one(database, row, index, step, now, guard)
+            index, following, step = steps[row.sink, row.step]
+            done += _expire_one(database, row, index, following, step, now, guard)
         if len(rows) < BATCH or not known:
             break
     return done
@@ -115,6 +115,7 @@ def _expire_one(
     database: Database,
     row: StateRow,
     index: int,
+    next_step: str,
     step: StatefulStep,
     now: float,
     guard: Guard | None,
@@ -132,6 +133,7 @@ def _expire_one(
                 "share": row.share,
                 "state": DeliveryState.DUE.value,
                 "position": index + 1,
+                "step": next_step,
                 "next_at": now,
                 "items": to_json_list(moved.made),
             }

@@ -50,7 +50,7 @@ class DeliveryRow(NamedTuple):
 _COLUMNS = [delivery.c[name] for name in DeliveryRow._fields]
 _INSERT = InsertMany(
     delivery,
-    types_of(delivery, "origin", "sink", "share", "state", "position", "next_at", "items"),
+    types_of(delivery, "origin", "sink", "share", "state", "position", "step", "next_at", "items"),
     lambda row, now: {
         **row,
         "version": literal(0, Integer()),
@@ -75,7 +75,7 @@ _ADVANCE = UpdateMany(
 
 
 def insert_deliveries(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Begin deliveries: each with origin, sink, share, state, position, next_at and items."""
+    """Begin deliveries: each with origin, sink, share, state, position, step, next_at and items."""
     _INSERT.execute(tx, rows)
 
 
