@@ -47,5 +47,8 @@ COMMANDS: Mapping[str, str] = {
     "recover": "engine.recover",
     "journal": "journal.run",
     "machine": "machine.run",
+    "pipeline": "pipeline.run",
+    "deadletters": "notifications.deadletters",
+    "event-store": "notifications.event_store",
     "db": "schema.run",
 }

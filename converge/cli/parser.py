@@ -9,7 +9,15 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from converge.cli.options import database, engines, journal, machine, reading, stacks
+from converge.cli.options import (
+    database,
+    engines,
+    journal,
+    machine,
+    notifications,
+    reading,
+    stacks,
+)
 from converge.cli.options.commands import Commands
 from converge.cli.options.grammar import Parser
 from converge.cli.options.shared import DATABASE
@@ -36,7 +44,7 @@ environment:
   NO_COLOR        no colours
 """
 #: In the order in which ``--help`` lists their commands.
-GROUPS = (stacks, reading, engines, journal, machine, database)
+GROUPS = (stacks, reading, engines, journal, machine, notifications, database)
 
 
 class _Version(argparse.Action):

@@ -13,7 +13,7 @@ from converge.pipeline.letters import letter_of_message
 from converge.pipeline.notification import Message, Reason, Refused, parse
 from converge.pipeline.pipeline import Made, Pipeline
 from converge.pipeline.record import Prepared, check_event, record, trait_rows
-from converge.pipeline.work import BatchResult, Work
+from converge.pipeline.work import LEASE, BatchResult, Work
 from converge.sql import dead_letters, deliveries, notifications
 from converge.sql.database import Database, repeatable
 from converge.sql.dead_letters import DeadLetter
@@ -36,13 +36,17 @@ def retry_letters(store: Store, pipeline: Pipeline, now: float, result: BatchRes
     database = store.database
     found = database.read(lambda tx: dead_letters.list_asked(tx, BATCH))
     for letter in found:
-        works = _retry(database, pipeline, letter, result)
+        works, over = _retry(database, pipeline, letter, now, result)
         deliver(store, pipeline, works, result, now=now)
+        if over:
+            # not before: as long as it is there, the next sweep goes on where this one dies
+            _drop(database, letter)
 
 
 def _retry(
-    database: Database, pipeline: Pipeline, letter: DeadLetter, result: BatchResult
-) -> list[Work]:
+    database: Database, pipeline: Pipeline, letter: DeadLetter, now: float, result: BatchResult
+) -> tuple[list[Work], bool]:
+    """:returns: what is to be delivered, and whether the letter is dropped then."""
     message = _message(letter)
     try:
         # its timestamp was in order or not when it came
@@ -50,20 +54,19 @@ def _retry(
     except Refused as refused:
         result.refused += 1
         _record_again(database, letter, letter_of_message(message, refused))
-        return []
+        return [], False
     made = pipeline.make(notification)
     one = Prepared(message, notification, made, {}, list(made.problems))
     if made.event is not None:
         check_event(one, made.event)
     if letter.origin is not None:
-        return _complete(database, pipeline, letter, one, result)
+        return _complete(database, pipeline, letter, one, now, result), False
     for sink, items in pipeline.select(made).items():
         one.parts[sink, 0] = items
     done = record(database, [one], ())
     result.recorded += done.result.recorded
     result.rejected += done.result.rejected
-    _drop(database, letter)
-    return done.works
+    return done.works, True
 
 
 def _complete(
@@ -71,6 +74,7 @@ def _complete(
     pipeline: Pipeline,
     letter: DeadLetter,
     one: Prepared,
+    now: float,
     result: BatchResult,
 ) -> list[Work]:
     """Add to a notification what was refused of it before."""
@@ -91,7 +95,7 @@ def _complete(
     # what only the store had refused has gone to the sinks
     if letter.reason != Reason.REJECTED:
         parts = pipeline.select(Made(event, samples, ()))
-    return _add(database, letter, one, parts, stores=event is not None)
+    return _add(database, letter, one, parts, now, stores=event is not None)
 
 
 def _add(
@@ -99,6 +103,7 @@ def _add(
     letter: DeadLetter,
     one: Prepared,
     parts: dict[str, list[Item]],
+    now: float,
     *,
     stores: bool,
 ) -> list[Work]:
@@ -108,10 +113,10 @@ def _add(
             "origin": origin,
             "sink": sink,
             "share": 0,
-            "state": DeliveryState.HELD.value,
+            "state": DeliveryState.DUE.value,
             "position": 0,
             "step": None,
-            "next_at": None,
+            "next_at": now + LEASE,
             "items": to_json_list(items),
         }
         for sink, items in parts.items()

@@ -28,7 +28,7 @@ from converge.pipeline.pipeline import Sink
 from converge.pipeline.publishers import Outlet, Publisher
 from converge.pipeline.stages import Handover, Stage
 from converge.pipeline.steps import Advance, StatefulStep, Step, listed
-from converge.pipeline.work import BatchResult, Guard, Work, count
+from converge.pipeline.work import LEASE, BatchResult, Guard, Work, count
 from converge.sql import dead_letters, deliveries, step_states
 from converge.sql.database import Database
 from converge.sql.deliveries import DeliveryState
@@ -198,7 +198,7 @@ class Passage:
                     "position": 0,
                     "step": None,
                     # if this process dies, a sweep goes on with it
-                    "next_at": self._now + 60,
+                    "next_at": self._now + LEASE,
                     "items": to_json_list(work.items),
                 }
                 for work in works
@@ -357,12 +357,11 @@ class Passage:
         return {
             "id": work.id,
             "version": work.version,
-            "state": DeliveryState.HELD.value,
+            "state": (DeliveryState.DUE if work.due else DeliveryState.HELD).value,
             "position": work.position,
             "step": self._sink.stages[work.position].name,
             "attempts": 0,
-            # a sweep takes it if this process dies and no message comes again
-            "next_at": None,
+            "next_at": self._now + LEASE if work.due else None,
             "items": to_json_list(work.items),
         }
 

@@ -13,7 +13,7 @@ from converge.pipeline.items import make_id, to_json_list
 from converge.pipeline.passage import Ledger, StaleState
 from converge.pipeline.pipeline import Pipeline
 from converge.pipeline.steps import Advance, StatefulStep
-from converge.pipeline.work import BatchResult, Guard, Work
+from converge.pipeline.work import LEASE, BatchResult, Guard, Work
 from converge.sql import deliveries, step_states
 from converge.sql.database import Database
 from converge.sql.deliveries import DeliveryRow, DeliveryState
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 #: Rows that are taken at a time.
 BATCH = 100
-#: Seconds after which another sweep takes a delivery that one has taken, if that died.
-LEASE = 60.0
 
 
 def sweep(

@@ -12,6 +12,9 @@ from converge.sql.deliveries import DeliveryRow
 if TYPE_CHECKING:
     from converge.sql.transaction import Transaction
 
+#: Seconds after which a sweep takes a delivery that another one has taken, if that died.
+LEASE = 60.0
+
 #: What is called first in each transaction: it raises :class:`~converge.errors.StaleLock` if the
 #: caller may not go on, as another member has its partition.
 Guard: TypeAlias = "Callable[[Transaction], object]"
@@ -25,6 +28,7 @@ class Work:
     :ivar error: why that stage has failed.
     :ivar lost: another process goes on with it.
     :ivar event_type: of its notification, for a dead letter.
+    :ivar due: a sweep has taken it: no message of it comes again, so another sweep must find it.
     """
 
     id: int
@@ -39,6 +43,7 @@ class Work:
     error: BaseException | None = None
     lost: bool = False
     event_type: str | None = None
+    due: bool = False
 
     @classmethod
     def of(cls, row: DeliveryRow, items: Sequence[Item] = ()) -> Work:
@@ -57,6 +62,7 @@ class Work:
             row.attempts,
             given,
             row.step,
+            due=row.next_at is not None,
         )
 
     @property
