@@ -48,6 +48,7 @@ EMBEDDING = ROOT / "doc" / "embedding.rst"
 JOURNAL = ROOT / "doc" / "journal.rst"
 TEMPLATES = ROOT / "doc" / "templates.rst"
 FUNCTIONS = ROOT / "doc" / "functions.rst"
+NOTIFICATIONS = ROOT / "doc" / "notifications.rst"
 #: Where the documents say that they are.
 FOLDER = "/home/me/converge"
 PORT = "18423"
@@ -311,11 +312,12 @@ def test_tutorial_commands(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_functions_commands(tmp_path: Path) -> None:
-    for block in blocks(FUNCTIONS):
+@pytest.mark.parametrize("path", [FUNCTIONS, NOTIFICATIONS], ids=lambda path: path.stem)
+def test_commands_on_files_of_the_page(path: Path, tmp_path: Path) -> None:
+    for block in blocks(path):
         if block.file is not None:
             (tmp_path / block.file).write_text(block.text, encoding="utf-8")
-    assert check_commands(FUNCTIONS, Shell(tmp_path)) >= 6
+    assert check_commands(path, Shell(tmp_path)) >= 6
 
 
 def test_templates_are_accepted() -> None:
@@ -330,7 +332,9 @@ def test_templates_are_accepted() -> None:
     assert len(found) >= 8
 
 
-@pytest.mark.parametrize("path", [README, EMBEDDING, JOURNAL], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [README, EMBEDDING, JOURNAL, NOTIFICATIONS], ids=lambda path: path.name
+)
 def test_python_blocks(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CONVERGE_DB", raising=False)
