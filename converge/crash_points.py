@@ -56,6 +56,8 @@ class Commit(StrEnum):
     FORGET = "forget"
     #: what is old of stacks is deleted
     PRUNE_STACKS = "prune_stacks"
+    #: values are encrypted with another key
+    REENCRYPT = "reencrypt"
     #: a process locks a scope of the journal
     TAKE = "take"
     #: a step of a scope is recorded
@@ -112,6 +114,8 @@ MACHINE = (
     Commit.ACTION_CLAIM,
     Commit.ACTION,
 )
+#: Those of keys.
+KEYS = (Commit.REENCRYPT,)
 #: Those of notifications.
 PIPELINE = (
     Commit.NOTIFICATIONS,
@@ -131,7 +135,9 @@ def both_sides(commits: Iterable[Commit]) -> tuple[str, ...]:
 #: All crash points.
 NAMES: tuple[str, ...] = (*both_sides(Commit), BEFORE_CALL, AFTER_CALL)
 #: Those of stacks and engines.
-STACKS = tuple(name for name in NAMES if name not in both_sides(JOURNAL + MACHINE + PIPELINE))
+STACKS = tuple(
+    name for name in NAMES if name not in both_sides(JOURNAL + MACHINE + PIPELINE + KEYS)
+)
 
 #: What a test sets: called with the name of each point that is reached, in any thread.
 hook: Callable[[str], None] | None = None

@@ -20,6 +20,10 @@ class BadInput(ConvergeError):
     """The request is wrong; the message says what would be right."""
 
 
+class SecretKeyError(BadInput):
+    """The process lacks the key that values in the database are encrypted with."""
+
+
 class CircularDependency(BadInput):
     """A graph has a cycle.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,6 +43,7 @@ def connect(
     connections: int | None = None,
     clock: Callable[[], float] | None = None,
     bus: str | None = None,
+    secret_keys: str | Iterable[str] | None = None,
 ) -> Store:
     """Open the database that converge's tables live in.
 
@@ -57,11 +58,21 @@ def connect(
     :param bus: the URL of what wakes engines and those who wait in other processes; default is the
         environment's ``CONVERGE_BUS``, or ``database://``. All processes that work on a database
         are to have the same. It is connected in the background.
-    :raises BadInput: a URL is wrong or its driver is not installed.
+    :param secret_keys: one or several keys to encrypt values in the database with, as ``converge db
+        new-key`` makes them; default is what the environment's ``CONVERGE_SECRET_KEY`` or
+        ``CONVERGE_SECRET_KEY_FILE`` says, or none. All processes must have the same.
+    :raises BadInput: a URL or a key is wrong, or its driver is not installed.
+    :raises SecretKeyError: values are encrypted with a key that is none of these.
     :raises SchemaError: the tables are missing, too old, too new, or not converge's.
     :raises StoreError: the database cannot be reached or used.
     """
-    database = open_database(url, create_schema=create_schema, connections=connections, clock=clock)
+    database = open_database(
+        url,
+        create_schema=create_schema,
+        connections=connections,
+        clock=clock,
+        secret_keys=secret_keys,
+    )
     try:
         database.bus = open_bus(database, bus)
     except BaseException:

@@ -45,7 +45,7 @@ def readable(arguments: Namespace) -> Iterator[Queries]:
     from converge.sql.open_database import open_database
 
     url = _existing(arguments)
-    database = open_database(url or DEFAULT_URL, create_schema=url is None)
+    database = open_database(url or DEFAULT_URL, create_schema=url is None, read_only=True)
     try:
         yield Queries(database)
     finally:

@@ -36,6 +36,10 @@ exit status:
 environment:
   CONVERGE_DB     the database's URL, as for --db
   CONVERGE_BUS    the URL of the bus, as for --bus
+  CONVERGE_SECRET_KEY_FILE
+                  a file of keys, one a line, to encrypt values in the database with
+  CONVERGE_SECRET_KEY
+                  the keys themselves, separated by commas
   CONVERGE_DEBUG  show the traceback of every error
   CONVERGE_PASS_ENV
                   names of variables, separated by spaces or commas, as for --pass-env

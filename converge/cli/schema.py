@@ -9,14 +9,22 @@ from converge.cli import EXIT_COMPLETE, EXIT_FAILED
 from converge.cli.database import database_url, is_there, opened
 from converge.cli.output import write_json
 from converge.cli.words import pruned
+from converge.errors import NotFound
 from converge.escaping import escape
-from converge.model import DEFAULT_URL
+from converge.model import DEFAULT_FILE, DEFAULT_URL
 
 
 def run(arguments: Namespace) -> int:
     """Do what was asked for."""
     if arguments.operation == "prune":
         return _prune(arguments)
+    if arguments.operation == "new-key":
+        from converge.sealing import new_key
+
+        print(new_key())
+        return EXIT_COMPLETE
+    if arguments.operation == "reencrypt":
+        return _reencrypt(arguments)
     from converge.sql import migrate
 
     url = database_url(arguments) or DEFAULT_URL
@@ -52,4 +60,18 @@ def _prune(arguments: Namespace) -> int:
         write_json(asdict(done) | {"dry_run": dry_run}, sys.stdout)
     else:
         print(pruned(done, dry_run=dry_run))
+    return EXIT_COMPLETE
+
+
+def _reencrypt(arguments: Namespace) -> int:
+    from converge.sql.keys import reencrypt
+
+    if not is_there(arguments):
+        raise NotFound(f"this folder has no {DEFAULT_FILE}; name a database with --db URL")
+    with opened(arguments) as store:
+        count = reencrypt(store.database)
+        keyring = store.database.keyring
+    assert keyring is not None
+    values = f"{count:,} value{'' if count == 1 else 's'}"
+    print(f"encrypted {values} with the key {keyring.chosen}; all others were so already")
     return EXIT_COMPLETE

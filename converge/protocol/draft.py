@@ -95,7 +95,7 @@ def make_draft(
             fingerprint = None
         if details:
             existing = [
-                _filled(one, head, details.get(one.id), definitions)
+                _filled(one, head, details.get(one.id), definitions, tx.blind)
                 for one, head in zip(existing, heads, strict=True)
             ]
         if wanted is not None:
@@ -107,7 +107,7 @@ def make_draft(
                 wanted=None if wanted is None else wanted.template_id,
                 previous=stack.template_id,
                 alike=alike,
-                unchanged=list_unchanged(definitions, heads),
+                unchanged=list_unchanged(definitions, heads, tx.blind),
             )
     return Draft(stack.template_id, fingerprint, definitions, heads, planned)
 
@@ -187,13 +187,15 @@ def _filled(
     head: ResourceHead,
     content: survey.Content | None,
     definitions: Definitions,
+    blind: Callable[[str], str],
 ) -> Existing:
     if content is None:
         return one
     physical_id = content.physical_id
     return replace(
         one,
-        as_wanted=one.name in definitions and is_made_by(head.basis, definitions.text(one.name)),
+        as_wanted=one.name in definitions
+        and is_made_by(head.basis, definitions.text(one.name), blind),
         properties=content.properties,
         physical=None if physical_id is None else Physical(physical_id, content.attributes),
     )

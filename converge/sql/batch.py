@@ -40,9 +40,10 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
 from converge.canonical import dump
+from converge.sealing import Keyring
 from converge.sql.compiled import Compiled
 from converge.sql.transaction import Transaction
-from converge.sql.types import MARIADB, JsonText, dialect_module
+from converge.sql.types import MARIADB, JsonText, Sealing, dialect_module
 
 #: The most rows in one statement.
 CHUNK = 5000
@@ -107,6 +108,9 @@ class _Many(ABC, Generic[S]):
     def __init__(self, columns: Mapping[str, TypeEngine[Any]]) -> None:
         self._columns = columns
         self._json = [name for name, type_ in columns.items() if isinstance(type_, JsonText)]
+        self._sealed = [
+            (name, type_) for name, type_ in columns.items() if isinstance(type_, Sealing)
+        ]
         self._names = [(name, f"row_{name}") for name in columns]
         self._statement: Compiled[S] = Compiled(self._make)
 
@@ -120,6 +124,8 @@ class _Many(ABC, Generic[S]):
         for start in range(0, len(rows), CHUNK):
             part = rows[start : start + CHUNK]
             given = [self._dump(row) for row in part] if self._json else part
+            if self._sealed and tx.keyring is not None:
+                given = [self._seal(tx.keyring, row) for row in given]
             if self._is_single(tx.dialect):
                 single = [{full: row[name] for name, full in self._names} for row in given]
                 yield self._statement.execute_each(tx, single, common)
@@ -144,6 +150,14 @@ class _Many(ABC, Generic[S]):
     def _dump(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         texts = {name: dump(row[name]) for name in self._json if row[name] is not None}
         return {**row, **texts}
+
+    def _seal(self, keyring: Keyring, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        sealed = {
+            name: type_.seal(keyring, row[name])
+            for name, type_ in self._sealed
+            if row[name] is not None
+        }
+        return {**row, **sealed}
 
     def _more(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         return {}

@@ -42,9 +42,11 @@ from converge.sql.pool_guard import PoolGuard
 from converge.sql.repeat import repeat
 from converge.sql.sessions import HOST_SECONDS, host_limits, is_pooled, session_number, take_options
 from converge.sql.transaction import Transaction
+from converge.sql.types import keyring_of, set_keyring
 from converge.sql.urls import parse_url, show_url
 
 if TYPE_CHECKING:
+    from converge.sealing import Keyring
     from converge.sql.transaction import HostTransaction
 
 T = TypeVar("T")
@@ -124,6 +126,7 @@ class Database:
         """The same database with its own pool, so that its connection is always free."""
         other = Database(self.url, kept=1)
         other._main = self
+        other.keyring = self.keyring
         other._reached = other._pool_guard.reached = self._reached
         return other
 
@@ -135,6 +138,15 @@ class Database:
     @clock.setter
     def clock(self, clock: Callable[[], float] | None) -> None:
         self._clock = clock
+
+    @property
+    def keyring(self) -> Keyring | None:
+        """What values are encrypted with; None if they are not."""
+        return keyring_of(self.engine.dialect)
+
+    @keyring.setter
+    def keyring(self, keyring: Keyring | None) -> None:
+        set_keyring(self.engine.dialect, keyring)
 
     @cached_property
     def shown(self) -> str:

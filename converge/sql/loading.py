@@ -15,10 +15,11 @@ from typing import Any
 from sqlalchemy import Select, Table, func, select
 from sqlalchemy import exc as sa_exceptions
 
+from converge.sealing import Keyring
 from converge.sql.batch import CHUNK, InsertMany, types_of
 from converge.sql.compiled import Compiled
 from converge.sql.transaction import Transaction
-from converge.sql.types import JsonText, LongText
+from converge.sql.types import JsonText, LongText, Sealing
 
 #: From how many new rows on PostgreSQL's statistics are brought up to date at once. Its own ANALYZE
 #: comes within a minute; until then, statements whose plans were made for a small table would read
@@ -55,6 +56,9 @@ class Load:
             name: LongText() if isinstance(type_, JsonText) else type_
             for name, type_ in types_of(table, *columns).items()
         }
+        self._sealed = [
+            index for index, name in enumerate(columns) if isinstance(table.c[name].type, Sealing)
+        ]
         self._insert = InsertMany(table, types, lambda row, now: row)
         self._copy = f"COPY {table.name} ({', '.join(columns)}) FROM STDIN"
         # not to wait for another start, or for the server's own ANALYZE
@@ -62,6 +66,9 @@ class Load:
 
     def execute(self, tx: Transaction, rows: Iterable[Sequence[Any]]) -> None:
         """Insert rows. They are taken one after the other, as the database takes them."""
+        keyring = tx.keyring
+        if self._sealed and keyring is not None:
+            rows = (self._seal(keyring, row) for row in rows)
         if tx.dialect == "postgresql":
             with _cursor(tx, self._copy) as cursor, cursor.copy(self._copy) as copy:
                 count = 0
@@ -75,6 +82,13 @@ class Load:
         left = iter(rows)
         while part := [dict(zip(names, row, strict=True)) for row in islice(left, CHUNK)]:
             self._insert.execute(tx, part)
+
+    def _seal(self, keyring: Keyring, row: Sequence[Any]) -> Sequence[Any]:
+        sealed = list(row)
+        for index in self._sealed:
+            if sealed[index] is not None:
+                sealed[index] = keyring.seal(sealed[index])
+        return sealed
 
 
 @contextmanager

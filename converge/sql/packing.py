@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Dialect
 
 from converge.canonical import dump, load
-from converge.sql.types import JsonText, LongText
+from converge.sql.types import SealedJson, SealedText, keyring_of, unseal
 
 #: Texts of more characters are packed; shorter ones can be read by who looks into the table.
 LONGEST = 1_000_000
@@ -36,25 +36,29 @@ def unpack(stored: str) -> str:
     return zlib.decompress(b64decode(stored[len(PREFIX) :])).decode("ascii")
 
 
-class PackedText(LongText):
-    """A text of ASCII that may be long. In SQL it is not to be compared."""
+class PackedText(SealedText):
+    """A text of ASCII that may be long, and secret. In SQL it is not to be compared."""
 
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else pack(value)
+        return None if value is None else super().process_bind_param(pack(value), dialect)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else unpack(value)
+        return None if value is None else unpack(unseal(dialect, value))
 
 
-class PackedJson(JsonText):
-    """JSON that may be long. In SQL it is not to be compared."""
+class PackedJson(SealedJson):
+    """JSON that may be long, and secret. In SQL it is not to be compared."""
 
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else pack(dump(value))
+        if value is None:
+            return None
+        keyring = keyring_of(dialect)
+        text = pack(dump(value))
+        return text if keyring is None else self.seal(keyring, text)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
-        return lambda value: None if value is None else load(unpack(value))
+        return lambda value: None if value is None else load(unpack(unseal(dialect, value)))

@@ -29,9 +29,12 @@ from converge.sql.types import (
     PHYSICAL_ID_LENGTH,
     REASON_LENGTH,
     SOURCE_LENGTH,
+    Blind,
     JsonText,
     LongBinary,
     LongText,
+    SealedJson,
+    SealedText,
 )
 
 PREFIX = "converge_"
@@ -96,7 +99,7 @@ template = Table(
     Column("stack_id", ID, nullable=False),
     Column("version", Integer, nullable=False),
     Column("body", PackedJson, nullable=False),
-    Column("parameters", JsonText, nullable=False),
+    Column("parameters", SealedJson, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("completed_at", Double),
     # where its relative paths start; NULL if it is from no file
@@ -158,8 +161,8 @@ resource = Table(
     Column("reason", String(REASON_LENGTH)),
     Column("template_id", ID),
     Column("physical_id", String(PHYSICAL_ID_LENGTH)),
-    Column("properties", JsonText, nullable=False),
-    Column("attributes", JsonText, nullable=False),
+    Column("properties", SealedJson, nullable=False),
+    Column("attributes", SealedJson, nullable=False),
     Column("requires", JsonText, nullable=False),
     Column("replaces", ID),
     Column("replaced_by", ID),
@@ -174,9 +177,9 @@ resource = Table(
     # of the exception that its reason is about
     Column("traceback", LongText),
     # what the template says of it besides its properties, as last reached; NULL if nothing
-    Column("settings", JsonText),
+    Column("settings", SealedJson),
     # what it was last brought to; see converge.protocol.basis
-    Column("basis", String(64)),
+    Column("basis", Blind(64)),
     Index("ix_converge_resource_stack_id", "stack_id", "name"),
 )
 
@@ -202,7 +205,7 @@ sync_point = Table(
     Column("deaths", Integer, nullable=False),
     Column("engine_id", ID),
     Column("epoch", Integer, nullable=False),
-    Column("definition", JsonText),
+    Column("definition", SealedJson),
     Column("requires", JsonText, nullable=False),
     Column("successors", JsonText, nullable=False),
     # of its traversal; from its first claim on, of the claim
@@ -276,7 +279,7 @@ step = Table(
     Column("number", Integer, nullable=False),
     Column("version", Integer, nullable=False),
     Column("status", String(8), nullable=False),
-    Column("value", LongText, nullable=False),
+    Column("value", SealedText, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("next_at", Double),
     # of an each: how many items are done
@@ -345,6 +348,16 @@ move = Table(
         "next_at",
         where="next_at IS NOT NULL",
     ),
+)
+
+# the key that values are encrypted with: no row, or one
+sealing = Table(
+    PREFIX + "sealing",
+    metadata,
+    # 1
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("fingerprint", String(16), nullable=False),
+    Column("chosen_at", Double, nullable=False),
 )
 
 event = Table(

@@ -28,7 +28,7 @@ from converge.sql.engines import find_alive, select_if_leased
 from converge.sql.faults import duplicate_errors
 from converge.sql.schema import scope, step
 from converge.sql.transaction import Transaction
-from converge.sql.types import ID, LongText
+from converge.sql.types import ID, SealedText
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ _VALUES: dict[str, Any] = {
     "number": Integer(),
     "version": Integer(),
     "status": String(),
-    "value": LongText(),
+    "value": SealedText(),
     "attempts": Integer(),
     "position": Integer(),
 }
@@ -222,6 +222,7 @@ def insert_step(
     :raises StaleLock: it no longer holds it.
     """
     held = _hold_parameters(scope_id, engine_id, epoch, mark)
+    values["value"] = tx.seal(values["value"])
     if _INSERT.execute(tx, {**held, "name": name, **values}).rowcount != 1:
         raise StaleLock(f"step {name!r}: the scope is no longer held by this caller")
 
@@ -294,7 +295,7 @@ def _make_advance(now: ColumnElement[Any], dialect: str) -> Update:
         )
         .values(
             position=bindparam("reached", type_=Integer()),
-            value=bindparam("step_value", type_=LongText()),
+            value=bindparam("step_value", type_=SealedText()),
             at=now,
         )
     )
@@ -331,7 +332,7 @@ def advance_step(
         lock_hold(tx, scope_id, engine_id, epoch, mark)
         held = {"held_scope": scope_id}
     values = {"step_name": name, "step_status": str(status), "reached": position}
-    values["step_value"] = value
+    values["step_value"] = tx.seal(value)
     if _ADVANCE.execute(tx, {**held, **values}).rowcount != 1:
         raise StaleLock(
             f"each {name!r}: the scope is no longer held by this caller, or it is at item "

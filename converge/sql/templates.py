@@ -11,18 +11,19 @@ from sqlalchemy import Row, Text, delete, insert, literal, select, true, type_co
 
 from converge.errors import NotFound
 from converge.model import Json
+from converge.sealing import PREFIX as SEALED
 from converge.sql.batch import among
 from converge.sql.packing import PREFIX, PackedText
 from converge.sql.schema import template
 from converge.sql.transaction import Transaction
-from converge.sql.types import LongText
+from converge.sql.types import SealedText
 
 #: How many completed versions are kept for a rollback.
 KEPT_VERSIONS = 10
 
 _DECODER = JSONDecoder()
 _BODY = type_coerce(template.c.body, PackedText())
-_PARAMETERS = type_coerce(template.c.parameters, Text)
+_PARAMETERS = type_coerce(template.c.parameters, SealedText())
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def insert_template(
         "stack_id": stack_id,
         "version": version,
         "body": literal(body, PackedText()),
-        "parameters": literal(parameters, LongText()),
+        "parameters": literal(parameters, SealedText()),
         "created_at": tx.now,
         "directory": directory,
     }
@@ -139,7 +140,7 @@ def list_with_hidden(tx: Transaction, stack_id: int) -> list[TemplateRow]:
     query = select(*columns).where(
         template.c.stack_id == stack_id,
         parameters != "{}",
-        body.like('%"hidden":%') | body.like(f"{PREFIX}%"),
+        body.like('%"hidden":%') | body.like(f"{PREFIX}%") | body.like(f"{SEALED}%"),
     )
     rows: Any = tx.execute(query.order_by(template.c.id))
     return [TemplateRow(*row) for row in rows]

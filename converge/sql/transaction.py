@@ -9,12 +9,14 @@ from sqlalchemy import Connection, CursorResult, literal
 from sqlalchemy.types import Double
 
 from converge.bus.hint import News
-from converge.sql.types import clock
+from converge.sql.types import clock, keyring_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
     from sqlalchemy.sql import Executable
     from sqlalchemy.sql.elements import ColumnElement
+
+    from converge.sealing import Keyring
 
 # made once, as every statement that records a step contains it
 _NOW = cast("ColumnElement[float]", clock())
@@ -41,6 +43,21 @@ class Transaction:
     ) -> CursorResult[Any]:
         """Execute one statement."""
         return cast("CursorResult[Any]", self.connection.execute(statement, parameters))
+
+    @property
+    def keyring(self) -> Keyring | None:
+        """What values are encrypted with; None if they are not."""
+        return keyring_of(self.connection.dialect)
+
+    def seal(self, text: str) -> str:
+        """A text that may be secret as it is stored: for statements that know no types."""
+        keyring = self.keyring
+        return text if keyring is None else keyring.seal(text)
+
+    def blind(self, digests: str) -> str:
+        """Digests as they are stored: see :meth:`converge.sealing.Keyring.blind`."""
+        keyring = self.keyring
+        return digests if keyring is None else keyring.blind(digests)
 
     @property
     def given_time(self) -> float | None:

@@ -14,6 +14,8 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from converge.canonical import dump, load
 from converge.model import NAME_LENGTH
+from converge.sealing import PREFIX as SEALED
+from converge.sealing import Keyring, missing_key
 
 REASON_LENGTH = 2000
 PHYSICAL_ID_LENGTH = 1024
@@ -55,6 +57,67 @@ class LongBinary(TypeDecorator[bytes]):
         return super().load_dialect_impl(dialect)
 
 
+def keyring_of(dialect: Dialect) -> Keyring | None:
+    """The keys of the database that a dialect is of."""
+    found: Keyring | None = getattr(dialect, "converge_keyring", None)
+    return found
+
+
+def set_keyring(dialect: Dialect, keyring: Keyring | None) -> None:
+    """Give a database's dialect its keys: types of columns are given nothing else of it."""
+    dialect.converge_keyring = keyring  # type: ignore[attr-defined]
+
+
+def unseal(dialect: Dialect, stored: str) -> str:
+    """A text as it was before it was encrypted.
+
+    :raises SecretKeyError: the process lacks the key.
+    """
+    if not stored.startswith(SEALED):
+        return stored
+    keyring = keyring_of(dialect)
+    if keyring is None:
+        raise missing_key()
+    return keyring.unseal(stored)
+
+
+class Sealing:
+    """The type of a column that is encrypted where there is a key."""
+
+    @staticmethod
+    def seal(keyring: Keyring, text: str) -> str:
+        """A text as it is stored."""
+        return keyring.seal(text)
+
+
+class SealedText(Sealing, LongText):
+    """A text of any length that may be secret. In SQL it is not to be compared."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        keyring = keyring_of(dialect)
+        return value if value is None or keyring is None else self.seal(keyring, value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else unseal(dialect, value)
+
+
+class Blind(Sealing, TypeDecorator[str]):
+    """Digests of what may be secret. They are read as they are stored: see ``Keyring.blind``."""
+
+    impl = String
+    cache_ok = True
+
+    @staticmethod
+    def seal(keyring: Keyring, text: str) -> str:
+        return keyring.blind(text)
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        keyring = keyring_of(dialect)
+        return value if value is None or keyring is None else self.seal(keyring, value)
+
+
 class JsonText(LongText):
     """JSON stored as canonical ASCII text, so that rows compare as texts, and each database can
     store NUL and every other character."""
@@ -71,6 +134,28 @@ class JsonText(LongText):
 
 def _load_or_none(value: str | None) -> Any:
     return None if value is None else load(value)
+
+
+class SealedJson(Sealing, JsonText):
+    """JSON that may be secret. In SQL it is not to be compared."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        keyring = keyring_of(dialect)
+        text = dump(value)
+        return text if keyring is None else self.seal(keyring, text)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        def read(value: str | None) -> Any:
+            if value is None:
+                return None
+            # JSON does not begin with this letter
+            return load(unseal(dialect, value) if value[0] == SEALED[0] else value)
+
+        return read
 
 
 ID = BigInteger().with_variant(Integer(), "sqlite")

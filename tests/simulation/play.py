@@ -47,8 +47,8 @@ EVERYTHING: frozenset[str] = frozenset(
             if commit not in crash_points.JOURNAL + crash_points.MACHINE + crash_points.PIPELINE
             # in SQLite, where one transaction follows the other, these leave nothing to do
             if commit not in (Commit.UNBLOCK, Commit.SWEEP, Commit.RELEASE)
-            # nobody prunes: the oracle looks at all that was ever there
-            if commit is not Commit.PRUNE_STACKS
+            # nobody prunes: the oracle looks at all that was ever there; and nothing is encrypted
+            if commit not in (Commit.PRUNE_STACKS, Commit.REENCRYPT)
         ),
     }
 )

@@ -9,7 +9,7 @@ from converge.cli.options.grammar import Parser
 from converge.cli.options.shared import JSON
 from converge.cli.options.values import integer, seconds
 
-DB_OPERATIONS = ("upgrade", "current", "check", "sql", "prune")
+DB_OPERATIONS = ("upgrade", "current", "check", "sql", "prune", "reencrypt", "new-key")
 #: How many ended traversals of each live stack a prune keeps by itself.
 KEEP = 10
 
@@ -25,7 +25,9 @@ def add(commands: Commands) -> None:
         choices=DB_OPERATIONS,
         help="upgrade: bring its schema up to date; current: print the schema's revision; check: "
         "tell whether it is up to date; sql: print what upgrade would do; prune: delete what is "
-        "old: deleted stacks, and traversals that are over, with their events",
+        "old: deleted stacks, and traversals that are over, with their events; "
+        "reencrypt: encrypt what may be secret with the first key of CONVERGE_SECRET_KEY or of the "
+        "file CONVERGE_SECRET_KEY_FILE; new-key: print a new key",
     )
     parser.add_argument(
         "--older-than",
