@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from converge.cli import EXIT_COMPLETE
 from converge.cli.database import connect, is_there, opened
 from converge.cli.output import write_json
-from converge.cli.progress import Reporter
 from converge.cli.words import recovered
 from converge.errors import BadInput
 
 if TYPE_CHECKING:
+    from converge.cli.progress import Reporter
     from converge.cli.running import Outages
     from converge.resources.resource_type import ResourceType
     from converge.store import Store
@@ -35,23 +35,39 @@ def built_in_types(arguments: Namespace) -> dict[str, ResourceType]:
     try:
         command = Command(pass_env=names)
     except BadInput as error:
-        source = "--pass-env" if arguments.pass_env else "CONVERGE_PASS_ENV"
+        source = _source(arguments, "pass_env")
         raise BadInput(str(error).replace("pass_env", source, 1)) from error
     try:
         return {"command": command, "file": File(roots=roots)}
     except BadInput as error:
-        source = "--file-root" if arguments.file_root else "CONVERGE_FILE_ROOT"
+        source = _source(arguments, "file_root")
         raise BadInput(str(error).replace("roots", source, 1)) from error
 
 
+def _source(arguments: Namespace, name: str) -> str:
+    """Where the value of an option came from, for messages."""
+    if not getattr(arguments, name):
+        return f"CONVERGE_{name.upper()}"
+    if name in getattr(arguments, "from_files", ()):
+        return f"{name} of {', '.join(arguments.config_file)}"
+    return f"--{name.replace('_', '-')}"
+
+
 def engine(arguments: Namespace) -> int:
-    """Run an engine."""
+    """Run an engine, or several in processes of their own."""
+    from converge.cli.service import serve
+    from converge.service.settings import SETTINGS
+
+    return serve(arguments, SETTINGS, lambda reporter: _run(arguments, reporter))
+
+
+def _run(arguments: Namespace, reporter: Reporter) -> int:
     from converge.cli.running import Outages, run_engine
 
     types = built_in_types(arguments)
     if arguments.until_idle and not is_there(arguments):
         return EXIT_COMPLETE
-    outages = Outages(Reporter(sys.stderr))
+    outages = Outages(reporter)
     # a service may be started before its database
     patient = not arguments.until_idle
     with _when_there(arguments, outages) if patient else opened(arguments, create=True) as store:

@@ -5,11 +5,15 @@ The functions that render are pure; the reporters write what they return.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
 from converge.cli.output import STYLES, duration, is_terminal, make_console, moment
 from converge.escaping import escape, prose
+
+#: What an engine says of itself.
+LOG = logging.getLogger("converge.service")
 
 #: How many running resources the live view names.
 RUNNING_MAX = 8
@@ -116,6 +120,8 @@ class Reporter:
     wants_updates = False
     #: Whether it prints events of traversals, too.
     tells_stacks = False
+    #: Whether what it is told goes into a log that has warnings of converge's, too.
+    logs = False
 
     def __init__(self, errors: IO[str]) -> None:
         self.stderr = errors
@@ -139,6 +145,15 @@ class Reporter:
 
     def end(self) -> None:
         """Restore the terminal. May be called again."""
+
+
+class LogReporter(Reporter):
+    """Notes are records of the log."""
+
+    logs = True
+
+    def note(self, text: str) -> None:
+        LOG.info("%s", text)
 
 
 class PlainReporter(Reporter):

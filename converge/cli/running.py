@@ -26,7 +26,7 @@ from converge.escaping import lines
 
 if TYPE_CHECKING:
     from converge.cli.progress import Reporter
-    from converge.engine import Engine
+    from converge.engine import Engine, Observer
     from converge.inspection.queries import Queries
     from converge.resources.resource_type import ResourceType
     from converge.stack import Stack
@@ -188,6 +188,7 @@ def run_engine(
     ended: Callable[[], bool] = lambda: False,
     rest: str = "other engines continue from there",
     greeting: str = "",
+    observer: Observer | None = None,
     on_exit: Callable[[int], None] = lambda status: None,
 ) -> int | None:
     """Run an engine until something has ended, there is no more work, or a signal comes.
@@ -202,6 +203,7 @@ def run_engine(
     :param ended: returns whether it has ended, and updates the reporter.
     :param rest: who does the rest of the work after a signal, as a sentence.
     :param greeting: what to print once the engine runs and signals are caught.
+    :param observer: is told what the engine does.
     :param on_exit: called with the exit status before an exit at the third signal.
     :returns: None, or the exit status if a signal came first.
     :raises ConvergeError: the engine could not start, or stopped unexpectedly.
@@ -219,6 +221,7 @@ def run_engine(
         workers=workers,
         lease=LEASE if lease is None else lease,
         prune_after=prune_after,
+        observer=observer,
     )
     failures: list[BaseException] = []
     leaving = threading.Event()
@@ -346,7 +349,10 @@ class _ToReporter(logging.Handler):
 
 @contextmanager
 def log_to(outages: Outages) -> Iterator[None]:
-    """Print warnings of converge's log."""
+    """Print warnings of converge's log, if nothing else does."""
+    if outages.reporter.logs:
+        yield
+        return
     logger = logging.getLogger("converge")
     handler = _ToReporter(outages)
     logger.addHandler(handler)

@@ -6,11 +6,13 @@ The threaded engine, and the one that tests step by hand, are loops around this.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from converge import crash_points
 from converge.crash_points import Commit
+from converge.engine.observer import Observer, about, log_began, log_ended, log_failed
 from converge.engine.outbox import Outbox, stack_of
 from converge.errors import Cancelled, StaleLock, StoreError
 from converge.hiding import Secrets
@@ -54,6 +56,7 @@ class EngineCore:
     """:param engine_id: the engine's id, which fences all it writes.
     :param types: its resource types by name.
     :param mark: the mark of its registration.
+    :param observer: is told what it does.
     """
 
     def __init__(
@@ -62,7 +65,9 @@ class EngineCore:
         engine_id: int,
         types: Mapping[str, ResourceType],
         mark: int = 0,
+        observer: Observer | None = None,
     ) -> None:
+        self.observer = Observer() if observer is None else observer
         self.database = database
         self.engine_id = engine_id
         check_types(types)
@@ -102,6 +107,7 @@ class EngineCore:
         """Claim up to ``limit`` new nodes; safe while another thread is in :meth:`turn`.
         :raises StoreError: the database cannot be used.
         """
+        started = time.monotonic()
         try:
             works = self.database.transact(
                 lambda tx: self._claim(tx, limit), Commit.CLAIM, wait_for_locks=False
@@ -113,6 +119,7 @@ class EngineCore:
             # the commit may have gone through, with nodes that this engine does not know of
             self.doubtful = True
             raise
+        self.observer.claimed(len(works), time.monotonic() - started)
         self._suspects.update(work.node.key for work in works if is_suspect(work.node))
         return works
 
@@ -185,6 +192,8 @@ class EngineCore:
         mask_outcome(outcome, self._secrets_of(outcome.work.traversal))
         traceback = outcome.values.get("traceback")
         if traceback is None:
+            if outcome.result in (Result.FAILED, Result.RETRY):
+                log_failed(self.engine_id, outcome.work, outcome)
             return
         work = outcome.work
         is_last = outcome.result is not Result.RETRY
@@ -198,6 +207,7 @@ class EngineCore:
             outcome.reason,
             # not as exc_info: a formatter would print it unmasked
             traceback.rstrip(),
+            extra=about(self.engine_id, work),
         )
 
     def _secrets_of(self, traversal: TraversalRow) -> Secrets:
@@ -250,6 +260,7 @@ class EngineCore:
         if not group:
             self._works += self.claim(limit) if limit > 0 else []
             return
+        started = time.monotonic()
         try:
             stale, works = self.database.transact(both, Commit.COMPLETE, wait_for_locks=False)
         except Locked:
@@ -265,6 +276,7 @@ class EngineCore:
                 raise
             self._write_one_by_one(group)
         else:
+            self.observer.wrote(len(group), len(works), time.monotonic() - started)
             self.outbox.remove(group)
             self._log_stale(stale)
             self._suspects.update(work.node.key for work in works if is_suspect(work.node))
@@ -309,7 +321,9 @@ class EngineCore:
             write, commit = complete_failure, Commit.FAIL
         else:
             write, commit = _complete_one, Commit.COMPLETE
+        started = time.monotonic()
         stale = self._transact_fenced(lambda tx: write(tx, self.engine_id, outcome), commit)
+        self.observer.wrote(1, 0, time.monotonic() - started)
         self._log_stale(stale or ())
 
     def _finish(self, work: Work) -> None:
@@ -405,8 +419,14 @@ class EngineCore:
         if context is None:
             return call_handler(work, self.types, None)
         crash_points.hit(crash_points.BEFORE_CALL)
+        log_began(self.engine_id, work)
+        self.observer.began(self.engine_id, work)
+        started = time.monotonic()
         outcome = call_handler(work, self.types, context, self.database)
         outcome.stepped = context.has_journal
+        seconds = time.monotonic() - started
+        self.observer.ended(self.engine_id, work, outcome, seconds)
+        log_ended(self.engine_id, work, outcome, seconds)
         crash_points.hit(crash_points.AFTER_CALL)
         return outcome
 

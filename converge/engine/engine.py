@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from converge.engine.observer import Observer
 from converge.engine.run import Run
 from converge.errors import BadInput, ConvergeError
 from converge.lease import LEASE, MIN_LEASE
@@ -38,6 +39,7 @@ class Engine:
     :param poll: seconds between two looks for work.
     :param prune_after: prune what ended so many seconds ago, now and then, as
         :meth:`Store.prune <converge.Store.prune>` does; None: never.
+    :param observer: is told what the engine does, for metrics or traces.
     :raises BadInput: a number is out of range, or a type is not a resource type.
     """
 
@@ -50,6 +52,7 @@ class Engine:
         lease: float = LEASE,
         poll: float = POLL,
         prune_after: float | None = None,
+        observer: Observer | None = None,
     ) -> None:
         if type(workers) is not int or not 1 <= workers <= 1000:
             raise BadInput(f"workers must be a whole number from 1 to 1000, not {workers!r}")
@@ -62,6 +65,7 @@ class Engine:
         self.prune_after = (
             None if prune_after is None else check_seconds("prune_after", prune_after)
         )
+        self.observer = observer
         self._run: Run | None = None
         self._lock = threading.Lock()
 
@@ -70,6 +74,16 @@ class Engine:
         """Its id in the database: None before the first start, a new one after its lease was
         lost."""
         return None if self._run is None else self._run.id
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it works: it was started, is not stopping, and its lease is valid."""
+        return self._run is not None and self._run.is_ready
+
+    @property
+    def lease_age(self) -> float:
+        """Seconds since its lease was renewed last; 0 before the first start."""
+        return 0.0 if self._run is None else self._run.lease_age
 
     @property
     def error(self) -> BaseException | None:
@@ -108,6 +122,7 @@ class Engine:
                 poll=self.poll,
                 prune_after=self.prune_after,
                 needed=needed,
+                observer=self.observer,
             )
             self._run = run
             run.begin()

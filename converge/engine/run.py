@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from converge.bus.pace import Looks
 from converge.crash_points import Commit
 from converge.engine.core import EngineCore
+from converge.engine.observer import Observer
 from converge.engine.tenure import Tenure
 from converge.engine.window import AHEAD, Window
 from converge.engine.workers import Job, Workers
@@ -69,6 +70,7 @@ class Run:
     :param poll: seconds between two looks for work.
     :param prune_after: prune what ended so many seconds ago; None: never.
     :param needed: how many connections to the database it may need.
+    :param observer: is told what it does.
     :ivar ended: set when it has stopped.
     :ivar error: the error that stopped it, if any.
     :raises StoreError: the database cannot be used.
@@ -84,11 +86,13 @@ class Run:
         poll: float,
         prune_after: float | None,
         needed: int,
+        observer: Observer | None = None,
     ) -> None:
         self.store = store
         self.types = types
         self.poll = poll
         self.prune_after = prune_after
+        self.observer = observer
         self.ended = threading.Event()
         self.error: BaseException | None = None
         self._database = store.database
@@ -124,6 +128,17 @@ class Run:
     def id(self) -> int:
         """The engine's id in the database; a new one after its lease was lost."""
         return self._tenure.lease.id
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes work: it neither stops nor has lost its lease."""
+        over = self.ended.is_set() or self._stopping.is_set() or self._tenure.is_over
+        return not over and self._tenure.lease.check()
+
+    @property
+    def lease_age(self) -> float:
+        """Seconds since the lease was renewed last."""
+        return self._tenure.lease.age
 
     def begin(self) -> None:
         """Start the threads."""
@@ -446,7 +461,8 @@ class Run:
         """Register under a new id, and start to renew the lease."""
         lease = Lease(self._leases, self._lose)
         threading.Thread(target=lease.keep, name="converge-lease", daemon=True).start()
-        return Tenure(lease, EngineCore(self._database, lease.id, self.types, lease.mark))
+        core = EngineCore(self._database, lease.id, self.types, lease.mark, self.observer)
+        return Tenure(lease, core)
 
     def _lose(self) -> None:
         """Interrupt what runs: the lease is lost, and another engine will start it."""

@@ -183,6 +183,12 @@ class Lease:
             self.lose()
         return not self.lost.is_set()
 
+    @property
+    def age(self) -> float:
+        """Seconds since it was renewed last."""
+        with self._lock:
+            return now() - self._renewed
+
     def lose(self) -> None:
         """Give the lease up as lost."""
         with self._lock:

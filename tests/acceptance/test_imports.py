@@ -17,6 +17,7 @@ UNUSED = {
     "alembic",
     "oslo_config",
     "oslo_db",
+    "oslo_log",
     "oslo_messaging",
     "oslo_utils",
     "psycopg",
@@ -66,6 +67,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("graph shop", UNUSED | OF_WHO_STARTS),
         ("machine list", UNUSED),
         ("journal list", UNUSED - {"stevedore"}),
+        # without a file or a format of logs
+        ("engine --until-idle", {"oslo_config", "oslo_log", "prometheus_client"}),
     ],
 )
 def test_a_command_that_reads_imports_nothing_else(

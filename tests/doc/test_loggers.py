@@ -41,7 +41,7 @@ def logged(path: Path) -> Iterator[tuple[str, str]]:
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
             continue
         name = loggers.get(ast.unparse(call.func.value))
-        if name is None:
+        if name is None or call.func.attr == "isEnabledFor":
             continue
         if call.func.attr == "log":
             found = re.findall(r"logging\.([A-Z]+)", ast.unparse(call.args[0]))

@@ -62,7 +62,8 @@ def test_commands_that_work_take_workers_and_no_wait(command: str) -> None:
 
 @pytest.mark.parametrize("command", ["up f", "down s", "rollback s", "check s", "engine"])
 def test_commands_that_work_take_the_time_to_stop_in(command: str) -> None:
-    assert parse(command.split()).grace == 20
+    # that of an engine may be in a file
+    assert parse(command.split()).grace == (None if command == "engine" else 20)
     assert parse([*command.split(), "--grace", "0"]).grace == 0
     assert parse([*command.split(), "--grace", "1.5"]).grace == 1.5
 

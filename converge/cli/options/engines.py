@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from converge.cli.options.commands import Commands
-from converge.cli.options.shared import BUS, JSON, WORKERS
+from converge.cli.options.shared import BUS, JSON, SERVICE, WORKERS_OF_SERVICE
 from converge.cli.options.values import seconds
 
 #: Seconds. A shorter lease would be lost whenever a machine is busy; with a longer one, others wait
@@ -13,7 +13,9 @@ LEASE_MIN, LEASE_MAX = 1, 3600
 
 def add(commands: Commands) -> None:
     """Add them."""
-    engine = commands.add("engine", "Run an engine: do the work of all stacks", WORKERS)
+    engine = commands.add(
+        "engine", "Run an engine: do the work of all stacks", WORKERS_OF_SERVICE, SERVICE
+    )
     engine.add_argument("--until-idle", action="store_true", help="stop when there is no more work")
     engine.add_argument(
         "--lease",

@@ -10,6 +10,8 @@ from converge.cli.options.values import integer, parameter, seconds
 from converge.model import SHOWN_STATUSES
 
 WORKERS_MAX = 1000
+WORKERS_DEFAULT = 8
+PROCESSES_MAX = 256
 #: Seconds. With the five that a cancelled command gets, it fits into the 30 s after which
 #: Kubernetes kills, and into systemd's 90.
 GRACE = 20.0
@@ -34,37 +36,71 @@ BUS.add_argument(
 JSON = Parser(add_help=False)
 JSON.add_argument("--json", action="store_true", help="print one JSON document")
 
-WORKERS = Parser(add_help=False, parents=[BUS])
-WORKERS.add_argument(
-    "--workers",
+
+def _workers(workers: int | None, grace: float | None) -> Parser:
+    """The options of commands that call handlers.
+
+    :param workers: the default; None where a configuration file may have it.
+    """
+    parent = Parser(add_help=False, parents=[BUS])
+    parent.add_argument(
+        "--workers",
+        metavar="N",
+        type=integer(1, WORKERS_MAX),
+        default=workers,
+        help=f"how many handlers run at a time, 1 to {WORKERS_MAX} (default: {WORKERS_DEFAULT})",
+    )
+    parent.add_argument(
+        "--grace",
+        metavar="S",
+        type=seconds(),
+        default=grace,
+        help="seconds that running handlers have to finish after Ctrl-C or SIGTERM "
+        f"(default: {GRACE:g})",
+    )
+    parent.add_argument(
+        "--pass-env",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a variable of this environment that command resources see, besides PATH, HOME, LANG "
+        "and TMPDIR; may be repeated (default: those that CONVERGE_PASS_ENV names)",
+    )
+    parent.add_argument(
+        "--file-root",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="a folder in or below which file resources may be; may be repeated (default: those "
+        "that CONVERGE_FILE_ROOT names, else anywhere)",
+    )
+    return parent
+
+
+WORKERS = _workers(WORKERS_DEFAULT, GRACE)
+WORKERS_OF_SERVICE = _workers(None, None)
+
+#: What every service has.
+SERVICE = Parser(add_help=False)
+SERVICE.add_argument(
+    "--config-file",
+    metavar="FILE",
+    action="append",
+    default=[],
+    help="a configuration file; of several, the last one counts, and the command line before all",
+)
+SERVICE.add_argument(
+    "--processes",
     metavar="N",
-    type=integer(1, WORKERS_MAX),
-    default=8,
-    help=f"how many handlers run at a time, 1 to {WORKERS_MAX} (default: 8)",
+    type=integer(1, PROCESSES_MAX),
+    help=f"how many processes, each with all that is said here, 1 to {PROCESSES_MAX} (default: 1)",
 )
-WORKERS.add_argument(
-    "--grace",
-    metavar="S",
-    type=seconds(),
-    default=GRACE,
-    help="seconds that running handlers have to finish after Ctrl-C or SIGTERM "
-    f"(default: {GRACE:g})",
-)
-WORKERS.add_argument(
-    "--pass-env",
-    metavar="NAME",
-    action="append",
-    default=[],
-    help="a variable of this environment that command resources see, besides PATH, HOME, LANG "
-    "and TMPDIR; may be repeated (default: those that CONVERGE_PASS_ENV names)",
-)
-WORKERS.add_argument(
-    "--file-root",
-    metavar="DIR",
-    action="append",
-    default=[],
-    help="a folder in or below which file resources may be; may be repeated (default: those "
-    "that CONVERGE_FILE_ROOT names, else anywhere)",
+SERVICE.add_argument(
+    "--log-format",
+    metavar="FORMAT",
+    choices=("text", "json"),
+    help="log everything to stderr, as text or as a JSON document a line (default: only warnings, "
+    "or what a configuration file says)",
 )
 
 RUN = Parser(add_help=False)

@@ -1,0 +1,144 @@
+"""What can be set, with its default. A value comes from the command line, else from a configuration
+file, else from the environment, else it is the default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+#: The group of what every service has, and that of engines.
+SHARED = "converge"
+ENGINE = "engine"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Something that can be set.
+
+    :ivar name: in a file, and, with dashes, on the command line.
+    :ivar group: its section of the file.
+    :ivar kind: ``str``, ``int``, ``float``, or ``list`` of texts.
+    :ivar help: a sentence, with the unit.
+    :ivar default: None: decided where it is used, perhaps from the environment.
+    :ivar least: the least value.
+    :ivar most: the largest value.
+    :ivar choices: the values that it can have; empty: any.
+    :ivar secret: whether it is shown nowhere.
+    :ivar sample: a value for the sample file.
+    """
+
+    name: str
+    group: str
+    kind: type
+    help: str
+    default: Any = None
+    least: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+    secret: bool = False
+    sample: str | None = None
+
+
+SETTINGS_SHARED = (
+    Setting(
+        "db",
+        SHARED,
+        str,
+        "The URL of the database. Without it, CONVERGE_DB of the environment, else "
+        "sqlite:///converge.db in the current folder. Write $ as $$.",
+        secret=True,
+        sample="postgresql+psycopg://USER:PASSWORD@HOST/DATABASE",
+    ),
+    Setting(
+        "bus",
+        SHARED,
+        str,
+        "The URL of what wakes other processes. Without it, CONVERGE_BUS of the environment, else "
+        "the database. Write $ as $$.",
+        secret=True,
+        sample="rabbit://USER:PASSWORD@HOST:5672/",
+    ),
+    Setting("processes", SHARED, int, "How many processes run.", default=1, least=1, most=256),
+    Setting(
+        "log_format",
+        SHARED,
+        str,
+        "The format of logs. Everything else about logs is set by the options of oslo.log.",
+        default="text",
+        choices=("text", "json"),
+    ),
+)
+SETTINGS_ENGINE = (
+    Setting(
+        "workers",
+        ENGINE,
+        int,
+        "How many handlers run at a time, in each process.",
+        default=8,
+        least=1,
+        most=1000,
+    ),
+    Setting(
+        "grace",
+        ENGINE,
+        float,
+        "Seconds that running handlers have to finish after SIGTERM.",
+        default=20.0,
+        least=0,
+        most=315_360_000,
+    ),
+    Setting(
+        "lease",
+        ENGINE,
+        float,
+        "Seconds without a heartbeat after which other engines take over the work.",
+        default=15.0,
+        least=1,
+        most=3600,
+    ),
+    Setting(
+        "prune_after",
+        ENGINE,
+        float,
+        "Seconds after which what has ended is pruned, now and then. Without it: never.",
+        least=1,
+        most=315_360_000,
+        sample="2592000",
+    ),
+    Setting(
+        "pass_env",
+        ENGINE,
+        list,
+        "Variables of the environment that command resources see, besides PATH, HOME, LANG and "
+        "TMPDIR, separated by commas. Without it, those that CONVERGE_PASS_ENV names.",
+    ),
+    Setting(
+        "file_root",
+        ENGINE,
+        list,
+        "Folders in or below which file resources may be, separated by commas. Without it, those "
+        "that CONVERGE_FILE_ROOT names, else anywhere.",
+    ),
+)
+SETTINGS = (*SETTINGS_SHARED, *SETTINGS_ENGINE)
+
+
+def settle(
+    arguments: Any, given: Mapping[str, Any], settings: Iterable[Setting] = SETTINGS
+) -> None:
+    """Fill in what the command line did not say.
+
+    :param arguments: an object with what the command line said, None or [] where nothing.
+    :param given: the values of configuration files.
+    """
+    arguments.from_files = []
+    for setting in settings:
+        # a number may be 0
+        if getattr(arguments, setting.name, None) in (None, "", []):
+            if setting.name in given:
+                arguments.from_files.append(setting.name)
+            value = given.get(setting.name, setting.default)
+            setattr(
+                arguments, setting.name, [] if value is None and setting.kind is list else value
+            )
