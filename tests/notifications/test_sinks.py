@@ -100,7 +100,8 @@ def test_two_processes_with_the_same_key_count_all(
     """While one has read what is known of a key, and before it writes, another one changes it."""
     from converge.sql import step_states
 
-    given = pipeline({"aggregate": {"by": "name", "count": 4}}, kind="meters")
+    given = pipeline({"aggregate": {"by": "name", "count": 5}}, kind="meters")
+    handle(store, given, messages(5))
     read, others = step_states.list_states, [messages(3), messages(2)]
 
     def slow(*arguments: Any) -> Any:
@@ -113,7 +114,7 @@ def test_two_processes_with_the_same_key_count_all(
         patch.setattr(step_states, "list_states", slow)
         handle(store, given, messages(1))
     handle(store, given, messages(4))
-    assert sums(world) == [11 + 12 + 13 + 14]
+    assert sums(world) == [11 + 12 + 13 + 14 + 15]
     assert states(store) == []
 
 
