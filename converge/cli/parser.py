@@ -40,6 +40,8 @@ environment:
                   a file of keys, one a line, to encrypt values in the database with
   CONVERGE_SECRET_KEY
                   the keys themselves, separated by commas
+  CONVERGE_SECRET_SOURCES
+                  from where get_secret may read: env, file, or others
   CONVERGE_DEBUG  show the traceback of every error
   CONVERGE_PASS_ENV
                   names of variables, separated by spaces or commas, as for --pass-env

@@ -16,6 +16,7 @@ from converge.protocol.basis import make_basis
 from converge.protocol.decide import (
     DIRECTORY,
     HANDLED,
+    SECRETS,
     Operation,
     Outcome,
     Result,
@@ -26,8 +27,11 @@ from converge.protocol.limits import SPENT, Limits, limits_of, settings_of
 from converge.protocol.marks import mark_attributes, secret_values, with_marks
 from converge.reasons import cut_traceback, describe, format_traceback
 from converge.resources.resource_type import Context, ResourceType
+from converge.resources.secret_sources import read_secret
 from converge.sql.types import PHYSICAL_ID_LENGTH, fit_text
 from converge.synchronous import check_finished
+from converge.template import check_properties
+from converge.template.elsewhere import put_in
 from converge.wait import Wait
 
 if TYPE_CHECKING:
@@ -194,6 +198,10 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
     handler: Any = types[work.type_name]
     properties = work.decision.properties
     operation = work.decision.operation
+    secrets = _read_secrets(work, context)
+    # from here on, whatever the handler says of them is masked
+    work.secrets = [*work.secrets, *secrets.values()]
+    context.properties = put_in(context.properties, secrets)
     if operation is Operation.DELETE:
         physical_id = row.physical_id
         if physical_id is None:
@@ -210,21 +218,27 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
             return Outcome(work, Result.REPLACE)
         return Outcome(work, Result.DONE, deleted=True)
     if operation is Operation.CHECK:
-        _check_over(handler.check(context, row.physical_id, properties), "check")
+        found = handler.check(context, row.physical_id, put_in(properties, secrets))
+        _check_over(found, "check")
         values: dict[str, Any] = {"reason": None, "status": Status.COMPLETE}
         return Outcome(work, Result.DONE, values)
     # before the call: the handler may change the mapping
     reached = _storable("properties", dict(properties))
+    given = put_in(properties, secrets)
+    if secrets:
+        check_properties(work.wanted_type, handler, given)
     if operation is Operation.CREATE:
-        made = handler.create(context, properties)
+        made = handler.create(context, given)
         _check_over(made, "create")
         physical = _physical(made, None, context)
     else:
-        made = handler.update(context, row.physical_id, properties, row.properties)
+        previous = put_in(row.properties, secrets)
+        made = handler.update(context, row.physical_id, given, previous)
         _check_over(made, "update")
         assert row.physical_id is not None
         physical = _physical(made, Physical(row.physical_id, row.attributes), context)
     attributes = _storable("attributes", dict(physical.attributes))
+    attributes = Secrets(secrets.values()).hide_in_json(attributes)
     values = {
         "action": Action.CREATE if operation is Operation.CREATE else Action.UPDATE,
         "status": Status.COMPLETE,
@@ -238,6 +252,24 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
         **_new_settings(work, _marks(work, handler, attributes)),
     }
     return Outcome(work, Result.DONE, values)
+
+
+def _read_secrets(work: Work, context: Context) -> Mapping[str, str]:
+    """The secrets that are kept elsewhere, by their references.
+
+    :raises BadInput: one that is wanted cannot be read. What there was may be deleted without one.
+    """
+    operation = work.decision.operation
+    wanted = set(settings_of(work).get(SECRETS, ()))
+    known = {*((work.row and work.row.settings) or {}).get(SECRETS, ())}
+    found = {}
+    for reference in sorted(wanted | known):
+        try:
+            found[reference] = read_secret(reference, context.directory)
+        except BadInput:
+            if reference in wanted and operation is not Operation.DELETE:
+                raise
+    return found
 
 
 def _physical(made: object, before: Physical | None, context: Context) -> Physical:

@@ -22,6 +22,7 @@ from converge.resources.resource_type import ResourceType, can_check, supports
 from converge.retry import RetryPolicy
 from converge.template import check_properties, resolve_properties, with_defaults
 from converge.template.definitions import load_definition
+from converge.template.elsewhere import secret_references
 
 if TYPE_CHECKING:
     from converge.sql.resources import Input, ResourceRow
@@ -52,6 +53,8 @@ class Operation(StrEnum):
 #: where its relative paths start.
 TRIGGERS = "triggers"
 DIRECTORY = "directory"
+#: The key for the secrets that are kept elsewhere: see :mod:`converge.template.elsewhere`.
+SECRETS = "get_secret"
 #: Operations that call a handler; all others are done at once.
 HANDLED = frozenset({Operation.CREATE, Operation.UPDATE, Operation.DELETE, Operation.CHECK})
 
@@ -317,6 +320,9 @@ def _decide_update(
         return Decision(Operation.FAIL, reason=str(error))
     decision = _decide_with(node, row, definition.type, properties, settings, types)
     before = row.settings or {}
+    elsewhere = sorted(set(secret_references(dict(definition.properties))))
+    if elsewhere:
+        settings[SECRETS] = elsewhere
     secrets = [value for one in inputs.values() for value in input_secrets(one)]
     marked = mark_properties(resource_type, properties, secrets)
     attributes: Sequence[str] = ()
@@ -325,7 +331,7 @@ def _decide_update(
         settings |= {key: before[key] for key in (DIRECTORY,) if key in before}
         attributes = mark_attributes(resource_type, row.attributes, ())
         attributes = sorted({*attributes, *marked_attributes(before)})
-    elif resource_type.relative_paths and traversal.directory is not None:
+    elif (resource_type.relative_paths or elsewhere) and traversal.directory is not None:
         settings[DIRECTORY] = traversal.directory
     settings = with_marks(settings, properties=marked, attributes=attributes)
     return replace(decision, settings=settings) if settings or before else decision

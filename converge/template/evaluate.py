@@ -13,11 +13,13 @@ from typing import Any
 
 from converge.errors import BadInput, UnresolvedReference, find_alike
 from converge.model import Json, Physical
+from converge.template.elsewhere import stand_in, wrong_reference
 from converge.template.functions import (
     CHOICES,
     EACH,
     LITERAL,
     PURE,
+    SECRET,
     function_of,
     instance_name,
     split_instance,
@@ -231,6 +233,11 @@ def resolve(value: Json, lookup: Callable[[str], Physical]) -> Json:
         raise BadInput(message)
     if name == "get_param":
         raise BadInput(f"parameter {_shown_argument(argument)} has no value yet")
+    if name == SECRET:
+        message = wrong_reference(argument)
+        if message is not None:
+            raise BadInput(message)
+        return stand_in(argument)
     if name not in ("get_resource", "get_attr"):
         raise BadInput(f"{name} is evaluated before a start only")
     argument = resolve(argument, lookup)

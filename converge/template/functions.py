@@ -41,8 +41,10 @@ CHOICES = frozenset({"if", "not", "and", "or"})
 EACH = "get_each"
 #: The content of a file; it is put in when the template is read.
 FILE = "get_file"
+#: A secret that is kept elsewhere.
+SECRET = "get_secret"
 #: Functions that converge evaluates.
-EVALUATED = REFERENCES | PURE | CHOICES | {EACH, FILE}
+EVALUATED = REFERENCES | PURE | CHOICES | {EACH, FILE, SECRET}
 #: Functions of Heat that converge does not evaluate, each with what comes nearest. There are also
 #: those that begin with ``Fn::``.
 UNSUPPORTED: Mapping[str, str] = {

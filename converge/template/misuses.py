@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from converge.model import Json
+from converge.template.elsewhere import wrong_reference
 from converge.template.functions import (
     CHOICES,
     EACH,
@@ -12,6 +13,7 @@ from converge.template.functions import (
     FILE,
     PURE,
     REFERENCES,
+    SECRET,
     function_of,
     nearest,
 )
@@ -149,6 +151,9 @@ def misuse(name: str, argument: Json, *, settled: bool) -> str | None:
         return _misuse_of_keys(name, argument)
     if name == FILE:
         return f"{FILE} takes the path of a file as a plain string, in the template's folder"
+    if name == SECRET:
+        is_open = not settled and function_of(argument) is not None
+        return None if is_open else wrong_reference(argument)
     if name == "get_attr" and isinstance(argument, str):
         return "get_attr takes a list: [name, attribute, key...]"
     if name != "get_param":

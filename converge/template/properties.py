@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from converge.errors import BadInput
 from converge.model import Json
+from converge.template.elsewhere import has_stand_in
 from converge.template.functions import function_of
 from converge.template.parameters import Constraint
 from converge.template.values import Spot, hint, show
@@ -43,9 +44,9 @@ def check_properties(
 
 
 def unmet(declared: Property, value: Json) -> Iterator[str]:
-    """Which constraints of a property a value does not meet. Null, and what is still a function,
-    meets all."""
-    if value is None or function_of(value) is not None:
+    """Which constraints of a property a value does not meet. Null, and what is not known yet, meets
+    all."""
+    if value is None or function_of(value) is not None or has_stand_in(value):
         return
     for kind, argument in declared.constraints.items():
         constraint = Constraint(kind, argument, None, Spot())

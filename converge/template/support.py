@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from converge.canonical import load
 from converge.errors import TemplateError
 from converge.model import Json
+from converge.template.elsewhere import misplaced
 from converge.template.entries import variation_in
 from converge.template.functions import (
+    SECRET,
     attributes_in,
     function_of,
     references,
@@ -123,7 +125,8 @@ def _check_resource(structure: Structure, name: str, body: dict[str, Json]) -> N
         _check_value(structure, value, spot.child(key), each=each)
     for key, value in (body.get("properties") or {}).items():
         if isinstance(value, dict | list):
-            _check_value(structure, value, spot.child("properties").child(key), each=each)
+            place = spot.child("properties").child(key)
+            _check_value(structure, value, place, each=each, is_property=True)
 
 
 def _check_condition(structure: Structure, value: Json, spot: Spot) -> None:
@@ -153,8 +156,12 @@ def _listed(value: Json) -> list[Json]:
     return value if isinstance(value, list) else [value]
 
 
-def _check_value(structure: Structure, value: Json, spot: Spot, *, each: bool = False) -> None:
+def _check_value(
+    structure: Structure, value: Json, spot: Spot, *, each: bool = False, is_property: bool = False
+) -> None:
     document = structure.document
+    for message, place in misplaced(value, spot, is_property=is_property):
+        document.note(message, place)
     for message, place in misuses(value, spot, structure.conditions, each=each):
         document.note(message, place)
     for reference in references(value, spot):
@@ -274,6 +281,6 @@ def _possible_types(value: Json, parameters: Mapping[str, Parameter]) -> tuple[t
             argument = argument[0]
         parameter = parameters.get(argument) if isinstance(argument, str) else None
         return _PARAMETER_TYPES.get(parameter.type, ()) if parameter else ()
-    if name in ("get_resource", *_TEXTS):
+    if name in ("get_resource", SECRET, *_TEXTS):
         return (str,)
     return _RESULTS.get(name, ())
