@@ -90,6 +90,14 @@ class Commit(StrEnum):
     EXPIRY = "expiry"
     #: dead letters are tried again or dropped
     LETTERS = "letters"
+    #: a member joins its group
+    JOIN = "join"
+    #: a member takes partitions, and notes who is gone
+    BALANCE = "balance"
+    #: a member gives a partition back
+    GIVE = "give"
+    #: the number of a group's partitions changes
+    RESIZE = "resize"
 
     @property
     def before(self) -> str:
@@ -125,6 +133,8 @@ PIPELINE = (
     Commit.EXPIRY,
     Commit.LETTERS,
 )
+#: Those of groups.
+GROUP = (Commit.JOIN, Commit.BALANCE, Commit.GIVE, Commit.RESIZE)
 
 
 def both_sides(commits: Iterable[Commit]) -> tuple[str, ...]:
@@ -136,7 +146,8 @@ def both_sides(commits: Iterable[Commit]) -> tuple[str, ...]:
 NAMES: tuple[str, ...] = (*both_sides(Commit), BEFORE_CALL, AFTER_CALL)
 #: Those of stacks and engines.
 STACKS = tuple(
-    name for name in NAMES if name not in both_sides(JOURNAL + MACHINE + PIPELINE + KEYS)
+    name for name in NAMES
+    if name not in both_sides(JOURNAL + MACHINE + PIPELINE + KEYS + GROUP)
 )
 
 #: What a test sets: called with the name of each point that is reached, in any thread.

@@ -50,5 +50,6 @@ COMMANDS: Mapping[str, str] = {
     "pipeline": "pipeline.run",
     "deadletters": "notifications.deadletters",
     "event-store": "notifications.event_store",
+    "group": "group.run",
     "db": "schema.run",
 }

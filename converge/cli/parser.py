@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from converge.cli.options import (
     database,
     engines,
+    group,
     journal,
     machine,
     notifications,
@@ -50,7 +51,7 @@ environment:
   NO_COLOR        no colours
 """
 #: In the order in which ``--help`` lists their commands.
-GROUPS = (stacks, reading, engines, journal, machine, notifications, database)
+GROUPS = (stacks, reading, engines, journal, machine, notifications, group, database)
 
 
 class _Version(argparse.Action):
@@ -82,8 +83,8 @@ def build_parser() -> tuple[Parser, Commands]:
         help="print the version",
     )
     commands = Commands(parser)
-    for group in GROUPS:
-        group.add(commands)
+    for one in GROUPS:
+        one.add(commands)
     return parser, commands
 
 

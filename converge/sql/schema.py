@@ -360,6 +360,71 @@ sealing = Table(
     Column("chosen_at", Double, nullable=False),
 )
 
+# who shares partitions
+group = Table(
+    PREFIX + "group",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("name", NAME, nullable=False),
+    # that its members send to; it grows when their number changes
+    Column("generation", Integer, nullable=False),
+    Column("partitions", Integer, nullable=False),
+    # what is hashed
+    Column("key", NAME, nullable=False),
+    # that its secret is known
+    Column("proof", String(64), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    UniqueConstraint("name", name="uniq_converge_group0name"),
+)
+
+member = Table(
+    PREFIX + "member",
+    metadata,
+    Column("group_id", ID, nullable=False),
+    Column("engine_id", ID, nullable=False),
+    Column("proof", String(64), nullable=False),
+    # of the partitions that it sends to
+    Column("generation", Integer, nullable=False),
+    Column("joined_at", Double, nullable=False),
+    # of its lease
+    _mark(),
+    PrimaryKeyConstraint("group_id", "engine_id", name="pk_converge_member"),
+)
+
+# who holds it, as of resources
+partition = Table(
+    PREFIX + "partition",
+    metadata,
+    Column("group_id", ID, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("engine_id", ID),
+    Column("epoch", Integer, nullable=False),
+    Column("taken_at", Double),
+    # when work of it was recorded last
+    Column("worked_at", Double),
+    # of who took it last
+    _mark(),
+    PrimaryKeyConstraint("group_id", "generation", "number", name="pk_converge_partition"),
+)
+
+# the last message of each sender that was handled in a partition
+position = Table(
+    PREFIX + "position",
+    metadata,
+    Column("group_id", ID, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("sink", NAME, nullable=False),
+    Column("sender", String(64), nullable=False),
+    Column("sequence", ID, nullable=False),
+    Column("at", Double, nullable=False),
+    PrimaryKeyConstraint(
+        "group_id", "generation", "number", "sink", "sender", name="pk_converge_position"
+    ),
+)
+
 event = Table(
     PREFIX + "event",
     metadata,

@@ -1,0 +1,3 @@
+"""Fixtures for tests of groups."""
+
+from tests.group.world import world as world
