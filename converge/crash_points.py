@@ -146,8 +146,7 @@ def both_sides(commits: Iterable[Commit]) -> tuple[str, ...]:
 NAMES: tuple[str, ...] = (*both_sides(Commit), BEFORE_CALL, AFTER_CALL)
 #: Those of stacks and engines.
 STACKS = tuple(
-    name for name in NAMES
-    if name not in both_sides(JOURNAL + MACHINE + PIPELINE + KEYS + GROUP)
+    name for name in NAMES if name not in both_sides(JOURNAL + MACHINE + PIPELINE + KEYS + GROUP)
 )
 
 #: What a test sets: called with the name of each point that is reached, in any thread.

@@ -96,14 +96,14 @@ _MEMBER = [
 
 def find_group(tx: Transaction, name: str) -> GroupRow | None:
     """A group by its name."""
-    found = tx.execute(select(*_GROUP).where(group.c.name == name)).one_or_none()
+    found: Any = tx.execute(select(*_GROUP).where(group.c.name == name)).one_or_none()
     return None if found is None else GroupRow(*found)
 
 
 def lock_group(tx: Transaction, name: str) -> GroupRow | None:
     """Lock a group until the transaction ends: who changes who has what waits for it."""
     query = select(*_GROUP).where(group.c.name == name).with_for_update()
-    found = tx.execute(query).one_or_none()
+    found: Any = tx.execute(query).one_or_none()
     return None if found is None else GroupRow(*found)
 
 
@@ -134,7 +134,8 @@ def update_group(tx: Transaction, group_id: int, **values: Any) -> None:
 
 def list_groups(tx: Transaction) -> list[GroupRow]:
     """All groups, by name."""
-    return [GroupRow(*row) for row in tx.execute(select(*_GROUP).order_by(group.c.name))]
+    rows: Any = tx.execute(select(*_GROUP).order_by(group.c.name))
+    return [GroupRow(*row) for row in rows]
 
 
 def delete_group(tx: Transaction, group_id: int) -> None:
@@ -180,7 +181,8 @@ def list_members(tx: Transaction, group_id: int) -> list[MemberRow]:
         .join(engine, and_(engine.c.id == member.c.engine_id, engine.c.mark == member.c.mark))
         .where(member.c.group_id == group_id, has_lease(tx.now))
     )
-    return [MemberRow(*row) for row in tx.execute(query.order_by(member.c.engine_id))]
+    rows: Any = tx.execute(query.order_by(member.c.engine_id))
+    return [MemberRow(*row) for row in rows]
 
 
 def delete_members(tx: Transaction, group_id: int, keep: Collection[int]) -> None:
@@ -220,7 +222,7 @@ def insert_partitions(tx: Transaction, group_id: int, generation: int, partition
 def list_partitions(tx: Transaction, group_id: int) -> list[PartitionRow]:
     """The partitions of a group, those of the oldest generation first."""
     query = select(*_PARTITION).where(partition.c.group_id == group_id)
-    rows = tx.execute(query.order_by(partition.c.generation, partition.c.number))
+    rows: Any = tx.execute(query.order_by(partition.c.generation, partition.c.number))
     return [PartitionRow(*row) for row in rows]
 
 

@@ -16,7 +16,20 @@ from converge.sql.schema import LOCK_TABLE, PREFIX, VERSION_TABLE, metadata
 from converge.sql.types import MARIADB
 
 #: The versions that this converge knows, oldest first; each has a script in alembic/versions.
-VERSIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012")
+VERSIONS = (
+    "0001",
+    "0002",
+    "0003",
+    "0004",
+    "0005",
+    "0006",
+    "0007",
+    "0008",
+    "0009",
+    "0010",
+    "0011",
+    "0012",
+)
 HEAD = VERSIONS[-1]
 #: Databases where a statement that changes the schema commits the transaction.
 COMMITS_SCHEMA_CHANGES = MARIADB

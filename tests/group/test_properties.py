@@ -57,7 +57,7 @@ class Groups(RuleBasedStateMachine):
     @precondition(lambda self: len(self.world.living) < 4)
     @rule()
     def join(self) -> None:
-        member = self.world.join(3 if not self.holds else None)
+        member = self.world.join(3 if not self.sending else None)
         self.sending[member] = member.row.generation
 
     @precondition(lambda self: len(self.world.living) > 1)
