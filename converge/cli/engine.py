@@ -16,8 +16,8 @@ from converge.cli.words import recovered
 from converge.errors import BadInput
 
 if TYPE_CHECKING:
-    from converge.cli.progress import Reporter
     from converge.cli.running import Outages
+    from converge.cli.service import Shell
     from converge.resources.resource_type import ResourceType
     from converge.store import Store
 
@@ -58,16 +58,16 @@ def engine(arguments: Namespace) -> int:
     from converge.cli.service import serve
     from converge.service.settings import SETTINGS
 
-    return serve(arguments, SETTINGS, lambda reporter: _run(arguments, reporter))
+    return serve(arguments, SETTINGS, lambda shell: _run(arguments, shell))
 
 
-def _run(arguments: Namespace, reporter: Reporter) -> int:
+def _run(arguments: Namespace, shell: Shell) -> int:
     from converge.cli.running import Outages, run_engine
 
     types = built_in_types(arguments)
     if arguments.until_idle and not is_there(arguments):
         return EXIT_COMPLETE
-    outages = Outages(reporter)
+    outages = Outages(shell.reporter)
     # a service may be started before its database
     patient = not arguments.until_idle
     with _when_there(arguments, outages) if patient else opened(arguments, create=True) as store:
@@ -83,6 +83,8 @@ def _run(arguments: Namespace, reporter: Reporter) -> int:
             until_idle=arguments.until_idle,
             patient=patient,
             greeting="" if arguments.until_idle else greeting,
+            observer=shell.metrics,
+            made=shell.watch,
         )
     return EXIT_COMPLETE if status is None else status
 

@@ -189,6 +189,7 @@ def run_engine(
     rest: str = "other engines continue from there",
     greeting: str = "",
     observer: Observer | None = None,
+    made: Callable[[Engine], object] = lambda engine: None,
     on_exit: Callable[[int], None] = lambda status: None,
 ) -> int | None:
     """Run an engine until something has ended, there is no more work, or a signal comes.
@@ -204,6 +205,7 @@ def run_engine(
     :param rest: who does the rest of the work after a signal, as a sentence.
     :param greeting: what to print once the engine runs and signals are caught.
     :param observer: is told what the engine does.
+    :param made: called with the engine before it starts.
     :param on_exit: called with the exit status before an exit at the third signal.
     :returns: None, or the exit status if a signal came first.
     :raises ConvergeError: the engine could not start, or stopped unexpectedly.
@@ -223,6 +225,7 @@ def run_engine(
         prune_after=prune_after,
         observer=observer,
     )
+    made(engine)
     failures: list[BaseException] = []
     leaving = threading.Event()
 

@@ -1,5 +1,5 @@
 """What every command that runs as a service does around its work: its settings, logs, processes,
-and SIGHUP."""
+metrics, and SIGHUP."""
 
 from __future__ import annotations
 
@@ -8,26 +8,51 @@ import signal
 import sys
 import threading
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from converge.cli.database import database_url
 from converge.cli.progress import LogReporter, Reporter
 from converge.errors import ConvergeError
+from converge.model import DEFAULT_URL
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from converge.engine import Engine
+    from converge.service.metrics import EngineMetrics
+    from converge.service.processes import Processes
     from converge.service.settings import Setting
+    from converge.sql.database import Database
 
 
-def serve(
-    arguments: Namespace, settings: Iterable[Setting], work: Callable[[Reporter], int]
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """What is around the work of a process.
+
+    :ivar reporter: is told what a person should know.
+    :ivar metrics: is told what the engine does, if somebody asks for it.
+    """
+
+    reporter: Reporter
+    metrics: EngineMetrics | None = None
+
+    def watch(self, engine: Engine) -> None:
+        """Give the metrics of this engine."""
+        if self.metrics is not None:
+            self.metrics.watch(engine)
+
+
+def serve(arguments: Namespace, settings: Iterable[Setting], work: Callable[[Shell], int]) -> int:
     """Run a service in this process, or in as many as the settings say.
 
     :param arguments: as parsed; the settings are filled in.
     :param work: does what the service is for until a signal comes, and returns the exit status.
     :returns: the exit status.
-    :raises BadInput: a configuration file is wrong.
+    :raises BadInput: a configuration file is wrong, or it cannot listen where it is to.
     """
     from converge.service import lifeline
     from converge.service.settings import settle
@@ -41,17 +66,22 @@ def serve(
         return _run_processes(arguments, reporter)
     if arguments.config_file:
         _reload_at_hangup(reporter)
-    return work(reporter)
+    if not arguments.listen:
+        return work(Shell(reporter))
+    with _measured(arguments, is_child=number is not None) as metrics:
+        return work(Shell(reporter, metrics))
 
 
 def _read_files(arguments: Namespace) -> dict[str, Any]:
     try:
         from converge.service.files import read_files
     except ImportError as error:
-        raise ConvergeError(
-            f"--config-file and --log-format need {error.name}: pip install 'converge[service]'"
-        ) from error
+        raise _missing("--config-file and --log-format", "service", error) from error
     return read_files(arguments.config_file)
+
+
+def _missing(options: str, extra: str, error: ImportError) -> ConvergeError:
+    return ConvergeError(f"{options} need {error.name}: pip install 'converge[{extra}]'")
 
 
 def _log(arguments: Namespace) -> Reporter:
@@ -59,6 +89,61 @@ def _log(arguments: Namespace) -> Reporter:
 
     set_up(arguments.log_format)
     return LogReporter(sys.stderr)
+
+
+@contextmanager
+def _measured(arguments: Namespace, *, is_child: bool) -> Iterator[EngineMetrics]:
+    """The metrics of the engine of this process, which listens if no parent does."""
+    try:
+        from prometheus_client import CollectorRegistry
+
+        from converge.service.metrics import EngineMetrics
+    except ImportError as error:
+        raise _missing("--listen", "metrics", error) from error
+    registry = CollectorRegistry()
+    metrics = EngineMetrics(registry)
+    if is_child:
+        yield metrics
+        return
+    with _listening(arguments, registry, lambda: metrics.is_ready, metrics.look):
+        yield metrics
+
+
+@contextmanager
+def _listening(
+    arguments: Namespace,
+    registry: CollectorRegistry,
+    is_ready: Callable[[], bool],
+    before: Callable[[], object] = lambda: None,
+) -> Iterator[None]:
+    """Answer for this registry, and for the database.
+
+    :param before: called before metrics are given.
+    """
+    from prometheus_client import CollectorRegistry
+
+    from converge.service.listener import Listener
+    from converge.service.metrics import DatabaseMetrics, expose
+
+    of_database = CollectorRegistry()
+    of_database.register(DatabaseMetrics(lambda: _open(arguments)))
+
+    def metrics() -> tuple[str, bytes]:
+        before()
+        kind, text = expose(registry)
+        return kind, text + expose(of_database)[1]
+
+    listener = Listener(arguments.listen, is_ready, metrics)
+    try:
+        yield
+    finally:
+        listener.close()
+
+
+def _open(arguments: Namespace) -> Database:
+    from converge.sql.open_database import open_database
+
+    return open_database(database_url(arguments) or DEFAULT_URL, connections=1, read_only=True)
 
 
 def _run_processes(arguments: Namespace, reporter: Reporter) -> int:
@@ -69,9 +154,42 @@ def _run_processes(arguments: Namespace, reporter: Reporter) -> int:
         if arguments.config_file:
             _read_files(arguments)
 
-    processes = Processes(arguments.processes, check=check)
     with log_to(Outages(reporter)):
-        return processes.run()
+        if not arguments.listen:
+            return Processes(arguments.processes, check=check).run()
+        with _measured_processes(arguments, check) as processes:
+            return processes.run()
+
+
+@contextmanager
+def _measured_processes(arguments: Namespace, check: Callable[[], object]) -> Iterator[Processes]:
+    """Processes that write their metrics where this one, which listens, reads them."""
+    try:
+        from prometheus_client import CollectorRegistry
+
+        from converge.service.metrics import Folder, count_ready
+    except ImportError as error:
+        raise _missing("--listen", "metrics", error) from error
+    from converge.service.processes import Processes
+
+    folder = Folder()
+    try:
+        registry = CollectorRegistry()
+        folder.collect_into(registry)
+        processes = Processes(
+            arguments.processes,
+            environment=folder.environment,
+            check=check,
+            on_death=folder.forget,
+        )
+
+        def is_ready() -> bool:
+            return not processes.is_stopping and count_ready(registry) > 0
+
+        with _listening(arguments, registry, is_ready):
+            yield processes
+    finally:
+        folder.remove()
 
 
 def _reload_at_hangup(reporter: Reporter) -> None:

@@ -276,7 +276,9 @@ class EngineCore:
                 raise
             self._write_one_by_one(group)
         else:
-            self.observer.wrote(len(group), len(works), time.monotonic() - started)
+            gone = {id(outcome) for outcome in stale}
+            written = [one for one in group if id(one) not in gone]
+            self.observer.wrote(written, len(works), time.monotonic() - started)
             self.outbox.remove(group)
             self._log_stale(stale)
             self._suspects.update(work.node.key for work in works if is_suspect(work.node))
@@ -323,7 +325,8 @@ class EngineCore:
             write, commit = _complete_one, Commit.COMPLETE
         started = time.monotonic()
         stale = self._transact_fenced(lambda tx: write(tx, self.engine_id, outcome), commit)
-        self.observer.wrote(1, 0, time.monotonic() - started)
+        if stale is not None and not stale:
+            self.observer.wrote([outcome], 0, time.monotonic() - started)
         self._log_stale(stale or ())
 
     def _finish(self, work: Work) -> None:

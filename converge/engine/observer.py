@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from converge.protocol.decide import Outcome, Work
@@ -36,11 +37,14 @@ class Observer:
         :param seconds: from its begin to the end of its commit.
         """
 
-    def wrote(self, outcomes: int, claimed: int, seconds: float) -> None:
-        """A transaction wrote so many outcomes and claimed so many nodes.
+    def wrote(self, outcomes: Sequence[Outcome], claimed: int, seconds: float) -> None:
+        """A transaction wrote these outcomes and claimed so many nodes.
 
         :param seconds: from its begin to the end of its commit.
         """
+
+    def recovered(self, nodes: int) -> None:
+        """A sweep made so many nodes of dead engines READY again."""
 
 
 def about(engine_id: int, work: Work) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Run:
         self.types = types
         self.poll = poll
         self.prune_after = prune_after
-        self.observer = observer
+        self.observer = Observer() if observer is None else observer
         self.ended = threading.Event()
         self.error: BaseException | None = None
         self._database = store.database
@@ -530,6 +530,8 @@ class Run:
                     last_sweep = now()
                     self._recheck.set()
                     found = sweeper.sweep()
+                    if found.nodes:
+                        self.observer.recovered(found.nodes)
                     if found or found.ready:
                         self.wake()
             except Exception as error:

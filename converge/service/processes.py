@@ -86,10 +86,10 @@ class Processes:
         self._told: int | None = None
         self._reader, self._writer = os.pipe()
 
-    def pids(self) -> list[int]:
-        """Of the children that run."""
-        children = [one.process for one in self._children]
-        return [one.pid for one in children if one is not None and one.poll() is None]
+    @property
+    def is_stopping(self) -> bool:
+        """Whether they were told to stop."""
+        return self._told is not None
 
     def run(self) -> int:
         """Start the children, and wait until they have ended: because they were told to by a

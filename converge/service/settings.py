@@ -61,6 +61,14 @@ SETTINGS_SHARED = (
     ),
     Setting("processes", SHARED, int, "How many processes run.", default=1, least=1, most=256),
     Setting(
+        "listen",
+        SHARED,
+        str,
+        "HOST:PORT for /healthz, /readyz and /metrics; :PORT is every address of the machine. "
+        "Without it, nothing listens.",
+        sample="127.0.0.1:9464",
+    ),
+    Setting(
         "log_format",
         SHARED,
         str,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from sqlalchemy import Connection, Engine
 from sqlalchemy import exc as sa_exceptions
 from sqlalchemy.engine import URL
+from sqlalchemy.pool import QueuePool
 
 from converge import crash_points
 from converge.bus.memory import MemoryBus
@@ -351,6 +352,12 @@ class Database:
         """How often a connection was found broken. Since then the database may be another one, or
         may have lost its last commits."""
         return self._pool_guard.broken_connections
+
+    @property
+    def connections_used(self) -> int:
+        """How many connections are in use now; 0 where each is made for its use, as on SQLite."""
+        pool = self.engine.pool
+        return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
     def check_limit(self, needed: int, who: str) -> None:
         """Check that so many connections are allowed.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import converge
 from tests.acceptance.shell import Shell
 
 
@@ -15,3 +16,8 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     shell = Shell(tmp_path)
     yield shell
     shell.end()
+
+
+@pytest.fixture
+def store(fresh_store: Callable[..., converge.Store]) -> converge.Store:
+    return fresh_store()

@@ -96,6 +96,12 @@ SERVICE.add_argument(
     help=f"how many processes, each with all that is said here, 1 to {PROCESSES_MAX} (default: 1)",
 )
 SERVICE.add_argument(
+    "--listen",
+    metavar="HOST:PORT",
+    help="answer /healthz, /readyz and /metrics there, for example on 127.0.0.1:9464 (default: "
+    "nowhere)",
+)
+SERVICE.add_argument(
     "--log-format",
     metavar="FORMAT",
     choices=("text", "json"),
