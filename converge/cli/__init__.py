@@ -11,6 +11,8 @@ __all__ = ["main"]
 EXIT_COMPLETE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+#: ``converge why`` found something that is stuck.
+EXIT_STUCK = 3
 #: An error inside converge: EX_SOFTWARE of sysexits.h.
 EXIT_INTERNAL = 70
 #: As a shell reports a process that was ended by the signal.
@@ -23,8 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     :param argv: the words after the program's name; None: those of this process.
-    :returns: the exit status: 0 complete, 1 the stack failed, 2 bad usage or input, 70 an
-        error inside converge, 130 interrupted, 141 stdout was closed by its reader, 143 terminated.
+    :returns: the exit status: 0 complete, 1 the stack failed, 2 bad usage or input, 3 something is
+        stuck, 70 an error inside converge, 130 interrupted, 141 stdout was closed by its reader,
+        143 terminated.
     """
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)

@@ -29,6 +29,7 @@ exit status:
   0    complete
   1    the stack failed, was cancelled, or was superseded by another client
   2    bad usage or input, or the database cannot be used
+  3    converge why: something is stuck
   70   an error inside converge (CONVERGE_DEBUG=1 shows the traceback)
   130  interrupted by Ctrl-C; run `converge up` again to continue
   141  the output was closed by its reader
@@ -93,9 +94,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
     :returns: its ``command`` and that command's options; ``db`` is None where not given.
     :raises UsageError: it is wrong.
-    :raises SystemExit: after ``--help`` and ``--version``.
+    :raises SystemExit: after ``--help`` and ``--version``, and after the help for no word at all.
     """
     parser, commands = build_parser()
+    if not argv:
+        parser.print_help()
+        parser.exit()
     arguments, rest = parser.parse_known_args(argv)
     if rest:
         _refuse(rest, parser, commands.by_name[arguments.command])

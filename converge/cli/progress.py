@@ -5,6 +5,7 @@ The functions that render are pure; the reporters write what they return.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
@@ -169,6 +170,19 @@ class PlainReporter(Reporter):
     def events(self, events: Iterable[Mapping[str, Any]]) -> None:
         for event in events:
             self._stream.write(event_line(event) + "\n")
+        self._stream.flush()
+
+
+class JsonReporter(Reporter):
+    """A JSON document a line, for each event."""
+
+    def __init__(self, stream: IO[str], errors: IO[str]) -> None:
+        super().__init__(errors)
+        self._stream = stream
+
+    def events(self, events: Iterable[Mapping[str, Any]]) -> None:
+        for event in events:
+            self._stream.write(json.dumps(event, default=str) + "\n")
         self._stream.flush()
 
 

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converge.cli import EXIT_COMPLETE
+from converge.cli import EXIT_COMPLETE, EXIT_FAILED, EXIT_STUCK
 from converge.cli.database import is_there, opened, readable
 from converge.cli.endings import page_line
 from converge.cli.output import duration, moment, shown, write_file, write_json, write_table
-from converge.cli.progress import PlainReporter, counts, summary
-from converge.cli.words import holds, lease
+from converge.cli.progress import JsonReporter, PlainReporter, counts, summary
+from converge.cli.words import grouped, holds, lease
 from converge.errors import BadInput, NotFound, did_you_mean
 from converge.escaping import escape, lines, prose
 
@@ -31,9 +31,12 @@ _TEMPLATE_ENDINGS = {".yaml", ".yml", ".json"}
 def list_(arguments: Namespace) -> int:
     """List the stacks."""
     stacks: list[dict[str, Any]] = []
+    idle = False
     if is_there(arguments):
         with readable(arguments) as reads:
             stacks = reads.stacks()
+            unfinished = any(one["status"] == "IN_PROGRESS" for one in stacks)
+            idle = unfinished and all(one["state"] != "ALIVE" for one in reads.engines())
     if arguments.json:
         write_json(stacks, sys.stdout)
     elif not stacks:
@@ -43,6 +46,8 @@ def list_(arguments: Namespace) -> int:
         write_table(
             columns, ([_cell(one.get(key)) for key in columns] for one in stacks), sys.stdout
         )
+    if idle:
+        print("converge: no engine is alive; to go on, run `converge engine`", file=sys.stderr)
     return EXIT_COMPLETE
 
 
@@ -234,7 +239,8 @@ def _follow(arguments: Namespace) -> int:
 
     with opened(arguments) as store:
         found, reader = _past(arguments, store)
-        reporter = PlainReporter(sys.stdout, sys.stderr)
+        kind = JsonReporter if arguments.json else PlainReporter
+        reporter = kind(sys.stdout, sys.stderr)
         reporter.events(found)
         outages = Outages(reporter)
         try:
@@ -255,7 +261,7 @@ def _follow(arguments: Namespace) -> int:
                 if ended():
                     break
                 watch.news.wait(POLL_CONNECTED if store.bus.is_connected else POLL_MOST)
-    return EXIT_COMPLETE
+    return EXIT_COMPLETE if stack.status == "COMPLETE" else EXIT_FAILED
 
 
 def why(arguments: Namespace) -> int:
@@ -269,12 +275,12 @@ def why(arguments: Namespace) -> int:
     elif not found:
         print("nothing is stuck" if arguments.name is None else "nothing is waiting")
     else:
-        for one in found:
-            print(prose(one["message"]))
+        for line in grouped(found):
+            print(prose(line))
         if arguments.traceback:
             traceback = found[0]["traceback"]
             print("there is no traceback" if traceback is None else lines(traceback.rstrip()))
-    return EXIT_COMPLETE
+    return EXIT_STUCK if found and arguments.name is None else EXIT_COMPLETE
 
 
 def engines(arguments: Namespace) -> int:

@@ -21,6 +21,7 @@ from converge.cli.endings import (
 )
 from converge.cli.engine import built_in_types
 from converge.cli.options.reading import SHOWN
+from converge.cli.options.stacks import STDIN
 from converge.cli.output import write_json
 from converge.cli.progress import make_reporter, summary
 from converge.cli.queries import write_outputs
@@ -40,7 +41,12 @@ def up(arguments: Namespace) -> int:
 
     # all checks before the database is opened: a mistake must not leave an empty one behind
     name = arguments.stack if arguments.stack is not None else Path(arguments.file).stem
-    template = Template.load(arguments.file)
+    piped = arguments.file == STDIN
+    if piped:
+        text = sys.stdin.buffer.read()
+        template = Template.parse(text, "<stdin>", directory=os.curdir)
+    else:
+        template = Template.load(arguments.file)
     try:
         check_name("stack", name)
     except BadInput as error:
@@ -58,7 +64,7 @@ def up(arguments: Namespace) -> int:
             parameters=parameters,
             on_failure=arguments.on_failure,
             timeout=arguments.timeout,
-            source=os.path.abspath(arguments.file),
+            source=None if piped else os.path.abspath(arguments.file),
             # --stack confirms which stack is meant
             any_source=arguments.stack is not None,
             keep_parameters=arguments.keep_params,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from converge.cli.output import duration
@@ -37,6 +37,27 @@ def _held(node: Mapping[str, Any]) -> str:
     what = {"update": "", "cleanup": " (cleanup)"}.get(node["kind"], "")
     name = "(its end)" if node["resource"] is None else node["resource"]
     return f"{escape(node['stack'])}/{escape(name)}{what} for {duration(node['since_seconds'])}"
+
+
+def grouped(answers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The messages of answers; of those that differ in the resource alone, one."""
+    groups: dict[tuple[object, str], list[Mapping[str, Any]]] = {}
+    for number, one in enumerate(answers):
+        named = repr(one["resource"])
+        message = str(one["message"])
+        # what does not name its resource once is like no other
+        same = message.replace(named, "", 1) if message.count(named) == 1 else f"{number}"
+        groups.setdefault((one["stack"], same), []).append(one)
+    return [_grouped(alike) for alike in groups.values()]
+
+
+def _grouped(alike: Sequence[Mapping[str, Any]]) -> str:
+    message = str(alike[0]["message"])
+    others = [repr(one["resource"]) for one in alike[1:]]
+    if not others:
+        return message
+    more = [f"{len(others) - NAMED} more"] if len(others) > NAMED else []
+    return f"{message} (the same: {', '.join([*others[:NAMED], *more])})"
 
 
 def recovered(done: Sweep) -> list[str]:

@@ -120,7 +120,6 @@ def test_commands_that_read_have_json(command: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "COMMAND"),
         ("upp x", "unknown 'upp'; did you mean 'up'?"),
         ("qqqq", "known: cancel, check, db, dead"),
         ("up", "FILE"),
@@ -159,7 +158,7 @@ def test_commands_that_read_have_json(command: str) -> None:
         ("rollback s --to nothing", "or empty, not 'nothing'"),
         ("graph s --format png", "unknown 'png'"),
         ("db upgrde", "did you mean 'upgrade'?"),
-        ("events s --follow --json", "cannot be combined"),
+        ("up -", "a template from stdin has no name: say --stack NAME"),
         ("events s --limit 0", "at least 1, not '0'"),
         ("events s --since -1", "must be a number of seconds from 0 to 315360000, or a time"),
         ("events s --since nan", "or a time such as 2026-12-31T23:59:59Z, not 'nan'"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from converge.cli.words import holds, lease, recovered
+from converge.cli.words import grouped, holds, lease, recovered
 from converge.protocol.recover import Sweep
 
 
@@ -34,6 +34,26 @@ def test_what_an_engine_holds_is_named_and_the_rest_counted() -> None:
     words = "shop/db for 3.0 s, shop/web (cleanup) for 1 min 10 s, shop/(its end) for 0.0 s"
     assert holds({"nodes": 3, "holds": some}) == words
     assert holds({"nodes": 2000, "holds": [*some, node("x")]}) == f"{words}, 1997 more"
+
+
+def test_answers_that_differ_in_the_resource_alone_are_one_line() -> None:
+    def answer(resource: str | None, message: str, stack: str = "shop") -> dict[str, Any]:
+        return {"stack": stack, "resource": resource, "message": message}
+
+    alike = [answer(one, f"resource {one!r} waits for 'db'") for one in "abcdef"]
+    own = answer("x", "resource 'x' waits for 'net'")
+    # what names itself twice could be told from others in another way
+    twice = [answer(one, f"{one!r} waits for {one!r}") for one in "gh"]
+    ends = [answer(None, "the CREATE is FAILED"), answer("a", "resource 'a' waits", "other")]
+    assert grouped([*alike[:2], own, *alike[2:], *twice, *ends]) == [
+        "resource 'a' waits for 'db' (the same: 'b', 'c', 'd', 2 more)",
+        "resource 'x' waits for 'net'",
+        "'g' waits for 'g'",
+        "'h' waits for 'h'",
+        "the CREATE is FAILED",
+        "resource 'a' waits",
+    ]
+    assert grouped(alike[:2]) == ["resource 'a' waits for 'db' (the same: 'b')"]
 
 
 def test_hostile_names_are_escaped() -> None:

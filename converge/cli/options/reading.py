@@ -56,11 +56,12 @@ def add(commands: Commands) -> None:
         "(default: 1)",
     )
     graph.add_argument("-o", "--output", metavar="FILE", help="write it there (default: stdout)")
-    events = commands.add(
-        "events", "Print what happened to a stack", STACK, BUS, JSON, check=_check_events
-    )
+    events = commands.add("events", "Print what happened to a stack", STACK, BUS, JSON)
     events.add_argument(
-        "--follow", action="store_true", help="continue until the current action has ended"
+        "--follow",
+        action="store_true",
+        help="continue until the current action has ended, with its exit status; with --json, a "
+        "document a line",
     )
     events.add_argument(
         "--limit", metavar="N", type=integer(1), help="only the newest N (default: all)"
@@ -90,11 +91,6 @@ def _check_graph(arguments: argparse.Namespace, parser: Parser) -> None:
         parser.error("--around and --status cannot be combined")
     if arguments.depth is not None and arguments.around is None and not arguments.status:
         parser.error("--depth needs --around RESOURCE or --status STATUS")
-
-
-def _check_events(arguments: argparse.Namespace, parser: Parser) -> None:
-    if arguments.follow and arguments.json:
-        parser.error("--follow and --json cannot be combined")
 
 
 def _check_why(arguments: argparse.Namespace, parser: Parser) -> None:

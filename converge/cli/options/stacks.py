@@ -9,6 +9,9 @@ from converge.cli.options.grammar import Parser
 from converge.cli.options.shared import BUS, JSON, POLICIES, RUN, STACK, VALUES, WORKERS, policy
 from converge.cli.options.values import integer, version
 
+#: The name of a file that is no file.
+STDIN = "-"
+
 
 def add(commands: Commands) -> None:
     """Add them."""
@@ -22,8 +25,14 @@ def add(commands: Commands) -> None:
         JSON,
         check=_check_up,
     )
-    up.add_argument("file", metavar="FILE", help="the template, YAML or JSON")
-    up.add_argument("--stack", metavar="NAME", help="default: the file's name without its ending")
+    up.add_argument(
+        "file", metavar="FILE", help="the template, YAML or JSON; - reads it from stdin"
+    )
+    up.add_argument(
+        "--stack",
+        metavar="NAME",
+        help="default: the file's name without its ending; needed for stdin",
+    )
     up.add_argument(
         "--keep-params",
         "--existing",
@@ -80,6 +89,8 @@ def add(commands: Commands) -> None:
 
 
 def _check_up(arguments: argparse.Namespace, parser: Parser) -> None:
+    if arguments.file == STDIN and arguments.stack is None:
+        parser.error("a template from stdin has no name: say --stack NAME")
     names = [name for name, _ in arguments.param]
     for name in names:
         if names.count(name) > 1:
