@@ -27,6 +27,7 @@ from converge.machine import actions, moving
 from converge.model import NAME_LENGTH
 from converge.protocol import call, prune, recover
 from converge.resources import command
+from converge.service import metrics, processes
 from converge.sql import engines, events, repeat, sessions, templates, types, upgrade_lock
 from converge.template import patterns, values
 
@@ -123,6 +124,14 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "``--lease`` takes {} to {} seconds",
         (n(engine_options.LEASE_MIN), n(engine_options.LEASE_MAX)),
     ),
+    ("operating", "It is read every {} seconds at most", (n(metrics.CACHED),)),
+    ("operating", "counted up to {}", (n(metrics.MOST),)),
+    (
+        "operating",
+        "after {} at first and {} at most while it keeps dying",
+        ({0.5: "half a second"}[processes.PAUSE_FIRST], {60.0: "a minute"}[processes.PAUSE_MOST]),
+    ),
+    ("operating", "more time than ``grace`` and {} seconds", (n(run.GRACE),)),
     ("operating", "very third of its lease ({} seconds)", (n(LEASE / 3),)),
     ("operating", "more seldom, up to {} times", ({4.0: "four"}[recover.MOST_SHARE],)),
     ("operating", "up to {} seconds.", (n(CRASH),)),
@@ -189,6 +198,8 @@ OTHERS = (
     # other programs
     "the 30 seconds after which Kubernetes",
     "about five seconds. After that, an engine waits",
+    # measured
+    "An idle process took 57 MB",
     # examples
     "cancels them after 10 seconds",
     "Programs of two versions",
