@@ -31,6 +31,10 @@ class Commit(StrEnum):
     CLEAR = "clear"
     #: the traversal ends
     FINISH = "finish"
+    #: a signal is sent to a resource
+    SIGNAL = "signal"
+    #: a handler receives a signal
+    DELIVER = "deliver"
     #: a physical id, in the middle of a handler
     RECORD = "record"
     REGISTER = "register"

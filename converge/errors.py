@@ -153,6 +153,14 @@ class Replace(Exception):
     """Raised by a resource type's ``update``: the change needs a new physical resource."""
 
 
+class SignalFailed(ConvergeError):
+    """What a handler waits for has failed, as the signal says."""
+
+
+class SignalTimeout(ConvergeError):
+    """No signal came in time."""
+
+
 def comes_from(error: BaseException, origin: object) -> bool:
     """Whether an error was raised by a store, or because of such an error: then it says nothing
     about the code that it passed through.

@@ -10,7 +10,7 @@ from converge.bus.memory import MemoryBus
 from converge.crash_points import Commit
 from converge.errors import BadInput
 from converge.inspection.queries import Queries
-from converge.model import OnFailure, check_name, check_seconds
+from converge.model import Json, OnFailure, check_name, check_seconds, make_token
 from converge.protocol import answer
 from converge.protocol.answer import Answer
 from converge.protocol.draft import Draft, draft_first
@@ -19,8 +19,9 @@ from converge.protocol.prune import KEEP, Pruned, Pruner
 from converge.protocol.recover import Sweep, sweep
 from converge.protocol.request import Intent, Kept, work_out
 from converge.protocol.rollback import check_version
+from converge.protocol.signal import Signal, send
 from converge.resources.resource_type import ResourceType
-from converge.sql import resources, stacks
+from converge.sql import resources, signals, stacks
 from converge.sql.database import Database
 from converge.sql.open_bus import open_bus
 from converge.sql.open_database import Url, open_database
@@ -309,6 +310,46 @@ class Store(Queries):
         :raises Conflict: nothing is running.
         """
         return self._ask(transaction, lambda tx: answer.cancel(tx, name), Commit.CANCEL)
+
+    def signal(
+        self,
+        name: str,
+        resource: str,
+        data: Json = None,
+        *,
+        signal: str = "signal",
+        failure: str | None = None,
+        id: str | None = None,
+        transaction: HostTransaction | None = None,
+    ) -> bool:
+        """Send a signal to a resource: one of the type ``signal``, or one whose handler calls
+        ``context.wait_signal()``. It is kept until a handler waits for it, and delivered once; with
+        the resource it goes.
+
+        :param name: the stack's name.
+        :param data: any JSON value, at most 1,048,576 characters; given to the handler.
+        :param signal: the signal's name, at most 200 characters.
+        :param failure: why what is waited for has failed: then the handler's attempt fails.
+        :param id: of two signals of the same name and id to one resource, the second is ignored:
+            for a sender who does not know whether the first arrived.
+        :param transaction: the caller's own transaction, in which it is sent: that of a move of a
+            machine, say, or of a step of a journal.
+        :returns: whether it is new; false if there was one with this id.
+        :raises NotFound: there is no such stack or resource.
+        :raises BadInput: a name, the id or the data cannot be stored.
+        """
+        sent = Signal(signal, make_token() if id is None else id, data, failure)
+
+        def begin(tx: Transaction) -> tuple[int, bool]:
+            return send(tx, name, resource, sent)
+
+        def happened(tx: Transaction, done: tuple[int, bool]) -> bool:
+            return signals.has_signal(tx, done[0], sent.name, sent.token)
+
+        if transaction is None:
+            return self.database.transact(begin, Commit.SIGNAL, happened=happened)[1]
+        with self.database.join(transaction) as tx:
+            return begin(tx)[1]
 
     # -- looking after
 

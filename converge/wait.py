@@ -28,3 +28,19 @@ class Wait(Exception):
             raise BadInput(f"Wait: progress must be a text, not {progress!r}")
         self.progress = progress
         super().__init__(f"wait {self.seconds:g} s" + (f": {progress}" if progress else ""))
+
+
+#: Seconds that a handler waits which waits until a signal comes: 31 years.
+FOREVER = 1e9
+
+
+class WaitForSignal(Wait):
+    """Raised by ``context.wait_signal()``: call me again when the signal has come.
+
+    :ivar signal: its name.
+    :param seconds: after which the handler is called even if none has come.
+    """
+
+    def __init__(self, signal: str, seconds: float, progress: str) -> None:
+        super().__init__(seconds, progress)
+        self.signal = signal

@@ -18,9 +18,10 @@ class World(ABC):
     def types(self, retry: RetryPolicy) -> dict[str, ResourceType]:
         """Resource types that act on it: ``fake`` is updated in place, but replaced when its
         property ``replace`` changes; ``noting`` records its physical id at once; ``fixed`` has no
-        update; ``only`` can be there only once; ``slow`` is not ready at once."""
-        kinds = {"fake": Fake, "fixed": Fixed, "noting": Noting, "only": Only, "slow": Slow}
-        return {name: kind(self, retry) for name, kind in kinds.items()}
+        update; ``only`` can be there only once; ``slow`` is not ready at once; ``asked`` waits for
+        a signal."""
+        kinds = (Fake, Fixed, Noting, Only, Slow, Asked)
+        return {kind.__name__.lower(): kind(self, retry) for kind in kinds}
 
     @abstractmethod
     def create(self, context: Context, properties: Properties) -> str:
@@ -156,3 +157,12 @@ class Slow(Noting):
         """In the first call: wait."""
         if not context.waited:
             raise Wait(properties.get("pause", PAUSE), "begun")
+
+
+class Asked(Noting):
+    """One that waits for a signal once it is made."""
+
+    def create(self, context: Context, properties: Properties) -> Physical:
+        """Make it, and wait."""
+        made = super().create(context, properties)
+        return Physical(made.id, {**made.attributes, "said": context.wait_signal()})

@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, str] = {
     "check": "stacks.check",
     "cancel": "stacks.cancel",
     "forget": "stacks.forget",
+    "signal": "stacks.signal",
     "list": "queries.list_",
     "show": "queries.show",
     "graph": "queries.graph",

@@ -111,8 +111,10 @@ def _write_waiting(waiting: Sequence[Mapping[str, Any]]) -> None:
     for one in waiting[:_WAITING_MAX]:
         of_cleanup = " (cleanup)" if one["kind"] == "cleanup" else ""
         progress = f": {prose(one['progress'])}" if one["progress"] else ""
-        since, again = duration(one["since_seconds"]), duration(one["again_in_seconds"])
-        about = f"for {since}; looked at again in {again}"
+        again = "until a signal comes"
+        if one["again_in_seconds"] is not None:
+            again = f"looked at again in {duration(one['again_in_seconds'])}"
+        about = f"for {duration(one['since_seconds'])}; {again}"
         print(f"  {escape(one['resource'])}{of_cleanup}{progress} ({about})")
     if len(waiting) > _WAITING_MAX:
         print("  and more")

@@ -275,3 +275,23 @@ def forget(arguments: Namespace) -> int:
         f"{done.status}); nothing was deleted, and converge no longer manages it: {escape(made)}"
     )
     return EXIT_COMPLETE
+
+
+def signal(arguments: Namespace) -> int:
+    """Send a signal to a resource."""
+    with opened(arguments) as store:
+        new = store.signal(
+            arguments.name,
+            arguments.resource,
+            arguments.data,
+            signal=arguments.signal,
+            failure=arguments.failure,
+            id=arguments.id,
+        )
+    if arguments.json:
+        write_json({"new": new}, sys.stdout)
+        return EXIT_COMPLETE
+    who = f"resource {escape(repr(arguments.resource))} of stack {escape(repr(arguments.name))}"
+    what = f"signal {escape(repr(arguments.signal))}"
+    print(f"{who} has {what}" if new else f"{who} had {what} with this id already")
+    return EXIT_COMPLETE

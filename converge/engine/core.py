@@ -34,6 +34,7 @@ from converge.protocol.limits import limits_of
 from converge.protocol.recover import release_engine
 from converge.protocol.replace import replace
 from converge.protocol.secrets import read_secrets
+from converge.protocol.signal import Mailbox
 from converge.resources.resource_type import Context, ResourceType, check_types
 from converge.sql import engines, resources, stacks, sync_points
 from converge.sql.database import Database, repeatable
@@ -414,7 +415,8 @@ class EngineCore:
                 raise Cancelled(context.cancel_reason or "the handler was cancelled")
 
         limits = limits_of(work, self.types[work.type_name])
-        context = make_context(work, record, limits, journal)
+        receive = Mailbox(self.database, work).receive
+        context = make_context(work, record, limits, journal, receive)
         return context
 
     def call_handler(self, work: Work, context: Context | None) -> Outcome:

@@ -34,6 +34,7 @@ from converge.sql import engines, leftovers, sync_points, traversals
 from converge.sql.database import repeatable
 from converge.sql.sync_points import Key
 from converge.sql.transaction import Transaction
+from converge.wait import FOREVER
 
 if TYPE_CHECKING:
     from converge.store import Store
@@ -237,7 +238,7 @@ class Run:
             tenure.discard(outcome.work)
             if outcome.result is Result.RETRY:
                 self._looks.plan(time.monotonic() + outcome.wait)
-            elif outcome.result is Result.WAIT:
+            elif outcome.result is Result.WAIT and outcome.wait < FOREVER:
                 self._looks.plan(time.monotonic() + outcome.wait, min(LOOK, outcome.wait / 10))
         busy = bool(outcomes) or bool(core.outbox)
         held = tenure.count + len(core.outbox)

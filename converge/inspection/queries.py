@@ -119,7 +119,7 @@ class Queries:
     def waiting(self, name: str, *, limit: int = 1000) -> list[dict[str, Any]]:
         """The nodes whose handlers wait (:class:`~converge.Wait`), the longest first: resource,
         kind, progress (how far it is, None if the handler did not say), since_seconds and
-        again_in_seconds.
+        again_in_seconds (None: when a signal comes).
 
         :param limit: the most of them.
         :raises NotFound: there is no such stack.

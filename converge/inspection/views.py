@@ -12,6 +12,7 @@ from converge.sql import events as event_rows
 from converge.sql.loading import read_clock
 from converge.sql.stacks import StackRow
 from converge.sql.transaction import Transaction
+from converge.wait import FOREVER
 
 #: What the nodes of a traversal are counted as.
 COUNTS = ("total", "done", "running", "waiting", "failed", "skipped")
@@ -88,7 +89,7 @@ def waiting(tx: Transaction, name: str, limit: int) -> list[dict[str, Any]]:
             "kind": one.kind,
             "progress": one.reason,
             "since_seconds": max(0.0, one.since),
-            "again_in_seconds": one.wait,
+            "again_in_seconds": one.wait if one.wait < FOREVER / 2 else None,
         }
         for one in node_views.list_waiting(tx, row.traversal_id, limit)
     ]

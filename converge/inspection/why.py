@@ -28,6 +28,7 @@ from converge.sql.outstanding import Predecessor, list_nodes_of, list_outstandin
 from converge.sql.resource_views import ResourceView, Wanted
 from converge.sql.stacks import StackRow
 from converge.sql.transaction import Transaction
+from converge.wait import FOREVER
 
 #: The most answers.
 LIMIT = 100
@@ -323,7 +324,10 @@ class NodeDescriber:
             message = f"{what} is held by {engine} ({held_for}){lease}"
         elif one.waits:
             message = f"{what} waits" + (f": {one.reason}" if one.reason else "")
-            message += f" (for {_span(one.since)}; looked at again in {_span(one.wait)})"
+            again = "until a signal comes"
+            if one.wait < FOREVER / 2:
+                again = f"looked at again in {_span(one.wait)}"
+            message += f" (for {_span(one.since)}; {again})"
         elif one.state is NodeState.READY and one.wait > 0:
             message = f"{what} will be retried in {_span(one.wait)}{_retry(one)}"
         elif one.state is NodeState.READY:

@@ -146,6 +146,12 @@ class Scope:
         step = Step(self, name, version, retry, transaction)
         return step if function is None else step.call(function, *args, **kwargs)
 
+    def open_step(self, name: str) -> Step:
+        """A step that is asked for: it is done, or to be done with :meth:`Step.call_within`."""
+        step = Step(self, name, 1, None, None)
+        step._begin()
+        return step
+
     def each(
         self,
         name: str,

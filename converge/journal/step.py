@@ -143,6 +143,29 @@ class Step:
                 continue
             return self._end(value)  # type: ignore[no-any-return]
 
+    def call_within(
+        self, transact: Callable[[Callable[[Any], Any]], Any], function: Callable[[Any], T]
+    ) -> T:
+        """Call a function in a transaction that records what it returns, if that is not None: so
+        its effect there happens once.
+
+        :param transact: runs a function in a transaction, perhaps several times.
+        """
+        ledger = self._scope._ledger
+
+        def write(tx: Any) -> T:
+            # of a try that was rolled back
+            ledger.records.pop(self._path, None)
+            value = function(tx)
+            if value is not None:
+                ledger.write(self._record(StepStatus.DONE, self._encode(value)), tx)
+            return value
+
+        made: T = transact(write)
+        if made is not None:
+            self.done, self._value = True, made
+        return made
+
     def _begin(self) -> None:
         self._path, self._number, record = self._scope._ask(
             self.name, self._version, self._transaction

@@ -26,13 +26,13 @@ from converge.protocol.decide import (
 from converge.protocol.limits import SPENT, Limits, limits_of, settings_of
 from converge.protocol.marks import mark_attributes, secret_values, with_marks
 from converge.reasons import cut_traceback, describe, format_traceback
-from converge.resources.resource_type import Context, ResourceType
+from converge.resources.resource_type import Context, Receive, ResourceType
 from converge.resources.secret_sources import read_secret
 from converge.sql.types import PHYSICAL_ID_LENGTH, fit_text
 from converge.synchronous import check_finished
 from converge.template import check_properties
 from converge.template.elsewhere import put_in
-from converge.wait import Wait
+from converge.wait import Wait, WaitForSignal
 
 if TYPE_CHECKING:
     from converge.journal import Scope
@@ -46,11 +46,13 @@ def make_context(
     record: Callable[[str | None], None] | None,
     limits: Limits,
     journal: Callable[[], Scope] | None = None,
+    receive: Receive | None = None,
 ) -> Context:
     """The context for a work's handler.
 
     :param record: stores a physical id at once.
     :param journal: opens the journal's scope of the work.
+    :param receive: waits for a signal.
     """
     row = work.row
     assert row is not None
@@ -73,6 +75,7 @@ def make_context(
         directory=settings_of(work).get(DIRECTORY),
         record=record,
         journal=journal,
+        receive=receive,
     )
 
 
@@ -371,6 +374,10 @@ def put_off(work: Work, limits: Limits, wait: Wait, seconds: float) -> Outcome:
         outcome = Outcome(work, Result.WAIT, {"reason": progress}, reason=progress, wait=pause)
         outcome.seconds = seconds
         outcome.raw = True
+        if isinstance(wait, WaitForSignal):
+            outcome.signal = wait.signal
+            traversal_id, node = work.node.key
+            outcome.values |= {"waiting_traversal": traversal_id, "waiting_node": node}
         return outcome
     of_all = limits.deadline is not None and (
         limits.timeout is None or limits.deadline - limits.spent <= limits.timeout

@@ -152,6 +152,7 @@ class Outcome:
     :ivar reason: why it failed, or how far it is, if it waits.
     :ivar wait: seconds until its handler is called again.
     :ivar seconds: how long the call took, of a handler that waits.
+    :ivar signal: the name of the signal that its handler waits for.
     :ivar max_attempts: after how many attempts a retry is given up.
     :ivar spent: seconds of the node's deadline that are over once it is retried; None if it has
         none.
@@ -168,6 +169,7 @@ class Outcome:
     reason: str | None = None
     wait: float = 0.0
     seconds: float = 0.0
+    signal: str | None = None
     max_attempts: int | None = None
     spent: float | None = None
     stepped: bool = False

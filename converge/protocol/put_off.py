@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from converge.protocol.decide import Outcome
-from converge.sql import events, node_moves
+from converge.sql import events, node_moves, signals
 from converge.sql.sync_points import LockedNode
 from converge.sql.transaction import Transaction
 
@@ -46,6 +46,18 @@ def put_off(tx: Transaction, engine_id: int, found: Sequence[PutOff]) -> None:
             strict=True,
         )
     )
+    waiting = [
+        one.outcome.work.row.id
+        for one in found
+        if one.outcome.signal is not None and one.outcome.work.row is not None
+    ]
+    come = signals.list_untaken(tx, waiting)
+    for one in found:
+        row, name = one.outcome.work.row, one.outcome.signal
+        if row is not None and name is not None and (row.id, name) in come:
+            # it came while the handler looked: with the resource locked, nobody else can know
+            one.outcome.wait = 0.0
+            tx.news.ready += 1
     node_moves.put_off_nodes(tx, engine_id, [_row(one, ids) for one in found])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from converge.errors import BadInput
+from converge.errors import BadInput, ConvergeError
 from converge.model import Json, Replacing, check_seconds
 from converge.resources.journaled import Journaled
 from converge.retry import RetryPolicy
@@ -47,6 +47,8 @@ class Property:
 
 
 _LOCK = threading.Lock()
+#: Waits for a signal: its name, the timeout, and what people are told.
+Receive = Callable[["Context", str, float | None, str | None], Json]
 
 
 class Context(Journaled):
@@ -96,6 +98,7 @@ class Context(Journaled):
         directory: str | None = None,
         record: Callable[[str | None], None] | None = None,
         journal: Callable[[], Scope] | None = None,
+        receive: Receive | None = None,
     ) -> None:
         super().__init__(journal)
         self.stack = stack
@@ -113,6 +116,7 @@ class Context(Journaled):
         self.cancel_reason: str | None = None
         self.interrupted = False
         self._record = record
+        self._receive = receive
         self._cancelled: threading.Event | None = None
 
     @property
@@ -150,6 +154,28 @@ class Context(Journaled):
         if self._record is not None:
             self._record(physical_id)
         self.physical_id = physical_id
+
+    def wait_signal(
+        self, name: str = "signal", *, timeout: float | None = None, progress: str | None = None
+    ) -> Json:
+        """The data of the next signal of that name to this resource: ``converge signal``,
+        :meth:`converge.Store.signal`.
+
+        If none has come yet, the handler ends here: it raises a :class:`~converge.Wait`, which must
+        propagate, and is called again when there is one. No thread is held. A signal that comes
+        early is kept. Each is delivered once: what this returned is recorded in the journal, and
+        the next call of the handler has it again.
+
+        :param timeout: seconds since the first call of this attempt after which
+            :class:`~converge.SignalTimeout` is raised.
+        :param progress: what people are told meanwhile; default: what it waits for.
+        :raises SignalFailed: the signal says that it failed. In the next attempt, this waits for
+            another one.
+        :raises ConvergeError: the context is not an engine's.
+        """
+        if self._receive is None:
+            raise ConvergeError("this context is not an engine's, so no signal can come")
+        return self._receive(self, name, timeout, progress)
 
 
 class ResourceType:

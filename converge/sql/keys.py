@@ -16,7 +16,7 @@ from converge.errors import SecretKeyError
 from converge.sealing import Keyring, missing_key
 from converge.sql.database import Database, repeatable
 from converge.sql.faults import duplicate_errors
-from converge.sql.schema import resource, sealing, step, sync_point, template
+from converge.sql.schema import resource, sealing, signal, step, sync_point, template
 from converge.sql.transaction import Transaction
 from converge.sql.types import Blind, Sealing
 
@@ -47,6 +47,7 @@ _TABLES = (
     _Sealed(resource, _BATCH),
     _Sealed(sync_point, _BATCH),
     _Sealed(step, _BATCH),
+    _Sealed(signal, _BATCH),
 )
 
 

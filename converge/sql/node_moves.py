@@ -158,6 +158,17 @@ def put_off_nodes(tx: Transaction, engine_id: int, rows: Sequence[Mapping[str, A
         _expect(_put_off().execute(tx, rows, holder=engine_id), len(rows))
 
 
+def wake_node(tx: Transaction, key: Key) -> None:
+    """Give a node its turn now, if its handler waits."""
+    waits = (is_in(NodeState.READY), sync_point.c.waiting_since.is_not(None))
+    done = tx.execute(
+        update(sync_point)
+        .where(among_keys(tx, [key]), *waits, sync_point.c.due_at > 0)
+        .values(due_at=0, ready_at=tx.now)
+    )
+    tx.news.ready += int(done.rowcount)
+
+
 def point_at(tx: Transaction, engine_id: int, node: LockedNode, resource_id: int) -> None:
     """Make a running node work on another resource: the replacement.
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
 
 from converge.errors import StaleLock
 from converge.model import Action, Json, Status, make_token
+from converge.sql import signals
 from converge.sql.batch import InsertMany, UpdateMany, among, types_of
 from converge.sql.loading import Load, read_clock, take_ids
 from converge.sql.schema import resource, sync_point
@@ -200,6 +201,29 @@ def lock_resources(tx: Transaction, ids: Iterable[int]) -> dict[int, ResourceRow
         return {}
     query = select(*_COLUMNS).where(among(tx, resource.c.id, wanted)).order_by(resource.c.id)
     return {row.id: _row(row) for row in tx.execute(query.with_for_update()).all()}
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of a resource, as a signal sees it.
+
+    :ivar waiting_traversal: with ``waiting_node``, the node whose handler waits for a signal, or
+        once did.
+    """
+
+    id: int
+    action: str
+    replaced_by: int | None
+    waiting_traversal: int | None
+    waiting_node: int | None
+
+
+def lock_versions(tx: Transaction, stack_id: int, name: str) -> list[Version]:
+    """Lock all versions of a resource, by id."""
+    columns = [resource.c[one] for one in Version.__dataclass_fields__]
+    query = select(*columns).where(resource.c.stack_id == stack_id, resource.c.name == name)
+    rows: Any = tx.execute(query.order_by(resource.c.id).with_for_update()).all()
+    return [Version(*row) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,6 +419,7 @@ def delete_locked(tx: Transaction, engine_id: int, rows: Sequence[ResourceRow]) 
         )
         _expect(done.rowcount, len(locked), "resource locks held")
     ids = [row.id for row in rows]
+    signals.delete_signals(tx, ids)
     newer = [row.replaced_by for row in rows if row.replaced_by is not None]
     older = [row.replaces for row in rows if row.replaces is not None]
     if newer:
@@ -420,6 +445,7 @@ def delete_unlocked(tx: Transaction, row: ResourceRow, others: Sequence[Resource
     """
     free = delete(resource).where(resource.c.id == row.id, resource.c.engine_id.is_(None))
     _expect(tx.execute(free).rowcount, 1, "resources to delete")
+    signals.delete_signals(tx, [row.id])
     for other in others:
         values: dict[str, Any] = {}
         if row.id in other.requires:

@@ -180,6 +180,9 @@ resource = Table(
     Column("settings", SealedJson),
     # what it was last brought to; see converge.protocol.basis
     Column("basis", Blind(64)),
+    # the node whose handler waits for a signal, or once did
+    Column("waiting_traversal", ID),
+    Column("waiting_node", Integer),
     Index("ix_converge_resource_stack_id", "stack_id", "name"),
 )
 
@@ -422,6 +425,25 @@ position = Table(
     Column("at", Double, nullable=False),
     PrimaryKeyConstraint(
         "group_id", "generation", "number", "sink", "sender", name="pk_converge_position"
+    ),
+)
+
+signal = Table(
+    PREFIX + "signal",
+    metadata,
+    Column("id", ID, primary_key=True, autoincrement=True),
+    Column("resource_id", ID, nullable=False),
+    Column("name", NAME, nullable=False),
+    # of two with the same one, the second is ignored
+    Column("token", NAME, nullable=False),
+    Column("data", SealedJson),
+    # why what is waited for has failed
+    Column("failure", String(REASON_LENGTH)),
+    # a handler has it
+    Column("taken", Boolean, nullable=False),
+    Column("sent_at", Double, nullable=False),
+    UniqueConstraint(
+        "resource_id", "name", "token", name="uniq_converge_signal0resource_id0name0token"
     ),
 )
 

@@ -29,6 +29,7 @@ VERSIONS = (
     "0010",
     "0011",
     "0012",
+    "0013",
 )
 HEAD = VERSIONS[-1]
 #: Databases where a statement that changes the schema commits the transaction.

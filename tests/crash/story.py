@@ -33,7 +33,7 @@ LEASE = 60.0
 #: Seconds in which the story's clock goes on, so that no engine misses its renewal.
 SLICE = 20.0
 #: The commits of callers.
-CALLS = (Commit.START, Commit.HOST, Commit.CANCEL, Commit.ABANDON)
+CALLS = (Commit.START, Commit.HOST, Commit.CANCEL, Commit.ABANDON, Commit.SIGNAL)
 
 #: The verbs of callers that say what they believe to be current.
 COMPARING = frozenset({"update", "rollback", "check"})
@@ -157,6 +157,10 @@ class Player:
     def do_abandon(self, resource: str) -> None:
         done = self.store.forget_resource(NAME, resource)
         assert (done is None) is bool(self.committed)
+
+    def do_signal(self, resource: str) -> None:
+        """Tell a resource what it waits for; who does not know whether it did, does it again."""
+        assert self.store.signal(NAME, resource, id="go") is not bool(self.committed)
 
     def do_order(self, template: str) -> None:
         """A host's own row and a start, in one transaction; the row tells whether it happened."""

@@ -273,6 +273,13 @@ class Shell:
             self.run("converge down webapp")
 
 
+def write_files(path: Path, folder: Path) -> None:
+    """Write the files that a document shows."""
+    for block in blocks(path):
+        if block.file is not None:
+            (folder / block.file).write_text(block.text, encoding="utf-8")
+
+
 def check_commands(path: Path, shell: Shell) -> int:
     """Run the commands of a document.
 
@@ -312,12 +319,10 @@ def test_tutorial_commands(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("path", [FUNCTIONS, NOTIFICATIONS], ids=lambda path: path.stem)
-def test_commands_on_files_of_the_page(path: Path, tmp_path: Path) -> None:
-    for block in blocks(path):
-        if block.file is not None:
-            (tmp_path / block.file).write_text(block.text, encoding="utf-8")
-    assert check_commands(path, Shell(tmp_path)) >= 6
+@pytest.mark.parametrize(("path", "least"), [(FUNCTIONS, 6), (NOTIFICATIONS, 6), (TEMPLATES, 5)])
+def test_commands_on_files_of_the_page(path: Path, least: int, tmp_path: Path) -> None:
+    write_files(path, tmp_path)
+    assert check_commands(path, Shell(tmp_path)) >= least
 
 
 def test_templates_are_accepted() -> None:
@@ -447,7 +452,9 @@ def main() -> None:
     folder.mkdir()
     shell = Shell(folder)
     try:
-        record(TUTORIAL, shell)
+        write_files(TEMPLATES, folder)
+        for path in (TUTORIAL, TEMPLATES):
+            record(path, shell)
     finally:
         shell.close()
         shutil.rmtree(folder)

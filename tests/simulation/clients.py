@@ -40,7 +40,8 @@ class Clients:
         simulation = self.simulation
         simulation.events[verb] += 1
         name = simulation.random.choice(simulation.names)
-        act = self._abandon if verb == "abandon" else partial(self._ask, verb)
+        others = {"abandon": self._abandon, "signal": self._signal}
+        act = others.get(verb, partial(self._ask, verb))
         # one of its own for each call, as it may die
         simulation.guarded(Body("a client"), lambda client: act(name))
 
@@ -64,6 +65,31 @@ class Clients:
         except (Conflict, NotFound) as error:
             simulation.tell(f"    {error}")
             simulation.events[type(error).__name__] += 1
+
+    def _signal(self, name: str) -> None:
+        """Tell a resource what it waits for, perhaps before it does."""
+        simulation = self.simulation
+        asked = sorted({one.name for one in self._list_asked(name)})
+        if asked:
+            resource = simulation.random.choice(asked)
+            simulation.tell(f"signal {name} {resource}")
+            simulation.store.signal(name, resource, simulation.random.random())
+
+    def signal_all(self) -> None:
+        """Tell all that they need not wait any longer."""
+        simulation = self.simulation
+        for name in simulation.names:
+            for one in self._list_asked(name):
+                if one.status != "COMPLETE":
+                    simulation.tell(f"signal {name} {one.name}, as nothing else happens")
+                    simulation.store.signal(name, one.name)
+
+    def _list_asked(self, name: str) -> list[rows.Resource]:
+        found = self.simulation.oracle.rows
+        live = {row.id for row in found.stacks.values() if row.name == name and row.live}
+        return [
+            one for one in found.resources.values() if one.type == "asked" and one.stack_id in live
+        ]
 
     def _ask(self, verb: str, name: str) -> None:
         simulation, random = self.simulation, self.simulation.random

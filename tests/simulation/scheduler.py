@@ -51,7 +51,15 @@ RARE = {
     "bury": 1,
     "rewind": 1,
 }
-ASKED = {"update": 8, "rollback": 2, "delete": 2, "cancel": 3, "check": 1, "abandon": 1}
+ASKED = {
+    "update": 8,
+    "rollback": 2,
+    "delete": 2,
+    "cancel": 3,
+    "check": 1,
+    "abandon": 1,
+    "signal": 4,
+}
 
 
 class Simulation:
@@ -420,7 +428,8 @@ class Simulation:
         again = [one for one in actor.outcomes if one.result in (Result.RETRY, Result.WAIT)]
         outcome = self.random.choice(again or actor.outcomes)
         self._write(actor, [outcome], 0)
-        self._tick(outcome.wait)
+        # not until the end of the world, for one that waits for a signal
+        self._tick(min(outcome.wait, LEASE))
         self._write(actor, [], 8)
         self._write(actor, [outcome], 0)
 
@@ -494,6 +503,7 @@ class Simulation:
             if not busy and self._is_over():
                 return
             if not busy:
+                self.clients.signal_all()
                 self._tick(LEASE / 2)
                 self.guarded(self._awake()[0], self._sweep)
         self.complain("no end in sight")

@@ -172,6 +172,9 @@ _TABLES = (
     "sync_point",
     "engine",
     "event",
+    "signal",
+    "scope",
+    "step",
 )
 #: The last one counts the ids.
 _ALL = (*(f"converge_{table}" for table in _TABLES), "sqlite_sequence")

@@ -9,7 +9,7 @@ from typing import Any
 import converge
 
 NAMES = "ABCD"
-TYPES = ("fake", "fake", "fixed", "noting", "only", "slow")
+TYPES = ("fake", "fake", "fixed", "noting", "only", "slow", "asked")
 #: How one resource refers to another: by its id, by an attribute, by order alone, or so that
 #: a new one of the other makes a new one of it.
 HOWS = ("id", "attribute", "order", "replacing")

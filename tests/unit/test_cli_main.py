@@ -92,6 +92,7 @@ WRONG = [
     "check s",
     "cancel s",
     "forget s r",
+    "signal s r",
     "list extra",
     "show s",
     "graph s",

@@ -7,7 +7,7 @@ import argparse
 from converge.cli.options.commands import Commands
 from converge.cli.options.grammar import Parser
 from converge.cli.options.shared import BUS, JSON, POLICIES, RUN, STACK, VALUES, WORKERS, policy
-from converge.cli.options.values import integer, version
+from converge.cli.options.values import integer, json_value, version
 
 #: The name of a file that is no file.
 STDIN = "-"
@@ -85,6 +85,26 @@ def add(commands: Commands) -> None:
         metavar="N",
         type=integer(1),
         help="which version, of a name that has several",
+    )
+    signal = commands.add("signal", "Tell a resource what it waits for", STACK, BUS, JSON)
+    signal.add_argument("resource", metavar="RESOURCE", help="its name in the template")
+    signal.add_argument(
+        "--name",
+        dest="signal",
+        metavar="NAME",
+        default="signal",
+        help="the signal's name (default: signal)",
+    )
+    signal.add_argument(
+        "--data", metavar="JSON", type=json_value, help="what the resource is told (default: null)"
+    )
+    signal.add_argument(
+        "--failure", metavar="REASON", help="it has failed: so does the resource, for this reason"
+    )
+    signal.add_argument(
+        "--id",
+        metavar="ID",
+        help="of two signals with the same one, the second is ignored: a call can be repeated",
     )
 
 

@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 #: Seconds: ten years. More would overflow the dates of some databases.
 TIMEOUT_MAX = 315_360_000
@@ -42,6 +43,17 @@ def seconds(
         return number
 
     return convert
+
+
+def json_value(text: str) -> Any:
+    import json
+
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"must be JSON, as '\"text\"', 5 or '{{\"key\": 1}}', not {text!r} ({error})"
+        ) from None
 
 
 def version(text: str) -> int | str:
