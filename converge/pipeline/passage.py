@@ -5,7 +5,10 @@ many there are. After each stage that has an effect, it is recorded how far they
 what comes into the next stage; whoever goes on after a death goes on there.
 
 Two processes may have the same delivery in hand, as when one was taken for dead. What the second
-one records fails, as the version of the row is another one: then it lets go of the delivery.
+one records fails, as the version of the row is another one. Then it goes on from where the first
+one has come to: to let go would lose the delivery if the first one dies, as the message is
+acknowledged by the second. Each failure means that the other one has come a stage further, so this
+ends.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +25,7 @@ from converge.canonical import dump
 from converge.crash_points import Commit
 from converge.errors import BadInput, Busy, StaleLock, comes_from
 from converge.model import Json
-from converge.pipeline.items import Item, make_id, to_json_list
+from converge.pipeline.items import Item, from_json_list, make_id, to_json_list
 from converge.pipeline.letters import letter_of_work
 from converge.pipeline.pipeline import Sink
 from converge.pipeline.publishers import Outlet, Publisher
@@ -78,13 +81,18 @@ class Passage:
         start = time.monotonic()
         for work in works:
             self._find_place(work)
+        self._run_stages(works)
+        while self._end(works):
+            # another process has taken some further than the stage at which they failed here
+            self._run_stages(works)
+        spent = self._result.seconds
+        spent[self._sink.name] = spent.get(self._sink.name, 0.0) + time.monotonic() - start
+
+    def _run_stages(self, works: Sequence[Work]) -> None:
         for index, stage in enumerate(self._sink.stages):
             here = [work for work in works if work.goes_on and work.position == index]
             if here:
                 self._take(index, stage, here)
-        self._end(works)
-        spent = self._result.seconds
-        spent[self._sink.name] = spent.get(self._sink.name, 0.0) + time.monotonic() - start
 
     def _find_place(self, work: Work) -> None:
         """Where a delivery goes on: by the name of the stage, as others may have come before."""
@@ -127,7 +135,7 @@ class Passage:
         if done:
             return
         for work in works:
-            if not work.lost:
+            if not work.lost and work.position == index:
                 self._try_one(index, publisher, work)
 
     def _try_together(self, index: int, publisher: Publisher, works: list[Work]) -> bool:
@@ -164,9 +172,12 @@ class Passage:
             self._advance_all(index, works)
             return
 
+        versions = {work.id: work.version for work in works}
+
         def publish(tx: Transaction) -> None:
-            # what was lost is not published either
-            kept = [item for work in works if not work.lost for item in work.items]
+            # what another process has published is not published here, too
+            ours = [work for work in works if _is_still(work, versions)]
+            kept = [item for work in ours for item in work.items]
             if kept:
                 publisher.publish(kept, Outlet(self._store, tx))
 
@@ -175,19 +186,22 @@ class Passage:
     def _advance_all(
         self, index: int, works: list[Work], more: Callable[[Transaction], object] | None = None
     ) -> None:
-        before = [work.position for work in works]
+        versions = {work.id: work.version for work in works}
         for work in works:
             work.position = index + 1
         try:
             self._journal(works, more)
         except BaseException:
-            for work, position in zip(works, before, strict=True):
-                work.position = position
+            for work in works:
+                if work.version == versions[work.id]:
+                    work.position = index
             raise
 
     # -- other sinks
 
     def _hand_over(self, index: int, handover: Handover, works: list[Work]) -> None:
+        versions = {work.id: work.version for work in works}
+
         def begin(tx: Transaction) -> list[deliveries.DeliveryRow]:
             rows = [
                 {
@@ -202,7 +216,7 @@ class Passage:
                     "items": to_json_list(work.items),
                 }
                 for work in works
-                if work.items and not work.lost
+                if work.items and _is_still(work, versions)
             ]
             if not rows:
                 return []
@@ -230,10 +244,9 @@ class Passage:
             except Exception as error:
                 work.error = error
         before = {work.id: work.items for work in works}
+        versions = {work.id: work.version for work in works}
         for attempt in range(TRIES):
-            left = [work for work in works if work.goes_on]
-            for work in left:
-                work.items, work.position = before[work.id], index
+            left = [work for work in works if work.goes_on and _is_still(work, versions)]
             if not left:
                 return
             try:
@@ -241,8 +254,10 @@ class Passage:
                 return
             except StaleState:
                 LOG.debug("stage %s of sink %s: try %d", stage.name, self._sink.name, attempt)
+            finally:
                 for work in left:
-                    work.items, work.position = before[work.id], index
+                    if work.version == versions[work.id]:
+                        work.items, work.position = before[work.id], index
         raise Busy(
             f"stage {stage.name} of sink {self._sink.name}: other processes change the same keys "
             "all the time; share the work by partitions"
@@ -296,24 +311,24 @@ class Passage:
         *,
         together: bool = False,
     ) -> None:
-        """Record how far deliveries have come, and do more in the same transaction. Deliveries that
-        another process went on with are lost: the others are recorded without them.
+        """Record how far deliveries have come, and do more in the same transaction. Those that
+        another process went on with are brought to where it has come: the others are recorded
+        without them.
 
         :param together: what more is done was worked out of all of them.
-        :raises StaleState: some were lost, and that is so.
+        :raises StaleState: there were such, and that is so.
         """
-        if not works:
-            return
         end = len(self._sink.stages)
+        mine = works
         for _ in range(TRIES):
-            mine = [work for work in works if not work.lost]
             if not mine:
                 return
             try:
                 self._write(mine, end, more)
             except _StaleDelivery:
-                self._find_lost(mine)
-                if together and any(work.lost for work in mine):
+                count_before = len(mine)
+                mine = self._catch_up(mine)
+                if together and len(mine) < count_before:
                     raise StaleState from None
                 continue
             for work in mine:
@@ -346,12 +361,28 @@ class Passage:
 
         self._database.transact(write, Commit.DELIVERIES, happened=happened)
 
-    def _find_lost(self, works: Iterable[Work]) -> None:
-        known = self._database.read(
-            lambda tx: deliveries.list_versions(tx, [work.id for work in works])
+    def _catch_up(self, works: Sequence[Work]) -> list[Work]:
+        """Bring deliveries to where another process has come with them.
+
+        :returns: those with which no other process went on.
+        """
+        rows = self._database.read(
+            lambda tx: deliveries.get_deliveries(tx, [work.id for work in works])
         )
+        known = {row.id: row for row in rows}
+        same = []
         for work in works:
-            work.lost = known.get(work.id) != work.version
+            row = known.get(work.id)
+            if row is not None and row.version == work.version:
+                same.append(work)
+            elif row is None or row.state != DeliveryState.HELD:
+                # it is over, or a sweep or a person will go on with it
+                work.lost = True
+            else:
+                work.version, work.position, work.step = row.version, row.position, row.step
+                work.items, work.error = from_json_list(row.items), None
+                self._find_place(work)
+        return same
 
     def _row(self, work: Work) -> dict[str, Any]:
         return {
@@ -367,16 +398,23 @@ class Passage:
 
     # -- the end
 
-    def _end(self, works: Sequence[Work]) -> None:
-        """Record retries and dead letters."""
+    def _end(self, works: Sequence[Work]) -> bool:
+        """Record retries and dead letters.
+
+        :returns: whether there is something left to go on with.
+        """
         failed = [work for work in works if work.error is not None and not work.lost]
-        if failed:
-            self._record_failures(failed)
+        if not failed:
+            return False
+        self._record_failures(failed)
+        end = len(self._sink.stages)
+        left = [work for work in failed if not work.lost]
+        return any(work.error is not None or work.position < end for work in left)
 
     def _record_failures(self, works: list[Work]) -> None:
         token = secrets.token_hex(16)
+        mine = works
         for _ in range(TRIES):
-            mine = [work for work in works if not work.lost]
             rows = [self._failure_row(work) for work in mine]
             letters = [
                 letter_of_work(work, self._stage_name(work))
@@ -405,9 +443,11 @@ class Passage:
                 if rows:
                     self._database.transact(write, Commit.FAILURES, happened=happened)
             except _StaleDelivery:
-                self._find_lost(mine)
+                mine = self._catch_up(mine)
                 continue
             for work, row in zip(mine, rows, strict=True):
+                # no longer this process's
+                work.lost = True
                 failed = row["state"] == DeliveryState.FAILED
                 count(self._result.failed if failed else self._result.retried, self._sink.name)
                 LOG.warning(
@@ -440,6 +480,11 @@ class Passage:
             "next_at": None if over else self._now + wait,
             "items": to_json_list(work.items),
         }
+
+
+def _is_still(work: Work, versions: Mapping[int, int]) -> bool:
+    """Whether a delivery is where it was, with this process."""
+    return not work.lost and work.version == versions[work.id]
 
 
 class StaleState(Exception):

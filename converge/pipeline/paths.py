@@ -47,7 +47,7 @@ def compile_path(text: str) -> Getter:
         reason = " ".join(str(error).split())[:200]
         raise BadInput(f"{text!r} is no JSON path: {reason}") from None
     names = _plain_names(path)
-    return _follow(names) if names is not None else _find_with(path)
+    return _follow(names) if names is not None else _find_with(path, _leading_names(path))
 
 
 def compile_paths(texts: Iterable[str]) -> Getter:
@@ -91,8 +91,27 @@ def _follow(names: list[str]) -> Getter:
     return get
 
 
-def _find_with(path: Any) -> Getter:
+def _leading_names(path: Any) -> list[str]:
+    """The fields without which a path finds nothing: those that it starts with."""
+    from jsonpath_ng import Child
+
+    while type(path) is Child:
+        names = _plain_names(path.left)
+        if names is not None:
+            return names
+        path = path.left
+    return []
+
+
+def _find_with(path: Any, leading: list[str]) -> Getter:
+    """:param leading: looked for first, as most notifications lack what most paths want."""
+
     def get(body: Mapping[str, Json]) -> list[Match]:
+        value: Json = body
+        for name in leading:
+            if not isinstance(value, dict) or name not in value:
+                return []
+            value = value[name]
         try:
             found = path.find(body)
         except Exception:

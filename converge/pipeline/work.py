@@ -26,7 +26,7 @@ class Work:
 
     :ivar items: what comes into the stage at ``position``.
     :ivar error: why that stage has failed.
-    :ivar lost: another process goes on with it.
+    :ivar lost: it is over, or others go on with it.
     :ivar event_type: of its notification, for a dead letter.
     :ivar due: a sweep has taken it: no message of it comes again, so another sweep must find it.
     """

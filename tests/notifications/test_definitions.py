@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonpath_ng.ext.parser import parse as jsonpath
 
 from converge.errors import PipelineError
 from converge.pipeline import (
@@ -22,6 +26,7 @@ from converge.pipeline import (
     Trait,
     parse,
 )
+from converge.pipeline.paths import compile_path
 from tests.notifications.samples import (
     EVENT_DEFINITIONS,
     METERS,
@@ -340,3 +345,47 @@ def test_ceilometer_s_files_load_as_they_are(tmp_path: Path) -> None:
         assert found.event.get("service")
         assert found.problems == ()
         assert "nova_object.data" not in line or parse(given, START).payload
+
+
+PATHS = [
+    "a",
+    "$",
+    "$.a",
+    "a.b",
+    "a.b.c",
+    "a.'b.c'",
+    "a[0]",
+    "a[0].b",
+    "a.b[?c=1].b",
+    "a[?(@.b='x')].c",
+    "a.[*].b",
+    "a.*.b",
+    "$..b",
+    "a.`split(., 0, 1)`",
+    "a.b.`split(., 1, -1)`",
+    "a + b",
+    "a.b * 100",
+    '$.a + "_" + $.b',
+]
+NODES = st.recursive(
+    st.none() | st.sampled_from([0, 1, "x", "x.y"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["a", "b", "c", "b.c"]), inner, max_size=3)
+    ),
+    max_leaves=10,
+)
+
+
+@given(st.sampled_from(PATHS), st.dictionaries(st.sampled_from("abc"), NODES))
+def test_what_is_followed_without_the_library_finds_the_same(
+    path: str, given: dict[str, Any]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        parsed = jsonpath(path)
+    try:
+        wanted = [found.value for found in parsed.find(given)]
+    except Exception:
+        wanted = []
+    assert [match.value for match in compile_path(path)(given)] == wanted

@@ -81,6 +81,24 @@ def test_a_delivery_is_not_set_back(store: Store) -> None:
     assert [row.position for row in begun(store, 1, 2)] == [2, 0]
 
 
+def test_what_another_process_died_with_is_taken_on(store: Store, world: World) -> None:
+    """It got further than this one, which has the same messages in hand, and acknowledges them."""
+    given = pipeline(publishers=[{OUT: {"label": "a"}}, {OUT: {"label": "b"}}])
+    _, works = receive(store, given, messages(1, 2))
+
+    def die() -> None:
+        if world.got:
+            raise KeyboardInterrupt
+
+    world.before = die
+    with pytest.raises(KeyboardInterrupt):
+        handle(store, given, messages(1, 2))
+    world.before = lambda: None
+    assert deliver(store, given, works).delivered == {"sink": 2}
+    assert world.names("b") == ["m-1", "m-2"]
+    assert store.database.read(deliveries.count_deliveries) == {}
+
+
 def test_of_two_that_begin_with_a_key_one_does_it_anew(store: Store, world: World) -> None:
     given = pipeline({"aggregate": {"by": "name", "count": 3}}, kind="meters")
     read, others = step_states.list_states, [messages(2)]
