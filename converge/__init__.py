@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from converge.machine import Machine, State, Transition
     from converge.machine.move import ActionFailed
     from converge.model import Physical
-    from converge.resources.resource_type import Context, Property, ResourceType
+    from converge.resources.resource_type import Context, Planned, Property, ResourceType
     from converge.retry import RetryPolicy
     from converge.stack import Stack
     from converge.store import Store, connect
@@ -77,6 +77,7 @@ _HOMES = {
     "Transition": "machine",
     "Physical": "model",
     "Context": "resources.resource_type",
+    "Planned": "resources.resource_type",
     "Property": "resources.resource_type",
     "ResourceType": "resources.resource_type",
     "RetryPolicy": "retry",
@@ -106,6 +107,7 @@ __all__ = [
     "Machine",
     "NotFound",
     "Physical",
+    "Planned",
     "Property",
     "Replace",
     "ResourceType",

@@ -204,16 +204,20 @@ class Store(Queries):
         source: str | None = None,
         any_source: bool = False,
         keep_parameters: bool = False,
+        expected: int | None = None,
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Bring a stack about, whatever there is of it: create it, update it, or, when a
-        traversal to the very same version is running, leave it to go on. Of two callers that
-        are the first, the second does as if it had come later.
+        traversal to the very same version is running, leave it to go on. When it is there, and
+        nothing differs, it is done. Of two callers that are the first, the second does as if it
+        had come later.
 
         :param source: the file that the template is from, which the stack remembers: a template
             from another one is refused.
         :param any_source: take it all the same, and remember the new one.
         :param keep_parameters: see :meth:`update_stack`.
+        :param expected: 0: the caller believes that there is no such stack.
+        :raises Conflict: ``expected`` is not the current traversal.
         :raises BadInput: the name, the template or a parameter is wrong; or the stack is from
             another file.
         """
@@ -225,7 +229,14 @@ class Store(Queries):
 
         def ask(tx: Transaction) -> Answer:
             return answer.bring_about(
-                tx, name, wanted, intent, draft, source=source, any_source=any_source
+                tx,
+                name,
+                wanted,
+                intent,
+                draft,
+                source=source,
+                any_source=any_source,
+                expected=expected,
             )
 
         return self._ask(transaction, ask)

@@ -30,6 +30,7 @@ def find(command: str) -> Callable[[Namespace], int]:
 #: Where the function of each command is.
 COMMANDS: Mapping[str, str] = {
     "up": "stacks.up",
+    "plan": "plans.plan",
     "validate": "validation.validate",
     "schema": "validation.schema",
     "down": "stacks.down",

@@ -29,7 +29,7 @@ exit status:
   0    complete
   1    the stack failed, was cancelled, or was superseded by another client
   2    bad usage or input, or the database cannot be used
-  3    converge why: something is stuck
+  3    converge why: something is stuck; converge plan --exit-code: there are changes
   70   an error inside converge (CONVERGE_DEBUG=1 shows the traceback)
   130  interrupted by Ctrl-C; run `converge up` again to continue
   141  the output was closed by its reader

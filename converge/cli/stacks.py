@@ -7,11 +7,10 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converge.cli import EXIT_COMPLETE, EXIT_FAILED
-from converge.cli.database import is_there, opened
+from converge.cli.database import is_there, opened, readable
 from converge.cli.endings import (
     failed_document,
     interrupted_document,
@@ -25,7 +24,7 @@ from converge.cli.options.stacks import STDIN
 from converge.cli.output import write_json
 from converge.cli.progress import make_reporter, summary
 from converge.cli.queries import write_outputs
-from converge.errors import BadInput
+from converge.errors import BadInput, NotFound
 from converge.escaping import escape, prose
 
 if TYPE_CHECKING:
@@ -35,46 +34,46 @@ if TYPE_CHECKING:
 
 def up(arguments: Namespace) -> int:
     """Create or update a stack."""
-    from converge.model import check_name
-    from converge.resources import load_types
-    from converge.template import Template
+    from converge.cli.wanted import read_wanted
 
-    # all checks before the database is opened: a mistake must not leave an empty one behind
-    name = arguments.stack if arguments.stack is not None else Path(arguments.file).stem
-    piped = arguments.file == STDIN
-    if piped:
-        text = sys.stdin.buffer.read()
-        template = Template.parse(text, "<stdin>", directory=os.curdir)
-    else:
-        template = Template.load(arguments.file)
-    try:
-        check_name("stack", name)
-    except BadInput as error:
-        hint = "" if arguments.stack is not None else "; give another one with --stack"
-        raise BadInput(f"{error}{hint}") from error
-    parameters = template.read_parameters(*arguments.environment) | dict(arguments.param)
-    template.validate(load_types())
-    if not (arguments.keep_params and is_there(arguments)):
-        template.resolve_parameters(parameters)
+    wanted = read_wanted(arguments)
+    expected = None
+    if arguments.plan:
+        from converge.cli import plans
+
+        plans.check_can_ask(arguments)
+        preview = plans.make_preview(arguments, wanted)
+        if not arguments.json:
+            plans.write(preview, sys.stdout)
+        if preview.failures:
+            raise BadInput("nothing was started, as something in the plan cannot be done")
+        if preview and not (arguments.yes or plans.confirm("go on?")):
+            print("nothing was started")
+            return EXIT_FAILED
+        expected = preview.traversal
 
     def begin(store: Store) -> Stack:
         return store.converge_stack(
-            name,
-            template,
-            parameters=parameters,
+            wanted.name,
+            wanted.template,
+            parameters=wanted.parameters,
             on_failure=arguments.on_failure,
             timeout=arguments.timeout,
-            source=None if piped else os.path.abspath(arguments.file),
+            source=None if arguments.file == STDIN else os.path.abspath(arguments.file),
             # --stack confirms which stack is meant
             any_source=arguments.stack is not None,
             keep_parameters=arguments.keep_params,
+            expected=expected,
         )
 
-    return _converge(arguments, name, begin, create=True)
+    return _converge(arguments, wanted.name, begin, create=True)
 
 
 def down(arguments: Namespace) -> int:
     """Delete a stack."""
+    if not _is_meant(arguments):
+        print("nothing was deleted")
+        return EXIT_FAILED
     return _converge(
         arguments,
         arguments.name,
@@ -82,6 +81,24 @@ def down(arguments: Namespace) -> int:
             arguments.name, on_failure=arguments.on_failure, timeout=arguments.timeout
         ),
     )
+
+
+def _is_meant(arguments: Namespace) -> bool:
+    """Whether a delete is meant: at a terminal, what would go is shown, and asked for."""
+    from converge.cli import plans
+
+    if arguments.yes or not plans.can_ask(arguments) or not is_there(arguments):
+        return True
+    try:
+        with readable(arguments) as reads:
+            preview = reads.plan_delete(arguments.name, types=built_in_types(arguments))
+    except NotFound:
+        # the delete itself says what is the matter
+        return True
+    if not preview:
+        return True
+    plans.write(preview, sys.stdout)
+    return plans.confirm(f"delete stack {escape(repr(arguments.name))}?")
 
 
 def rollback(arguments: Namespace) -> int:
@@ -179,6 +196,8 @@ def _done(stack: Stack) -> str:
     name = f"stack {escape(repr(stack.name))}"
     if not stack.live:
         return f"{name} is already deleted"
+    if stack.action != "ROLLBACK":
+        return f"{name}: nothing to do, all is as the template says"
     if stack.version is None:
         return f"{name} is already rolled back to nothing"
     return (

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from converge.canonical import load
 from converge.errors import BadInput, did_you_mean
 from converge.inspection import views, why
-from converge.model import SHOWN_STATUSES, check_age
+from converge.model import SHOWN_STATUSES, check_age, check_name
 from converge.sql.database import Database
 
 if TYPE_CHECKING:
     from converge.graph import Graph
+    from converge.inspection.planning import Preview
+    from converge.resources.resource_type import ResourceType
+    from converge.template import Template
 
 #: How many nodes of each engine are listed at most.
 _HOLDS = 1000
@@ -219,3 +223,69 @@ class Queries:
         from converge.inspection import contents
 
         return self.database.read(lambda tx: contents.traversal_graph(tx, name))
+
+    # -- what would be done
+
+    def plan(
+        self,
+        name: str,
+        template: Template,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        types: Mapping[str, ResourceType] | None = None,
+        keep_parameters: bool = False,
+    ) -> Preview:
+        """What :meth:`converge.Store.converge_stack` would do, and why, without doing it: of each
+        resource whether it is created, updated, replaced or deleted, with the properties that
+        differ. What depends on a value that is not known yet is said to be uncertain; nothing more
+        than that will happen, unless somebody changes something in the meantime.
+
+        :param types: resource types to use instead of installed ones of the same name.
+        :param keep_parameters: those that are not given keep their values.
+        :raises BadInput: the name, the template or a parameter is wrong.
+        """
+        from converge.inspection import planning
+        from converge.protocol import answer
+        from converge.protocol.request import work_out
+        from converge.resources import load_types
+
+        check_name("stack", name)
+        known = {**load_types(), **(types or {})}
+        kept = (
+            self.database.read(lambda tx: answer.read_kept(tx, name)) if keep_parameters else None
+        )
+        wanted = work_out(name, template, parameters, known, kept)
+        hidden = template.hidden_values(load(wanted.parameters))
+        return self.database.read(
+            lambda tx: planning.preview_wanted(tx, name, wanted, hidden, known)
+        )
+
+    def plan_rollback(
+        self,
+        name: str,
+        *,
+        version: int | Literal["empty"] | None = None,
+        types: Mapping[str, ResourceType] | None = None,
+    ) -> Preview:
+        """What :meth:`converge.Store.rollback_stack` would do; see :meth:`plan`.
+
+        :raises NotFound: there is no such stack or version, or none to go back to.
+        """
+        from converge.inspection import planning
+        from converge.protocol.rollback import check_version
+        from converge.resources import load_types
+
+        check_version(version)
+        known = {**load_types(), **(types or {})}
+        return self.database.read(lambda tx: planning.preview_rollback(tx, name, version, known))
+
+    def plan_delete(self, name: str, *, types: Mapping[str, ResourceType] | None = None) -> Preview:
+        """What :meth:`converge.Store.delete_stack` would do; see :meth:`plan`.
+
+        :raises NotFound: there is no such stack.
+        """
+        from converge.inspection import planning
+        from converge.resources import load_types
+
+        known = {**load_types(), **(types or {})}
+        return self.database.read(lambda tx: planning.preview_delete(tx, name, known))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from converge.errors import BadInput, Conflict, NotFound
 from converge.model import Action, Status, TraversalStatus
-from converge.protocol.draft import Draft, Version, draft_first, draft_version, make_draft
+from converge.protocol.draft import Draft, Version, draft_first, draft_version, fits, make_draft
 from converge.protocol.halt import halt
 from converge.protocol.request import Intent, Kept, Wanted
 from converge.protocol.rollback import Target, choose_target
@@ -124,20 +124,28 @@ def bring_about(
     *,
     source: str | None,
     any_source: bool,
+    expected: int | None = None,
 ) -> Answer:
-    """Create a stack or update it, unless a traversal to what is wanted is running.
+    """Create a stack or update it, unless a traversal to what is wanted is running, or nothing
+    differs from it.
 
     :param source: the file that the template is from, None if it is not to be remembered.
     :param any_source: whether the stack may be from another file.
+    :param expected: the current traversal, 0 for none, if the caller insists on it.
     :raises BadInput: it is from another one, and may not.
+    :raises Conflict: the current traversal is not the expected one.
     """
     row, new = stacks.take_stack(tx, name)
+    if expected != 0 or not new:
+        check_expected(row, expected)
     if source is not None:
         _remember_source(tx, row, source, any_source=any_source)
     if new:
         return _start_wanted(tx, row, Action.CREATE, wanted, intent, draft)
     if _is_coming_about(tx, row, wanted):
         return Answer(row.id, "resumed")
+    if draft is not None and _is_done(tx, row, wanted, draft):
+        return Answer(row.id, "done")
     return _start_wanted(tx, row, Action.UPDATE, wanted, intent, draft)
 
 
@@ -326,6 +334,22 @@ def _is_running(tx: Transaction, row: StackRow, *actions: Action) -> bool:
 def _is_coming_about(tx: Transaction, row: StackRow, wanted: Wanted) -> bool:
     """Whether a traversal to what is wanted is running."""
     return _is_running(tx, row, Action.CREATE, Action.UPDATE) and _is_wanted(tx, row, wanted)
+
+
+def _is_done(tx: Transaction, row: StackRow, wanted: Wanted, draft: Draft) -> bool:
+    """Whether a stack was brought to what is wanted, and all of it is as it was left.
+
+    :param draft: what was planned to bring it there.
+    """
+    return (
+        row.action in (Action.CREATE, Action.UPDATE)
+        and row.status is Status.COMPLETE
+        and row.template_id == row.completed_template_id
+        # only the stack's own node
+        and len(draft.plan) == 1
+        and _is_wanted(tx, row, wanted)
+        and fits(tx, row, draft)
+    )
 
 
 def _is_going_back(tx: Transaction, row: StackRow, target: Target) -> bool:

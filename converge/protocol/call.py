@@ -26,7 +26,13 @@ from converge.protocol.decide import (
 from converge.protocol.limits import SPENT, Limits, limits_of, settings_of
 from converge.protocol.marks import mark_attributes, secret_values, with_marks
 from converge.reasons import cut_traceback, describe, format_traceback
-from converge.resources.resource_type import Context, Receive, ResourceType
+from converge.resources.resource_type import (
+    Context,
+    How,
+    Receive,
+    ResourceType,
+    plan_change,
+)
 from converge.resources.secret_sources import read_secret
 from converge.sql.types import PHYSICAL_ID_LENGTH, fit_text
 from converge.synchronous import check_finished
@@ -36,6 +42,7 @@ from converge.wait import Wait, WaitForSignal
 
 if TYPE_CHECKING:
     from converge.journal import Scope
+    from converge.sql.resources import ResourceRow
 
 #: The largest properties or attributes of one resource, in characters of JSON.
 VALUE_LENGTH = 4 * 1024 * 1024
@@ -119,7 +126,9 @@ def call_handler(
             return _call(work, types, context)
         except Replace:
             if operation is Operation.UPDATE:
-                then = decide_replace(work.node, work.row, work.decision.properties, types)
+                then = decide_replace(
+                    work.node.definition, work.row, work.decision.properties, types
+                )
                 then = replace(then, settings=work.decision.settings)
                 return Outcome(work, Result.REPLACE, then=then)
             return failure(
@@ -235,9 +244,7 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
         _check_over(made, "create")
         physical = _physical(made, None, context)
     else:
-        previous = put_in(row.properties, secrets)
-        made = handler.update(context, row.physical_id, given, previous)
-        _check_over(made, "update")
+        made = _update(handler, context, row, given, put_in(row.properties, secrets))
         assert row.physical_id is not None
         physical = _physical(made, Physical(row.physical_id, row.attributes), context)
     attributes = _storable("attributes", dict(physical.attributes))
@@ -273,6 +280,38 @@ def _read_secrets(work: Work, context: Context) -> Mapping[str, str]:
             if reference in wanted and operation is not Operation.DELETE:
                 raise
     return found
+
+
+def _update(
+    handler: Any,
+    context: Context,
+    row: ResourceRow,
+    properties: Mapping[str, Json],
+    previous: Mapping[str, Json],
+) -> object:
+    """Bring a resource to other properties, as its type's plan says.
+
+    :raises Replace: it is to be replaced.
+    :raises BadInput: it asks for a replacement, and its plan has said that it needs none.
+    """
+    planned = plan_change(handler, context, properties, previous)
+    if planned is not None and planned.how == How.REPLACE:
+        raise Replace(planned.reason or "its plan says so")
+    # what failed half-way is not as its last properties say
+    if planned is not None and planned.how == How.NOTHING and row.status is Status.COMPLETE:
+        return None
+    try:
+        made = handler.update(context, row.physical_id, properties, previous)
+    except Replace as error:
+        if planned is None:
+            raise
+        why = f" ({error})" if str(error) else ""
+        raise BadInput(
+            f"update asks for a replacement{why}, but the plan of its type said that it is updated "
+            "in place, so nothing was replaced: a plan must know, or return None"
+        ) from error
+    _check_over(made, "update")
+    return made
 
 
 def _physical(made: object, before: Physical | None, context: Context) -> Physical:

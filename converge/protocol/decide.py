@@ -234,6 +234,15 @@ def _decide_cleanup(
 ) -> Decision:
     if row is None or (node.keep and row.replaced_by is None):
         return Decision(Operation.NOTHING)
+    decision = decide_delete(row, types)
+    if decision.operation is not Operation.DELETE:
+        return decision
+    properties = _delete_properties(node, row, inputs, types[row.type])
+    return replace(decision, properties=properties)
+
+
+def decide_delete(row: ResourceRow, types: Mapping[str, ResourceType]) -> Decision:
+    """Decide how a resource is deleted that is no longer wanted."""
     if row.status is Status.INIT:
         return Decision(Operation.DROP)
     resource_type = types.get(row.type)
@@ -241,7 +250,7 @@ def _decide_cleanup(
         return Decision(Operation.FAIL, reason=unknown_type(row.type, types))
     if row.physical_id is None and not supports(resource_type, "find"):
         return Decision(Operation.DROP)
-    return Decision(Operation.DELETE, _delete_properties(node, row, inputs, resource_type))
+    return Decision(Operation.DELETE, row.properties)
 
 
 def _delete_properties(
@@ -320,7 +329,7 @@ def _decide_update(
         settings = resolve_properties(definition.settings, _lookup_in(inputs))
     except (UnresolvedReference, BadInput) as error:
         return Decision(Operation.FAIL, reason=str(error))
-    decision = _decide_with(node, row, definition.type, properties, settings, types)
+    decision = decide_wanted(node.definition, row, properties, settings, types)
     before = row.settings or {}
     elsewhere = sorted(set(secret_references(dict(definition.properties))))
     if elsewhere:
@@ -344,26 +353,31 @@ def input_secrets(one: Input) -> list[Json]:
     return secret_values(one.settings, attributes=one.attributes)
 
 
-def _decide_with(
-    node: SyncPointRow,
+def decide_wanted(
+    wanted: Mapping[str, Json],
     row: ResourceRow,
-    type_name: str,
     properties: Mapping[str, Json],
     settings: Mapping[str, Json],
     types: Mapping[str, ResourceType],
 ) -> Decision:
-    """Decide what an update node does, once it is known what is wanted."""
+    """Decide what an update node does, once it is known what is wanted.
+
+    :param wanted: the definition, as JSON.
+    :param properties: the wanted properties, resolved.
+    :param settings: its settings, likewise.
+    """
+    type_name = str(wanted["type"])
     resource_type = types[type_name]
     untouched = row.status is Status.INIT
     if row.action is Action.REPLACE:
         # its delete has begun, so it is broken, whatever is wanted now
-        return decide_replace(node, row, properties, types)
+        return decide_replace(wanted, row, properties, types)
     if row.type != type_name and not untouched:
-        return decide_replace(node, row, properties, types)
+        return decide_replace(wanted, row, properties, types)
     if untouched or (row.action is Action.CREATE and row.status is not Status.COMPLETE):
         return Decision(Operation.CREATE, properties)
     if _is_triggered(row, settings):
-        return decide_replace(node, row, properties, types)
+        return decide_replace(wanted, row, properties, types)
     if row.status is Status.COMPLETE:
         if same(row.properties, properties):
             return Decision(Operation.NOTHING, row.properties)
@@ -373,7 +387,7 @@ def _decide_with(
         resource_type, row.properties, properties
     ):
         return Decision(Operation.UPDATE, properties)
-    return decide_replace(node, row, properties, types)
+    return decide_replace(wanted, row, properties, types)
 
 
 def _is_triggered(row: ResourceRow, settings: Mapping[str, Json]) -> bool:
@@ -388,16 +402,17 @@ def _is_triggered(row: ResourceRow, settings: Mapping[str, Json]) -> bool:
 
 
 def decide_replace(
-    node: SyncPointRow,
+    wanted: Mapping[str, Json],
     row: ResourceRow,
     properties: Mapping[str, Json],
     types: Mapping[str, ResourceType],
 ) -> Decision:
     """Decide how a resource is replaced.
 
+    :param wanted: the definition of the replacement, as JSON.
     :param properties: the properties of the replacement.
     """
-    if not _deletes_first(node, row, types):
+    if not _deletes_first(wanted, row, types):
         return Decision(Operation.REPLACE, properties)
     resource_type = types.get(row.type)
     if resource_type is None:
@@ -405,20 +420,22 @@ def decide_replace(
     if row.physical_id is None and not supports(resource_type, "find"):
         # nothing was made that could be in the way of the replacement
         return Decision(Operation.REPLACE, properties, wanted=properties)
-    is_same = row.type == node.definition["type"] and _differ_in_delete_only(
+    is_same = row.type == wanted["type"] and _differ_in_delete_only(
         resource_type, row.properties, properties
     )
     return Decision(Operation.DELETE, properties if is_same else row.properties, wanted=properties)
 
 
-def _deletes_first(node: SyncPointRow, row: ResourceRow, types: Mapping[str, ResourceType]) -> bool:
+def _deletes_first(
+    wanted: Mapping[str, Json], row: ResourceRow, types: Mapping[str, ResourceType]
+) -> bool:
     """Whether the old resource is deleted before its replacement is made."""
     if row.action is Action.REPLACE:
         return True
-    said = node.definition.get("replace")
+    said = wanted.get("replace")
     if said is not None:
         return bool(said == Replacing.DELETE_FIRST)
-    asked = (types.get(name) for name in (row.type, node.definition["type"]))
+    asked = (types.get(name) for name in (row.type, wanted["type"]))
     return any(one is not None and one.replace == Replacing.DELETE_FIRST for one in asked)
 
 

@@ -18,7 +18,7 @@ from converge.errors import BadInput, ConvergeError, Replace, with_article
 from converge.model import Json, Physical, Replacing
 from converge.resources.printed import Printed
 from converge.resources.process_groups import Record, stop_group
-from converge.resources.resource_type import Context, Property, ResourceType
+from converge.resources.resource_type import Context, How, Planned, Property, ResourceType
 from converge.resources.watcher import Watched
 
 #: Bytes that a command may write to stdout, as that becomes an attribute.
@@ -165,6 +165,18 @@ class Command(ResourceType):
         if properties.get("update") is None:
             raise Replace("there is no update command")
         return Physical(physical_id, self._run("update", context, physical_id, properties))
+
+    def plan(
+        self, context: Context, properties: Mapping[str, Any], previous: Mapping[str, Any] | None
+    ) -> Planned:
+        """Without an ``update``, or with other ``triggers``, it is replaced."""
+        if previous is None:
+            return Planned()
+        if properties.get("triggers") != previous.get("triggers"):
+            return Planned(How.REPLACE, reason="triggers change")
+        if properties.get("update") is None:
+            return Planned(How.REPLACE, reason="there is no update command")
+        return Planned()
 
     def check(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
         """Run ``check``, if there is one.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from converge.errors import BadInput, ConvergeError, Replace
-from converge.model import Physical
+from converge.model import Json, Physical
 from converge.resources.ownership import (
     find_own,
     is_of_stack,
@@ -23,7 +23,7 @@ from converge.resources.ownership import (
     publish,
     put_mark,
 )
-from converge.resources.resource_type import Context, Property, ResourceType
+from converge.resources.resource_type import Context, How, Planned, Property, ResourceType
 
 DEFAULT_MODE = 0o644
 #: The longest physical id.
@@ -135,6 +135,26 @@ class File(ResourceType):
             raise Replace(f"the path changes from {physical_id!r} to {properties['path']!r}")
         self._confine("write", physical_id)
         return writing.write(physical_id)
+
+    def plan(
+        self, context: Context, properties: Mapping[str, Any], previous: Mapping[str, Any] | None
+    ) -> Planned:
+        """Another path means another file; the rest is written again.
+
+        :raises BadInput: for a bad property.
+        """
+        data = _content(properties)
+        path = _absolute(properties["path"], context)
+        if previous is not None and properties["path"] != previous.get("path"):
+            if path != context.physical_id:
+                return Planned(How.REPLACE, reason="path changes")
+        elif previous is not None and context.physical_id is not None:
+            path = context.physical_id
+        known: dict[str, Json] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        if not (os.path.isabs(properties["path"]) or context.directory):
+            # it depends on where the engine was started
+            return Planned(attributes=known)
+        return Planned(attributes=known | {"path": path}, physical_id=path)
 
     def check(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
         """Compare the real file with what it should be.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from converge.resources.resource_type import Context, ResourceType
+from converge.resources.resource_type import Context, Planned, ResourceType
 
 
 class Nothing(ResourceType):
@@ -24,6 +24,12 @@ class Nothing(ResourceType):
         previous: Mapping[str, Any],
     ) -> None:
         """Do nothing: every change is in place."""
+
+    def plan(
+        self, context: Context, properties: Mapping[str, Any], previous: Mapping[str, Any] | None
+    ) -> Planned:
+        """Every change is in place."""
+        return Planned()
 
     def check(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
         """Find nothing wrong: there is nothing real to check."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from converge.errors import BadInput, ConvergeError
 from converge.model import Json, Replacing, check_seconds
 from converge.resources.journaled import Journaled
 from converge.retry import RetryPolicy
-from converge.synchronous import deferred_kind
+from converge.synchronous import check_finished, deferred_kind
 
 if TYPE_CHECKING:
     from converge.journal import Scope
@@ -44,6 +45,37 @@ class Property:
     immutable: bool = False
     description: str | None = None
     secret: bool = False
+
+
+class How(StrEnum):
+    """How a resource gets from its properties to others."""
+
+    UPDATE = "update"
+    REPLACE = "replace"
+    #: nothing real differs: the new properties are only noted
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a type's ``plan`` says of a change.
+
+    :param how: ``update`` (in place; the physical id stays), ``replace`` or ``nothing``. Of a
+        resource that is yet to be made, it does not matter.
+    :param attributes: those that are known already, as they will be.
+    :param physical_id: of what will be made, if it is known already.
+    :param reason: why it is replaced, for people.
+    :raises BadInput: there is no such way.
+    """
+
+    how: How | str = How.UPDATE
+    attributes: Mapping[str, Json] = field(default_factory=dict)
+    physical_id: str | None = None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.how not in set(How):
+            raise BadInput(f"how must be {', '.join(How)}, not {self.how!r}")
 
 
 _LOCK = threading.Lock()
@@ -183,7 +215,8 @@ class ResourceType:
     stateless, as several threads share one.
 
     Its methods are plain functions, not ``async def``, and their work is done when they return.
-    ``create`` and ``delete`` are required. ``update``, ``check`` and ``find`` are optional:
+    ``create`` and ``delete`` are required. ``update``, ``check``, ``find`` and ``plan`` are
+    optional:
 
     ``update(context, physical_id, properties, previous)``
         change it from ``previous`` to ``properties``; return None, or a
@@ -191,6 +224,12 @@ class ResourceType:
         that needs a new one. Without this method, a change of a property replaces the resource.
     ``check(context, physical_id, properties)``
         raise an exception if the real thing is not as it should be.
+    ``plan(context, properties, previous)``
+        say, before anything is done, how ``previous`` becomes ``properties``: a
+        :class:`~converge.Planned`, or None if it cannot be known. It is asked for a plan, and again
+        before each update, which does as it says: ``update`` is called only for ``update``. With
+        ``previous`` None, of a resource that is yet to be made, only the attributes count. It must
+        be quick, and change nothing; the context has no journal.
     ``find(context)``
         return what an interrupted ``create`` with ``context.token`` made (a ``Physical``), or
         None. Called before a delete that knows no physical id.
@@ -236,12 +275,35 @@ class ResourceType:
 
 
 #: The methods that an engine may call.
-METHODS = ("create", "update", "delete", "check", "find")
+METHODS = ("create", "update", "delete", "check", "find", "plan")
 
 
 def supports(resource_type: ResourceType, method: str) -> bool:
-    """Whether the type has the optional ``update``, ``check`` or ``find``."""
+    """Whether the type has the optional ``update``, ``check``, ``find`` or ``plan``."""
     return callable(getattr(resource_type, method, None))
+
+
+def plan_change(
+    resource_type: ResourceType,
+    context: Context,
+    properties: Mapping[str, Json],
+    previous: Mapping[str, Json] | None,
+) -> Planned | None:
+    """What the type's ``plan`` says of a change.
+
+    :param previous: None if it is yet to be made.
+    :returns: None if it does not say, or has no ``plan``.
+    :raises BadInput: it says something else.
+    """
+    if not supports(resource_type, "plan"):
+        return None
+    said: Any = resource_type.plan(context, properties, previous)  # type: ignore[attr-defined]
+    check_finished(said, "plan")
+    if isinstance(said, str):
+        said = Planned(said)
+    if not isinstance(said, Planned | None):
+        raise BadInput(f"plan must return converge.Planned or None, not {type(said).__name__}")
+    return said
 
 
 def can_check(resource_type: ResourceType, properties: Mapping[str, Json]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from converge.model import Physical
-from converge.resources.resource_type import Context, Property, ResourceType
+from converge.resources.resource_type import Context, Planned, Property, ResourceType
 
 
 class Value(ResourceType):
@@ -32,6 +32,12 @@ class Value(ResourceType):
     ) -> Physical:
         """Take another value, in place."""
         return Physical(physical_id, {"value": properties["value"]})
+
+    def plan(
+        self, context: Context, properties: Mapping[str, Any], previous: Mapping[str, Any] | None
+    ) -> Planned:
+        """Every change is in place, and the value is known before."""
+        return Planned(attributes={"value": properties["value"]})
 
     def check(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
         """Find nothing wrong: there is nothing real to check."""

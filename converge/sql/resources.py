@@ -24,7 +24,7 @@ from sqlalchemy import (
 from converge.errors import StaleLock
 from converge.model import Action, Json, Status, make_token
 from converge.sql import signals
-from converge.sql.batch import InsertMany, UpdateMany, among, types_of
+from converge.sql.batch import CHUNK, InsertMany, UpdateMany, among, types_of
 from converge.sql.loading import Load, read_clock, take_ids
 from converge.sql.schema import resource, sync_point
 from converge.sql.transaction import Transaction
@@ -186,6 +186,17 @@ def list_resources(tx: Transaction, stack_id: int, *, lock: bool = False) -> lis
     """
     query = select(*_COLUMNS).where(resource.c.stack_id == stack_id).order_by(resource.c.id)
     return [_row(row) for row in tx.execute(query.with_for_update() if lock else query)]
+
+
+def read_resources(tx: Transaction, ids: Iterable[int]) -> dict[int, ResourceRow]:
+    """These resources, by id, without a lock."""
+    found = {}
+    wanted = sorted(set(ids))
+    for start in range(0, len(wanted), CHUNK):
+        part = wanted[start : start + CHUNK]
+        for row in tx.execute(select(*_COLUMNS).where(among(tx, resource.c.id, part))):
+            found[row.id] = _row(row)
+    return found
 
 
 def get_traceback(tx: Transaction, resource_id: int) -> str | None:

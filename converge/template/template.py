@@ -316,6 +316,17 @@ class Template:
                 raise self._structure.document.error(str(error), parameter.spot) from None
         return resolved
 
+    def hidden_values(self, parameters: Mapping[str, Json]) -> list[Json]:
+        """The values of the parameters that it declares hidden.
+
+        :param parameters: as :meth:`resolve_parameters` gave them.
+        """
+        return [
+            value
+            for name, value in parameters.items()
+            if name in self.parameters and self.parameters[name].hidden
+        ]
+
     def definitions(self, parameters: Mapping[str, Json], stack_name: str) -> Definitions:
         """The desired state of each resource, in topological order.
 

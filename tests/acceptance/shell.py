@@ -53,12 +53,16 @@ class Shell:
         self, *words: str, environment: Mapping[str, str] | None = None, **keywords: Any
     ) -> subprocess.Popen[str]:
         """Start a command as a new Python, in a process group of its own."""
-        keywords = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **keywords}
+        keywords = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            **keywords,
+        }
         process = subprocess.Popen(
             [*COMMAND, *words],
             cwd=self.folder,
             env={**self.environment, **(environment or {})},
-            stdin=subprocess.DEVNULL,
             encoding="utf-8",
             start_new_session=True,
             **keywords,

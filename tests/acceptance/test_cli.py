@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 
@@ -226,7 +227,7 @@ def test_a_file_of_the_same_name_does_not_take_a_stack_over(shell: Shell) -> Non
     assert shell.json("show", "app") == before
     shell.run("up", two, "--stack", "other")
     # however the file is called it is the same
-    assert shell.json("up", one)["outcome"] == "started"
+    assert shell.json("up", one)["outcome"] == "done"
     # it was moved: from now on it is the other one
     shell.run("up", "two/app.yaml", "--stack", "app")
     shell.run("up", "two/app.yaml")
@@ -407,6 +408,7 @@ def test_what_does_not_exist_is_named(shell: Shell) -> None:
 def test_a_read_only_database_says_so(shell: Shell) -> None:
     shell.write("a.yaml", "resources: {n: {type: none}}")
     shell.run("up", "a.yaml")
+    shell.write("a.yaml", "resources: {m: {type: none}}")
     _, err = shell.run(
         "up", "a.yaml", "--db", "sqlite:///file:converge.db?mode=ro&uri=true", status=2
     )
@@ -456,13 +458,28 @@ def test_another_database_must_be_prepared(shell: Shell) -> None:
 # Terminals and pipes
 
 
-def on_terminal(shell: Shell, environment: Mapping[str, str], *words: str) -> str:
-    """What a command writes to a terminal."""
+def on_terminal(
+    shell: Shell,
+    environment: Mapping[str, str],
+    *words: str,
+    types: str | None = None,
+    status: int = 0,
+) -> str:
+    """What a command writes to a terminal.
+
+    :param types: what is typed there; None: it is no terminal for typing.
+    """
     parent, child = pty.openpty()
     process = shell.start(
-        *words, stdout=child, stderr=child, environment={"TERM": "xterm", **environment}
+        *words,
+        stdin=subprocess.DEVNULL if types is None else child,
+        stdout=child,
+        stderr=child,
+        environment={"TERM": "xterm", **environment},
     )
     os.close(child)
+    if types is not None:
+        os.write(parent, types.encode())
     text = b""
     while True:
         try:
@@ -473,8 +490,42 @@ def on_terminal(shell: Shell, environment: Mapping[str, str], *words: str) -> st
             break
         text += part
     os.close(parent)
-    assert process.wait(timeout=LIMIT) == 0, text
+    assert process.wait(timeout=LIMIT) == status, text
     return text.decode()
+
+
+def test_what_destroys_is_asked_for_at_a_terminal(shell: Shell) -> None:
+    shell.write("a.yaml", "resources: {n: {type: none}}")
+    text = on_terminal(shell, {}, "up", "a.yaml", "--plan", types="n\n", status=1)
+    assert "+ n (none)" in text
+    assert "go on? [y/N]" in text
+    # to look, and to say no, makes not even a database
+    assert shell.names() == {"a.yaml"}
+    text = on_terminal(shell, {}, "up", "a.yaml", "--plan", types="y\n")
+    assert "CREATE COMPLETE" in text
+    text = on_terminal(shell, {}, "down", "a", types="\n", status=1)
+    assert "- n (none)" in text
+    assert "delete stack 'a'? [y/N]" in text
+    assert shell.json("show", "a")["status"] == "COMPLETE"
+    assert "DELETE COMPLETE" in on_terminal(shell, {}, "down", "a", types="yes\n")
+
+
+def test_a_plan_is_for_scripts_too(shell: Shell) -> None:
+    shell.write("a.yaml", "resources: {n: {type: none, properties: {a: 1}}}")
+    assert "1 to create" in shell.run("plan", "a.yaml")[0]
+    assert "converge.db" not in shell.names()
+    _, err = shell.run("up", "a.yaml", "--plan", status=2)
+    assert "add --yes" in err
+    out, _ = shell.run("up", "a.yaml", "--plan", "--yes")
+    assert "1 to create" in out
+    assert "CREATE COMPLETE" in out
+    assert shell.run("plan", "a.yaml", "--exit-code")[0].endswith("nothing to do, 1 unchanged\n")
+    shell.write("a.yaml", "resources: {n: {type: none, properties: {a: 2}}, m: {type: none}}")
+    shell.run("plan", "a.yaml", "--exit-code", status=3)
+    document = shell.json("plan", "a.yaml")
+    assert document["counts"] == {"create": 1, "update": 1, "unchanged": 0}
+    (changed,) = (one for one in document["changes"] if one["resource"] == "n")
+    assert changed["properties"] == {"a": {"before": 1, "after": 2, "sure": True}}
 
 
 def test_a_terminal_has_live_progress(shell: Shell) -> None:

@@ -49,6 +49,7 @@ JOURNAL = ROOT / "doc" / "journal.rst"
 TEMPLATES = ROOT / "doc" / "templates.rst"
 FUNCTIONS = ROOT / "doc" / "functions.rst"
 NOTIFICATIONS = ROOT / "doc" / "notifications.rst"
+PLANNING = ROOT / "doc" / "planning.rst"
 #: Where the documents say that they are.
 FOLDER = "/home/me/converge"
 PORT = "18423"
@@ -319,7 +320,10 @@ def test_tutorial_commands(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("path", "least"), [(FUNCTIONS, 6), (NOTIFICATIONS, 6), (TEMPLATES, 5)])
+@pytest.mark.parametrize(
+    ("path", "least"),
+    [(FUNCTIONS, 6), (NOTIFICATIONS, 6), (PLANNING, 6), (TEMPLATES, 5)],
+)
 def test_commands_on_files_of_the_page(path: Path, least: int, tmp_path: Path) -> None:
     write_files(path, tmp_path)
     assert check_commands(path, Shell(tmp_path)) >= least
@@ -328,7 +332,7 @@ def test_commands_on_files_of_the_page(path: Path, least: int, tmp_path: Path) -
 def test_templates_are_accepted() -> None:
     found = [
         block
-        for path in (TEMPLATES, FUNCTIONS)
+        for path in (TEMPLATES, FUNCTIONS, PLANNING)
         for block in blocks(path)
         if block.language == "yaml" and re.search("^(resources|outputs):", block.text, re.MULTILINE)
     ]
@@ -338,7 +342,7 @@ def test_templates_are_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [README, EMBEDDING, JOURNAL, NOTIFICATIONS], ids=lambda path: path.name
+    "path", [README, EMBEDDING, JOURNAL, NOTIFICATIONS, PLANNING], ids=lambda path: path.name
 )
 def test_python_blocks(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -453,7 +457,8 @@ def main() -> None:
     shell = Shell(folder)
     try:
         write_files(TEMPLATES, folder)
-        for path in (TUTORIAL, TEMPLATES):
+        write_files(PLANNING, folder)
+        for path in (TUTORIAL, TEMPLATES, PLANNING):
             record(path, shell)
     finally:
         shell.close()

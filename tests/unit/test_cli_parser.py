@@ -22,6 +22,8 @@ def test_up_has_defaults() -> None:
         "param": [],
         "environment": [],
         "keep_params": False,
+        "plan": False,
+        "yes": False,
         "workers": 8,
         "grace": 20.0,
         "pass_env": [],

@@ -36,13 +36,31 @@ BUS.add_argument(
 JSON = Parser(add_help=False)
 JSON.add_argument("--json", action="store_true", help="print one JSON document")
 
+TYPES = Parser(add_help=False)
+TYPES.add_argument(
+    "--pass-env",
+    metavar="NAME",
+    action="append",
+    default=[],
+    help="a variable of this environment that command resources see, besides PATH, HOME, LANG "
+    "and TMPDIR; may be repeated (default: those that CONVERGE_PASS_ENV names)",
+)
+TYPES.add_argument(
+    "--file-root",
+    metavar="DIR",
+    action="append",
+    default=[],
+    help="a folder in or below which file resources may be; may be repeated (default: those "
+    "that CONVERGE_FILE_ROOT names, else anywhere)",
+)
+
 
 def _workers(workers: int | None, grace: float | None) -> Parser:
     """The options of commands that call handlers.
 
     :param workers: the default; None where a configuration file may have it.
     """
-    parent = Parser(add_help=False, parents=[BUS])
+    parent = Parser(add_help=False, parents=[BUS, TYPES])
     parent.add_argument(
         "--workers",
         metavar="N",
@@ -57,22 +75,6 @@ def _workers(workers: int | None, grace: float | None) -> Parser:
         default=grace,
         help="seconds that running handlers have to finish after Ctrl-C or SIGTERM "
         f"(default: {GRACE:g})",
-    )
-    parent.add_argument(
-        "--pass-env",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="a variable of this environment that command resources see, besides PATH, HOME, LANG "
-        "and TMPDIR; may be repeated (default: those that CONVERGE_PASS_ENV names)",
-    )
-    parent.add_argument(
-        "--file-root",
-        metavar="DIR",
-        action="append",
-        default=[],
-        help="a folder in or below which file resources may be; may be repeated (default: those "
-        "that CONVERGE_FILE_ROOT names, else anywhere)",
     )
     return parent
 

@@ -6,7 +6,17 @@ import argparse
 
 from converge.cli.options.commands import Commands
 from converge.cli.options.grammar import Parser
-from converge.cli.options.shared import BUS, JSON, POLICIES, RUN, STACK, VALUES, WORKERS, policy
+from converge.cli.options.shared import (
+    BUS,
+    JSON,
+    POLICIES,
+    RUN,
+    STACK,
+    TYPES,
+    VALUES,
+    WORKERS,
+    policy,
+)
 from converge.cli.options.values import integer, json_value, version
 
 #: The name of a file that is no file.
@@ -25,34 +35,41 @@ def add(commands: Commands) -> None:
         JSON,
         check=_check_up,
     )
+    _add_wanted(up)
     up.add_argument(
-        "file", metavar="FILE", help="the template, YAML or JSON; - reads it from stdin"
-    )
-    up.add_argument(
-        "--stack",
-        metavar="NAME",
-        help="default: the file's name without its ending; needed for stdin",
-    )
-    up.add_argument(
-        "--keep-params",
-        "--existing",
+        "--plan",
         action="store_true",
-        help="parameters that are not given keep the values that the stack has (default: they have "
-        "their defaults again)",
+        help="first print what would be done, and ask at the terminal whether to go on",
+    )
+    up.add_argument("--yes", action="store_true", help="with --plan: go on without asking")
+    plan = commands.add(
+        "plan",
+        "Say what `converge up` would do, and why, without doing it",
+        VALUES,
+        TYPES,
+        JSON,
+        check=_check_wanted,
+    )
+    _add_wanted(plan)
+    plan.add_argument(
+        "--exit-code",
+        action="store_true",
+        help="exit with 3 if there are changes, and with 0 if there are none",
     )
     validate = commands.add("validate", "Say all mistakes of a template at once", VALUES, JSON)
     validate.add_argument("file", metavar="FILE", help="the template, YAML or JSON")
     schema = commands.add("schema", "Print a JSON Schema of templates, for editors")
     schema.add_argument("-o", "--output", metavar="FILE", help="write it there (default: stdout)")
-    commands.add(
+    down = commands.add(
         "down",
-        "Delete a stack and all its resources",
+        "Delete a stack and all its resources; at a terminal, ask first",
         STACK,
         WORKERS,
         RUN,
         policy(POLICIES[:2]),
         JSON,
     )
+    down.add_argument("--yes", action="store_true", help="do not ask")
     rollback = commands.add(
         "rollback",
         "Roll a stack back to an earlier version",
@@ -108,10 +125,35 @@ def add(commands: Commands) -> None:
     )
 
 
-def _check_up(arguments: argparse.Namespace, parser: Parser) -> None:
+def _add_wanted(parser: Parser) -> None:
+    """The file, and the stack that it is for."""
+    parser.add_argument(
+        "file", metavar="FILE", help="the template, YAML or JSON; - reads it from stdin"
+    )
+    parser.add_argument(
+        "--stack",
+        metavar="NAME",
+        help="default: the file's name without its ending; needed for stdin",
+    )
+    parser.add_argument(
+        "--keep-params",
+        "--existing",
+        action="store_true",
+        help="parameters that are not given keep the values that the stack has (default: they have "
+        "their defaults again)",
+    )
+
+
+def _check_wanted(arguments: argparse.Namespace, parser: Parser) -> None:
     if arguments.file == STDIN and arguments.stack is None:
         parser.error("a template from stdin has no name: say --stack NAME")
     names = [name for name, _ in arguments.param]
     for name in names:
         if names.count(name) > 1:
             parser.error(f"argument --param: {name!r} is given more than once")
+
+
+def _check_up(arguments: argparse.Namespace, parser: Parser) -> None:
+    _check_wanted(arguments, parser)
+    if arguments.yes and not arguments.plan:
+        parser.error("--yes goes with --plan: without it, `converge up` does not ask")

@@ -1,0 +1,189 @@
+"""What a command would do, in words: the command ``plan``, and the questions before ``up --plan``
+and ``down``.
+
+The functions that render are pure; the others ask, and print.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any
+
+from converge.cli import EXIT_COMPLETE, EXIT_FAILED
+from converge.cli.database import is_there, readable
+from converge.cli.output import shown, write_json
+from converge.errors import BadInput
+from converge.escaping import escape, prose
+from converge.inspection.planning import as_json
+from converge.protocol.preview import Verb
+
+if TYPE_CHECKING:
+    from converge.cli.wanted import WantedStack
+    from converge.inspection.planning import Preview
+    from converge.protocol.preview import Change, Difference
+
+#: With ``--exit-code``: there are changes.
+EXIT_CHANGES = 3
+#: A value of more characters is shown by its lines, and only those that differ.
+_LINE = 72
+#: The most lines of one value.
+_LINES = 40
+
+_SIGNS: Mapping[Verb, str] = {
+    Verb.CREATE: "+",
+    Verb.UPDATE: "~",
+    Verb.REPLACE: "-/+",
+    Verb.DELETE: "-",
+    Verb.NOTE: "=",
+    Verb.FAIL: "!",
+}
+_WORDS: Mapping[str, str] = {
+    "create": "to create",
+    "update": "to update",
+    "replace": "to replace",
+    "delete": "to delete",
+    "note": "to note",
+    "fail": "that cannot be done",
+    "may update": "may be updated",
+    "may replace": "may be replaced",
+    "unchanged": "unchanged",
+}
+
+
+def render(preview: Preview) -> Iterator[str]:
+    """A preview in lines: each change with what differs, and a summary."""
+    for one in preview.changes:
+        yield _head(one)
+        for difference in one.differences:
+            yield from _difference(one, difference)
+    yield summary(preview)
+
+
+def summary(preview: Preview) -> str:
+    """``stack 'shop': 1 to create, 2 to update, 12 unchanged``."""
+    counts = preview.counts
+    words = [f"{count} {_WORDS[what]}" for what, count in counts.items() if count]
+    name = escape(repr(preview.stack))
+    if not preview:
+        return f"stack {name}: nothing to do" + (f", {words[0]}" if words else "")
+    busy = f"; its {preview.busy}, which is running, would be superseded" if preview.busy else ""
+    return f"stack {name}: {', '.join(words)}{busy}"
+
+
+def _head(change: Change) -> str:
+    line = f"{_SIGNS[change.verb]:>3} {escape(change.name)} ({escape(change.type)})"
+    said = []
+    if not change.sure:
+        said.append("perhaps")
+    if change.verb is Verb.REPLACE:
+        said.append("the old one is deleted first" * change.deletes_first)
+    if change.verb is Verb.UPDATE and change.may_replace:
+        said.append("or replaced, if its type asks for it")
+    if change.verb is Verb.NOTE:
+        said.append("nothing is called, its new properties are stored")
+    if change.verb is Verb.DELETE and change.physical_id is not None:
+        said.append(escape(change.physical_id))
+    if change.reason:
+        said.append(prose(change.reason))
+    rest = ", ".join(filter(None, said))
+    return f"{line}: {rest}" if rest else line
+
+
+def _difference(change: Change, one: Difference) -> Iterator[str]:
+    name = escape(one.name)
+    if change.verb is Verb.CREATE:
+        line = shown(as_json(one.after))
+        more = f"... ({len(line)} characters)" if len(line) > _LINE else ""
+        yield f"      {name}: {line[:_LINE]}{more}"
+        return
+    before, after = _text(one.before), _text(as_json(one.after))
+    if before == after == "***":
+        yield f"      {name}: *** (another secret value)"
+    elif max(map(len, (before, after))) > _LINE or "\n" in before + after:
+        yield f"      {name}:"
+        lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=1, lineterm="")
+        found = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+        yield from (f"        {escape(line)}" for line in found[:_LINES])
+        if len(found) > _LINES:
+            yield f"        ... {len(found) - _LINES} more lines"
+    else:
+        old = "(none)" if one.before is None else escape(before)
+        new = "(none)" if one.after is None else escape(after)
+        yield f"      {name}: {old} → {new}"
+
+
+def _text(value: Any) -> str:
+    """A value as text; what is long, in lines."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    line = json.dumps(value, ensure_ascii=False, default=str)
+    return line if len(line) <= _LINE else json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def write(preview: Preview, stream: IO[str]) -> None:
+    """Print a preview."""
+    for line in render(preview):
+        stream.write(line + "\n")
+    stream.flush()
+
+
+def plan(arguments: Namespace) -> int:
+    """Print what ``up`` would do."""
+    from converge.cli.wanted import read_wanted
+
+    preview = make_preview(arguments, read_wanted(arguments))
+    if arguments.json:
+        write_json(preview.to_dict(), sys.stdout)
+    else:
+        write(preview, sys.stdout)
+    if preview.failures:
+        return EXIT_FAILED
+    return EXIT_CHANGES if preview and arguments.exit_code else EXIT_COMPLETE
+
+
+def make_preview(arguments: Namespace, wanted: WantedStack) -> Preview:
+    """What ``up`` would do."""
+    from converge.inspection.planning import preview_new
+
+    if not is_there(arguments):
+        # to look makes no database
+        return preview_new(
+            wanted.name, wanted.template, parameters=wanted.parameters, types=wanted.types
+        )
+    with readable(arguments) as reads:
+        return reads.plan(
+            wanted.name,
+            wanted.template,
+            parameters=wanted.parameters,
+            types=wanted.types,
+            keep_parameters=arguments.keep_params,
+        )
+
+
+def confirm(question: str) -> bool:
+    """Ask at the terminal. Whatever is not a yes, is a no."""
+    print(f"{question} [y/N] ", end="", flush=True)
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):
+        print()
+    return answer.strip().lower() in ("y", "yes")
+
+
+def can_ask(arguments: Namespace) -> bool:
+    """Whether there is somebody at a terminal to ask."""
+    return not arguments.json and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def check_can_ask(arguments: Namespace) -> None:
+    """:raises BadInput: ``--plan`` asks, and there is nobody to answer."""
+    if not arguments.yes and not can_ask(arguments):
+        raise BadInput(
+            "--plan asks before it goes on, and there is no terminal to answer at: "
+            "add --yes to go on, or use `converge plan` to look only"
+        )

@@ -1,0 +1,235 @@
+"""What a request would do to a stack, before it is made: the same draft as its start makes, and
+what each of its nodes would do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from converge.canonical import load
+from converge.hiding import STARS, Secrets
+from converge.model import Action, Json, Status, check_name
+from converge.protocol import answer
+from converge.protocol.draft import Draft, draft_first
+from converge.protocol.preview import Change, Difference, Foresight, Pending, Verb
+from converge.protocol.request import Wanted, work_out
+from converge.protocol.rollback import choose_target
+from converge.protocol.secrets import read_secrets
+from converge.resources import load_types
+from converge.resources.resource_type import ResourceType
+from converge.sql import resources, stacks, templates
+from converge.sql.transaction import Transaction
+from converge.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would happen to a stack.
+
+    :ivar stack: its name.
+    :ivar action: CREATE, UPDATE, ROLLBACK or DELETE.
+    :ivar traversal: the id of its current traversal, 0 if the stack does not exist: hand it to
+        the request as ``expected``, and only what was shown is done.
+    :ivar busy: what is being done to it now, which would be superseded; None if nothing is.
+    :ivar changes: in the order of the traversal; what stays as it is, is left out.
+    :ivar unchanged: how many resources stay as they are.
+    """
+
+    stack: str
+    action: str
+    traversal: int
+    busy: str | None
+    changes: tuple[Change, ...]
+    unchanged: int
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.changes)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many resources are to be created, updated, and so on: certain changes by their
+        verbs, the others as ``may update`` and ``may replace``; the unchanged at last."""
+        found = Counter(str(one.verb) if one.sure else f"may {one.verb}" for one in self.changes)
+        order = [*map(str, Verb), *(f"may {verb}" for verb in Verb)]
+        counts = {name: found[name] for name in order if found[name]}
+        return {**counts, "unchanged": self.unchanged}
+
+    @property
+    def failures(self) -> list[Change]:
+        """Those that cannot be done."""
+        return [one for one in self.changes if one.verb is Verb.FAIL]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The preview as a JSON object. What is not known yet is a text such as ``(after NAME)``,
+        and the names are in ``waits_for``."""
+        return {
+            "name": self.stack,
+            "action": self.action,
+            "traversal": self.traversal,
+            "busy": self.busy,
+            "counts": self.counts,
+            "changes": [_change_to_dict(one) for one in self.changes],
+        }
+
+
+def preview_new(
+    name: str,
+    template: Template,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    types: Mapping[str, ResourceType] | None = None,
+) -> Preview:
+    """What would happen if a stack were created where there is none; no database is needed. See
+    :meth:`converge.Store.plan`.
+
+    :raises BadInput: the name, the template or a parameter is wrong.
+    """
+    check_name("stack", name)
+    known = {**load_types(), **(types or {})}
+    wanted = work_out(name, template, parameters, known)
+    draft = draft_first(wanted.definitions)
+    foresight = Foresight(name, draft.plan, draft.definitions, {}, known, wanted.directory)
+    changes = list(foresight.changes())
+    hidden = template.hidden_values(load(wanted.parameters))
+    secrets = Secrets([*hidden, *_plain(foresight.secrets)])
+    masked = tuple(_masked(one, secrets) for one in changes)
+    return Preview(name, Action.CREATE, 0, None, masked, 0)
+
+
+def preview_wanted(
+    tx: Transaction,
+    name: str,
+    wanted: Wanted,
+    hidden: Iterable[Json],
+    types: Mapping[str, ResourceType],
+) -> Preview:
+    """What would happen if a stack were created or updated.
+
+    :param hidden: the values of the hidden parameters.
+    """
+    row = stacks.find_stack(tx, name)
+    draft = answer.draft_wanted(tx, name, wanted)
+    action = Action.CREATE if row is None else Action.UPDATE
+    return _preview(tx, name, action, draft, types, hidden, wanted.directory)
+
+
+def preview_rollback(
+    tx: Transaction,
+    name: str,
+    version: int | Literal["empty"] | None,
+    types: Mapping[str, ResourceType],
+) -> Preview:
+    """What would happen if a stack were rolled back.
+
+    :raises NotFound: there is no such stack or version, or none to go back to.
+    """
+    row = stacks.get_stack(tx, name)
+    target = choose_target(tx, row, version).template_id
+    directory = None if target is None else templates.get_directory(tx, target)
+    draft = answer.draft_rollback(tx, name, version)
+    return _preview(tx, name, Action.ROLLBACK, draft, types, (), directory)
+
+
+def preview_delete(tx: Transaction, name: str, types: Mapping[str, ResourceType]) -> Preview:
+    """What would happen if a stack were deleted.
+
+    :raises NotFound: there is no such stack.
+    """
+    stacks.get_stack(tx, name)
+    draft = answer.draft_delete(tx, name)
+    return _preview(tx, name, Action.DELETE, draft, types, (), None)
+
+
+def _preview(
+    tx: Transaction,
+    name: str,
+    action: Action,
+    draft: Draft | None,
+    types: Mapping[str, ResourceType],
+    hidden: Iterable[Json],
+    directory: str | None,
+) -> Preview:
+    row = stacks.find_stack(tx, name)
+    changes: list[Change] = []
+    secrets = Secrets(())
+    unchanged = 0
+    if draft is not None:
+        ids = {node.resource_id for node in draft.plan.nodes() if node.resource_id is not None}
+        rows = resources.read_resources(tx, ids)
+        foresight = Foresight(name, draft.plan, draft.definitions, rows, types, directory)
+        for one in foresight.changes():
+            if one.verb is Verb.NOTHING:
+                unchanged += 1
+            else:
+                changes.append(one)
+        unchanged += len(draft.plan.unchanged)
+        others = [*hidden, *_plain(foresight.secrets)]
+        secrets = Secrets(others) if row is None else read_secrets(tx, row.id, others)
+    busy = row is not None and row.status is Status.IN_PROGRESS
+    return Preview(
+        name,
+        action,
+        0 if row is None else row.traversal_id or 0,
+        row.action if busy and row is not None else None,
+        tuple(_masked(one, secrets) for one in changes),
+        unchanged,
+    )
+
+
+def _plain(values: Iterable[Json]) -> Iterator[Json]:
+    """Those of which all is known."""
+    return (value for value in values if as_json(value) == value)
+
+
+def _masked(change: Change, secrets: Secrets) -> Change:
+    """A change without secrets."""
+    shown = secrets.hide_in_json
+    differences = (
+        replace(one, before=shown(one.before), after=shown(one.after)) for one in change.differences
+    )
+    return replace(
+        change,
+        differences=tuple(map(_without_secret, differences)),
+        physical_id=shown(change.physical_id),
+        reason=None if change.reason is None else secrets.hide(change.reason),
+    )
+
+
+def _without_secret(one: Difference) -> Difference:
+    """A difference whose values are not shown if its type declares it secret."""
+    if not one.secret:
+        return one
+    before, after = (None if value is None else STARS for value in (one.before, one.after))
+    return replace(one, before=before, after=after)
+
+
+def _change_to_dict(change: Change) -> dict[str, Any]:
+    return {
+        "resource": change.name,
+        "type": change.type,
+        "action": change.verb,
+        "sure": change.sure,
+        "may_replace": change.may_replace,
+        "deletes_first": change.deletes_first,
+        "reason": change.reason,
+        "physical_id": change.physical_id,
+        "waits_for": list(change.waits_for),
+        "properties": {
+            one.name: {"before": one.before, "after": as_json(one.after), "sure": one.sure}
+            for one in change.differences
+        },
+    }
+
+
+def as_json(value: Json) -> Json:
+    """A value with a text for each part that is not known yet."""
+    if isinstance(value, Pending):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: as_json(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [as_json(part) for part in value]
+    return value
