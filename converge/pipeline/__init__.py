@@ -14,7 +14,7 @@ from converge.pipeline.notification import Limits, Message, Notification, Reason
 from converge.pipeline.pipeline import Pipeline
 from converge.pipeline.publishers import Outlet, Publisher
 from converge.pipeline.steps import Advance, StatefulStep, Step
-from converge.pipeline.sweep import sweep
+from converge.pipeline.sweeping import sweep
 from converge.pipeline.work import BatchResult, Work
 
 __all__ = [

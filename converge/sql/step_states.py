@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, select
+from sqlalchemy import and_, delete, or_, select
 
 from converge.errors import StaleLock
 from converge.model import Json
@@ -108,18 +108,27 @@ def delete_states(tx: Transaction, ids: Iterable[int]) -> None:
 def list_overdue(
     tx: Transaction,
     sinks: Sequence[str],
+    steps: Sequence[str],
+    after: tuple[float, int],
     shares: Iterable[int] | None,
     limit: int,
 ) -> list[StateRow]:
     """The states whose deadline has passed, the oldest first.
 
     :param sinks: of these sinks only.
+    :param steps: of steps with these names only.
+    :param after: those that come after this deadline and id only.
     :param shares: of these partitions only; None: of all.
     """
     conditions = [
         step_state.c.deadline_at.is_not(None),
         step_state.c.deadline_at <= tx.now,
         is_one_of(tx, step_state.c.sink, sinks),
+        is_one_of(tx, step_state.c.step, steps),
+        or_(
+            step_state.c.deadline_at > after[0],
+            and_(step_state.c.deadline_at == after[0], step_state.c.id > after[1]),
+        ),
     ]
     if shares is not None:
         conditions.append(among(tx, step_state.c.share, shares))

@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from converge import Machine, Store
 from converge.pipeline import DeadLetters, Group, Message, Pipeline, Sample, process_batch, sweep
+from converge.pipeline.memory import Aggregate
 from converge.sql import deliveries, samples, schema
 from converge.testing import FakeClock
 from tests.notifications.samples import METERS, body, message, volume
@@ -143,6 +144,39 @@ def test_a_late_item_and_a_sweep_do_not_lose_each_other(
     clock.advance(60)
     sweep(store, given)
     assert sum(sums(world)) == 11 + 12
+
+
+def test_a_step_that_cannot_expire_does_not_hold_up_others(
+    store: Store,
+    clock: FakeClock,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("converge.pipeline.sweeping.BATCH", 2)
+    given = pipeline(
+        {"aggregate": {"by": "resource_id", "window": 60, "grace": 0, "as": "old"}}, kind="meters"
+    )
+    handle(store, given, messages(10, 11, 12))
+    # the file was changed: nobody knows what the old step held
+    given = pipeline({"aggregate": {"by": "resource_id", "window": 60, "grace": 0}}, kind="meters")
+    handle(store, given, messages(1, 2, 3, 4))
+    clock.advance(60)
+    expire = Aggregate.expire
+
+    def fail(step: Aggregate, state: Any, now: float) -> Any:
+        if state["sum"] in (11, 12):
+            raise ValueError("not this one")
+        return expire(step, state, now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Aggregate, "expire", fail)
+        sweep(store, given)
+    assert sorted(sums(world)) == [13, 14]
+    assert "stage aggregate of sink sink cannot expire" in caplog.text
+    sweep(store, given)
+    assert sorted(sums(world)) == [11, 12, 13, 14]
+    assert len(states(store)) == 3
 
 
 def test_a_trigger_hands_on_a_group(store: Store, clock: FakeClock, world: World) -> None:

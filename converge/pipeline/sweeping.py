@@ -3,6 +3,7 @@ to be tried again. Every agent sweeps from time to time; any number may do so at
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from converge.pipeline.batch import deliver
 from converge.pipeline.items import make_id, to_json_list
 from converge.pipeline.passage import Ledger, StaleState
 from converge.pipeline.pipeline import Pipeline
-from converge.pipeline.steps import Advance, StatefulStep
+from converge.pipeline.steps import Advance, StatefulStep, listed
 from converge.pipeline.work import LEASE, BatchResult, Guard, Work
 from converge.sql import deliveries, step_states
 from converge.sql.database import Database
@@ -23,6 +24,8 @@ from converge.sql.transaction import Transaction
 
 if TYPE_CHECKING:
     from converge.store import Store
+
+LOG = logging.getLogger(__name__)
 
 #: Rows that are taken at a time.
 BATCH = 100
@@ -96,16 +99,23 @@ def expire(
         for index, stage in enumerate(sink.stages)
         if isinstance(stage.work, StatefulStep)
     }
-    sinks = sorted({sink for sink, _ in steps})
-    done = 0
+    sinks, names = sorted({sink for sink, _ in steps}), sorted({name for _, name in steps})
+    done, after = 0, (-1.0, 0)
     while sinks:
-        rows = database.read(lambda tx: step_states.list_overdue(tx, sinks, shares, BATCH))
-        known = [row for row in rows if (row.sink, row.step) in steps]
-        for row in known:
+
+        def read(tx: Transaction, after: tuple[float, int] = after) -> list[StateRow]:
+            return step_states.list_overdue(tx, sinks, names, after, shares, BATCH)
+
+        rows = database.read(read)
+        for row in rows:
+            if (row.sink, row.step) not in steps:
+                continue
             index, following, step = steps[row.sink, row.step]
             done += _expire_one(database, row, index, following, step, now, guard)
-        if len(rows) < BATCH or not known:
+        if len(rows) < BATCH:
             break
+        # those that could not be expired are not looked at again in this sweep
+        after = (rows[-1].deadline_at or 0.0, rows[-1].id)
     return done
 
 
@@ -118,12 +128,18 @@ def _expire_one(
     now: float,
     guard: Guard | None,
 ) -> int:
-    moved = step.expire(row.state, now)
+    try:
+        moved = step.expire(row.state, now)
+        made = to_json_list(listed(list(moved.made)))
+    except Exception:
+        # the next sweep tries it again; all others go on
+        LOG.exception("stage %s of sink %s cannot expire %s", row.step, row.sink, row.key)
+        return 0
     origin = make_id("expiry", row.sink, row.step, row.digest, row.mark)
     ledger = Ledger(row.sink, row.step, {row.digest: row})
     ledger.set(row.digest, row.key, row.share, Advance(moved.state, deadline=moved.deadline))
     rows: list[dict[str, Any]] = []
-    if moved.made:
+    if made:
         rows.append(
             {
                 "origin": origin,
@@ -133,7 +149,7 @@ def _expire_one(
                 "position": index + 1,
                 "step": next_step,
                 "next_at": now,
-                "items": to_json_list(moved.made),
+                "items": made,
             }
         )
 
