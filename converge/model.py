@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -25,6 +25,10 @@ NAME_LENGTH = 255
 #: After this many deaths of those that had claimed it, a node or an action is a suspect, and is
 #: claimed with no other suspect: what is held beside the one that kills would be suspected, too.
 SUSPECT_DEATHS = 2
+#: The queue of all that names none, and of the engines that are given none.
+DEFAULT_QUEUE = "default"
+#: The highest priority; its negative is the lowest.
+MOST_PRIORITY = 100
 #: The default database, and its file.
 DEFAULT_FILE = "converge.db"
 DEFAULT_URL = f"sqlite:///{DEFAULT_FILE}"
@@ -268,6 +272,35 @@ def check_name(what: str, name: object) -> str:
     if name != name.strip():
         raise BadInput(f"{what} name {shown!r} must not start or end with white space")
     return name
+
+
+def check_queues(queues: Iterable[str] | None) -> tuple[str, ...]:
+    """Check the names of the queues that an engine serves, and give them back, sorted.
+
+    :param queues: None: only the default one.
+    :raises BadInput: there is none, or one cannot be a name.
+    """
+    if queues is None:
+        return (DEFAULT_QUEUE,)
+    if isinstance(queues, str):
+        raise BadInput(f"queues must be several names, such as [{queues!r}], not a string")
+    named = tuple(sorted({check_name("queue", one) for one in queues}))
+    if not named:
+        raise BadInput("queues must name a queue; None is for the default one alone")
+    return named
+
+
+def check_priority(priority: object) -> int:
+    """Check a priority, and give it back.
+
+    :raises BadInput: unless it is a whole number from -100 to 100.
+    """
+    if type(priority) is not int or abs(priority) > MOST_PRIORITY:
+        raise BadInput(
+            f"priority must be a whole number from {-MOST_PRIORITY} to {MOST_PRIORITY}, "
+            f"not {priority!r}"
+        )
+    return priority
 
 
 def check_seconds(what: str, seconds: object, least: float = 0.0) -> float:

@@ -96,7 +96,10 @@ class Store(Queries):
     the failed goes on) or ``"rollback"`` (to the last version that completed); ``timeout``,
     seconds for the whole; ``node_timeout``, seconds for each handler call; ``expected``, the
     traversal that the caller believes to be current, so that of two callers one gets
-    :class:`~converge.Conflict`. Without ``expected``, a running traversal is superseded.
+    :class:`~converge.Conflict`. Without ``expected``, a running traversal is superseded;
+    ``queue``, whose engines work on the stack, and ``priority``, from -100 to 100: what is ready
+    of a higher one comes first. Both stay as they are unless they are given; at first, they are
+    ``"default"`` and 0.
     """
 
     def __init__(self, database: Database) -> None:
@@ -145,6 +148,8 @@ class Store(Queries):
         on_failure: OnFailure | str = OnFailure.STOP,
         timeout: float | None = None,
         node_timeout: float | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
         types: Mapping[str, ResourceType] | None = None,
         transaction: HostTransaction | None = None,
     ) -> Stack:
@@ -156,7 +161,7 @@ class Store(Queries):
         :raises BadInput: the name, the template or a parameter is wrong.
         """
         check_name("stack", name)
-        intent = Intent(on_failure, timeout, node_timeout)
+        intent = Intent(on_failure, timeout, node_timeout, queue, priority)
         wanted = work_out(name, template, parameters, types)
         draft = draft_first(wanted.definitions)
         return self._ask(transaction, lambda tx: answer.create(tx, name, wanted, intent, draft))
@@ -170,6 +175,8 @@ class Store(Queries):
         on_failure: OnFailure | str = OnFailure.STOP,
         timeout: float | None = None,
         node_timeout: float | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
         types: Mapping[str, ResourceType] | None = None,
         expected: int | None = None,
         keep_parameters: bool = False,
@@ -183,7 +190,7 @@ class Store(Queries):
         :raises Conflict: ``expected`` is not the current traversal.
         :raises BadInput: the template or a parameter is wrong.
         """
-        intent = Intent(on_failure, timeout, node_timeout)
+        intent = Intent(on_failure, timeout, node_timeout, queue, priority)
         keeps = self._kept(transaction, name) if keep_parameters else None
         wanted = work_out(name, template, parameters, types, keeps)
         draft = self._draft(transaction, lambda tx: answer.draft_wanted(tx, name, wanted))
@@ -200,6 +207,8 @@ class Store(Queries):
         on_failure: OnFailure | str = OnFailure.STOP,
         timeout: float | None = None,
         node_timeout: float | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
         types: Mapping[str, ResourceType] | None = None,
         source: str | None = None,
         any_source: bool = False,
@@ -222,10 +231,12 @@ class Store(Queries):
             another file.
         """
         check_name("stack", name)
-        intent = Intent(on_failure, timeout, node_timeout)
+        intent = Intent(on_failure, timeout, node_timeout, queue, priority)
         keeps = self._kept(transaction, name) if keep_parameters else None
         wanted = work_out(name, template, parameters, types, keeps)
-        draft = self._draft(transaction, lambda tx: answer.draft_bringing_about(tx, name, wanted))
+        draft = self._draft(
+            transaction, lambda tx: answer.draft_bringing_about(tx, name, wanted, intent)
+        )
 
         def ask(tx: Transaction) -> Answer:
             return answer.bring_about(

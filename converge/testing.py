@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from converge.crash_points import Commit
 from converge.engine.core import EngineCore
 from converge.errors import Replace
-from converge.model import Json, Kind, Physical, Replacing, make_mark
+from converge.model import DEFAULT_QUEUE, Json, Kind, Physical, Replacing, make_mark
 from converge.protocol.decide import Operation, Outcome, Result, Work
 from converge.resources.resource_type import Context, ResourceType, check_types
 from converge.retry import RetryPolicy
@@ -212,14 +212,15 @@ class FakeType(FixedType):
 class StepEngine:
     """An engine that does one node at a time, when told to, in the caller's thread.
 
-    Nodes are served in the order in which they became ready: those of earlier steps first,
-    ties in graph order.
+    Nodes of a stack are served in the order in which they became ready: those of earlier steps
+    first, ties in graph order. Stacks take turns.
 
     :param store: what :func:`converge.connect` gave.
     :param types: its resource types by name.
     :param clock: a clock to advance by a thousandth of a second at each step, so that the
         order is the same on every database.
     :param lease: seconds that its lease lasts; it is renewed only by :meth:`renew`.
+    :param queues: the names of the queues that it serves.
     """
 
     def __init__(
@@ -229,8 +230,10 @@ class StepEngine:
         *,
         clock: FakeClock | None = None,
         lease: float = 3600.0,
+        queues: Collection[str] = (DEFAULT_QUEUE,),
     ) -> None:
         check_types(types)
+        self.queues = queues
         self.store = store
         self.types = types
         self.clock = clock
@@ -242,11 +245,18 @@ class StepEngine:
         mark = make_mark()
         engine_id = database.transact(
             lambda tx: engines.insert_engine(
-                tx, platform.node(), os.getpid(), "?step", self.lease, mark=mark
+                tx,
+                platform.node(),
+                os.getpid(),
+                "?step",
+                self.lease,
+                mark=mark,
+                types=self.types,
+                queues=self.queues,
             ),
             Commit.REGISTER,
         )
-        return EngineCore(database, engine_id, self.types, mark)
+        return EngineCore(database, engine_id, self.types, mark, self.queues)
 
     @property
     def id(self) -> int:

@@ -85,21 +85,25 @@ class News:
 
     :ivar ready: how many more nodes it made READY than it claimed. What it claims itself, nobody
         needs to be told of; and what was READY before, somebody was told of then.
+    :ivar parked: it left nodes to engines that have other types, whatever it claimed itself.
     :ivar changed: the stacks that it writes events of.
     :ivar ended: the stacks of which it ends a traversal.
     """
 
     ready: int = 0
+    parked: bool = False
     changed: set[int] = field(default_factory=set)
     ended: set[int] = field(default_factory=set)
 
     def __bool__(self) -> bool:
-        return self.ready > 0 or bool(self.changed) or bool(self.ended)
+        return self.ready > 0 or self.parked or bool(self.changed) or bool(self.ended)
 
     @property
     def hint(self) -> Hint:
         """What is told of it."""
-        return Hint(self.ready > 0, name_stacks(self.changed), name_stacks(self.ended))
+        return Hint(
+            self.ready > 0 or self.parked, name_stacks(self.changed), name_stacks(self.ended)
+        )
 
 
 # -- messages

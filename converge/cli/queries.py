@@ -13,7 +13,7 @@ from converge.cli.database import is_there, opened, readable
 from converge.cli.endings import page_line
 from converge.cli.output import duration, moment, shown, write_file, write_json, write_table
 from converge.cli.progress import JsonReporter, PlainReporter, counts, summary
-from converge.cli.words import grouped, holds, lease
+from converge.cli.words import grouped, holds, lease, queues
 from converge.errors import BadInput, NotFound, did_you_mean
 from converge.escaping import escape, lines, prose
 
@@ -296,7 +296,10 @@ def engines(arguments: Namespace) -> int:
     elif not found:
         print("no engines")
     else:
-        columns = ("id", "host", "pid", "state", "started", "lease", "nodes", "holds")
-        rows = [{**one, "lease": lease(one), "holds": holds(one)} for one in found]
+        columns = ("id", "host", "pid", "state", "started", "lease", "queues", "nodes", "holds")
+        rows = [
+            {**one, "lease": lease(one), "queues": queues(one), "holds": holds(one)}
+            for one in found
+        ]
         write_table(columns, ([_cell(one[key]) for key in columns] for one in rows), sys.stdout)
     return EXIT_COMPLETE

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -183,6 +183,7 @@ def run_engine(
     lease: float | None = None,
     prune_after: float | None = None,
     types: Mapping[str, ResourceType] | None = None,
+    queues: Sequence[str] | None = None,
     until_idle: bool = False,
     patient: bool = False,
     ended: Callable[[], bool] = lambda: False,
@@ -199,6 +200,7 @@ def run_engine(
     :param lease: the engine's, in seconds; None for the default.
     :param prune_after: prune what ended so many seconds ago; None: never.
     :param types: resource types to use instead of installed ones of the same name.
+    :param queues: the names of the queues to serve; None: only the default one.
     :param until_idle: whether to stop when there is no more work in the whole database.
     :param patient: whether to wait when the database is down at the start: it is known to exist.
     :param ended: returns whether it has ended, and updates the reporter.
@@ -224,6 +226,7 @@ def run_engine(
         lease=LEASE if lease is None else lease,
         prune_after=prune_after,
         observer=observer,
+        queues=queues,
     )
     made(engine)
     failures: list[BaseException] = []

@@ -64,6 +64,8 @@ def up(arguments: Namespace) -> int:
             any_source=arguments.stack is not None,
             keep_parameters=arguments.keep_params,
             expected=expected,
+            queue=arguments.queue,
+            priority=arguments.priority,
         )
 
     return _converge(arguments, wanted.name, begin, create=True)

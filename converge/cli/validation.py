@@ -20,6 +20,7 @@ def validate(arguments: Namespace) -> int:
         load_types(),
         parameters=dict(arguments.param),
         environments=arguments.environment,
+        elsewhere=arguments.elsewhere,
     )
     status = EXIT_USAGE if found else EXIT_COMPLETE
     if arguments.json:

@@ -56,7 +56,7 @@ def read_wanted(arguments: Namespace) -> WantedStack:
         raise BadInput(f"{error}{hint}") from error
     parameters = template.read_parameters(*arguments.environment) | dict(arguments.param)
     types = built_in_types(arguments)
-    template.validate({**load_types(), **types})
+    template.validate({**load_types(), **types}, arguments.elsewhere)
     if not (arguments.keep_params and is_there(arguments)):
         template.resolve_parameters(parameters)
     return WantedStack(name, template, parameters, types)

@@ -83,6 +83,11 @@ def recovered(done: Sweep) -> list[str]:
     return lines
 
 
+def queues(engine: Mapping[str, Any]) -> str:
+    """The queues that an engine serves."""
+    return ", ".join(engine["queues"] or [])
+
+
 def pruned(done: Pruned, *, dry_run: bool) -> str:
     """What was pruned, or would be: ``pruned 1 deleted stack, 12 traversals, 310 events``."""
     kinds = {

@@ -6,8 +6,9 @@ The threaded engine, and the one that tests step by hand, are loops around this.
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from converge import crash_points
@@ -17,6 +18,7 @@ from converge.engine.outbox import Outbox, stack_of
 from converge.errors import Cancelled, StaleLock, StoreError
 from converge.hiding import Secrets
 from converge.journal import Scope, node_scope
+from converge.model import DEFAULT_QUEUE
 from converge.protocol.call import (
     call_handler,
     check_physical_id,
@@ -33,12 +35,14 @@ from converge.protocol.halt import complete_failure, halts
 from converge.protocol.limits import limits_of
 from converge.protocol.recover import release_engine
 from converge.protocol.replace import replace
+from converge.protocol.rota import Rota
 from converge.protocol.secrets import read_secrets
 from converge.protocol.signal import Mailbox
 from converge.resources.resource_type import Context, ResourceType, check_types
 from converge.sql import engines, resources, stacks, sync_points
 from converge.sql.database import Database, repeatable
 from converge.sql.faults import Locked, is_refused
+from converge.sql.lanes import list_lanes
 from converge.sql.sync_points import Key
 from converge.sql.transaction import Transaction
 from converge.sql.traversals import TraversalRow
@@ -51,6 +55,8 @@ FAILURES = logging.getLogger("converge.failures")
 
 #: How many traversals, and secrets of traversals, are remembered.
 _REMEMBERED = 1000
+#: Seconds for which an engine does not look for new lanes, if it finds something to claim.
+_LANES = 1.0
 
 
 class EngineCore:
@@ -58,6 +64,7 @@ class EngineCore:
     :param types: its resource types by name.
     :param mark: the mark of its registration.
     :param observer: is told what it does.
+    :param queues: the names of the queues that it serves.
     """
 
     def __init__(
@@ -67,6 +74,7 @@ class EngineCore:
         types: Mapping[str, ResourceType],
         mark: int = 0,
         observer: Observer | None = None,
+        queues: Collection[str] = (DEFAULT_QUEUE,),
     ) -> None:
         self.observer = Observer() if observer is None else observer
         self.database = database
@@ -75,6 +83,9 @@ class EngineCore:
         self.types = types
         self.mark = mark
         self.outbox = Outbox()
+        self._rota = Rota(types, queues)
+        # when the lanes were read last, on the monotonic clock
+        self._lanes_read = -math.inf
         # works to do that turn() has not returned yet
         self._works: list[Work] = []
         self._traversals: dict[int, TraversalRow] = {}
@@ -127,15 +138,41 @@ class EngineCore:
     def _claim(self, tx: Transaction, limit: int) -> list[Work]:
         if len(self._traversals) > _REMEMBERED:
             self._traversals = {}
+        is_new = time.monotonic() - self._lanes_read > _LANES
+        if is_new:
+            self._read_lanes(tx)
+        found = self._claim_in_turn(tx, limit)
+        if not found and not is_new and self._read_lanes(tx):
+            found = self._claim_in_turn(tx, limit)
+        return found
+
+    def _claim_in_turn(self, tx: Transaction, limit: int) -> list[Work]:
         return claim(
             tx,
             self.engine_id,
             limit,
             self.types,
             self._traversals,
+            self._rota,
             suspect=not self._suspects,
             mark=self.mark,
         )
+
+    def _read_lanes(self, tx: Transaction) -> bool:
+        """Read which lanes there are; return whether this engine can take others than before."""
+        self._lanes_read = time.monotonic()
+        return self._rota.learn(list_lanes(tx))
+
+    def has_claimable(self) -> bool:
+        """Whether there is something that this engine can claim now.
+        :raises StoreError: the database cannot be used.
+        """
+
+        def look(tx: Transaction) -> bool:
+            self._read_lanes(tx)
+            return bool(self._rota.lanes) and sync_points.has_claimable(tx, self._rota.lanes)
+
+        return self.database.read(look)
 
     def reconcile(self, known_works: Iterable[Work]) -> list[Work]:
         """Compare the nodes that this engine holds in the database with those it knows of.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from converge.engine.observer import Observer
 from converge.engine.run import Run
 from converge.errors import BadInput, ConvergeError
 from converge.lease import LEASE, MIN_LEASE
-from converge.model import check_seconds
+from converge.model import check_queues, check_seconds
 from converge.resources import load_types
 from converge.resources.resource_type import ResourceType, check_types
 
@@ -40,7 +40,10 @@ class Engine:
     :param prune_after: prune what ended so many seconds ago, now and then, as
         :meth:`Store.prune <converge.Store.prune>` does; None: never.
     :param observer: is told what the engine does, for metrics or traces.
-    :raises BadInput: a number is out of range, or a type is not a resource type.
+    :param queues: the names of the queues that it serves; None: only that of all that names none,
+        which is called ``default``.
+    :raises BadInput: a number is out of range, a type is not a resource type, or a queue cannot
+        have such a name.
     """
 
     def __init__(
@@ -53,12 +56,14 @@ class Engine:
         poll: float = POLL,
         prune_after: float | None = None,
         observer: Observer | None = None,
+        queues: Iterable[str] | None = None,
     ) -> None:
         if type(workers) is not int or not 1 <= workers <= 1000:
             raise BadInput(f"workers must be a whole number from 1 to 1000, not {workers!r}")
         self.store = store
         self.types = {**load_types(), **(types or {})}
         check_types(self.types)
+        self.queues = check_queues(queues)
         self.workers = workers
         self.lease = check_seconds("lease", lease, MIN_LEASE)
         self.poll = check_seconds("poll", poll)
@@ -123,6 +128,7 @@ class Engine:
                 prune_after=self.prune_after,
                 needed=needed,
                 observer=self.observer,
+                queues=self.queues,
             )
             self._run = run
             run.begin()

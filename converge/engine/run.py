@@ -13,7 +13,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ from converge.protocol.call import failure
 from converge.protocol.decide import Operation, Outcome, Result, Work
 from converge.protocol.recover import Sweeper, leave
 from converge.resources.resource_type import ResourceType
-from converge.sql import engines, leftovers, sync_points, traversals
+from converge.sql import engines, sync_points, traversals
 from converge.sql.database import repeatable
 from converge.sql.sync_points import Key
 from converge.sql.transaction import Transaction
@@ -72,6 +72,7 @@ class Run:
     :param prune_after: prune what ended so many seconds ago; None: never.
     :param needed: how many connections to the database it may need.
     :param observer: is told what it does.
+    :param queues: the names of the queues that it serves.
     :ivar ended: set when it has stopped.
     :ivar error: the error that stopped it, if any.
     :raises StoreError: the database cannot be used.
@@ -87,10 +88,12 @@ class Run:
         poll: float,
         prune_after: float | None,
         needed: int,
+        queues: Collection[str],
         observer: Observer | None = None,
     ) -> None:
         self.store = store
         self.types = types
+        self.queues = queues
         self.poll = poll
         self.prune_after = prune_after
         self.observer = Observer() if observer is None else observer
@@ -118,7 +121,7 @@ class Run:
         Sweeper(self._database).sweep()
         self._database.transact(engines.delete_old_engines, Commit.FORGET, happened=repeatable)
         self._check_server(needed)
-        self._leases = RowLeases(self._database, lease)
+        self._leases = RowLeases(self._database, lease, types=types, queues=queues)
         try:
             self._tenure = self._begin_tenure()
         except BaseException:
@@ -250,7 +253,7 @@ class Run:
             if core.doubtful or self._recheck.is_set() or self._broken != broken:
                 self._reconcile(tenure)
             # what is looked for without a hint is mostly not there: a read costs less than a claim
-            in_vain = limit and self._polled and not self._database.read(_has_ready)
+            in_vain = limit and self._polled and not core.has_claimable()
             works = core.turn((), 0 if in_vain else limit)
         except StaleLock:
             # the database no longer knows this engine
@@ -462,7 +465,9 @@ class Run:
         """Register under a new id, and start to renew the lease."""
         lease = Lease(self._leases, self._lose)
         threading.Thread(target=lease.keep, name="converge-lease", daemon=True).start()
-        core = EngineCore(self._database, lease.id, self.types, lease.mark, self.observer)
+        core = EngineCore(
+            self._database, lease.id, self.types, lease.mark, self.observer, self.queues
+        )
         return Tenure(lease, core)
 
     def _lose(self) -> None:
@@ -562,7 +567,3 @@ class Run:
                 job.cancel(at, reason)
             elif job.work.node.key in nodes:
                 job.cancel(at, "a newer traversal deletes or replaces the resource")
-
-
-def _has_ready(tx: Transaction) -> bool:
-    return leftovers.count_due(tx, 1) > 0

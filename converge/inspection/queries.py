@@ -179,6 +179,9 @@ class Queries:
         - ``attempt``, ``max_attempts``, ``deaths`` (of engines while working on it), and
           ``ready_in_seconds`` (negative: it has been ready).
         - ``waiting_seconds``: its handler waits, since its first call; ``reason`` is how far it is.
+        - ``queue``, ``types`` and ``engines``, of what is ready: the queue that an engine must
+          serve to take it, the resource types that it must have, as far as not every engine has
+          them, and how many such engines are alive.
         - ``traceback``: if a resource is named, that of the exception in ``reason``; None if it has
           none, as when converge itself gave the reason. At most 16 KiB, its end.
         - ``more``: in the last answer, how many were left out. There are 100 at most.
@@ -200,6 +203,8 @@ class Queries:
         ``lease`` (its length in seconds), ``lease_seconds`` (until it ends; negative: ended so
         long ago), ``nodes`` (how many it holds) and ``holds`` (those it has held for longest, 1,000
         at most), each with ``stack``, ``traversal``, ``resource``, ``kind`` and ``since_seconds``.
+        ``types`` and ``queues`` are the names of the resource types that it has and of the queues
+        that it serves; None of an engine of an earlier version.
 
         :param ended: also those that stopped or died within the last day.
         """

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from converge.errors import NotFound
-from converge.model import NodeState, TraversalStatus
+from converge.model import DEFAULT_QUEUE, NodeState, TraversalStatus
 from converge.sql import engines, node_views, stacks, traversals
 from converge.sql import events as event_rows
 from converge.sql.loading import read_clock
@@ -27,6 +27,8 @@ def list_stacks(tx: Transaction) -> list[dict[str, Any]]:
             "status": row.status,
             "reason": row.reason,
             "version": version,
+            "queue": row.queue or DEFAULT_QUEUE,
+            "priority": row.priority,
             "created": row.created_at,
             "updated": row.updated_at,
         }
@@ -138,6 +140,8 @@ def list_engines(tx: Transaction, *, ended: bool, limit: int) -> list[dict[str, 
                 "started": row.started_at,
                 "lease": row.lease,
                 "lease_seconds": left,
+                "types": row.types,
+                "queues": row.queues,
                 "nodes": count,
                 "holds": [
                     {

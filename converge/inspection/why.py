@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from converge.errors import NotFound, did_you_mean
+from converge.inspection.pools import Pools
 from converge.model import Action, Kind, NodeState, Status
 from converge.sql import (
     engines,
@@ -223,10 +224,10 @@ def stuck(tx: Transaction, limit: int = LIMIT) -> list[Answer]:
     found: list[tuple[NodeView, str]] = []
     keys = set()
     more = 0
-    alive = engines.count_alive(tx)
+    pools = Pools(tx)
     ready = (
         node_views.list_unclaimed(tx, LONG, limit + 1)
-        if alive
+        if pools.alive
         else node_views.list_due(tx, limit + 1)
     )
     for (nodes, others), note in (
@@ -243,7 +244,7 @@ def stuck(tx: Transaction, limit: int = LIMIT) -> list[Answer]:
     overdue = node_views.list_overdue(tx, limit)
     answers = [_why_overdue(one) for one in overdue]
     shown = found[: limit - len(overdue)]
-    describer = NodeDescriber(tx, [one for one, _ in shown], alive)
+    describer = NodeDescriber(tx, [one for one, _ in shown], pools)
     for one, note in shown:
         answer = describer.answer(one)
         answer["message"] = f"stack {one.stack!r}: {answer['message']}{note}"
@@ -267,10 +268,10 @@ def _why_overdue(one: node_views.Overdue) -> Answer:
 class NodeDescriber:
     """Describes nodes; what it needs to know is read once for all of them.
 
-    :param alive: how many engines are alive, if that is known already.
+    :param pools: the engines that are alive, if they are known already.
     """
 
-    def __init__(self, tx: Transaction, nodes: Iterable[NodeView], alive: int | None = None):
+    def __init__(self, tx: Transaction, nodes: Iterable[NodeView], pools: Pools | None = None):
         nodes = list(nodes)
         blocked = (one.resource_id or 0 for one in nodes if one.state is NodeState.BLOCKED)
         self._workers = node_views.list_lock_holders(tx, blocked)
@@ -278,9 +279,7 @@ class NodeDescriber:
         ids = {engine for one in told for engine in (one.engine_id, one.holder) if engine}
         self._engines: Mapping[int, EngineRow] = engines.get_engines(tx, ids)
         self._now = read_clock(tx)
-        if alive is None and any(one.state is NodeState.READY for one in nodes):
-            alive = engines.count_alive(tx)
-        self._alive = alive or 0
+        self._pools = Pools(tx) if pools is None else pools
 
     def answer(self, one: NodeView) -> Answer:
         """The answer about a node that does not wait for others."""
@@ -293,7 +292,13 @@ class NodeDescriber:
             if one.max_attempts is not None:
                 answer["max_attempts"] = max(0, one.max_attempts - one.deaths)
         if one.state is NodeState.READY:
-            answer["ready_in_seconds"] = one.wait
+            course = self._pools.course(one.lane)
+            answer |= {
+                "ready_in_seconds": one.wait,
+                "queue": course.queue,
+                "types": list(course.types),
+                "engines": self._pools.count(one.lane),
+            }
         if one.waits:
             answer["waiting_seconds"] = max(0.0, one.since)
         return answer | self.facts(one)
@@ -331,8 +336,8 @@ class NodeDescriber:
         elif one.state is NodeState.READY and one.wait > 0:
             message = f"{what} will be retried in {_span(one.wait)}{_retry(one)}"
         elif one.state is NodeState.READY:
-            message = f"{what} has been ready for {_span(-one.wait)} and waits for an engine"
-            message += f"; {self._alive or 'none'} {'is' if self._alive < 2 else 'are'} alive"
+            message = f"{what} has been ready for {_span(-one.wait)} and "
+            message += self._pools.tell_wait(one.lane)
         elif one.state is NodeState.BLOCKED:
             message = f"{what} is blocked{self._blocked_by(one)}"
         elif one.state is NodeState.FAILED:

@@ -93,11 +93,23 @@ class RowLeases(Leases):
     """Leases in a database, with a connection of their own: renewals never queue behind work.
 
     :param role: what the holder does: ``engines.ENGINE`` or ``engines.JOURNAL``.
+    :param types: the names of an engine's resource types.
+    :param queues: the names of the queues that an engine serves.
     :ivar database: the database over that connection.
     """
 
-    def __init__(self, database: Database, seconds: float, role: str = engines.ENGINE) -> None:
+    def __init__(
+        self,
+        database: Database,
+        seconds: float,
+        role: str = engines.ENGINE,
+        *,
+        types: Iterable[str] | None = None,
+        queues: Iterable[str] | None = None,
+    ) -> None:
         super().__init__(seconds)
+        self._types = None if types is None else sorted(types)
+        self._queues = None if queues is None else sorted(queues)
         self.database = database.separate()
         self._role = role
 
@@ -107,7 +119,15 @@ class RowLeases(Leases):
                 engines.delete_old_owners(tx)
             host, pid = platform.node(), os.getpid()
             return engines.insert_engine(
-                tx, host, pid, self.process, self.seconds, self._role, mark=mark
+                tx,
+                host,
+                pid,
+                self.process,
+                self.seconds,
+                self._role,
+                mark=mark,
+                types=self._types,
+                queues=self._queues,
             )
 
         return self.database.transact(

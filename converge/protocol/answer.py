@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from converge.errors import BadInput, Conflict, NotFound
-from converge.model import Action, Status, TraversalStatus
+from converge.model import DEFAULT_QUEUE, Action, Status, TraversalStatus
 from converge.protocol.draft import Draft, Version, draft_first, draft_version, fits, make_draft
 from converge.protocol.halt import halt
 from converge.protocol.request import Intent, Kept, Wanted
@@ -51,10 +51,12 @@ def draft_wanted(tx: Transaction, name: str, wanted: Wanted) -> Draft:
     return make_draft(tx, row, Action.UPDATE, wanted.definitions, version)
 
 
-def draft_bringing_about(tx: Transaction, name: str, wanted: Wanted) -> Draft | None:
+def draft_bringing_about(
+    tx: Transaction, name: str, wanted: Wanted, intent: Intent
+) -> Draft | None:
     """Plan to create a stack or update it, unless a traversal to what is wanted is running."""
     row = stacks.find_stack(tx, name)
-    if row is not None and _is_coming_about(tx, row, wanted):
+    if row is not None and _is_coming_about(tx, row, wanted, intent):
         return None
     return draft_wanted(tx, name, wanted)
 
@@ -142,9 +144,10 @@ def bring_about(
         _remember_source(tx, row, source, any_source=any_source)
     if new:
         return _start_wanted(tx, row, Action.CREATE, wanted, intent, draft)
-    if _is_coming_about(tx, row, wanted):
+    if _is_coming_about(tx, row, wanted, intent):
         return Answer(row.id, "resumed")
     if draft is not None and _is_done(tx, row, wanted, draft):
+        _remember_place(tx, row, intent)
         return Answer(row.id, "done")
     return _start_wanted(tx, row, Action.UPDATE, wanted, intent, draft)
 
@@ -331,9 +334,14 @@ def _is_running(tx: Transaction, row: StackRow, *actions: Action) -> bool:
     return traversals.get_traversal(tx, row.traversal_id).halted is None
 
 
-def _is_coming_about(tx: Transaction, row: StackRow, wanted: Wanted) -> bool:
-    """Whether a traversal to what is wanted is running."""
-    return _is_running(tx, row, Action.CREATE, Action.UPDATE) and _is_wanted(tx, row, wanted)
+def _is_coming_about(tx: Transaction, row: StackRow, wanted: Wanted, intent: Intent) -> bool:
+    """Whether a traversal to what is wanted is running, in the wanted queue and priority."""
+    return (
+        intent.queue in (None, row.queue or DEFAULT_QUEUE)
+        and intent.priority in (None, row.priority)
+        and _is_running(tx, row, Action.CREATE, Action.UPDATE)
+        and _is_wanted(tx, row, wanted)
+    )
 
 
 def _is_done(tx: Transaction, row: StackRow, wanted: Wanted, draft: Draft) -> bool:
@@ -350,6 +358,14 @@ def _is_done(tx: Transaction, row: StackRow, wanted: Wanted, draft: Draft) -> bo
         and _is_wanted(tx, row, wanted)
         and fits(tx, row, draft)
     )
+
+
+def _remember_place(tx: Transaction, row: StackRow, intent: Intent) -> None:
+    """Note the queue and the priority for what is done to a stack later."""
+    queue = row.queue if intent.queue is None else intent.queue
+    priority = row.priority if intent.priority is None else intent.priority
+    if (queue, priority) != (row.queue, row.priority):
+        stacks.update_stack(tx, row.id, queue=queue, priority=priority)
 
 
 def _is_going_back(tx: Transaction, row: StackRow, target: Target) -> bool:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from converge.model import SUSPECT_DEATHS, Action, Kind, Status, make_mark
 from converge.protocol.decide import Decision, Operation, Work, decide, input_secrets
+from converge.protocol.rota import Rota
 from converge.resources.resource_type import ResourceType
 from converge.sql import node_moves, resources, sync_points, traversals
+from converge.sql.lanes import Course, take_lanes
 from converge.sql.resources import ResourceRow
-from converge.sql.sync_points import SyncPointRow
+from converge.sql.sync_points import Key, SyncPointRow
 from converge.sql.transaction import Transaction
 from converge.sql.traversals import TraversalRow
+
+#: Where an engine has not the types of what it has locked, it locks so many more at a time, so
+#: often at most; what is left is for its next claim.
+_MANY = 500
+_ROUNDS = 4
 
 #: Operations for which the lock on the resource is taken.
 _LOCKING = frozenset(
@@ -40,24 +48,45 @@ def claim(
     limit: int,
     types: Mapping[str, ResourceType],
     known: dict[int, TraversalRow],
+    rota: Rota,
     *,
     suspect: bool = True,
     mark: int | None = None,
 ) -> list[Work]:
-    """Claim up to ``limit`` nodes in the order in which they became ready.
+    """Claim up to ``limit`` nodes, those of each traversal in the order in which they became ready.
 
     A node whose resource an older traversal still has locked becomes BLOCKED; it is READY again
-    when that lock is released. A node on which several engines died is a suspect, and at most one
-    is claimed at a time: otherwise nodes held beside it would be suspected, too.
+    when that lock is released. A node of a type that this engine does not have goes to another
+    lane, where engines that have it look. A node on which several engines died is a suspect, and at
+    most one is claimed at a time: otherwise nodes held beside it would be suspected, too.
 
     :param types: the resource types of this engine.
     :param known: traversals read before, by id; new ones are added. Their intent never changes.
+    :param rota: whose turn it is.
     :param suspect: whether a suspect may be claimed.
     :param mark: the mark of the engine's registration.
     """
-    free, rows = _lock_free(tx, engine_id, limit, suspect=suspect, mark=mark)
+    for size in (limit, *[max(limit, _MANY)] * _ROUNDS):
+        free, rows = _lock_free(tx, engine_id, size, rota, suspect=suspect, mark=mark)
+        works, foreign = _decide_all(tx, free, rows, types, known)
+        _park(tx, foreign, rota)
+        if works or not foreign:
+            break
+    works = works[:limit]
+    _take(tx, engine_id, works)
+    return works
+
+
+def _decide_all(
+    tx: Transaction,
+    free: Sequence[SyncPointRow],
+    rows: Mapping[int, ResourceRow],
+    types: Mapping[str, ResourceType],
+    known: dict[int, TraversalRow],
+) -> tuple[list[Work], list[Work]]:
+    """The works of locked nodes, and those that this engine has not the types for."""
     if not free:
-        return []
+        return [], []
     # a node has its traversal's mark until its first claim; later, the traversal is read again
     unknown = {
         node.traversal_id
@@ -66,8 +95,6 @@ def claim(
     }
     if unknown:
         known.update(traversals.get_traversals(tx, unknown))
-    claim_mark = make_mark()
-    node_moves.start_nodes(tx, engine_id, [node.key for node in free], claim_mark)
     found = resources.list_inputs(
         tx,
         (
@@ -78,11 +105,8 @@ def claim(
         ),
     )
     works = []
-    locks = []
+    foreign = []
     for node in free:
-        node.epoch += 1
-        node.attempts += 1
-        node.mark = claim_mark
         row = rows.get(node.resource_id) if node.resource_id is not None else None
         inputs = [
             found[node.traversal_id, required]
@@ -102,11 +126,40 @@ def claim(
             secrets=[value for one in inputs for value in input_secrets(one)],
             locked=_needs_lock(node, row, decision),
         )
-        if work.locked:
-            locks.append(_lock(work))
-        works.append(work)
-    resources.take_locks(tx, engine_id, locks, claim_mark)
-    return works
+        (foreign if is_foreign(decision) else works).append(work)
+    return works, foreign
+
+
+def _take(tx: Transaction, engine_id: int, works: Sequence[Work]) -> None:
+    """Start these nodes, and take the locks on their resources."""
+    if not works:
+        return
+    mark = make_mark()
+    node_moves.start_nodes(tx, engine_id, [work.node.key for work in works], mark)
+    for work in works:
+        work.node.epoch += 1
+        work.node.attempts += 1
+        work.node.mark = mark
+    locks = [_lock(work) for work in works if work.locked]
+    resources.take_locks(tx, engine_id, locks, mark)
+
+
+def is_foreign(decision: Decision) -> bool:
+    """Whether it is left to an engine that has other types."""
+    # a lane cannot have names of any length: then it fails, which says why
+    return bool(decision.missing) and Course(types=decision.missing).is_storable
+
+
+def _park(tx: Transaction, foreign: Sequence[Work], rota: Rota) -> None:
+    """Move nodes to the lanes of the types that they need."""
+    by_course: dict[Course, list[Key]] = {}
+    for work in foreign:
+        own = rota.course(work.node.lane)
+        course = replace(own, types=work.decision.missing)
+        by_course.setdefault(course, []).append(work.node.key)
+    lanes = take_lanes(tx, by_course)
+    for course, keys in by_course.items():
+        node_moves.park_nodes(tx, keys, lanes[course])
 
 
 def is_suspect(node: SyncPointRow) -> bool:
@@ -115,30 +168,67 @@ def is_suspect(node: SyncPointRow) -> bool:
 
 
 def _lock_ready(
-    tx: Transaction, engine_id: int, limit: int, *, suspect: bool, mark: int | None
+    tx: Transaction, engine_id: int, limit: int, rota: Rota, *, suspect: bool, mark: int | None
 ) -> list[SyncPointRow]:
     """Lock READY nodes, at most one of them a suspect."""
-    nodes = sync_points.lock_ready(tx, engine_id, limit, mark=mark)
+    nodes = _lock_in_turn(tx, engine_id, limit, rota, None, mark)
     suspects = [node for node in nodes if is_suspect(node)]
     put_off = {node.key for node in suspects[1 if suspect else 0 :]}
     left = [node for node in nodes if node.key not in put_off]
     if put_off and len(left) < limit:
         # fill up with others: suspects that are put off must not take their places
         seen = {node.key for node in left}
-        others = sync_points.lock_ready(tx, engine_id, limit, SUSPECT_DEATHS - 1, mark)
+        others = _lock_in_turn(tx, engine_id, limit, rota, SUSPECT_DEATHS - 1, mark)
         left += [node for node in others if node.key not in seen][: limit - len(left)]
     return left
 
 
+def _lock_in_turn(
+    tx: Transaction,
+    engine_id: int,
+    limit: int,
+    rota: Rota,
+    most_deaths: int | None,
+    mark: int | None,
+) -> list[SyncPointRow]:
+    """Lock READY nodes of those whose turn it is."""
+    lanes = rota.lanes
+    if len(lanes) > 1:
+        lanes = rota.order(sync_points.find_busy(tx, lanes))
+    nodes: list[SyncPointRow] = []
+    for lane in lanes:
+        left = limit - len(nodes)
+        if not left:
+            break
+        after = rota.after(lane)
+        asked = (tx, engine_id, left, most_deaths, mark)
+        found = sync_points.lock_ready(*asked, lane=lane, after=after)
+        again: list[SyncPointRow] = []
+        if after and len(found) < left:
+            asked = (tx, engine_id, left - len(found), most_deaths, mark)
+            again = sync_points.lock_ready(*asked, lane=lane, before=after)
+        rota.note(
+            lane,
+            [node.traversal_id for node in found],
+            [node.traversal_id for node in again],
+            filled=len(found) + len(again) >= left,
+        )
+        nodes += found + again
+    if len(nodes) < limit and rota.lanes:
+        left = limit - len(nodes)
+        nodes += sync_points.lock_due(tx, engine_id, left, most_deaths, mark, lanes=rota.lanes)
+    return nodes
+
+
 def _lock_free(
-    tx: Transaction, engine_id: int, limit: int, *, suspect: bool, mark: int | None
+    tx: Transaction, engine_id: int, limit: int, rota: Rota, *, suspect: bool, mark: int | None
 ) -> tuple[list[SyncPointRow], dict[int, ResourceRow]]:
     """Lock the oldest READY nodes whose resources are free, and those resources.
 
     Nodes whose resource is locked become BLOCKED, and younger nodes take their places.
     """
     while True:
-        nodes = _lock_ready(tx, engine_id, limit, suspect=suspect, mark=mark)
+        nodes = _lock_ready(tx, engine_id, limit, rota, suspect=suspect, mark=mark)
         rows = resources.lock_resources(
             tx, (node.resource_id for node in nodes if node.resource_id is not None)
         )

@@ -223,6 +223,8 @@ def _arrive(
 ) -> None:
     counts: Counter[Key] = Counter()
     tainted: set[Key] = set()
+    # what needs no resource type, an engine that is there can do: this one
+    lanes: dict[Key, int] = {}
     for outcome, node in kept:
         if node.state is NodeState.SUPERSEDED or outcome.result not in _ENDS:
             continue
@@ -230,10 +232,13 @@ def _arrive(
         for successor in node.successors:
             key = (node.traversal_id, successor)
             counts[key] += 1
-            if taints and not rows[key].tainted:
+            row = rows[key]
+            if taints and not row.tainted:
                 tainted.add(key)
+            if row.lane != node.lane and (taints or row.tainted or row.kind is Kind.STACK):
+                lanes[key] = node.lane
     node_moves.taint(tx, sorted(tainted))
-    node_moves.arrive(tx, counts, rows)
+    node_moves.arrive(tx, counts, rows, lanes)
 
 
 def _count(tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, LockedNode]]) -> None:

@@ -66,6 +66,7 @@ class Decision:
     :ivar wanted: the properties of the replacement, if the old resource is deleted first and the
         replacement is made in its row.
     :ivar settings: what the template says of it besides; None leaves the row's as they are.
+    :ivar missing: the types that an engine needs that can do it, if this one has not all of them.
     """
 
     operation: Operation
@@ -73,6 +74,7 @@ class Decision:
     reason: str | None = None
     wanted: Mapping[str, Json] | None = None
     settings: Mapping[str, Json] | None = None
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -203,7 +205,7 @@ def decide(
     if traversal.action is Action.CHECK:
         resource_type = types.get(row.type)
         if resource_type is None:
-            return Decision(Operation.FAIL, reason=unknown_type(row.type, types))
+            return _miss(types, row.type)
         if row.status is not Status.COMPLETE and row.action is not Action.CHECK:
             # its properties are not known for sure, and a check must not make it look healthy
             return Decision(Operation.FAIL, reason=row.reason or f"its {row.action} never finished")
@@ -247,7 +249,7 @@ def decide_delete(row: ResourceRow, types: Mapping[str, ResourceType]) -> Decisi
         return Decision(Operation.DROP)
     resource_type = types.get(row.type)
     if resource_type is None:
-        return Decision(Operation.FAIL, reason=unknown_type(row.type, types))
+        return _miss(types, row.type)
     if row.physical_id is None and not supports(resource_type, "find"):
         return Decision(Operation.DROP)
     return Decision(Operation.DELETE, row.properties)
@@ -320,7 +322,7 @@ def _decide_update(
     definition = load_definition(node.definition)
     resource_type = types.get(definition.type)
     if resource_type is None:
-        return Decision(Operation.FAIL, reason=unknown_type(definition.type, types))
+        return _miss(types, definition.type)
 
     try:
         resolved = resolve_properties(definition.properties, _lookup_in(inputs))
@@ -416,7 +418,8 @@ def decide_replace(
         return Decision(Operation.REPLACE, properties)
     resource_type = types.get(row.type)
     if resource_type is None:
-        return Decision(Operation.FAIL, reason=unknown_type(row.type, types))
+        # the engine that deletes the old one makes the new one
+        return _miss(types, row.type, str(node.definition["type"]))
     if row.physical_id is None and not supports(resource_type, "find"):
         # nothing was made that could be in the way of the replacement
         return Decision(Operation.REPLACE, properties, wanted=properties)
@@ -439,6 +442,8 @@ def _deletes_first(
     return any(one is not None and one.replace == Replacing.DELETE_FIRST for one in asked)
 
 
-def unknown_type(name: str, types: Mapping[str, ResourceType]) -> str:
-    """The reason of a failure: this engine does not have the type."""
-    return f"this engine has no resource type {name!r}{did_you_mean(name, types)}"
+def _miss(types: Mapping[str, ResourceType], *needed: str) -> Decision:
+    """This engine cannot do it; one that has all of these types can."""
+    name = needed[0]
+    reason = f"this engine has no resource type {name!r}{did_you_mean(name, types)}"
+    return Decision(Operation.FAIL, reason=reason, missing=tuple(sorted(set(needed))))

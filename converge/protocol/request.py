@@ -12,7 +12,7 @@ from typing import Any
 from converge import collection
 from converge.canonical import dump
 from converge.errors import BadInput
-from converge.model import Json, OnFailure, check_seconds
+from converge.model import Json, OnFailure, check_name, check_priority, check_seconds
 from converge.resources.resource_type import ResourceType, check_types
 from converge.sql.types import SOURCE_LENGTH, fit_text
 from converge.template import Definitions, Template
@@ -25,18 +25,26 @@ class Intent:
     :ivar on_failure: what the failure of a node means for the others.
     :ivar timeout: seconds until the whole traversal fails, None for no limit.
     :ivar node_timeout: seconds that each handler call may take, None for no limit.
-    :raises BadInput: there is no such policy, or a time is not positive.
+    :ivar queue: whose engines work on the stack; None leaves it as it is.
+    :ivar priority: from -100 to 100; None leaves it as it is.
+    :raises BadInput: there is no such policy, a time is not positive, or another value is wrong.
     """
 
     on_failure: OnFailure | str = OnFailure.STOP
     timeout: float | None = None
     node_timeout: float | None = None
+    queue: str | None = None
+    priority: int | None = None
 
     def __post_init__(self) -> None:
         if self.on_failure not in set(OnFailure):
             raise BadInput(
                 f"on_failure must be one of {', '.join(OnFailure)}, not {self.on_failure!r}"
             )
+        if self.queue is not None:
+            check_name("queue", self.queue)
+        if self.priority is not None:
+            check_priority(self.priority)
         for name in ("timeout", "node_timeout"):
             value = getattr(self, name)
             if value is not None:

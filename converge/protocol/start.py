@@ -20,6 +20,7 @@ from converge.model import (
     make_mark,
 )
 from converge.protocol.draft import Draft, check_size, draft_version, fits
+from converge.protocol.placing import Placing
 from converge.protocol.plan import Node, Plan
 from converge.protocol.request import Intent
 from converge.sql import (
@@ -98,6 +99,9 @@ def start(
             check_size(stack, len(draft.heads), len(draft.definitions))
         draft = draft_version(tx, stack, action, template_id, definitions, locked=True)
     planned, definitions = draft.plan, draft.definitions
+    queue = stack.queue if intent.queue is None else intent.queue
+    priority = stack.priority if intent.priority is None else intent.priority
+    placing = Placing(tx, queue, priority, definitions, draft.heads)
     ids = resources.insert_resources(tx, stack.id, planned.new, map(definitions.type, planned.new))
     if action is not Action.CHECK:
         node_moves.cancel_superseded(tx, _list_dying(draft))
@@ -123,7 +127,7 @@ def start(
         total=len(planned) - 1,
     )
     sync_points.insert_sync_points(
-        tx, traversal_id, (_sync_point(node, ids) for node in planned.nodes()), mark
+        tx, traversal_id, (_sync_point(node, ids, placing) for node in planned.nodes()), mark
     )
     before = stack.previous_template_id if template_id == stack.template_id else stack.template_id
     stacks.update_stack(
@@ -136,6 +140,8 @@ def start(
         template_id=template_id,
         traversal_id=traversal_id,
         edges=planned.graph_to_bytes(),
+        queue=queue,
+        priority=priority,
         versions=stack.versions if versions is None else versions,
     )
     events.insert_events(
@@ -172,7 +178,7 @@ def supersede(tx: Transaction, stack: StackRow) -> int | None:
     return current.id
 
 
-def _sync_point(node: Node, new_ids: Mapping[str, int]) -> NewSyncPoint:
+def _sync_point(node: Node, new_ids: Mapping[str, int], placing: Placing) -> NewSyncPoint:
     resource_id = node.resource_id
     if node.kind is Kind.UPDATE and resource_id is None:
         assert node.name is not None
@@ -187,6 +193,7 @@ def _sync_point(node: Node, new_ids: Mapping[str, int]) -> NewSyncPoint:
         node.requires,
         node.successors,
         node.done,
+        placing.lane(node),
     )
 
 

@@ -51,6 +51,8 @@ class EngineRow:
     lease: float
     started_at: float
     expires_at: float
+    types: list[str] | None
+    queues: list[str] | None
 
 
 _COLUMNS = [engine.c[name] for name in EngineRow.__dataclass_fields__]
@@ -69,9 +71,13 @@ def insert_engine(
     role: str = ENGINE,
     *,
     mark: int = 0,
+    types: Iterable[str] | None = None,
+    queues: Iterable[str] | None = None,
 ) -> int:
     """Register an engine and return its id.
 
+    :param types: the names of its resource types.
+    :param queues: the names of the queues that it serves.
     :param role: what it does.
     :param lease: seconds for which it counts as alive without a renewal.
     :param mark: a random number of this registration.
@@ -87,6 +93,8 @@ def insert_engine(
             started_at=tx.now,
             expires_at=tx.now + lease,
             mark=mark,
+            types=None if types is None else sorted(types),
+            queues=None if queues is None else sorted(queues),
         )
     ).inserted_primary_key
     assert key is not None

@@ -58,7 +58,7 @@ def count_due(tx: Transaction, limit: int) -> int:
         select(sync_point.c.node)
         .where(is_in(NodeState.READY), sync_point.c.due_at <= tx.now)
         # that of the index: where many are ready, the table would be read for the first of them
-        .order_by(sync_point.c.due_at, sync_point.c.ready_at)
+        .order_by(sync_point.c.due_at, sync_point.c.lane)
         .limit(limit)
         .subquery()
     )

@@ -57,6 +57,13 @@ def block_nodes(tx: Transaction, keys: Sequence[Key]) -> None:
     tx.news.ready -= len(keys)
 
 
+def park_nodes(tx: Transaction, keys: Sequence[Key], lane: int) -> None:
+    """Move READY nodes that the transaction has locked to another lane. Engines that look into that
+    one are told of them."""
+    _move(tx, keys, NodeState.READY, lane=lane)
+    tx.news.parked = True
+
+
 def end_nodes(
     tx: Transaction, engine_id: int, nodes: Iterable[LockedNode], state: NodeState
 ) -> None:
@@ -184,17 +191,29 @@ def point_at(tx: Transaction, engine_id: int, node: LockedNode, resource_id: int
     )
 
 
-def arrive(tx: Transaction, counts: Mapping[Key, int], waiting: Mapping[Key, LockedNode]) -> None:
+def arrive(
+    tx: Transaction,
+    counts: Mapping[Key, int],
+    waiting: Mapping[Key, LockedNode],
+    lanes: Mapping[Key, int] | None = None,
+) -> None:
     """Subtract completed predecessors from their successors' counts. A node at zero becomes READY.
 
     :param counts: how many predecessors of each node completed in this transaction.
     :param waiting: those nodes, locked by the transaction.
+    :param lanes: into which lanes some of them go then; the others stay in theirs.
     :raises StaleLock: a node waits for fewer.
     """
     ready = [key for key, count in counts.items() if waiting[key].pending == count]
-    if ready:
-        _move(tx, ready, NodeState.WAITING, state=NodeState.READY, pending=0, ready_at=tx.now)
-        tx.news.ready += len(ready)
+    by_lane: dict[int | None, list[Key]] = {}
+    for key in ready:
+        by_lane.setdefault((lanes or {}).get(key), []).append(key)
+    for lane, keys in by_lane.items():
+        into = {} if lane is None else {"lane": lane}
+        _move(
+            tx, keys, NodeState.WAITING, state=NodeState.READY, pending=0, ready_at=tx.now, **into
+        )
+    tx.news.ready += len(ready)
     rest: dict[int, list[Key]] = {}
     for key, count in counts.items():
         if waiting[key].pending != count:

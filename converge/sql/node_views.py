@@ -49,6 +49,7 @@ class NodeView:
     attempts: int
     max_attempts: int | None
     deaths: int
+    lane: int
     since: float
     wait: float
     waits: bool = False
@@ -79,6 +80,7 @@ def _select(tx: Transaction) -> Select[Any]:
             node.attempts,
             node.max_attempts,
             node.deaths,
+            node.lane,
             (tx.now - func.coalesce(node.claimed_at, node.waiting_since, tx.now)).label("since"),
             case(
                 (node.due_at > tx.now, node.due_at - tx.now),
@@ -110,10 +112,20 @@ def _row(row: Any) -> NodeView:
 
 
 def _some(
-    tx: Transaction, conditions: Sequence[ColumnElement[bool]], order: Sequence[Any], limit: int
+    tx: Transaction,
+    conditions: Sequence[ColumnElement[bool]],
+    order: Sequence[Any],
+    limit: int,
+    joins: Sequence[tuple[Any, ColumnElement[bool]]] = (),
 ) -> tuple[list[NodeView], int]:
-    """The first of these nodes, and how many more there are."""
-    query = _select(tx).where(*conditions)
+    """The first of these nodes, and how many more there are.
+
+    :param joins: tables that the conditions are about, which need not have a row for each node.
+    """
+    query = _select(tx)
+    for table, condition in joins:
+        query = query.outerjoin(table, condition)
+    query = query.where(*conditions)
     found = _rows(tx, query.order_by(*order, *_ORDER).limit(limit))
     if len(found) < limit:
         return found, 0
@@ -260,18 +272,26 @@ def list_due(tx: Transaction, limit: int) -> tuple[list[NodeView], int]:
 def list_unclaimed(tx: Transaction, age: float, limit: int) -> tuple[list[NodeView], int]:
     """READY nodes that should have been claimed by now, longest ready first.
 
-    Nodes are claimed in the order in which they became ready. So a node is late if a node that
-    became ready after it was claimed, or if no node was claimed for a while.
+    The nodes of a traversal that are in one lane are claimed in the order in which they became
+    ready. So a node is late if another of these that became ready after it was claimed, or if no
+    node of its lane was claimed for a while.
 
     :param age: seconds that a node may be READY, and that may pass without a claim.
     """
-    query = select(func.max(sync_point.c.ready_at), func.max(sync_point.c.claimed_at))
-    last: Any = tx.execute(query.where(is_in(NodeState.RUNNING))).one()
-    conditions = [is_in(NodeState.READY), sync_point.c.ready_at <= tx.now - age]
-    if last[0] is not None:
-        overtaken = sync_point.c.ready_at < last[0]
-        conditions.append(or_(overtaken, tx.now - age >= last[1]))
-    return _some(tx, conditions, (sync_point.c.ready_at,), limit)
+    node = sync_point.c
+    running = is_in(NodeState.RUNNING)
+    claims = select(node.lane, func.max(node.claimed_at).label("last"))
+    lane = claims.where(running).group_by(node.lane).subquery()
+    claims = select(node.traversal_id, node.lane, func.max(node.ready_at).label("last"))
+    place = claims.where(running).group_by(node.traversal_id, node.lane).subquery()
+    conditions = [
+        is_in(NodeState.READY),
+        node.ready_at <= tx.now - age,
+        or_(node.ready_at < place.c.last, func.coalesce(lane.c.last, 0) <= tx.now - age),
+    ]
+    in_place = and_(place.c.traversal_id == node.traversal_id, place.c.lane == node.lane)
+    joins = ((lane, lane.c.lane == node.lane), (place, in_place))
+    return _some(tx, conditions, (node.ready_at,), limit, joins)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from sqlalchemy import (
 from converge.sql.packing import PackedJson
 from converge.sql.types import (
     ID,
+    LANE_TYPES_LENGTH,
     NAME,
     PHYSICAL_ID_LENGTH,
     REASON_LENGTH,
@@ -89,6 +90,9 @@ stack = Table(
     _mark(),
     # the file of its template
     Column("source", String(SOURCE_LENGTH)),
+    # of the engines that work on it; NULL: the default one
+    Column("queue", NAME),
+    Column("priority", Integer, nullable=False, server_default="0"),
     UniqueConstraint("name", "live", name="uniq_converge_stack0name0live"),
 )
 
@@ -222,18 +226,33 @@ sync_point = Table(
     Column("waiting_since", Double),
     # the event that says how far it is, which the next one replaces
     Column("note_id", ID),
+    # which engines can take it, and before what; 0: see converge.sql.lanes
+    Column("lane", Integer, nullable=False, server_default="0"),
     PrimaryKeyConstraint("traversal_id", "node", name="pk_converge_sync_point"),
     # the order of claims, so that a claim reads no more than it takes; the many nodes that
     # wait or are over are not in it where the database can leave them out
     _partial(
-        "ix_converge_sync_point_state",
+        "ix_converge_sync_point_lane",
         "state",
         "due_at",
-        "ready_at",
+        "lane",
         "traversal_id",
+        "ready_at",
         "node",
         where=LIVE_STATES,
     ),
+)
+
+# nodes that the same engines can take, at one priority; that of id 0 has no row
+lane = Table(
+    PREFIX + "lane",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("queue", NAME, nullable=False),
+    # resource types that an engine must have besides those of every engine, joined by line breaks
+    Column("types", String(LANE_TYPES_LENGTH), nullable=False),
+    Column("priority", Integer, nullable=False),
+    UniqueConstraint("queue", "types", "priority", name="uniq_converge_lane0queue0types0priority"),
 )
 
 engine = Table(
@@ -250,6 +269,9 @@ engine = Table(
     Column("started_at", Double, nullable=False),
     Column("expires_at", Double, nullable=False),
     _mark(),
+    # the names of the resource types that it has, and of the queues that it serves; NULL: not known
+    Column("types", JsonText),
+    Column("queues", JsonText),
     Index("ix_converge_engine_state", "state", "expires_at"),
 )
 

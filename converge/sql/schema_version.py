@@ -30,6 +30,7 @@ VERSIONS = (
     "0011",
     "0012",
     "0013",
+    "0014",
 )
 HEAD = VERSIONS[-1]
 #: Databases where a statement that changes the schema commits the transaction.

@@ -40,6 +40,8 @@ class StackRow:
     updated_at: float
     mark: int
     source: str | None
+    queue: str | None
+    priority: int
 
 
 def _row(row: Row[Any]) -> StackRow:
@@ -64,6 +66,7 @@ def insert_stack(tx: Transaction, name: str) -> StackRow:
         "action": Action.CREATE,
         "status": Status.IN_PROGRESS,
         "versions": 0,
+        "priority": 0,
         "mark": make_mark(),
         "created_at": tx.now,
         "updated_at": tx.now,

@@ -31,6 +31,7 @@ class ResourceHead:
     engine_id: int | None
     epoch: int
     basis: str | None
+    settings: dict[str, Json] | None = None
 
 
 _HEAD = [resource.c[name] for name in ResourceHead.__dataclass_fields__]

@@ -27,6 +27,7 @@ from converge.canonical import load
 from converge.model import Json, Kind, NodeState
 from converge.sql.batch import among
 from converge.sql.engines import engine_has_lease
+from converge.sql.lanes import DEFAULT
 from converge.sql.loading import Load, read_clock
 from converge.sql.schema import LIVE_STATES, sync_point
 from converge.sql.transaction import Transaction
@@ -62,6 +63,7 @@ class SyncPointRow:
     requires: list[int]
     successors: list[int]
     mark: int
+    lane: int
     note_id: int | None = None
     waited: float = 0.0
 
@@ -84,6 +86,7 @@ class LockedNode:
     engine_id: int | None
     epoch: int
     mark: int
+    lane: int
     successors_text: str
 
     @property
@@ -192,6 +195,7 @@ _LOAD = Load(
     "deaths",
     "epoch",
     "mark",
+    "lane",
 )
 
 
@@ -202,6 +206,7 @@ class NewSyncPoint:
     :ivar pending: how many predecessors it waits for; one that waits for none is READY.
     :ivar definition: the wanted resource as canonical JSON, None if nothing is wanted.
     :ivar done: it is DONE from the start; its number is negative.
+    :ivar lane: see :mod:`converge.sql.lanes`.
     """
 
     node: int
@@ -213,6 +218,7 @@ class NewSyncPoint:
     requires: Sequence[int]
     successors: Sequence[int]
     done: bool = False
+    lane: int = DEFAULT
 
 
 def insert_sync_points(
@@ -241,6 +247,7 @@ def insert_sync_points(
                 _dump_numbers(row.requires),
                 _dump_numbers(row.successors),
                 *(waiting if row.pending else done if row.done else ready),
+                row.lane,
             )
             for row in rows
         ),
@@ -259,30 +266,83 @@ def lock_ready(
     limit: int,
     most_deaths: int | None = None,
     mark: int | None = None,
+    *,
+    lane: int = DEFAULT,
+    after: int = 0,
+    before: int | None = None,
 ) -> list[SyncPointRow]:
-    """Lock READY nodes in the order in which they became ready, and then retries whose time has
-    come.
+    """Lock READY nodes of a lane that are no retries: traversal by traversal, those of each in the
+    order in which they became ready.
 
     Rows that another engine has locked are skipped, not waited for.
 
     :param engine_id: the engine that claims; an engine whose lease has ended gets nothing.
     :param most_deaths: only nodes on which at most so many engines died.
     :param mark: of the registration of that engine.
+    :param after: only traversals from this id on.
+    :param before: only traversals with a lower id.
     """
-    query = (
-        select(*_columns(tx))
-        .where(
-            is_in(NodeState.READY),
-            sync_point.c.due_at <= tx.now,
-            engine_has_lease(tx, engine_id, mark),
-        )
-        .order_by(sync_point.c.due_at, sync_point.c.ready_at, *_ORDER)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
+    conditions = [
+        is_in(NodeState.READY),
+        sync_point.c.due_at == 0,
+        sync_point.c.lane == lane,
+        sync_point.c.traversal_id >= after,
+        engine_has_lease(tx, engine_id, mark),
+    ]
+    if before is not None:
+        conditions.append(sync_point.c.traversal_id < before)
     if most_deaths is not None:
-        query = query.where(sync_point.c.deaths <= most_deaths)
-    return [_row(row) for row in tx.execute(query).all()]
+        conditions.append(sync_point.c.deaths <= most_deaths)
+    order = (sync_point.c.traversal_id, sync_point.c.ready_at, sync_point.c.node)
+    query = select(*_columns(tx)).where(*conditions).order_by(*order).limit(limit)
+    return [_row(row) for row in tx.execute(query.with_for_update(skip_locked=True)).all()]
+
+
+def lock_due(
+    tx: Transaction,
+    engine_id: int,
+    limit: int,
+    most_deaths: int | None = None,
+    mark: int | None = None,
+    *,
+    lanes: Iterable[int] = (DEFAULT,),
+) -> list[SyncPointRow]:
+    """Lock retries of these lanes whose time has come, in that order; as :func:`lock_ready` does.
+
+    There are few: sweeps make them nodes like others.
+    """
+    conditions = [
+        is_in(NodeState.READY),
+        sync_point.c.due_at > 0,
+        sync_point.c.due_at <= tx.now,
+        sync_point.c.lane.in_(sorted(lanes)),
+        engine_has_lease(tx, engine_id, mark),
+    ]
+    if most_deaths is not None:
+        conditions.append(sync_point.c.deaths <= most_deaths)
+    order = (sync_point.c.due_at, sync_point.c.lane, *_ORDER)
+    query = select(*_columns(tx)).where(*conditions).order_by(*order).limit(limit)
+    return [_row(row) for row in tx.execute(query.with_for_update(skip_locked=True)).all()]
+
+
+def find_busy(tx: Transaction, lanes: Sequence[int]) -> list[int]:
+    """Those of these lanes in which something is READY that is no retry."""
+
+    def is_busy(lane: int) -> ColumnElement[bool]:
+        ready = (is_in(NodeState.READY), sync_point.c.due_at == 0, sync_point.c.lane == lane)
+        return select(sync_point.c.node).where(*ready).exists()
+
+    found: Any = tx.execute(select(*(is_busy(lane).label(f"l{lane}") for lane in lanes))).one()
+    return [lane for lane, busy in zip(lanes, found, strict=True) if busy]
+
+
+def has_claimable(tx: Transaction, lanes: Sequence[int]) -> bool:
+    """Whether something of these lanes can be claimed now."""
+    mine = (is_in(NodeState.READY), sync_point.c.lane.in_(lanes))
+    fresh = select(sync_point.c.node).where(*mine, sync_point.c.due_at == 0)
+    is_due = (sync_point.c.due_at > 0, sync_point.c.due_at <= tx.now)
+    retry = select(sync_point.c.node).where(*mine, *is_due)
+    return bool(tx.execute(select(or_(fresh.exists(), retry.exists()))).scalar_one())
 
 
 def lock_nodes(tx: Transaction, keys: Iterable[Key]) -> dict[Key, LockedNode]:

@@ -20,6 +20,8 @@ from converge.sealing import Keyring, missing_key
 REASON_LENGTH = 2000
 PHYSICAL_ID_LENGTH = 1024
 SOURCE_LENGTH = 2000
+#: With a name of a queue, a key of MariaDB's, which has 3,072 bytes at most.
+LANE_TYPES_LENGTH = 500
 #: The names of the dialect of MariaDB.
 MARIADB = ("mysql", "mariadb")
 

@@ -14,6 +14,7 @@ _KEYS = frozenset(("type", "properties", "depends_on", "replace"))
 # may not match, which only takes longer.
 _DEPENDS_ON = re.compile(r'\{"depends_on":(?:"(?:[^"\\]|\\.)*"|\[[^][]*\]),(?="properties":)')
 _TYPE = '"type":"'
+_QUEUE = '"queue":"'
 
 
 def is_definition(body: Mapping[str, Json]) -> bool:
@@ -68,6 +69,17 @@ class Definitions(Mapping[str, ResourceDefinition]):
         # it is the last key, and in a string quotes are escaped
         written = text[text.rindex(_TYPE) + len(_TYPE) : -2]
         return str(load(f'"{written}"')) if "\\" in written else written
+
+    def queues(self) -> dict[str, str]:
+        """The queues of the resources that name one, by the resource's name."""
+        found = {}
+        for name, text in self._texts.items():
+            # most do not; that of a property looks the same until it is parsed
+            if _QUEUE in text:
+                queue = load(text).get("settings", {}).get("queue")
+                if queue is not None:
+                    found[name] = str(queue)
+        return found
 
     def text(self, name: str) -> str:
         """A resource as canonical JSON, as :func:`dump_definition` makes it."""

@@ -112,6 +112,7 @@ RESOURCE = Keys(
         "retry",
         "timeout",
         "deadline",
+        "queue",
     ),
     ("metadata", "update_policy", "deletion_policy", "external_id"),
 )

@@ -1,20 +1,22 @@
 """What a template says of a resource besides its properties: what replaces it, how often it is
-tried, and how long it may take."""
+tried, how long it may take, and which engines work on it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from converge.errors import BadInput
-from converge.model import Json, check_seconds
+from converge.model import Json, check_name, check_seconds
 from converge.template.functions import function_of, references
 from converge.template.keys import RETRY
 from converge.template.values import Document, Spot, hint, kind, show
 
 #: A changed value replaces the resource.
 TRIGGERS = "triggers"
+#: Which engines work on it.
+QUEUE = "queue"
 #: Their values must be known before a start.
-LIMITS = ("retry", "timeout", "deadline")
+LIMITS = ("retry", "timeout", "deadline", QUEUE)
 _KEYS = frozenset((TRIGGERS, *LIMITS))
 
 
@@ -42,7 +44,7 @@ def check_settings(document: Document, what: object, body: Mapping[str, Json], s
     try:
         settle(found)
     except BadInput as error:
-        key = str(error).partition(" ")[0].partition(".")[0]
+        key = str(error).partition(" ")[0].partition(".")[0].rstrip(":")
         raise document.error(f"{what}: {error}", spot.child(key)) from None
 
 
@@ -55,6 +57,11 @@ def settle(settings: Mapping[str, Json]) -> dict[str, Json]:
     for key in ("timeout", "deadline"):
         if key in settled and function_of(settled[key]) is None:
             check_seconds(key, settled[key])
+    if QUEUE in settled and function_of(settled[QUEUE]) is None:
+        try:
+            check_name(QUEUE, settled[QUEUE])
+        except BadInput as error:
+            raise BadInput(f"queue: {error}") from None
     if "retry" in settled and function_of(settled["retry"]) is None:
         settled["retry"] = _retry(settled["retry"])
     return settled

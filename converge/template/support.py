@@ -5,7 +5,7 @@ What only the resource types know is compared with them, where the caller has th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from converge.canonical import load
@@ -186,9 +186,12 @@ def _check_value(
         document.note(message, reference.spot)
 
 
-def check_against(structure: Structure, types: Mapping[str, ResourceType]) -> None:
+def check_against(
+    structure: Structure, types: Mapping[str, ResourceType], elsewhere: Collection[str] = ()
+) -> None:
     """Check that the resources can be made with the given resource types.
 
+    :param elsewhere: names of types that are not given, and of which nothing is checked.
     :raises TemplateError: for an unknown type, and for properties that are unknown, missing, or
         of the wrong type.
     """
@@ -197,6 +200,8 @@ def check_against(structure: Structure, types: Mapping[str, ResourceType]) -> No
         what, spot = f"resource {show(name)}", entry.spot
         if not entry.type:
             # what is wrong with it is said already
+            continue
+        if entry.type in elsewhere:
             continue
         if entry.type not in types:
             message = f"{what} has the unknown type {show(entry.type)}{hint(entry.type, types)}"

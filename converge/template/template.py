@@ -8,7 +8,7 @@ template for drawing may have anything that Heat accepts, but can only be drawn.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from io import StringIO
 from typing import TYPE_CHECKING
 
@@ -109,6 +109,7 @@ class Template:
         *,
         parameters: Mapping[str, object] | None = None,
         environments: Iterable[str | os.PathLike[str]] = (),
+        elsewhere: Collection[str] = (),
     ) -> list[TemplateError]:
         """All mistakes of a file, in the order of its lines. After some, as in the syntax, the rest
         is not looked at.
@@ -117,6 +118,7 @@ class Template:
         :param parameters: values; if those and the defaults are all that it needs, what depends on
             them is looked at, too.
         :param environments: files of values, as :meth:`read_parameters` takes them.
+        :param elsewhere: as :meth:`validate` takes them.
         """
         found: list[TemplateError] = []
         folder = os.path.dirname(os.fspath(path)) or os.curdir
@@ -127,7 +129,7 @@ class Template:
                 put_in_files(document, folder)
             structure = understand(document)
             refuse_ignored(structure)
-            check_against(structure, types)
+            check_against(structure, types, elsewhere)
             check_attributes(structure, types)
             if not found:
                 template = cls(document, directory=folder)
@@ -149,7 +151,8 @@ class Template:
             values = self.resolve_parameters(given)
             made = self.definitions(values, "stack")
             for name in made:
-                check_values(self._structure, name, made[name], types)
+                if made.type(name) in types:
+                    check_values(self._structure, name, made[name], types)
             self.output_values(values, "stack")
 
     @classmethod
@@ -251,14 +254,16 @@ class Template:
             refuse_ignored(self._structure)
             self._is_supported = True
 
-    def validate(self, types: Mapping[str, ResourceType]) -> None:
+    def validate(self, types: Mapping[str, ResourceType], elsewhere: Collection[str] = ()) -> None:
         """Check that its resources can be made with the given resource types.
 
+        :param elsewhere: names of other types, which engines elsewhere have: what the template says
+            of their resources is not checked.
         :raises TemplateError: for an unknown type, for properties that are unknown, missing, of the
             wrong type, or do not meet a constraint, and for attributes that a type does not have.
         """
         self.check_supported()
-        check_against(self._structure, types)
+        check_against(self._structure, types, elsewhere)
         check_attributes(self._structure, types)
 
     def read_parameters(self, *paths: str | os.PathLike[str]) -> dict[str, Json]:

@@ -46,6 +46,7 @@ README = ROOT / "README.md"
 TUTORIAL = ROOT / "doc" / "tutorial.rst"
 EMBEDDING = ROOT / "doc" / "embedding.rst"
 JOURNAL = ROOT / "doc" / "journal.rst"
+POOLS = ROOT / "doc" / "pools.rst"
 TEMPLATES = ROOT / "doc" / "templates.rst"
 FUNCTIONS = ROOT / "doc" / "functions.rst"
 NOTIFICATIONS = ROOT / "doc" / "notifications.rst"
@@ -342,7 +343,7 @@ def test_templates_are_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [README, EMBEDDING, JOURNAL, NOTIFICATIONS, PLANNING], ids=lambda path: path.name
+    "path", [README, EMBEDDING, JOURNAL, NOTIFICATIONS, PLANNING, POOLS], ids=lambda path: path.name
 )
 def test_python_blocks(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

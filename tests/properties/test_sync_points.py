@@ -63,6 +63,8 @@ class Engines(Walk):
         started = [key for key in expected if key not in blocked]
         with self.store.transaction() as tx:
             found = sync_points.lock_ready(tx, engine_id, limit, most_deaths)
+            if left := limit - len(found):
+                found += sync_points.lock_due(tx, engine_id, left, most_deaths)
             assert [row.key for row in found] == expected
             node_moves.start_nodes(tx, engine_id, started)
             node_moves.block_nodes(tx, blocked)

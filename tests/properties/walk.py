@@ -182,7 +182,7 @@ class Walk(RuleBasedStateMachine):
     def states(self, tickets: Sequence[Ticket]) -> list[LockedNode]:
         """The nodes as those who hold the tickets remember them."""
         return [
-            LockedNode(*key, Kind.UPDATE, NodeState.RUNNING, 0, False, engine_id, epoch, 0, "[]")
+            LockedNode(*key, Kind.UPDATE, NodeState.RUNNING, 0, False, engine_id, epoch, 0, 0, "[]")
             for engine_id, key, epoch in tickets
         ]
 
@@ -202,13 +202,13 @@ class Walk(RuleBasedStateMachine):
         if engine_id not in self.alive:
             return []
         due = [
-            (row.due_at, row.ready_at, key)
+            (row.due_at, 0 if row.due_at else key[0], row.ready_at, key)
             for key, row in self.rows.items()
             if row.state is NodeState.READY
             and row.due_at <= self.clock()
             and (most_deaths is None or row.deaths <= most_deaths)
         ]
-        return [key for _, _, key in sorted(due)][:limit]
+        return [key for *_, key in sorted(due)][:limit]
 
     # -- what must be so
 

@@ -35,8 +35,10 @@ def test_what_cannot_be_deleted_is_let_go_of(store: converge.Store) -> None:
     rest = StepEngine(store, {"fake": world.types()["fake"]})
     stack = store.delete_stack("s")
     rest.run()
-    assert stack.refresh().status == "FAILED"
-    assert "no resource type 'fixed'" in str(stack.reason)
+    # it waits for an engine that has the type, and there will be none
+    assert stack.refresh().status == "IN_PROGRESS"
+    store.cancel_stack("s")
+    rest.run()
     done = store.forget_resource("s", "b")
     assert done is not None
     assert (done.name, done.type, done.physical_id) == ("b", "fixed", "b.0")

@@ -270,24 +270,40 @@ def test_ready_rows_that_another_transaction_has_are_passed_over(
     assert {first.node, second_row.node} == {0, 1}
 
 
-def test_ready_rows_come_in_the_order_in_which_they_became_ready(
+def test_ready_rows_come_traversal_by_traversal(
     asker: int, store: converge.Store, clock: FakeClock
 ) -> None:
-    names = ["third", "first", "second"]
+    names = ["first", "second", "third"]
     for name, seconds in zip(names, (3, 1, 2), strict=True):
         clock.seconds = seconds
         store.create_stack(name, OTHER)
-    by_id = {store.stack(name).traversal: name for name in names}
+    by_id = {store.stack(name).traversal or 0: name for name in names}
+    _, second, third = sorted(by_id)
 
-    def ready(seconds: float, limit: int = 10) -> list[str]:
+    def ready(seconds: float, limit: int = 10, **part: int) -> list[str]:
         clock.seconds = seconds
         with store.transaction() as tx:
-            return [by_id[row.traversal_id] for row in sync_points.lock_ready(tx, asker, limit)]
+            rows = sync_points.lock_ready(tx, asker, limit, **part)
+            return [by_id[row.traversal_id] for row in rows]
 
     assert ready(5) == ["first", "second", "third"]
     assert ready(5, limit=2) == ["first", "second"]
+    assert ready(5, after=second) == ["second", "third"]
+    assert ready(5, before=third) == ["first", "second"]
+    assert ready(5, after=second, before=third) == ["second"]
+    assert ready(5, lane=1) == []
     # also when the clock has gone back since
     assert ready(0.5) == ["first", "second", "third"]
+
+
+def test_ready_rows_of_a_traversal_come_in_the_order_in_which_they_became_ready(
+    shop: converge.Stack, asker: int
+) -> None:
+    with stack_store(shop).transaction() as tx:
+        assert [row.node for row in sync_points.lock_ready(tx, asker, 2)] == [0, 1]
+        node = schema.sync_point.c
+        tx.execute(update(schema.sync_point).where(node.node == 0).values(ready_at=4e9))
+        assert [row.node for row in sync_points.lock_ready(tx, asker, 2)] == [1, 0]
 
 
 def test_the_limit_of_a_claim(shop: converge.Stack, asker: int) -> None:

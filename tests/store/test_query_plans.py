@@ -228,6 +228,30 @@ def test_nodes_that_are_worked_on_are_found_by_index(store: converge.Store) -> N
         check(BIG, watch.seen, 20 * CLAIMED)
 
 
+def test_what_is_ready_for_others_is_not_looked_at(store: converge.Store) -> None:
+    world = FakeWorld()
+    wanted = template({f"n{i}": {"type": "fake"} for i in range(READY)})
+    # more of them before what the engine takes, and after
+    store.create_stack("before", wanted, queue="far")
+    store.create_stack("near", wanted, priority=1)
+    store.create_stack("after", wanted, queue="far")
+    engine = StepEngine(store, world.types())
+    for has_statistics in (False, True):
+        assert len(engine.claim(1)) == 1
+        if has_statistics:
+            analyze(store.database.engine)
+        with Watch(store.database.engine) as watch:
+            assert len(engine.claim(CLAIMED)) == CLAIMED
+            assert engine.core.has_claimable()
+        assert len(watch.of(sync_point.name)) >= 4
+        check(BIG, watch.seen, FEW)
+    other = StepEngine(store, world.types(), queues=["nobody"])
+    with Watch(store.database.engine) as watch:
+        assert not other.core.has_claimable()
+        assert other.claim(1) == []
+    check(BIG, watch.seen, FEW)
+
+
 def test_why_one_of_many_waits_is_found_by_index(
     store: converge.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

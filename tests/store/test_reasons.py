@@ -102,12 +102,13 @@ def test_a_traceback_is_kept_until_its_resource_is_well_and_logged(
     assert TRACEBACK_LENGTH - 3 <= len(answer["traceback"]) <= TRACEBACK_LENGTH
     assert answer["traceback"].endswith("xxx\n")
     # another failure has not the traceback of the last one
-    other = StepEngine(store, {}, clock=clock)
+    thing.schema = {"size": converge.Property(int, required=True)}  # type: ignore[misc]
     store.update_stack("s", template)
-    other.run()
+    engine.run()
     (answer,) = store.why("s", "thing")
-    assert "no resource type 'thing'" in answer["reason"]
+    assert "'size'" in answer["reason"]
     assert answer["traceback"] is None
+    del thing.schema
     store.update_stack("s", template)
     fail_twice(engine, clock)
     assert store.why("s", "thing")[0]["traceback"] is not None

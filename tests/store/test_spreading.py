@@ -30,6 +30,7 @@ STACK = {"converge_stack"}
 #: What belongs to no stack.
 OTHERS = {
     "converge_engine",
+    "converge_lane",
     "converge_scope",
     "converge_step",
     "converge_instance",

@@ -92,6 +92,7 @@ def node(kind: Kind = Kind.UPDATE, **more: Any) -> SyncPointRow:
         requires=[],
         successors=[],
         mark=7,
+        lane=0,
     )
     return replace(whole, **more)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from converge.cli.options.commands import Commands
 from converge.cli.options.shared import BUS, JSON, SERVICE, WORKERS_OF_SERVICE
-from converge.cli.options.values import seconds
+from converge.cli.options.values import queue, seconds
 
 #: Seconds. A shorter lease would be lost whenever a machine is busy; with a longer one, others wait
 #: more than an hour after a death.
@@ -23,6 +23,14 @@ def add(commands: Commands) -> None:
         type=seconds(LEASE_MIN, LEASE_MAX),
         help="seconds without a heartbeat after which other engines take over its work "
         f"(default: 15; {LEASE_MIN} to {LEASE_MAX})",
+    )
+    engine.add_argument(
+        "--queue",
+        metavar="NAME",
+        type=queue,
+        action="append",
+        help="serve this queue, and not that of all that names none, which is called default; may "
+        "be repeated",
     )
     engine.add_argument(
         "--prune-after",

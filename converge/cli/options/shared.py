@@ -138,6 +138,14 @@ VALUES.add_argument(
     help="a file of values for parameters, in the syntax of Heat's environments; may be "
     "repeated, the last one counts, and --param before all",
 )
+VALUES.add_argument(
+    "--elsewhere",
+    metavar="TYPE",
+    action="append",
+    default=[],
+    help="a resource type that is not installed here, but where engines of its own run; may be "
+    "repeated",
+)
 
 STACK = Parser(add_help=False)
 STACK.add_argument("name", metavar="NAME", help="the stack")

@@ -17,7 +17,8 @@ from converge.cli.options.shared import (
     WORKERS,
     policy,
 )
-from converge.cli.options.values import integer, json_value, version
+from converge.cli.options.values import integer, json_value, queue, version
+from converge.model import MOST_PRIORITY
 
 #: The name of a file that is no file.
 STDIN = "-"
@@ -55,6 +56,19 @@ def add(commands: Commands) -> None:
         "--exit-code",
         action="store_true",
         help="exit with 3 if there are changes, and with 0 if there are none",
+    )
+    up.add_argument(
+        "--queue",
+        metavar="NAME",
+        type=queue,
+        help="whose engines work on the stack (default: as before; at first, default)",
+    )
+    up.add_argument(
+        "--priority",
+        metavar="N",
+        type=integer(-MOST_PRIORITY, MOST_PRIORITY),
+        help="what is ready of a higher one comes first, "
+        f"{-MOST_PRIORITY} to {MOST_PRIORITY} (default: as before; at first, 0)",
     )
     validate = commands.add("validate", "Say all mistakes of a template at once", VALUES, JSON)
     validate.add_argument("file", metavar="FILE", help="the template, YAML or JSON")

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from converge.errors import BadInput
+from converge.model import check_name
+
 #: Seconds: ten years. More would overflow the dates of some databases.
 TIMEOUT_MAX = 315_360_000
 
@@ -24,6 +27,13 @@ def integer(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
         return number
 
     return convert
+
+
+def queue(text: str) -> str:
+    try:
+        return check_name("queue", text)
+    except BadInput as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def seconds(

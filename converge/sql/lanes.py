@@ -1,0 +1,98 @@
+"""Lanes: nodes that the same engines can take, at one priority.
+
+A node has the number of its lane, which the index of claims has, too. Most nodes are in the lane
+:data:`DEFAULT`, which has no row: those of the default queue, at priority 0, whose types every
+engine has, as far as engines have noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from converge.model import DEFAULT_QUEUE
+from converge.sql.batch import InsertMany, types_of
+from converge.sql.schema import lane
+from converge.sql.transaction import Transaction
+from converge.sql.types import LANE_TYPES_LENGTH
+
+#: The number of the lane of all that is nothing special.
+DEFAULT = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What the nodes of a lane have in common.
+
+    :ivar queue: the name of the queue that their engines serve.
+    :ivar types: names of resource types that their engines have, and others have not; sorted.
+    :ivar priority: those of a higher one come first.
+    """
+
+    queue: str = DEFAULT_QUEUE
+    types: tuple[str, ...] = ()
+    priority: int = 0
+
+    @property
+    def is_storable(self) -> bool:
+        """Whether the names of its types are not too long for a row."""
+        return len(_join(self.types)) <= LANE_TYPES_LENGTH
+
+    def suits(self, types: Collection[str], queues: Collection[str]) -> bool:
+        """Whether an engine that has these types and serves these queues can take the nodes."""
+        return self.queue in queues and all(one in types for one in self.types)
+
+
+#: Lanes by number.
+Lanes = dict[int, Course]
+
+_NORMAL = Course()
+_INSERT = InsertMany(
+    lane,
+    types_of(lane, "queue", "types", "priority"),
+    lambda row, now: row,
+    skip_existing=True,
+)
+
+
+def list_lanes(tx: Transaction) -> Lanes:
+    """All lanes. There are few: of what queues, priorities and special types there ever were."""
+    query = select(lane.c.id, lane.c.queue, lane.c.types, lane.c.priority)
+    rows: Any = tx.execute(query).all()
+    found = {id_: Course(queue, _split(types), priority) for id_, queue, types, priority in rows}
+    return {DEFAULT: _NORMAL, **found}
+
+
+def take_lanes(tx: Transaction, courses: Iterable[Course]) -> dict[Course, int]:
+    """The numbers of these lanes. Those that do not exist yet are made."""
+    wanted = set(courses)
+    numbers = {_NORMAL: DEFAULT}
+    if wanted <= numbers.keys():
+        return numbers
+    numbers |= {course: number for number, course in list_lanes(tx).items()}
+    missing = [
+        {"queue": one.queue, "types": _join(one.types), "priority": one.priority}
+        for one in sorted(wanted - numbers.keys(), key=lambda one: (one.queue, one.types))
+    ]
+    if missing:
+        _INSERT.execute(tx, missing)
+        numbers |= {course: number for number, course in _list_newest(tx).items()}
+    return {one: numbers[one] for one in wanted}
+
+
+def _list_newest(tx: Transaction) -> Lanes:
+    """All lanes, also those that are newer than a host's snapshot."""
+    query = select(lane.c.id, lane.c.queue, lane.c.types, lane.c.priority).with_for_update()
+    rows: Any = tx.execute(query).all()
+    return {id_: Course(queue, _split(types), priority) for id_, queue, types, priority in rows}
+
+
+def _join(types: Iterable[str]) -> str:
+    return "\n".join(types)
+
+
+def _split(types: str) -> tuple[str, ...]:
+    return tuple(types.split("\n")) if types else ()
