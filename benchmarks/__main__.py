@@ -33,6 +33,7 @@ OTHERS = {
     "shapes": "the cost of a node in graphs of several shapes and sizes",
     "wakeups": "how soon engines hear of work, and what a bus costs; it needs a RabbitMQ, too",
     "waiting": "10,000 handlers that wait for five minutes: threads, statements, processor time",
+    "fairness": "what a large stack costs a small one beside it",
     "scaling": "what more engines bring, measured and predicted",
     "compare": "what a change did to the speed: compare COMMIT",
 }

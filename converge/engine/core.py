@@ -163,6 +163,10 @@ class EngineCore:
         self._lanes_read = time.monotonic()
         return self._rota.learn(list_lanes(tx))
 
+    def look_round(self) -> None:
+        """Something new may be ready: the next claims look at all stacks."""
+        self._rota.look_round()
+
     def has_claimable(self) -> bool:
         """Whether there is something that this engine can claim now.
         :raises StoreError: the database cannot be used.

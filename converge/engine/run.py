@@ -22,7 +22,7 @@ from converge.crash_points import Commit
 from converge.engine.core import EngineCore
 from converge.engine.observer import Observer
 from converge.engine.tenure import Tenure
-from converge.engine.window import AHEAD, Window
+from converge.engine.window import AHEAD, WINDOW, Window
 from converge.engine.workers import Job, Workers
 from converge.errors import StaleLock, StoreError
 from converge.lease import Lease, RowLeases, now
@@ -111,6 +111,8 @@ class Run:
         self._threads: list[threading.Thread] = []
         # more nodes are ready than the turning thread claimed: the claiming thread claims
         self._more_ready = False
+        # there was a hint since the last claim of the turning thread
+        self._heard = False
         self._more = threading.Event()
         self._claiming = threading.Lock()
         # what the database says is held is to be compared with what this engine knows of
@@ -190,6 +192,7 @@ class Run:
 
     def _hear(self) -> None:
         """There is a hint: look for work soon, if there is a worker for it."""
+        self._heard = True
         self._finished.put(_HEARD)
 
     # -- the turning thread
@@ -244,8 +247,7 @@ class Run:
             elif outcome.result is Result.WAIT and outcome.wait < FOREVER:
                 self._looks.plan(time.monotonic() + outcome.wait, min(LOOK, outcome.wait / 10))
         busy = bool(outcomes) or bool(core.outbox)
-        held = tenure.count + len(core.outbox)
-        limit = 0 if stopping or self._more_ready else self._window.room(held)
+        limit = 0 if stopping else self._room(tenure)
         try:
             # before anything that may raise: none may be lost
             core.outbox.put(outcomes)
@@ -280,6 +282,19 @@ class Run:
         if not busy and idle:
             self._check_idle()
         return False
+
+    def _room(self, tenure: Tenure) -> int:
+        """How many nodes the turning thread is to claim."""
+        heard, self._heard = self._heard, False
+        self._window.is_shared = tenure.is_shared
+        held = tenure.count + len(tenure.core.outbox)
+        room = self._window.room(held)
+        if heard:
+            tenure.core.look_round()
+            if self._window.is_wide and held < 2 * WINDOW:
+                # what has become ready may be another stack's, and not to wait for all that is held
+                return max(room, self._window.workers)
+        return 0 if self._more_ready else room
 
     def _collect(self, tenure: Tenure, *, wait: bool) -> list[Outcome]:
         """Collect finished works; wait for one, or for a wake-up, if there is none."""

@@ -35,6 +35,12 @@ class Tenure:
         return len(self._works)
 
     @property
+    def is_shared(self) -> bool:
+        """Whether several traversals have nodes here."""
+        works = self.works()
+        return any(work.traversal.id != works[0].traversal.id for work in works)
+
+    @property
     def is_over(self) -> bool:
         """Whether the lease is lost."""
         return self.lease.lost.is_set()

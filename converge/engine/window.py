@@ -6,6 +6,10 @@ from __future__ import annotations
 WINDOW = 1000
 #: For how many seconds of the workers' time nodes are claimed ahead.
 AHEAD = 0.25
+#: The same while several stacks have nodes here, and the most that it holds of them then: what one
+#: has made ready is to be claimed, called and written soon, not after all that others have here.
+AHEAD_SHARED = 0.05
+WINDOW_SHARED = 64
 #: Of the latest node in the moving average of what a node takes: it rises quickly when handlers
 #: become slow, and falls slowly.
 _RISE = 0.5
@@ -18,11 +22,13 @@ class Window:
 
     :param workers: how many handlers are called at a time; the window is never smaller.
     :ivar seconds: how long a node keeps a worker busy on average; 0 for one without a handler.
+    :ivar is_shared: several stacks have nodes here.
     """
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.seconds = AHEAD
+        self.is_shared = False
 
     def add(self, seconds: float) -> None:
         """Take a finished node into the average.
@@ -39,8 +45,9 @@ class Window:
     @property
     def size(self) -> int:
         """How many nodes to hold."""
-        soon = int(self.workers * AHEAD / max(self.seconds, 1e-6))
-        return max(self.workers, min(soon, WINDOW))
+        ahead, most = (AHEAD_SHARED, WINDOW_SHARED) if self.is_shared else (AHEAD, WINDOW)
+        soon = int(self.workers * ahead / max(self.seconds, 1e-6))
+        return max(self.workers, min(soon, most))
 
     @property
     def is_wide(self) -> bool:

@@ -1,10 +1,15 @@
-"""The threads of an engine that call handlers, and the jobs that wait for a thread."""
+"""The threads of an engine that call handlers, and the jobs that wait for a thread.
+
+Traversals take turns here, too: a job waits for one of each of the others, not for all jobs that
+were claimed before it.
+"""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,6 +51,56 @@ class Job:
         self.context.cancel(reason, interrupted=True)
 
 
+class _Queue:
+    """Jobs that wait. Of each traversal, the first one is next; traversals take turns."""
+
+    def __init__(self) -> None:
+        # a token for each job; false: the thread that takes it is to end
+        self._tokens: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._waiting: dict[int, deque[Job]] = {}
+        self._lock = threading.Lock()
+
+    def put(self, job: Job) -> None:
+        with self._lock:
+            self._waiting.setdefault(job.work.traversal.id, deque()).append(job)
+        self._tokens.put(True)
+
+    def put_end(self) -> None:
+        """One thread is to end when nothing waits that was put before."""
+        self._tokens.put(False)
+
+    def get(self) -> Job | None:
+        """The next job, once there is one; None: the thread is to end."""
+        return self._pop() if self._tokens.get() else None
+
+    def take_all(self) -> list[Job]:
+        """All jobs; the ends stay."""
+        taken = []
+        ends = 0
+        while True:
+            try:
+                is_job = self._tokens.get_nowait()
+            except queue.Empty:
+                break
+            if is_job:
+                taken.append(self._pop())
+            else:
+                ends += 1
+        for _ in range(ends):
+            self.put_end()
+        return taken
+
+    def _pop(self) -> Job:
+        with self._lock:
+            traversal_id = next(iter(self._waiting))
+            jobs = self._waiting.pop(traversal_id)
+            job = jobs.popleft()
+            if jobs:
+                # behind the others
+                self._waiting[traversal_id] = jobs
+        return job
+
+
 class Workers:
     """A pool of threads that grows with the number of jobs.
 
@@ -56,7 +111,7 @@ class Workers:
     def __init__(self, most: int, work: Callable[[Job], object]) -> None:
         self._most = most
         self._work = work
-        self._queued: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._queued = _Queue()
         self._jobs: dict[int, Job] = {}
         self._count = 0
         self._closed = False
@@ -88,20 +143,9 @@ class Workers:
 
     def take_queued(self) -> list[Job]:
         """Remove and return the jobs that no thread has started."""
-        taken: list[Job] = []
-        ends = 0
-        while True:
-            try:
-                job = self._queued.get_nowait()
-            except queue.Empty:
-                break
-            if job is None:
-                ends += 1
-            else:
-                self.discard(job)
-                taken.append(job)
-        for _ in range(ends):
-            self._queued.put(None)
+        taken = self._queued.take_all()
+        for job in taken:
+            self.discard(job)
         return taken
 
     def abandon(self, job: Job) -> None:
@@ -119,7 +163,7 @@ class Workers:
             ending = 0 if self._closed else self._count
             self._closed = True
         for _ in range(ending):
-            self._queued.put(None)
+            self._queued.put_end()
 
     def _loop(self) -> None:
         while (job := self._queued.get()) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from converge.model import SUSPECT_DEATHS, Action, Kind, Status, make_mark
@@ -104,8 +104,8 @@ def _decide_all(
             for required in node.requires
         ),
     )
-    works = []
-    foreign = []
+    works: list[Work] = []
+    foreign: list[Work] = []
     for node in free:
         row = rows.get(node.resource_id) if node.resource_id is not None else None
         inputs = [
@@ -183,6 +183,24 @@ def _lock_ready(
     return left
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """The READY nodes of a lane, which are locked as they are taken."""
+
+    tx: Transaction
+    engine_id: int
+    lane: int
+    most_deaths: int | None
+    mark: int | None
+
+    def take(self, limit: int, *, after: int = 0, before: int | None = None) -> list[SyncPointRow]:
+        asked = (self.tx, self.engine_id, limit, self.most_deaths, self.mark)
+        return sync_points.lock_ready(*asked, lane=self.lane, after=after, before=before)
+
+    def find_others(self, traversal_id: int) -> tuple[bool, bool]:
+        return sync_points.find_others(self.tx, self.lane, traversal_id)
+
+
 def _lock_in_turn(
     tx: Transaction,
     engine_id: int,
@@ -200,20 +218,7 @@ def _lock_in_turn(
         left = limit - len(nodes)
         if not left:
             break
-        after = rota.after(lane)
-        asked = (tx, engine_id, left, most_deaths, mark)
-        found = sync_points.lock_ready(*asked, lane=lane, after=after)
-        again: list[SyncPointRow] = []
-        if after and len(found) < left:
-            asked = (tx, engine_id, left - len(found), most_deaths, mark)
-            again = sync_points.lock_ready(*asked, lane=lane, before=after)
-        rota.note(
-            lane,
-            [node.traversal_id for node in found],
-            [node.traversal_id for node in again],
-            filled=len(found) + len(again) >= left,
-        )
-        nodes += found + again
+        nodes += rota.pick(lane, left, _Ready(tx, engine_id, lane, most_deaths, mark))
     if len(nodes) < limit and rota.lanes:
         left = limit - len(nodes)
         nodes += sync_points.lock_due(tx, engine_id, left, most_deaths, mark, lanes=rota.lanes)

@@ -1,8 +1,9 @@
 """Whose turn it is: where an engine's next claim begins.
 
-Within a lane, claims go from traversal to traversal: each takes up to as many nodes as the engine
-has room for, and the next begins after the last traversal that was served. So a traversal with a
-hundred thousand ready nodes gets one claim, and then the others get theirs. Among lanes, those of
+Within a lane, claims go from traversal to traversal: a claim that one traversal could fill gives
+half of its places to those that come after it, if they have anything ready, and the next one begins
+after the last that was served. So a traversal with a hundred thousand ready nodes does not hold up
+others. Among lanes, those of
 the highest priority come first; every :data:`SHARE`-th claim begins with one of the others.
 
 It is pure: what it says depends on what was claimed before, and on nothing else.
@@ -11,6 +12,7 @@ It is pure: what it says depends on what was claimed before, and on nothing else
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Protocol, TypeVar
 
 from converge.model import DEFAULT_QUEUE
 from converge.sql.lanes import DEFAULT, Course, Lanes
@@ -19,6 +21,25 @@ from converge.sql.lanes import DEFAULT, Course, Lanes
 SHARE = 8
 #: While only one traversal has anything ready, so many claims look at it alone.
 ALONE = 3
+
+
+class Node(Protocol):
+    """What is ready."""
+
+    traversal_id: int
+
+
+T = TypeVar("T", bound=Node)
+
+
+class Ready(Protocol[T]):
+    """The nodes of a lane that are ready."""
+
+    def take(self, limit: int, *, after: int = 0, before: int | None = None) -> list[T]:
+        """The first of those of traversals from one id on, and before another, by traversal."""
+
+    def find_others(self, traversal_id: int) -> tuple[bool, bool]:
+        """Whether there are some of traversals before this one, and after it."""
 
 
 class Rota:
@@ -83,25 +104,39 @@ class Rota:
             found += lanes[first:] + lanes[:first]
         return found
 
-    def after(self, lane: int) -> int:
-        """The id of the first traversal that is looked at in a lane."""
-        return 0 if self._alone.get(lane) else self._after.get(lane, 0)
+    def pick(self, lane: int, limit: int, ready: Ready[T]) -> list[T]:
+        """The next nodes of a lane; of several traversals, if more than one has some.
 
-    def note(self, lane: int, found: Sequence[int], again: Sequence[int], *, filled: bool) -> None:
-        """Take note of what a claim found in a lane.
-
-        :param found: the traversals of its nodes, in order.
-        :param again: the same for those from before where it began, if it looked there.
-        :param filled: whether it found as many nodes as it was to take.
+        :param limit: so many at most.
+        :param ready: what is ready there.
         """
-        if not filled:
+        alone = self._alone.get(lane, 0)
+        first = 0 if alone else self._after.get(lane, 0)
+        nodes = ready.take(limit, after=first)
+        is_round = first > 0 and not nodes
+        if first and len(nodes) < limit:
+            nodes += ready.take(limit - len(nodes), before=first)
+        if len(nodes) < limit:
+            # that is all there is
             self._after.pop(lane, None)
             self._alone.pop(lane, None)
-            return
-        if self._alone.get(lane):
-            self._alone[lane] -= 1
-            return
-        if again and not found and again[0] == self._after[lane] - 1:
-            # all the way round to the one that was served last
-            self._alone[lane] = ALONE
-        self._after[lane] = (again or found)[-1] + 1
+            return nodes
+        one = nodes[0].traversal_id
+        is_one = one == nodes[-1].traversal_id
+        # all the way round to the one that was served last
+        is_alone = is_round and is_one and one == first - 1
+        if limit > 1 and is_one and not is_alone and not alone:
+            below, above = ready.find_others(one)
+            is_alone = not (below or above)
+            half = limit // 2
+            others = ready.take(half, after=one + 1) if above else []
+            if below and len(others) < half:
+                others += ready.take(half - len(others), before=one)
+            nodes = nodes[: limit - len(others)] + others
+        self._after[lane] = nodes[-1].traversal_id + 1
+        self._alone[lane] = ALONE if is_alone else max(0, alone - 1)
+        return nodes
+
+    def look_round(self) -> None:
+        """Something new may be ready: the next claims look for it."""
+        self._alone.clear()

@@ -336,6 +336,17 @@ def find_busy(tx: Transaction, lanes: Sequence[int]) -> list[int]:
     return [lane for lane, busy in zip(lanes, found, strict=True) if busy]
 
 
+def find_others(tx: Transaction, lane: int, traversal_id: int) -> tuple[bool, bool]:
+    """Whether traversals with lower ids than this one, and with higher ones, have something READY
+    in a lane that is no retry."""
+    ready = (is_in(NodeState.READY), sync_point.c.due_at == 0, sync_point.c.lane == lane)
+    node = select(sync_point.c.node).where(*ready)
+    below = node.where(sync_point.c.traversal_id < traversal_id).exists()
+    above = node.where(sync_point.c.traversal_id > traversal_id).exists()
+    found: Any = tx.execute(select(below.label("below"), above.label("above"))).one()
+    return bool(found[0]), bool(found[1])
+
+
 def has_claimable(tx: Transaction, lanes: Sequence[int]) -> bool:
     """Whether something of these lanes can be claimed now."""
     mine = (is_in(NodeState.READY), sync_point.c.lane.in_(lanes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -135,7 +136,8 @@ def test_an_end_that_was_said_twice_ends_each_thread_once() -> None:
 
 
 def _job(number: int) -> Job:
-    return Job(number, None, None)  # type: ignore[arg-type]
+    work = SimpleNamespace(traversal=SimpleNamespace(id=1), number=number)
+    return Job(work, None, None)  # type: ignore[arg-type]
 
 
 def test_a_sweep_that_fails_is_not_the_last(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
+
+import pytest
 
 from converge.protocol.rota import ALONE, SHARE, Rota
 from converge.sql.lanes import Course
@@ -10,69 +13,101 @@ from converge.sql.lanes import Course
 LANES = {0: Course(), 1: Course(priority=5), 2: Course(priority=-5), 3: Course("far"), 4: Course()}
 
 
+@dataclass
+class Node:
+    traversal_id: int
+
+
 class Backlog:
-    """The ready nodes of a lane, by traversal, and a rota that claims them."""
+    """The ready nodes of a lane, by traversal.
+
+    :ivar looks: how many statements the last claim took.
+    """
 
     def __init__(self, **ready: int) -> None:
         self.rota = Rota()
         self.ready = Counter({int(name[1:]): count for name, count in ready.items()})
+        self.looks = 0
 
     def claim(self, limit: int) -> list[int]:
-        """As :func:`converge.protocol.claim.claim` does it; the traversals of what it takes."""
-        after = self.rota.after(0)
-        found = self._take(limit, [one for one in sorted(self.ready) if one >= after])
-        again = self._take(limit - len(found), [one for one in sorted(self.ready) if one < after])
-        self.rota.note(0, found, again, filled=len(found) + len(again) >= limit)
-        return found + again
-
-    def _take(self, limit: int, traversals: list[int]) -> list[int]:
-        taken: list[int] = []
-        for one in traversals:
-            taken += [one] * min(limit - len(taken), self.ready[one])
+        """The traversals of what the next claim takes."""
+        self.looks = 0
+        nodes = self.rota.pick(0, limit, self)
+        taken = [node.traversal_id for node in nodes]
         self.ready -= Counter(taken)
         return taken
+
+    def take(self, limit: int, *, after: int = 0, before: int | None = None) -> list[Node]:
+        self.looks += 1
+        found: list[Node] = []
+        for one, count in sorted(self.ready.items()):
+            if one >= after and (before is None or one < before):
+                found += [Node(one)] * count
+        return found[:limit]
+
+    def find_others(self, traversal_id: int) -> tuple[bool, bool]:
+        self.looks += 1
+        return min(self.ready) < traversal_id, max(self.ready) > traversal_id
+
+    def claim_until_done(self, one: int, limit: int) -> int:
+        """How many nodes are claimed until one traversal has nothing ready."""
+        count = 0
+        while self.ready[one]:
+            count += len(self.claim(limit))
+        return count
 
 
 def test_traversals_take_turns() -> None:
     backlog = Backlog(t1=100, t2=100, t3=100)
     assert [backlog.claim(1) for _ in range(6)] == [[1], [2], [3], [1], [2], [3]]
-    assert [backlog.claim(4) for _ in range(3)] == [[1] * 4, [2] * 4, [3] * 4]
+
+
+def test_a_claim_that_one_could_fill_takes_half_of_others() -> None:
+    backlog = Backlog(t1=100, t2=100, t3=1, t4=1)
+    assert backlog.claim(4) == [1, 1, 2, 2]
+    # those after it first, then those before
+    assert backlog.claim(4) == [3, 4, 1, 1]
+    assert backlog.claim(4) == [2, 2, 1, 1]
 
 
 def test_a_small_one_is_done_beside_a_large_one() -> None:
-    backlog = Backlog(t1=100_000, t2=10)
-    taken = []
-    while backlog.ready[2]:
-        taken += backlog.claim(8)
-    assert len(taken) <= 4 * 8
+    assert Backlog(t1=100_000, t2=10).claim_until_done(2, 8) <= 3 * 8
+    assert Backlog(t2=100_000, t1=10).claim_until_done(1, 8) <= 3 * 8
+    assert Backlog(t1=100_000, t2=10).claim_until_done(2, 1) == 2 * 10
+    assert Backlog(t2=100_000, t1=10, t3=100_000).claim_until_done(1, 1) <= 3 * 10
 
 
-def test_a_later_one_is_reached_soon() -> None:
+@pytest.mark.parametrize("limit", [1, 16])
+def test_a_later_one_is_reached_soon(limit: int) -> None:
     backlog = Backlog(t1=100_000)
     for _ in range(50):
-        backlog.claim(1)
+        backlog.claim(limit)
     backlog.ready[2] = 10
-    taken = []
-    while backlog.ready[2]:
-        taken += backlog.claim(1)
-    assert len(taken) <= ALONE + 1 + 2 * 10
+    assert backlog.claim_until_done(2, limit) <= limit * ALONE + 3 * max(10, limit)
+    # at once, if something was heard of it
+    backlog.rota.look_round()
+    backlog.claim(limit)
+    backlog.ready[3] = 1
+    backlog.rota.look_round()
+    assert backlog.claim_until_done(3, limit) <= 2 * limit
 
 
-def test_one_that_is_alone_is_mostly_found_at_once() -> None:
+@pytest.mark.parametrize("limit", [1, 16])
+def test_one_that_is_alone_is_mostly_found_by_one_look(limit: int) -> None:
     backlog = Backlog(t7=100_000)
-    looks = []
+    looks = 0
     for _ in range(8 * (ALONE + 1)):
-        looks.append(backlog.rota.after(0))
-        assert backlog.claim(1) == [7]
-    assert looks.count(0) >= len(looks) * ALONE // (ALONE + 1)
+        assert set(backlog.claim(limit)) == {7}
+        looks += backlog.looks
+    assert looks <= 8 * (ALONE + 2) + 2
 
 
 def test_a_claim_that_finds_all_begins_anew() -> None:
     backlog = Backlog(t1=3, t2=3)
-    assert backlog.claim(2) == [1, 1]
-    assert backlog.claim(10) == [2, 2, 2, 1]
+    assert backlog.claim(2) == [1, 2]
+    assert sorted(backlog.claim(10)) == [1, 1, 2, 2]
     backlog.ready = Counter({1: 9, 2: 9})
-    assert backlog.claim(2) == [1, 1]
+    assert backlog.claim(1) == [1]
 
 
 def test_an_engine_has_the_lanes_that_suit_it() -> None:

@@ -1,0 +1,128 @@
+"""What a large stack costs a small one beside it: python -m benchmarks fairness [--smaller]
+
+One engine with eight workers, on a PostgreSQL server as ``engine.py`` needs it, or at ``--url`` on
+any database. A large stack of nodes that do not depend on each other is running; a small one of ten
+is created, and the time until it is COMPLETE is compared with that of the same stack while the
+engine has nothing else to do. Small stacks are wide (ten nodes at once) or deep (ten after each
+other), and handlers take no time, or as long as a call of a service. Both have handlers of the same
+length.
+
+Runs with and without the large stack take turns; the median of the ratios counts. The target is at
+most 3. A handler that takes no time is the hardest case: the engine holds as many nodes as it can
+do in a quarter of a second, and writes hundreds of outcomes with each commit, which makes it fast,
+and what is alone on it, faster still.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+import converge
+from benchmarks.databases import any_database
+from benchmarks.measuring import DEFAULT_URL, VARIABLE, listed, load, verdict
+from converge import Engine, Store, Template
+
+#: Seconds that a handler takes.
+HANDLERS = (0.0, 0.02, 0.2)
+SIZE = 10
+WORKERS = 8
+LIMIT = 600.0
+MOST = 3.0
+#: Seconds for which the large stack runs before a small one comes.
+UNDER_WAY = 1.0
+
+
+class Sleeper(converge.ResourceType):
+    """Takes as long as its property says."""
+
+    schema = None
+
+    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
+        """Sleep."""
+        if properties["seconds"]:
+            time.sleep(properties["seconds"])
+
+    def delete(self, context: converge.Context, physical_id: str | None) -> None:
+        """Nothing was made."""
+
+
+def make(count: int, seconds: float, *, deep: bool = False) -> Template:
+    """A template of so many nodes."""
+    properties = {"seconds": seconds}
+    body = {"type": "sleeper", "properties": properties}
+    return Template.from_dict(
+        {
+            "resources": {
+                f"n{number}": body | ({"depends_on": f"n{number - 1}"} if deep and number else {})
+                for number in range(count)
+            }
+        }
+    )
+
+
+def take(store: Store, name: str, small: Template) -> float:
+    """Milliseconds from the start of a stack to its end."""
+    start = time.monotonic()
+    store.create_stack(name, small).wait(timeout=LIMIT)
+    return 1000 * (time.monotonic() - start)
+
+
+def measure(store: Store, seconds: float, large: int, rounds: int) -> None:
+    """Print the ratios for handlers of one length."""
+    smalls = {"wide": make(SIZE, seconds), "deep": make(SIZE, seconds, deep=True)}
+    big = make(large, seconds)
+    label = f"{1000 * seconds:g} ms"
+    alone: dict[str, list[float]] = {shape: [] for shape in smalls}
+    beside: dict[str, list[float]] = {shape: [] for shape in smalls}
+    with Engine(store, {"sleeper": Sleeper()}, workers=WORKERS):
+        for number in range(rounds):
+            for shape, small in smalls.items():
+                alone[shape].append(take(store, f"alone-{label}-{shape}-{number}", small))
+            stack = store.create_stack(f"large-{label}-{number}", big)
+            time.sleep(UNDER_WAY)
+            for shape, small in smalls.items():
+                beside[shape].append(take(store, f"beside-{label}-{shape}-{number}", small))
+            is_running = stack.refresh().status == "IN_PROGRESS"
+            store.cancel_stack(stack.name) if is_running else None
+            stack.wait(timeout=LIMIT)
+            if not is_running:
+                print(f"  the large stack ended too early in round {number}")
+    for shape in smalls:
+        pairs = zip(beside[shape], alone[shape], strict=True)
+        verdict(
+            f"handlers of {label}, {shape}: beside a large stack / alone",
+            [one / other for one, other in pairs],
+            most=MOST,
+        )
+        print(
+            f"  ms alone {listed(alone[shape], 0)}; beside {listed(beside[shape], 0)}; "
+            f"medians {median(alone[shape]):.0f} and {median(beside[shape]):.0f}"
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks fairness", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--smaller", action="store_true", help="a smaller stack, fewer rounds")
+    parser.add_argument("--large", type=int, default=100_000, help="nodes of the large stack")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--url", default=os.environ.get(VARIABLE, DEFAULT_URL))
+    arguments = parser.parse_args()
+    large, rounds = arguments.large, arguments.rounds
+    if arguments.smaller:
+        large, rounds = min(large, 10_000), min(rounds, 3)
+    with any_database(arguments.url) as url, converge.connect(url, create_schema=True) as store:
+        print(f"a large stack of {large} nodes, small ones of {SIZE}, {WORKERS} workers; {load()}")
+        for seconds in HANDLERS:
+            measure(store, seconds, large, rounds)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
