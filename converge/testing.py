@@ -256,7 +256,7 @@ class StepEngine:
             ),
             Commit.REGISTER,
         )
-        return EngineCore(database, engine_id, self.types, mark, self.queues)
+        return EngineCore(database, engine_id, self.types, mark, queues=self.queues)
 
     @property
     def id(self) -> int:

@@ -80,7 +80,7 @@ def _run(arguments: Namespace, shell: Shell) -> int:
             lease=arguments.lease,
             prune_after=arguments.prune_after,
             types=types,
-            queues=arguments.queue,
+            queues=arguments.queue or None,
             until_idle=arguments.until_idle,
             patient=patient,
             greeting="" if arguments.until_idle else greeting,

@@ -419,7 +419,7 @@ def decide_replace(
     resource_type = types.get(row.type)
     if resource_type is None:
         # the engine that deletes the old one makes the new one
-        return _miss(types, row.type, str(node.definition["type"]))
+        return _miss(types, row.type, str(wanted["type"]))
     if row.physical_id is None and not supports(resource_type, "find"):
         # nothing was made that could be in the way of the replacement
         return Decision(Operation.REPLACE, properties, wanted=properties)
@@ -444,6 +444,10 @@ def _deletes_first(
 
 def _miss(types: Mapping[str, ResourceType], *needed: str) -> Decision:
     """This engine cannot do it; one that has all of these types can."""
-    name = needed[0]
-    reason = f"this engine has no resource type {name!r}{did_you_mean(name, types)}"
-    return Decision(Operation.FAIL, reason=reason, missing=tuple(sorted(set(needed))))
+    missing = tuple(sorted(set(needed)))
+    return Decision(Operation.FAIL, reason=unknown_type(needed[0], types), missing=missing)
+
+
+def unknown_type(name: str, types: Mapping[str, ResourceType]) -> str:
+    """That the type is not among these, in words."""
+    return f"this engine has no resource type {name!r}{did_you_mean(name, types)}"

@@ -115,6 +115,13 @@ SETTINGS_ENGINE = (
         sample="2592000",
     ),
     Setting(
+        "queue",
+        ENGINE,
+        list,
+        "Names of the queues that it serves, separated by commas. Without it, default, which is "
+        "that of all that names none.",
+    ),
+    Setting(
         "pass_env",
         ENGINE,
         list,
