@@ -52,6 +52,7 @@ COMMANDS: Mapping[str, str] = {
     "pipeline": "pipeline.run",
     "deadletters": "notifications.deadletters",
     "event-store": "notifications.event_store",
+    "agent": "agent.agent",
     "group": "group.run",
     "db": "schema.run",
 }

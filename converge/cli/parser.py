@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from converge.cli.options import (
+    agent,
     database,
     engines,
     group,
@@ -52,7 +53,7 @@ environment:
   NO_COLOR        no colours
 """
 #: In the order in which ``--help`` lists their commands.
-GROUPS = (stacks, reading, engines, journal, machine, notifications, group, database)
+GROUPS = (stacks, reading, engines, journal, machine, notifications, agent, group, database)
 
 
 class _Version(argparse.Action):

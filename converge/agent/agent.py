@@ -1,0 +1,165 @@
+"""An agent: it receives messages in batches, and takes each batch through the pipeline before it
+acknowledges it.
+
+While the store or the bus cannot be used, nothing is received: what is in hand goes back, the
+connection to the bus is closed, and the store is asked again and again, less and less often.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from converge.agent.gathering import Batching, gather
+from converge.bus.carrier import CarrierError
+from converge.bus.source import Delivery, Source
+from converge.errors import ConvergeError, StoreError
+from converge.lease import now as seconds
+from converge.pipeline import BatchResult, Message, Pipeline, process_batch, sweep
+from converge.sql.notifications import read_clock
+
+if TYPE_CHECKING:
+    from converge.store import Store
+
+LOG = logging.getLogger(__name__)
+
+#: Seconds between two looks for what waits for its time.
+SWEEP = 1.0
+#: Seconds before the first attempt after an outage, and the most before a later one.
+FIRST, LONGEST = 0.5, 15.0
+
+
+@dataclass(slots=True)
+class Counts:
+    """What an agent has done since its start.
+
+    :ivar batches: that were acknowledged.
+    :ivar given_back: messages that went back to the bus, as the store could not be used.
+    :ivar outages: of the store or of the bus.
+    """
+
+    received: int = 0
+    batches: int = 0
+    recorded: int = 0
+    duplicates: int = 0
+    resumed: int = 0
+    dead_letters: int = 0
+    given_back: int = 0
+    outages: int = 0
+    delivered: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, result: BatchResult) -> None:
+        """Count what became of a batch."""
+        self.recorded += result.recorded
+        self.duplicates += result.duplicates
+        self.resumed += result.resumed
+        self.dead_letters += result.dead_letters
+        for name, number in result.delivered.items():
+            self.delivered[name] = self.delivered.get(name, 0) + number
+        for name, taken in result.seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + taken
+
+
+class Agent:
+    """An agent. One thread runs it.
+
+    :param open_source: connects to the bus; it is called again after an outage.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        pipeline: Pipeline,
+        open_source: Callable[[], Source],
+        batching: Batching = Batching(),  # noqa: B008
+    ) -> None:
+        self.counts = Counts()
+        self.stopping = threading.Event()
+        self._store = store
+        self._pipeline = pipeline
+        self._open = open_source
+        self._batching = batching
+        self._source: Source | None = None
+        self._swept = 0.0
+        self._pause = FIRST
+
+    def stop(self) -> None:
+        """Finish what is in hand, and let :meth:`run` return; from any thread."""
+        self.stopping.set()
+
+    def run(self) -> None:
+        """Work until :meth:`stop`, or until nothing more can come."""
+        try:
+            while not self.stopping.is_set():
+                if not self.turn():
+                    return
+        finally:
+            self._close()
+
+    def turn(self) -> bool:
+        """Receive a batch and handle it, or wait out an outage for a while.
+
+        :returns: false if nothing more will come.
+        """
+        try:
+            if self._source is None:
+                # before anything is received that could only go back
+                self._store.database.read(read_clock)
+                self._source = self._open()
+            batch = gather(
+                self._source.receive,
+                self._batching,
+                seconds,
+                idle=SWEEP,
+                stopped=self.stopping.is_set,
+            )
+            if batch:
+                self._handle(self._source, batch)
+            self._sweep(force=self._source.ended)
+        except (StoreError, CarrierError) as error:
+            self._wait_out(error)
+            return True
+        if self._pause != FIRST:
+            LOG.warning("the agent goes on")
+            self._pause = FIRST
+        return not self._source.ended
+
+    def _handle(self, source: Source, batch: Sequence[Delivery]) -> None:
+        self.counts.received += len(batch)
+        try:
+            result = process_batch(self._store, self._pipeline, [_message(one) for one in batch])
+        except BaseException:
+            self.counts.given_back += len(batch)
+            source.requeue(batch)
+            raise
+        # counted first: if the acknowledgement fails, what comes again is a duplicate
+        self.counts.add(result)
+        self.counts.batches += 1
+        source.acknowledge(batch)
+
+    def _sweep(self, *, force: bool) -> None:
+        if force or seconds() - self._swept >= SWEEP:
+            self._swept = seconds()
+            self.counts.add(sweep(self._store, self._pipeline))
+
+    def _wait_out(self, error: ConvergeError | CarrierError) -> None:
+        """Receive nothing for a while."""
+        self._close()
+        if self._pause == FIRST:
+            self.counts.outages += 1
+            LOG.warning("the agent waits: %s", error)
+        self.stopping.wait(self._pause)
+        self._pause = min(self._pause * 2, LONGEST)
+
+    def _close(self) -> None:
+        source, self._source = self._source, None
+        if source is not None:
+            source.close()
+
+
+def _message(one: Delivery) -> Message:
+    return Message(one.body, one.headers, one.priority, one.fallback_id, one.fallback_time)

@@ -1,0 +1,67 @@
+"""The options of ``converge agent``."""
+
+from __future__ import annotations
+
+from converge.cli.options.commands import Commands
+from converge.cli.options.notifications import PIPELINE_FILES
+from converge.cli.options.shared import JSON
+from converge.cli.options.values import integer, seconds
+
+#: The same as in converge.agent.gathering, which is not imported for ``--help``.
+BATCH_MAX = 10_000
+
+
+def add(commands: Commands) -> None:
+    """Add it."""
+    parser = commands.add(
+        "agent",
+        "Run an agent: take notifications of a bus through a pipeline",
+        PIPELINE_FILES,
+        JSON,
+    )
+    parser.add_argument(
+        "--pipeline",
+        dest="files",
+        metavar="FILE",
+        action="append",
+        required=True,
+        help="a pipeline file, YAML or JSON; may be repeated",
+    )
+    parser.add_argument(
+        "--bus",
+        metavar="URL",
+        help="where notifications come from: rabbit://USER:PASSWORD@HOST:5672/, or file:PATH with "
+        "one a line, at the end of which it stops (default: CONVERGE_BUS)",
+    )
+    parser.add_argument(
+        "--topic",
+        metavar="TOPIC",
+        action="append",
+        help="a topic, or EXCHANGE/TOPIC; may be repeated (default: openstack/notifications)",
+    )
+    parser.add_argument(
+        "--priority",
+        metavar="PRIORITY",
+        action="append",
+        help="a priority; may be repeated (default: info)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=integer(1, BATCH_MAX),
+        default=100,
+        help=f"the most notifications of a batch, 1 to {BATCH_MAX} (default: 100)",
+    )
+    parser.add_argument(
+        "--batch-timeout",
+        metavar="S",
+        type=seconds(above=True),
+        default=1.0,
+        help="seconds that a notification waits for others, at most (default: 1)",
+    )
+    parser.add_argument(
+        "--prefetch",
+        metavar="N",
+        type=integer(1, 65_535),
+        help="the most notifications of a queue in memory (default: twice the batch)",
+    )
