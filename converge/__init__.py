@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         StoreError,
         TemplateError,
         UnresolvedReference,
+        Veto,
     )
     from converge.graph import Graph
     from converge.journal import Journal, Scope
@@ -69,6 +70,7 @@ _HOMES = {
     "StoreError": "errors",
     "TemplateError": "errors",
     "UnresolvedReference": "errors",
+    "Veto": "errors",
     "Graph": "graph",
     "Journal": "journal",
     "Scope": "journal",
@@ -127,6 +129,7 @@ __all__ = [
     "TemplateError",
     "Transition",
     "UnresolvedReference",
+    "Veto",
     "Wait",
     "connect",
 ]

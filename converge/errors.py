@@ -153,6 +153,10 @@ class Replace(Exception):
     """Raised by a resource type's ``update``: the change needs a new physical resource."""
 
 
+class Veto(ConvergeError):
+    """Raised by an engine's policy: the handler must not be called. The message says why."""
+
+
 class SignalFailed(ConvergeError):
     """What a handler waits for has failed, as the signal says."""
 

@@ -14,6 +14,7 @@ from converge.engine.core import EngineCore
 from converge.errors import Replace
 from converge.model import DEFAULT_QUEUE, Json, Kind, Physical, Replacing, make_mark
 from converge.protocol.decide import Operation, Outcome, Result, Work
+from converge.protocol.policy import Policy
 from converge.resources.resource_type import Context, ResourceType, check_types
 from converge.retry import RetryPolicy
 from converge.sql import engines
@@ -221,6 +222,7 @@ class StepEngine:
         order is the same on every database.
     :param lease: seconds that its lease lasts; it is renewed only by :meth:`renew`.
     :param queues: the names of the queues that it serves.
+    :param policy: is asked before each call of a handler, as by :class:`converge.Engine`.
     """
 
     def __init__(
@@ -231,6 +233,7 @@ class StepEngine:
         clock: FakeClock | None = None,
         lease: float = 3600.0,
         queues: Collection[str] = (DEFAULT_QUEUE,),
+        policy: Policy | None = None,
     ) -> None:
         check_types(types)
         self.queues = queues
@@ -238,6 +241,7 @@ class StepEngine:
         self.types = types
         self.clock = clock
         self.lease = lease
+        self.policy = policy
         self.core = self._register()
 
     def _register(self) -> EngineCore:
@@ -256,7 +260,9 @@ class StepEngine:
             ),
             Commit.REGISTER,
         )
-        return EngineCore(database, engine_id, self.types, mark, queues=self.queues)
+        return EngineCore(
+            database, engine_id, self.types, mark, queues=self.queues, policy=self.policy
+        )
 
     @property
     def id(self) -> int:

@@ -33,6 +33,7 @@ from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work
 from converge.protocol.finish import draft_rollback, finish, may_roll_back
 from converge.protocol.halt import complete_failure, halts
 from converge.protocol.limits import limits_of
+from converge.protocol.policy import Policy
 from converge.protocol.recover import release_engine
 from converge.protocol.replace import replace
 from converge.protocol.rota import Rota
@@ -65,6 +66,7 @@ class EngineCore:
     :param mark: the mark of its registration.
     :param observer: is told what it does.
     :param queues: the names of the queues that it serves.
+    :param policy: is asked before each call of a handler.
     """
 
     def __init__(
@@ -75,7 +77,9 @@ class EngineCore:
         mark: int = 0,
         observer: Observer | None = None,
         queues: Collection[str] = (DEFAULT_QUEUE,),
+        policy: Policy | None = None,
     ) -> None:
+        self.policy = policy
         self.observer = Observer() if observer is None else observer
         self.database = database
         self.engine_id = engine_id
@@ -468,7 +472,7 @@ class EngineCore:
         log_began(self.engine_id, work)
         self.observer.began(self.engine_id, work)
         started = time.monotonic()
-        outcome = call_handler(work, self.types, context, self.database)
+        outcome = call_handler(work, self.types, context, self.database, self.policy)
         outcome.stepped = context.has_journal
         seconds = time.monotonic() - started
         self.observer.ended(self.engine_id, work, outcome, seconds)

@@ -12,6 +12,7 @@ from converge.engine.run import Run
 from converge.errors import BadInput, ConvergeError
 from converge.lease import LEASE, MIN_LEASE
 from converge.model import check_queues, check_seconds
+from converge.protocol.policy import Policy
 from converge.resources import load_types
 from converge.resources.resource_type import ResourceType, check_types
 
@@ -42,6 +43,8 @@ class Engine:
     :param observer: is told what the engine does, for metrics or traces.
     :param queues: the names of the queues that it serves; None: only that of all that names none,
         which is called ``default``.
+    :param policy: is called with a :class:`~converge.protocol.policy.Proposal` before each call of
+        a handler, in its thread; if it raises :class:`~converge.Veto`, the resource fails instead.
     :raises BadInput: a number is out of range, a type is not a resource type, or a queue cannot
         have such a name.
     """
@@ -57,6 +60,7 @@ class Engine:
         prune_after: float | None = None,
         observer: Observer | None = None,
         queues: Iterable[str] | None = None,
+        policy: Policy | None = None,
     ) -> None:
         if type(workers) is not int or not 1 <= workers <= 1000:
             raise BadInput(f"workers must be a whole number from 1 to 1000, not {workers!r}")
@@ -71,6 +75,7 @@ class Engine:
             None if prune_after is None else check_seconds("prune_after", prune_after)
         )
         self.observer = observer
+        self.policy = policy
         self._run: Run | None = None
         self._lock = threading.Lock()
 
@@ -129,6 +134,7 @@ class Engine:
                 needed=needed,
                 observer=self.observer,
                 queues=self.queues,
+                policy=self.policy,
             )
             self._run = run
             run.begin()

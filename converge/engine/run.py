@@ -28,6 +28,7 @@ from converge.errors import StaleLock, StoreError
 from converge.lease import Lease, RowLeases, now
 from converge.protocol.call import failure
 from converge.protocol.decide import Operation, Outcome, Result, Work
+from converge.protocol.policy import Policy
 from converge.protocol.recover import Sweeper, leave
 from converge.resources.resource_type import ResourceType
 from converge.sql import engines, sync_points, traversals
@@ -73,6 +74,7 @@ class Run:
     :param needed: how many connections to the database it may need.
     :param observer: is told what it does.
     :param queues: the names of the queues that it serves.
+    :param policy: is asked before each call of a handler.
     :ivar ended: set when it has stopped.
     :ivar error: the error that stopped it, if any.
     :raises StoreError: the database cannot be used.
@@ -90,6 +92,7 @@ class Run:
         needed: int,
         queues: Collection[str],
         observer: Observer | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self.store = store
         self.types = types
@@ -97,6 +100,7 @@ class Run:
         self.poll = poll
         self.prune_after = prune_after
         self.observer = Observer() if observer is None else observer
+        self.policy = policy
         self.ended = threading.Event()
         self.error: BaseException | None = None
         self._database = store.database
@@ -481,7 +485,13 @@ class Run:
         lease = Lease(self._leases, self._lose)
         threading.Thread(target=lease.keep, name="converge-lease", daemon=True).start()
         core = EngineCore(
-            self._database, lease.id, self.types, lease.mark, self.observer, self.queues
+            self._database,
+            lease.id,
+            self.types,
+            lease.mark,
+            self.observer,
+            self.queues,
+            self.policy,
         )
         return Tenure(lease, core)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from converge.canonical import dump, load
-from converge.errors import BadInput, Replace, comes_from
+from converge.errors import BadInput, Replace, Veto, comes_from
 from converge.hiding import Secrets
 from converge.model import Action, Json, Kind, Physical, Status, same
 from converge.protocol.basis import make_basis
@@ -25,6 +25,7 @@ from converge.protocol.decide import (
 )
 from converge.protocol.limits import SPENT, Limits, limits_of, settings_of
 from converge.protocol.marks import mark_attributes, secret_values, with_marks
+from converge.protocol.policy import Policy, propose, refused
 from converge.reasons import cut_traceback, describe, format_traceback
 from converge.resources.resource_type import (
     Context,
@@ -110,12 +111,14 @@ def call_handler(
     types: Mapping[str, ResourceType],
     context: Context | None,
     origin: object = None,
+    policy: Policy | None = None,
 ) -> Outcome:
     """Do what was decided, and return the outcome. Never raises.
 
     :param context: required for operations in :data:`~converge.protocol.decide.HANDLED`.
     :param origin: the database. If an error of it passes through the handler, the work is handed
         back and has not failed.
+    :param policy: is asked first, and may refuse.
     """
     operation = work.decision.operation
     if operation in HANDLED:
@@ -123,7 +126,11 @@ def call_handler(
         assert context is not None
         started = time.monotonic()
         try:
+            if policy is not None:
+                policy(propose(work))
             return _call(work, types, context)
+        except Veto as veto:
+            return refused(work, str(veto))
         except Replace:
             if operation is Operation.UPDATE:
                 then = decide_replace(
