@@ -18,7 +18,6 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from converge.canonical import dump
@@ -26,11 +25,12 @@ from converge.crash_points import Commit
 from converge.errors import BadInput, Busy, StaleLock, comes_from
 from converge.model import Json
 from converge.pipeline.items import Item, from_json_list, make_id, to_json_list
+from converge.pipeline.ledger import Ledger, StaleState
 from converge.pipeline.letters import letter_of_work
 from converge.pipeline.pipeline import Sink
 from converge.pipeline.publishers import Outlet, Publisher
 from converge.pipeline.stages import Handover, Stage
-from converge.pipeline.steps import Advance, StatefulStep, Step, listed
+from converge.pipeline.steps import StatefulStep, Step, listed
 from converge.pipeline.work import LEASE, BatchResult, Guard, Work, count
 from converge.sql import dead_letters, deliveries, step_states
 from converge.sql.database import Database
@@ -487,85 +487,8 @@ def _is_still(work: Work, versions: Mapping[int, int]) -> bool:
     return not work.lost and work.version == versions[work.id]
 
 
-class StaleState(Exception):
-    """What a stage was worked out from has changed: it is to be done anew."""
-
-
 class _StaleDelivery(Exception):
     """Another process has gone on with a delivery."""
-
-
-class Ledger:
-    """What becomes of the states of a stage, before it is written.
-
-    :param states: those that there are, by digest.
-    """
-
-    def __init__(self, sink: str, step: str, states: dict[str, StateRow]) -> None:
-        self._sink, self._step = sink, step
-        self._states = states
-        self._changed: dict[str, tuple[Json, int, Advance]] = {}
-
-    def get(self, digest: str) -> Json:
-        """The state of a key; None if there is none."""
-        if digest in self._changed:
-            return self._changed[digest][2].state
-        row = self._states.get(digest)
-        return None if row is None else row.state
-
-    def set(self, digest: str, key: Json, share: int, moved: Advance) -> None:
-        """Change the state of a key."""
-        self._changed[digest] = (key, share, replace(moved, made=()))
-
-    def mark(self) -> dict[str, tuple[Json, int, Advance]]:
-        """What was changed so far."""
-        return dict(self._changed)
-
-    def back_to(self, mark: dict[str, tuple[Json, int, Advance]]) -> None:
-        """Forget what was changed since."""
-        self._changed = mark
-
-    def write(self, tx: Transaction) -> None:
-        """Write all changes.
-
-        :raises StaleState: another process has changed one of the keys.
-        """
-        made, changed, gone = [], [], []
-        for digest, (key, share, moved) in self._changed.items():
-            row = self._states.get(digest)
-            mark = secrets.randbits(62)
-            if row is None:
-                if moved.state is not None:
-                    made.append(
-                        {
-                            "sink": self._sink,
-                            "step": self._step,
-                            "digest": digest,
-                            "key": key,
-                            "share": share,
-                            "state": moved.state,
-                            "deadline_at": moved.deadline,
-                            "mark": mark,
-                        }
-                    )
-                continue
-            changed.append(
-                {
-                    "id": row.id,
-                    "mark": row.mark,
-                    "new_mark": mark,
-                    "state": moved.state if moved.state is not None else {},
-                    "deadline_at": moved.deadline,
-                }
-            )
-            if moved.state is None:
-                gone.append(row.id)
-        try:
-            step_states.insert_states(tx, made)
-            step_states.update_states(tx, changed)
-        except StaleLock:
-            raise StaleState from None
-        step_states.delete_states(tx, gone)
 
 
 def _apply(step: Step, work: Work) -> None:

@@ -11,7 +11,7 @@ from converge.crash_points import Commit
 from converge.pipeline.again import retry_letters
 from converge.pipeline.batch import deliver
 from converge.pipeline.items import make_id, to_json_list
-from converge.pipeline.passage import Ledger, StaleState
+from converge.pipeline.ledger import Ledger, StaleState
 from converge.pipeline.pipeline import Pipeline
 from converge.pipeline.steps import Advance, StatefulStep, listed
 from converge.pipeline.work import LEASE, BatchResult, Guard, Work
