@@ -47,6 +47,7 @@ COMMANDS: Mapping[str, str] = {
     "engine": "engine.engine",
     "engines": "queries.engines",
     "recover": "engine.recover",
+    "completion": "completion.run",
     "journal": "journal.run",
     "machine": "machine.run",
     "pipeline": "pipeline.run",

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from converge.cli.options import (
     agent,
+    completion,
     database,
     engines,
     group,
@@ -53,7 +54,18 @@ environment:
   NO_COLOR        no colours
 """
 #: In the order in which ``--help`` lists their commands.
-GROUPS = (stacks, reading, engines, journal, machine, notifications, agent, group, database)
+GROUPS = (
+    stacks,
+    reading,
+    engines,
+    journal,
+    machine,
+    notifications,
+    agent,
+    group,
+    database,
+    completion,
+)
 
 
 class _Version(argparse.Action):

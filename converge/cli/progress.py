@@ -119,6 +119,8 @@ class Reporter:
     #: Whether it needs :meth:`events` and :meth:`update`, which cost queries.
     wants_events = False
     wants_updates = False
+    #: Seconds from one update to the next at least.
+    update_every = 0.0
     #: Whether it prints events of traversals, too.
     tells_stacks = False
     #: Whether what it is told goes into a log that has warnings of converge's, too.
@@ -157,15 +159,70 @@ class LogReporter(Reporter):
         LOG.info("%s", text)
 
 
+class Reminders:
+    """Says of what runs for long that it does: after ten seconds, after half a minute, and then
+    ever more seldom, but each ten minutes at least."""
+
+    _FIRST, _SECOND, _MOST = 10.0, 30.0, 600.0
+
+    def __init__(self) -> None:
+        # when of each node the next line is due, in seconds since it began
+        self._due: dict[tuple[object, object], float] = {}
+
+    def lines(self, action: str, running: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The lines that are due, of what runs longest first.
+
+        :param running: as for :func:`live_view`.
+        """
+        running = sorted(running, key=lambda one: -float(one["since_seconds"]))
+        due = {self._key(one): self._due.get(self._key(one), self._FIRST) for one in running}
+        late = [one for one in running if one["since_seconds"] >= due[self._key(one)]]
+        for one in late:
+            since = float(one["since_seconds"])
+            due[self._key(one)] = max(self._SECOND, since + min(since, self._MOST))
+        # what is over begins anew if it comes again
+        self._due = due
+        found = [self._line(action, one) for one in late[:RUNNING_MAX]]
+        if len(late) > RUNNING_MAX:
+            found.append(f"... and {len(late) - RUNNING_MAX} more")
+        return found
+
+    @staticmethod
+    def _key(one: Mapping[str, Any]) -> tuple[object, object]:
+        return one["resource"], one.get("kind")
+
+    @staticmethod
+    def _line(action: str, one: Mapping[str, Any]) -> str:
+        what = "DELETE" if one.get("kind") == "cleanup" else action
+        line = f"... {escape(one['resource'])} {what} still IN_PROGRESS after "
+        line += duration(float(one["since_seconds"]))
+        return f"{line}: {prose(one['progress'])}" if one.get("progress") else line
+
+
 class PlainReporter(Reporter):
-    """A line per event."""
+    """A line per event, and now and then one for what takes long."""
 
     wants_events = True
+    wants_updates = True
+    update_every = 1.0
     tells_stacks = True
 
     def __init__(self, stream: IO[str], errors: IO[str]) -> None:
         super().__init__(errors)
         self._stream = stream
+        self._reminders = Reminders()
+
+    def update(
+        self,
+        name: str,
+        action: str,
+        progress: Mapping[str, int],
+        running: Sequence[Mapping[str, Any]],
+        seconds: float,
+    ) -> None:
+        for line in self._reminders.lines(action, running):
+            self._stream.write(line + "\n")
+        self._stream.flush()
 
     def events(self, events: Iterable[Mapping[str, Any]]) -> None:
         for event in events:

@@ -135,6 +135,8 @@ class Watch:
         self._events = EventReader(store, stack.name, after)
         self._traversal = stack.traversal
         self._started = time.monotonic()
+        # when the reporter was told of progress last
+        self._told = 0.0
 
     def look(self) -> bool:
         """Read the stack, update the reporter, and return whether it has ended."""
@@ -151,7 +153,9 @@ class Watch:
             # events are read after the status, so that none of an ended traversal are missing
             events = self._events.rest() if ended else self._events.new()
             self._reporter.events([self.printed.note(event) for event in events])
-        if self._reporter.wants_updates and not ended:
+        since = self.seconds - self._told
+        if self._reporter.wants_updates and not ended and since >= self._reporter.update_every:
+            self._told = self.seconds
             self._tell()
         return ended
 

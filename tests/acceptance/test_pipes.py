@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -74,6 +75,36 @@ def test_a_list_says_when_nobody_goes_on_and_why_that_something_is_stuck(shell: 
     assert len(shell.json("why", status=3)) == 2
     # of one stack, it is an answer
     shell.run("why", "good")
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("converge rollb", {"rollback"}),
+        ("converge up --on-fail", {"--on-failure"}),
+        ("converge up --on-failure ", {"stop", "continue", "rollback"}),
+        ("converge up sho", {"shop.yaml"}),
+        ("converge db ", {"upgrade", "reencrypt"}),
+    ],
+)
+def test_a_shell_completes_what_is_typed(shell: Shell, typed: str, completed: set[str]) -> None:
+    shell.write("shop.yaml", TEMPLATE)
+    script, _ = shell.run("completion", "bash")
+    words = typed.split(" ")
+    (function,) = re.findall(r"^complete .*-F (\S+) converge$", script, re.MULTILINE)
+    ask = f"""
+COMP_WORDS=({" ".join(word or "''" for word in words)}); COMP_CWORD={len(words) - 1}
+{function} converge "{words[-1]}" "{words[-2]}"
+printf '%s\n' "${{COMPREPLY[@]}}"
+"""
+    done = subprocess.run(
+        ["bash", "-c", script + ask],
+        cwd=shell.folder,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=LIMIT,
+    )
+    assert completed <= set(done.stdout.split()), done.stderr
 
 
 def test_what_is_gone_can_be_deleted_again(shell: Shell) -> None:

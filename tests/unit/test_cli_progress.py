@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from converge.cli.progress import (
+    RUNNING_MAX,
     LiveReporter,
     PlainReporter,
     Reporter,
@@ -124,6 +125,42 @@ def test_plain_lines_are_events_in_order() -> None:
         event_line(FAILURE),
     ]
     assert err.getvalue() == "converge: stopping\n"
+
+
+def test_without_a_terminal_what_takes_long_is_told_ever_more_seldom() -> None:
+    out = io.StringIO()
+    reporter = PlainReporter(out, out)
+
+    def told(*running: tuple[str, float], **more: Any) -> list[str]:
+        out.seek(0)
+        out.truncate()
+        nodes = [
+            {"resource": name, "kind": "update", "since_seconds": since, **more}
+            for name, since in running
+        ]
+        reporter.update("shop", "CREATE", PROGRESS, nodes, 1.0)
+        return out.getvalue().splitlines()
+
+    assert told(("db", 9.9)) == []
+    assert told(("db", 10.0)) == ["... db CREATE still IN_PROGRESS after 10 s"]
+    assert told(("db", 29.0), ("a", 0.0)) == []
+    # the longest first
+    assert told(("a", 11.0), ("db", 30.5)) == [
+        "... db CREATE still IN_PROGRESS after 30 s",
+        "... a CREATE still IN_PROGRESS after 11 s",
+    ]
+    assert told(("db", 60.5)) == []
+    assert told(("db", 61.0)) == ["... db CREATE still IN_PROGRESS after 1 min 01 s"]
+    # "a" was over meanwhile, so it begins anew
+    assert told(("a", 10.0)) == ["... a CREATE still IN_PROGRESS after 10 s"]
+    assert len(told(("a", 5000.0))) == 1
+    assert told(("a", 5599.0)) == []
+    assert len(told(("a", 5600.0))) == 1
+    # a handler that waits says how far it is
+    (line,) = told(("b", 10.0), kind="cleanup", progress="BUILDING,\n40 %")
+    assert line == "... b DELETE still IN_PROGRESS after 10 s: BUILDING, | 40 %"
+    many = [(f"n{number}", 20.0) for number in range(RUNNING_MAX + 2)]
+    assert told(*many)[-1] == "... and 2 more"
 
 
 def test_the_live_reporter_keeps_failures_and_restores_the_cursor() -> None:
