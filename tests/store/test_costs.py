@@ -120,4 +120,6 @@ def test_waits_take_as_many_statements_however_many_wait(store: Store, clock: Fa
             clock.advance(10)
         counts.append(sent)
         end(engine)
-    assert counts[0] == counts[1]
+    # now and then a claim also asks whether other traversals have something ready
+    few, many = counts
+    assert all(more <= less + 1 for less, more in zip(few, many, strict=True)), counts
