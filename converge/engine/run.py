@@ -196,7 +196,8 @@ class Run:
 
     def _hear(self) -> None:
         """There is a hint: look for work soon, if there is a worker for it."""
-        self._heard = True
+        # what this engine makes ready itself, it claims as it has room
+        self._heard = self._heard or threading.current_thread() not in self._threads
         self._finished.put(_HEARD)
 
     # -- the turning thread
