@@ -223,6 +223,7 @@ class Orders:
         process on their own host at once, so those of another wait for the end of its lease.
     :ivar place: where it waits to be stopped; None for nowhere.
     :ivar bus: its bus; None for the usual one.
+    :ivar pool: the resource types that it has; empty for all.
     """
 
     url: str
@@ -232,6 +233,7 @@ class Orders:
     host: str = "here"
     place: str | None = None
     bus: str | None = None
+    pool: tuple[str, ...] = ()
 
 
 def main(orders: Orders) -> None:
@@ -251,9 +253,10 @@ def main(orders: Orders) -> None:
     freezer = None if orders.place is None else Freezer(store, log, orders.place)
     if freezer is not None:
         crash_points.hook = freezer.reach
+    known = types(log, freezer)
     engine = converge.Engine(
         store,
-        types=types(log, freezer),
+        types={name: known[name] for name in orders.pool or known},
         workers=orders.workers,
         lease=orders.lease,
         poll=0.1,
