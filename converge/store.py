@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -99,7 +99,8 @@ class Store(Queries):
     :class:`~converge.Conflict`. Without ``expected``, a running traversal is superseded;
     ``queue``, whose engines work on the stack, and ``priority``, from -100 to 100: what is ready
     of a higher one comes first. Both stay as they are unless they are given; at first, they are
-    ``"default"`` and 0.
+    ``"default"`` and 0; ``unprotect``, the names of protected resources that may be deleted or
+    replaced: without it, what would delete one is refused with :class:`~converge.Conflict`.
     """
 
     def __init__(self, database: Database) -> None:
@@ -180,6 +181,7 @@ class Store(Queries):
         types: Mapping[str, ResourceType] | None = None,
         expected: int | None = None,
         keep_parameters: bool = False,
+        unprotect: Collection[str] = (),
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Start to bring a stack to another template or other parameters.
@@ -195,7 +197,8 @@ class Store(Queries):
         wanted = work_out(name, template, parameters, types, keeps)
         draft = self._draft(transaction, lambda tx: answer.draft_wanted(tx, name, wanted))
         return self._ask(
-            transaction, lambda tx: answer.update(tx, name, wanted, intent, draft, expected)
+            transaction,
+            lambda tx: answer.update(tx, name, wanted, intent, draft, expected, unprotect),
         )
 
     def converge_stack(
@@ -214,6 +217,7 @@ class Store(Queries):
         any_source: bool = False,
         keep_parameters: bool = False,
         expected: int | None = None,
+        unprotect: Collection[str] = (),
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Bring a stack about, whatever there is of it: create it, update it, or, when a
@@ -248,6 +252,7 @@ class Store(Queries):
                 source=source,
                 any_source=any_source,
                 expected=expected,
+                unprotect=unprotect,
             )
 
         return self._ask(transaction, ask)
@@ -261,6 +266,7 @@ class Store(Queries):
         timeout: float | None = None,
         node_timeout: float | None = None,
         expected: int | None = None,
+        unprotect: Collection[str] = (),
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Start to bring a stack back to an earlier version. Asked for again, it goes on, and
@@ -278,7 +284,8 @@ class Store(Queries):
         intent = Intent(on_failure, timeout, node_timeout)
         draft = self._draft(transaction, lambda tx: answer.draft_rollback(tx, name, version))
         return self._ask(
-            transaction, lambda tx: answer.roll_back(tx, name, version, intent, draft, expected)
+            transaction,
+            lambda tx: answer.roll_back(tx, name, version, intent, draft, expected, unprotect),
         )
 
     def delete_stack(
@@ -289,6 +296,7 @@ class Store(Queries):
         timeout: float | None = None,
         node_timeout: float | None = None,
         expected: int | None = None,
+        unprotect: Collection[str] = (),
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Start to delete a stack and all its resources. A delete that runs already goes on, and
@@ -302,7 +310,9 @@ class Store(Queries):
         if intent.on_failure == OnFailure.ROLLBACK:
             raise BadInput("a delete cannot be rolled back; on_failure must be stop or continue")
         draft = self._draft(transaction, lambda tx: answer.draft_delete(tx, name))
-        return self._ask(transaction, lambda tx: answer.delete(tx, name, intent, draft, expected))
+        return self._ask(
+            transaction, lambda tx: answer.delete(tx, name, intent, draft, expected, unprotect)
+        )
 
     def check_stack(
         self,

@@ -163,6 +163,7 @@ def make_preview(arguments: Namespace, wanted: WantedStack) -> Preview:
             parameters=wanted.parameters,
             types=wanted.types,
             keep_parameters=arguments.keep_params,
+            unprotect=arguments.unprotect,
         )
 
 

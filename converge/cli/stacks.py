@@ -66,6 +66,7 @@ def up(arguments: Namespace) -> int:
             expected=expected,
             queue=arguments.queue,
             priority=arguments.priority,
+            unprotect=arguments.unprotect,
         )
 
     return _converge(arguments, wanted.name, begin, create=True)
@@ -80,7 +81,10 @@ def down(arguments: Namespace) -> int:
         arguments,
         arguments.name,
         lambda store: store.delete_stack(
-            arguments.name, on_failure=arguments.on_failure, timeout=arguments.timeout
+            arguments.name,
+            on_failure=arguments.on_failure,
+            timeout=arguments.timeout,
+            unprotect=arguments.unprotect,
         ),
     )
 
@@ -93,7 +97,11 @@ def _is_meant(arguments: Namespace) -> bool:
         return True
     try:
         with readable(arguments) as reads:
-            preview = reads.plan_delete(arguments.name, types=built_in_types(arguments))
+            preview = reads.plan_delete(
+                arguments.name,
+                types=built_in_types(arguments),
+                unprotect=arguments.unprotect,
+            )
     except NotFound:
         # the delete itself says what is the matter
         return True
@@ -113,6 +121,7 @@ def rollback(arguments: Namespace) -> int:
             version=arguments.to,
             on_failure=arguments.on_failure,
             timeout=arguments.timeout,
+            unprotect=arguments.unprotect,
         ),
     )
 

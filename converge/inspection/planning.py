@@ -4,7 +4,7 @@ what each of its nodes would do."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from converge.canonical import load
 from converge.hiding import STARS, Secrets
 from converge.model import Action, Json, Status, check_name
 from converge.protocol import answer
+from converge.protocol.decide import PROTECT
 from converge.protocol.draft import Draft, draft_first
 from converge.protocol.preview import Change, Difference, Foresight, Pending, Verb
 from converge.protocol.request import Wanted, work_out
@@ -20,6 +21,7 @@ from converge.protocol.secrets import read_secrets
 from converge.resources import load_types
 from converge.resources.resource_type import ResourceType
 from converge.sql import resources, stacks, templates
+from converge.sql.resources import ResourceRow
 from converge.sql.transaction import Transaction
 from converge.template import Template
 
@@ -105,6 +107,7 @@ def preview_wanted(
     wanted: Wanted,
     hidden: Iterable[Json],
     types: Mapping[str, ResourceType],
+    unprotect: Collection[str] = (),
 ) -> Preview:
     """What would happen if a stack were created or updated.
 
@@ -113,7 +116,7 @@ def preview_wanted(
     row = stacks.find_stack(tx, name)
     draft = answer.draft_wanted(tx, name, wanted)
     action = Action.CREATE if row is None else Action.UPDATE
-    return _preview(tx, name, action, draft, types, hidden, wanted.directory)
+    return _preview(tx, name, action, draft, types, hidden, wanted.directory, unprotect)
 
 
 def preview_rollback(
@@ -121,6 +124,7 @@ def preview_rollback(
     name: str,
     version: int | Literal["empty"] | None,
     types: Mapping[str, ResourceType],
+    unprotect: Collection[str] = (),
 ) -> Preview:
     """What would happen if a stack were rolled back.
 
@@ -130,17 +134,22 @@ def preview_rollback(
     target = choose_target(tx, row, version).template_id
     directory = None if target is None else templates.get_directory(tx, target)
     draft = answer.draft_rollback(tx, name, version)
-    return _preview(tx, name, Action.ROLLBACK, draft, types, (), directory)
+    return _preview(tx, name, Action.ROLLBACK, draft, types, (), directory, unprotect)
 
 
-def preview_delete(tx: Transaction, name: str, types: Mapping[str, ResourceType]) -> Preview:
+def preview_delete(
+    tx: Transaction,
+    name: str,
+    types: Mapping[str, ResourceType],
+    unprotect: Collection[str] = (),
+) -> Preview:
     """What would happen if a stack were deleted.
 
     :raises NotFound: there is no such stack.
     """
     stacks.get_stack(tx, name)
     draft = answer.draft_delete(tx, name)
-    return _preview(tx, name, Action.DELETE, draft, types, (), None)
+    return _preview(tx, name, Action.DELETE, draft, types, (), None, unprotect)
 
 
 def _preview(
@@ -151,6 +160,7 @@ def _preview(
     types: Mapping[str, ResourceType],
     hidden: Iterable[Json],
     directory: str | None,
+    unprotect: Collection[str],
 ) -> Preview:
     row = stacks.find_stack(tx, name)
     changes: list[Change] = []
@@ -158,7 +168,10 @@ def _preview(
     unchanged = 0
     if draft is not None:
         ids = {node.resource_id for node in draft.plan.nodes() if node.resource_id is not None}
-        rows = resources.read_resources(tx, ids)
+        rows = {
+            id_: replace(one, settings=_without_protection(one)) if one.name in unprotect else one
+            for id_, one in resources.read_resources(tx, ids).items()
+        }
         foresight = Foresight(name, draft.plan, draft.definitions, rows, types, directory)
         for one in foresight.changes():
             if one.verb is Verb.NOTHING:
@@ -177,6 +190,10 @@ def _preview(
         tuple(_masked(one, secrets) for one in changes),
         unchanged,
     )
+
+
+def _without_protection(row: ResourceRow) -> dict[str, Json]:
+    return {key: value for key, value in (row.settings or {}).items() if key != PROTECT}
 
 
 def _plain(values: Iterable[Json]) -> Iterator[Json]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -239,6 +239,7 @@ class Queries:
         parameters: Mapping[str, Any] | None = None,
         types: Mapping[str, ResourceType] | None = None,
         keep_parameters: bool = False,
+        unprotect: Collection[str] = (),
     ) -> Preview:
         """What :meth:`converge.Store.converge_stack` would do, and why, without doing it: of each
         resource whether it is created, updated, replaced or deleted, with the properties that
@@ -262,7 +263,7 @@ class Queries:
         wanted = work_out(name, template, parameters, known, kept)
         hidden = template.hidden_values(load(wanted.parameters))
         return self.database.read(
-            lambda tx: planning.preview_wanted(tx, name, wanted, hidden, known)
+            lambda tx: planning.preview_wanted(tx, name, wanted, hidden, known, unprotect)
         )
 
     def plan_rollback(
@@ -271,6 +272,7 @@ class Queries:
         *,
         version: int | Literal["empty"] | None = None,
         types: Mapping[str, ResourceType] | None = None,
+        unprotect: Collection[str] = (),
     ) -> Preview:
         """What :meth:`converge.Store.rollback_stack` would do; see :meth:`plan`.
 
@@ -282,9 +284,17 @@ class Queries:
 
         check_version(version)
         known = {**load_types(), **(types or {})}
-        return self.database.read(lambda tx: planning.preview_rollback(tx, name, version, known))
+        return self.database.read(
+            lambda tx: planning.preview_rollback(tx, name, version, known, unprotect)
+        )
 
-    def plan_delete(self, name: str, *, types: Mapping[str, ResourceType] | None = None) -> Preview:
+    def plan_delete(
+        self,
+        name: str,
+        *,
+        types: Mapping[str, ResourceType] | None = None,
+        unprotect: Collection[str] = (),
+    ) -> Preview:
         """What :meth:`converge.Store.delete_stack` would do; see :meth:`plan`.
 
         :raises NotFound: there is no such stack.
@@ -293,4 +303,4 @@ class Queries:
         from converge.resources import load_types
 
         known = {**load_types(), **(types or {})}
-        return self.database.read(lambda tx: planning.preview_delete(tx, name, known))
+        return self.database.read(lambda tx: planning.preview_delete(tx, name, known, unprotect))

@@ -6,6 +6,7 @@ faster, and it is refused.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from converge.errors import BadInput, Conflict, NotFound
@@ -107,6 +108,7 @@ def update(
     intent: Intent,
     draft: Draft | None,
     expected: int | None,
+    unprotect: Collection[str] = (),
 ) -> Answer:
     """Start to bring a stack to what is wanted of it.
 
@@ -114,7 +116,7 @@ def update(
     :raises Conflict: the current traversal is not the expected one.
     """
     row = stacks.lock_stack(tx, name)
-    return _start_wanted(tx, row, Action.UPDATE, wanted, intent, draft, expected)
+    return _start_wanted(tx, row, Action.UPDATE, wanted, intent, draft, expected, unprotect)
 
 
 def bring_about(
@@ -127,6 +129,7 @@ def bring_about(
     source: str | None,
     any_source: bool,
     expected: int | None = None,
+    unprotect: Collection[str] = (),
 ) -> Answer:
     """Create a stack or update it, unless a traversal to what is wanted is running, or nothing
     differs from it.
@@ -149,7 +152,7 @@ def bring_about(
     if draft is not None and _is_done(tx, row, wanted, draft):
         _remember_place(tx, row, intent)
         return Answer(row.id, "done")
-    return _start_wanted(tx, row, Action.UPDATE, wanted, intent, draft)
+    return _start_wanted(tx, row, Action.UPDATE, wanted, intent, draft, unprotect=unprotect)
 
 
 def roll_back(
@@ -159,6 +162,7 @@ def roll_back(
     intent: Intent,
     draft: Draft | None,
     expected: int | None,
+    unprotect: Collection[str] = (),
 ) -> Answer:
     """Start to bring a stack back to an earlier version.
 
@@ -173,11 +177,19 @@ def roll_back(
         return Answer(row.id, "done")
     if _is_going_back(tx, row, target):
         return Answer(row.id, "resumed")
-    return _started(row, start(tx, row, Action.ROLLBACK, target.template_id, intent, draft=draft))
+    started = start(
+        tx, row, Action.ROLLBACK, target.template_id, intent, draft=draft, unprotect=unprotect
+    )
+    return _started(row, started)
 
 
 def delete(
-    tx: Transaction, name: str, intent: Intent, draft: Draft | None, expected: int | None
+    tx: Transaction,
+    name: str,
+    intent: Intent,
+    draft: Draft | None,
+    expected: int | None,
+    unprotect: Collection[str] = (),
 ) -> Answer:
     """Start to delete a stack and all its resources.
 
@@ -197,7 +209,7 @@ def delete(
         return Answer(row.id, "resumed")
     return _started(
         row,
-        start(tx, row, Action.DELETE, None, intent, draft=draft),
+        start(tx, row, Action.DELETE, None, intent, draft=draft, unprotect=unprotect),
     )
 
 
@@ -273,6 +285,7 @@ def _start_wanted(
     intent: Intent,
     draft: Draft | None,
     expected: int | None = None,
+    unprotect: Collection[str] = (),
 ) -> Answer:
     if wanted.keeps is not None and wanted.keeps.template_id != row.template_id:
         raise Conflict(
@@ -290,6 +303,7 @@ def _start_wanted(
         draft=draft,
         expected=expected,
         versions=versions,
+        unprotect=unprotect,
     )
     return _started(row, started)
 

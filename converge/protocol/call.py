@@ -136,6 +136,8 @@ def call_handler(
                 then = decide_replace(
                     work.node.definition, work.row, work.decision.properties, types
                 )
+                if then.operation is Operation.FAIL:
+                    return failure(work, then.reason or "it cannot be replaced")
                 then = replace(then, settings=work.decision.settings)
                 return Outcome(work, Result.REPLACE, then=then)
             return failure(

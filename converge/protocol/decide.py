@@ -52,6 +52,7 @@ class Operation(StrEnum):
 #: The keys of settings that decide something here: what replaces a resource when it changes, and
 #: where its relative paths start.
 TRIGGERS = "triggers"
+PROTECT = "protect"
 DIRECTORY = "directory"
 #: The key for the secrets that are kept elsewhere: see :mod:`converge.template.elsewhere`.
 SECRETS = "get_secret"
@@ -252,7 +253,25 @@ def decide_delete(row: ResourceRow, types: Mapping[str, ResourceType]) -> Decisi
         return _miss(types, row.type)
     if row.physical_id is None and not supports(resource_type, "find"):
         return Decision(Operation.DROP)
+    if is_protected(row.settings):
+        return Decision(Operation.FAIL, reason=protected_reason(row.name, "deleted"))
     return Decision(Operation.DELETE, row.properties)
+
+
+def is_protected(settings: Mapping[str, Json] | None) -> bool:
+    """Whether a resource with these settings is neither deleted nor replaced."""
+    return bool((settings or {}).get(PROTECT))
+
+
+def protected_reason(name: str, what: str) -> str:
+    """Why a protected resource is not deleted or replaced, and what would do it.
+
+    :param what: what it is not.
+    """
+    return (
+        f"it is protected, so it is not {what}; if that is meant, say so: --unprotect {name}, or "
+        f"unprotect=[{name!r}]"
+    )
 
 
 def _delete_properties(
@@ -414,6 +433,8 @@ def decide_replace(
     :param wanted: the definition of the replacement, as JSON.
     :param properties: the properties of the replacement.
     """
+    if is_protected(row.settings):
+        return Decision(Operation.FAIL, reason=protected_reason(row.name, "replaced"))
     if not _deletes_first(wanted, row, types):
         return Decision(Operation.REPLACE, properties)
     resource_type = types.get(row.type)

@@ -6,11 +6,11 @@ process that dies before the commit leaves nothing; after it, any engine can cla
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from converge.errors import Conflict
+from converge.errors import BadInput, Conflict, did_you_mean
 from converge.model import (
     Action,
     Kind,
@@ -19,6 +19,7 @@ from converge.model import (
     TraversalStatus,
     make_mark,
 )
+from converge.protocol.decide import PROTECT, is_protected
 from converge.protocol.draft import Draft, check_size, draft_version, fits
 from converge.protocol.placing import Placing
 from converge.protocol.plan import Node, Plan
@@ -75,6 +76,7 @@ def start(
     expected: int | None = None,
     versions: int | None = None,
     reason: str | None = None,
+    unprotect: Collection[str] = (),
 ) -> Started:
     """Start a traversal, and supersede the running one.
 
@@ -85,7 +87,10 @@ def start(
     :param expected: the id of the current traversal, if the caller insists on it.
     :param versions: the stack's new count of versions, if it changes.
     :param reason: why it starts, if nobody asked for it.
-    :raises Conflict: the current traversal is not the expected one.
+    :param unprotect: names of protected resources that may be deleted or replaced.
+    :raises Conflict: the current traversal is not the expected one, or it would delete a protected
+        resource.
+    :raises BadInput: there is no resource of a name in ``unprotect``.
     """
     check_expected(stack, expected)
     superseded = supersede(tx, stack)
@@ -102,6 +107,9 @@ def start(
     queue = stack.queue if intent.queue is None else intent.queue
     priority = stack.priority if intent.priority is None else intent.priority
     placing = Placing(tx, queue, priority, definitions, draft.heads)
+    if action is not Action.CHECK:
+        # what nobody asked for cannot be refused; its nodes are
+        _heed_protection(tx, stack, draft, unprotect, refuse=reason is None)
     ids = resources.insert_resources(tx, stack.id, planned.new, map(definitions.type, planned.new))
     if action is not Action.CHECK:
         node_moves.cancel_superseded(tx, _list_dying(draft))
@@ -148,6 +156,36 @@ def start(
         tx, [_started_event(stack, traversal_id, action, version, superseded, planned, reason)]
     )
     return Started(traversal_id, superseded)
+
+
+def _heed_protection(
+    tx: Transaction, stack: StackRow, draft: Draft, unprotect: Collection[str], *, refuse: bool
+) -> None:
+    """Refuse to delete what is protected, and take the protection from what is named."""
+    names = {one.name for one in draft.heads}
+    for name in unprotect:
+        if name not in names:
+            raise BadInput(
+                f"stack {stack.name!r} has no resource {name!r} to unprotect"
+                f"{did_you_mean(name, names)}"
+            )
+    unchanged = draft.plan.unchanged
+    named = {one.id: one.name for one in draft.heads if one.name in unprotect}
+    going = {one.id: one.name for one in draft.heads if one.id not in draft.plan.kept}
+    settings = resources.list_settings(tx, named | going)
+    protected = {id_: found for id_, found in settings.items() if is_protected(found)}
+    held = sorted({going[id_] for id_ in protected if id_ in going and id_ not in named})
+    if held and refuse:
+        shown = ", ".join(map(repr, held[:20])) + (", ..." if len(held) > 20 else "")
+        raise Conflict(
+            f"nothing was started: it would delete what is protected in stack {stack.name!r}: "
+            f"{shown}; if that is meant, say so: --unprotect {held[0]}, or unprotect=[{held[0]!r}]"
+        )
+    for id_, found in protected.items():
+        # its node, if it has one, protects it again if the template does
+        if id_ in named and named[id_] not in unchanged:
+            rest = {key: value for key, value in found.items() if key != PROTECT}
+            resources.write_settings(tx, id_, rest)
 
 
 def _list_dying(draft: Draft) -> list[int]:

@@ -199,6 +199,24 @@ def read_resources(tx: Transaction, ids: Iterable[int]) -> dict[int, ResourceRow
     return found
 
 
+def list_settings(tx: Transaction, ids: Iterable[int]) -> dict[int, dict[str, Json]]:
+    """The settings of those of these resources that have some."""
+    found = {}
+    wanted = sorted(set(ids))
+    for start in range(0, len(wanted), CHUNK):
+        part = among(tx, resource.c.id, wanted[start : start + CHUNK])
+        query = select(resource.c.id, resource.c.settings).where(part)
+        rows: Any = tx.execute(query.where(resource.c.settings.is_not(None)))
+        found.update({row.id: row.settings for row in rows if row.settings})
+    return found
+
+
+def write_settings(tx: Transaction, resource_id: int, settings: Mapping[str, Json]) -> None:
+    """Give a resource of a locked stack other settings; the next traversal looks at it."""
+    query = update(resource).where(resource.c.id == resource_id)
+    tx.execute(query.values(settings=dict(settings) or None, basis=None))
+
+
 def get_traceback(tx: Transaction, resource_id: int) -> str | None:
     """The traceback of the exception in a resource's reason."""
     query = select(resource.c.traceback).where(resource.c.id == resource_id)

@@ -106,6 +106,7 @@ def _resource(types: Mapping[str, ResourceType]) -> dict[str, Any]:
             "condition": _CONDITION,
             "for_each": {"type": ["array", "object"]},
             "triggers": {},
+            "protect": {"anyOf": [{"type": "boolean"}, _FUNCTION]},
             "retry": {"type": ["integer", "object"]},
             "timeout": seconds,
             "deadline": seconds,

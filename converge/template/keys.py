@@ -109,6 +109,7 @@ RESOURCE = Keys(
         "condition",
         "for_each",
         "triggers",
+        "protect",
         "retry",
         "timeout",
         "deadline",

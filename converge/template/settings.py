@@ -17,7 +17,9 @@ TRIGGERS = "triggers"
 QUEUE = "queue"
 #: Their values must be known before a start.
 LIMITS = ("retry", "timeout", "deadline", QUEUE)
-_KEYS = frozenset((TRIGGERS, *LIMITS))
+#: It is neither deleted nor replaced. Likewise.
+PROTECT = "protect"
+_KEYS = frozenset((TRIGGERS, PROTECT, *LIMITS))
 
 
 def settings_in(body: Mapping[str, Json]) -> dict[str, Json]:
@@ -36,7 +38,7 @@ def check_settings(document: Document, what: object, body: Mapping[str, Json], s
     found = settings_in(body)
     if not found:
         return
-    for key in LIMITS:
+    for key in (PROTECT, *LIMITS):
         for reference in references(found.get(key), spot.child(key)):
             if reference.function != "get_param":
                 message = f"{key} of {what} must be known before anything is made: it can refer to "
@@ -64,6 +66,11 @@ def settle(settings: Mapping[str, Json]) -> dict[str, Json]:
             raise BadInput(f"queue: {error}") from None
     if "retry" in settled and function_of(settled["retry"]) is None:
         settled["retry"] = _retry(settled["retry"])
+    if PROTECT in settled and function_of(settled[PROTECT]) is None:
+        if not isinstance(settled[PROTECT], bool):
+            raise BadInput(f"{PROTECT} must be true or false, not {show(settled[PROTECT])}")
+        if not settled[PROTECT]:
+            del settled[PROTECT]
     return settled
 
 

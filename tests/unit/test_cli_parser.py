@@ -27,6 +27,7 @@ def test_up_has_defaults() -> None:
         "keep_params": False,
         "plan": False,
         "yes": False,
+        "unprotect": [],
         "workers": 8,
         "grace": 20.0,
         "pass_env": [],

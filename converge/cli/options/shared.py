@@ -120,6 +120,15 @@ RUN.add_argument(
 )
 RUN.add_argument("--no-wait", action="store_true", help="only start it, for an engine to do")
 
+UNPROTECT = Parser(add_help=False)
+UNPROTECT.add_argument(
+    "--unprotect",
+    metavar="RESOURCE",
+    action="append",
+    default=[],
+    help="a protected resource that may be deleted or replaced; may be repeated",
+)
+
 VALUES = Parser(add_help=False)
 VALUES.add_argument(
     "--param",
