@@ -29,6 +29,7 @@ from converge.sql.sessions import HOST_SECONDS
 from converge.sql.transaction import Transaction
 from converge.stack import Stack
 from converge.template import Template
+from converge.tracing import traced
 
 if TYPE_CHECKING:
     from converge.sql.transaction import HostTransaction
@@ -140,6 +141,7 @@ class Store(Queries):
 
     # -- starting
 
+    @traced
     def create_stack(
         self,
         name: str,
@@ -167,6 +169,7 @@ class Store(Queries):
         draft = draft_first(wanted.definitions)
         return self._ask(transaction, lambda tx: answer.create(tx, name, wanted, intent, draft))
 
+    @traced
     def update_stack(
         self,
         name: str,
@@ -201,6 +204,7 @@ class Store(Queries):
             lambda tx: answer.update(tx, name, wanted, intent, draft, expected, unprotect),
         )
 
+    @traced
     def converge_stack(
         self,
         name: str,
@@ -257,6 +261,7 @@ class Store(Queries):
 
         return self._ask(transaction, ask)
 
+    @traced
     def rollback_stack(
         self,
         name: str,
@@ -288,6 +293,7 @@ class Store(Queries):
             lambda tx: answer.roll_back(tx, name, version, intent, draft, expected, unprotect),
         )
 
+    @traced
     def delete_stack(
         self,
         name: str,
@@ -314,6 +320,7 @@ class Store(Queries):
             transaction, lambda tx: answer.delete(tx, name, intent, draft, expected, unprotect)
         )
 
+    @traced
     def check_stack(
         self,
         name: str,
@@ -334,6 +341,7 @@ class Store(Queries):
         intent = Intent(OnFailure.CONTINUE, timeout, node_timeout)
         return self._ask(transaction, lambda tx: answer.check(tx, name, intent, expected))
 
+    @traced
     def cancel_stack(self, name: str, *, transaction: HostTransaction | None = None) -> Stack:
         """End the running traversal: nothing new starts, running handlers are told. A cancel that
         was asked for goes on, or is done.

@@ -13,7 +13,14 @@ from typing import Any, TypeVar
 
 from converge import crash_points
 from converge.crash_points import Commit
-from converge.engine.observer import Observer, about, log_began, log_ended, log_failed
+from converge.engine.observer import (
+    Observer,
+    about,
+    log_began,
+    log_ended,
+    log_failed,
+    spanned,
+)
 from converge.engine.outbox import Outbox, stack_of
 from converge.errors import Cancelled, StaleLock, StoreError
 from converge.hiding import Secrets
@@ -47,6 +54,7 @@ from converge.sql.lanes import list_lanes
 from converge.sql.sync_points import Key
 from converge.sql.transaction import Transaction
 from converge.sql.traversals import TraversalRow
+from converge.tracing import span
 
 T = TypeVar("T")
 
@@ -472,7 +480,14 @@ class EngineCore:
         log_began(self.engine_id, work)
         self.observer.began(self.engine_id, work)
         started = time.monotonic()
-        outcome = call_handler(work, self.types, context, self.database, self.policy)
+        with span(
+            f"converge.{work.decision.operation}",
+            spanned(self.engine_id, work),
+            work.traversal.trace,
+        ) as fail:
+            outcome = call_handler(work, self.types, context, self.database, self.policy)
+            if outcome.result in (Result.FAILED, Result.RETRY):
+                fail()
         outcome.stepped = context.has_journal
         seconds = time.monotonic() - started
         self.observer.ended(self.engine_id, work, outcome, seconds)

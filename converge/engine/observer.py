@@ -60,6 +60,15 @@ def about(engine_id: int, work: Work) -> dict[str, Any]:
     }
 
 
+def spanned(engine_id: int, work: Work) -> dict[str, Any]:
+    """The attributes of a handler's span."""
+    extra = about(engine_id, work)
+    return {f"converge.{key}": extra[key] for key in KEYS} | {
+        "converge.type": work.type_name,
+        "converge.attempt": work.node.attempts,
+    }
+
+
 def log_began(engine_id: int, work: Work) -> None:
     """Log that a handler is called."""
     if LOG.isEnabledFor(logging.INFO):

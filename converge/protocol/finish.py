@@ -107,7 +107,16 @@ def end_traversal(
         and not (traversal.action is Action.ROLLBACK and completed is None)
     ):
         why = fit_text(f"rolled back: {reason}")
-        start(tx, stack, Action.ROLLBACK, last_good(stack), Intent(), draft=draft, reason=why)
+        start(
+            tx,
+            stack,
+            Action.ROLLBACK,
+            last_good(stack),
+            Intent(),
+            draft=draft,
+            reason=why,
+            trace=traversal.trace,
+        )
 
 
 def _with_unchecked(tx: Transaction, traversal: TraversalRow, reason: str | None) -> str | None:

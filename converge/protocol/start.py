@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from converge import tracing
 from converge.errors import BadInput, Conflict, did_you_mean
 from converge.model import (
     Action,
@@ -77,6 +78,7 @@ def start(
     versions: int | None = None,
     reason: str | None = None,
     unprotect: Collection[str] = (),
+    trace: str | None = None,
 ) -> Started:
     """Start a traversal, and supersede the running one.
 
@@ -91,6 +93,8 @@ def start(
     :raises Conflict: the current traversal is not the expected one, or it would delete a protected
         resource.
     :raises BadInput: there is no resource of a name in ``unprotect``.
+    :param trace: the span that led to it; None: the caller's.
+    :raises Conflict: the current traversal is not the expected one.
     """
     check_expected(stack, expected)
     superseded = supersede(tx, stack)
@@ -133,6 +137,7 @@ def start(
         on_failure=OnFailure(intent.on_failure),
         node_timeout=intent.node_timeout,
         total=len(planned) - 1,
+        trace=tracing.current() if trace is None else trace,
     )
     sync_points.insert_sync_points(
         tx, traversal_id, (_sync_point(node, ids, placing) for node in planned.nodes()), mark

@@ -37,6 +37,7 @@ from converge.sql.types import (
     SealedJson,
     SealedText,
 )
+from converge.tracing import LENGTH as TRACE_LENGTH
 
 PREFIX = "converge_"
 VERSION_TABLE = "converge_alembic_version"
@@ -135,6 +136,8 @@ traversal = Table(
     Column("started_at", Double, nullable=False),
     Column("ended_at", Double),
     _mark(),
+    # the span it was started in, for spans of its nodes
+    Column("trace", String(TRACE_LENGTH)),
     Index("ix_converge_traversal_stack_id", "stack_id"),
     Index("ix_converge_traversal_status", "status", "deadline_at"),
 )

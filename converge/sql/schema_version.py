@@ -31,6 +31,7 @@ VERSIONS = (
     "0012",
     "0013",
     "0014",
+    "0015",
 )
 HEAD = VERSIONS[-1]
 #: Databases where a statement that changes the schema commits the transaction.

@@ -40,6 +40,7 @@ class TraversalRow:
     mark: int
     stack_mark: int
     directory: str | None = None
+    trace: str | None = None
 
 
 _OTHERS: Mapping[str, ColumnElement[Any]] = {

@@ -68,7 +68,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("machine list", UNUSED),
         ("journal list", UNUSED - {"stevedore"}),
         # without a file or a format of logs
-        ("engine --until-idle", {"oslo_config", "oslo_log", "prometheus_client"}),
+        ("engine --until-idle", {"opentelemetry", "oslo_config", "oslo_log", "prometheus_client"}),
     ],
 )
 def test_a_command_that_reads_imports_nothing_else(
