@@ -84,6 +84,8 @@ def test_keys_come_from_a_file_the_environment_or_a_program(tmp_path: Path) -> N
         ("# none", "there is no key in '{}'"),
         ("kéy", "cannot be read: it is no text"),
     ],
+    # keys are made anew by each process of the tests
+    ids=["wrong", "empty", "bytes"],
 )
 def test_a_bad_file_of_keys_is_refused_without_being_quoted(
     tmp_path: Path, text: str, message: str
