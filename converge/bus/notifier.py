@@ -33,9 +33,10 @@ class Notifier:
         self._lock = threading.Lock()
         self._transport: Any = None
 
-    def send(self, message_id: str, event_type: str, payload: object) -> None:
+    def send(self, message_id: str, event_type: str, payload: object, now: float) -> None:
         """Send one notification.
 
+        :param now: its time stamp, in seconds since 1970.
         :raises CarrierError: the broker cannot be reached, or does not take it.
         """
         import oslo_messaging
@@ -46,7 +47,7 @@ class Notifier:
             "event_type": event_type,
             "priority": self._priority.upper(),
             "payload": payload,
-            "timestamp": datetime.now(UTC).isoformat(),
+            "timestamp": datetime.fromtimestamp(now, UTC).isoformat(),
         }
         target = oslo_messaging.Target(topic=self._topic)
         with explained():

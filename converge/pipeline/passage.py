@@ -168,7 +168,7 @@ class Passage:
         items = [item for work in works for item in work.items]
         if not publisher.transactional:
             if items:
-                publisher.publish(items, Outlet(self._store))
+                publisher.publish(items, Outlet(self._store, self._now))
             self._advance_all(index, works)
             return
 
@@ -179,7 +179,7 @@ class Passage:
             ours = [work for work in works if _is_still(work, versions)]
             kept = [item for work in ours for item in work.items]
             if kept:
-                publisher.publish(kept, Outlet(self._store, tx))
+                publisher.publish(kept, Outlet(self._store, self._now, tx))
 
         self._advance_all(index, works, publish)
 

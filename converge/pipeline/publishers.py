@@ -29,11 +29,13 @@ LOG = logging.getLogger("converge.pipeline.items")
 class Outlet:
     """What a publisher is given beside the items.
 
+    :ivar now: seconds since 1970, by the database's clock.
     :ivar transaction: the one in which it is recorded that the items are published, for a publisher
         that is ``transactional``; else None.
     """
 
     store: Store
+    now: float
     transaction: Transaction | None = None
 
 
@@ -67,15 +69,15 @@ class LogPublisher(Publisher):
     """
 
     def __init__(self, level: str = "info") -> None:
-        levels = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
+        levels = {"debug": LOG.debug, "info": LOG.info, "warning": LOG.warning}
         if level not in levels:
             raise BadInput(f"level must be one of {', '.join(levels)}, not {level!r}")
-        self._level = levels[level]
+        self._log = levels[level]
 
     def publish(self, items: Sequence[Item], outlet: Outlet) -> None:
         """Log them."""
         for item in items:
-            LOG.log(self._level, "%s", json.dumps(to_json(item), sort_keys=True))
+            self._log("%s", json.dumps(to_json(item), sort_keys=True))
 
 
 class FilePublisher(Publisher):

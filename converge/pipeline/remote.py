@@ -81,7 +81,7 @@ class NotifyPublisher(Publisher):
         :raises PublishError: the bus does not take them.
         """
         for item in items:
-            self._notifier.send(item.id, item.name, to_json(item))
+            self._notifier.send(item.id, item.name, to_json(item), outlet.now)
 
     def close(self) -> None:
         """Close the connection to the bus."""

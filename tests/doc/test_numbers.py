@@ -15,6 +15,7 @@ import pytest
 
 from converge import Engine, RetryPolicy, Store, model, reasons, stack
 from converge.bus import pace, shared
+from converge.cli import progress
 from converge.cli.options import database as db_options
 from converge.cli.options import engines as engine_options
 from converge.cli.options import shared as options
@@ -124,6 +125,15 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "``--lease`` takes {} to {} seconds",
         (n(engine_options.LEASE_MIN), n(engine_options.LEASE_MAX)),
     ),
+    (
+        "operating",
+        "after {} seconds, {}, and then",
+        (
+            word(progress.Reminders._FIRST),
+            {30.0: "half a minute"}[progress.Reminders._SECOND],
+        ),
+    ),
+    ("operating", "still IN_PROGRESS after {} s``", (n(progress.Reminders._SECOND),)),
     ("operating", "It is read every {} seconds at most", (n(metrics.CACHED),)),
     ("operating", "counted up to {}", (n(metrics.MOST),)),
     (
