@@ -24,6 +24,7 @@ PARTED = {
     "converge_event": "stack_id",
     "converge_sync_point": "traversal_id",
     "converge_progress": "traversal_id",
+    "converge_signal": "resource_id",
 }
 #: The row of a stack, which says where its others are.
 STACK = {"converge_stack"}
@@ -35,6 +36,17 @@ OTHERS = {
     "converge_step",
     "converge_instance",
     "converge_move",
+    "converge_sealing",
+    "converge_notification",
+    "converge_trait",
+    "converge_sample",
+    "converge_delivery",
+    "converge_step_state",
+    "converge_dead_letter",
+    "converge_group",
+    "converge_member",
+    "converge_partition",
+    "converge_position",
 }
 PARTS = 3
 
