@@ -105,7 +105,7 @@ def make_cases(smaller: bool) -> dict[str, Requires]:
         **{f"layered, {n}": graphs.layered(n, n // 20) for n in sizes},
         **{f"fan-in, {n}": graphs.fan_in(n) for n in leaves},
         f"chain, {length}": graphs.chain(length),
-        "recovery": graphs.layered(40 if smaller else 300, 20),
+        "recovery": graphs.layered(300, 20),
     }
 
 

@@ -261,6 +261,8 @@ def recover(python: Path, module: str, case: Case, limit: float) -> Result:
             if ended is None or done != nodes:
                 reason = f"{limit:g} s after it, {done:,} of {nodes:,} nodes were done"
                 return Result(nodes, done=done, reason=reason)
+            if not following:
+                return Result(nodes, done=done, reason="all of it was done before it was killed")
             check_order(case.requires, log)
             return Result(
                 nodes,

@@ -165,8 +165,18 @@ def test_what_a_killed_engine_leaves_is_seen_and_recovered(shell: Shell) -> None
     assert (engine["pid"], engine["state"], engine["nodes"]) == (process.pid, "ALIVE", 1)
     assert 0 < engine["lease_seconds"] <= engine["lease"] == 15
     head, line = shell.run("engines")[0].splitlines()
-    assert head.split() == ["ID", "HOST", "PID", "STATE", "STARTED", "LEASE", "NODES", "HOLDS"]
-    assert re.search(r" s left +1 +slow/second for [\d.]+ s$", line)
+    assert head.split() == [
+        "ID",
+        "HOST",
+        "PID",
+        "STATE",
+        "STARTED",
+        "LEASE",
+        "QUEUES",
+        "NODES",
+        "HOLDS",
+    ]
+    assert re.search(r" s left +default +1 +slow/second for [\d.]+ s$", line)
     waiting = shell.run("why", "slow", "third")[0]
     assert f"waits for 'second', which engine {engine['id']} on" in waiting
     assert shell.run("why")[0] == "nothing is stuck\n"
@@ -183,7 +193,7 @@ def test_what_a_killed_engine_leaves_is_seen_and_recovered(shell: Shell) -> None
     assert shell.json("recover")["ready"] == 1
     assert shell.run("engines")[0] == "no engines\n"
     assert " DEAD " in shell.run("engines", "--all")[0]
-    stuck = shell.run("why")[0]
+    stuck = shell.run("why", status=3)[0]
     assert stuck.startswith("stack 'slow': resource 'second' has been ready for ")
     assert stuck.endswith("none is alive; 1 engine died while working on it\n")
 

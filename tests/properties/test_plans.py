@@ -20,7 +20,7 @@ from converge.protocol.preview import Change, Verb
 from converge.testing import FakeType, FakeWorld, StepEngine
 from tests.stores import Stores
 
-EXAMPLES = int(os.environ.get("CONVERGE_TEST_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("CONVERGE_TEST_EXAMPLES", "20"))
 NAMES = "ABCDE"
 TYPES = ["fake", "fixed", "only", "wise", "rigid"]
 

@@ -194,6 +194,8 @@ def test_commands_show_parts(
     assert listed() == listed("--since", "600") == listed("--since", "2001-01-01") == whole
     assert listed("--limit", "3") == whole[-3:]
     assert listed("--since", "2100-01-01T00:00:00Z") == []
-    # the action of s has ended, so that following ends
-    assert len(run(capsys, "events", "s", "--follow", "--limit", "2").splitlines()) == 2
-    assert run(capsys, "events", "s", "--follow", "--since", "2100-01-01") == ""
+    # the action of s has ended, so that following ends, as it did
+    assert main(["events", "s", "--follow", "--limit", "2"]) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main(["events", "s", "--follow", "--since", "2100-01-01"]) == 1
+    assert capsys.readouterr().out == ""

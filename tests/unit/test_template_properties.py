@@ -118,7 +118,7 @@ def test_what_no_type_brings_about(text: str, line: int, message: str) -> None:
                 4,
                 f"resource 'a' has the key '{key}', which converge does not support; remove it"
                 " (known: type, properties, depends_on, replace, condition, for_each, triggers, "
-                "retry, timeout, deadline, queue)",
+                "protect, retry, timeout, deadline, queue)",
             )
             for key in (
                 "metadata",
@@ -137,7 +137,7 @@ def test_what_no_type_brings_about(text: str, line: int, message: str) -> None:
             in_resources("a:\n  type: any\n  zzz: 1"),
             4,
             "unknown key 'zzz' in resource 'a'; known: condition, deadline, depends_on, "
-            "for_each, properties, queue, replace, retry, timeout, triggers, type",
+            "for_each, properties, protect, queue, replace, retry, timeout, triggers, type",
         ),
         (
             "resources: {}\nparameters:\n  p:\n    type: string\n    immutable: true",
