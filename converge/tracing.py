@@ -34,13 +34,13 @@ def current() -> str | None:
 
 @contextmanager
 def span(
-    name: str, attributes: Mapping[str, Any], parent: str | None = None
+    name: str, attributes: Callable[[], Mapping[str, Any]], parent: str | None = None
 ) -> Iterator[Callable[[], None]]:
     """A span around the block.
 
     An exception is not recorded: its message may have a secret that is not masked yet.
 
-    :param attributes: those that are None are left out.
+    :param attributes: gives them, if somebody traces; those that are None are left out.
     :param parent: the context of the span that led to it, in another process perhaps; None: the
         caller's own.
     :returns: what to call if the block failed.
@@ -53,7 +53,7 @@ def span(
     with trace.get_tracer("converge").start_as_current_span(
         name,
         context=None if parent is None else _propagator().extract({_HEADER: parent}),
-        attributes={key: value for key, value in attributes.items() if value is not None},
+        attributes={key: value for key, value in attributes().items() if value is not None},
         record_exception=False,
     ) as made:
         yield lambda: made.set_status(trace.StatusCode.ERROR)
@@ -67,7 +67,7 @@ def traced(method: Callable[P, R]) -> Callable[P, R]:
         if _API not in sys.modules:
             return method(*args, **keywords)
         name = keywords["name"] if "name" in keywords else args[1] if len(args) > 1 else None
-        with span(f"converge.{method.__name__}", {"converge.stack": name}):
+        with span(f"converge.{method.__name__}", lambda: {"converge.stack": name}):
             return method(*args, **keywords)
 
     return call

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from converge.cli import EXIT_COMPLETE, EXIT_USAGE
+from converge.cli.mistakes import list_mistakes, print_count, print_mistakes
 from converge.cli.output import shown, write_file, write_json
 from converge.errors import BadInput, PipelineError
 from converge.escaping import escape, lines
@@ -47,19 +48,14 @@ def _check(arguments: Namespace) -> int:
         mistakes = error.errors or (error,)
     status = EXIT_USAGE if mistakes else EXIT_COMPLETE
     if arguments.json:
-        listed = [
-            {"message": one.message, "source": one.source, "line": one.line} for one in mistakes
-        ]
-        document = {"valid": not mistakes, "mistakes": listed, "notes": list(notes)}
-        write_json(document, sys.stdout)
+        document = {"valid": not mistakes, "mistakes": list_mistakes(mistakes)}
+        write_json({**document, "notes": list(notes)}, sys.stdout)
         return status
-    for one in mistakes:
-        print(f"converge: error: {lines(str(one))}", file=sys.stderr)
+    print_mistakes(mistakes)
     for note in notes:
         print(f"converge: note: {lines(note)}", file=sys.stderr)
     if mistakes:
-        count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        print(f"converge: {count}", file=sys.stderr)
+        print_count(mistakes)
     else:
         counts = {
             "source": len(pipeline.sources),

@@ -6,8 +6,8 @@ import sys
 from argparse import Namespace
 
 from converge.cli import EXIT_COMPLETE, EXIT_USAGE
+from converge.cli.mistakes import list_mistakes, print_count, print_mistakes
 from converge.cli.output import write_file, write_json
-from converge.escaping import lines
 
 
 def validate(arguments: Namespace) -> int:
@@ -24,17 +24,11 @@ def validate(arguments: Namespace) -> int:
     )
     status = EXIT_USAGE if found else EXIT_COMPLETE
     if arguments.json:
-        mistakes = [
-            {"message": error.message, "source": error.source, "line": error.line}
-            for error in found
-        ]
-        write_json({"valid": not found, "mistakes": mistakes}, sys.stdout)
+        write_json({"valid": not found, "mistakes": list_mistakes(found)}, sys.stdout)
         return status
-    for error in found:
-        print(f"converge: error: {lines(str(error))}", file=sys.stderr)
+    print_mistakes(found)
     if found:
-        count = "1 mistake" if len(found) == 1 else f"{len(found)} mistakes"
-        print(f"converge: {count}", file=sys.stderr)
+        print_count(found)
     else:
         print("no mistakes")
     return status

@@ -482,7 +482,7 @@ class EngineCore:
         started = time.monotonic()
         with span(
             f"converge.{work.decision.operation}",
-            spanned(self.engine_id, work),
+            lambda: spanned(self.engine_id, work),
             work.traversal.trace,
         ) as fail:
             outcome = call_handler(work, self.types, context, self.database, self.policy)

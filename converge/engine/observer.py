@@ -71,30 +71,12 @@ def spanned(engine_id: int, work: Work) -> dict[str, Any]:
 
 def log_began(engine_id: int, work: Work) -> None:
     """Log that a handler is called."""
-    if LOG.isEnabledFor(logging.INFO):
-        extra = about(engine_id, work)
-        LOG.info(
-            "stack %r: %s of resource %r starts",
-            extra["stack"],
-            extra["operation"],
-            extra["resource"],
-            extra=extra,
-        )
+    _log(engine_id, work, "starts")
 
 
 def log_ended(engine_id: int, work: Work, outcome: Outcome, seconds: float) -> None:
     """Log how a handler ended; why it failed is logged when it is masked."""
-    if LOG.isEnabledFor(logging.INFO):
-        extra = about(engine_id, work)
-        LOG.info(
-            "stack %r: %s of resource %r ended as %s after %.3f s",
-            extra["stack"],
-            extra["operation"],
-            extra["resource"],
-            outcome.result,
-            seconds,
-            extra=extra,
-        )
+    _log(engine_id, work, "ended as %s after %.3f s", outcome.result, seconds)
 
 
 def log_failed(engine_id: int, work: Work, outcome: Outcome) -> None:
@@ -102,13 +84,12 @@ def log_failed(engine_id: int, work: Work, outcome: Outcome) -> None:
 
     :param outcome: with its reason masked.
     """
+    _log(engine_id, work, "failed: %s", outcome.reason)
+
+
+def _log(engine_id: int, work: Work, what: str, *values: object) -> None:
+    # called twice for each handler, and mostly nobody listens
     if LOG.isEnabledFor(logging.INFO):
         extra = about(engine_id, work)
-        LOG.info(
-            "stack %r: %s of resource %r failed: %s",
-            extra["stack"],
-            extra["operation"],
-            extra["resource"],
-            outcome.reason,
-            extra=extra,
-        )
+        subject = (extra["stack"], extra["operation"], extra["resource"])
+        LOG.info(f"stack %r: %s of resource %r {what}", *subject, *values, extra=extra)

@@ -271,20 +271,15 @@ class _Reader:
         """Check what only the whole shows."""
         names = list(self._sinks)
         fed: set[str] = set()
-        for source, place in self._sources.values():
-            for name in source.sinks:
-                fed.add(name)
+        feeding = [
+            *((source.sinks, place.child("sinks")) for source, place in self._sources.values()),
+            *((sink.hands_to, place.child("publishers")) for sink, place in self._sinks.values()),
+        ]
+        for wanted, place in feeding:
+            fed.update(wanted)
+            for name in wanted:
                 if name not in self._sinks:
-                    place.child("sinks").refuse(
-                        f"there is no sink {name!r}{did_you_mean(name, names)}"
-                    )
-        for sink, place in self._sinks.values():
-            for name in sink.hands_to:
-                fed.add(name)
-                if name not in self._sinks:
-                    place.child("publishers").refuse(
-                        f"there is no sink {name!r}{did_you_mean(name, names)}"
-                    )
+                    place.refuse(f"there is no sink {name!r}{did_you_mean(name, names)}")
         for sink, place in self._sinks.values():
             if sink.name not in fed:
                 place.note(f"nothing comes to sink {sink.name!r}: no source names it")

@@ -3,8 +3,8 @@
 Within a lane, claims go from traversal to traversal: a claim that one traversal could fill gives
 half of its places to those that come after it, if they have anything ready, and the next one begins
 after the last that was served. So a traversal with a hundred thousand ready nodes does not hold up
-others. Among lanes, those of
-the highest priority come first; every :data:`SHARE`-th claim begins with one of the others.
+others. Among lanes, those of the highest priority come first; every :data:`SHARE`-th claim begins
+with one of the others.
 
 It is pure: what it says depends on what was claimed before, and on nothing else.
 """

@@ -60,10 +60,7 @@ _INSERT = InsertMany(
 
 def list_lanes(tx: Transaction) -> Lanes:
     """All lanes. There are few: of what queues, priorities and special types there ever were."""
-    query = select(lane.c.id, lane.c.queue, lane.c.types, lane.c.priority)
-    rows: Any = tx.execute(query).all()
-    found = {id_: Course(queue, _split(types), priority) for id_, queue, types, priority in rows}
-    return {DEFAULT: _NORMAL, **found}
+    return {DEFAULT: _NORMAL, **_read(tx)}
 
 
 def take_lanes(tx: Transaction, courses: Iterable[Course]) -> dict[Course, int]:
@@ -79,14 +76,17 @@ def take_lanes(tx: Transaction, courses: Iterable[Course]) -> dict[Course, int]:
     ]
     if missing:
         _INSERT.execute(tx, missing)
-        numbers |= {course: number for number, course in _list_newest(tx).items()}
+        numbers |= {course: number for number, course in _read(tx, newest=True).items()}
     return {one: numbers[one] for one in wanted}
 
 
-def _list_newest(tx: Transaction) -> Lanes:
-    """All lanes, also those that are newer than a host's snapshot."""
-    query = select(lane.c.id, lane.c.queue, lane.c.types, lane.c.priority).with_for_update()
-    rows: Any = tx.execute(query).all()
+def _read(tx: Transaction, *, newest: bool = False) -> Lanes:
+    """The lanes that have a row.
+
+    :param newest: also those that are newer than a host's snapshot.
+    """
+    query = select(lane.c.id, lane.c.queue, lane.c.types, lane.c.priority)
+    rows: Any = tx.execute(query.with_for_update() if newest else query).all()
     return {id_: Course(queue, _split(types), priority) for id_, queue, types, priority in rows}
 
 

@@ -77,7 +77,7 @@ class Fleet:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        self._pools = itertools.cycle(("storage", "compute", "compute", "storage"))
+        self._pools = itertools.cycle(("storage", "compute"))
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
         #: Which pool a process belongs to, and whether it was killed.
         self.pools: dict[int, str] = {}
