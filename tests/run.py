@@ -24,6 +24,11 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import checkout  # noqa: E402
 
+#: Of setup.cfg: what the tests of all parts of the library import.
+_EXTRAS = [
+    *("test", "postgresql", "mariadb", "redis", "kafka"),
+    *("secrets", "completion", "service", "metrics", "tracing"),
+]
 # Anything that says how many processes, or wants to talk to the terminal, gets no others.
 _ALONE = ("-n", "--numprocesses", "--pdb", "--trace", "-s", "--capture=no", "--collect-only")
 
@@ -33,7 +38,7 @@ _QUICK = ["tests/unit", "tests/guards", "tests/scenarios", "-m", "not postgresql
 def main() -> None:
     """Set up, then hand over to pytest."""
     try:
-        python = checkout.prepare(["test", "postgresql", "mariadb", "redis", "kafka"])
+        python = checkout.prepare(_EXTRAS)
     except checkout.SetupError as error:
         sys.exit(f"tests/run.py: {error}")
     arguments = sys.argv[1:]

@@ -215,6 +215,8 @@ class Stage:
             self.wait(self.typing)
 
     def enter(self, terminal: Terminal) -> None:
+        """Press Enter once what was typed is seen, so that the next bare prompt is a new one."""
+        self.need("what was typed", lambda: terminal.text[-1:] != [PROMPT.rstrip()])
         os.write(terminal.master, b"\n")
 
     def prompt(self, terminal: Terminal, what: str) -> None:
@@ -275,7 +277,7 @@ def record(folder: Path, *, typing: float = 0.045, port: int = PORT) -> Recordin
         for command in (UP, PROOF):
             stage.type(first, command)
             stage.enter(first)
-            stage.wait(pause + 0.1)
+            stage.wait(pause)
             stage.prompt(first, f"the end of {command}")
             stage.wait(pause)
         story = events(folder)
