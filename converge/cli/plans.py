@@ -38,6 +38,7 @@ _SIGNS: Mapping[Verb, str] = {
     Verb.UPDATE: "~",
     Verb.REPLACE: "-/+",
     Verb.DELETE: "-",
+    Verb.LEAVE: "-",
     Verb.NOTE: "=",
     Verb.FAIL: "!",
 }
@@ -46,6 +47,7 @@ _WORDS: Mapping[str, str] = {
     "update": "to update",
     "replace": "to replace",
     "delete": "to delete",
+    "leave": "left in place",
     "note": "to note",
     "fail": "that cannot be done",
     "may update": "may be updated",
@@ -83,9 +85,13 @@ def _head(change: Change) -> str:
         said.append("the old one is deleted first" * change.deletes_first)
     if change.verb is Verb.UPDATE and change.may_replace:
         said.append("or replaced, if its type asks for it")
+    if change.leaves_old:
+        said.append(f"the old one is left in place: {escape(str(change.physical_id))}")
     if change.verb is Verb.NOTE:
         said.append("nothing is called, its new properties are stored")
-    if change.verb is Verb.DELETE and change.physical_id is not None:
+    if change.verb is Verb.LEAVE:
+        said.append("left in place")
+    if change.verb in (Verb.DELETE, Verb.LEAVE) and change.physical_id is not None:
         said.append(escape(change.physical_id))
     if change.reason:
         said.append(prose(change.reason))

@@ -36,7 +36,14 @@ from converge.protocol.call import (
 )
 from converge.protocol.claim import claim, is_suspect
 from converge.protocol.complete import complete
-from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work
+from converge.protocol.decide import (
+    DELETION_POLICY,
+    HANDLED,
+    Operation,
+    Outcome,
+    Result,
+    Work,
+)
 from converge.protocol.finish import draft_rollback, finish, may_roll_back
 from converge.protocol.halt import complete_failure, halts
 from converge.protocol.limits import limits_of
@@ -441,6 +448,8 @@ class EngineCore:
                 values["properties"] = dict(work.decision.properties)
                 if work.decision.settings:
                     values["settings"] = dict(work.decision.settings)
+                    # only what was made whole is left in place
+                    values["settings"].pop(DELETION_POLICY, None)
             self.database.transact(
                 lambda tx: resources.write_locked(
                     tx, self.engine_id, row.id, row.epoch, row.mark, **values

@@ -231,6 +231,7 @@ def _change_to_dict(change: Change) -> dict[str, Any]:
         "sure": change.sure,
         "may_replace": change.may_replace,
         "deletes_first": change.deletes_first,
+        "leaves_old": change.leaves_old,
         "reason": change.reason,
         "physical_id": change.physical_id,
         "waits_for": list(change.waits_for),

@@ -163,7 +163,8 @@ def call_handler(
     if operation is Operation.FAIL:
         return failure(work, work.decision.reason or "cannot be done")
     if operation is Operation.DROP:
-        return Outcome(work, Result.DONE, deleted=True)
+        reason = work.decision.reason
+        return Outcome(work, Result.DONE, deleted=True, reason=reason, raw=reason is not None)
     values: dict[str, Any] = {}
     if work.locked and work.traversal.action is not Action.CHECK:
         template_id = work.traversal.template_id

@@ -262,6 +262,8 @@ def _event(outcome: Outcome) -> dict[str, Any] | None:
     operation = work.decision.operation
     if work.row is None or outcome.result in (Result.HANDED_BACK, Result.WAIT):
         return None
+    if outcome.result is Result.DONE and operation is Operation.DROP and outcome.reason:
+        return make_event(work, events.RETAINED, outcome.reason)
     if outcome.result is Result.DONE and operation in (Operation.NOTHING, Operation.DROP):
         if work.traversal.action is not Action.CHECK:
             return None

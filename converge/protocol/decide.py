@@ -38,7 +38,7 @@ class Operation(StrEnum):
     REPLACE = "replace"
     DELETE = "delete"
     CHECK = "check"
-    #: only the row is deleted: nothing real was ever made
+    #: only the row is deleted: nothing real was ever made, or it is left in place
     DROP = "drop"
     #: the resource is as it should be
     NOTHING = "nothing"
@@ -54,6 +54,9 @@ class Operation(StrEnum):
 TRIGGERS = "triggers"
 PROTECT = "protect"
 DIRECTORY = "directory"
+#: The key of the policy that leaves in place what a resource stands for, and its value for that.
+DELETION_POLICY = "deletion_policy"
+RETAIN = "retain"
 #: The key for the secrets that are kept elsewhere: see :mod:`converge.template.elsewhere`.
 SECRETS = "get_secret"
 #: Operations that call a handler; all others are done at once.
@@ -63,7 +66,7 @@ HANDLED = frozenset({Operation.CREATE, Operation.UPDATE, Operation.DELETE, Opera
 @dataclass(frozen=True, slots=True)
 class Decision:
     """:ivar properties: the resolved properties, if any.
-    :ivar reason: why it fails, if it does.
+    :ivar reason: why it fails, if it does; or why only its row is deleted.
     :ivar wanted: the properties of the replacement, if the old resource is deleted first and the
         replacement is made in its row.
     :ivar settings: what the template says of it besides; None leaves the row's as they are.
@@ -248,13 +251,15 @@ def decide_delete(row: ResourceRow, types: Mapping[str, ResourceType]) -> Decisi
     """Decide how a resource is deleted that is no longer wanted."""
     if row.status is Status.INIT:
         return Decision(Operation.DROP)
+    if is_protected(row.settings):
+        return Decision(Operation.FAIL, reason=protected_reason(row.name, "deleted"))
+    if is_retained(row.settings):
+        return Decision(Operation.DROP, reason=retained_reason(row))
     resource_type = types.get(row.type)
     if resource_type is None:
         return _miss(types, row.type)
     if row.physical_id is None and not supports(resource_type, "find"):
         return Decision(Operation.DROP)
-    if is_protected(row.settings):
-        return Decision(Operation.FAIL, reason=protected_reason(row.name, "deleted"))
     return Decision(Operation.DELETE, row.properties)
 
 
@@ -272,6 +277,28 @@ def protected_reason(name: str, what: str) -> str:
         f"it is protected, so it is not {what}; if that is meant, say so: --unprotect {name}, or "
         f"unprotect=[{name!r}]"
     )
+
+
+def is_retained(settings: Mapping[str, Json] | None) -> bool:
+    """Whether what a resource with these settings stands for is left in place when it goes."""
+    return (settings or {}).get(DELETION_POLICY) == RETAIN
+
+
+def retained_reason(row: ResourceRow) -> str:
+    """Why a resource is left in place, and which thing that is."""
+    return f"left in place, id {row.physical_id!r}: its {DELETION_POLICY} is {RETAIN}"
+
+
+def retains(wanted: Mapping[str, Json], row: ResourceRow) -> bool:
+    """Whether what a resource stands for is left in place when it is replaced: it was made so, or
+    the new template says so. What is half made or half deleted is nobody's loss.
+
+    :param wanted: the definition of the replacement, as JSON.
+    """
+    is_half = row.action is Action.REPLACE or (
+        row.action is Action.CREATE and row.status is not Status.COMPLETE
+    )
+    return is_retained(row.settings) or (not is_half and is_retained(wanted.get("settings")))
 
 
 def _delete_properties(
@@ -435,7 +462,8 @@ def decide_replace(
     """
     if is_protected(row.settings):
         return Decision(Operation.FAIL, reason=protected_reason(row.name, "replaced"))
-    if not _deletes_first(wanted, row, types):
+    # what is left in place is not deleted first
+    if retains(wanted, row) or not _deletes_first(wanted, row, types):
         return Decision(Operation.REPLACE, properties)
     resource_type = types.get(row.type)
     if resource_type is None:

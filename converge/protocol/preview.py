@@ -22,6 +22,7 @@ from converge.protocol.decide import (
     decide_delete,
     decide_replace,
     decide_wanted,
+    retains,
     unknown_type,
 )
 from converge.protocol.marks import secret_values
@@ -51,6 +52,8 @@ class Verb(StrEnum):
     UPDATE = "update"
     REPLACE = "replace"
     DELETE = "delete"
+    #: it goes, and what it stands for is left in place
+    LEAVE = "leave"
     #: its new properties are stored, and nothing is called
     NOTE = "note"
     NOTHING = "nothing"
@@ -92,6 +95,7 @@ class Change:
     :ivar sure: whether it happens for certain; otherwise it may be less, or nothing.
     :ivar may_replace: an update may become a replacement.
     :ivar deletes_first: a replacement deletes the old one before it makes the new one.
+    :ivar leaves_old: a replacement, if it comes to that, leaves the old one in place.
     :ivar reason: why, in words; None where the differences say it.
     :ivar differences: the properties that change, by name; of a create, all.
     :ivar waits_for: the resources whose results it depends on.
@@ -104,6 +108,7 @@ class Change:
     sure: bool = True
     may_replace: bool = False
     deletes_first: bool = False
+    leaves_old: bool = False
     reason: str | None = None
     physical_id: str | None = None
     differences: Sequence[Difference] = ()
@@ -189,6 +194,8 @@ class Foresight:
         if decision.operation is Operation.DROP:
             reason = "nothing was made of it"
         verb = Verb.DELETE
+        if decision.operation is Operation.DROP and decision.reason is not None:
+            verb, reason = Verb.LEAVE, f"{reason}, and its deletion_policy is retain"
         if decision.operation is Operation.FAIL:
             verb, reason = Verb.FAIL, decision.reason or ""
         return Change(
@@ -239,7 +246,12 @@ class Foresight:
             reason = None if row.status is Status.INIT else "its create has not completed"
             return self._created(replace(change, reason=reason), resource_type, wanted)
         differences = _list_differences(resource_type, row.properties, wanted)
-        change = replace(change, differences=differences, verb=_VERBS[most.operation])
+        change = replace(
+            change,
+            differences=differences,
+            verb=_VERBS[most.operation],
+            leaves_old=retains(body, row),
+        )
         if change.verb is Verb.NOTHING:
             return self._kept(change, row)
         if change.verb is Verb.UPDATE:
@@ -260,7 +272,8 @@ class Foresight:
 
     def _kept(self, change: Change, row: ResourceRow) -> Change:
         self._known[change.name] = _as_it_is(row)
-        return replace(change, verb=Verb.NOTE if change.differences else Verb.NOTHING, sure=True)
+        verb = Verb.NOTE if change.differences else Verb.NOTHING
+        return replace(change, verb=verb, sure=True, leaves_old=False)
 
     def _updated(
         self,
@@ -288,7 +301,7 @@ class Foresight:
         if planned.how == How.NOTHING and row.status is Status.COMPLETE:
             return self._kept(change, row)
         self._known[change.name] = _Known(row.physical_id, planned.attributes)
-        return change
+        return replace(change, leaves_old=False)
 
     def _replaced(
         self,

@@ -10,7 +10,16 @@ from typing import Any
 from converge.errors import StaleLock
 from converge.model import Action, Json, NodeState, Status, make_token
 from converge.protocol.complete import as_before, is_mine, make_event, row_of
-from converge.protocol.decide import Decision, Operation, Outcome, Result, Work
+from converge.protocol.decide import (
+    DELETION_POLICY,
+    RETAIN,
+    Decision,
+    Operation,
+    Outcome,
+    Result,
+    Work,
+    retains,
+)
 from converge.sql import events, node_moves, resources, scopes, sync_points
 from converge.sql.transaction import Transaction
 
@@ -48,9 +57,11 @@ def replace(
         tx, old, work.wanted_type, engine_id, work.requires, work.node.mark
     )
     locked = resources.lock_resources(tx, [old.id, new_id])
-    resources.release_locks(
-        tx, engine_id, [(old.id, old.epoch, as_before(old) | {"replaced_by": new_id})]
-    )
+    values = as_before(old) | {"replaced_by": new_id}
+    if retains(work.node.definition, old):
+        # its cleanup node does not see what the new template says of it
+        values["settings"] = {**(old.settings or {}), DELETION_POLICY: RETAIN}
+    resources.release_locks(tx, engine_id, [(old.id, old.epoch, values)])
     node_moves.point_at(tx, engine_id, node, new_id)
     # the update may have recorded steps before it asked for a replacement
     scopes.delete_scopes(tx, scopes.find_resource_scopes(tx, [old.id]))

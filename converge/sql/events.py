@@ -19,6 +19,8 @@ KEPT_TRAVERSALS = 10
 UNCHECKED = "UNCHECKED"
 #: The status of a resource whose handler waits; the reason says how far it is.
 WAITING = "WAITING"
+#: The status of a resource that went, while what it stood for was left in place.
+RETAINED = "RETAINED"
 _GIVEN = ("stack_id", "traversal_id", "resource", "action", "status", "reason")
 
 

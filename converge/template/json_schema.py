@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from converge.model import Replacing
 from converge.template.functions import EVALUATED
-from converge.template.keys import PARAMETER, TEMPLATE
+from converge.template.keys import PARAMETER, POLICIES, TEMPLATE
 from converge.template.parameters import TYPES
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def _resource(types: Mapping[str, ResourceType]) -> dict[str, Any]:
             "for_each": {"type": ["array", "object"]},
             "triggers": {},
             "protect": {"anyOf": [{"type": "boolean"}, _FUNCTION]},
+            "deletion_policy": {"anyOf": [{"enum": [*POLICIES, None]}, _FUNCTION]},
             "retry": {"type": ["integer", "object"]},
             "timeout": seconds,
             "deadline": seconds,

@@ -110,12 +110,15 @@ RESOURCE = Keys(
         "for_each",
         "triggers",
         "protect",
+        "deletion_policy",
         "retry",
         "timeout",
         "deadline",
         "queue",
     ),
-    ("metadata", "update_policy", "deletion_policy", "external_id"),
+    ("metadata", "update_policy", "external_id"),
 )
 RETRY = Keys(("attempts", "first", "most"))
+#: What a deletion policy can be: our words, and Heat's.
+POLICIES = ("delete", "retain", "Delete", "Retain")
 OUTPUT = Keys(("description", "value", "condition"))

@@ -1,14 +1,14 @@
-"""What a template says of a resource besides its properties: what replaces it, how often it is
-tried, how long it may take, and which engines work on it."""
+"""What a template says of a resource besides its properties: what replaces it, whether it is
+deleted, how often it is tried, how long it may take, and which engines work on it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from converge.errors import BadInput
 from converge.model import Json, check_name, check_seconds
 from converge.template.functions import function_of, references
-from converge.template.keys import RETRY
+from converge.template.keys import POLICIES, RETRY
 from converge.template.values import Document, Spot, hint, kind, show
 
 #: A changed value replaces the resource.
@@ -19,7 +19,11 @@ QUEUE = "queue"
 LIMITS = ("retry", "timeout", "deadline", QUEUE)
 #: It is neither deleted nor replaced. Likewise.
 PROTECT = "protect"
-_KEYS = frozenset((TRIGGERS, PROTECT, *LIMITS))
+#: Whether what it stands for is deleted with it. Likewise.
+DELETION_POLICY = "deletion_policy"
+RETAIN = "retain"
+_SNAPSHOT = ("snapshot", "Snapshot")
+_KEYS = frozenset((TRIGGERS, PROTECT, DELETION_POLICY, *LIMITS))
 
 
 def settings_in(body: Mapping[str, Json]) -> dict[str, Json]:
@@ -43,11 +47,33 @@ def check_settings(document: Document, what: object, body: Mapping[str, Json], s
             if reference.function != "get_param":
                 message = f"{key} of {what} must be known before anything is made: it can refer to "
                 raise document.error(f"{message}parameters only", reference.spot)
+    # what Heat accepts can be drawn
+    found.pop(DELETION_POLICY, None)
     try:
         settle(found)
     except BadInput as error:
         key = str(error).partition(" ")[0].partition(".")[0].rstrip(":")
         raise document.error(f"{what}: {error}", spot.child(key)) from None
+
+
+def heat_problems(
+    what: object, settings: Mapping[str, Json], spot: Spot
+) -> Iterator[tuple[str, Spot]]:
+    """What is wrong with the settings that Heat has, too: messages with their places.
+
+    :param what: the resource, for messages.
+    """
+    if DELETION_POLICY not in settings:
+        return
+    place = spot.child(DELETION_POLICY)
+    for reference in references(settings[DELETION_POLICY], place):
+        if reference.function != "get_param":
+            message = f"{DELETION_POLICY} of {what} must be known before anything is made: it can "
+            yield f"{message}refer to parameters only", reference.spot
+    try:
+        settle({DELETION_POLICY: settings[DELETION_POLICY]})
+    except BadInput as error:
+        yield f"{what}: {error}", place
 
 
 def settle(settings: Mapping[str, Json]) -> dict[str, Json]:
@@ -71,7 +97,23 @@ def settle(settings: Mapping[str, Json]) -> dict[str, Json]:
             raise BadInput(f"{PROTECT} must be true or false, not {show(settled[PROTECT])}")
         if not settled[PROTECT]:
             del settled[PROTECT]
+    if DELETION_POLICY in settled and function_of(settled[DELETION_POLICY]) is None:
+        settled[DELETION_POLICY] = _policy(settled[DELETION_POLICY])
+        if settled[DELETION_POLICY] != RETAIN:
+            del settled[DELETION_POLICY]
     return settled
+
+
+def _policy(value: Json) -> str:
+    if value in _SNAPSHOT:
+        raise BadInput(
+            f"{DELETION_POLICY} {value} is not supported; with {RETAIN} it is left in place, and a "
+            "snapshot can be made by hand"
+        )
+    if not isinstance(value, str) or value not in POLICIES:
+        known = " or ".join(POLICIES[:2])
+        raise BadInput(f"{DELETION_POLICY} must be {known}, not {show(value)}")
+    return value.lower()
 
 
 def _retry(value: Json) -> dict[str, Json]:

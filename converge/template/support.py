@@ -24,7 +24,7 @@ from converge.template.keys import OUTPUT, PARAMETER_GROUP, RESOURCE
 from converge.template.misuses import condition_problems, misread, misuses
 from converge.template.parameters import PSEUDO, Parameter, refuse_foreign
 from converge.template.properties import property_problems, unmet
-from converge.template.settings import settings_in
+from converge.template.settings import heat_problems, settings_in
 from converge.template.structure import Structure
 from converge.template.values import Spot, hint, kind, quote, show
 
@@ -121,7 +121,10 @@ def _check_resource(structure: Structure, name: str, body: dict[str, Json]) -> N
         _check_condition(structure, variation["condition"], spot.child("condition"))
     if each:
         _check_for_each(structure, what, variation["for_each"], spot.child("for_each"))
-    for key, value in settings_in(body).items():
+    settings = settings_in(body)
+    for message, place in heat_problems(what, settings, spot):
+        document.note(message, place)
+    for key, value in settings.items():
         _check_value(structure, value, spot.child(key), each=each)
     for key, value in (body.get("properties") or {}).items():
         if isinstance(value, dict | list):

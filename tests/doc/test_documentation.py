@@ -51,6 +51,7 @@ TEMPLATES = ROOT / "doc" / "templates.rst"
 FUNCTIONS = ROOT / "doc" / "functions.rst"
 NOTIFICATIONS = ROOT / "doc" / "notifications.rst"
 PLANNING = ROOT / "doc" / "planning.rst"
+KEEPING = ROOT / "doc" / "keeping.rst"
 #: Where the documents say that they are.
 FOLDER = "/home/me/converge"
 PORT = "18423"
@@ -323,7 +324,7 @@ def test_tutorial_commands(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("path", "least"),
-    [(FUNCTIONS, 6), (NOTIFICATIONS, 6), (PLANNING, 6), (TEMPLATES, 5)],
+    [(FUNCTIONS, 6), (KEEPING, 3), (NOTIFICATIONS, 6), (PLANNING, 6), (TEMPLATES, 5)],
 )
 def test_commands_on_files_of_the_page(path: Path, least: int, tmp_path: Path) -> None:
     write_files(path, tmp_path)
@@ -333,7 +334,7 @@ def test_commands_on_files_of_the_page(path: Path, least: int, tmp_path: Path) -
 def test_templates_are_accepted() -> None:
     found = [
         block
-        for path in (TEMPLATES, FUNCTIONS, PLANNING)
+        for path in (TEMPLATES, FUNCTIONS, KEEPING, PLANNING)
         for block in blocks(path)
         if block.language == "yaml" and re.search("^(resources|outputs):", block.text, re.MULTILINE)
     ]
@@ -459,7 +460,8 @@ def main() -> None:
     try:
         write_files(TEMPLATES, folder)
         write_files(PLANNING, folder)
-        for path in (TUTORIAL, TEMPLATES, PLANNING):
+        write_files(KEEPING, folder)
+        for path in (TUTORIAL, TEMPLATES, PLANNING, KEEPING):
             record(path, shell)
     finally:
         shell.close()

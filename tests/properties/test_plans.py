@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 import converge
 from converge.inspection.planning import Preview
+from converge.model import Replacing
 from converge.protocol.preview import Change, Verb
-from converge.testing import FakeType, FakeWorld, StepEngine
+from converge.testing import FakeType, FakeWorld, FixedType, StepEngine
 from tests.stores import Stores
 
 EXAMPLES = int(os.environ.get("CONVERGE_TEST_EXAMPLES", "20"))
@@ -58,9 +59,16 @@ class Rigid(FakeType):
     delete_properties = ("note",)
 
 
+class Lone(FixedType):
+    """Is deleted before it is replaced. What was left in place is not in its way."""
+
+    replace = Replacing.DELETE_FIRST
+
+
 def types_of(world: FakeWorld) -> dict[str, converge.ResourceType]:
     policy = converge.RetryPolicy(attempts=1)
-    return {**world.types(), "wise": Wise(world, policy), "rigid": Rigid(world, policy)}
+    own = {"only": Lone(world, policy), "rigid": Rigid(world, policy)}
+    return {**world.types(), **own, "wise": Wise(world, policy)}
 
 
 Wanted = dict[str, dict[str, Any]]
@@ -92,7 +100,9 @@ def resources(draw: st.DrawFn, before: str) -> dict[str, Any]:
             properties[where] = reference
     if draw(st.booleans()) and "triggers" not in body:
         body["triggers"] = draw(bit)
-    if draw(st.integers(0, 4)) == 0 and body["type"] != "only":
+    if draw(st.integers(0, 3)) == 0 and body["type"] != "only":
+        body["deletion_policy"] = draw(st.sampled_from(["retain", "delete"]))
+    elif draw(st.integers(0, 4)) == 0 and body["type"] != "only":
         body["replace"] = draw(st.sampled_from(["create_first", "delete_first"]))
     return body
 
@@ -130,12 +140,13 @@ def calls(log: list[str]) -> Iterator[tuple[str, str]]:
 
 def allowed(change: Change) -> list[set[str]]:
     """The sets of calls that a change allows."""
-    replaced = {"create", "delete"}
+    replaced = {"create"} if change.leaves_old else {"create", "delete"}
     most: dict[Verb, list[set[str]]] = {
         Verb.CREATE: [{"create"}],
         Verb.UPDATE: [{"update"}],
         Verb.REPLACE: [replaced],
         Verb.DELETE: [{"delete"}],
+        Verb.LEAVE: [set()],
         Verb.NOTE: [set()],
     }
     found = list(most[change.verb])

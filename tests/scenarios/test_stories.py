@@ -83,6 +83,7 @@ class Story:
         self.held: dict[str, Work | Outcome] = {}
         self.started: list[int] = []
         self.seen = 0
+        self.left: list[str] = []
 
     def play(self, steps: list[dict[str, Any]]) -> None:
         for step in steps:
@@ -227,6 +228,11 @@ class Story:
         """Exactly these physical ids exist."""
         assert self.world.names() == sorted(ids)
 
+    def expect_left(self, ids: list[str]) -> None:
+        """These exist, and no stack has them any more."""
+        assert set(ids) <= set(self.world.names())
+        self.left = ids
+
     def expect_properties(self, wanted: dict[str, dict[str, Json]]) -> None:
         """These things have exactly these properties."""
         found = self.world.properties()
@@ -253,7 +259,7 @@ class Story:
         """The stack is deleted, and has left nothing but its summaries."""
         with pytest.raises(converge.NotFound):
             self.store.stack(NAME)
-        assert self.world.names() == []
+        assert self.world.names() == sorted(self.left)
         rows = {name: self._count(name) for name in ("resource", "template")}
         assert rows == {"resource": 0, "template": 0}
         self.check_tidy()
@@ -335,7 +341,7 @@ class Story:
             assert all(each["status"] != "IN_PROGRESS" for each in one["resources"].values())
             if one["status"] == "COMPLETE" and one["action"] != "CHECK":
                 ids = [each["physical_id"] for each in one["resources"].values()]
-                assert sorted(ids) == self.world.names()
+                assert sorted([*ids, *self.left]) == self.world.names()
                 assert self._count("resource") == len(ids)
                 assert set(one["resources"]) == set(self.store.graph(NAME))
 

@@ -118,26 +118,26 @@ def test_what_no_type_brings_about(text: str, line: int, message: str) -> None:
                 4,
                 f"resource 'a' has the key '{key}', which converge does not support; remove it"
                 " (known: type, properties, depends_on, replace, condition, for_each, triggers, "
-                "protect, retry, timeout, deadline, queue)",
+                "protect, deletion_policy, retry, timeout, deadline, queue)",
             )
             for key in (
                 "metadata",
-                "deletion_policy",
                 "update_policy",
                 "external_id",
             )
         ),
         (
-            in_resources("a:\n  type: any\n  deletion_polcy: retain"),
+            in_resources("a:\n  type: any\n  external_di: x"),
             4,
-            "unknown key 'deletion_polcy' in resource 'a'; did you mean 'deletion_policy'? "
+            "unknown key 'external_di' in resource 'a'; did you mean 'external_id'? "
             "converge does not support that",
         ),
         (
             in_resources("a:\n  type: any\n  zzz: 1"),
             4,
-            "unknown key 'zzz' in resource 'a'; known: condition, deadline, depends_on, "
-            "for_each, properties, protect, queue, replace, retry, timeout, triggers, type",
+            "unknown key 'zzz' in resource 'a'; known: condition, deadline, deletion_policy, "
+            "depends_on, for_each, properties, protect, queue, replace, retry, timeout, "
+            "triggers, type",
         ),
         (
             "resources: {}\nparameters:\n  p:\n    type: string\n    immutable: true",
