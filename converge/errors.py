@@ -134,7 +134,8 @@ class IllegalEvent(ConvergeError):
 
 
 class SchemaError(ConvergeError):
-    """The database's schema is missing, too old, too new, or not converge's."""
+    """The database's schema is missing, too old, too new, or not converge's; or a newer converge
+    has written what this one does not understand."""
 
 
 class StoreError(_FromStore):

@@ -430,7 +430,7 @@ class Store(Queries):
         """
 
         def read(tx: Transaction) -> Stack:
-            stack = Stack(self, stacks.get_stack(tx, name).id, "", None)
+            stack = Stack(self, stacks.get_stack(tx, name, any_format=True).id, "", None)
             stack._read(tx)
             return stack
 

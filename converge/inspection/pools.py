@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 
+from converge import formats
 from converge.model import DEFAULT_QUEUE
 from converge.sql import engines
 from converge.sql.lanes import DEFAULT, Course, list_lanes
@@ -43,11 +44,14 @@ class Pools:
         """What a node of a lane waits for, in words."""
         course, count = self.course(lane), self.count(lane)
         what = "waits for an engine"
-        if course.queue != DEFAULT_QUEUE or (self.alive and not course.types and not count):
+        others = count or course.format > formats.FIRST
+        if course.queue != DEFAULT_QUEUE or (self.alive and not course.types and not others):
             what += f" of queue {course.queue!r}"
         if course.types:
             names = " and ".join(map(repr, course.types))
             what += f" with type{'s' if len(course.types) > 1 else ''} {names}"
+        if course.format > formats.FIRST:
+            what += f" that knows format {course.format}"
         return f"{what}; {count or 'none'} {'is' if count < 2 else 'are'} alive"
 
 
@@ -55,4 +59,4 @@ def _suits(course: Course, row: engines.EngineRow) -> bool:
     # an engine of an earlier version does not say what it has, and looks at all
     types = course.types if row.types is None else row.types
     queues = [course.queue] if row.queues is None else row.queues
-    return course.suits(types, queues)
+    return course.suits(types, queues, row.format)

@@ -204,7 +204,8 @@ class Queries:
         long ago), ``nodes`` (how many it holds) and ``holds`` (those it has held for longest, 1,000
         at most), each with ``stack``, ``traversal``, ``resource``, ``kind`` and ``since_seconds``.
         ``types`` and ``queues`` are the names of the resource types that it has and of the queues
-        that it serves; None of an engine of an earlier version.
+        that it serves; None of an engine of an earlier version. ``format`` is the highest of what a
+        stack's rows say that it understands.
 
         :param ended: also those that stopped or died within the last day.
         """

@@ -38,7 +38,7 @@ def list_stacks(tx: Transaction) -> list[dict[str, Any]]:
 
 def progress(tx: Transaction, name: str) -> dict[str, int]:
     """The counts of the current traversal's nodes."""
-    return count_nodes(tx, stacks.get_stack(tx, name))
+    return count_nodes(tx, stacks.get_stack(tx, name, any_format=True))
 
 
 def count_nodes(tx: Transaction, row: StackRow) -> dict[str, int]:
@@ -65,7 +65,7 @@ def count_nodes(tx: Transaction, row: StackRow) -> dict[str, int]:
 
 def running(tx: Transaction, name: str) -> list[dict[str, Any]]:
     """The nodes whose handlers are running, oldest first."""
-    row = stacks.get_stack(tx, name)
+    row = stacks.get_stack(tx, name, any_format=True)
     if row.traversal_id is None:
         return []
     return [
@@ -82,7 +82,7 @@ def running(tx: Transaction, name: str) -> list[dict[str, Any]]:
 
 def waiting(tx: Transaction, name: str, limit: int) -> list[dict[str, Any]]:
     """The nodes whose handlers wait, the longest first."""
-    row = stacks.get_stack(tx, name)
+    row = stacks.get_stack(tx, name, any_format=True)
     if row.traversal_id is None:
         return []
     return [
@@ -103,7 +103,7 @@ def events(
     """The events of a stack, oldest first."""
     row = stacks.find_last_stack(tx, name)
     if row is None:
-        stacks.get_stack(tx, name)
+        stacks.get_stack(tx, name, any_format=True)
         raise NotFound(f"there is no stack {name!r}")
     return [
         {
@@ -142,6 +142,7 @@ def list_engines(tx: Transaction, *, ended: bool, limit: int) -> list[dict[str, 
                 "lease_seconds": left,
                 "types": row.types,
                 "queues": row.queues,
+                "format": row.format,
                 "nodes": count,
                 "holds": [
                     {

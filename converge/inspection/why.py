@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from converge import formats
 from converge.errors import NotFound, did_you_mean
 from converge.inspection.pools import Pools
 from converge.model import Action, Kind, NodeState, Status
@@ -43,7 +44,7 @@ Answer = dict[str, Any]
 
 def why(tx: Transaction, name: str, resource: str | None = None) -> list[Answer]:
     """What a stack or one of its resources waits for, and what failed."""
-    row = stacks.get_stack(tx, name)
+    row = stacks.get_stack(tx, name, any_format=True)
     one = None if resource is None else _find_resource(tx, row, resource)
     if row.status is Status.IN_PROGRESS and row.traversal_id is not None:
         answers = _why_waiting(tx, row, row.traversal_id, resource)
@@ -73,7 +74,7 @@ def _find_resource(tx: Transaction, row: StackRow, name: str) -> ResourceView | 
 
 
 def _wanted_names(tx: Transaction, row: StackRow) -> set[str]:
-    if row.template_id is None:
+    if row.template_id is None or row.format > formats.KNOWN:
         return set()
     return set(templates.get_template(tx, row.template_id).body.get("resources") or {})
 

@@ -23,6 +23,7 @@ class Placing:
 
     :param queue: of the stack; None: the default one.
     :param priority: of the stack.
+    :param format_: of the stack.
     :param definitions: the wanted resources.
     :param heads: the resources that there are.
     """
@@ -32,11 +33,13 @@ class Placing:
         tx: Transaction,
         queue: str | None,
         priority: int,
+        format_: int,
         definitions: Definitions,
         heads: Sequence[ResourceHead],
     ) -> None:
         self._queue = queue or DEFAULT_QUEUE
         self._priority = priority
+        self._format = format_
         self._wanted = definitions.queues()
         self._reached = {
             head.id: str(head.settings[QUEUE])
@@ -72,4 +75,4 @@ class Placing:
 
     def _course(self, queue: str | None = None, type_: str | None = None) -> Course:
         types = (type_,) if type_ in self._special and type_ is not None else ()
-        return Course(queue or self._queue, types, self._priority)
+        return Course(queue or self._queue, types, self._priority, self._format)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from converge import tracing
+from converge import formats, tracing
 from converge.errors import BadInput, Conflict, did_you_mean
 from converge.model import (
     Action,
@@ -110,7 +110,9 @@ def start(
     planned, definitions = draft.plan, draft.definitions
     queue = stack.queue if intent.queue is None else intent.queue
     priority = stack.priority if intent.priority is None else intent.priority
-    placing = Placing(tx, queue, priority, definitions, draft.heads)
+    # older versions of its template stay as they are
+    format_ = max(stack.format, formats.WRITTEN)
+    placing = Placing(tx, queue, priority, format_, definitions, draft.heads)
     if action is not Action.CHECK:
         # what nobody asked for cannot be refused; its nodes are
         _heed_protection(tx, stack, draft, unprotect, refuse=reason is None)
@@ -155,6 +157,7 @@ def start(
         edges=planned.graph_to_bytes(),
         queue=queue,
         priority=priority,
+        format=format_,
         versions=stack.versions if versions is None else versions,
     )
     events.insert_events(

@@ -19,6 +19,7 @@ from sqlalchemy import (
     update,
 )
 
+from converge import formats
 from converge.model import ENGINE_MOVES, EngineState, sources_of
 from converge.sql.batch import among
 from converge.sql.compiled import Compiled
@@ -53,6 +54,7 @@ class EngineRow:
     expires_at: float
     types: list[str] | None
     queues: list[str] | None
+    format: int
 
 
 _COLUMNS = [engine.c[name] for name in EngineRow.__dataclass_fields__]
@@ -95,6 +97,7 @@ def insert_engine(
             mark=mark,
             types=None if types is None else sorted(types),
             queues=None if queues is None else sorted(queues),
+            format=formats.KNOWN,
         )
     ).inserted_primary_key
     assert key is not None

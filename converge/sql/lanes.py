@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from converge import formats
 from converge.model import DEFAULT_QUEUE
 from converge.sql.batch import InsertMany, types_of
 from converge.sql.schema import lane
@@ -21,6 +22,9 @@ from converge.sql.types import LANE_TYPES_LENGTH
 
 #: The number of the lane of all that is nothing special.
 DEFAULT = 0
+#: A format above the first is written as one more type, of a name that none can have: so engines
+#: that know of no formats leave the lane alone, too.
+_FORMAT = " format "
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +34,32 @@ class Course:
     :ivar queue: the name of the queue that their engines serve.
     :ivar types: names of resource types that their engines have, and others have not; sorted.
     :ivar priority: those of a higher one come first.
+    :ivar format: that their engines understand; see :mod:`converge.formats`.
     """
 
     queue: str = DEFAULT_QUEUE
     types: tuple[str, ...] = ()
     priority: int = 0
+    format: int = formats.FIRST
 
     @property
     def is_storable(self) -> bool:
         """Whether the names of its types are not too long for a row."""
-        return len(_join(self.types)) <= LANE_TYPES_LENGTH
+        return len(_join(self)) <= LANE_TYPES_LENGTH
 
-    def suits(self, types: Collection[str], queues: Collection[str]) -> bool:
-        """Whether an engine that has these types and serves these queues can take the nodes."""
-        return self.queue in queues and all(one in types for one in self.types)
+    def suits(
+        self, types: Collection[str], queues: Collection[str], format_: int | None = None
+    ) -> bool:
+        """Whether an engine that has these types and serves these queues can take the nodes.
+
+        :param format_: the highest format that it understands; None: that of this converge.
+        """
+        known = formats.KNOWN if format_ is None else format_
+        return (
+            self.format <= known
+            and self.queue in queues
+            and all(one in types for one in self.types)
+        )
 
 
 #: Lanes by number.
@@ -71,7 +87,7 @@ def take_lanes(tx: Transaction, courses: Iterable[Course]) -> dict[Course, int]:
         return numbers
     numbers |= {course: number for number, course in list_lanes(tx).items()}
     missing = [
-        {"queue": one.queue, "types": _join(one.types), "priority": one.priority}
+        {"queue": one.queue, "types": _join(one), "priority": one.priority}
         for one in sorted(wanted - numbers.keys(), key=lambda one: (one.queue, one.types))
     ]
     if missing:
@@ -87,12 +103,16 @@ def _read(tx: Transaction, *, newest: bool = False) -> Lanes:
     """
     query = select(lane.c.id, lane.c.queue, lane.c.types, lane.c.priority)
     rows: Any = tx.execute(query.with_for_update() if newest else query).all()
-    return {id_: Course(queue, _split(types), priority) for id_, queue, types, priority in rows}
+    return {id_: _course(queue, types, priority) for id_, queue, types, priority in rows}
 
 
-def _join(types: Iterable[str]) -> str:
-    return "\n".join(types)
+def _join(course: Course) -> str:
+    own = [] if course.format == formats.FIRST else [f"{_FORMAT}{course.format}"]
+    return "\n".join([*course.types, *own])
 
 
-def _split(types: str) -> tuple[str, ...]:
-    return tuple(types.split("\n")) if types else ()
+def _course(queue: str, types: str, priority: int) -> Course:
+    names = types.split("\n") if types else []
+    known = tuple(one for one in names if not one.startswith(_FORMAT))
+    found = [int(one.removeprefix(_FORMAT)) for one in names if one.startswith(_FORMAT)]
+    return Course(queue, known, priority, max(found, default=formats.FIRST))

@@ -94,6 +94,8 @@ stack = Table(
     # of the engines that work on it; NULL: the default one
     Column("queue", NAME),
     Column("priority", Integer, nullable=False, server_default="0"),
+    # of what its rows say; see converge.formats
+    Column("format", Integer, nullable=False, server_default="1"),
     UniqueConstraint("name", "live", name="uniq_converge_stack0name0live"),
 )
 
@@ -275,6 +277,8 @@ engine = Table(
     # the names of the resource types that it has, and of the queues that it serves; NULL: not known
     Column("types", JsonText),
     Column("queues", JsonText),
+    # the highest that it understands
+    Column("format", Integer, nullable=False, server_default="1"),
     Index("ix_converge_engine_state", "state", "expires_at"),
 )
 

@@ -32,6 +32,7 @@ VERSIONS = (
     "0013",
     "0014",
     "0015",
+    "0016",
 )
 HEAD = VERSIONS[-1]
 #: Databases where a statement that changes the schema commits the transaction.

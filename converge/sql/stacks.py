@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Row, insert, select, update
 
+from converge import formats
 from converge.errors import Conflict, NotFound, StaleLock, did_you_mean
 from converge.model import STACK_MOVES, Action, Status, is_name, make_mark, sources_of
 from converge.sql.batch import among
@@ -42,6 +43,7 @@ class StackRow:
     source: str | None
     queue: str | None
     priority: int
+    format: int
 
 
 def _row(row: Row[Any]) -> StackRow:
@@ -58,7 +60,7 @@ def insert_stack(tx: Transaction, name: str) -> StackRow:
     :raises Conflict: there is one of that name.
     """
     message = f"stack {name!r} exists already; update it, or delete it first"
-    if find_stack(tx, name) is not None:
+    if find_stack(tx, name, any_format=True) is not None:
         raise Conflict(message)
     values = {
         "name": name,
@@ -67,6 +69,7 @@ def insert_stack(tx: Transaction, name: str) -> StackRow:
         "status": Status.IN_PROGRESS,
         "versions": 0,
         "priority": 0,
+        "format": formats.WRITTEN,
         "mark": make_mark(),
         "created_at": tx.now,
         "updated_at": tx.now,
@@ -87,6 +90,7 @@ def take_stack(tx: Transaction, name: str) -> tuple[StackRow, bool]:
     :returns: it, and whether it was inserted.
     :raises Conflict: others made and deleted it again and again; or a host's transaction cannot
         see what another one has made.
+    :raises SchemaError: a newer converge has written it.
     """
     lost: Conflict | None = None
     for _ in range(_ROUNDS):
@@ -95,7 +99,7 @@ def take_stack(tx: Transaction, name: str) -> tuple[StackRow, bool]:
             query = select(*_COLUMNS).where(stack.c.name == name, stack.c.live == 1)
             locked = tx.execute(query.with_for_update()).one_or_none()
             if locked is not None:
-                return _row(locked), False
+                return _known(_row(locked)), False
         try:
             return insert_stack(tx, name), True
         except Conflict as error:
@@ -104,21 +108,35 @@ def take_stack(tx: Transaction, name: str) -> tuple[StackRow, bool]:
     raise lost
 
 
-def find_stack(tx: Transaction, name: str) -> StackRow | None:
-    """The live stack of that name."""
+def find_stack(tx: Transaction, name: str, *, any_format: bool = False) -> StackRow | None:
+    """The live stack of that name.
+
+    :param any_format: also one of a format that this converge does not know: then only its columns
+        are to be read.
+    :raises SchemaError: a newer converge has written it.
+    """
     if not is_name(name):
         return None
     query = select(*_COLUMNS).where(stack.c.name == name, stack.c.live == 1)
     row = tx.execute(query).one_or_none()
-    return None if row is None else _row(row)
+    if row is None:
+        return None
+    return _row(row) if any_format else _known(_row(row))
 
 
-def get_stack(tx: Transaction, name: str) -> StackRow:
+def _known(row: StackRow) -> StackRow:
+    formats.check_format(row.name, row.format)
+    return row
+
+
+def get_stack(tx: Transaction, name: str, *, any_format: bool = False) -> StackRow:
     """The live stack of that name.
 
+    :param any_format: see :func:`find_stack`.
     :raises NotFound: there is none.
+    :raises SchemaError: a newer converge has written it.
     """
-    found = find_stack(tx, name)
+    found = find_stack(tx, name, any_format=any_format)
     if found is None:
         names = tx.execute(select(stack.c.name).where(stack.c.live == 1).limit(50)).scalars()
         raise NotFound(f"there is no stack {name!r}{did_you_mean(name, names)}")
@@ -179,12 +197,13 @@ def lock_stack(tx: Transaction, name: str) -> StackRow:
     """Lock the live stack of that name until the transaction ends.
 
     :raises NotFound: there is none.
+    :raises SchemaError: a newer converge has written it.
     """
     if not is_name(name):
         return get_stack(tx, name)
     query = select(*_COLUMNS).where(stack.c.name == name, stack.c.live == 1)
     row = tx.execute(query.with_for_update()).one_or_none()
-    return get_stack(tx, name) if row is None else _row(row)
+    return get_stack(tx, name) if row is None else _known(_row(row))
 
 
 def lock_stack_by_id(tx: Transaction, stack_id: int) -> StackRow:

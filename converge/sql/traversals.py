@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, delete, func, insert, select, update
 
+from converge import formats
 from converge.errors import StaleLock
 from converge.model import TRAVERSAL_MOVES, Action, OnFailure, TraversalStatus, check_move
 from converge.sql.schema import progress, stack, template, traversal
@@ -107,11 +108,13 @@ def find_last_action(tx: Transaction, stack_id: int) -> Action:
 
 
 def list_overdue(tx: Transaction, limit: int) -> list[TraversalRow]:
-    """Running traversals past their deadline, not halted yet; the longest overdue first."""
+    """Running traversals past their deadline, not halted yet; the longest overdue first. Those of
+    a newer converge are left to it."""
     query = _SELECT.where(
         traversal.c.status == TraversalStatus.RUNNING,
         traversal.c.deadline_at <= tx.now,
         traversal.c.halted.is_(None),
+        stack.c.format <= formats.KNOWN,
     )
     return [
         _row(row)

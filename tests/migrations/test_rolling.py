@@ -1,19 +1,22 @@
 """A rolling upgrade: engines of the schema version before go on while the tables are upgraded, and
-beside those of this version. The version before is taken from git."""
+beside those of this version. The version before is taken from git. Both leave alone what a version
+to come has written in a format of its own."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 import converge
+from converge import formats
 from converge.sql import migrate, schema_version
 from tests import backends
 from tests.acceptance.fleet import ON_SERVERS, wait_for
@@ -29,7 +32,11 @@ NEXT = {
     "properties": {"create": f"until [ -e go ]; do sleep 0.1; done; sleep 0.3; {TELL}"},
 }
 NAMES = ["first", *(f"n{number}" for number in range(11))]
-TEMPLATE = json.dumps({"resources": {one: FIRST if one == "first" else NEXT for one in NAMES}})
+FEW = NAMES[:3]
+
+
+def template(names: Sequence[str]) -> str:
+    return json.dumps({"resources": {one: FIRST if one == "first" else NEXT for one in names}})
 
 
 def git(*words: str) -> bytes:
@@ -90,12 +97,25 @@ def new(tmp_path: Path, empty_database_url: str) -> Iterator[Side]:
     side.end()
 
 
+@pytest.fixture
+def newer(tmp_path: Path, empty_database_url: str) -> Iterator[Side]:
+    """A converge that is to come: it writes what this one and the one before do not understand."""
+    folder = tmp_path / "newer"
+    folder.mkdir()
+    later = f"formats.KNOWN = formats.WRITTEN = {formats.KNOWN + 1}"
+    (folder / "sitecustomize.py").write_text(f"from converge import formats\n{later}\n")
+    side = Side(tmp_path, empty_database_url, "newer", folder)
+    side.environment["PYTHONPATH"] += f"{os.pathsep}{ROOT}"
+    yield side
+    side.end()
+
+
 @ON_SERVERS
 def test_engines_of_two_versions_work_side_by_side(
-    old: Side, new: Side, empty_database_url: str
+    old: Side, new: Side, newer: Side, empty_database_url: str
 ) -> None:
-    for name in ("a", "b"):
-        old.write(f"{name}.yaml", TEMPLATE)
+    for name, names in {"a": NAMES, "b": NAMES, "c": FEW, "d": FEW}.items():
+        old.write(f"{name}.yaml", template(names))
     old.run("db", "upgrade")
     assert migrate.current(empty_database_url) == schema_version.VERSIONS[-2]
     old.run("up", "a.yaml", "--no-wait")
@@ -112,7 +132,22 @@ def test_engines_of_two_versions_work_side_by_side(
         wait_for(lambda: len(store.engines()) == 2, "both engines")
         new.run("up", "b.yaml", "--no-wait")
         assert store.stack("b").wait(timeout=LIMIT) == "COMPLETE"
-    # of a stack that the new version has started, both did a part, and each node was done once
-    assert len(old.made()) > len(NAMES)
-    assert new.made()
-    assert Counter(old.made() + new.made()) == Counter(2 * NAMES)
+        # of a stack that the new version has started, both did a part, and each node was done once
+        assert len(old.made()) > len(NAMES)
+        assert new.made()
+        assert Counter(old.made() + new.made()) == Counter(2 * NAMES)
+
+        # what neither understands, both leave alone while they do what comes after it
+        newer.run("up", "c.yaml", "--no-wait")
+        new.run("up", "d.yaml", "--no-wait")
+        assert store.stack("d").wait(timeout=LIMIT) == "COMPLETE"
+        assert Counter(old.made() + new.made()) == Counter(2 * NAMES + FEW)
+        (answer, *_) = store.why("c")
+        assert answer["message"].endswith(
+            f"waits for an engine that knows format {formats.KNOWN + 1}; none is alive"
+        )
+        _, err = new.run("rollback", "c", status=2)
+        assert "upgrade it" in err
+        newer.start("engine", "--workers", "2")
+        assert store.stack("c").wait(timeout=LIMIT) == "COMPLETE"
+    assert Counter(newer.made()) == Counter(FEW)

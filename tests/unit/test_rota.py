@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from converge import formats
 from converge.protocol.rota import ALONE, SHARE, Rota
 from converge.sql.lanes import Course
 
@@ -119,6 +120,18 @@ def test_an_engine_has_the_lanes_that_suit_it() -> None:
     assert rota.lanes == [0, 1, 3, 5]
     assert rota.course(5).priority == 7
     assert Rota([], ["far"]).lanes == []
+
+
+def test_an_engine_leaves_the_lanes_of_a_newer_format_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rota = Rota()
+    lanes = {0: Course(), 1: Course(format=formats.KNOWN + 1)}
+    rota.learn(lanes)
+    assert rota.lanes == [0]
+    monkeypatch.setattr(formats, "KNOWN", formats.KNOWN + 1)
+    assert rota.learn(lanes)
+    assert rota.lanes == [0, 1]
 
 
 def test_the_highest_priority_comes_first_and_the_others_have_their_share() -> None:
