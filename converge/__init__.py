@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         CommitUnknown,
         Conflict,
         ConvergeError,
+        Gone,
         IllegalEvent,
         JournalMismatch,
         NotFound,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from converge.machine import Machine, State, Transition
     from converge.machine.move import ActionFailed
     from converge.model import Physical
-    from converge.resources.resource_type import Context, Planned, Property, ResourceType
+    from converge.resources.resource_type import Context, Planned, Property, Real, ResourceType
     from converge.retry import RetryPolicy
     from converge.stack import Stack
     from converge.store import Store, connect
@@ -56,6 +57,7 @@ _HOMES = {
     "CommitUnknown": "errors",
     "Conflict": "errors",
     "ConvergeError": "errors",
+    "Gone": "errors",
     "ActionFailed": "machine",
     "IllegalEvent": "errors",
     "JournalMismatch": "errors",
@@ -81,6 +83,7 @@ _HOMES = {
     "Context": "resources.resource_type",
     "Planned": "resources.resource_type",
     "Property": "resources.resource_type",
+    "Real": "resources.resource_type",
     "ResourceType": "resources.resource_type",
     "RetryPolicy": "retry",
     "Stack": "stack",
@@ -102,6 +105,7 @@ __all__ = [
     "Context",
     "ConvergeError",
     "Engine",
+    "Gone",
     "Graph",
     "IllegalEvent",
     "Journal",
@@ -111,6 +115,7 @@ __all__ = [
     "Physical",
     "Planned",
     "Property",
+    "Real",
     "Replace",
     "ResourceType",
     "RetryPolicy",

@@ -154,6 +154,11 @@ class Replace(Exception):
     """Raised by a resource type's ``update``: the change needs a new physical resource."""
 
 
+class Gone(ConvergeError):
+    """Raised by ``read``: the real thing is gone. The message, if there is one, says how that is
+    known."""
+
+
 class Veto(ConvergeError):
     """Raised by an engine's policy: the handler must not be called. The message says why."""
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from converge.errors import BadInput, ConvergeError, Replace
+from converge.errors import BadInput, ConvergeError, Gone, Replace
 from converge.model import Json, Physical
 from converge.resources.ownership import (
     find_own,
@@ -23,11 +23,13 @@ from converge.resources.ownership import (
     publish,
     put_mark,
 )
-from converge.resources.resource_type import Context, How, Planned, Property, ResourceType
+from converge.resources.resource_type import Context, How, Planned, Property, Real, ResourceType
 
 DEFAULT_MODE = 0o644
 #: The longest physical id.
 PATH_LENGTH = 1024
+#: The most bytes that are read of a file that was changed.
+CONTENT_LENGTH = 1024 * 1024
 
 
 class FileError(ConvergeError):
@@ -175,6 +177,30 @@ class File(ResourceType):
         if mode != wanted:
             raise FileError(f"the mode of {physical_id!r} is {mode:04o}, not {wanted:04o}")
 
+    def read(self, context: Context, physical_id: str) -> Real:
+        """Read content and mode of the real file.
+
+        :raises Gone: if it is missing.
+        :raises FileError: if it cannot be read.
+        """
+        # reading follows the last link, too
+        self._confine("read", physical_id, os.path.realpath(physical_id))
+        known = _content(context.properties)
+        try:
+            with open(physical_id, "rb") as file:
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+                data = file.read(max(len(known), CONTENT_LENGTH) + 1)
+        except FileNotFoundError as error:
+            raise Gone(f"there is no file {physical_id!r}") from error
+        except OSError as error:
+            raise FileError(f"cannot read {physical_id!r}: {error.strerror}") from error
+        found: dict[str, Json] = {}
+        if data != known:
+            found["content"] = _as_text(data)
+        if mode != parse_mode(context.properties.get("mode")):
+            found["mode"] = f"{mode:04o}"
+        return Real(found)
+
     def delete(self, context: Context, physical_id: str) -> None:
         """Remove the file, if it is still there and still this resource's, and put back the one
         that it replaced, if any.
@@ -219,6 +245,19 @@ def _root(folder: str | os.PathLike[str]) -> str:
     if not isinstance(folder, str | os.PathLike) or not os.path.isdir(folder):
         raise BadInput(f"roots: {str(folder)!r} is not a folder")
     return os.path.realpath(os.fspath(folder))
+
+
+def _as_text(data: bytes) -> str:
+    """The content of a file, or, where it cannot be a property, what there is instead."""
+    if len(data) > CONTENT_LENGTH:
+        return f"(more than {CONTENT_LENGTH} bytes)"
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        return f"({len(data)} bytes that are no text, SHA-256 {hashlib.sha256(data).hexdigest()})"
+    return text
 
 
 def parse_mode(mode: object) -> int:

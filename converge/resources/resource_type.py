@@ -13,6 +13,7 @@ from converge.model import Json, Replacing, check_seconds
 from converge.resources.journaled import Journaled
 from converge.retry import RetryPolicy
 from converge.synchronous import check_finished, deferred_kind
+from converge.wait import Wait
 
 if TYPE_CHECKING:
     from converge.journal import Scope
@@ -76,6 +77,19 @@ class Planned:
     def __post_init__(self) -> None:
         if self.how not in set(How):
             raise BadInput(f"how must be {', '.join(How)}, not {self.how!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Real:
+    """What a type's ``read`` found.
+
+    :ivar properties: the real values of those that it can tell; None: it has none. One that is left
+        out counts as it is.
+    :ivar attributes: all of them; None leaves them as they are.
+    """
+
+    properties: Mapping[str, Json] = field(default_factory=dict)
+    attributes: Mapping[str, Json] | None = None
 
 
 _LOCK = threading.Lock()
@@ -215,8 +229,8 @@ class ResourceType:
     stateless, as several threads share one.
 
     Its methods are plain functions, not ``async def``, and their work is done when they return.
-    ``create`` and ``delete`` are required. ``update``, ``check``, ``find`` and ``plan`` are
-    optional:
+    ``create`` and ``delete`` are required. ``update``, ``check``, ``read``, ``find`` and ``plan``
+    are optional:
 
     ``update(context, physical_id, properties, previous)``
         change it from ``previous`` to ``properties``; return None, or a
@@ -224,6 +238,9 @@ class ResourceType:
         that needs a new one. Without this method, a change of a property replaces the resource.
     ``check(context, physical_id, properties)``
         raise an exception if the real thing is not as it should be.
+    ``read(context, physical_id)``
+        look at the real thing, and return a :class:`~converge.Real`; raise :class:`~converge.Gone`
+        if there is none. It must change nothing.
     ``plan(context, properties, previous)``
         say, before anything is done, how ``previous`` becomes ``properties``: a
         :class:`~converge.Planned`, or None if it cannot be known. It is asked for a plan, and again
@@ -275,11 +292,11 @@ class ResourceType:
 
 
 #: The methods that an engine may call.
-METHODS = ("create", "update", "delete", "check", "find", "plan")
+METHODS = ("create", "update", "delete", "check", "read", "find", "plan")
 
 
 def supports(resource_type: ResourceType, method: str) -> bool:
-    """Whether the type has the optional ``update``, ``check``, ``find`` or ``plan``."""
+    """Whether the type has the optional ``update``, ``check``, ``read``, ``find`` or ``plan``."""
     return callable(getattr(resource_type, method, None))
 
 
@@ -304,6 +321,24 @@ def plan_change(
     if not isinstance(said, Planned | None):
         raise BadInput(f"plan must return converge.Planned or None, not {type(said).__name__}")
     return said
+
+
+def read_real(resource_type: ResourceType, context: Context, physical_id: str) -> Real:
+    """What the type's ``read`` finds.
+
+    :raises Gone: there is no such thing any more.
+    :raises Wait: it asks to be called again.
+    :raises BadInput: it returns something else; None, too: what is not said is not gone.
+    """
+    found: Any = resource_type.read(context, physical_id)  # type: ignore[attr-defined]
+    check_finished(found, "read")
+    if isinstance(found, Wait):
+        raise found
+    if not isinstance(found, Real):
+        raise BadInput(
+            f"read must return converge.Real, or raise converge.Gone, not {type(found).__name__}"
+        )
+    return found
 
 
 def can_check(resource_type: ResourceType, properties: Mapping[str, Json]) -> bool:

@@ -15,7 +15,7 @@ import converge
 from converge.engine.core import EngineCore
 from converge.errors import BadInput
 from converge.resources import load_types
-from converge.resources.resource_type import METHODS, ResourceType, check_types, supports
+from converge.resources.resource_type import METHODS, ResourceType, check_types, read_real, supports
 from converge.sql import migrate
 from converge.testing import StepEngine
 
@@ -221,3 +221,33 @@ def test_an_order_of_replacing_that_there_is_not_is_refused() -> None:
 
     with pytest.raises(BadInput, match="replace must be create_first or delete_first"):
         check_types({"wrong": Wrong()})
+
+
+@pytest.mark.parametrize(
+    ("found", "error"),
+    [
+        (None, "read must return converge.Real, or raise converge.Gone, not NoneType"),
+        ({"size": 1}, "not dict"),
+        (converge.Wait(1), "wait 1 s"),
+    ],
+)
+def test_what_a_read_does_not_say_is_not_gone(found: object, error: str) -> None:
+    class Strange(ResourceType):
+        def read(self, context: converge.Context, physical_id: str) -> object:
+            return found
+
+    with pytest.raises((converge.BadInput, converge.Wait), match=error):
+        read_real(Strange(), converge.Context("shop", "disk"), "id")
+
+
+def test_what_a_read_finds() -> None:
+    class Disk(ResourceType):
+        def read(self, context: converge.Context, physical_id: str) -> converge.Real:
+            if physical_id == "gone":
+                raise converge.Gone
+            return converge.Real({"size": 2})
+
+    context = converge.Context("shop", "disk")
+    assert read_real(Disk(), context, "there").properties == {"size": 2}
+    with pytest.raises(converge.Gone):
+        read_real(Disk(), context, "gone")

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+import converge
 from converge.errors import BadInput, Replace
-from converge.resources.file import FileError, parse_mode
+from converge.resources.file import CONTENT_LENGTH, FileError, parse_mode
+from converge.resources.resource_type import Real
 from tests.unit.files import FILE, create, delete, make_context, permissions
 
 
@@ -201,3 +203,22 @@ def test_a_relative_path_starts_at_the_folder_of_the_template(tmp_path: Path) ->
     assert FILE.update(moved, made.id, {**previous, "content": "y"}, previous).id == made.id
     with pytest.raises(Replace):
         FILE.update(moved, made.id, {"path": "f"}, previous)
+
+
+def test_read_finds_what_was_changed(tmp_path: Path) -> None:
+    path = tmp_path / "page"
+    known = make_context(properties={"path": str(path), "content": "x", "mode": 0o600})
+    create(path, mode=0o600)
+    assert FILE.read(known, str(path)) == Real()
+    path.write_text("another\n")
+    assert FILE.read(known, str(path)) == Real({"content": "another\n"})
+    path.write_bytes(b"\xff")
+    path.chmod(0o644)
+    found = FILE.read(known, str(path)).properties
+    assert found["mode"] == "0644"
+    assert found["content"].startswith("(1 bytes that are no text, SHA-256 ")
+    path.write_bytes(b"x" * (CONTENT_LENGTH + 1))
+    assert FILE.read(known, str(path)).properties["content"] == "(more than 1048576 bytes)"
+    path.unlink()
+    with pytest.raises(converge.Gone, match="there is no file"):
+        FILE.read(known, str(path))
