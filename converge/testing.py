@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from converge.crash_points import Commit
 from converge.engine.core import EngineCore
-from converge.errors import Replace
+from converge.errors import Gone, Replace
 from converge.model import DEFAULT_QUEUE, Json, Kind, Physical, Replacing, make_mark
 from converge.protocol.decide import Operation, Outcome, Result, Work
 from converge.protocol.policy import Policy
-from converge.resources.resource_type import Context, ResourceType, check_types
+from converge.resources.resource_type import Context, Real, ResourceType, check_types
 from converge.retry import RetryPolicy
 from converge.sql import engines
 from converge.wait import Wait
@@ -106,6 +106,15 @@ class FakeWorld:
             "only": OnlyType(self, policy),
         }
 
+    def put(self, name: str, **properties: Json) -> str:
+        """Make a thing that no stack has made.
+
+        :returns: its physical id.
+        """
+        thing = Thing(name, name, properties)
+        self.things[name] = thing
+        return name
+
     def check_failure(self, what: str) -> None:
         """Raise if :meth:`fail` asked for it."""
         left = self._failures.get(what, 0)
@@ -157,6 +166,14 @@ class FixedType(ResourceType):
         if self.world.things.pop(physical_id, None) is not None:
             self.world.log.append(f"delete {physical_id}")
         self.world.check_wait(f"delete {context.name}")
+
+    def read(self, context: Context, physical_id: str) -> Real:
+        """What it is."""
+        self.world.check_failure(f"read {context.name}")
+        thing = self.world.things.get(physical_id)
+        if thing is None:
+            raise Gone(f"there is no {physical_id}")
+        return Real(dict(thing.properties), {**thing.properties, "made": thing.id})
 
     def find(self, context: Context) -> Physical | None:
         """What an interrupted create made."""

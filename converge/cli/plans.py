@@ -39,6 +39,7 @@ _SIGNS: Mapping[Verb, str] = {
     Verb.REPLACE: "-/+",
     Verb.DELETE: "-",
     Verb.LEAVE: "-",
+    Verb.USE: "=",
     Verb.NOTE: "=",
     Verb.FAIL: "!",
 }
@@ -48,6 +49,7 @@ _WORDS: Mapping[str, str] = {
     "replace": "to replace",
     "delete": "to delete",
     "leave": "left in place",
+    "use": "to use",
     "note": "to note",
     "fail": "that cannot be done",
     "may update": "may be updated",
@@ -91,7 +93,9 @@ def _head(change: Change) -> str:
         said.append("nothing is called, its new properties are stored")
     if change.verb is Verb.LEAVE:
         said.append("left in place")
-    if change.verb in (Verb.DELETE, Verb.LEAVE) and change.physical_id is not None:
+    if change.verb is Verb.USE:
+        said.append("used as it is")
+    if change.verb in (Verb.DELETE, Verb.LEAVE, Verb.USE) and change.physical_id is not None:
         said.append(escape(change.physical_id))
     if change.reason:
         said.append(prose(change.reason))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_WORK = re.compile(r"resource \d+ (?:create|update|delete|check)(?: (\d+))?")
+_WORK = re.compile(r"resource \d+ (?:create|update|delete|check|read)(?: (\d+))?")
 
 
 def work_scope_name(resource_id: int, verb: str, traversal_id: int | None) -> str:

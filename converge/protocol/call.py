@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from converge.canonical import dump, load
-from converge.errors import BadInput, Replace, Veto, comes_from
+from converge.errors import BadInput, Gone, Replace, Veto, comes_from
 from converge.hiding import Secrets
 from converge.model import Action, Json, Kind, Physical, Status, same
 from converge.protocol.basis import make_basis
 from converge.protocol.decide import (
     DIRECTORY,
+    EXTERNAL_ID,
     HANDLED,
     SECRETS,
     Operation,
@@ -22,6 +23,7 @@ from converge.protocol.decide import (
     Result,
     Work,
     decide_replace,
+    is_external,
 )
 from converge.protocol.limits import SPENT, Limits, limits_of, settings_of
 from converge.protocol.marks import mark_attributes, secret_values, with_marks
@@ -30,9 +32,12 @@ from converge.reasons import cut_traceback, describe, format_traceback
 from converge.resources.resource_type import (
     Context,
     How,
+    Real,
     Receive,
     ResourceType,
     plan_change,
+    read_real,
+    supports,
 )
 from converge.resources.secret_sources import read_secret
 from converge.sql.types import PHYSICAL_ID_LENGTH, fit_text
@@ -239,6 +244,8 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
         if work.decision.wanted is not None:
             return Outcome(work, Result.REPLACE)
         return Outcome(work, Result.DONE, deleted=True)
+    if operation is Operation.READ or (operation is Operation.CHECK and is_external(row.settings)):
+        return _read(work, handler, context)
     if operation is Operation.CHECK:
         found = handler.check(context, row.physical_id, put_in(properties, secrets))
         _check_over(found, "check")
@@ -270,6 +277,43 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
         "template_id": work.traversal.template_id,
         "basis": _basis(work),
         **_new_settings(work, _marks(work, handler, attributes)),
+    }
+    return Outcome(work, Result.DONE, values)
+
+
+def _read(work: Work, handler: ResourceType, context: Context) -> Outcome:
+    """Look at what is there already.
+
+    :raises BadInput: there is none.
+    """
+    row = work.row
+    assert row is not None
+    is_check = work.decision.operation is Operation.CHECK
+    settings = (row.settings if is_check else work.decision.settings) or {}
+    external_id = settings[EXTERNAL_ID]
+    check_physical_id(external_id)
+    context.physical_id = external_id
+    found = Real()
+    if supports(handler, "read"):
+        try:
+            found = read_real(handler, context, external_id)
+        except Gone as error:
+            raise BadInput(f"its external_id names nothing: {error or 'it is gone'}") from error
+    values: dict[str, Any] = {"reason": None, "status": Status.COMPLETE}
+    if is_check:
+        return Outcome(work, Result.DONE, values)
+    attributes = _storable("attributes", dict(found.attributes or {}))
+    secret = mark_attributes(handler, attributes, ())
+    wanted = with_marks(work.decision.settings, attributes=secret)
+    values |= {
+        "action": Action.CREATE,
+        "physical_id": external_id,
+        "properties": {},
+        "attributes": attributes,
+        "requires": work.requires,
+        "template_id": work.traversal.template_id,
+        "basis": _basis(work),
+        "settings": wanted,
     }
     return Outcome(work, Result.DONE, values)
 
@@ -489,6 +533,7 @@ _ACTIONS = {
     Operation.DELETE: "DELETE",
     Operation.DROP: "DELETE",
     Operation.CHECK: "CHECK",
+    Operation.READ: "CREATE",
 }
 
 

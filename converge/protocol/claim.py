@@ -30,6 +30,7 @@ _LOCKING = frozenset(
         Operation.REPLACE,
         Operation.DELETE,
         Operation.CHECK,
+        Operation.READ,
         Operation.DROP,
     }
 )
@@ -37,6 +38,7 @@ _LOCKING = frozenset(
 _STATES = {
     Operation.CREATE: (Action.CREATE, Status.IN_PROGRESS),
     Operation.UPDATE: (Action.UPDATE, Status.IN_PROGRESS),
+    Operation.READ: (Action.CREATE, Status.IN_PROGRESS),
     Operation.DELETE: (Action.DELETE, Status.IN_PROGRESS),
     Operation.DROP: (Action.DELETE, Status.IN_PROGRESS),
 }
@@ -277,13 +279,18 @@ def _lock(work: Work) -> dict[str, Any]:
         # old and new: until the work is done, it may depend on both
         requires = sorted({*row.requires, *work.requires})
         type_ = work.wanted_type
-    lock = {
+    if work.decision.operation is Operation.READ:
+        type_ = work.wanted_type
+    lock: dict[str, Any] = {
         "id": row.id,
         "epoch": row.epoch,
         "action": action,
         "status": status,
         "type": type_,
     }
+    if work.decision.operation is Operation.READ:
+        # from here on, no handler deletes it, however this ends
+        lock["settings"] = dict(work.decision.settings or {})
     if requires != row.requires:
         lock["requires"] = requires
     row.epoch += 1

@@ -283,13 +283,14 @@ def _event(outcome: Outcome) -> dict[str, Any] | None:
 
 def make_event(work: Work, status: str, reason: str | None) -> dict[str, Any]:
     """An event about the resource of a work."""
-    verbs = {
+    verbs: dict[Operation, str] = {
         Operation.CREATE: Action.CREATE,
         Operation.DELETE: Action.DELETE,
         Operation.DROP: Action.DELETE,
         Operation.CHECK: Action.CHECK,
+        Operation.READ: events.USE,
     }
-    action = Action.DELETE if work.node.kind is Kind.CLEANUP else Action.UPDATE
+    action: str = Action.DELETE if work.node.kind is Kind.CLEANUP else Action.UPDATE
     row = row_of(work)
     if work.traversal.action is Action.CHECK:
         action = Action.CHECK

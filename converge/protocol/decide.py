@@ -10,7 +10,16 @@ from uuid import UUID, uuid5
 
 from converge.errors import BadInput, UnresolvedReference, did_you_mean
 from converge.journal.names import work_scope_name
-from converge.model import Action, Json, Kind, Physical, Replacing, Status, same
+from converge.model import (
+    Action,
+    Json,
+    Kind,
+    Physical,
+    Replacing,
+    ResourceDefinition,
+    Status,
+    same,
+)
 from converge.protocol.marks import (
     mark_attributes,
     mark_properties,
@@ -26,6 +35,7 @@ from converge.template.elsewhere import secret_references
 
 if TYPE_CHECKING:
     from converge.sql.resources import Input, ResourceRow
+    from converge.sql.survey import ResourceHead
     from converge.sql.sync_points import SyncPointRow
     from converge.sql.traversals import TraversalRow
 
@@ -38,6 +48,8 @@ class Operation(StrEnum):
     REPLACE = "replace"
     DELETE = "delete"
     CHECK = "check"
+    #: it is there already: what it is, is read, and it is never touched
+    READ = "read"
     #: only the row is deleted: nothing real was ever made, or it is left in place
     DROP = "drop"
     #: the resource is as it should be
@@ -57,10 +69,14 @@ DIRECTORY = "directory"
 #: The key of the policy that leaves in place what a resource stands for, and its value for that.
 DELETION_POLICY = "deletion_policy"
 RETAIN = "retain"
+#: The key of the id of what is there already, and is never touched.
+EXTERNAL_ID = "external_id"
 #: The key for the secrets that are kept elsewhere: see :mod:`converge.template.elsewhere`.
 SECRETS = "get_secret"
 #: Operations that call a handler; all others are done at once.
-HANDLED = frozenset({Operation.CREATE, Operation.UPDATE, Operation.DELETE, Operation.CHECK})
+HANDLED = frozenset(
+    {Operation.CREATE, Operation.UPDATE, Operation.DELETE, Operation.CHECK, Operation.READ}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +147,7 @@ class Work:
     @property
     def type_name(self) -> str:
         """The name of the resource type whose handler is called."""
-        if self.decision.operation in (Operation.CREATE, Operation.UPDATE):
+        if self.decision.operation in (Operation.CREATE, Operation.UPDATE, Operation.READ):
             return self.wanted_type
         return "" if self.row is None else self.row.type
 
@@ -213,7 +229,10 @@ def decide(
         if row.status is not Status.COMPLETE and row.action is not Action.CHECK:
             # its properties are not known for sure, and a check must not make it look healthy
             return Decision(Operation.FAIL, reason=row.reason or f"its {row.action} never finished")
-        can = can_check(resource_type, row.properties)
+        if is_external(row.settings):
+            can = supports(resource_type, "read")
+        else:
+            can = can_check(resource_type, row.properties)
         operation = Operation.CHECK if can else Operation.NOTHING
         return Decision(operation, row.properties)
     return _decide_update(traversal, node, row, inputs, types)
@@ -281,11 +300,31 @@ def protected_reason(name: str, what: str) -> str:
 
 def is_retained(settings: Mapping[str, Json] | None) -> bool:
     """Whether what a resource with these settings stands for is left in place when it goes."""
-    return (settings or {}).get(DELETION_POLICY) == RETAIN
+    return (settings or {}).get(DELETION_POLICY) == RETAIN or is_external(settings)
+
+
+def is_external(settings: Mapping[str, Json] | None) -> bool:
+    """Whether a resource with these settings was there before, and is never touched."""
+    return EXTERNAL_ID in (settings or {})
+
+
+def is_managed(row: ResourceRow | ResourceHead) -> bool:
+    """Whether converge has made, or begun to make, what a resource stands for."""
+    return row.status is not Status.INIT and not is_external(row.settings)
+
+
+def managed_reason(name: str) -> str:
+    """Why a resource that converge has made is not given an external id."""
+    return (
+        f"resource {name!r} was made by converge, and would be deleted for what its external_id "
+        "names; if it is the same thing, or stays, let converge forget it first: `converge forget`"
+    )
 
 
 def retained_reason(row: ResourceRow) -> str:
     """Why a resource is left in place, and which thing that is."""
+    if is_external(row.settings):
+        return f"left in place, id {row.physical_id!r}: it has an external_id"
     return f"left in place, id {row.physical_id!r}: its {DELETION_POLICY} is {RETAIN}"
 
 
@@ -369,6 +408,10 @@ def _decide_update(
     resource_type = types.get(definition.type)
     if resource_type is None:
         return _miss(types, definition.type)
+    if is_external(definition.settings):
+        if is_managed(row):
+            return Decision(Operation.FAIL, reason=managed_reason(row.name))
+        return Decision(Operation.READ, settings=_with_directory(traversal, definition))
 
     try:
         resolved = resolve_properties(definition.properties, _lookup_in(inputs))
@@ -396,6 +439,14 @@ def _decide_update(
     return replace(decision, settings=settings) if settings or before else decision
 
 
+def _with_directory(traversal: TraversalRow, wanted: ResourceDefinition) -> dict[str, Json]:
+    """The settings of what is there already; its id may be a relative path."""
+    settings = dict(wanted.settings)
+    if traversal.directory is not None:
+        settings[DIRECTORY] = traversal.directory
+    return settings
+
+
 def input_secrets(one: Input) -> list[Json]:
     """The values of a required resource that are secret, of those that references see."""
     return secret_values(one.settings, attributes=one.attributes)
@@ -420,7 +471,7 @@ def decide_wanted(
     if row.action is Action.REPLACE:
         # its delete has begun, so it is broken, whatever is wanted now
         return decide_replace(wanted, row, properties, types)
-    if row.type != type_name and not untouched:
+    if (row.type != type_name or is_external(row.settings)) and not untouched:
         return decide_replace(wanted, row, properties, types)
     if untouched or (row.action is Action.CREATE and row.status is not Status.COMPLETE):
         return Decision(Operation.CREATE, properties)

@@ -53,7 +53,7 @@ class Limits:
 def settings_of(work: Work) -> Mapping[str, Json]:
     """What the template says of a work's resource besides its properties."""
     decision = work.decision
-    if decision.operation in (Operation.CREATE, Operation.UPDATE):
+    if decision.operation in (Operation.CREATE, Operation.UPDATE, Operation.READ):
         return decision.settings or {}
     return (work.row.settings if work.row is not None else None) or {}
 

@@ -17,7 +17,7 @@ class Proposal:
     :ivar stack: the stack's name.
     :ivar resource: the resource's name.
     :ivar type: the name of its type.
-    :ivar operation: ``create``, ``update``, ``delete`` or ``check``.
+    :ivar operation: ``create``, ``update``, ``delete``, ``check`` or ``read``.
     :ivar action: what is being done to the stack: ``CREATE``, ``UPDATE``, ``ROLLBACK``, ``DELETE``
         or ``CHECK``.
     :ivar traversal: the id of the traversal.

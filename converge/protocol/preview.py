@@ -16,12 +16,16 @@ from enum import StrEnum
 from converge.errors import BadInput, UnresolvedReference
 from converge.model import Action, Json, Kind, Physical, ResourceDefinition, Status, same
 from converge.protocol.decide import (
+    EXTERNAL_ID,
     TRIGGERS,
     Decision,
     Operation,
     decide_delete,
     decide_replace,
     decide_wanted,
+    is_external,
+    is_managed,
+    managed_reason,
     retains,
     unknown_type,
 )
@@ -54,6 +58,8 @@ class Verb(StrEnum):
     DELETE = "delete"
     #: it goes, and what it stands for is left in place
     LEAVE = "leave"
+    #: it is there already, and is used as it is
+    USE = "use"
     #: its new properties are stored, and nothing is called
     NOTE = "note"
     NOTHING = "nothing"
@@ -195,7 +201,7 @@ class Foresight:
             reason = "nothing was made of it"
         verb = Verb.DELETE
         if decision.operation is Operation.DROP and decision.reason is not None:
-            verb, reason = Verb.LEAVE, f"{reason}, and its deletion_policy is retain"
+            verb, reason = Verb.LEAVE, f"{reason}, and {decision.reason.partition(': ')[2]}"
         if decision.operation is Operation.FAIL:
             verb, reason = Verb.FAIL, decision.reason or ""
         return Change(
@@ -221,6 +227,8 @@ class Foresight:
         resource_type = self._types.get(definition.type)
         if resource_type is None:
             return _fails(change, unknown_type(definition.type, self._types))
+        if is_external(definition.settings):
+            return self._used(change, definition, row)
         try:
             resolved = {key: self._resolve(each) for key, each in definition.properties.items()}
             wanted = with_defaults(resource_type, resolved)
@@ -263,6 +271,21 @@ class Foresight:
         reason = _why_replaced(resource_type, definition, row, wanted, settings)
         change = replace(change, sure=sure, reason=reason)
         return self._replaced(change, resource_type, most, wanted)
+
+    def _used(
+        self, change: Change, definition: ResourceDefinition, row: ResourceRow | None
+    ) -> Change:
+        """What is there already."""
+        if row is not None and is_managed(row):
+            return _fails(change, managed_reason(row.name))
+        external_id = str(definition.settings[EXTERNAL_ID])
+        if row is not None and row.status is Status.COMPLETE and row.physical_id == external_id:
+            return self._kept(change, row)
+        self._known[change.name] = _Known(external_id)
+        reason = None
+        if row is not None and row.physical_id not in (None, external_id):
+            reason = f"instead of {row.physical_id}"
+        return replace(change, verb=Verb.USE, physical_id=external_id, reason=reason)
 
     def _created(
         self, change: Change, resource_type: ResourceType, wanted: Mapping[str, Json]
@@ -488,6 +511,8 @@ def _why_replaced(
 ) -> str:
     if row.action is Action.REPLACE:
         return "its delete for a replacement has begun"
+    if is_external(row.settings):
+        return "it had an external_id"
     if row.type != definition.type:
         return f"its type was {row.type}"
     before = row.settings or {}

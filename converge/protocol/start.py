@@ -20,7 +20,7 @@ from converge.model import (
     TraversalStatus,
     make_mark,
 )
-from converge.protocol.decide import PROTECT, is_protected
+from converge.protocol.decide import PROTECT, is_managed, is_protected, managed_reason
 from converge.protocol.draft import Draft, check_size, draft_version, fits
 from converge.protocol.placing import Placing
 from converge.protocol.plan import Node, Plan
@@ -116,6 +116,8 @@ def start(
     if action is not Action.CHECK:
         # what nobody asked for cannot be refused; its nodes are
         _heed_protection(tx, stack, draft, unprotect, refuse=reason is None)
+        if reason is None:
+            _refuse_takeover(stack, draft)
     ids = resources.insert_resources(tx, stack.id, planned.new, map(definitions.type, planned.new))
     if action is not Action.CHECK:
         node_moves.cancel_superseded(tx, _list_dying(draft))
@@ -194,6 +196,16 @@ def _heed_protection(
         if id_ in named and named[id_] not in unchanged:
             rest = {key: value for key, value in found.items() if key != PROTECT}
             resources.write_settings(tx, id_, rest)
+
+
+def _refuse_takeover(stack: StackRow, draft: Draft) -> None:
+    """Refuse to delete what converge has made for something that is there already."""
+    externals = set(draft.definitions.externals())
+    for one in draft.heads if externals else ():
+        if one.name in externals and is_managed(one) and one.id in draft.plan.kept:
+            raise Conflict(
+                f"nothing was started in stack {stack.name!r}: {managed_reason(one.name)}"
+            )
 
 
 def _list_dying(draft: Draft) -> list[int]:

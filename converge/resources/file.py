@@ -178,28 +178,35 @@ class File(ResourceType):
             raise FileError(f"the mode of {physical_id!r} is {mode:04o}, not {wanted:04o}")
 
     def read(self, context: Context, physical_id: str) -> Real:
-        """Read content and mode of the real file.
+        """Read content and mode of the real file, and, of one that was never written, all of it.
 
         :raises Gone: if it is missing.
         :raises FileError: if it cannot be read.
         """
+        path = physical_id if os.path.isabs(physical_id) else _absolute(physical_id, context)
         # reading follows the last link, too
-        self._confine("read", physical_id, os.path.realpath(physical_id))
+        self._confine("read", path, os.path.realpath(path))
         known = _content(context.properties)
         try:
-            with open(physical_id, "rb") as file:
+            with open(path, "rb") as file:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
                 data = file.read(max(len(known), CONTENT_LENGTH) + 1)
+                file.seek(0)
+                digest = None if context.properties else hashlib.file_digest(file, "sha256")
+                size = file.tell()
         except FileNotFoundError as error:
-            raise Gone(f"there is no file {physical_id!r}") from error
+            raise Gone(f"there is no file {path!r}") from error
         except OSError as error:
-            raise FileError(f"cannot read {physical_id!r}: {error.strerror}") from error
+            raise FileError(f"cannot read {path!r}: {error.strerror}") from error
         found: dict[str, Json] = {}
         if data != known:
             found["content"] = _as_text(data)
         if mode != parse_mode(context.properties.get("mode")):
             found["mode"] = f"{mode:04o}"
-        return Real(found)
+        if digest is None:
+            return Real(found)
+        # it was never written
+        return Real(found, {"path": path, "sha256": digest.hexdigest(), "size": size})
 
     def delete(self, context: Context, physical_id: str) -> None:
         """Remove the file, if it is still there and still this resource's, and put back the one

@@ -240,7 +240,8 @@ class ResourceType:
         raise an exception if the real thing is not as it should be.
     ``read(context, physical_id)``
         look at the real thing, and return a :class:`~converge.Real`; raise :class:`~converge.Gone`
-        if there is none. It must change nothing.
+        if there is none. It must change nothing. Of a resource with an ``external_id``, the context
+        has no properties.
     ``plan(context, properties, previous)``
         say, before anything is done, how ``previous`` becomes ``properties``: a
         :class:`~converge.Planned`, or None if it cannot be known. It is asked for a plan, and again

@@ -21,6 +21,8 @@ UNCHECKED = "UNCHECKED"
 WAITING = "WAITING"
 #: The status of a resource that went, while what it stood for was left in place.
 RETAINED = "RETAINED"
+#: The action of a resource that is there already.
+USE = "USE"
 _GIVEN = ("stack_id", "traversal_id", "resource", "action", "status", "reason")
 
 

@@ -15,6 +15,7 @@ _KEYS = frozenset(("type", "properties", "depends_on", "replace"))
 _DEPENDS_ON = re.compile(r'\{"depends_on":(?:"(?:[^"\\]|\\.)*"|\[[^][]*\]),(?="properties":)')
 _TYPE = '"type":"'
 _QUEUE = '"queue":"'
+_EXTERNAL = '"external_id":"'
 
 
 def is_definition(body: Mapping[str, Json]) -> bool:
@@ -80,6 +81,12 @@ class Definitions(Mapping[str, ResourceDefinition]):
                 if queue is not None:
                     found[name] = str(queue)
         return found
+
+    def externals(self) -> list[str]:
+        """The names of the resources that are there already, and are never touched."""
+        # likewise
+        found = (name for name, text in self._texts.items() if _EXTERNAL in text)
+        return [name for name in found if "external_id" in self[name].settings]
 
     def text(self, name: str) -> str:
         """A resource as canonical JSON, as :func:`dump_definition` makes it."""

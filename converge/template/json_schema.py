@@ -108,6 +108,7 @@ def _resource(types: Mapping[str, ResourceType]) -> dict[str, Any]:
             "triggers": {},
             "protect": {"anyOf": [{"type": "boolean"}, _FUNCTION]},
             "deletion_policy": {"anyOf": [{"enum": [*POLICIES, None]}, _FUNCTION]},
+            "external_id": {"anyOf": [{"type": "string", "minLength": 1}, _FUNCTION]},
             "retry": {"type": ["integer", "object"]},
             "timeout": seconds,
             "deadline": seconds,
@@ -131,7 +132,9 @@ def _of_type(one: ResourceType) -> dict[str, Any]:
     properties = _closed({name: _property(each) for name, each in declared.items()}, needed)
     properties["type"] = "object" if needed else ["object", "null"]
     then: dict[str, Any] = {"properties": {"properties": properties}}
-    return then | {"required": ["properties"]} if needed else then
+    # what is used as it is has no properties
+    own = {"anyOf": [{"required": ["properties"]}, {"required": ["external_id"]}]}
+    return then | own if needed else then
 
 
 def _property(declared: Property) -> dict[str, Any]:

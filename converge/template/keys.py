@@ -111,12 +111,13 @@ RESOURCE = Keys(
         "triggers",
         "protect",
         "deletion_policy",
+        "external_id",
         "retry",
         "timeout",
         "deadline",
         "queue",
     ),
-    ("metadata", "update_policy", "external_id"),
+    ("metadata", "update_policy"),
 )
 RETRY = Keys(("attempts", "first", "most"))
 #: What a deletion policy can be: our words, and Heat's.

@@ -1,5 +1,6 @@
 """What a template says of a resource besides its properties: what replaces it, whether it is
-deleted, how often it is tried, how long it may take, and which engines work on it."""
+deleted, or never touched, how often it is tried, how long it may take, and which engines work on
+it."""
 
 from __future__ import annotations
 
@@ -22,8 +23,20 @@ PROTECT = "protect"
 #: Whether what it stands for is deleted with it. Likewise.
 DELETION_POLICY = "deletion_policy"
 RETAIN = "retain"
+#: It is this thing that is there already, and is never touched. Likewise.
+EXTERNAL_ID = "external_id"
+#: The keys of a resource that say something of what converge makes itself.
+_OF_MANAGED = (
+    "properties",
+    "depends_on",
+    "replace",
+    TRIGGERS,
+    PROTECT,
+    DELETION_POLICY,
+)
+_OF_HEAT = (DELETION_POLICY, EXTERNAL_ID)
 _SNAPSHOT = ("snapshot", "Snapshot")
-_KEYS = frozenset((TRIGGERS, PROTECT, DELETION_POLICY, *LIMITS))
+_KEYS = frozenset((TRIGGERS, PROTECT, DELETION_POLICY, EXTERNAL_ID, *LIMITS))
 
 
 def settings_in(body: Mapping[str, Json]) -> dict[str, Json]:
@@ -48,7 +61,7 @@ def check_settings(document: Document, what: object, body: Mapping[str, Json], s
                 message = f"{key} of {what} must be known before anything is made: it can refer to "
                 raise document.error(f"{message}parameters only", reference.spot)
     # what Heat accepts can be drawn
-    found.pop(DELETION_POLICY, None)
+    found = {key: value for key, value in found.items() if key not in _OF_HEAT}
     try:
         settle(found)
     except BadInput as error:
@@ -56,24 +69,28 @@ def check_settings(document: Document, what: object, body: Mapping[str, Json], s
         raise document.error(f"{what}: {error}", spot.child(key)) from None
 
 
-def heat_problems(
-    what: object, settings: Mapping[str, Json], spot: Spot
-) -> Iterator[tuple[str, Spot]]:
+def heat_problems(what: object, body: Mapping[str, Json], spot: Spot) -> Iterator[tuple[str, Spot]]:
     """What is wrong with the settings that Heat has, too: messages with their places.
 
     :param what: the resource, for messages.
+    :param body: all its keys.
     """
-    if DELETION_POLICY not in settings:
-        return
-    place = spot.child(DELETION_POLICY)
-    for reference in references(settings[DELETION_POLICY], place):
-        if reference.function != "get_param":
-            message = f"{DELETION_POLICY} of {what} must be known before anything is made: it can "
-            yield f"{message}refer to parameters only", reference.spot
-    try:
-        settle({DELETION_POLICY: settings[DELETION_POLICY]})
-    except BadInput as error:
-        yield f"{what}: {error}", place
+    for key in _OF_HEAT:
+        value, place = body.get(key), spot.child(key)
+        if value is None:
+            continue
+        for reference in references(value, place):
+            if reference.function != "get_param":
+                message = f"{key} of {what} must be known before anything is made: it can refer to "
+                yield f"{message}parameters only", reference.spot
+        try:
+            settle({key: value})
+        except BadInput as error:
+            yield f"{what}: {error}", place
+    for key in _OF_MANAGED if body.get(EXTERNAL_ID) is not None else ():
+        if body.get(key):
+            message = f"{what} has an external_id, so it is used as it is, and cannot have {key}; "
+            yield f"{message}remove one of the two", spot.child(key)
 
 
 def settle(settings: Mapping[str, Json]) -> dict[str, Json]:
@@ -101,6 +118,13 @@ def settle(settings: Mapping[str, Json]) -> dict[str, Json]:
         settled[DELETION_POLICY] = _policy(settled[DELETION_POLICY])
         if settled[DELETION_POLICY] != RETAIN:
             del settled[DELETION_POLICY]
+    if EXTERNAL_ID in settled and function_of(settled[EXTERNAL_ID]) is None:
+        value = settled[EXTERNAL_ID]
+        if not isinstance(value, str) or not value:
+            quoted = f'; write "{value}"' if type(value) in (int, float) else ""
+            raise BadInput(
+                f"{EXTERNAL_ID} must be a text, the id of what is there, not {show(value)}{quoted}"
+            )
     return settled
 
 

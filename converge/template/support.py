@@ -24,7 +24,7 @@ from converge.template.keys import OUTPUT, PARAMETER_GROUP, RESOURCE
 from converge.template.misuses import condition_problems, misread, misuses
 from converge.template.parameters import PSEUDO, Parameter, refuse_foreign
 from converge.template.properties import property_problems, unmet
-from converge.template.settings import heat_problems, settings_in
+from converge.template.settings import EXTERNAL_ID, heat_problems, settings_in
 from converge.template.structure import Structure
 from converge.template.values import Spot, hint, kind, quote, show
 
@@ -121,10 +121,9 @@ def _check_resource(structure: Structure, name: str, body: dict[str, Json]) -> N
         _check_condition(structure, variation["condition"], spot.child("condition"))
     if each:
         _check_for_each(structure, what, variation["for_each"], spot.child("for_each"))
-    settings = settings_in(body)
-    for message, place in heat_problems(what, settings, spot):
+    for message, place in heat_problems(what, body, spot):
         document.note(message, place)
-    for key, value in settings.items():
+    for key, value in settings_in(body).items():
         _check_value(structure, value, spot.child(key), each=each)
     for key, value in (body.get("properties") or {}).items():
         if isinstance(value, dict | list):
@@ -210,6 +209,9 @@ def check_against(
             message = f"{what} has the unknown type {show(entry.type)}{hint(entry.type, types)}"
             document.note(message, spot.child("type"))
             continue
+        if EXTERNAL_ID in entry.settings:
+            # it has no properties
+            continue
         schema = types[entry.type].schema
         place = spot.child("properties")
         function = function_of(dict(entry.properties))
@@ -257,7 +259,16 @@ def _check_attributes(
         target = name if name in structure.resources else (split_instance(name) or (name, ""))[0]
         if target not in structure.resources:
             continue
-        type_name = structure.resources[target].type
+        entry = structure.resources[target]
+        type_name = entry.type
+        can_read = callable(getattr(types.get(type_name), "read", None))
+        if EXTERNAL_ID in entry.settings and type_name in types and not can_read:
+            message = (
+                f"resource {show(name)} has an external_id, and its type {show(type_name)} cannot "
+                f"read what it is: there is no attribute {show(attribute)}"
+            )
+            structure.document.note(message, place)
+            continue
         declared = None if type_name not in types else types[type_name].attribute_names
         if declared is not None and attribute not in declared:
             known = hint(attribute, declared) or "; it has none" * (not declared)

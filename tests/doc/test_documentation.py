@@ -344,7 +344,9 @@ def test_templates_are_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [README, EMBEDDING, JOURNAL, NOTIFICATIONS, PLANNING, POOLS], ids=lambda path: path.name
+    "path",
+    [README, EMBEDDING, JOURNAL, KEEPING, NOTIFICATIONS, PLANNING, POOLS],
+    ids=lambda path: path.name,
 )
 def test_python_blocks(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

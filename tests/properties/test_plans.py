@@ -23,6 +23,8 @@ from tests.stores import Stores
 
 EXAMPLES = int(os.environ.get("CONVERGE_TEST_EXAMPLES", "20"))
 NAMES = "ABCDE"
+#: What is there before, and is never touched.
+THERE = ["there.0", "there.1"]
 TYPES = ["fake", "fixed", "only", "wise", "rigid"]
 
 pytestmark = [pytest.mark.database, pytest.mark.sqlite]
@@ -75,8 +77,10 @@ Wanted = dict[str, dict[str, Any]]
 
 
 @st.composite
-def resources(draw: st.DrawFn, before: str) -> dict[str, Any]:
+def resources(draw: st.DrawFn, before: str, may_be_external: bool) -> dict[str, Any]:
     """A resource that may refer to those before it."""
+    if may_be_external and draw(st.integers(0, 5)) == 0:
+        return {"type": draw(st.sampled_from(TYPES)), "external_id": draw(st.sampled_from(THERE))}
     bit = st.integers(0, 1)
     properties: dict[str, Any] = {"size": draw(bit), "replace": draw(bit), "note": draw(bit)}
     body: dict[str, Any] = {"type": draw(st.sampled_from(TYPES)), "properties": properties}
@@ -120,7 +124,8 @@ def templates(draw: st.DrawFn) -> list[Wanted]:
                 wanted[name] = old
             elif what != "drop":
                 there = "".join(one for one in NAMES[:place] if one in wanted)
-                wanted[name] = draw(resources(there))
+                # what was made is not given up for what is there
+                wanted[name] = draw(resources(there, old is None or "external_id" in old))
         made.append(wanted)
     return made[1:]
 
@@ -147,6 +152,7 @@ def allowed(change: Change) -> list[set[str]]:
         Verb.REPLACE: [replaced],
         Verb.DELETE: [{"delete"}],
         Verb.LEAVE: [set()],
+        Verb.USE: [set()],
         Verb.NOTE: [set()],
     }
     found = list(most[change.verb])
@@ -192,6 +198,8 @@ def test_a_traversal_does_what_its_plan_says(
     stores: Stores = request.getfixturevalue("_stores")
     store = stores.fresh(request.getfixturevalue("_databases")["sqlite"])
     world = FakeWorld()
+    for thing in THERE:
+        world.put(thing, size=1)
     types = types_of(world)
     engine = StepEngine(store, types)
     for one in wanted:
@@ -208,6 +216,10 @@ def test_a_traversal_does_what_its_plan_says(
     if then == "rollback":
         preview = store.plan_rollback("s", version=1, types=types)
         world.log.clear()
+        if preview.failures:
+            with pytest.raises(converge.Conflict, match="nothing was started"):
+                store.rollback_stack("s", version=1)
+            return
         store.rollback_stack("s", version=1)
     elif then == "delete":
         preview = store.plan_delete("s", types=types)
@@ -217,3 +229,4 @@ def test_a_traversal_does_what_its_plan_says(
         return
     engine.run()
     check(preview, world.log)
+    assert set(THERE) <= set(world.names())

@@ -84,6 +84,7 @@ class Story:
         self.started: list[int] = []
         self.seen = 0
         self.left: list[str] = []
+        self.there: set[str] = set()
 
     def play(self, steps: list[dict[str, Any]]) -> None:
         for step in steps:
@@ -205,6 +206,12 @@ class Story:
         for what, times in calls.items():
             self.world.wait(what, times, seconds)
 
+    def put(self, things: dict[str, dict[str, Json]]) -> None:
+        """Things are there that no stack has made; some have them by their ids."""
+        for name, properties in things.items():
+            self.world.put(name, **properties)
+        self.there = set(things)
+
     def lose(self, things: list[str]) -> None:
         """Things vanish behind converge's back."""
         for thing in things:
@@ -259,7 +266,7 @@ class Story:
         """The stack is deleted, and has left nothing but its summaries."""
         with pytest.raises(converge.NotFound):
             self.store.stack(NAME)
-        assert self.world.names() == sorted(self.left)
+        assert self.world.names() == sorted({*self.left, *self.there})
         rows = {name: self._count(name) for name in ("resource", "template")}
         assert rows == {"resource": 0, "template": 0}
         self.check_tidy()
@@ -341,7 +348,7 @@ class Story:
             assert all(each["status"] != "IN_PROGRESS" for each in one["resources"].values())
             if one["status"] == "COMPLETE" and one["action"] != "CHECK":
                 ids = [each["physical_id"] for each in one["resources"].values()]
-                assert sorted([*ids, *self.left]) == self.world.names()
+                assert sorted({*ids, *self.left, *self.there}) == self.world.names()
                 assert self._count("resource") == len(ids)
                 assert set(one["resources"]) == set(self.store.graph(NAME))
 

@@ -118,26 +118,25 @@ def test_what_no_type_brings_about(text: str, line: int, message: str) -> None:
                 4,
                 f"resource 'a' has the key '{key}', which converge does not support; remove it"
                 " (known: type, properties, depends_on, replace, condition, for_each, triggers, "
-                "protect, deletion_policy, retry, timeout, deadline, queue)",
+                "protect, deletion_policy, external_id, retry, timeout, deadline, queue)",
             )
             for key in (
                 "metadata",
                 "update_policy",
-                "external_id",
             )
         ),
         (
-            in_resources("a:\n  type: any\n  external_di: x"),
+            in_resources("a:\n  type: any\n  update_polcy: x"),
             4,
-            "unknown key 'external_di' in resource 'a'; did you mean 'external_id'? "
+            "unknown key 'update_polcy' in resource 'a'; did you mean 'update_policy'? "
             "converge does not support that",
         ),
         (
             in_resources("a:\n  type: any\n  zzz: 1"),
             4,
             "unknown key 'zzz' in resource 'a'; known: condition, deadline, deletion_policy, "
-            "depends_on, for_each, properties, protect, queue, replace, retry, timeout, "
-            "triggers, type",
+            "depends_on, external_id, for_each, properties, protect, queue, replace, retry, "
+            "timeout, triggers, type",
         ),
         (
             "resources: {}\nparameters:\n  p:\n    type: string\n    immutable: true",

@@ -242,7 +242,7 @@ def test_the_schema_has_what_types_declare() -> None:
         for one in resource["allOf"]
         if one["if"]["properties"]["type"]["const"] == "machine"
     ]
-    assert of_machine["required"] == ["properties"]
+    assert of_machine["anyOf"] == [{"required": ["properties"]}, {"required": ["external_id"]}]
     properties = of_machine["properties"]["properties"]
     assert properties["required"] == ["name"]
     assert properties["additionalProperties"] is False
