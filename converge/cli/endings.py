@@ -114,8 +114,13 @@ def repeat_line(arguments: Namespace) -> str:
         words = [arguments.file]
         if arguments.stack is not None:
             words += ["--stack", arguments.stack]
+        for file in arguments.environment:
+            words += ["-e", file]
         for parameter, _ in arguments.param:
             words += ["--param", f"{parameter}=..."]
+        words += ["--keep-params"] * arguments.keep_params
+        for name in arguments.replace:
+            words += ["--replace", name]
     else:
         words = [arguments.name]
     if getattr(arguments, "to", None) is not None:

@@ -164,7 +164,11 @@ def make_preview(arguments: Namespace, wanted: WantedStack) -> Preview:
     if not is_there(arguments):
         # to look makes no database
         return preview_new(
-            wanted.name, wanted.template, parameters=wanted.parameters, types=wanted.types
+            wanted.name,
+            wanted.template,
+            parameters=wanted.parameters,
+            types=wanted.types,
+            replace=arguments.replace,
         )
     with readable(arguments) as reads:
         return reads.plan(
@@ -174,6 +178,7 @@ def make_preview(arguments: Namespace, wanted: WantedStack) -> Preview:
             types=wanted.types,
             keep_parameters=arguments.keep_params,
             unprotect=arguments.unprotect,
+            replace=arguments.replace,
         )
 
 

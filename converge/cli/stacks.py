@@ -67,6 +67,7 @@ def up(arguments: Namespace) -> int:
             queue=arguments.queue,
             priority=arguments.priority,
             unprotect=arguments.unprotect,
+            replace=arguments.replace,
         )
 
     return _converge(arguments, wanted.name, begin, create=True)

@@ -3,19 +3,27 @@ what each of its nodes would do."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from converge.canonical import load
 from converge.hiding import STARS, Secrets
 from converge.model import Action, Json, Status, check_name
 from converge.protocol import answer
+from converge.protocol.asked import (
+    Asked,
+    list_ordered,
+    read_asked,
+    with_order,
+    without_order,
+)
 from converge.protocol.decide import PROTECT
 from converge.protocol.draft import Draft, draft_first
 from converge.protocol.preview import Change, Difference, Foresight, Pending, Verb
-from converge.protocol.request import Wanted, work_out
+from converge.protocol.request import Intent, Wanted, work_out
 from converge.protocol.rollback import choose_target
 from converge.protocol.secrets import read_secrets
 from converge.resources import load_types
@@ -83,16 +91,19 @@ def preview_new(
     *,
     parameters: Mapping[str, Any] | None = None,
     types: Mapping[str, ResourceType] | None = None,
+    replace: Collection[str] = (),
 ) -> Preview:
     """What would happen if a stack were created where there is none; no database is needed. See
     :meth:`converge.Store.plan`.
 
-    :raises BadInput: the name, the template or a parameter is wrong.
+    :raises BadInput: the name, the template or a parameter is wrong; or nothing is wanted of what
+        is to be replaced.
     """
     check_name("stack", name)
     known = {**load_types(), **(types or {})}
     wanted = work_out(name, template, parameters, known)
     draft = draft_first(wanted.definitions)
+    list_ordered(draft, Asked(), replace)
     foresight = Foresight(name, draft.plan, draft.definitions, {}, known, wanted.directory)
     changes = list(foresight.changes())
     hidden = template.hidden_values(load(wanted.parameters))
@@ -108,15 +119,22 @@ def preview_wanted(
     hidden: Iterable[Json],
     types: Mapping[str, ResourceType],
     unprotect: Collection[str] = (),
+    intent: Intent | None = None,
 ) -> Preview:
     """What would happen if a stack were created or updated.
 
     :param hidden: the values of the hidden parameters.
+    :param intent: what else is asked for.
+    :raises BadInput: something is asked for of a resource that is not wanted.
     """
+    intent = Intent() if intent is None else intent
     row = stacks.find_stack(tx, name)
-    draft = answer.draft_wanted(tx, name, wanted)
+    draft = answer.draft_wanted(tx, name, wanted, intent)
     action = Action.CREATE if row is None else Action.UPDATE
-    return _preview(tx, name, action, draft, types, hidden, wanted.directory, unprotect)
+    before = Asked() if row is None else read_asked(tx, row)
+    ordered = list_ordered(draft, before, intent.replace)
+    directory = wanted.directory
+    return _preview(tx, name, action, draft, types, hidden, directory, unprotect, ordered)
 
 
 def preview_rollback(
@@ -161,6 +179,7 @@ def _preview(
     hidden: Iterable[Json],
     directory: str | None,
     unprotect: Collection[str],
+    ordered: Collection[int] = (),
 ) -> Preview:
     row = stacks.find_stack(tx, name)
     changes: list[Change] = []
@@ -168,16 +187,20 @@ def _preview(
     unchanged = 0
     if draft is not None:
         ids = {node.resource_id for node in draft.plan.nodes() if node.resource_id is not None}
-        rows = {
-            id_: replace(one, settings=_without_protection(one)) if one.name in unprotect else one
-            for id_, one in resources.read_resources(tx, ids).items()
-        }
+        rows = resources.read_resources(tx, ids)
+        for one in rows.values():
+            if one.name in unprotect:
+                one.settings = _without_protection(one)
+            if one.id in ordered:
+                one.settings = with_order(one.settings)
+            if action is Action.ROLLBACK:
+                one.settings = without_order(one.settings)
         foresight = Foresight(name, draft.plan, draft.definitions, rows, types, directory)
-        for one in foresight.changes():
-            if one.verb is Verb.NOTHING:
+        for change in foresight.changes():
+            if change.verb is Verb.NOTHING:
                 unchanged += 1
             else:
-                changes.append(one)
+                changes.append(change)
         unchanged += len(draft.plan.unchanged)
         others = [*hidden, *_plain(foresight.secrets)]
         secrets = Secrets(others) if row is None else read_secrets(tx, row.id, others)
@@ -205,9 +228,10 @@ def _masked(change: Change, secrets: Secrets) -> Change:
     """A change without secrets."""
     shown = secrets.hide_in_json
     differences = (
-        replace(one, before=shown(one.before), after=shown(one.after)) for one in change.differences
+        dataclasses.replace(one, before=shown(one.before), after=shown(one.after))
+        for one in change.differences
     )
-    return replace(
+    return dataclasses.replace(
         change,
         differences=tuple(map(_without_secret, differences)),
         physical_id=shown(change.physical_id),
@@ -220,7 +244,7 @@ def _without_secret(one: Difference) -> Difference:
     if not one.secret:
         return one
     before, after = (None if value is None else STARS for value in (one.before, one.after))
-    return replace(one, before=before, after=after)
+    return dataclasses.replace(one, before=before, after=after)
 
 
 def _change_to_dict(change: Change) -> dict[str, Any]:

@@ -241,6 +241,7 @@ class Queries:
         types: Mapping[str, ResourceType] | None = None,
         keep_parameters: bool = False,
         unprotect: Collection[str] = (),
+        replace: Collection[str] = (),
     ) -> Preview:
         """What :meth:`converge.Store.converge_stack` would do, and why, without doing it: of each
         resource whether it is created, updated, replaced or deleted, with the properties that
@@ -249,11 +250,12 @@ class Queries:
 
         :param types: resource types to use instead of installed ones of the same name.
         :param keep_parameters: those that are not given keep their values.
+        :param replace: names of resources that are to be replaced.
         :raises BadInput: the name, the template or a parameter is wrong.
         """
         from converge.inspection import planning
         from converge.protocol import answer
-        from converge.protocol.request import work_out
+        from converge.protocol.request import Intent, work_out
         from converge.resources import load_types
 
         check_name("stack", name)
@@ -264,7 +266,9 @@ class Queries:
         wanted = work_out(name, template, parameters, known, kept)
         hidden = template.hidden_values(load(wanted.parameters))
         return self.database.read(
-            lambda tx: planning.preview_wanted(tx, name, wanted, hidden, known, unprotect)
+            lambda tx: planning.preview_wanted(
+                tx, name, wanted, hidden, known, unprotect, Intent(replace=replace)
+            )
         )
 
     def plan_rollback(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from converge.errors import BadInput, Conflict, NotFound
 from converge.model import DEFAULT_QUEUE, Action, Status, TraversalStatus
+from converge.protocol.asked import read_asked
 from converge.protocol.draft import Draft, Version, draft_first, draft_version, fits, make_draft
 from converge.protocol.halt import halt
 from converge.protocol.request import Intent, Kept, Wanted
@@ -39,7 +40,7 @@ class Answer:
 # is none of a request that, as it looks, only goes on with what is running
 
 
-def draft_wanted(tx: Transaction, name: str, wanted: Wanted) -> Draft:
+def draft_wanted(tx: Transaction, name: str, wanted: Wanted, intent: Intent) -> Draft:
     """Plan to create a stack or update it."""
     row = stacks.find_stack(tx, name)
     if row is None:
@@ -49,7 +50,8 @@ def draft_wanted(tx: Transaction, name: str, wanted: Wanted) -> Draft:
         stored = row.template_id if _is_wanted(tx, row, wanted) else None
         return Version(stored, wanted.body, wanted.parameters)
 
-    return make_draft(tx, row, Action.UPDATE, wanted.definitions, version)
+    definitions, replaced = wanted.definitions, intent.replace
+    return make_draft(tx, row, Action.UPDATE, definitions, version, replaced=replaced)
 
 
 def draft_bringing_about(
@@ -59,7 +61,7 @@ def draft_bringing_about(
     row = stacks.find_stack(tx, name)
     if row is not None and _is_coming_about(tx, row, wanted, intent):
         return None
-    return draft_wanted(tx, name, wanted)
+    return draft_wanted(tx, name, wanted, intent)
 
 
 def read_kept(tx: Transaction, name: str) -> Kept:
@@ -149,7 +151,7 @@ def bring_about(
         return _start_wanted(tx, row, Action.CREATE, wanted, intent, draft)
     if _is_coming_about(tx, row, wanted, intent):
         return Answer(row.id, "resumed")
-    if draft is not None and _is_done(tx, row, wanted, draft):
+    if draft is not None and not intent.replace and _is_done(tx, row, wanted, draft):
         _remember_place(tx, row, intent)
         return Answer(row.id, "done")
     return _start_wanted(tx, row, Action.UPDATE, wanted, intent, draft, unprotect=unprotect)
@@ -355,6 +357,7 @@ def _is_coming_about(tx: Transaction, row: StackRow, wanted: Wanted, intent: Int
         and intent.priority in (None, row.priority)
         and _is_running(tx, row, Action.CREATE, Action.UPDATE)
         and _is_wanted(tx, row, wanted)
+        and set(read_asked(tx, row).replace).issuperset(intent.replace)
     )
 
 

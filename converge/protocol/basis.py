@@ -6,7 +6,7 @@ a million resources of which ten changed, the ten, and what depends on them, are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from hashlib import blake2b
 
 from converge.canonical import dump
@@ -47,12 +47,16 @@ def is_made_by(basis: str | None, definition: str, blind: Callable[[str], str] =
 
 
 def list_unchanged(
-    definitions: Definitions, heads: Sequence[ResourceHead], blind: Callable[[str], str] = str
+    definitions: Definitions,
+    heads: Sequence[ResourceHead],
+    blind: Callable[[str], str] = str,
+    replaced: Collection[str] = (),
 ) -> Set[str]:
     """The names of the resources that are as they are wanted, as is all that they require.
 
     :param heads: the resources that there are.
     :param blind: makes digests as they are stored.
+    :param replaced: names of those that are to be replaced all the same.
     """
     by_name: dict[str, ResourceHead | None] = {}
     for head in heads:
@@ -62,7 +66,7 @@ def list_unchanged(
     # each comes after all that it requires, and what requires something that changes may change
     for name in definitions:
         one = by_name.get(name)
-        if one is None or not _is_settled(one):
+        if one is None or not _is_settled(one) or name in replaced:
             continue
         required = definitions.requires(name)
         inputs = [unchanged[other] for other in required if other in unchanged]

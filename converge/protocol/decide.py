@@ -65,6 +65,8 @@ class Operation(StrEnum):
 #: where its relative paths start.
 TRIGGERS = "triggers"
 PROTECT = "protect"
+#: The key of the mark of a row that is to be replaced because somebody asked for it.
+ORDERED = "replace"
 DIRECTORY = "directory"
 #: The key of the policy that leaves in place what a resource stands for, and its value for that.
 DELETION_POLICY = "deletion_policy"
@@ -475,7 +477,7 @@ def decide_wanted(
         return decide_replace(wanted, row, properties, types)
     if untouched or (row.action is Action.CREATE and row.status is not Status.COMPLETE):
         return Decision(Operation.CREATE, properties)
-    if _is_triggered(row, settings):
+    if is_ordered(row.settings) or _is_triggered(row, settings):
         return decide_replace(wanted, row, properties, types)
     if row.status is Status.COMPLETE:
         if same(row.properties, properties):
@@ -487,6 +489,11 @@ def decide_wanted(
     ):
         return Decision(Operation.UPDATE, properties)
     return decide_replace(wanted, row, properties, types)
+
+
+def is_ordered(settings: Mapping[str, Json] | None) -> bool:
+    """Whether somebody asked for a replacement of a resource with these settings."""
+    return bool((settings or {}).get(ORDERED))
 
 
 def _is_triggered(row: ResourceRow, settings: Mapping[str, Json]) -> bool:

@@ -71,12 +71,14 @@ def make_draft(
     definitions: Definitions,
     version: Callable[[], Version | None],
     *,
+    replaced: Collection[str] = (),
     locked: bool = False,
 ) -> Draft:
     """Read what there is of a stack, and plan.
 
     :param version: gives what the definitions are from, None if nothing is wanted. It is called
         only where there are several versions of a resource.
+    :param replaced: names of resources that are to be replaced whatever is wanted of them.
     :param locked: whether the transaction has locked the stack.
     """
     # of a locked stack, nobody asks later whether it has changed
@@ -107,7 +109,7 @@ def make_draft(
                 wanted=None if wanted is None else wanted.template_id,
                 previous=stack.template_id,
                 alike=alike,
-                unchanged=list_unchanged(definitions, heads, tx.blind),
+                unchanged=list_unchanged(definitions, heads, tx.blind, replaced),
             )
     return Draft(stack.template_id, fingerprint, definitions, heads, planned)
 
@@ -119,6 +121,7 @@ def draft_version(
     template_id: int | None,
     definitions: Definitions | None = None,
     *,
+    replaced: Collection[str] = (),
     locked: bool = False,
 ) -> Draft:
     """:func:`make_draft` for a version that is stored.
@@ -134,7 +137,7 @@ def draft_version(
 
     if definitions is None:
         definitions = _load_definitions(tx, stack, template_id)
-    draft = make_draft(tx, stack, action, definitions, version, locked=locked)
+    draft = make_draft(tx, stack, action, definitions, version, replaced=replaced, locked=locked)
     return replace(draft, target=template_id)
 
 

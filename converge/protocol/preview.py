@@ -25,6 +25,7 @@ from converge.protocol.decide import (
     decide_wanted,
     is_external,
     is_managed,
+    is_ordered,
     managed_reason,
     retains,
     unknown_type,
@@ -515,6 +516,8 @@ def _why_replaced(
         return "it had an external_id"
     if row.type != definition.type:
         return f"its type was {row.type}"
+    if is_ordered(row.settings):
+        return "it was asked for"
     before = row.settings or {}
     if {TRIGGERS} <= before.keys() & settings and not same(before[TRIGGERS], settings[TRIGGERS]):
         return "its triggers change"

@@ -5,7 +5,7 @@ It is done before a transaction begins: meanwhile nobody waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ class Intent:
     :ivar node_timeout: seconds that each handler call may take, None for no limit.
     :ivar queue: whose engines work on the stack; None leaves it as it is.
     :ivar priority: from -100 to 100; None leaves it as it is.
+    :ivar replace: names of resources that are replaced although nothing of them changes.
     :raises BadInput: there is no such policy, a time is not positive, or another value is wrong.
     """
 
@@ -35,8 +36,11 @@ class Intent:
     node_timeout: float | None = None
     queue: str | None = None
     priority: int | None = None
+    replace: Collection[str] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.replace, str):
+            raise BadInput(f"replace must be several names, such as [{self.replace!r}]")
         if self.on_failure not in set(OnFailure):
             raise BadInput(
                 f"on_failure must be one of {', '.join(OnFailure)}, not {self.on_failure!r}"

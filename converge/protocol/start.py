@@ -20,7 +20,14 @@ from converge.model import (
     TraversalStatus,
     make_mark,
 )
-from converge.protocol.decide import PROTECT, is_managed, is_protected, managed_reason
+from converge.protocol.asked import list_ordered, read_asked, with_order, without_order
+from converge.protocol.decide import (
+    PROTECT,
+    is_managed,
+    is_ordered,
+    is_protected,
+    managed_reason,
+)
 from converge.protocol.draft import Draft, check_size, draft_version, fits
 from converge.protocol.placing import Placing
 from converge.protocol.plan import Node, Plan
@@ -97,6 +104,7 @@ def start(
     :raises Conflict: the current traversal is not the expected one.
     """
     check_expected(stack, expected)
+    before = read_asked(tx, stack)
     superseded = supersede(tx, stack)
     survey.lock_held(tx, stack.id)
     if action is Action.ROLLBACK and draft is not None and draft.target != template_id:
@@ -106,7 +114,9 @@ def start(
         # what nobody asked for cannot be refused
         if draft is not None and reason is None:
             check_size(stack, len(draft.heads), len(draft.definitions))
-        draft = draft_version(tx, stack, action, template_id, definitions, locked=True)
+        draft = draft_version(
+            tx, stack, action, template_id, definitions, replaced=intent.replace, locked=True
+        )
     planned, definitions = draft.plan, draft.definitions
     queue = stack.queue if intent.queue is None else intent.queue
     priority = stack.priority if intent.priority is None else intent.priority
@@ -118,6 +128,8 @@ def start(
         _heed_protection(tx, stack, draft, unprotect, refuse=reason is None)
         if reason is None:
             _refuse_takeover(stack, draft)
+    ordered = list_ordered(draft, before, intent.replace)
+    _mark_ordered(tx, stack, draft, ordered, clear=action is Action.ROLLBACK)
     ids = resources.insert_resources(tx, stack.id, planned.new, map(definitions.type, planned.new))
     if action is not Action.CHECK:
         node_moves.cancel_superseded(tx, _list_dying(draft))
@@ -142,17 +154,18 @@ def start(
         node_timeout=intent.node_timeout,
         total=len(planned) - 1,
         trace=tracing.current() if trace is None else trace,
+        asked=None if action is Action.ROLLBACK else before.then(intent).dump(),
     )
     sync_points.insert_sync_points(
         tx, traversal_id, (_sync_point(node, ids, placing) for node in planned.nodes()), mark
     )
-    before = stack.previous_template_id if template_id == stack.template_id else stack.template_id
+    previous = stack.previous_template_id if template_id == stack.template_id else stack.template_id
     stacks.update_stack(
         tx,
         stack.id,
         action=action,
         status=Status.IN_PROGRESS,
-        previous_template_id=before,
+        previous_template_id=previous,
         reason=reason,
         template_id=template_id,
         traversal_id=traversal_id,
@@ -206,6 +219,30 @@ def _refuse_takeover(stack: StackRow, draft: Draft) -> None:
             raise Conflict(
                 f"nothing was started in stack {stack.name!r}: {managed_reason(one.name)}"
             )
+
+
+def _mark_ordered(
+    tx: Transaction, stack: StackRow, draft: Draft, ordered: Collection[int], *, clear: bool
+) -> None:
+    """Mark what is to be replaced because somebody asked for it.
+
+    :param clear: take such marks away: what is rolled back is as it was.
+    :raises Conflict: it is protected.
+    """
+    old = [one.id for one in draft.heads if clear and is_ordered(one.settings)]
+    settings = resources.list_settings(tx, [*ordered, *old])
+    names = {one.id: one.name for one in draft.heads}
+    for id_ in sorted(ordered):
+        if is_protected(settings.get(id_)):
+            name = names[id_]
+            raise Conflict(
+                f"nothing was started: resource {name!r} of stack {stack.name!r} is protected, so "
+                f"it is not replaced; if that is meant, say so: --unprotect {name}, or "
+                f"unprotect=[{name!r}]"
+            )
+        resources.write_settings(tx, id_, with_order(settings.get(id_)))
+    for id_ in old:
+        resources.write_settings(tx, id_, without_order(settings.get(id_)))
 
 
 def _list_dying(draft: Draft) -> list[int]:

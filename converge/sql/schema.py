@@ -140,6 +140,8 @@ traversal = Table(
     _mark(),
     # the span it was started in, for spans of its nodes
     Column("trace", String(TRACE_LENGTH)),
+    # what was asked for by name since the stack was COMPLETE: see converge.protocol.asked
+    Column("asked", JsonText),
     Index("ix_converge_traversal_stack_id", "stack_id"),
     Index("ix_converge_traversal_status", "status", "deadline_at"),
 )

@@ -33,6 +33,7 @@ VERSIONS = (
     "0014",
     "0015",
     "0016",
+    "0017",
 )
 HEAD = VERSIONS[-1]
 #: Databases where a statement that changes the schema commits the transaction.

@@ -10,7 +10,14 @@ from sqlalchemy import ColumnElement, and_, case, delete, func, insert, select, 
 
 from converge import formats
 from converge.errors import StaleLock
-from converge.model import TRAVERSAL_MOVES, Action, OnFailure, TraversalStatus, check_move
+from converge.model import (
+    TRAVERSAL_MOVES,
+    Action,
+    Json,
+    OnFailure,
+    TraversalStatus,
+    check_move,
+)
 from converge.sql.schema import progress, stack, template, traversal
 from converge.sql.transaction import Transaction
 
@@ -42,6 +49,7 @@ class TraversalRow:
     stack_mark: int
     directory: str | None = None
     trace: str | None = None
+    asked: dict[str, Json] | None = None
 
 
 _OTHERS: Mapping[str, ColumnElement[Any]] = {

@@ -190,10 +190,14 @@ def check(preview: Preview, log: list[str]) -> None:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(templates(), st.sampled_from(["none", "rollback", "delete"]))
+@given(
+    templates(),
+    st.sampled_from(["none", "rollback", "delete"]),
+    st.sets(st.sampled_from(NAMES), max_size=2),
+)
 @pytest.mark.usefixtures("_stores", "_databases")
 def test_a_traversal_does_what_its_plan_says(
-    request: pytest.FixtureRequest, wanted: list[Wanted], then: str
+    request: pytest.FixtureRequest, wanted: list[Wanted], then: str, named: set[str]
 ) -> None:
     stores: Stores = request.getfixturevalue("_stores")
     store = stores.fresh(request.getfixturevalue("_databases")["sqlite"])
@@ -204,9 +208,10 @@ def test_a_traversal_does_what_its_plan_says(
     engine = StepEngine(store, types)
     for one in wanted:
         template = converge.Template.from_dict({"resources": one})
-        preview = store.plan("s", template, types=types)
+        asked = [name for name in named if name in one and "external_id" not in one[name]]
+        preview = store.plan("s", template, types=types, replace=asked)
         world.log.clear()
-        stack = store.converge_stack("s", template)
+        stack = store.converge_stack("s", template, replace=asked)
         engine.run()
         assert stack.refresh().status == "COMPLETE", stack.reason
         check(preview, world.log)

@@ -12,7 +12,7 @@ from converge.protocol import answer
 from converge.protocol import draft as drafts
 from converge.protocol import start as starts
 from converge.protocol.decide import Result
-from converge.protocol.request import work_out
+from converge.protocol.request import Intent, work_out
 from converge.testing import FakeWorld, StepEngine
 from tests.templates import template
 
@@ -171,7 +171,7 @@ def test_a_choice_between_versions_is_made_again_if_a_handler_works_on_one(
     wanted = work_out("s", NARROW, None, None)
 
     def draft() -> drafts.Draft:
-        return store.database.read(lambda tx: answer.draft_wanted(tx, "s", wanted))
+        return store.database.read(lambda tx: answer.draft_wanted(tx, "s", wanted, Intent()))
 
     # the replacement is being made
     assert draft().fingerprint is None

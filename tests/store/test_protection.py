@@ -108,3 +108,19 @@ def test_what_is_not_there_cannot_be_unprotected(
         store.delete_stack("s", unprotect=["dd"])
     with pytest.raises(converge.TemplateError, match="protect must be true or false"):
         template(a={"protect": "yes"})
+
+
+def test_it_is_not_replaced_because_somebody_asks(
+    store: converge.Store, engine: StepEngine, world: FakeWorld, stack: converge.Stack
+) -> None:
+    wanted = template(web=["db"], db=DB)
+    before = stack.traversal
+    with pytest.raises(converge.Conflict, match=r"'db' of stack 's' is protected.*--unprotect db"):
+        store.update_stack("s", wanted, replace=["db"])
+    assert stack.refresh().traversal == before
+    planned = store.plan("s", wanted, types=engine.types, replace=["db"])
+    assert [one.verb for one in planned.failures] == ["fail"]
+    store.update_stack("s", wanted, replace=["db"], unprotect=["db"])
+    engine.run()
+    assert stack.refresh().status == "COMPLETE"
+    assert world.names() == ["db.1", "web.0"]

@@ -88,6 +88,10 @@ def test_what_to_type_next(
             "up t.yaml --stack x --param p=s3cret --on-failure rollback",
             "up t.yaml --stack x --param p=... --on-failure rollback",
         ),
+        (
+            "up t.yaml -e a.yaml --keep-params --replace db",
+            "up t.yaml -e a.yaml --keep-params --replace db",
+        ),
         ("rollback s --to 3 --workers 2", "rollback s --to 3"),
         ("rollback s --to empty", "rollback s --to empty"),
         ("down s", "down s"),

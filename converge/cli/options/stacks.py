@@ -39,6 +39,7 @@ def add(commands: Commands) -> None:
         check=_check_up,
     )
     _add_wanted(up)
+    _add_asked(up)
     up.add_argument(
         "--plan",
         action="store_true",
@@ -55,6 +56,7 @@ def add(commands: Commands) -> None:
         check=_check_wanted,
     )
     _add_wanted(plan)
+    _add_asked(plan)
     plan.add_argument(
         "--exit-code",
         action="store_true",
@@ -160,6 +162,17 @@ def _add_wanted(parser: Parser) -> None:
         action="store_true",
         help="parameters that are not given keep the values that the stack has (default: they have "
         "their defaults again)",
+    )
+
+
+def _add_asked(parser: Parser) -> None:
+    """What is done with resources that are named."""
+    parser.add_argument(
+        "--replace",
+        metavar="RESOURCE",
+        action="append",
+        default=[],
+        help="a resource that is replaced although nothing of it changes; may be repeated",
     )
 
 
