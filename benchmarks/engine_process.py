@@ -1,8 +1,9 @@
 """Engines in processes of their own, for benchmarks of several.
 
-As a program, it is one of them: python -m benchmarks.engine_process URL BUS WORKERS POLL. It prints
-``ready`` when it has settled, then the moment of each handler's start, in seconds of the machine's
-monotonic clock, until its stdin ends; and then the processor time that it took since it was ready.
+As a program, it is one of them: python -m benchmarks.engine_process URL BUS WORKERS POLL QUEUE. It
+prints ``ready`` when it has settled, then the moment of each handler's start, in seconds of the
+machine's monotonic clock, until its stdin ends; and then the processor time that it took since it
+was ready.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from types import TracebackType
 import converge
 from benchmarks.measuring import fail
 from converge.bus.threads import choose_threads
+from converge.model import DEFAULT_QUEUE
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Seconds that a process has to start or to stop.
@@ -43,9 +45,17 @@ class EngineProcess:
     :ivar cpu: seconds of processor time that it took until its end.
     """
 
-    def __init__(self, url: str, bus: str, *, workers: int = 8, poll: float = 0.5) -> None:
+    def __init__(
+        self,
+        url: str,
+        bus: str,
+        *,
+        workers: int = 8,
+        poll: float = 0.5,
+        queue: str = DEFAULT_QUEUE,
+    ) -> None:
         self.cpu = 0.0
-        words = [url, bus, str(workers), str(poll)]
+        words = [url, bus, str(workers), str(poll), queue]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.engine_process", *words],
             cwd=ROOT,
@@ -84,9 +94,15 @@ class EngineProcess:
 
 
 @contextmanager
-def fleet(url: str, bus: str, count: int, workers: int = 8) -> Iterator[list[EngineProcess]]:
-    """So many engines, at the start of which nothing is measured."""
-    processes = [EngineProcess(url, bus, workers=workers) for _ in range(count)]
+def fleet(
+    url: str, bus: str, count: int, workers: int = 8, queues: Sequence[str] = (DEFAULT_QUEUE,)
+) -> Iterator[list[EngineProcess]]:
+    """So many engines for each queue, at the start of which nothing is measured."""
+    processes = [
+        EngineProcess(url, bus, workers=workers, queue=queue)
+        for queue in queues
+        for _ in range(count)
+    ]
     entered: list[EngineProcess] = []
     try:
         for process in processes:
@@ -98,12 +114,12 @@ def fleet(url: str, bus: str, count: int, workers: int = 8) -> Iterator[list[Eng
 
 
 def main() -> int:
-    url, bus, workers, poll = sys.argv[1:]
+    url, bus, workers, poll, name = sys.argv[1:]
     choose_threads()
     with (
         converge.connect(url, bus=bus) as store,
         converge.Engine(
-            store, {"noop": Telling()}, workers=int(workers), poll=float(poll)
+            store, {"noop": Telling()}, workers=int(workers), poll=float(poll), queues=[name]
         ) as engine,
     ):
         if not engine.wait_idle(LIMIT):

@@ -17,6 +17,7 @@ import converge
 from benchmarks.costs import Cost, Meter
 from benchmarks.graphs import Requires
 from benchmarks.measuring import fail
+from converge.bus.hint import Hint
 from converge.engine import Engine
 from converge.sql.schema import metadata
 from converge.stack import Stack
@@ -120,7 +121,7 @@ class Bench:
         """Disconnect."""
         self.store.close()
 
-    def _mark(self) -> None:
+    def _mark(self, hint: Hint) -> None:
         if threading.get_ident() == self._client:
             self._committed = time.perf_counter()
 

@@ -6,7 +6,8 @@ the idle fleet are processes of their own; the client is this one. What is measu
 
 - **Latency**: from the commit that makes a node READY to the start of its handler in another
   process. Two engines have been idle for some seconds; a stack of one node is created. By polling
-  alone, by NOTIFY, and by RabbitMQ.
+  alone, by NOTIFY, and by RabbitMQ; and by RabbitMQ with two pools of two engines, for stacks of
+  either queue in turn.
 - **An idle fleet**: the statements that 50 engines send in a second when there is nothing to do and
   no bus, all of them: looks for work, renewals of leases, sweeps. BEGIN, COMMIT and ROLLBACK are
   counted apart, also those that cost no round trip.
@@ -25,7 +26,7 @@ import os
 import select
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 from typing import Any
@@ -51,10 +52,12 @@ from benchmarks.runs import make_template
 from converge import Engine, Store, Template, crash_points
 from converge.bus.threads import choose_threads
 from converge.crash_points import Commit
+from converge.model import DEFAULT_QUEUE
 
 BROKER = "rabbit://guest:guest@127.0.0.1:5672/"
 NO_BUS, NOTIFY = "memory://", "database://"
 LAYERS = 20
+POOLS = (DEFAULT_QUEUE, "far")
 LIMIT = 300.0
 #: Seconds that engines are idle before a node is made ready, and before an idle fleet is counted.
 QUIET = 2.0
@@ -94,18 +97,21 @@ def marked() -> Iterator[list[float]]:
         crash_points.hook = None
 
 
-def measure_latency(url: str, bus: str, rounds: int) -> list[float]:
+def measure_latency(
+    url: str, bus: str, rounds: int, queues: Sequence[str] = (DEFAULT_QUEUE,)
+) -> list[float]:
     """Milliseconds from commits to handlers."""
     taken = []
     with (
         converge.connect(url, bus=bus) as store,
-        fleet(url, bus, 2) as engines,
+        fleet(url, bus, 2, queues=queues) as engines,
         marked() as moments,
     ):
         for number in range(rounds):
             # not in step with what they do regularly
             time.sleep(QUIET + number % 7 / 10)
-            store.create_stack(f"{bus[:6]}-{number}", ONE)
+            queue = queues[number % len(queues)]
+            store.create_stack(f"{bus[:6]}-{len(queues)}-{number}", ONE, queue=queue)
             ready, _, _ = select.select(engines, [], [], LIMIT)
             if not ready:
                 fail("no handler is called")
@@ -227,8 +233,13 @@ def measure(arguments: argparse.Namespace, url: str, broker: str) -> None:
     """All parts, or the one that is asked for."""
     few: bool = arguments.smaller
     if arguments.only in (None, "latency"):
-        for what, bus in (("polling", NO_BUS), ("NOTIFY", NOTIFY), ("RabbitMQ", broker)):
-            taken = sorted(measure_latency(url, bus, 7 if few else 30))
+        for what, bus, queues in (
+            ("polling", NO_BUS, POOLS[:1]),
+            ("NOTIFY", NOTIFY, POOLS[:1]),
+            ("RabbitMQ", broker, POOLS[:1]),
+            ("RabbitMQ, two pools", broker, POOLS),
+        ):
+            taken = sorted(measure_latency(url, bus, 7 if few else 30, queues))
             late = taken[int(0.9 * len(taken))]
             print(f"{what}: commit to handler, ms: 90 % {late:.1f}, most {taken[-1]:.1f}")
             verdict(f"{what}: median", taken, most=0.0 if bus == NO_BUS else 20.0)

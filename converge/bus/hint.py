@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 #: The version of the form of messages. What has a higher one is left alone.
 VERSION = 1
-#: The most stacks that a hint names; more are "any".
+#: The most stacks, and the most lanes, that a hint names; more are "any".
 MOST_STACKS = 100
+MOST_LANES = 50
 #: The longest message, in characters. PostgreSQL takes less than 8,000 bytes.
 MOST_CHARACTERS = 7_000
 _MOST_ID = 2**63 - 1
 
 
 class _Any:
-    """Any stack: too many have changed to name them, or nobody knows which."""
+    """Any stack, or any lane: there are too many to name them, or nobody knows which."""
 
     def __repr__(self) -> str:
         return "ANY"
 
 
 ANY: Final = _Any()
-#: Stacks, by their ids.
+#: Stacks, by their ids; lanes, by their numbers (see :mod:`converge.sql.lanes`).
 Stacks = frozenset[int] | _Any
+Lanes = frozenset[int] | _Any
 NONE: Final[frozenset[int]] = frozenset()
 
 
@@ -37,73 +40,85 @@ class Malformed(ValueError):
 class Hint:
     """What may have changed in the database.
 
-    :ivar ready: nodes wait for an engine.
+    :ivar ready: the lanes in which nodes wait for an engine.
     :ivar changed: the stacks that have new events.
     :ivar ended: the stacks of which a traversal has ended.
     """
 
-    ready: bool = False
+    ready: Lanes = NONE
     changed: Stacks = NONE
     ended: Stacks = NONE
 
     def __bool__(self) -> bool:
-        return self.ready or self.changed != NONE or self.ended != NONE
+        return any(part != NONE for part in (self.ready, self.changed, self.ended))
 
     def __or__(self, other: Hint) -> Hint:
         """Both hints in one."""
         return Hint(
-            self.ready or other.ready,
-            _union(self.changed, other.changed),
-            _union(self.ended, other.ended),
+            _union(self.ready, other.ready, MOST_LANES),
+            _union(self.changed, other.changed, MOST_STACKS),
+            _union(self.ended, other.ended, MOST_STACKS),
         )
 
 
 #: Anything may have changed: what somebody is told who may have missed hints.
-LOOK: Final = Hint(ready=True, changed=ANY, ended=ANY)
+LOOK: Final = Hint(ANY, ANY, ANY)
 
 
-def _union(one: Stacks, other: Stacks) -> Stacks:
+def _union(one: Stacks, other: Stacks, most: int) -> Stacks:
     if isinstance(one, _Any) or isinstance(other, _Any):
         return ANY
-    return name_stacks(one | other)
+    return _named(one | other, most)
+
+
+def _named(numbers: Iterable[int], most: int) -> Stacks:
+    named = frozenset(numbers)
+    return named if len(named) <= most else ANY
 
 
 def name_stacks(ids: Iterable[int]) -> Stacks:
     """These stacks, or any if there are too many to name."""
-    named = frozenset(ids)
-    return named if len(named) <= MOST_STACKS else ANY
+    return _named(ids, MOST_STACKS)
 
 
-def concerns(stacks: Stacks, stack_id: int) -> bool:
-    """Whether a stack is among these."""
-    return isinstance(stacks, _Any) or stack_id in stacks
+def concerns(named: Stacks | Lanes, number: int) -> bool:
+    """Whether a stack, or a lane, is among these."""
+    return isinstance(named, _Any) or number in named
 
 
 @dataclass(slots=True)
 class News:
     """What a transaction does that others wait for, gathered while it is open.
 
-    :ivar ready: how many more nodes it made READY than it claimed. What it claims itself, nobody
-        needs to be told of; and what was READY before, somebody was told of then.
-    :ivar parked: it left nodes to engines that have other types, whatever it claimed itself.
+    :ivar ready: how many more nodes it made READY than it claimed, by their lanes; None: nobody
+        knows in which. What it claims itself, nobody needs to be told of; and what was READY
+        before, somebody was told of then.
     :ivar changed: the stacks that it writes events of.
     :ivar ended: the stacks of which it ends a traversal.
     """
 
-    ready: int = 0
-    parked: bool = False
+    ready: Counter[int | None] = field(default_factory=Counter)
     changed: set[int] = field(default_factory=set)
     ended: set[int] = field(default_factory=set)
 
     def __bool__(self) -> bool:
-        return self.ready > 0 or self.parked or bool(self.changed) or bool(self.ended)
+        return bool(self.changed) or bool(self.ended) or self._lanes != NONE
+
+    @property
+    def _lanes(self) -> Lanes:
+        unknown = self.ready[None]
+        if unknown > 0:
+            # some of what was claimed may be of these
+            unknown += sum(min(0, count) for lane, count in self.ready.items() if lane is not None)
+        if unknown > 0:
+            return ANY
+        lanes = (lane for lane, count in self.ready.items() if lane is not None and count > 0)
+        return _named(lanes, MOST_LANES)
 
     @property
     def hint(self) -> Hint:
         """What is told of it."""
-        return Hint(
-            self.ready > 0 or self.parked, name_stacks(self.changed), name_stacks(self.ended)
-        )
+        return Hint(self._lanes, name_stacks(self.changed), name_stacks(self.ended))
 
 
 # -- messages
@@ -114,7 +129,9 @@ def encode(hint: Hint, sender: str) -> str:
 
     :param sender: who sends it: a text without meaning, the same for all messages of a bus.
     """
-    document: dict[str, Any] = {"v": VERSION, "from": sender, "ready": hint.ready}
+    document: dict[str, Any] = {"v": VERSION, "from": sender, "ready": hint.ready != NONE}
+    if hint.ready != NONE and not isinstance(hint.ready, _Any):
+        document["lanes"] = sorted(hint.ready)
     for name, stacks in (("changed", hint.changed), ("ended", hint.ended)):
         if stacks != NONE:
             document[name] = "any" if isinstance(stacks, _Any) else sorted(stacks)
@@ -140,15 +157,21 @@ def decode(text: object) -> tuple[str, Hint]:
     sender, ready = document.get("from"), document.get("ready")
     if not isinstance(sender, str) or not isinstance(ready, bool):
         raise Malformed("'from' must be a text, and 'ready' true or false")
-    return sender, Hint(ready, _stacks(document, "changed"), _stacks(document, "ended"))
+    # who does not know of lanes does not name them
+    lanes = _numbers(document, "lanes", 0, MOST_LANES) if "lanes" in document else ANY
+    changed, ended = (
+        _numbers(document, name, 1, MOST_STACKS) if name in document else NONE
+        for name in ("changed", "ended")
+    )
+    return sender, Hint(lanes if ready else NONE, changed, ended)
 
 
-def _stacks(document: dict[str, Any], name: str) -> Stacks:
-    value = document.get(name, [])
+def _numbers(document: dict[str, Any], name: str, least: int, most: int) -> Stacks:
+    value = document[name]
     if value == "any":
         return ANY
     if not isinstance(value, list) or not all(
-        type(one) is int and 0 < one <= _MOST_ID for one in value
+        type(one) is int and least <= one <= _MOST_ID for one in value
     ):
-        raise Malformed(f"{name!r} must be a list of ids, or 'any'")
-    return name_stacks(value)
+        raise Malformed(f"{name!r} must be a list of numbers, or 'any'")
+    return _named(value, most)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from converge.bus.hint import LOOK, Hint, concerns
+from converge.bus.hint import LOOK, NONE, Hint, concerns
 
 
 class Watch:
@@ -35,17 +35,18 @@ class MemoryBus:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[Hint], None]] = []
         self._watches: list[Watch] = []
 
     # -- those who are told
 
-    def add_listener(self, listener: Callable[[], None]) -> None:
-        """Call a function whenever nodes may have become READY. It must return at once."""
+    def add_listener(self, listener: Callable[[Hint], None]) -> None:
+        """Call a function with each hint that nodes may have become READY. It must return at
+        once."""
         with self._lock:
             self._listeners.append(listener)
 
-    def remove_listener(self, listener: Callable[[], None]) -> None:
+    def remove_listener(self, listener: Callable[[Hint], None]) -> None:
         """Undo :meth:`add_listener`."""
         with self._lock:
             if listener in self._listeners:
@@ -94,12 +95,12 @@ class MemoryBus:
     def tell_here(self, hint: Hint) -> None:
         """Tell those in this process."""
         with self._lock:
-            listeners = list(self._listeners) if hint.ready else []
+            listeners = list(self._listeners) if hint.ready != NONE else []
             watches = list(self._watches)
         for watch in watches:
             watch.tell(hint)
         for listener in listeners:
-            listener()
+            listener(hint)
 
     def close(self) -> None:
         """Let go of what it holds."""

@@ -66,8 +66,9 @@ class SharedBus(MemoryBus):
 
     # -- those who are told
 
-    def add_listener(self, listener: Callable[[], None]) -> None:
-        """Call a function whenever nodes may have become READY. It must return at once."""
+    def add_listener(self, listener: Callable[[Hint], None]) -> None:
+        """Call a function with each hint that nodes may have become READY. It must return at
+        once."""
         super().add_listener(listener)
         self._relay.receive()
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from converge import crash_points
+from converge.bus.hint import Lanes
 from converge.crash_points import Commit
 from converge.engine.observer import (
     Observer,
@@ -181,6 +182,11 @@ class EngineCore:
         """Read which lanes there are; return whether this engine can take others than before."""
         self._lanes_read = time.monotonic()
         return self._rota.learn(list_lanes(tx))
+
+    def may_take(self, lanes: Lanes) -> bool:
+        """Whether it can take nodes of some of these lanes, as far as it knows; safe in any
+        thread."""
+        return self._rota.may_take(lanes)
 
     def look_round(self) -> None:
         """Something new may be ready: the next claims look at all stacks."""

@@ -17,6 +17,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from converge.bus.hint import Hint
 from converge.bus.pace import Looks
 from converge.crash_points import Commit
 from converge.engine.core import EngineCore
@@ -194,8 +195,11 @@ class Run:
         """Look for work now."""
         self._finished.put(None)
 
-    def _hear(self) -> None:
+    def _hear(self, hint: Hint) -> None:
         """There is a hint: look for work soon, if there is a worker for it."""
+        if not self._tenure.core.may_take(hint.ready):
+            # it is for engines that have other types, or serve other queues
+            return
         # what this engine makes ready itself, it claims as it has room
         self._heard = self._heard or threading.current_thread() not in self._threads
         self._finished.put(_HEARD)

@@ -74,6 +74,9 @@ def claim(
         _park(tx, foreign, rota)
         if works or not foreign:
             break
+    else:
+        # there may be more, for this engine, too
+        tx.news.ready[None] += 1
     works = works[:limit]
     _take(tx, engine_id, works)
     return works
@@ -142,6 +145,8 @@ def _take(tx: Transaction, engine_id: int, works: Sequence[Work]) -> None:
         work.node.epoch += 1
         work.node.attempts += 1
         work.node.mark = mark
+        # what it takes itself, nobody needs to be told of
+        tx.news.ready[work.node.lane] -= 1
     locks = [_lock(work) for work in works if work.locked]
     resources.take_locks(tx, engine_id, locks, mark)
 

@@ -57,7 +57,7 @@ def put_off(tx: Transaction, engine_id: int, found: Sequence[PutOff]) -> None:
         if row is not None and name is not None and (row.id, name) in come:
             # it came while the handler looked: with the resource locked, nobody else can know
             one.outcome.wait = 0.0
-            tx.news.ready += 1
+            tx.news.ready[one.node.lane] += 1
     node_moves.put_off_nodes(tx, engine_id, [_row(one, ids) for one in found])
 
 

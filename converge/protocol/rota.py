@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Protocol, TypeVar
 
+from converge.bus.hint import Lanes as Named
 from converge.model import DEFAULT_QUEUE
 from converge.sql.lanes import DEFAULT, Course, Lanes
 
@@ -59,6 +60,7 @@ class Rota:
         self._after: dict[int, int] = {}
         self._alone: dict[int, int] = {}
         self._claims = 0
+        self._known: Collection[int] = ()
         self.lanes: Sequence[int] = ()
         self.learn({DEFAULT: Course()})
 
@@ -74,8 +76,17 @@ class Rota:
         }
         changed = mine != self._courses
         self._courses = mine
+        self._known = frozenset(lanes)
         self.lanes = sorted(mine)
         return changed
+
+    def may_take(self, lanes: Named) -> bool:
+        """Whether it can take nodes of some of these lanes, as far as it knows: those that it has
+        not heard of yet, it may. Safe while another thread uses it."""
+        if not isinstance(lanes, frozenset):
+            return True
+        mine, known = self.lanes, self._known
+        return any(lane in mine or lane not in known for lane in lanes)
 
     def course(self, lane: int) -> Course:
         """What the nodes of a lane that it can take have in common."""

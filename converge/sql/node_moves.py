@@ -48,20 +48,18 @@ def start_nodes(tx: Transaction, engine_id: int, keys: Sequence[Key], mark: int 
         claimed_at=tx.now,
         mark=mark,
     )
-    tx.news.ready -= len(keys)
 
 
 def block_nodes(tx: Transaction, keys: Sequence[Key]) -> None:
     """READY to BLOCKED: an older traversal holds the resource."""
     _move(tx, keys, NodeState.READY, state=NodeState.BLOCKED, ready_at=None, due_at=0)
-    tx.news.ready -= len(keys)
 
 
 def park_nodes(tx: Transaction, keys: Sequence[Key], lane: int) -> None:
     """Move READY nodes that the transaction has locked to another lane. Engines that look into that
     one are told of them."""
     _move(tx, keys, NodeState.READY, lane=lane)
-    tx.news.parked = True
+    tx.news.ready[lane] += len(keys)
 
 
 def end_nodes(
@@ -121,7 +119,7 @@ def requeue_node(
         **({} if definition is None else {"definition": definition}),
         **new,
     )
-    tx.news.ready += 0 if wait else 1
+    tx.news.ready[node.lane] += 0 if wait else 1
 
 
 @cache
@@ -173,7 +171,7 @@ def wake_node(tx: Transaction, key: Key) -> None:
         .where(among_keys(tx, [key]), *waits, sync_point.c.due_at > 0)
         .values(due_at=0, ready_at=tx.now)
     )
-    tx.news.ready += int(done.rowcount)
+    tx.news.ready[None] += int(done.rowcount)
 
 
 def point_at(tx: Transaction, engine_id: int, node: LockedNode, resource_id: int) -> None:
@@ -208,12 +206,13 @@ def arrive(
     by_lane: dict[int | None, list[Key]] = {}
     for key in ready:
         by_lane.setdefault((lanes or {}).get(key), []).append(key)
+    for key in ready:
+        tx.news.ready[(lanes or {}).get(key, waiting[key].lane)] += 1
     for lane, keys in by_lane.items():
         into = {} if lane is None else {"lane": lane}
         _move(
             tx, keys, NodeState.WAITING, state=NodeState.READY, pending=0, ready_at=tx.now, **into
         )
-    tx.news.ready += len(ready)
     rest: dict[int, list[Key]] = {}
     for key, count in counts.items():
         if waiting[key].pending != count:
@@ -267,7 +266,7 @@ def lead_to_stack(tx: Transaction, running: Sequence[Key], stack_node: Key) -> N
     tx.execute(
         update(sync_point).where(among_keys(tx, [stack_node])).values(**values, engine_id=None)
     )
-    tx.news.ready += 0 if running else 1
+    tx.news.ready[None] += 0 if running else 1
 
 
 def unblock(tx: Transaction, resource_ids: Sequence[int]) -> int:
@@ -279,7 +278,7 @@ def unblock(tx: Transaction, resource_ids: Sequence[int]) -> int:
         .where(is_in(NodeState.BLOCKED), among(tx, sync_point.c.resource_id, resource_ids))
         .values(state=_into(NodeState.READY, NodeState.BLOCKED), ready_at=tx.now)
     )
-    tx.news.ready += done.rowcount
+    tx.news.ready[None] += int(done.rowcount)
     return int(done.rowcount)
 
 
@@ -292,7 +291,7 @@ def unblock_nodes(tx: Transaction, keys: Sequence[Key]) -> int:
         .where(among_keys(tx, keys), is_in(NodeState.BLOCKED))
         .values(state=_into(NodeState.READY, NodeState.BLOCKED), ready_at=tx.now)
     )
-    tx.news.ready += done.rowcount
+    tx.news.ready[None] += int(done.rowcount)
     return int(done.rowcount)
 
 
@@ -338,7 +337,7 @@ def recover_nodes(
         due_at=0,
         deaths=sync_point.c.deaths + (1 if died else 0),
     )
-    tx.news.ready += len(nodes)
+    tx.news.ready.update(node.lane for node in nodes)
 
 
 def promote_retries(tx: Transaction, limit: int) -> int:
@@ -346,12 +345,13 @@ def promote_retries(tx: Transaction, limit: int) -> int:
 
     :returns: how many were due.
     """
-    order = (sync_point.c.traversal_id, sync_point.c.node)
+    columns = (sync_point.c.traversal_id, sync_point.c.node, sync_point.c.lane)
     is_due = (is_in(NodeState.READY), sync_point.c.due_at > 0, sync_point.c.due_at <= tx.now)
-    query = select(*order).where(*is_due).limit(limit).with_for_update(skip_locked=True)
-    keys = [(row.traversal_id, row.node) for row in tx.execute(query)]
+    query = select(*columns).where(*is_due).limit(limit).with_for_update(skip_locked=True)
+    rows = tx.execute(query).all()
+    keys = [(row.traversal_id, row.node) for row in rows]
     _move(tx, keys, NodeState.READY, due_at=0)
-    tx.news.ready += len(keys)
+    tx.news.ready.update(row.lane for row in rows)
     return len(keys)
 
 

@@ -230,9 +230,19 @@ def insert_sync_points(
     :param mark: of the traversal.
     """
     now = read_clock(tx)
+    lanes: set[int] = set()
     ready = (NodeState.READY.value, now, False, 0, 0, 0, mark)
     waiting = (NodeState.WAITING.value, None, False, 0, 0, 0, mark)
     done = (NodeState.DONE.value, None, False, 0, 0, 0, mark)
+
+    def state(row: NewSyncPoint) -> tuple[Any, ...]:
+        if row.pending:
+            return waiting
+        if row.done:
+            return done
+        lanes.add(row.lane)
+        return ready
+
     _LOAD.execute(
         tx,
         (
@@ -246,14 +256,13 @@ def insert_sync_points(
                 row.definition,
                 _dump_numbers(row.requires),
                 _dump_numbers(row.successors),
-                *(waiting if row.pending else done if row.done else ready),
+                *state(row),
                 row.lane,
             )
             for row in rows
         ),
     )
-    # a graph has no cycle: at least one of its nodes waits for nothing
-    tx.news.ready += 1
+    tx.news.ready.update(lanes)
 
 
 def _dump_numbers(numbers: Sequence[int]) -> str:

@@ -69,6 +69,52 @@ def test_an_engine_without_a_free_worker_does_nothing_about_a_hint(store: conver
     assert not [one for one in seen if "FOR UPDATE" in one or "IMMEDIATE" in one]
 
 
+def test_an_engine_does_nothing_about_a_hint_for_others(
+    store: converge.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[float] = []
+    turned = threading.Semaphore(0)
+    store.database.clock = None
+    # so that the engine knows of the lane
+    store.create_stack("known", template({"a": {}}), queue="far")
+    with converge.Engine(store, {"fake": Quick()}, poll=3600) as engine:
+        run = engine._run
+        assert run is not None
+        core, looks = run._tenure.core, run._looks
+        turn, look = core.turn, looks.heard
+
+        def counted_turn(*arguments: Any) -> Any:
+            turned.release()
+            return turn(*arguments)
+
+        def counted_look(now: float) -> float:
+            heard.append(now)
+            return look(now)
+
+        def await_turn() -> int:
+            """How many hints there were up to now."""
+            while turned.acquire(blocking=False):
+                pass
+            run.wake()
+            # whatever came before it, is taken with it or before
+            assert turned.acquire(timeout=WAIT)
+            return len(heard)
+
+        store.create_stack("mine", template({"a": {}}))
+        assert store.stack("mine").wait(WAIT) == "COMPLETE"
+        monkeypatch.setattr(core, "turn", counted_turn)
+        monkeypatch.setattr(looks, "heard", counted_look)
+        await_turn()
+        before = await_turn()
+        for number in range(5):
+            store.create_stack(f"other{number}", template({"a": {}}), queue="far")
+        await_turn()
+        assert await_turn() == before
+        store.create_stack("mine too", template({"a": {}}))
+        assert store.stack("mine too").wait(WAIT) == "COMPLETE"
+        assert await_turn() > before
+
+
 def test_nor_when_something_is_to_be_tried_again_meanwhile(store: converge.Store) -> None:
     def fail_once(context: converge.Context, properties: Any) -> None:
         if context.attempt == 1:

@@ -13,7 +13,7 @@ import pytest
 
 import converge
 from converge import stack as stack_module
-from converge.bus.hint import Hint
+from converge.bus.hint import ANY, Hint
 from converge.bus.oslo import OsloCarrier
 from converge.bus.shared import SharedBus
 from converge.bus.threads import choose_threads
@@ -52,10 +52,10 @@ def buses(topic: str) -> Iterator[list[SharedBus]]:
 def test_all_processes_hear_of_a_commit(buses: list[SharedBus]) -> None:
     calls: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number, bus in enumerate(buses):
-        bus.add_listener(lambda number=number: calls.put(number))  # type: ignore[misc]
+        bus.add_listener(lambda hint, number=number: calls.put(number))  # type: ignore[misc]
     # each looks as soon as it receives
     assert sorted(calls.get(timeout=WAIT) for _ in buses) == [0, 1, 2]
-    buses[0].committed(Hint(ready=True))
+    buses[0].committed(Hint(ready=ANY))
     assert sorted(calls.get(timeout=WAIT) for _ in buses) == [0, 1, 2]
 
 
@@ -77,7 +77,7 @@ def test_messages_of_anybody_are_ignored(topic: str, buses: list[SharedBus]) -> 
     import oslo_messaging
 
     calls: queue.SimpleQueue[None] = queue.SimpleQueue()
-    buses[0].add_listener(lambda: calls.put(None))
+    buses[0].add_listener(lambda hint: calls.put(None))
     calls.get(timeout=WAIT)
     from oslo_config import cfg
 
@@ -92,7 +92,7 @@ def test_messages_of_anybody_are_ignored(topic: str, buses: list[SharedBus]) -> 
     stranger.prepare(namespace="other").cast({}, "hint", text={"text": 1})
     assert calls.empty()
     # and what comes after them is heard
-    buses[1].committed(Hint(ready=True))
+    buses[1].committed(Hint(ready=ANY))
     calls.get(timeout=WAIT)
     assert calls.empty()
     transport.cleanup()
@@ -124,9 +124,9 @@ def test_a_closed_bus_leaves_no_thread(topic: str) -> None:
     before = {one for one in threading.enumerate() if one.name.startswith("converge-bus")}
     bus = fake_bus(topic)
     calls: queue.SimpleQueue[None] = queue.SimpleQueue()
-    bus.add_listener(lambda: calls.put(None))
+    bus.add_listener(lambda hint: calls.put(None))
     calls.get(timeout=WAIT)
-    bus.committed(Hint(ready=True))
+    bus.committed(Hint(ready=ANY))
     bus.close()
     after = {one for one in threading.enumerate() if one.name.startswith("converge-bus")}
     assert after <= before

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import converge
-from converge.bus.hint import Hint, encode
+from converge.bus.hint import ANY, Hint, encode
 from converge.bus.oslo import OsloCarrier
 from converge.bus.shared import SharedBus
 from converge.bus.threads import choose_threads
@@ -26,7 +26,7 @@ from tests.waiting import WAIT, until
 # before anything imports oslo.messaging
 choose_threads()
 
-READY = Hint(ready=True)
+READY = Hint(ready=ANY)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ class Process:
         read = read_bus_url(url)
         self.bus = SharedBus(lambda: OsloCarrier(read))
         self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self.bus.add_listener(lambda: self._calls.put(None))
+        self.bus.add_listener(lambda hint: self._calls.put(None))
         self.await_call()
 
     def await_call(self) -> None:

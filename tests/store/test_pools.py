@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 import converge
-from converge.bus.hint import Hint
+from converge.bus.hint import ANY, Hint
 from converge.model import NodeState
 from converge.protocol import claim
 from converge.sql.lanes import Course, list_lanes, take_lanes
@@ -144,9 +144,29 @@ def test_an_engine_passes_by_many_nodes_that_are_not_for_it(
     # a bounded number at a time; whoever can take them is told, and so is this engine
     assert plain.claim(1) == []
     assert _count_ready(fleet.store, lane=0) == 30 - (1 + 4 * 4)
-    assert heard == [Hint(ready=True)]
+    assert heard == [Hint(ready=ANY)]
     assert plain.claim(1) == []
     assert _count_ready(fleet.store, lane=0) == 0
+
+
+def test_what_is_taken_for_oneself_does_not_hide_what_is_left_to_others(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, far = fleet.engine(), fleet.engine(queues=["far"])
+    wanted = template({"a": [], "b": {"queue": "far", "depends_on": "a"}, "c": []})
+    fleet.store.create_stack("s", wanted)
+    (work,) = plain.claim(1)
+    heard: list[Hint] = []
+    monkeypatch.setattr(fleet.store.bus, "committed", lambda hint, **sent: heard.append(hint))
+    # in one transaction it makes one ready for others, and takes another one
+    plain.core.turn([plain.call(work)], 1)
+    with fleet.store.transaction() as tx:
+        lanes = list_lanes(tx)
+    (hint,) = heard
+    assert isinstance(hint.ready, frozenset)
+    assert [lanes[number].queue for number in hint.ready] == ["far"]
+    assert not plain.core.may_take(hint.ready)
+    assert far.core.may_take(hint.ready)
 
 
 def test_an_engine_that_left_some_to_others_takes_the_rest(fleet: Fleet) -> None:

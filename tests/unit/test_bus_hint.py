@@ -12,7 +12,9 @@ from converge.bus.hint import (
     ANY,
     LOOK,
     MOST_CHARACTERS,
+    MOST_LANES,
     MOST_STACKS,
+    NONE,
     Hint,
     Malformed,
     News,
@@ -23,9 +25,10 @@ from converge.bus.hint import (
 )
 
 _IDS = st.one_of(st.just(ANY), st.frozensets(st.integers(1, 2**63 - 1), max_size=150))
+_LANES = st.one_of(st.just(ANY), st.frozensets(st.integers(0, 2**31), max_size=70))
 HINTS = st.builds(
     lambda ready, changed, ended: Hint(ready) | Hint(changed=changed) | Hint(ended=ended),
-    st.booleans(),
+    _LANES,
     _IDS,
     _IDS,
 )
@@ -49,10 +52,11 @@ def test_the_order_in_which_hints_are_merged_does_not_matter(
 
 def test_the_longest_message_fits_into_a_notification_of_postgresql() -> None:
     ids = frozenset(range(2**63 - MOST_STACKS, 2**63))
-    text = encode(Hint(True, ids, ids), 16 * "f")
+    lanes = frozenset(range(2**31 - MOST_LANES, 2**31))
+    text = encode(Hint(lanes, ids, ids), 16 * "f")
     assert len(text) <= MOST_CHARACTERS
     assert len(text.encode()) < 8000
-    assert decode(text)[1].changed == ids
+    assert decode(text)[1] == Hint(lanes, ids, ids)
 
 
 def test_too_many_stacks_are_any() -> None:
@@ -68,7 +72,7 @@ GOOD = {"v": 1, "from": "me", "ready": True, "changed": [1, 2], "ended": "any"}
 
 def test_a_message_may_hold_more_than_is_known() -> None:
     text = json.dumps({**GOOD, "colour": "red"})
-    assert decode(text) == ("me", Hint(True, frozenset({1, 2}), ANY))
+    assert decode(text) == ("me", Hint(ANY, frozenset({1, 2}), ANY))
 
 
 @pytest.mark.parametrize(
@@ -96,6 +100,10 @@ def test_a_message_may_hold_more_than_is_known() -> None:
                 {"from": 7},
                 {"ready": 1},
                 {"ready": None},
+                {"lanes": "all"},
+                {"lanes": [-1]},
+                {"lanes": [True]},
+                {"lanes": None},
                 {"changed": "all"},
                 {"changed": 5},
                 {"changed": {"1": 2}},
@@ -122,18 +130,39 @@ def test_anything_may_come(text: object) -> None:
         decode(text)
 
 
+def test_who_does_not_know_of_lanes_tells_of_any() -> None:
+    assert decode(json.dumps(GOOD))[1].ready is ANY
+    assert decode(json.dumps({**GOOD, "lanes": [0, 7]}))[1].ready == frozenset({0, 7})
+    assert decode(json.dumps({**GOOD, "lanes": [0, 7], "ready": False}))[1].ready == NONE
+    # as one of before reads it
+    assert json.loads(encode(Hint(frozenset({7})), "me"))["ready"] is True
+    assert json.loads(encode(Hint(), "me"))["ready"] is False
+
+
 def test_a_transaction_tells_of_nodes_only_if_it_leaves_more_ready_than_there_were() -> None:
     news = News()
     assert not news
-    news.ready += 3
-    assert news.hint == Hint(ready=True)
-    news.ready -= 3
+    news.ready[0] += 3
+    assert news.hint == Hint(frozenset({0}))
+    news.ready[0] -= 3
     assert not news
-    news.ready -= 1
+    news.ready[0] -= 1
     assert not news.hint
+    # what is taken from one lane is not what others wait for
+    news.ready[7] += 1
+    assert news.hint == Hint(frozenset({7}))
+
+
+def test_what_is_claimed_may_be_of_those_whose_lane_is_not_known() -> None:
+    news = News()
+    news.ready[None] += 2
+    news.ready[0] -= 1
+    assert news.hint == Hint(ANY)
+    news.ready[7] -= 1
+    assert not news
 
 
 def test_a_transaction_tells_of_stacks() -> None:
     news = News(changed={1, 2}, ended={2})
     assert news
-    assert news.hint == Hint(False, frozenset({1, 2}), frozenset({2}))
+    assert news.hint == Hint(NONE, frozenset({1, 2}), frozenset({2}))

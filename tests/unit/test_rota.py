@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from converge import formats
+from converge.bus.hint import ANY
 from converge.protocol.rota import ALONE, SHARE, Rota
 from converge.sql.lanes import Course
 
@@ -120,6 +121,18 @@ def test_an_engine_has_the_lanes_that_suit_it() -> None:
     assert rota.lanes == [0, 1, 3, 5]
     assert rota.course(5).priority == 7
     assert Rota([], ["far"]).lanes == []
+
+
+def test_an_engine_hears_of_what_it_may_take() -> None:
+    rota = Rota(["a"], ["default"])
+    assert rota.may_take(frozenset({0, 1}))
+    rota.learn({0: Course(), 1: Course("far"), 2: Course(types=("b",))})
+    assert not rota.may_take(frozenset({1, 2}))
+    assert rota.may_take(frozenset({1, 0}))
+    # one that it has not heard of, and any
+    assert rota.may_take(frozenset({1, 3}))
+    assert rota.may_take(ANY)
+    assert not rota.may_take(frozenset())
 
 
 def test_an_engine_leaves_the_lanes_of_a_newer_format_alone(
