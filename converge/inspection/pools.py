@@ -8,6 +8,7 @@ from functools import cached_property
 from converge import formats
 from converge.model import DEFAULT_QUEUE
 from converge.sql import engines
+from converge.sql.gauges import count_ready_in
 from converge.sql.lanes import DEFAULT, Course, list_lanes
 from converge.sql.transaction import Transaction
 
@@ -19,7 +20,8 @@ class Pools:
         self._tx = tx
 
     @cached_property
-    def _lanes(self) -> Mapping[int, Course]:
+    def lanes(self) -> Mapping[int, Course]:
+        """The lanes that there are."""
         return list_lanes(self._tx)
 
     @cached_property
@@ -34,7 +36,7 @@ class Pools:
 
     def course(self, lane: int) -> Course:
         """What an engine must have for a lane."""
-        return self._lanes.get(lane, self._lanes[DEFAULT])
+        return self.lanes.get(lane, self.lanes[DEFAULT])
 
     def count(self, lane: int) -> int:
         """How many of the engines that are alive can take the nodes of a lane."""
@@ -53,6 +55,12 @@ class Pools:
         if course.format > formats.FIRST:
             what += f" that knows format {course.format}"
         return f"{what}; {count or 'none'} {'is' if count < 2 else 'are'} alive"
+
+
+def count_stranded(tx: Transaction, limit: int) -> int:
+    """How many READY nodes no engine can take that is alive, up to the limit."""
+    pools = Pools(tx)
+    return count_ready_in(tx, [lane for lane in pools.lanes if not pools.count(lane)], limit)
 
 
 def _suits(course: Course, row: engines.EngineRow) -> bool:

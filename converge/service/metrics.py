@@ -22,8 +22,9 @@ from prometheus_client.registry import Collector
 
 from converge.engine.observer import Observer
 from converge.errors import ConvergeError
+from converge.inspection.pools import count_stranded
 from converge.protocol.decide import Outcome, Work
-from converge.sql.gauges import count_nodes
+from converge.sql.gauges import count_nodes, count_waiting
 
 if TYPE_CHECKING:
     from converge.engine import Engine
@@ -184,6 +185,7 @@ class DatabaseMetrics(Collector):
         self._clock = clock
         self._database: Database | None = None
         self._counts: dict[str, int] | None = None
+        self._others: dict[str, int] = {}
         self._looked: float | None = None
         self._lock = threading.Lock()
 
@@ -206,6 +208,14 @@ class DatabaseMetrics(Collector):
         for state, count in (counts or {}).items():
             nodes.add_metric([state], count)
         yield nodes
+        for name, what in (
+            ("waiting", "Nodes whose handlers wait, of those that are LATER"),
+            ("stranded", "READY nodes that no engine can take that is alive"),
+        ):
+            if counts is not None:
+                yield GaugeMetricFamily(
+                    f"converge_nodes_{name}", f"{what}, up to {MOST}", value=self._others[name]
+                )
 
     def _look(self) -> dict[str, int] | None:
         at = self._clock()
@@ -214,7 +224,12 @@ class DatabaseMetrics(Collector):
         try:
             if self._database is None:
                 self._database = self._open()
-            self._counts = self._database.read(lambda tx: count_nodes(tx, MOST))
+            self._counts, self._others = self._database.read(
+                lambda tx: (
+                    count_nodes(tx, MOST),
+                    {"waiting": count_waiting(tx, MOST), "stranded": count_stranded(tx, MOST)},
+                )
+            )
         except ConvergeError:
             # the engines say what is wrong with it
             self._counts = None

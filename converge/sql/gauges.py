@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import func, select
 
 from converge.model import NodeState
@@ -31,3 +33,24 @@ def count_nodes(tx: Transaction, limit: int) -> dict[str, int]:
         nodes = select(sync_point.c.node).where(*where).limit(limit).subquery()
         found[name] = int(tx.execute(select(func.count()).select_from(nodes)).scalar_one())
     return found
+
+
+def count_waiting(tx: Transaction, limit: int) -> int:
+    """How many of the nodes that are READY :data:`LATER` have a handler that waits. So many of
+    those nodes are looked at, at most."""
+    later = select(sync_point.c.waiting_since).where(
+        is_in(NodeState.READY), sync_point.c.due_at > tx.now
+    )
+    nodes = later.limit(limit).subquery()
+    return int(tx.execute(select(func.count(nodes.c.waiting_since))).scalar_one())
+
+
+def count_ready_in(tx: Transaction, lanes: Collection[int], limit: int) -> int:
+    """How many nodes of these lanes are READY, up to the limit."""
+    if not lanes:
+        return 0
+    ready = select(sync_point.c.node).where(
+        is_in(NodeState.READY), sync_point.c.due_at <= tx.now, sync_point.c.lane.in_(sorted(lanes))
+    )
+    nodes = ready.limit(limit).subquery()
+    return int(tx.execute(select(func.count()).select_from(nodes)).scalar_one())

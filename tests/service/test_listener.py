@@ -9,12 +9,15 @@ import signal
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+import converge
 from converge import Store
 from converge.errors import BadInput, StoreError
+from converge.inspection.pools import count_stranded
 from converge.service.listener import Listener, parse_place
 from converge.service.metrics import CACHED, DatabaseMetrics, EngineMetrics, Folder, count_ready
 from converge.sql import gauges
@@ -104,6 +107,32 @@ def test_nodes_are_counted_by_state_up_to_a_limit(store: Store) -> None:
     assert store.database.read(lambda tx: gauges.count_nodes(tx, 10)) == counts
 
 
+class Waits(converge.ResourceType):
+    """Is never ready."""
+
+    def create(self, context: converge.Context, properties: Any) -> str:
+        raise converge.Wait(3600, "BUILDING")
+
+
+def test_what_nobody_alive_can_take_and_what_waits_is_counted(store: Store) -> None:
+    def counted(limit: int = 10) -> tuple[int, int]:
+        return store.database.read(
+            lambda tx: (count_stranded(tx, limit), gauges.count_waiting(tx, limit))
+        )
+
+    world = FakeWorld()
+    store.create_stack("near", template(a=[], b=[]))
+    store.create_stack("far", template(a=[], b=[], c=[]), queue="far")
+    assert counted() == (5, 0)
+    assert counted(2) == (2, 0)
+    engine = StepEngine(store, {"fake": Waits()})
+    assert counted() == (3, 0)
+    engine.run()
+    assert counted() == (3, 2)
+    StepEngine(store, world.types(), queues=["far"])
+    assert counted() == (0, 2)
+
+
 @pytest.mark.sqlite
 def test_the_database_is_asked_once_in_a_while(store: Store) -> None:
     at = [0.0]
@@ -121,6 +150,7 @@ def test_the_database_is_asked_once_in_a_while(store: Store) -> None:
     assert samples(collector) == {
         "converge_database_up": 1,
         **{"READY": 0, "LATER": 0, "RUNNING": 0, "BLOCKED": 0},
+        **{"converge_nodes_waiting": 0, "converge_nodes_stranded": 0},
     }
     store.create_stack("shop", template({"a": []}))
     at[0] = 2 * CACHED - 0.1
