@@ -18,6 +18,7 @@ GARBAGE: tuple[object, ...] = (
     '{"v": 1, "from": "x", "ready": "yes"}',
     '{"v": 1, "from": "forger", "ready": true, "changed": "any", "ended": "any"}',
     '{"v": 1, "from": "forger", "ready": false, "ended": [1, 2, 3]}',
+    '{"v": 1, "from": "forger", "ready": true, "lanes": [0, 99999]}',
 )
 
 
