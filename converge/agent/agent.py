@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from converge.agent.gathering import Batching, gather
+from converge.agent.watcher import Watcher
 from converge.bus.carrier import CarrierError
 from converge.bus.source import Delivery, Source
 from converge.errors import ConvergeError, StoreError
@@ -39,6 +41,7 @@ class Counts:
     :ivar batches: that were acknowledged.
     :ivar given_back: messages that went back to the bus, as the store could not be used.
     :ivar outages: of the store or of the bus.
+    :ivar buses: messages received, by bus.
     """
 
     received: int = 0
@@ -49,6 +52,7 @@ class Counts:
     dead_letters: int = 0
     given_back: int = 0
     outages: int = 0
+    buses: dict[str, int] = field(default_factory=dict)
     delivered: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -68,6 +72,7 @@ class Agent:
     """An agent. One thread runs it.
 
     :param open_source: connects to the bus; it is called again after an outage.
+    :param watcher: is told what the agent does.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class Agent:
         pipeline: Pipeline,
         open_source: Callable[[], Source],
         batching: Batching = Batching(),  # noqa: B008
+        watcher: Watcher | None = None,
     ) -> None:
         self.counts = Counts()
         self.stopping = threading.Event()
@@ -83,6 +89,7 @@ class Agent:
         self._pipeline = pipeline
         self._open = open_source
         self._batching = batching
+        self._watcher = watcher or Watcher()
         self._source: Source | None = None
         self._swept = 0.0
         self._pause = FIRST
@@ -90,6 +97,11 @@ class Agent:
     def stop(self) -> None:
         """Finish what is in hand, and let :meth:`run` return; from any thread."""
         self.stopping.set()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it receives: it is connected to the bus, and not stopping."""
+        return self._source is not None and not self.stopping.is_set()
 
     def run(self) -> None:
         """Work until :meth:`stop`, or until nothing more can come."""
@@ -129,28 +141,40 @@ class Agent:
         return not self._source.ended
 
     def _handle(self, source: Source, batch: Sequence[Delivery]) -> None:
+        started = seconds()
         self.counts.received += len(batch)
+        buses = Counter(one.bus or source.shown for one in batch)
+        for name, number in buses.items():
+            self.counts.buses[name] = self.counts.buses.get(name, 0) + number
+        self._watcher.gathered(buses, max(0.0, started - batch[0].received))
         try:
             result = process_batch(self._store, self._pipeline, [_message(one) for one in batch])
         except BaseException:
             self.counts.given_back += len(batch)
+            self._watcher.gave_back(len(batch))
             source.requeue(batch)
             raise
         # counted first: if the acknowledgement fails, what comes again is a duplicate
-        self.counts.add(result)
+        self._add(result)
         self.counts.batches += 1
         source.acknowledge(batch)
+        self._watcher.acknowledged(seconds() - started)
+
+    def _add(self, result: BatchResult) -> None:
+        self.counts.add(result)
+        self._watcher.done(result)
 
     def _sweep(self, *, force: bool) -> None:
         if force or seconds() - self._swept >= SWEEP:
             self._swept = seconds()
-            self.counts.add(sweep(self._store, self._pipeline))
+            self._add(sweep(self._store, self._pipeline))
 
     def _wait_out(self, error: ConvergeError | CarrierError) -> None:
         """Receive nothing for a while."""
         self._close()
         if self._pause == FIRST:
             self.counts.outages += 1
+            self._watcher.outage()
             LOG.warning("the agent waits: %s", error)
         self.stopping.wait(self._pause)
         self._pause = min(self._pause * 2, LONGEST)

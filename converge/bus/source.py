@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ class Delivery:
     :ivar fallback_id: an id that is the same whenever it is received, if its body has none.
     :ivar fallback_time: when it was sent, if its body does not say: seconds since 1970.
     :ivar handle: what the source knows it by.
+    :ivar bus: which of several buses it came by, for people; empty: there is one.
+    :ivar received: when it was received, on the monotonic clock, in seconds.
     """
 
     body: bytes | str
@@ -29,6 +32,8 @@ class Delivery:
     fallback_id: str | None = None
     fallback_time: float | None = None
     handle: Any = None
+    bus: str = ""
+    received: float = field(default_factory=time.monotonic, compare=False)
 
 
 class Source(Protocol):

@@ -14,43 +14,110 @@ from typing import TYPE_CHECKING
 
 from converge.cli import EXIT_COMPLETE
 from converge.cli.output import write_json
-from converge.cli.pipeline import load_pipeline
 from converge.errors import BadInput
 
 if TYPE_CHECKING:
     from converge.agent.agent import Agent, Counts
     from converge.bus.source import Source
+    from converge.cli.running import Outages
+    from converge.cli.service import Shell
+    from converge.pipeline import Pipeline
+    from converge.service.agent_metrics import AgentMetrics
+    from converge.store import Store
 
 EXCHANGE = "openstack"
 TOPIC = "notifications"
 
 
 def agent(arguments: Namespace) -> int:
-    """Run an agent until a signal comes, or its file ends."""
-    import converge
+    """Run an agent, or several in processes, until a signal comes, or the file ends."""
+    from converge.cli.service import serve
+    from converge.service.settings import SETTINGS_AGENT, SETTINGS_SHARED
+
+    settings = (*SETTINGS_SHARED, *SETTINGS_AGENT)
+    return serve(arguments, settings, lambda shell: _run(arguments, shell), _metrics)
+
+
+def _metrics() -> type[AgentMetrics]:
+    from converge.service.agent_metrics import AgentMetrics
+
+    return AgentMetrics
+
+
+def _run(arguments: Namespace, shell: Shell[AgentMetrics]) -> int:
     from converge.agent.agent import Agent
     from converge.agent.gathering import Batching
-    from converge.cli.database import database_url
-    from converge.model import DEFAULT_URL
+    from converge.cli.running import Outages, log_to
 
-    pipeline = load_pipeline(arguments)
+    if arguments.processes > 1 and _is_file(arguments):
+        raise BadInput("a file is taken by one process, not by --processes of them")
+    pipeline = _pipeline(arguments)
     open_source = _source(arguments)
-    url = database_url(arguments)
-    # the bus of the agent is not that of hints
-    with converge.connect(url or DEFAULT_URL, create_schema=url is None) as store:
+    outages = Outages(shell.reporter)
+    with log_to(outages), _store(arguments, outages) as store:
         agent = Agent(
             store,
             pipeline,
             open_source,
             Batching(arguments.batch_size, arguments.batch_timeout),
+            shell.metrics,
         )
+        if shell.metrics is not None:
+            shell.metrics.watch(agent, store)
         try:
-            with _signals(agent):
+            with _signals(agent) as came:
+                if not _is_file(arguments):
+                    shell.reporter.note("an agent is running; Ctrl-C stops it")
                 agent.run()
         finally:
             pipeline.close()
     _report(agent.counts, arguments)
-    return EXIT_COMPLETE
+    return 128 + came[0] if came else EXIT_COMPLETE
+
+
+def _pipeline(arguments: Namespace) -> Pipeline:
+    """:raises BadInput: none is named, or there are mistakes in it."""
+    from converge.pipeline import Pipeline
+
+    if not arguments.pipeline:
+        raise BadInput("an agent needs --pipeline FILE")
+    definitions = {name: getattr(arguments, name) for name in ("event_definitions", "meters")}
+    return Pipeline.load(*arguments.pipeline, **definitions)
+
+
+@contextmanager
+def _store(arguments: Namespace, outages: Outages) -> Iterator[Store]:
+    """The store, as soon as its server can be reached.
+
+    The bus of the agent is not that of hints.
+    """
+    import converge
+    from converge.cli.database import database_url
+    from converge.model import DEFAULT_URL
+    from converge.sql.faults import Unreachable
+
+    url = database_url(arguments)
+
+    def connect() -> Store:
+        return converge.connect(url or DEFAULT_URL, create_schema=url is None)
+
+    # a service may be started before its database; who takes a file wants to know
+    with connect() if _is_file(arguments) else outages.wait_out(connect, kind=Unreachable) as store:
+        yield store
+
+
+def _bus(arguments: Namespace) -> str:
+    """:raises BadInput: none is named, or several are."""
+    named = arguments.source or [os.environ.get("CONVERGE_BUS") or ""]
+    if len(named) > 1:
+        raise BadInput(f"an agent receives from one bus, not from {len(named)}")
+    if not named[0]:
+        raise BadInput("an agent needs --bus URL: rabbit://USER:PASSWORD@HOST:5672/ or file:PATH")
+    return str(named[0])
+
+
+def _is_file(arguments: Namespace) -> bool:
+    return _bus(arguments).startswith("file:")
 
 
 def _source(arguments: Namespace) -> Callable[[], Source]:
@@ -58,7 +125,7 @@ def _source(arguments: Namespace) -> Callable[[], Source]:
 
     :raises BadInput: it is none that an agent can receive from.
     """
-    text = arguments.bus or os.environ.get("CONVERGE_BUS") or ""
+    text = _bus(arguments)
     if text.startswith("file:"):
         from converge.bus.source import FileSource
 
@@ -66,8 +133,6 @@ def _source(arguments: Namespace) -> Callable[[], Source]:
         # a mistake is told before anything else is done
         FileSource(path).close()
         return lambda: FileSource(path)
-    if not text:
-        raise BadInput("an agent needs --bus URL: rabbit://USER:PASSWORD@HOST:5672/ or file:PATH")
     from converge.bus.urls import read_bus_url
 
     url = read_bus_url(text)
@@ -97,14 +162,19 @@ def _topic(text: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _signals(agent: Agent) -> Iterator[None]:
-    """Stop at Ctrl-C and SIGTERM, when what is in hand is done; a second one is as usual."""
+def _signals(agent: Agent) -> Iterator[list[int]]:
+    """Stop at Ctrl-C and SIGTERM, when what is in hand is done; a second one is as usual.
+
+    :returns: the signal that came.
+    """
+    came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield came
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def stop(number: int, frame: object) -> None:
+        came.append(number)
         agent.stop()
         for one, handler in before.items():
             signal.signal(one, handler)
@@ -112,7 +182,7 @@ def _signals(agent: Agent) -> Iterator[None]:
     for number in before:
         signal.signal(number, stop)
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from converge.cli.running import Outages
     from converge.cli.service import Shell
     from converge.resources.resource_type import ResourceType
+    from converge.service.metrics import EngineMetrics
     from converge.store import Store
 
 
@@ -56,18 +57,25 @@ def _source(arguments: Namespace, name: str) -> str:
 def engine(arguments: Namespace) -> int:
     """Run an engine, or several in processes of their own."""
     from converge.cli.service import serve
-    from converge.service.settings import SETTINGS
+    from converge.service.settings import SETTINGS_ENGINE, SETTINGS_SHARED
 
-    return serve(arguments, SETTINGS, lambda shell: _run(arguments, shell))
+    settings = (*SETTINGS_SHARED, *SETTINGS_ENGINE)
+    return serve(arguments, settings, lambda shell: _run(arguments, shell), _metrics)
 
 
-def _run(arguments: Namespace, shell: Shell) -> int:
+def _metrics() -> type[EngineMetrics]:
+    from converge.service.metrics import EngineMetrics
+
+    return EngineMetrics
+
+
+def _run(arguments: Namespace, shell: Shell[EngineMetrics]) -> int:
     from converge.cli.running import Outages, run_engine
 
     types = built_in_types(arguments)
     if arguments.until_idle and not is_there(arguments):
         return EXIT_COMPLETE
-    outages = Outages(shell.reporter)
+    outages, metrics = Outages(shell.reporter), shell.metrics
     # a service may be started before its database
     patient = not arguments.until_idle
     with _when_there(arguments, outages) if patient else opened(arguments, create=True) as store:
@@ -84,8 +92,8 @@ def _run(arguments: Namespace, shell: Shell) -> int:
             until_idle=arguments.until_idle,
             patient=patient,
             greeting="" if arguments.until_idle else greeting,
-            observer=shell.metrics,
-            made=shell.watch,
+            observer=metrics,
+            made=lambda engine: None if metrics is None else metrics.watch(engine),
         )
     return EXIT_COMPLETE if status is None else status
 

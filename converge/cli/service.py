@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from converge.cli.database import database_url
 from converge.cli.progress import LogReporter, Reporter
@@ -22,35 +22,37 @@ from converge.model import DEFAULT_URL
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from converge.engine import Engine
-    from converge.service.metrics import EngineMetrics
+    from converge.service.metrics import ProcessMetrics
     from converge.service.processes import Processes
     from converge.service.settings import Setting
     from converge.sql.database import Database
 
+M = TypeVar("M", bound="ProcessMetrics")
+
 
 @dataclass(frozen=True, slots=True)
-class Shell:
+class Shell(Generic[M]):
     """What is around the work of a process.
 
     :ivar reporter: is told what a person should know.
-    :ivar metrics: is told what the engine does, if somebody asks for it.
+    :ivar metrics: is told what the work does, if somebody asks for it.
     """
 
     reporter: Reporter
-    metrics: EngineMetrics | None = None
-
-    def watch(self, engine: Engine) -> None:
-        """Give the metrics of this engine."""
-        if self.metrics is not None:
-            self.metrics.watch(engine)
+    metrics: M | None = None
 
 
-def serve(arguments: Namespace, settings: Iterable[Setting], work: Callable[[Shell], int]) -> int:
+def serve(
+    arguments: Namespace,
+    settings: Iterable[Setting],
+    work: Callable[[Shell[M]], int],
+    measures: Callable[[], type[M]],
+) -> int:
     """Run a service in this process, or in as many as the settings say.
 
     :param arguments: as parsed; the settings are filled in.
     :param work: does what the service is for until a signal comes, and returns the exit status.
+    :param measures: imports its metrics, when they are asked for.
     :returns: the exit status.
     :raises BadInput: a configuration file is wrong, or it cannot listen where it is to.
     """
@@ -63,12 +65,12 @@ def serve(arguments: Namespace, settings: Iterable[Setting], work: Callable[[She
     settle(arguments, _read_files(arguments) if logs else {}, settings)
     reporter = _log(arguments) if logs else Reporter(sys.stderr)
     if arguments.processes > 1 and number is None:
-        return _run_processes(arguments, reporter)
+        return _run_processes(arguments, reporter, measures)
     if arguments.config_file:
         _reload_at_hangup(reporter)
     if not arguments.listen:
         return work(Shell(reporter))
-    with _measured(arguments, is_child=number is not None) as metrics:
+    with _measured(arguments, measures, is_child=number is not None) as metrics:
         return work(Shell(reporter, metrics))
 
 
@@ -92,16 +94,16 @@ def _log(arguments: Namespace) -> Reporter:
 
 
 @contextmanager
-def _measured(arguments: Namespace, *, is_child: bool) -> Iterator[EngineMetrics]:
-    """The metrics of the engine of this process, which listens if no parent does."""
+def _measured(
+    arguments: Namespace, measures: Callable[[], type[M]], *, is_child: bool
+) -> Iterator[M]:
+    """The metrics of the work of this process, which listens if no parent does."""
     try:
         from prometheus_client import CollectorRegistry
-
-        from converge.service.metrics import EngineMetrics
     except ImportError as error:
         raise _missing("--listen", "metrics", error) from error
     registry = CollectorRegistry()
-    metrics = EngineMetrics(registry)
+    metrics = measures()(registry)
     if is_child:
         yield metrics
         return
@@ -146,7 +148,9 @@ def _open(arguments: Namespace) -> Database:
     return open_database(database_url(arguments) or DEFAULT_URL, connections=1, read_only=True)
 
 
-def _run_processes(arguments: Namespace, reporter: Reporter) -> int:
+def _run_processes(
+    arguments: Namespace, reporter: Reporter, measures: Callable[[], type[ProcessMetrics]]
+) -> int:
     from converge.cli.running import Outages, log_to
     from converge.service.processes import Processes
 
@@ -157,12 +161,16 @@ def _run_processes(arguments: Namespace, reporter: Reporter) -> int:
     with log_to(Outages(reporter)):
         if not arguments.listen:
             return Processes(arguments.processes, check=check).run()
-        with _measured_processes(arguments, check) as processes:
+        with _measured_processes(arguments, check, measures) as processes:
             return processes.run()
 
 
 @contextmanager
-def _measured_processes(arguments: Namespace, check: Callable[[], object]) -> Iterator[Processes]:
+def _measured_processes(
+    arguments: Namespace,
+    check: Callable[[], object],
+    measures: Callable[[], type[ProcessMetrics]],
+) -> Iterator[Processes]:
     """Processes that write their metrics where this one, which listens, reads them."""
     try:
         from prometheus_client import CollectorRegistry
@@ -172,6 +180,7 @@ def _measured_processes(arguments: Namespace, check: Callable[[], object]) -> It
         raise _missing("--listen", "metrics", error) from error
     from converge.service.processes import Processes
 
+    ready = measures().READY
     folder = Folder()
     try:
         registry = CollectorRegistry()
@@ -184,7 +193,7 @@ def _measured_processes(arguments: Namespace, check: Callable[[], object]) -> It
         )
 
         def is_ready() -> bool:
-            return not processes.is_stopping and count_ready(registry) > 0
+            return not processes.is_stopping and count_ready(registry, ready) > 0
 
         with _listening(arguments, registry, is_ready):
             yield processes

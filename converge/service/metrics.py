@@ -1,4 +1,4 @@
-"""Metrics of engines, as prometheus_client gives them.
+"""Metrics of engines and of databases, as prometheus_client gives them.
 
 Several processes write theirs into files of one folder, and their parent gives the sum
 (prometheus_client's multiprocess mode). What the database says is asked for by whoever listens,
@@ -8,14 +8,16 @@ at most every few seconds, in statements whose cost does not grow.
 from __future__ import annotations
 
 import shutil
+import struct
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
@@ -35,6 +37,8 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 #: Seconds between two looks of a process at itself, and of a listener into the database.
 PULSE = 1.0
 CACHED = 5.0
+#: How often files are read in which something is missing yet.
+ATTEMPTS = 100
 #: Up to where nodes are counted.
 MOST = 10_000
 _HANDLER = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 7200)
@@ -42,13 +46,56 @@ _DATABASE = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 _SIZES = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
-class EngineMetrics(Observer):
+class ProcessMetrics(ABC):
+    """What the work of this process is like, looked at every :data:`PULSE` seconds.
+
+    :param registry: where others read it; None if a parent does.
+    :cvar READY: the name of the gauge that tells how many are ready.
+    :cvar WHAT: what that gauge says.
+    """
+
+    READY: str
+    WHAT: str
+
+    def __init__(self, registry: CollectorRegistry | None) -> None:
+        self._ready = Gauge(self.READY, self.WHAT, multiprocess_mode="livesum", registry=registry)
+        self._connections = Gauge(
+            "converge_connections_used",
+            "Connections to the database that are in use now",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+
+    @property
+    @abstractmethod
+    def is_ready(self) -> bool:
+        """Whether work is done."""
+
+    @abstractmethod
+    def look(self) -> None:
+        """Look at the work now."""
+
+    def begin(self) -> None:
+        """Look from now on."""
+        threading.Thread(target=self._pulse, name="converge-metrics", daemon=True).start()
+
+    def _pulse(self) -> None:
+        while True:
+            self.look()
+            time.sleep(PULSE)
+
+
+class EngineMetrics(ProcessMetrics, Observer):
     """What the engine of this process does.
 
     :param registry: where others read it; None if a parent does.
     """
 
+    READY = "converge_engines_ready"
+    WHAT = "Engines that take work: not stopping, and with a valid lease"
+
     def __init__(self, registry: CollectorRegistry | None) -> None:
+        super().__init__(registry)
         self._engine: Engine | None = None
         self._handlers = Histogram(
             "converge_handler_seconds",
@@ -99,12 +146,6 @@ class EngineMetrics(Observer):
             buckets=_SIZES,
             registry=registry,
         )
-        self._ready = Gauge(
-            "converge_engines_ready",
-            "Engines that take work: not stopping, and with a valid lease",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
         self._lease_age = Gauge(
             "converge_lease_age_seconds",
             "Seconds since the lease was renewed; the oldest, of several processes",
@@ -117,17 +158,11 @@ class EngineMetrics(Observer):
             multiprocess_mode="livesum",
             registry=registry,
         )
-        self._connections = Gauge(
-            "converge_connections_used",
-            "Connections to the database that are in use now",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
 
     def watch(self, engine: Engine) -> None:
         """Look at this engine from now on, every :data:`PULSE` seconds."""
         self._engine = engine
-        threading.Thread(target=self._pulse, name="converge-metrics", daemon=True).start()
+        self.begin()
 
     @property
     def is_ready(self) -> bool:
@@ -142,11 +177,6 @@ class EngineMetrics(Observer):
             self._lease_age.set(engine.lease_age)
             self._workers.set(engine.workers)
             self._connections.set(engine.store.database.connections_used)
-
-    def _pulse(self) -> None:
-        while True:
-            self.look()
-            time.sleep(PULSE)
 
     # -- as an observer
 
@@ -251,7 +281,7 @@ class Folder:
 
     def collect_into(self, registry: CollectorRegistry) -> None:
         """Give the sum of all processes."""
-        MultiProcessCollector(registry, path=self.path)  # type: ignore[no-untyped-call]
+        registry.register(_Processes(self.path))
 
     def forget(self, pid: int) -> None:
         """A process has ended: what it was doing is over, what it has done stays."""
@@ -262,9 +292,37 @@ class Folder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def count_ready(registry: CollectorRegistry) -> float:
-    """How many engines are ready, of all processes."""
-    families = (one for one in registry.collect() if one.name == "converge_engines_ready")
+class _Processes(Collector):
+    """The sum of what processes write into a folder.
+
+    :param path: of the folder.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._files = MultiProcessCollector(None, path=path)  # type: ignore[no-untyped-call]
+
+    def describe(self) -> Iterator[Metric]:
+        # otherwise it would be collected to see what it has
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                return iter(list(self._files.collect()))  # type: ignore[no-untyped-call]
+            except struct.error:
+                # a process is making its file
+                if not left:
+                    raise
+                time.sleep(0.01)
+        return iter(())
+
+
+def count_ready(registry: CollectorRegistry, name: str) -> float:
+    """How many are ready, of all processes.
+
+    :param name: of the gauge that says it.
+    """
+    families = (one for one in registry.collect() if one.name == name)
     return sum(sample.value for family in families for sample in family.samples)
 
 

@@ -24,6 +24,9 @@ def _option(setting: Setting) -> cfg.Opt:
         "secret": setting.secret,
         "sample_default": setting.sample,
     }
+    if setting.kind is tuple:
+        sample = setting.sample and [setting.sample]
+        return cfg.MultiStrOpt(setting.name, **keywords | {"sample_default": sample})
     if setting.kind is list:
         return cfg.ListOpt(setting.name, **keywords)
     if setting.kind is str:

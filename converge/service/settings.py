@@ -7,9 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: The group of what every service has, and that of engines.
+#: The group of what every service has, and those of engines and agents.
 SHARED = "converge"
 ENGINE = "engine"
+AGENT = "agent"
+
+
+#: The kinds that are several values.
+LISTS = (list, tuple)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +23,8 @@ class Setting:
 
     :ivar name: in a file, and, with dashes, on the command line.
     :ivar group: its section of the file.
-    :ivar kind: ``str``, ``int``, ``float``, or ``list`` of texts.
+    :ivar kind: ``str``, ``int``, ``float``, ``list`` of texts that have no commas, or ``tuple`` of
+        texts: in a file, one a line, each with the name before it.
     :ivar help: a sentence, with the unit.
     :ivar default: None: decided where it is used, perhaps from the environment.
     :ivar least: the least value.
@@ -136,12 +142,79 @@ SETTINGS_ENGINE = (
         "that CONVERGE_FILE_ROOT names, else anywhere.",
     ),
 )
-SETTINGS = (*SETTINGS_SHARED, *SETTINGS_ENGINE)
+SETTINGS_AGENT = (
+    Setting(
+        "pipeline",
+        AGENT,
+        tuple,
+        "A pipeline file, YAML or JSON. May be repeated.",
+        sample="/etc/converge/pipeline.yaml",
+    ),
+    Setting(
+        "event_definitions",
+        AGENT,
+        str,
+        "A file of event definitions in Ceilometer's format. Without it, those that the pipeline "
+        "names.",
+        sample="/etc/converge/event_definitions.yaml",
+    ),
+    Setting(
+        "meters",
+        AGENT,
+        str,
+        "A file of meter definitions in Ceilometer's format. Without it, those that the pipeline "
+        "names.",
+        sample="/etc/converge/meters.yaml",
+    ),
+    Setting(
+        "source",
+        AGENT,
+        tuple,
+        "The URL of a bus that notifications come from. Without it, CONVERGE_BUS of the "
+        "environment. May be repeated. Write $ as $$.",
+        secret=True,
+        sample="rabbit://USER:PASSWORD@HOST:5672/",
+    ),
+    Setting(
+        "topic",
+        AGENT,
+        list,
+        "Topics, each TOPIC or EXCHANGE/TOPIC, separated by commas. Without it, "
+        "openstack/notifications.",
+    ),
+    Setting("priority", AGENT, list, "Priorities, separated by commas. Without it, info."),
+    Setting(
+        "batch_size",
+        AGENT,
+        int,
+        "The most notifications of a batch.",
+        default=100,
+        least=1,
+        most=10_000,
+    ),
+    Setting(
+        "batch_timeout",
+        AGENT,
+        float,
+        "Seconds that a notification waits for others, at most.",
+        default=1.0,
+        least=0.001,
+        most=315_360_000,
+    ),
+    Setting(
+        "prefetch",
+        AGENT,
+        int,
+        "The most notifications of a queue in memory. Without it, twice the batch.",
+        least=1,
+        most=65_535,
+        sample="200",
+    ),
+)
+SETTINGS = (*SETTINGS_SHARED, *SETTINGS_ENGINE, *SETTINGS_AGENT)
 
 
-def settle(
-    arguments: Any, given: Mapping[str, Any], settings: Iterable[Setting] = SETTINGS
-) -> None:
+def settle(arguments: Any, given: Mapping[str, Any], settings: Iterable[Setting]) -> None:
     """Fill in what the command line did not say.
 
     :param arguments: an object with what the command line said, None or [] where nothing.
@@ -155,5 +228,5 @@ def settle(
                 arguments.from_files.append(setting.name)
             value = given.get(setting.name, setting.default)
             setattr(
-                arguments, setting.name, [] if value is None and setting.kind is list else value
+                arguments, setting.name, [] if value is None and setting.kind in LISTS else value
             )

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+import signal
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +25,8 @@ from converge.bus.source import Delivery
 from converge.bus.urls import read_bus_url
 from converge.errors import BadInput
 from converge.sql.faults import Unavailable
-from tests.agent.world import body, ids, pipeline, reasons, recorded, run_until
+from tests.acceptance.shell import LIMIT, Shell
+from tests.agent.world import PIPELINE, body, ids, pipeline, reasons, recorded, run_until
 from tests.backends import Backend, RabbitMQ
 from tests.brokers import OwnRabbitMQ
 
@@ -229,3 +236,43 @@ def test_a_broker_that_does_not_answer_is_an_error_without_its_secrets() -> None
 def test_options_that_are_not_known_are_refused(options: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         RabbitSource(read_bus_url(f"rabbit://h/?{options}"), [], 5)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.sqlite
+def test_as_a_service_it_says_what_its_processes_do_and_sigterm_lets_them_finish(
+    broker: Broker, tmp_path: Path
+) -> None:
+    shell = Shell(tmp_path)
+    shell.write("pipeline.json", json.dumps(PIPELINE))
+    broker.send(*map(body, range(30)))
+    process = shell.start(
+        *("agent", "--pipeline", "pipeline.json", "--bus", broker.url, "--log-format", "json"),
+        *("--topic", f"{broker.address.exchange}/{broker.address.topic}", "--batch-size", "10"),
+        *("--processes", "2", "--listen", "127.0.0.1:0"),
+        environment={"TMPDIR": str(tmp_path)},
+    )
+    try:
+        assert process.stderr is not None
+        records = (json.loads(line) for line in iter(process.stderr.readline, ""))
+        place = next(one["args"] for one in records if one["name"] == "converge.service.listener")
+        where = f"http://{place[0]}:{place[1]}"
+        done = re.compile(r'converge_messages_total\{result="new"\} 30\.0')
+        while not done.search(_get(f"{where}/metrics")):
+            assert process.poll() is None
+        assert _get(f"{where}/readyz") == "ready\n"
+        assert "converge_messages_received_total{bus=" in _get(f"{where}/metrics")
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=LIMIT)
+        assert process.returncode == 143
+        told = [int(one) for one in re.findall(r"received (\d+) messages", out)]
+        assert (len(told), sum(told)) == (2, 30)
+        assert broker.left() == 0
+    finally:
+        shell.end()
+
+
+def _get(address: str) -> str:
+    with suppress(urllib.error.URLError), urllib.request.urlopen(address, timeout=LIMIT) as answer:
+        return str(answer.read().decode())
+    return ""

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import struct
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -240,11 +241,33 @@ def test_what_a_process_that_ended_was_doing_is_forgotten() -> None:
     try:
         registry = CollectorRegistry()
         folder.collect_into(registry)
-        assert count_ready(registry) == 0
+        assert count_ready(registry, "converge_engines_ready") == 0
         folder.forget(os.getpid())
     finally:
         folder.remove()
     assert not os.path.exists(folder.path)
+
+
+def test_a_file_that_a_process_is_making_is_read_once_it_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = Folder()
+    try:
+        registry = CollectorRegistry()
+        folder.collect_into(registry)
+        path = Path(folder.path) / "counter_1.db"
+        path.touch()
+        monkeypatch.setattr(
+            "converge.service.metrics.time.sleep", lambda seconds: path.write_bytes(bytes(4096))
+        )
+        assert count_ready(registry, "converge_engines_ready") == 0
+        assert path.stat().st_size == 4096
+        path.write_bytes(b"")
+        monkeypatch.setattr("converge.service.metrics.time.sleep", lambda seconds: None)
+        with pytest.raises(struct.error):
+            count_ready(registry, "converge_engines_ready")
+    finally:
+        folder.remove()
 
 
 @pytest.mark.sqlite

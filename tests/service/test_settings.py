@@ -11,7 +11,14 @@ from converge.errors import BadInput
 from converge.lease import LEASE
 from converge.service.files import read_files
 from converge.service.options import list_opts
-from converge.service.settings import SETTINGS, Setting, settle
+from converge.service.settings import (
+    AGENT,
+    SETTINGS,
+    SETTINGS_ENGINE,
+    SETTINGS_SHARED,
+    Setting,
+    settle,
+)
 
 FILE = """\
 [DEFAULT]
@@ -53,7 +60,7 @@ def test_the_environment_of_oslo_config_is_not_read(
 
 def test_the_command_line_comes_before_a_file_and_a_file_before_the_default(path: Path) -> None:
     arguments = parse(["engine", "--workers", "7", "--pass-env", "C"])
-    settle(arguments, read_files([str(path)]))
+    settle(arguments, read_files([str(path)]), SETTINGS_SHARED + SETTINGS_ENGINE)
     assert (arguments.workers, arguments.pass_env) == (7, ["C"])
     assert (arguments.processes, arguments.grace) == (3, 0.0)
     assert (arguments.lease, arguments.db, arguments.prune_after) == (LEASE, None, None)
@@ -99,7 +106,9 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_every_setting_is_an_option_and_on_the_command_line() -> None:
     options = {option.name: option for _, group in list_opts() for option in group}
-    arguments = vars(parse(["engine"]))
+    arguments = {**vars(parse(["engine"])), **vars(parse(["agent"]))}
+    # a file's values are found by their names alone
+    assert len({setting.name for setting in SETTINGS}) == len(SETTINGS)
     assert options.keys() == {setting.name for setting in SETTINGS} <= arguments.keys()
     for setting in SETTINGS:
         assert options[setting.name].default == setting.default
@@ -113,11 +122,12 @@ def test_a_file_takes_the_numbers_that_the_command_line_takes(setting: Setting) 
     assert setting.least is not None
     assert setting.most is not None
     option = next(one for _, group in list_opts() for one in group if one.name == setting.name)
+    command = "agent" if setting.group == AGENT else "engine"
     word = f"--{setting.name.replace('_', '-')}"
     for value in (setting.least, setting.most):
-        assert getattr(parse(["engine", word, f"{value:.0f}"]), setting.name) == value
-        assert option.type(f"{value:.0f}") == value
+        assert getattr(parse([command, word, str(value)]), setting.name) == value
+        assert option.type(str(value)) == value
     with pytest.raises(BadInput):
-        parse(["engine", word, f"{setting.most + 1:.0f}"])
+        parse([command, word, f"{setting.most + 1:.0f}"])
     with pytest.raises(ValueError, match="Should be less than or equal to"):
         option.type(f"{setting.most + 1:.0f}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from converge.cli.options.commands import Commands
 from converge.cli.options.notifications import PIPELINE_FILES
-from converge.cli.options.shared import JSON
+from converge.cli.options.shared import JSON, SERVICE
 from converge.cli.options.values import integer, seconds
 
 #: The same as in converge.agent.gathering, which is not imported for ``--help``.
@@ -17,19 +17,20 @@ def add(commands: Commands) -> None:
         "agent",
         "Run an agent: take notifications of a bus through a pipeline",
         PIPELINE_FILES,
+        SERVICE,
         JSON,
     )
     parser.add_argument(
         "--pipeline",
-        dest="files",
         metavar="FILE",
         action="append",
-        required=True,
         help="a pipeline file, YAML or JSON; may be repeated",
     )
     parser.add_argument(
         "--bus",
+        dest="source",
         metavar="URL",
+        action="append",
         help="where notifications come from: rabbit://USER:PASSWORD@HOST:5672/, or file:PATH with "
         "one a line, at the end of which it stops (default: CONVERGE_BUS)",
     )
@@ -49,14 +50,12 @@ def add(commands: Commands) -> None:
         "--batch-size",
         metavar="N",
         type=integer(1, BATCH_MAX),
-        default=100,
         help=f"the most notifications of a batch, 1 to {BATCH_MAX} (default: 100)",
     )
     parser.add_argument(
         "--batch-timeout",
         metavar="S",
-        type=seconds(above=True),
-        default=1.0,
+        type=seconds(0.001),
         help="seconds that a notification waits for others, at most (default: 1)",
     )
     parser.add_argument(
