@@ -186,6 +186,7 @@ class Store(Queries):
         keep_parameters: bool = False,
         unprotect: Collection[str] = (),
         replace: Collection[str] = (),
+        target: Collection[str] = (),
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Start to bring a stack to another template or other parameters.
@@ -195,11 +196,14 @@ class Store(Queries):
         :param replace: names of resources that are replaced although nothing of them changes. It is
             remembered until it is done: after a failure, any update goes on with it, and asked for
             again it does not begin anew before the stack is COMPLETE.
+        :param target: names of resources: only these, and what they require, are touched. The stack
+            is then at the new version as far as that, as its ``reason`` says, and has not completed
+            it: another update does the rest, and a rollback goes to the version before.
         :raises NotFound: there is no such stack.
         :raises Conflict: ``expected`` is not the current traversal.
         :raises BadInput: the template or a parameter is wrong.
         """
-        intent = Intent(on_failure, timeout, node_timeout, queue, priority, replace)
+        intent = Intent(on_failure, timeout, node_timeout, queue, priority, replace, target)
         keeps = self._kept(transaction, name) if keep_parameters else None
         wanted = work_out(name, template, parameters, types, keeps)
         draft = self._draft(transaction, lambda tx: answer.draft_wanted(tx, name, wanted, intent))
@@ -227,6 +231,7 @@ class Store(Queries):
         expected: int | None = None,
         unprotect: Collection[str] = (),
         replace: Collection[str] = (),
+        target: Collection[str] = (),
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Bring a stack about, whatever there is of it: create it, update it, or, when a
@@ -237,14 +242,14 @@ class Store(Queries):
         :param source: the file that the template is from, which the stack remembers: a template
             from another one is refused.
         :param any_source: take it all the same, and remember the new one.
-        :param keep_parameters: see :meth:`update_stack`; ``replace`` likewise.
+        :param keep_parameters: see :meth:`update_stack`; ``replace`` and ``target``, too.
         :param expected: 0: the caller believes that there is no such stack.
         :raises Conflict: ``expected`` is not the current traversal.
         :raises BadInput: the name, the template or a parameter is wrong; or the stack is from
             another file.
         """
         check_name("stack", name)
-        intent = Intent(on_failure, timeout, node_timeout, queue, priority, replace)
+        intent = Intent(on_failure, timeout, node_timeout, queue, priority, replace, target)
         keeps = self._kept(transaction, name) if keep_parameters else None
         wanted = work_out(name, template, parameters, types, keeps)
         draft = self._draft(

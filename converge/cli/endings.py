@@ -121,6 +121,8 @@ def repeat_line(arguments: Namespace) -> str:
         words += ["--keep-params"] * arguments.keep_params
         for name in arguments.replace:
             words += ["--replace", name]
+        for name in arguments.target:
+            words += ["--target", name]
     else:
         words = [arguments.name]
     if getattr(arguments, "to", None) is not None:

@@ -55,6 +55,7 @@ _WORDS: Mapping[str, str] = {
     "may update": "may be updated",
     "may replace": "may be replaced",
     "unchanged": "unchanged",
+    "left": "left as they are",
 }
 
 
@@ -169,6 +170,7 @@ def make_preview(arguments: Namespace, wanted: WantedStack) -> Preview:
             parameters=wanted.parameters,
             types=wanted.types,
             replace=arguments.replace,
+            target=arguments.target,
         )
     with readable(arguments) as reads:
         return reads.plan(
@@ -179,6 +181,7 @@ def make_preview(arguments: Namespace, wanted: WantedStack) -> Preview:
             keep_parameters=arguments.keep_params,
             unprotect=arguments.unprotect,
             replace=arguments.replace,
+            target=arguments.target,
         )
 
 

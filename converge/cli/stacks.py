@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from converge.cli import EXIT_COMPLETE, EXIT_FAILED
@@ -68,6 +68,7 @@ def up(arguments: Namespace) -> int:
             priority=arguments.priority,
             unprotect=arguments.unprotect,
             replace=arguments.replace,
+            target=arguments.target,
         )
 
     return _converge(arguments, wanted.name, begin, create=True)
@@ -146,7 +147,8 @@ def _converge(
         after = last_event(store, name)
         stack = begin(store)
         if stack.outcome == "done":
-            _say(arguments, _done(stack))
+            named = getattr(arguments, "target", ())
+            _say(arguments, _done(stack, named))
             return _finish(arguments, store, stack, EXIT_COMPLETE)
         if arguments.no_wait:
             _say(arguments, _beginning(stack) + "; run `converge engine` to do the work")
@@ -186,7 +188,7 @@ def _converge(
         status = str(stack.status)
         reason = watch.printed.shorten(stack.reason)
         line = summary(name, stack.action, status, reason, watch.seconds)
-        if reason and status == "COMPLETE" and (stack.action == "CHECK" or watch.failure):
+        if reason and status == "COMPLETE":
             line += f", {prose(reason)}"
         _say(arguments, line)
         if status == "COMPLETE" and watch.failure is None:
@@ -204,10 +206,13 @@ def _leave(arguments: Namespace, status: int) -> None:
         print(repeat_line(arguments))
 
 
-def _done(stack: Stack) -> str:
+def _done(stack: Stack, target: Sequence[str]) -> str:
     name = f"stack {escape(repr(stack.name))}"
     if not stack.live:
         return f"{name} is already deleted"
+    if target:
+        names = ", ".join(escape(repr(one)) for one in sorted(set(target)))
+        return f"{name}: nothing to do, all is as the template says of {names}"
     if stack.action != "ROLLBACK":
         return f"{name}: nothing to do, all is as the template says"
     if stack.version is None:

@@ -45,6 +45,7 @@ class Preview:
     :ivar busy: what is being done to it now, which would be superseded; None if nothing is.
     :ivar changes: in the order of the traversal; what stays as it is, is left out.
     :ivar unchanged: how many resources stay as they are.
+    :ivar left: how many are not touched, whatever is wanted of them.
     """
 
     stack: str
@@ -53,6 +54,7 @@ class Preview:
     busy: str | None
     changes: tuple[Change, ...]
     unchanged: int
+    left: int = 0
 
     def __bool__(self) -> bool:
         """Whether there is anything to do."""
@@ -65,7 +67,8 @@ class Preview:
         found = Counter(str(one.verb) if one.sure else f"may {one.verb}" for one in self.changes)
         order = [*map(str, Verb), *(f"may {verb}" for verb in Verb)]
         counts = {name: found[name] for name in order if found[name]}
-        return {**counts, "unchanged": self.unchanged}
+        counts["unchanged"] = self.unchanged
+        return counts | ({"left": self.left} if self.left else {})
 
     @property
     def failures(self) -> list[Change]:
@@ -92,6 +95,7 @@ def preview_new(
     parameters: Mapping[str, Any] | None = None,
     types: Mapping[str, ResourceType] | None = None,
     replace: Collection[str] = (),
+    target: Collection[str] = (),
 ) -> Preview:
     """What would happen if a stack were created where there is none; no database is needed. See
     :meth:`converge.Store.plan`.
@@ -102,14 +106,14 @@ def preview_new(
     check_name("stack", name)
     known = {**load_types(), **(types or {})}
     wanted = work_out(name, template, parameters, known)
-    draft = draft_first(wanted.definitions)
+    draft = draft_first(wanted.definitions, target)
     list_ordered(draft, Asked(), replace)
     foresight = Foresight(name, draft.plan, draft.definitions, {}, known, wanted.directory)
     changes = list(foresight.changes())
     hidden = template.hidden_values(load(wanted.parameters))
     secrets = Secrets([*hidden, *_plain(foresight.secrets)])
     masked = tuple(_masked(one, secrets) for one in changes)
-    return Preview(name, Action.CREATE, 0, None, masked, 0)
+    return Preview(name, Action.CREATE, 0, None, masked, 0, len(draft.plan.left))
 
 
 def preview_wanted(
@@ -212,6 +216,7 @@ def _preview(
         row.action if busy and row is not None else None,
         tuple(_masked(one, secrets) for one in changes),
         unchanged,
+        0 if draft is None else len(draft.plan.left),
     )
 
 

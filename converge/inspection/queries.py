@@ -242,6 +242,7 @@ class Queries:
         keep_parameters: bool = False,
         unprotect: Collection[str] = (),
         replace: Collection[str] = (),
+        target: Collection[str] = (),
     ) -> Preview:
         """What :meth:`converge.Store.converge_stack` would do, and why, without doing it: of each
         resource whether it is created, updated, replaced or deleted, with the properties that
@@ -251,6 +252,7 @@ class Queries:
         :param types: resource types to use instead of installed ones of the same name.
         :param keep_parameters: those that are not given keep their values.
         :param replace: names of resources that are to be replaced.
+        :param target: names of resources that alone are touched, with what they require.
         :raises BadInput: the name, the template or a parameter is wrong.
         """
         from converge.inspection import planning
@@ -267,7 +269,7 @@ class Queries:
         hidden = template.hidden_values(load(wanted.parameters))
         return self.database.read(
             lambda tx: planning.preview_wanted(
-                tx, name, wanted, hidden, known, unprotect, Intent(replace=replace)
+                tx, name, wanted, hidden, known, unprotect, Intent(replace=replace, target=target)
             )
         )
 

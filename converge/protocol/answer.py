@@ -44,14 +44,21 @@ def draft_wanted(tx: Transaction, name: str, wanted: Wanted, intent: Intent) -> 
     """Plan to create a stack or update it."""
     row = stacks.find_stack(tx, name)
     if row is None:
-        return draft_first(wanted.definitions)
+        return draft_first(wanted.definitions, intent.target)
 
     def version() -> Version:
         stored = row.template_id if _is_wanted(tx, row, wanted) else None
         return Version(stored, wanted.body, wanted.parameters)
 
-    definitions, replaced = wanted.definitions, intent.replace
-    return make_draft(tx, row, Action.UPDATE, definitions, version, replaced=replaced)
+    return make_draft(
+        tx,
+        row,
+        Action.UPDATE,
+        wanted.definitions,
+        version,
+        replaced=intent.replace,
+        target=intent.target,
+    )
 
 
 def draft_bringing_about(
@@ -151,7 +158,7 @@ def bring_about(
         return _start_wanted(tx, row, Action.CREATE, wanted, intent, draft)
     if _is_coming_about(tx, row, wanted, intent):
         return Answer(row.id, "resumed")
-    if draft is not None and not intent.replace and _is_done(tx, row, wanted, draft):
+    if draft is not None and not intent.replace and _is_done(tx, row, wanted, intent, draft):
         _remember_place(tx, row, intent)
         return Answer(row.id, "done")
     return _start_wanted(tx, row, Action.UPDATE, wanted, intent, draft, unprotect=unprotect)
@@ -357,11 +364,18 @@ def _is_coming_about(tx: Transaction, row: StackRow, wanted: Wanted, intent: Int
         and intent.priority in (None, row.priority)
         and _is_running(tx, row, Action.CREATE, Action.UPDATE)
         and _is_wanted(tx, row, wanted)
-        and set(read_asked(tx, row).replace).issuperset(intent.replace)
+        and _is_asked(tx, row, intent)
     )
 
 
-def _is_done(tx: Transaction, row: StackRow, wanted: Wanted, draft: Draft) -> bool:
+def _is_asked(tx: Transaction, row: StackRow, intent: Intent) -> bool:
+    """Whether what is running was asked for the same by name."""
+    asked = read_asked(tx, row)
+    replaces = set(asked.replace).issuperset(intent.replace)
+    return replaces and set(asked.target) == set(intent.target)
+
+
+def _is_done(tx: Transaction, row: StackRow, wanted: Wanted, intent: Intent, draft: Draft) -> bool:
     """Whether a stack was brought to what is wanted, and all of it is as it was left.
 
     :param draft: what was planned to bring it there.
@@ -369,7 +383,7 @@ def _is_done(tx: Transaction, row: StackRow, wanted: Wanted, draft: Draft) -> bo
     return (
         row.action in (Action.CREATE, Action.UPDATE)
         and row.status is Status.COMPLETE
-        and row.template_id == row.completed_template_id
+        and (bool(intent.target) or row.template_id == row.completed_template_id)
         # only the stack's own node
         and len(draft.plan) == 1
         and _is_wanted(tx, row, wanted)

@@ -12,10 +12,18 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from converge import collection
-from converge.errors import Conflict
+from converge.errors import BadInput, Conflict, did_you_mean
 from converge.model import Action, Physical
 from converge.protocol.basis import is_made_by, list_unchanged
-from converge.protocol.plan import Existing, Plan, compared, contested, plan, plan_check
+from converge.protocol.plan import (
+    Existing,
+    Plan,
+    compared,
+    contested,
+    plan,
+    plan_check,
+    with_required,
+)
 from converge.sql import survey, templates
 from converge.sql.stacks import StackRow
 from converge.sql.survey import NOTHING, Fingerprint, ResourceHead
@@ -58,10 +66,29 @@ class Draft:
     target: int | None = None
 
 
-def draft_first(definitions: Definitions) -> Draft:
-    """The draft for a stack that does not exist yet."""
+def draft_first(definitions: Definitions, target: Collection[str] = ()) -> Draft:
+    """The draft for a stack that does not exist yet.
+
+    :param target: see :func:`make_draft`.
+    """
     with collection.paused():
-        return Draft(None, NOTHING, definitions, (), plan(definitions, []))
+        only = touched(definitions, target)
+        return Draft(None, NOTHING, definitions, (), plan(definitions, [], only=only))
+
+
+def touched(definitions: Definitions, target: Collection[str]) -> set[str] | None:
+    """The names of the resources that may be touched; None: all.
+
+    :param target: those that were named; none: all.
+    :raises BadInput: nothing of such a name is wanted.
+    """
+    for name in target:
+        if name not in definitions:
+            raise BadInput(
+                f"there is no resource {name!r} in the template to be the target"
+                f"{did_you_mean(name, definitions)}"
+            )
+    return with_required(definitions.graph, target) if target else None
 
 
 def make_draft(
@@ -72,6 +99,7 @@ def make_draft(
     version: Callable[[], Version | None],
     *,
     replaced: Collection[str] = (),
+    target: Collection[str] = (),
     locked: bool = False,
 ) -> Draft:
     """Read what there is of a stack, and plan.
@@ -79,6 +107,7 @@ def make_draft(
     :param version: gives what the definitions are from, None if nothing is wanted. It is called
         only where there are several versions of a resource.
     :param replaced: names of resources that are to be replaced whatever is wanted of them.
+    :param target: names of those that are touched, with what they require; none: all.
     :param locked: whether the transaction has locked the stack.
     """
     # of a locked stack, nobody asks later whether it has changed
@@ -110,6 +139,7 @@ def make_draft(
                 previous=stack.template_id,
                 alike=alike,
                 unchanged=list_unchanged(definitions, heads, tx.blind, replaced),
+                only=touched(definitions, target),
             )
     return Draft(stack.template_id, fingerprint, definitions, heads, planned)
 
@@ -122,6 +152,7 @@ def draft_version(
     definitions: Definitions | None = None,
     *,
     replaced: Collection[str] = (),
+    target: Collection[str] = (),
     locked: bool = False,
 ) -> Draft:
     """:func:`make_draft` for a version that is stored.
@@ -137,7 +168,9 @@ def draft_version(
 
     if definitions is None:
         definitions = _load_definitions(tx, stack, template_id)
-    draft = make_draft(tx, stack, action, definitions, version, replaced=replaced, locked=locked)
+    draft = make_draft(
+        tx, stack, action, definitions, version, replaced=replaced, target=target, locked=locked
+    )
     return replace(draft, target=template_id)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from converge.errors import StaleLock
 from converge.model import Action, NodeState, OnFailure, Status, TraversalStatus
+from converge.protocol.asked import Asked
 from converge.protocol.complete import is_mine
 from converge.protocol.decide import Work
 from converge.protocol.draft import Draft, draft_version
@@ -69,6 +70,9 @@ def end_traversal(
         reason = _what_failed(tx, traversal)
     if traversal.action is Action.CHECK and traversal.halted is None:
         reason = _with_unchecked(tx, traversal, reason)
+    asked = Asked.load(traversal.asked)
+    if status is TraversalStatus.COMPLETE and reason is None:
+        reason = asked.remark
     traversals.end_traversal(tx, traversal.id, status, reason)
     sync_points.delete_traversal_nodes(tx, traversal.id)
     events.insert_events(
@@ -86,7 +90,9 @@ def end_traversal(
     )
     values: dict[str, Any] = {"status": Status(status), "reason": reason}
     completed = stack.completed_template_id
-    if status is TraversalStatus.COMPLETE and traversal.action is not Action.CHECK:
+    # what was left as it was is still to be brought about
+    is_whole = not asked.target
+    if status is TraversalStatus.COMPLETE and traversal.action is not Action.CHECK and is_whole:
         completed = traversal.template_id
         values["completed_template_id"] = completed
         if completed is not None:

@@ -85,7 +85,9 @@ class Plan:
 
     :ivar new: names for which a resource row must be inserted.
     :ivar kept: ids of the existing versions that stay.
-    :ivar unchanged: names of the resources that are left alone.
+    :ivar unchanged: names of the resources that are as they are wanted.
+    :ivar left: names of those that nobody asked to be touched, whatever is wanted of them.
+    :ivar held: ids of the rows that these depend on: if they are replaced, they stay.
     """
 
     def __init__(
@@ -96,9 +98,13 @@ class Plan:
         kept: Mapping[str, Existing],
         new: tuple[str, ...] = (),
         unchanged: Collection[str] = (),
+        left: Collection[str] = (),
+        held: Collection[int] = (),
     ) -> None:
         self._graph = graph
         self.unchanged = unchanged
+        self.left = left
+        self.held = held
         self._done: dict[str, int] = {}
         self._definitions = definitions
         self._by_id = {resource.id: resource for resource in existing}
@@ -323,6 +329,7 @@ def plan(
     previous: int | None = None,
     alike: Collection[int] = (),
     unchanged: Collection[str] = (),
+    only: Collection[str] | None = None,
 ) -> Plan:
     """Plan how to get from the existing resources to the wanted definitions.
 
@@ -332,15 +339,49 @@ def plan(
     :param previous: id of the template wanted before, if any.
     :param alike: ids of other templates with the same content as the wanted one.
     :param unchanged: names of the resources that are left alone, as is all that they require.
+    :param only: names of those that may be touched, with all that they require; None: all. What the
+        others use of them stays, too, until these are brought about.
     :raises CircularDependency: the definitions (or the rows' ``requires``) have a cycle.
     """
     best = best_versions(existing, wanted, previous, definitions, alike)
     kept = {name: best[name] for name in definitions if name in best}
-    new = tuple(name for name in definitions if name not in kept)
+    left: set[str] = set()
+    held: Collection[int] = ()
+    if only is not None:
+        left = {*definitions, *(one.name for one in existing)}.difference(only)
+        unchanged = set(unchanged) - left
+    new = tuple(name for name in definitions if name not in kept and name not in left)
     graph = cast("Graph[Key]", definitions.graph)
-    if existing:
-        graph = Graph(_edges(definitions.graph, existing, kept, unchanged))
-    return Plan(graph.with_root(STACK), definitions, existing, kept, new, unchanged)
+    if existing or left:
+        skipped = left.union(unchanged) if left else unchanged
+        held = _used_by(left, existing)
+        graph = Graph(_edges(definitions.graph, existing, kept, skipped, held))
+    return Plan(graph.with_root(STACK), definitions, existing, kept, new, unchanged, left, held)
+
+
+def with_required(graph: Graph[str], names: Iterable[str]) -> set[str]:
+    """These names, and all that they require."""
+    found = set(names)
+    todo = list(found)
+    while todo:
+        for required in graph.requires(todo.pop()):
+            if required not in found:
+                found.add(required)
+                todo.append(required)
+    return found
+
+
+def _used_by(left: Collection[str], existing: Sequence[Existing]) -> set[int]:
+    """The ids of the rows that those of these names depend on."""
+    by_id = {one.id: one for one in existing}
+    todo = [id_ for one in existing if one.name in left for id_ in one.requires]
+    found: set[int] = set()
+    while todo:
+        id_ = todo.pop()
+        if id_ not in found and id_ in by_id:
+            found.add(id_)
+            todo += by_id[id_].requires
+    return found
 
 
 def plan_check(definitions: Definitions, existing: Sequence[Existing]) -> Plan:
@@ -361,8 +402,12 @@ def _edges(
     existing: Sequence[Existing],
     kept: Mapping[str, Existing],
     unchanged: Collection[str],
+    held: Collection[int] = (),
 ) -> Iterator[tuple[Key, Key | None]]:
-    """The edges of both halves, as pairs: a node, and one that it requires or None."""
+    """The edges of both halves, as pairs: a node, and one that it requires or None.
+
+    :param held: ids of the rows that are not cleaned up.
+    """
     for name in wanted:
         if name in unchanged:
             continue
@@ -370,7 +415,7 @@ def _edges(
         for required in wanted.requires(name):
             if required not in unchanged:
                 yield name, required
-    planned = [resource for resource in existing if resource.name not in unchanged]
+    planned = [one for one in existing if one.name not in unchanged and one.id not in held]
     ids = {resource.id for resource in planned}
     required_ids = {required for resource in existing for required in resource.requires}
     for resource in planned:

@@ -259,7 +259,7 @@ class Foresight:
             change,
             differences=differences,
             verb=_VERBS[most.operation],
-            leaves_old=retains(body, row),
+            leaves_old=retains(body, row) or self._holds(body, row, wanted),
         )
         if change.verb is Verb.NOTHING:
             return self._kept(change, row)
@@ -287,6 +287,14 @@ class Foresight:
         if row is not None and row.physical_id not in (None, external_id):
             reason = f"instead of {row.physical_id}"
         return replace(change, verb=Verb.USE, physical_id=external_id, reason=reason)
+
+    def _holds(
+        self, body: Mapping[str, Json], row: ResourceRow, wanted: Mapping[str, Json]
+    ) -> bool:
+        """Whether the old one stays if it is replaced, as what is not touched depends on it."""
+        if row.id not in self._plan.held:
+            return False
+        return decide_replace(body, row, wanted, self._types).operation is not Operation.DELETE
 
     def _created(
         self, change: Change, resource_type: ResourceType, wanted: Mapping[str, Json]

@@ -28,6 +28,8 @@ class Intent:
     :ivar queue: whose engines work on the stack; None leaves it as it is.
     :ivar priority: from -100 to 100; None leaves it as it is.
     :ivar replace: names of resources that are replaced although nothing of them changes.
+    :ivar target: names of resources; if there are any, only these, and what they require, are
+        touched.
     :raises BadInput: there is no such policy, a time is not positive, or another value is wrong.
     """
 
@@ -37,10 +39,13 @@ class Intent:
     queue: str | None = None
     priority: int | None = None
     replace: Collection[str] = ()
+    target: Collection[str] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.replace, str):
-            raise BadInput(f"replace must be several names, such as [{self.replace!r}]")
+        for what in ("replace", "target"):
+            names = getattr(self, what)
+            if isinstance(names, str):
+                raise BadInput(f"{what} must be several names, such as [{names!r}]")
         if self.on_failure not in set(OnFailure):
             raise BadInput(
                 f"on_failure must be one of {', '.join(OnFailure)}, not {self.on_failure!r}"

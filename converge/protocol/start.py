@@ -115,7 +115,14 @@ def start(
         if draft is not None and reason is None:
             check_size(stack, len(draft.heads), len(draft.definitions))
         draft = draft_version(
-            tx, stack, action, template_id, definitions, replaced=intent.replace, locked=True
+            tx,
+            stack,
+            action,
+            template_id,
+            definitions,
+            replaced=intent.replace,
+            target=intent.target,
+            locked=True,
         )
     planned, definitions = draft.plan, draft.definitions
     queue = stack.queue if intent.queue is None else intent.queue
@@ -135,7 +142,13 @@ def start(
         node_moves.cancel_superseded(tx, _list_dying(draft))
     resources.forget_replacement(
         tx,
-        [one.id for one in draft.heads if one.id in planned.kept and one.replaced_by is not None],
+        [
+            one.id
+            for one in draft.heads
+            if one.id in planned.kept
+            and one.replaced_by is not None
+            and one.name not in planned.left
+        ],
     )
     version = templates.get_version_number(tx, template_id)
     mark = make_mark()
@@ -154,7 +167,7 @@ def start(
         node_timeout=intent.node_timeout,
         total=len(planned) - 1,
         trace=tracing.current() if trace is None else trace,
-        asked=None if action is Action.ROLLBACK else before.then(intent).dump(),
+        asked=None if action is Action.ROLLBACK else before.then(intent, draft).dump(),
     )
     sync_points.insert_sync_points(
         tx, traversal_id, (_sync_point(node, ids, placing) for node in planned.nodes()), mark
@@ -194,7 +207,12 @@ def _heed_protection(
             )
     unchanged = draft.plan.unchanged
     named = {one.id: one.name for one in draft.heads if one.name in unprotect}
-    going = {one.id: one.name for one in draft.heads if one.id not in draft.plan.kept}
+    planned = draft.plan
+    going = {
+        one.id: one.name
+        for one in draft.heads
+        if one.id not in planned.kept and one.name not in planned.left
+    }
     settings = resources.list_settings(tx, named | going)
     protected = {id_: found for id_, found in settings.items() if is_protected(found)}
     held = sorted({going[id_] for id_ in protected if id_ in going and id_ not in named})
@@ -253,7 +271,8 @@ def _list_dying(draft: Draft) -> list[int]:
         kept = one.id in draft.plan.kept and one.name in wanted
         return not kept or wanted.type(one.name) != one.type
 
-    return [one.id for one in draft.heads if one.engine_id is not None and dies(one)]
+    held = (one for one in draft.heads if one.engine_id is not None)
+    return [one.id for one in held if one.name not in draft.plan.left and dies(one)]
 
 
 def supersede(tx: Transaction, stack: StackRow) -> int | None:
@@ -304,6 +323,8 @@ def _started_event(
     parts = [f"traversal {traversal_id}", f"{len(planned) - 1} nodes"]
     if planned.unchanged:
         parts.append(f"{len(planned.unchanged)} unchanged")
+    if planned.left:
+        parts.append(f"{len(planned.left)} left as they are")
     if version is not None:
         parts.insert(0, f"version {version}")
     if superseded is not None:

@@ -194,10 +194,15 @@ def check(preview: Preview, log: list[str]) -> None:
     templates(),
     st.sampled_from(["none", "rollback", "delete"]),
     st.sets(st.sampled_from(NAMES), max_size=2),
+    st.sets(st.sampled_from(NAMES), max_size=2),
 )
 @pytest.mark.usefixtures("_stores", "_databases")
 def test_a_traversal_does_what_its_plan_says(
-    request: pytest.FixtureRequest, wanted: list[Wanted], then: str, named: set[str]
+    request: pytest.FixtureRequest,
+    wanted: list[Wanted],
+    then: str,
+    named: set[str],
+    targets: set[str],
 ) -> None:
     stores: Stores = request.getfixturevalue("_stores")
     store = stores.fresh(request.getfixturevalue("_databases")["sqlite"])
@@ -208,12 +213,30 @@ def test_a_traversal_does_what_its_plan_says(
     engine = StepEngine(store, types)
     for one in wanted:
         template = converge.Template.from_dict({"resources": one})
+        target = sorted(targets.intersection(one))
+        if target:
+            preview = store.plan("s", template, types=types, target=target)
+            world.log.clear()
+            stack = store.converge_stack("s", template, target=target)
+            engine.run()
+            assert stack.refresh().status == "COMPLETE", stack.reason
+            check(preview, world.log)
+            assert not store.plan("s", template, types=types, target=target)
+            # typed twice, it does nothing more
+            world.log.clear()
+            store.converge_stack("s", template, target=target)
+            engine.run()
+            assert not world.log
         asked = [name for name in named if name in one and "external_id" not in one[name]]
         preview = store.plan("s", template, types=types, replace=asked)
         world.log.clear()
         stack = store.converge_stack("s", template, replace=asked)
         engine.run()
         assert stack.refresh().status == "COMPLETE", stack.reason
+        if target:
+            # an old version that was left goes beside what happens to the new one
+            assert not store.plan("s", template, types=types)
+            continue
         check(preview, world.log)
         assert preview.unchanged + len({one.name for one in preview.changes} & set(one)) == len(one)
         # what is there is there now: it plans nothing

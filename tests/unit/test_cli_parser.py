@@ -28,6 +28,8 @@ def test_up_has_defaults() -> None:
         "plan": False,
         "yes": False,
         "unprotect": [],
+        "replace": [],
+        "target": [],
         "workers": 8,
         "grace": 20.0,
         "pass_env": [],

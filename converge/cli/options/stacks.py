@@ -174,6 +174,14 @@ def _add_asked(parser: Parser) -> None:
         default=[],
         help="a resource that is replaced although nothing of it changes; may be repeated",
     )
+    parser.add_argument(
+        "--target",
+        metavar="RESOURCE",
+        action="append",
+        default=[],
+        help="touch only this resource and what it requires, and leave the others as they are; "
+        "may be repeated",
+    )
 
 
 def _check_wanted(arguments: argparse.Namespace, parser: Parser) -> None:
