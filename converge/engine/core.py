@@ -72,8 +72,12 @@ FAILURES = logging.getLogger("converge.failures")
 
 #: How many traversals, and secrets of traversals, are remembered.
 _REMEMBERED = 1000
-#: Seconds for which an engine does not look for new lanes, if it finds something to claim.
+#: Seconds for which an engine does not look for new lanes, if it finds something to claim, and not
+#: for other engines.
 _LANES = 1.0
+#: While other engines are alive: from how many outcomes on they are written in one transaction and
+#: new nodes claimed in the next, so that successors are not locked meanwhile.
+_APART = 8
 
 
 class EngineCore:
@@ -106,6 +110,10 @@ class EngineCore:
         self._rota = Rota(types, queues)
         # when the lanes were read last, on the monotonic clock
         self._lanes_read = -math.inf
+        # when other engines were counted last, on the monotonic clock
+        self._counted = -math.inf
+        #: Other engines are alive.
+        self.is_beside = False
         # works to do that turn() has not returned yet
         self._works: list[Work] = []
         self._traversals: dict[int, TraversalRow] = {}
@@ -161,6 +169,9 @@ class EngineCore:
         is_new = time.monotonic() - self._lanes_read > _LANES
         if is_new:
             self._read_lanes(tx)
+        if time.monotonic() - self._counted > _LANES:
+            self._counted = time.monotonic()
+            self.is_beside = engines.count_alive(tx) > 1
         found = self._claim_in_turn(tx, limit)
         if not found and not is_new and self._read_lanes(tx):
             found = self._claim_in_turn(tx, limit)
@@ -322,11 +333,12 @@ class EngineCore:
     def _write_and_claim(self, group: Sequence[Outcome], limit: int) -> None:
         def both(tx: Transaction) -> tuple[list[Outcome], list[Work]]:
             stale = complete(tx, self.engine_id, group)
-            return stale, self._claim(tx, limit) if limit > 0 else []
+            return stale, self._claim(tx, limit) if limit > 0 and not apart else []
 
         if not group:
             self._works += self.claim(limit) if limit > 0 else []
             return
+        apart = self.is_beside and len(group) >= _APART
         started = time.monotonic()
         try:
             stale, works = self.database.transact(both, Commit.COMPLETE, wait_for_locks=False)
@@ -350,6 +362,8 @@ class EngineCore:
             self._log_stale(stale)
             self._suspects.update(work.node.key for work in works if is_suspect(work.node))
             self._works += works
+            if apart and limit > 0:
+                self._works += self.claim(limit)
 
     def _write_unlocked(self, group: Sequence[Outcome]) -> None:
         """Write the outcomes of a group except those of stacks whose rows are locked."""

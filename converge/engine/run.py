@@ -296,6 +296,7 @@ class Run:
         """How many nodes the turning thread is to claim."""
         heard, self._heard = self._heard, False
         self._window.is_shared = tenure.is_shared
+        self._window.is_beside = tenure.core.is_beside
         held = tenure.count + len(tenure.core.outbox)
         room = self._window.room(held)
         if heard:

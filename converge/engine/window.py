@@ -10,6 +10,8 @@ AHEAD = 0.25
 #: has made ready is to be claimed, called and written soon, not after all that others have here.
 AHEAD_SHARED = 0.05
 WINDOW_SHARED = 64
+#: The most nodes that an engine holds while others are alive: what it holds, they cannot take.
+WINDOW_BESIDE = 128
 #: Of the latest node in the moving average of what a node takes: it rises quickly when handlers
 #: become slow, and falls slowly.
 _RISE = 0.5
@@ -23,12 +25,14 @@ class Window:
     :param workers: how many handlers are called at a time; the window is never smaller.
     :ivar seconds: how long a node keeps a worker busy on average; 0 for one without a handler.
     :ivar is_shared: several stacks have nodes here.
+    :ivar is_beside: other engines are alive.
     """
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.seconds = AHEAD
         self.is_shared = False
+        self.is_beside = False
 
     def add(self, seconds: float) -> None:
         """Take a finished node into the average.
@@ -46,6 +50,8 @@ class Window:
     def size(self) -> int:
         """How many nodes to hold."""
         ahead, most = (AHEAD_SHARED, WINDOW_SHARED) if self.is_shared else (AHEAD, WINDOW)
+        if self.is_beside:
+            most = min(most, WINDOW_BESIDE)
         soon = int(self.workers * ahead / max(self.seconds, 1e-6))
         return max(self.workers, min(soon, most))
 

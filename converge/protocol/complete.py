@@ -7,7 +7,7 @@ node, at the epoch of its claim; nothing of a stale outcome is written.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from converge.model import Action, Json, Kind, NodeState, Status
@@ -30,14 +30,15 @@ _ENDS = {
 def complete(tx: Transaction, engine_id: int, outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Write a group of outcomes, in one transaction.
 
-    Rows are locked in this order: the nodes and their successors by key, then the resources by
-    id. The only node that can be locked later is a stack's own, which has the highest number of
-    its traversal.
+    Rows are locked in this order: the nodes by key, their resources by id, and at last the nodes'
+    successors by key. Other engines complete nodes that have the same successors: these are locked
+    for as short as possible. Who locks a whole traversal by key cannot hold one of these successors
+    and wait for one of these nodes: a node has a lower number than its successors.
 
     :returns: the stale outcomes, of which nothing was written: this engine lost their nodes.
     """
     stale: list[Outcome] = []
-    rows = _lock_with_successors(tx, outcomes)
+    rows = sync_points.lock_nodes(tx, (outcome.work.node.key for outcome in outcomes))
     valid = []
     for outcome in outcomes:
         node = rows.get(outcome.work.node.key)
@@ -59,12 +60,12 @@ def complete(tx: Transaction, engine_id: int, outcomes: Sequence[Outcome]) -> li
             kept.append((outcome, node))
     _write_nodes(tx, engine_id, kept)
     _write_resources(tx, engine_id, kept)
-    _arrive(tx, kept, rows)
     _count(tx, engine_id, kept)
     events.insert_events(
         tx, [event for outcome, _ in kept if (event := _event(outcome)) is not None]
     )
     node_moves.unblock(tx, sorted(row.id for row in locked.values() if row.blocking))
+    _arrive(tx, kept)
     return stale
 
 
@@ -82,27 +83,6 @@ def is_mine(node: LockedNode, work: Work, engine_id: int) -> bool:
         and node.mark == work.node.mark
         and node.state in (NodeState.RUNNING, NodeState.SUPERSEDED)
     )
-
-
-def _lock_with_successors(tx: Transaction, outcomes: Sequence[Outcome]) -> dict[Key, LockedNode]:
-    keys: set[Key] = set()
-    for outcome in outcomes:
-        node = outcome.work.node
-        keys.add(node.key)
-        if outcome.result in _ENDS:
-            keys.update((node.traversal_id, successor) for successor in node.successors)
-    rows = sync_points.lock_nodes(tx, keys)
-    # nodes that ran when their traversal was halted have the stack's node as their successor
-    # since then, and no further attempt
-    late = {
-        (key[0], successor)
-        for outcome in outcomes
-        if (key := outcome.work.node.key) in rows and (outcome.result in _ENDS or rows[key].tainted)
-        for successor in rows[key].successors
-    } - rows.keys()
-    if late:
-        rows.update(sync_points.lock_nodes(tx, late))
-    return rows
 
 
 def _write_nodes(
@@ -216,22 +196,23 @@ def _may_have_steps(outcome: Outcome) -> bool:
     )
 
 
-def _arrive(
-    tx: Transaction,
-    kept: Sequence[tuple[Outcome, LockedNode]],
-    rows: Mapping[Key, LockedNode],
-) -> None:
-    counts: Counter[Key] = Counter()
+def _arrive(tx: Transaction, kept: Sequence[tuple[Outcome, LockedNode]]) -> None:
+    """Take ended nodes off their successors' counts."""
+    ended = [
+        (outcome, node)
+        for outcome, node in kept
+        if node.state is not NodeState.SUPERSEDED and outcome.result in _ENDS
+    ]
+    # those of nodes that ran when their traversal was halted have changed since they were claimed
+    counts = Counter((node.traversal_id, one) for _, node in ended for one in node.successors)
+    rows = sync_points.lock_nodes(tx, counts)
     tainted: set[Key] = set()
     # what needs no resource type, an engine that is there can do: this one
     lanes: dict[Key, int] = {}
-    for outcome, node in kept:
-        if node.state is NodeState.SUPERSEDED or outcome.result not in _ENDS:
-            continue
+    for outcome, node in ended:
         taints = outcome.result is not Result.DONE or node.tainted
         for successor in node.successors:
             key = (node.traversal_id, successor)
-            counts[key] += 1
             row = rows[key]
             if taints and not row.tainted:
                 tainted.add(key)

@@ -136,6 +136,8 @@ class Locked:
     """The locking statements of each transaction, in order, as PostgreSQL would be told."""
 
     RANKS = ("converge_stack", "converge_sync_point", "converge_resource")
+    #: Of the successors of nodes: sync points after resources.
+    SUCCESSORS = 3
     ORDERS = (
         "",
         # the sum says that no index is meant
@@ -144,28 +146,40 @@ class Locked:
     )
 
     def __init__(self) -> None:
-        self.transactions: list[list[str]] = [[]]
+        self.transactions: list[list[tuple[str, list[int]]]] = [[]]
 
     def begin(self, connection: object) -> None:
         self.transactions.append([])
 
     def execute(self, connection: object, statement: object, *rest: object) -> None:
         if isinstance(statement, Select):
-            text = " ".join(str(statement.compile(dialect=postgresql.dialect())).split())  # type: ignore[no-untyped-call]
+            compiled = statement.compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]
+            text = " ".join(str(compiled).split())
             if " FOR UPDATE" in text:
-                self.transactions[-1].append(text)
+                # a list, or on PostgreSQL the text of an array
+                given = [str(one) for one in compiled.params.values() if str(one)[0] in "[{"]
+                numbers = [int(one) for one in re.findall(r"-?\d+", " ".join(given))]
+                self.transactions[-1].append((text, numbers))
 
     def check(self) -> set[tuple[int, ...]]:
         """Every lock that is waited for is in its place; which ranks there were together."""
         found = set()
         for statements in self.transactions:
-            ranks = []
-            for text in statements:
+            ranks: list[int] = []
+            nodes: list[int] = []
+            for text, numbers in statements:
                 table = text.partition(" FROM ")[2].split()[0]
                 if table not in self.RANKS or "SKIP LOCKED" in text:
                     continue
                 rank = self.RANKS.index(table)
                 assert re.search(self.ORDERS[rank] + r"( LIMIT \S+)? FOR UPDATE", text), text
+                if rank == 1 and 2 in ranks:
+                    # who locks a traversal waits at the first of the nodes, and has no successor
+                    assert numbers
+                    assert min(numbers) > min(nodes)
+                    rank = self.SUCCESSORS
+                elif rank == 1:
+                    nodes = numbers
                 ranks.append(rank)
             assert ranks == sorted(ranks), statements
             found.add(tuple(sorted(set(ranks))))
@@ -182,7 +196,7 @@ def locked(store: converge.Store) -> Iterator[Locked]:
     event.remove(store.database.engine, "before_execute", locked.execute)
 
 
-def test_every_transaction_locks_stack_then_nodes_then_resources_each_in_order_of_keys(
+def test_every_transaction_locks_stack_nodes_resources_successors_each_in_order_of_keys(
     store: converge.Store,
     clock: FakeClock,
     world: FakeWorld,
@@ -217,7 +231,7 @@ def test_every_transaction_locks_stack_then_nodes_then_resources_each_in_order_o
     run()
     assert store.stacks() == []
     ranks = locked.check()
-    assert {(0, 1), (1, 2), (0, 1, 2)} <= ranks
+    assert {(0, 1), (1, 2, 3), (0, 1, 2, 3)} <= ranks
 
 
 @SERVERS

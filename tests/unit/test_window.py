@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from converge.engine.window import AHEAD, WINDOW, Window
+from converge.engine.window import AHEAD, WINDOW, WINDOW_BESIDE, Window
 
 
 def test_a_fresh_engine_holds_as_many_nodes_as_it_has_workers() -> None:
@@ -50,3 +50,13 @@ def test_a_transaction_that_only_claims_is_for_a_quarter_of_a_wide_window() -> N
     assert window.least() == 1
     window.seconds = 0.0
     assert window.least() == WINDOW // 4
+
+
+def test_what_one_holds_other_engines_cannot_take() -> None:
+    window = Window(8)
+    window.seconds = 0.0
+    window.is_beside = True
+    assert window.size == WINDOW_BESIDE
+    # nor does it hold more for that while handlers are slow
+    window.seconds = 0.1
+    assert window.size == 20
