@@ -31,6 +31,8 @@ class Commit(StrEnum):
     CLEAR = "clear"
     #: the traversal ends
     FINISH = "finish"
+    #: a limit is set or removed
+    LIMIT = "limit"
     #: a signal is sent to a resource
     SIGNAL = "signal"
     #: a handler receives a signal

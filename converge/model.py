@@ -86,6 +86,15 @@ class Kind(StrEnum):
     STACK = "stack"
 
 
+class LimitKind(StrEnum):
+    """What a limit is of."""
+
+    TYPE = "type"
+    STACK = "stack"
+    #: of the author's: what a resource type's ``limits`` names
+    KEY = "key"
+
+
 class NodeState(StrEnum):
     """The state of a sync point."""
 

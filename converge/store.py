@@ -15,14 +15,15 @@ from converge.protocol import answer
 from converge.protocol.answer import Answer
 from converge.protocol.draft import Draft, draft_first
 from converge.protocol.forget import Forgotten, forget
+from converge.protocol.places import check_places, parse_rate, which_limit
 from converge.protocol.prune import KEEP, Pruned, Pruner
 from converge.protocol.recover import Sweep, sweep
 from converge.protocol.request import Intent, Kept, work_out
 from converge.protocol.rollback import check_version
 from converge.protocol.signal import Signal, send
 from converge.resources.resource_type import ResourceType
-from converge.sql import resources, signals, stacks
-from converge.sql.database import Database
+from converge.sql import limits, resources, signals, stacks
+from converge.sql.database import Database, repeatable
 from converge.sql.open_bus import open_bus
 from converge.sql.open_database import Url, open_database
 from converge.sql.sessions import HOST_SECONDS
@@ -402,6 +403,38 @@ class Store(Queries):
             return begin(tx)[1]
 
     # -- looking after
+
+    def set_limit(
+        self,
+        *,
+        type: str | None = None,
+        stack: str | None = None,
+        key: str | None = None,
+        places: int | None = None,
+        rate: str | None = None,
+        transaction: HostTransaction | None = None,
+    ) -> None:
+        """Limit how many nodes of a resource type, of a stack, or of a key of the author's (see
+        :meth:`converge.ResourceType.limits`) are worked on at once, by all engines together, and
+        how many of them start in a time. It holds for every claim that begins after this is
+        committed. Both None remove the limit.
+
+        :param places: how many at once, from 0; None: any number.
+        :param rate: so many starts in a time: ``10/s``, ``100/min``, ``5/h``, ``3/10s``; None: any
+            number.
+        :raises BadInput: not exactly one of type, stack and key is given, or a value is wrong.
+        """
+        kind, name = which_limit(type=type, stack=stack, key=key)
+        check_places(places)
+        parsed = None if rate is None else parse_rate(rate)
+
+        def begin(tx: Transaction) -> None:
+            limits.set_limit(tx, kind, name, places, parsed)
+
+        if transaction is None:
+            return self.database.transact(begin, Commit.LIMIT, happened=repeatable)
+        with self.database.join(transaction) as tx:
+            return begin(tx)
 
     def forget_resource(
         self,

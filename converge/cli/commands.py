@@ -47,6 +47,7 @@ COMMANDS: Mapping[str, str] = {
     "engine": "engine.engine",
     "engines": "queries.engines",
     "recover": "engine.recover",
+    "limit": "limits.limit",
     "completion": "completion.run",
     "journal": "journal.run",
     "machine": "machine.run",

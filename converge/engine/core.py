@@ -48,6 +48,7 @@ from converge.protocol.decide import (
 from converge.protocol.finish import draft_rollback, finish, may_roll_back
 from converge.protocol.halt import complete_failure, halts
 from converge.protocol.limits import limits_of
+from converge.protocol.places import Bounds
 from converge.protocol.policy import Policy
 from converge.protocol.recover import release_engine
 from converge.protocol.replace import replace
@@ -59,6 +60,7 @@ from converge.sql import engines, resources, stacks, sync_points
 from converge.sql.database import Database, repeatable
 from converge.sql.faults import Locked, is_refused
 from converge.sql.lanes import list_lanes
+from converge.sql.limits import list_limits
 from converge.sql.sync_points import Key
 from converge.sql.transaction import Transaction
 from converge.sql.traversals import TraversalRow
@@ -108,6 +110,7 @@ class EngineCore:
         self.mark = mark
         self.outbox = Outbox()
         self._rota = Rota(types, queues)
+        self._bounds = Bounds()
         # when the lanes were read last, on the monotonic clock
         self._lanes_read = -math.inf
         # when other engines were counted last, on the monotonic clock
@@ -168,12 +171,12 @@ class EngineCore:
             self._traversals = {}
         is_new = time.monotonic() - self._lanes_read > _LANES
         if is_new:
-            self._read_lanes(tx)
+            self._look_up(tx)
         if time.monotonic() - self._counted > _LANES:
             self._counted = time.monotonic()
             self.is_beside = engines.count_alive(tx) > 1
         found = self._claim_in_turn(tx, limit)
-        if not found and not is_new and self._read_lanes(tx):
+        if not found and not is_new and self._look_up(tx):
             found = self._claim_in_turn(tx, limit)
         return found
 
@@ -185,9 +188,15 @@ class EngineCore:
             self.types,
             self._traversals,
             self._rota,
+            self._bounds,
             suspect=not self._suspects,
             mark=self.mark,
         )
+
+    def _look_up(self, tx: Transaction) -> bool:
+        """Read which lanes and limits there are; return whether it can take others than before."""
+        is_other = self._bounds.learn(list_limits(tx))
+        return self._read_lanes(tx) or is_other
 
     def _read_lanes(self, tx: Transaction) -> bool:
         """Read which lanes there are; return whether this engine can take others than before."""

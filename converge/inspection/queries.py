@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from converge.canonical import load
 from converge.errors import BadInput, did_you_mean
 from converge.inspection import views, why
+from converge.inspection.limited import list_limits
 from converge.model import SHOWN_STATUSES, check_age, check_name
 from converge.sql.database import Database
 
@@ -210,6 +211,13 @@ class Queries:
         :param ended: also those that stopped or died within the last day.
         """
         return self.database.read(lambda tx: views.list_engines(tx, ended=ended, limit=_HOLDS))
+
+    def limits(self) -> list[dict[str, Any]]:
+        """The limits that are set, by kind and name. Each has ``kind`` (type, stack or key),
+        ``name``, ``places``, ``rate``, how many places are ``taken``, and how many nodes are
+        ``waiting`` for it (counted up to 10,000). See :meth:`converge.Store.set_limit`.
+        """
+        return self.database.read(list_limits)
 
     def graph(self, name: str) -> Graph[str]:
         """The graph of the wanted resources.

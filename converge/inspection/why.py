@@ -11,6 +11,7 @@ from typing import Any
 
 from converge import formats
 from converge.errors import NotFound, did_you_mean
+from converge.inspection.limited import Limited
 from converge.inspection.pools import Pools
 from converge.model import Action, Kind, NodeState, Status
 from converge.sql import (
@@ -281,6 +282,7 @@ class NodeDescriber:
         self._engines: Mapping[int, EngineRow] = engines.get_engines(tx, ids)
         self._now = read_clock(tx)
         self._pools = Pools(tx) if pools is None else pools
+        self._limited = Limited(tx)
 
     def answer(self, one: NodeView) -> Answer:
         """The answer about a node that does not wait for others."""
@@ -300,6 +302,8 @@ class NodeDescriber:
                 "types": list(course.types),
                 "engines": self._pools.count(one.lane),
             }
+            if one.limit_id:
+                answer |= self._limited.facts(one.limit_id)
         if one.waits:
             answer["waiting_seconds"] = max(0.0, one.since)
         return answer | self.facts(one)
@@ -334,6 +338,9 @@ class NodeDescriber:
             if one.wait < FOREVER / 2:
                 again = f"looked at again in {_span(one.wait)}"
             message += f" (for {_span(one.since)}; {again})"
+        elif one.state is NodeState.READY and one.limit_id:
+            message = f"{what} has been ready for {_span(-one.wait)} and "
+            message += self._limited.tell(one.limit_id)
         elif one.state is NodeState.READY and one.wait > 0:
             message = f"{what} will be retried in {_span(one.wait)}{_retry(one)}"
         elif one.state is NodeState.READY:

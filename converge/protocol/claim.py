@@ -8,9 +8,10 @@ from typing import Any
 
 from converge.model import SUSPECT_DEATHS, Action, Kind, Status, make_mark
 from converge.protocol.decide import Decision, Operation, Work, decide, input_secrets
+from converge.protocol.places import Bounds, take_places
 from converge.protocol.rota import Rota
 from converge.resources.resource_type import ResourceType
-from converge.sql import node_moves, resources, sync_points, traversals
+from converge.sql import limits, node_moves, resources, sync_points, traversals
 from converge.sql.lanes import Course, take_lanes
 from converge.sql.resources import ResourceRow
 from converge.sql.sync_points import Key, SyncPointRow
@@ -51,6 +52,7 @@ def claim(
     types: Mapping[str, ResourceType],
     known: dict[int, TraversalRow],
     rota: Rota,
+    bounds: Bounds,
     *,
     suspect: bool = True,
     mark: int | None = None,
@@ -59,27 +61,35 @@ def claim(
 
     A node whose resource an older traversal still has locked becomes BLOCKED; it is READY again
     when that lock is released. A node of a type that this engine does not have goes to another
-    lane, where engines that have it look. A node on which several engines died is a suspect, and at
+    lane, where engines that have it look. A node that a limit keeps from starting waits for that
+    limit. A node on which several engines died is a suspect, and at
     most one is claimed at a time: otherwise nodes held beside it would be suspected, too.
 
     :param types: the resource types of this engine.
     :param known: traversals read before, by id; new ones are added. Their intent never changes.
     :param rota: whose turn it is.
+    :param bounds: the limits that this engine knows. If there are newer ones, it gets nothing.
     :param suspect: whether a suspect may be claimed.
     :param mark: the mark of the engine's registration.
     """
     for size in (limit, *[max(limit, _MANY)] * _ROUNDS):
-        free, rows = _lock_free(tx, engine_id, size, rota, suspect=suspect, mark=mark)
+        ready = _Readiness(tx, engine_id, rota, bounds, mark)
+        free, rows = _lock_free(ready, size, suspect=suspect)
         works, foreign = _decide_all(tx, free, rows, types, known)
         _park(tx, foreign, rota)
-        if works or not foreign:
+        seats = take_places(tx, works, bounds, types, limit)
+        for limit_id, keys in seats.held.items():
+            node_moves.hold_nodes(tx, keys, limit_id)
+        # limits are locked last
+        if seats.works or seats.is_locked or not (foreign or seats.held):
             break
     else:
         # there may be more, for this engine, too
         tx.news.ready[None] += 1
-    works = works[:limit]
-    _take(tx, engine_id, works)
-    return works
+    for work in seats.works:
+        work.locked = _needs_lock(work.node, work.row, work.decision)
+    _take(tx, engine_id, seats.works)
+    return seats.works
 
 
 def _decide_all(
@@ -129,7 +139,6 @@ def _decide_all(
             requires=sorted(one.id for one in inputs),
             inputs=[(one.id, one.epoch) for one in inputs],
             secrets=[value for one in inputs for value in input_secrets(one)],
-            locked=_needs_lock(node, row, decision),
         )
         (foreign if is_foreign(decision) else works).append(work)
     return works, foreign
@@ -174,75 +183,109 @@ def is_suspect(node: SyncPointRow) -> bool:
     return node.deaths >= SUSPECT_DEATHS
 
 
-def _lock_ready(
-    tx: Transaction, engine_id: int, limit: int, rota: Rota, *, suspect: bool, mark: int | None
-) -> list[SyncPointRow]:
-    """Lock READY nodes, at most one of them a suspect."""
-    nodes = _lock_in_turn(tx, engine_id, limit, rota, None, mark)
-    suspects = [node for node in nodes if is_suspect(node)]
-    put_off = {node.key for node in suspects[1 if suspect else 0 :]}
-    left = [node for node in nodes if node.key not in put_off]
-    if put_off and len(left) < limit:
-        # fill up with others: suspects that are put off must not take their places
-        seen = {node.key for node in left}
-        others = _lock_in_turn(tx, engine_id, limit, rota, SUSPECT_DEATHS - 1, mark)
-        left += [node for node in others if node.key not in seen][: limit - len(left)]
-    return left
-
-
 @dataclass(frozen=True, slots=True)
-class _Ready:
-    """The READY nodes of a lane, which are locked as they are taken."""
+class _Readiness:
+    """The READY nodes that an engine can take."""
 
     tx: Transaction
     engine_id: int
-    lane: int
-    most_deaths: int | None
+    rota: Rota
+    bounds: Bounds
     mark: int | None
 
+    def lock(self, limit: int, *, suspect: bool) -> list[SyncPointRow]:
+        """Lock READY nodes, at most one of them a suspect."""
+        nodes = self._lock_in_turn(limit, None)
+        suspects = [node for node in nodes if is_suspect(node)]
+        put_off = {node.key for node in suspects[1 if suspect else 0 :]}
+        left = [node for node in nodes if node.key not in put_off]
+        if put_off and len(left) < limit:
+            # fill up with others: suspects that are put off must not take their places
+            seen = {node.key for node in left}
+            others = self._lock_in_turn(limit, SUSPECT_DEATHS - 1)
+            left += [node for node in others if node.key not in seen][: limit - len(left)]
+        return left
+
+    def _lock_in_turn(self, limit: int, most_deaths: int | None) -> list[SyncPointRow]:
+        """Lock READY nodes of those whose turn it is."""
+        nodes = self._lock_open(limit, most_deaths) if self.bounds.is_any else []
+        lanes = self.rota.lanes
+        if len(lanes) > 1 and len(nodes) < limit:
+            lanes = self.rota.order(sync_points.find_busy(self.tx, lanes))
+        for lane in lanes:
+            left = limit - len(nodes)
+            if not left:
+                break
+            nodes += self.rota.pick(lane, left, _Lane(self, most_deaths, lane))
+        if len(nodes) < limit and self.rota.lanes:
+            nodes += sync_points.lock_due(
+                self.tx,
+                self.engine_id,
+                limit - len(nodes),
+                most_deaths,
+                self.mark,
+                lanes=self.rota.lanes,
+                changed=self.bounds.changed,
+            )
+        return nodes
+
+    def _lock_open(self, limit: int, most_deaths: int | None) -> list[SyncPointRow]:
+        """Lock nodes that wait for limits that are open, as many of each as have a place."""
+        nodes: list[SyncPointRow] = []
+        for limit_id, free in limits.list_open(self.tx):
+            lanes = self.rota.lanes
+            if len(lanes) > 1:
+                lanes = self.rota.rank(sync_points.find_busy(self.tx, lanes, limit_id))
+            most = len(nodes) + min(limit - len(nodes), limit if free is None else free)
+            for lane in lanes:
+                left = most - len(nodes)
+                if left:
+                    parked = _Lane(self, most_deaths, lane, limit_id)
+                    nodes += self.rota.pick(lane, left, parked, limit_id)
+        return nodes
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """The READY nodes of a lane, which are locked as they are taken.
+
+    :ivar limit_id: the limit that they wait for; 0: none.
+    """
+
+    ready: _Readiness
+    most_deaths: int | None
+    lane: int
+    limit_id: int = 0
+
     def take(self, limit: int, *, after: int = 0, before: int | None = None) -> list[SyncPointRow]:
-        asked = (self.tx, self.engine_id, limit, self.most_deaths, self.mark)
-        return sync_points.lock_ready(*asked, lane=self.lane, after=after, before=before)
+        return sync_points.lock_ready(
+            self.ready.tx,
+            self.ready.engine_id,
+            limit,
+            self.most_deaths,
+            self.ready.mark,
+            lane=self.lane,
+            limit_id=self.limit_id,
+            changed=self.ready.bounds.changed,
+            after=after,
+            before=before,
+        )
 
     def find_others(self, traversal_id: int) -> tuple[bool, bool]:
-        return sync_points.find_others(self.tx, self.lane, traversal_id)
-
-
-def _lock_in_turn(
-    tx: Transaction,
-    engine_id: int,
-    limit: int,
-    rota: Rota,
-    most_deaths: int | None,
-    mark: int | None,
-) -> list[SyncPointRow]:
-    """Lock READY nodes of those whose turn it is."""
-    lanes = rota.lanes
-    if len(lanes) > 1:
-        lanes = rota.order(sync_points.find_busy(tx, lanes))
-    nodes: list[SyncPointRow] = []
-    for lane in lanes:
-        left = limit - len(nodes)
-        if not left:
-            break
-        nodes += rota.pick(lane, left, _Ready(tx, engine_id, lane, most_deaths, mark))
-    if len(nodes) < limit and rota.lanes:
-        left = limit - len(nodes)
-        nodes += sync_points.lock_due(tx, engine_id, left, most_deaths, mark, lanes=rota.lanes)
-    return nodes
+        return sync_points.find_others(self.ready.tx, self.lane, traversal_id, self.limit_id)
 
 
 def _lock_free(
-    tx: Transaction, engine_id: int, limit: int, rota: Rota, *, suspect: bool, mark: int | None
+    ready: _Readiness, limit: int, *, suspect: bool
 ) -> tuple[list[SyncPointRow], dict[int, ResourceRow]]:
     """Lock the oldest READY nodes whose resources are free, and those resources.
 
     Nodes whose resource is locked become BLOCKED, and younger nodes take their places.
     """
     while True:
-        nodes = _lock_ready(tx, engine_id, limit, rota, suspect=suspect, mark=mark)
+        nodes = ready.lock(limit, suspect=suspect)
         rows = resources.lock_resources(
-            tx, (node.resource_id for node in nodes if node.resource_id is not None)
+            ready.tx, (node.resource_id for node in nodes if node.resource_id is not None)
         )
         free: list[SyncPointRow] = []
         held: dict[int, list[SyncPointRow]] = {}
@@ -256,8 +299,10 @@ def _lock_free(
             elif row.id not in taken:
                 taken.add(row.id)
                 free.append(node)
-        node_moves.block_nodes(tx, [node.key for blocked in held.values() for node in blocked])
-        resources.set_blocking(tx, sorted(held))
+        node_moves.block_nodes(
+            ready.tx, [node.key for blocked in held.values() for node in blocked]
+        )
+        resources.set_blocking(ready.tx, sorted(held))
         if free or not held:
             return free, rows
 

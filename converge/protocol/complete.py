@@ -14,7 +14,7 @@ from converge.model import Action, Json, Kind, NodeState, Status
 from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work
 from converge.protocol.limits import SPENT
 from converge.protocol.put_off import PutOff, put_off
-from converge.sql import events, node_moves, resources, scopes, sync_points, traversals
+from converge.sql import events, limits, node_moves, resources, scopes, sync_points, traversals
 from converge.sql.resources import ResourceRow
 from converge.sql.sync_points import Key, LockedNode
 from converge.sql.transaction import Transaction
@@ -124,6 +124,10 @@ def _write_nodes(
         node_moves.end_nodes(tx, engine_id, nodes, state)
     put_off(tx, engine_id, waiting)
     sync_points.delete_nodes(tx, superseded)
+    # what its handler waits for goes on outside: then it keeps its places
+    going_on = {one.node.key for one in waiting}
+    placed = (node.key for outcome, node in kept if outcome.work.placed)
+    limits.free_places(tx, [key for key in placed if key not in going_on])
 
 
 def _unfinished(outcome: Outcome) -> dict[str, Any]:

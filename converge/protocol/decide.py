@@ -108,6 +108,7 @@ class Work:
     :ivar inputs: id and epoch of each of these.
     :ivar secrets: values of these that are secret.
     :ivar locked: whether the claim locked the resource.
+    :ivar placed: whether it holds places of limits.
     """
 
     traversal: TraversalRow
@@ -118,6 +119,7 @@ class Work:
     locked: bool = False
     inputs: Sequence[tuple[int, int]] = ()
     secrets: Sequence[Json] = ()
+    placed: bool = False
 
     @property
     def scope(self) -> str:

@@ -8,7 +8,7 @@ from converge.model import Action, Kind, NodeState, OnFailure, TraversalStatus
 from converge.protocol.complete import complete, is_mine
 from converge.protocol.decide import Outcome, Result
 from converge.protocol.finish import end_traversal
-from converge.sql import node_moves, stacks, sync_points, traversals
+from converge.sql import limits, node_moves, stacks, sync_points, traversals
 from converge.sql.sync_points import LockedNode
 from converge.sql.transaction import Transaction
 from converge.sql.traversals import TraversalRow
@@ -65,6 +65,7 @@ def halt_locked(
     others = [node for node in nodes if node.kind is not Kind.STACK]
     idle = [node.key for node in others if node.state is not NodeState.RUNNING]
     node_moves.skip_nodes(tx, idle)
+    limits.free_idle(tx, traversal.id)
     running = [node.key for node in others if node.state is NodeState.RUNNING]
     node_moves.lead_to_stack(tx, running, stack_node.key)
     if idle:

@@ -15,7 +15,16 @@ from converge.lease import expire, filter_gone
 from converge.model import NodeState, TraversalStatus
 from converge.protocol.halt import halt
 from converge.protocol.prune import Pruner
-from converge.sql import engines, leftovers, node_moves, resources, scopes, sync_points, traversals
+from converge.sql import (
+    engines,
+    leftovers,
+    limits,
+    node_moves,
+    resources,
+    scopes,
+    sync_points,
+    traversals,
+)
 from converge.sql.database import Database, repeatable
 from converge.sql.faults import Locked
 from converge.sql.transaction import Transaction
@@ -97,6 +106,7 @@ class _Survey:
     spent: list[int]
     retries: bool
     ready: int
+    places: list[sync_points.Key]
 
 
 class Sweeper:
@@ -148,6 +158,8 @@ class Sweeper:
         spent = 0
         if found.spent:
             spent = self._transact(_delete_spent, found.spent, commit=Commit.SWEEP) or 0
+        if found.places:
+            self._transact(limits.free_stray, found.places, commit=Commit.SWEEP)
         if self._pruner is not None:
             self._pruner.step()
         return Sweep(dead, nodes, unblocked, overdue, leftovers, spent, found.ready)
@@ -168,6 +180,7 @@ class Sweeper:
             spent=sorted({one.resource_id for one in _spent(tx, scopes_of)}),
             retries=leftovers.has_due_retries(tx),
             ready=leftovers.count_due(tx, BATCH),
+            places=limits.list_stray(tx, BATCH),
         )
 
     def _recover(self, engine_ids: Collection[int]) -> tuple[int, int]:
@@ -255,6 +268,7 @@ def release_engine(
     running = [node for node in nodes if node.state is NodeState.RUNNING]
     node_moves.recover_nodes(tx, engine_id, running, died=died)
     sync_points.delete_nodes(tx, [n.key for n in nodes if n.state is NodeState.SUPERSEDED])
+    limits.free_places(tx, [node.key for node in nodes])
     resources.free_engine_locks(tx, engine_id, ids)
     node_moves.unblock(tx, [row.id for row in locked.values() if row.blocking])
     return len(nodes)

@@ -82,6 +82,7 @@ def replace(
         inputs=work.inputs,
         secrets=work.secrets,
         locked=True,
+        placed=work.placed,
     )
 
 

@@ -57,8 +57,8 @@ class Rota:
         self._types = types
         self._queues = queues
         self._courses: Lanes = {}
-        self._after: dict[int, int] = {}
-        self._alone: dict[int, int] = {}
+        self._after: dict[tuple[int, int], int] = {}
+        self._alone: dict[tuple[int, int], int] = {}
         self._claims = 0
         self._known: Collection[int] = ()
         self.lanes: Sequence[int] = ()
@@ -115,22 +115,28 @@ class Rota:
             found += lanes[first:] + lanes[:first]
         return found
 
-    def pick(self, lane: int, limit: int, ready: Ready[T]) -> list[T]:
+    def rank(self, busy: Collection[int]) -> list[int]:
+        """These lanes, those of the highest priority first."""
+        return sorted(busy, key=lambda lane: (-self._courses[lane].priority, lane))
+
+    def pick(self, lane: int, limit: int, ready: Ready[T], limit_id: int = 0) -> list[T]:
         """The next nodes of a lane; of several traversals, if more than one has some.
 
         :param limit: so many at most.
         :param ready: what is ready there.
+        :param limit_id: the limit that they wait for, which has turns of its own.
         """
-        alone = self._alone.get(lane, 0)
-        first = 0 if alone else self._after.get(lane, 0)
+        key = (lane, limit_id)
+        alone = self._alone.get(key, 0)
+        first = 0 if alone else self._after.get(key, 0)
         nodes = ready.take(limit, after=first)
         is_round = first > 0 and not nodes
         if first and len(nodes) < limit:
             nodes += ready.take(limit - len(nodes), before=first)
         if len(nodes) < limit:
             # that is all there is
-            self._after.pop(lane, None)
-            self._alone.pop(lane, None)
+            self._after.pop(key, None)
+            self._alone.pop(key, None)
             return nodes
         one = nodes[0].traversal_id
         is_one = one == nodes[-1].traversal_id
@@ -144,8 +150,8 @@ class Rota:
             if below and len(others) < half:
                 others += ready.take(half - len(others), before=one)
             nodes = nodes[: limit - len(others)] + others
-        self._after[lane] = nodes[-1].traversal_id + 1
-        self._alone[lane] = ALONE if is_alone else max(0, alone - 1)
+        self._after[key] = nodes[-1].traversal_id + 1
+        self._alone[key] = ALONE if is_alone else max(0, alone - 1)
         return nodes
 
     def look_round(self) -> None:

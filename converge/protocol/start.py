@@ -34,6 +34,7 @@ from converge.protocol.plan import Node, Plan
 from converge.protocol.request import Intent
 from converge.sql import (
     events,
+    limits,
     node_moves,
     resources,
     stacks,
@@ -288,6 +289,7 @@ def supersede(tx: Transaction, stack: StackRow) -> int | None:
         return None
     sync_points.lock_traversal_nodes(tx, current.id, sync_points.LIVE)
     node_moves.supersede_nodes(tx, current.id)
+    limits.free_idle(tx, current.id)
     traversals.end_traversal(tx, current.id, TraversalStatus.SUPERSEDED, current.reason)
     return current.id
 

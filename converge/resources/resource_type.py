@@ -280,6 +280,13 @@ class ResourceType:
     #: with the waits between them; None for no limit. A template can override it for a resource.
     timeout: ClassVar[float | None] = None
 
+    def limits(self, properties: Mapping[str, Any]) -> Collection[str]:
+        """The author's keys of a resource with these properties, such as ``account:prod``: a limit
+        that is set for one of them counts for it. It is asked in a transaction, so it must be
+        quick, and do nothing else. Secrets that are kept elsewhere are not in the properties.
+        """
+        return ()
+
     def create(self, context: Context, properties: Mapping[str, Any]) -> Any:
         """Make it.
 

@@ -232,7 +232,8 @@ class DatabaseMetrics(Collector):
         nodes = GaugeMetricFamily(
             "converge_nodes",
             f"Nodes of all stacks by state, each counted up to {MOST}: READY, RUNNING, BLOCKED, "
-            "and LATER (READY, but only after a pause)",
+            "LATER (READY, but only after a pause), and "
+            "LIMITED (READY, but a limit keeps them from starting)",
             labels=["state"],
         )
         for state, count in (counts or {}).items():

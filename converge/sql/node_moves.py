@@ -27,7 +27,14 @@ from converge.errors import StaleLock
 from converge.model import SYNC_POINT_MOVES, Json, Kind, NodeState, check_move
 from converge.sql.batch import CHUNK, UpdateMany, among, types_of
 from converge.sql.schema import sync_point
-from converge.sql.sync_points import Key, LockedNode, SyncPointRow, among_keys, is_in
+from converge.sql.sync_points import (
+    PARKED,
+    Key,
+    LockedNode,
+    SyncPointRow,
+    among_keys,
+    is_in,
+)
 from converge.sql.transaction import Transaction
 from converge.sql.types import ID
 
@@ -60,6 +67,11 @@ def park_nodes(tx: Transaction, keys: Sequence[Key], lane: int) -> None:
     one are told of them."""
     _move(tx, keys, NodeState.READY, lane=lane)
     tx.news.ready[lane] += len(keys)
+
+
+def hold_nodes(tx: Transaction, keys: Sequence[Key], limit_id: int) -> None:
+    """Let READY nodes that the transaction has locked wait for a limit."""
+    _move(tx, keys, NodeState.READY, due_at=PARKED + limit_id)
 
 
 def end_nodes(

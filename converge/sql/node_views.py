@@ -17,7 +17,7 @@ from converge.sql.engines import engine_has_lease
 from converge.sql.schema import resource as resource_table
 from converge.sql.schema import stack as stack_table
 from converge.sql.schema import sync_point, traversal
-from converge.sql.sync_points import is_in
+from converge.sql.sync_points import PARKED, is_in
 from converge.sql.transaction import Transaction
 
 #: Rows beyond a limit are counted up to this number only.
@@ -34,6 +34,7 @@ class NodeView:
     :ivar waits: its handler waits, and is called again when its time has come; ``reason`` is how
         far it is.
     :ivar wait: seconds until a retry may be claimed; negative: seconds since it may be claimed.
+    :ivar limit_id: the limit that keeps it from starting; 0: none does.
     """
 
     traversal_id: int
@@ -53,6 +54,7 @@ class NodeView:
     since: float
     wait: float
     waits: bool = False
+    limit_id: int = 0
 
     @property
     def attempt(self) -> int:
@@ -83,12 +85,13 @@ def _select(tx: Transaction) -> Select[Any]:
             node.lane,
             (tx.now - func.coalesce(node.claimed_at, node.waiting_since, tx.now)).label("since"),
             case(
-                (node.due_at > tx.now, node.due_at - tx.now),
+                (and_(node.due_at > tx.now, node.due_at < PARKED), node.due_at - tx.now),
                 # the clock may have been set back
                 (node.ready_at < tx.now, node.ready_at - tx.now),
                 else_=0.0,
             ).label("wait"),
             _waits(tx).label("waits"),
+            case((node.due_at >= PARKED, node.due_at - PARKED), else_=0).label("limit_id"),
         )
         .join_from(sync_point, traversal, traversal.c.id == node.traversal_id)
         .join(stack_table, stack_table.c.id == traversal.c.stack_id)
@@ -97,7 +100,8 @@ def _select(tx: Transaction) -> Select[Any]:
 
 
 def _waits(tx: Transaction) -> ColumnElement[bool]:
-    return and_(sync_point.c.waiting_since.is_not(None), sync_point.c.due_at > tx.now)
+    is_later = and_(sync_point.c.due_at > tx.now, sync_point.c.due_at < PARKED)
+    return and_(sync_point.c.waiting_since.is_not(None), is_later)
 
 
 def _rows(tx: Transaction, query: Select[Any]) -> list[NodeView]:
@@ -107,7 +111,7 @@ def _rows(tx: Transaction, query: Select[Any]) -> list[NodeView]:
 def _row(row: Any) -> NodeView:
     values: list[Any] = list(row)[: len(NodeView.__dataclass_fields__)]
     values[2:4] = Kind(values[2]), NodeState(values[3])
-    values[-1] = bool(values[-1])
+    values[-2:] = bool(values[-2]), int(values[-1])
     return NodeView(*values)
 
 
@@ -287,6 +291,8 @@ def list_unclaimed(tx: Transaction, age: float, limit: int) -> tuple[list[NodeVi
     conditions = [
         is_in(NodeState.READY),
         node.ready_at <= tx.now - age,
+        # what a limit keeps from starting is not stuck
+        node.due_at < PARKED,
         or_(node.ready_at < place.c.last, func.coalesce(lane.c.last, 0) <= tx.now - age),
     ]
     in_place = and_(place.c.traversal_id == node.traversal_id, place.c.lane == node.lane)

@@ -262,6 +262,40 @@ lane = Table(
     UniqueConstraint("queue", "types", "priority", name="uniq_converge_lane0queue0types0priority"),
 )
 
+# what may run or start at once, across all engines
+limit = Table(
+    PREFIX + "limit",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    # what it is of: nodes of a resource type, of a stack, or of a key of the author's
+    Column("kind", String(8), nullable=False),
+    Column("name", NAME, nullable=False),
+    # how many at once, and how many starts in how many seconds; NULL: any number
+    Column("places", Integer),
+    Column("rate_count", Integer),
+    Column("rate_seconds", Double),
+    # the last starts, and before which time there is none; see converge.protocol.places
+    Column("starts", JsonText),
+    Column("open_at", Double, nullable=False, server_default="0"),
+    # grows at each claim that asks for its places
+    Column("version", Integer, nullable=False, server_default="0"),
+    # grows with each change of any limit
+    Column("changed", Integer, nullable=False),
+    UniqueConstraint("kind", "name", name="uniq_converge_limit0kind0name"),
+    UniqueConstraint("changed", name="uniq_converge_limit0changed"),
+)
+
+# a place that a node holds, from its claim until its work is recorded or recovered
+place = Table(
+    PREFIX + "place",
+    metadata,
+    Column("traversal_id", ID, nullable=False),
+    Column("node", Integer, nullable=False),
+    Column("limit_id", Integer, nullable=False),
+    PrimaryKeyConstraint("traversal_id", "node", "limit_id", name="pk_converge_place"),
+    Index("ix_converge_place_limit_id", "limit_id"),
+)
+
 engine = Table(
     PREFIX + "engine",
     metadata,

@@ -34,6 +34,7 @@ VERSIONS = (
     "0015",
     "0016",
     "0017",
+    "0018",
 )
 HEAD = VERSIONS[-1]
 #: Databases where a statement that changes the schema commits the transaction.

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Double,
     Text,
     and_,
     delete,
@@ -29,11 +30,16 @@ from converge.sql.batch import among
 from converge.sql.engines import engine_has_lease
 from converge.sql.lanes import DEFAULT
 from converge.sql.loading import Load, read_clock
-from converge.sql.schema import LIVE_STATES, sync_point
+from converge.sql.schema import LIVE_STATES, limit, place, sync_point
 from converge.sql.transaction import Transaction
 
 #: (traversal, node)
 Key = tuple[int, int]
+#: A READY node that waits for a limit has this and the limit's id as its ``due_at``, so that no
+#: claim sees it until the limit is open.
+PARKED = 1e12
+# as a literal: of an untyped parameter plus an integer, PostgreSQL makes an integer
+_PARKED: ColumnElement[float] = literal_column("1e12", Double())
 
 LIVE = (NodeState.WAITING, NodeState.READY, NodeState.RUNNING, NodeState.BLOCKED)
 
@@ -272,11 +278,13 @@ def _dump_numbers(numbers: Sequence[int]) -> str:
 def lock_ready(
     tx: Transaction,
     engine_id: int,
-    limit: int,
+    most: int,
     most_deaths: int | None = None,
     mark: int | None = None,
     *,
     lane: int = DEFAULT,
+    limit_id: int = 0,
+    changed: int = 0,
     after: int = 0,
     before: int | None = None,
 ) -> list[SyncPointRow]:
@@ -288,33 +296,36 @@ def lock_ready(
     :param engine_id: the engine that claims; an engine whose lease has ended gets nothing.
     :param most_deaths: only nodes on which at most so many engines died.
     :param mark: of the registration of that engine.
+    :param limit_id: the limit that they wait for; 0: those that wait for none.
+    :param changed: the last change of a limit that the engine knows; one that does not know the
+        newest gets nothing.
     :param after: only traversals from this id on.
     :param before: only traversals with a lower id.
     """
     conditions = [
-        is_in(NodeState.READY),
-        sync_point.c.due_at == 0,
-        sync_point.c.lane == lane,
+        *_ready_in(lane, limit_id),
         sync_point.c.traversal_id >= after,
         engine_has_lease(tx, engine_id, mark),
+        _has_no_newer(changed),
     ]
     if before is not None:
         conditions.append(sync_point.c.traversal_id < before)
     if most_deaths is not None:
         conditions.append(sync_point.c.deaths <= most_deaths)
     order = (sync_point.c.traversal_id, sync_point.c.ready_at, sync_point.c.node)
-    query = select(*_columns(tx)).where(*conditions).order_by(*order).limit(limit)
+    query = select(*_columns(tx)).where(*conditions).order_by(*order).limit(most)
     return [_row(row) for row in tx.execute(query.with_for_update(skip_locked=True)).all()]
 
 
 def lock_due(
     tx: Transaction,
     engine_id: int,
-    limit: int,
+    most: int,
     most_deaths: int | None = None,
     mark: int | None = None,
     *,
     lanes: Iterable[int] = (DEFAULT,),
+    changed: int = 0,
 ) -> list[SyncPointRow]:
     """Lock retries of these lanes whose time has come, in that order; as :func:`lock_ready` does.
 
@@ -326,30 +337,73 @@ def lock_due(
         sync_point.c.due_at <= tx.now,
         sync_point.c.lane.in_(sorted(lanes)),
         engine_has_lease(tx, engine_id, mark),
+        _has_no_newer(changed),
     ]
     if most_deaths is not None:
         conditions.append(sync_point.c.deaths <= most_deaths)
     order = (sync_point.c.due_at, sync_point.c.lane, *_ORDER)
-    query = select(*_columns(tx)).where(*conditions).order_by(*order).limit(limit)
+    query = select(*_columns(tx)).where(*conditions).order_by(*order).limit(most)
     return [_row(row) for row in tx.execute(query.with_for_update(skip_locked=True)).all()]
 
 
-def find_busy(tx: Transaction, lanes: Sequence[int]) -> list[int]:
-    """Those of these lanes in which something is READY that is no retry."""
+def _ready_in(lane: int, limit_id: int) -> tuple[ColumnElement[bool], ...]:
+    """The conditions for the READY nodes of a lane that are no retries, and wait for a limit."""
+    due_at = PARKED + limit_id if limit_id else 0
+    return is_in(NodeState.READY), sync_point.c.due_at == due_at, sync_point.c.lane == lane
+
+
+def _has_no_newer(changed: int) -> ColumnElement[bool]:
+    """The condition that no limit was changed since."""
+    return ~select(limit.c.id).where(limit.c.changed > changed).exists()
+
+
+def free_places_of() -> ColumnElement[int]:
+    """How many places of a limit are free; NULL if any number is."""
+    count = select(func.count()).where(place.c.limit_id == limit.c.id).correlate(limit)
+    free: ColumnElement[int] = limit.c.places - count.scalar_subquery()
+    return free
+
+
+def are_open(tx: Transaction, *conditions: ColumnElement[bool]) -> list[ColumnElement[bool]]:
+    """The conditions for limits for which nodes wait and need not.
+
+    :param conditions: for these nodes.
+    """
+    parked = (is_in(NodeState.READY), sync_point.c.due_at == _PARKED + limit.c.id)
+    return [select(sync_point.c.node).where(*parked, *conditions).exists(), *have_room(tx)]
+
+
+def have_room(tx: Transaction) -> list[ColumnElement[bool]]:
+    """The conditions for limits that have a place and a start left."""
+    return [
+        or_(limit.c.places.is_(None), free_places_of() > 0),
+        # later than its rate could make it, it is from before the clock was set back
+        or_(limit.c.open_at <= tx.now, limit.c.open_at > tx.now + 2 * limit.c.rate_seconds),
+    ]
+
+
+def find_busy(tx: Transaction, lanes: Sequence[int], limit_id: int = 0) -> list[int]:
+    """Those of these lanes in which something is READY that is no retry.
+
+    :param limit_id: and waits for this limit; 0: for none.
+    """
 
     def is_busy(lane: int) -> ColumnElement[bool]:
-        ready = (is_in(NodeState.READY), sync_point.c.due_at == 0, sync_point.c.lane == lane)
-        return select(sync_point.c.node).where(*ready).exists()
+        return select(sync_point.c.node).where(*_ready_in(lane, limit_id)).exists()
 
     found: Any = tx.execute(select(*(is_busy(lane).label(f"l{lane}") for lane in lanes))).one()
     return [lane for lane, busy in zip(lanes, found, strict=True) if busy]
 
 
-def find_others(tx: Transaction, lane: int, traversal_id: int) -> tuple[bool, bool]:
+def find_others(
+    tx: Transaction, lane: int, traversal_id: int, limit_id: int = 0
+) -> tuple[bool, bool]:
     """Whether traversals with lower ids than this one, and with higher ones, have something READY
-    in a lane that is no retry."""
-    ready = (is_in(NodeState.READY), sync_point.c.due_at == 0, sync_point.c.lane == lane)
-    node = select(sync_point.c.node).where(*ready)
+    in a lane that is no retry.
+
+    :param limit_id: and waits for this limit; 0: for none.
+    """
+    node = select(sync_point.c.node).where(*_ready_in(lane, limit_id))
     below = node.where(sync_point.c.traversal_id < traversal_id).exists()
     above = node.where(sync_point.c.traversal_id > traversal_id).exists()
     found: Any = tx.execute(select(below.label("below"), above.label("above"))).one()
@@ -362,7 +416,9 @@ def has_claimable(tx: Transaction, lanes: Sequence[int]) -> bool:
     fresh = select(sync_point.c.node).where(*mine, sync_point.c.due_at == 0)
     is_due = (sync_point.c.due_at > 0, sync_point.c.due_at <= tx.now)
     retry = select(sync_point.c.node).where(*mine, *is_due)
-    return bool(tx.execute(select(or_(fresh.exists(), retry.exists()))).scalar_one())
+    parked = select(limit.c.id).where(*are_open(tx, sync_point.c.lane.in_(lanes)))
+    found = or_(fresh.exists(), retry.exists(), parked.exists())
+    return bool(tx.execute(select(found)).scalar_one())
 
 
 def lock_nodes(tx: Transaction, keys: Iterable[Key]) -> dict[Key, LockedNode]:

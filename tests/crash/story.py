@@ -33,7 +33,7 @@ LEASE = 60.0
 #: Seconds in which the story's clock goes on, so that no engine misses its renewal.
 SLICE = 20.0
 #: The commits of callers.
-CALLS = (Commit.START, Commit.HOST, Commit.CANCEL, Commit.ABANDON, Commit.SIGNAL)
+CALLS = (Commit.START, Commit.HOST, Commit.CANCEL, Commit.ABANDON, Commit.LIMIT, Commit.SIGNAL)
 
 #: The verbs of callers that say what they believe to be current.
 COMPARING = frozenset({"update", "rollback", "check"})
@@ -157,6 +157,11 @@ class Player:
     def do_abandon(self, resource: str) -> None:
         done = self.store.forget_resource(NAME, resource)
         assert (done is None) is bool(self.committed)
+
+    def do_limit(self, places: int, **options: Any) -> None:
+        """Say how many nodes of a type run at once; whoever does not know whether it did, says it
+        again."""
+        self.store.set_limit(type="fake", places=places, **options)
 
     def do_signal(self, resource: str) -> None:
         """Tell a resource what it waits for; who does not know whether it did, does it again."""

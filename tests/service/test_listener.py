@@ -99,7 +99,7 @@ def samples(collector: DatabaseMetrics) -> dict[str, float]:
 
 def test_nodes_are_counted_by_state_up_to_a_limit(store: Store) -> None:
     store.create_stack("shop", template({"a": [], "b": [], "c": ["a", "b"]}))
-    counts = {"READY": 2, "LATER": 0, "RUNNING": 0, "BLOCKED": 0}
+    counts = {"READY": 2, "LATER": 0, "LIMITED": 0, "RUNNING": 0, "BLOCKED": 0}
     assert store.database.read(lambda tx: gauges.count_nodes(tx, 10)) == counts
     assert store.database.read(lambda tx: gauges.count_nodes(tx, 1))["READY"] == 1
     world = FakeWorld()
@@ -150,7 +150,7 @@ def test_the_database_is_asked_once_in_a_while(store: Store) -> None:
     at[0] = CACHED
     assert samples(collector) == {
         "converge_database_up": 1,
-        **{"READY": 0, "LATER": 0, "RUNNING": 0, "BLOCKED": 0},
+        **{"READY": 0, "LATER": 0, "LIMITED": 0, "RUNNING": 0, "BLOCKED": 0},
         **{"converge_nodes_waiting": 0, "converge_nodes_stranded": 0},
     }
     store.create_stack("shop", template({"a": []}))

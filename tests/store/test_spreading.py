@@ -24,6 +24,7 @@ PARTED = {
     "converge_event": "stack_id",
     "converge_sync_point": "traversal_id",
     "converge_progress": "traversal_id",
+    "converge_place": "traversal_id",
     "converge_signal": "resource_id",
 }
 #: The row of a stack, which says where its others are.
@@ -32,6 +33,7 @@ STACK = {"converge_stack"}
 OTHERS = {
     "converge_engine",
     "converge_lane",
+    "converge_limit",
     "converge_scope",
     "converge_step",
     "converge_instance",

@@ -1,0 +1,373 @@
+"""Places: what of the limits that are set a claim may take, and what must wait.
+
+A node holds a place of each of its limits from its claim until its work is recorded, or recovered
+from a dead engine; one whose handler waits keeps them. So what dies takes no place with it, and
+frees none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from converge.errors import BadInput
+from converge.model import Json, Kind, LimitKind, check_name
+from converge.protocol.decide import HANDLED, Decision, Operation, Work
+from converge.reasons import describe
+from converge.resources.resource_type import ResourceType
+from converge.sql import limits
+from converge.sql.limits import LimitRow
+from converge.sql.sync_points import Key
+from converge.sql.transaction import Transaction
+
+#: So many starts of a limit are remembered one by one; of more, those in this part of its time
+#: count as if they were the last of these.
+GRAIN = 64
+_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+_RATE = re.compile(r"([0-9]{1,9})/([0-9]{1,6}(?:\.[0-9]{1,3})?)?(s|min|h)")
+#: The most places, and the most starts.
+MOST = 1_000_000
+
+
+class Bounds:
+    """The limits that an engine knows of.
+
+    :ivar changed: the last change of them that it knows.
+    """
+
+    def __init__(self) -> None:
+        self.changed = 0
+        self._ids: dict[tuple[LimitKind, str], int] = {}
+        self.is_any = False
+
+    def learn(self, rows: Sequence[LimitRow]) -> bool:
+        """Take note of the limits that there are; return whether any has changed."""
+        before = self.changed
+        self.changed = max((row.changed for row in rows), default=0)
+        self._ids = {(row.kind, row.name): row.id for row in rows if row.is_set}
+        # nodes may wait for one that was removed
+        self.is_any = bool(rows)
+        return self.changed != before
+
+    def list_asked(self, work: Work, types: Mapping[str, ResourceType]) -> set[int]:
+        """The limits of which a work needs a place."""
+        if not self._ids or not needs_place(work):
+            return set()
+        names = {(LimitKind.STACK, work.traversal.stack)}
+        for name, properties in _handled(work):
+            names.add((LimitKind.TYPE, name))
+            keys = keys_of(name, types[name], properties) if name in types else ()
+            names.update((LimitKind.KEY, key) for key in keys)
+        return {self._ids[one] for one in names if one in self._ids}
+
+
+def needs_place(work: Work) -> bool:
+    """Whether a handler is called for it, sooner or later."""
+    operation = work.decision.operation
+    return operation in HANDLED or operation is Operation.REPLACE
+
+
+def _handled(work: Work) -> Iterable[tuple[str, Mapping[str, Json]]]:
+    """The types whose handlers may be called for a work, each with the properties."""
+    decision, row = work.decision, work.row
+    yield work.type_name, decision.properties
+    if row is not None and row.properties:
+        yield row.type, row.properties
+    if work.node.kind is Kind.UPDATE and decision.operation is Operation.REPLACE:
+        yield work.wanted_type, decision.properties
+    if decision.wanted is not None:
+        # what is deleted first is then made anew by the same work
+        yield work.wanted_type, decision.wanted
+
+
+def keys_of(
+    name: str, resource_type: ResourceType, properties: Mapping[str, Json]
+) -> frozenset[str]:
+    """The author's keys of a resource.
+
+    :raises BadInput: its type says something else, or raises something.
+    """
+    try:
+        said: Any = resource_type.limits(properties)
+    except Exception as error:
+        raise BadInput(f"limits() of type {name!r} failed: {describe(error)}") from error
+    if isinstance(said, str) or not isinstance(said, Iterable):
+        raise BadInput(f"limits() of type {name!r} must return several names, not {said!r}")
+    found = frozenset(said)
+    if not all(isinstance(one, str) for one in found):
+        raise BadInput(
+            f"limits() of type {name!r} must return names, not {sorted(map(repr, found))}"
+        )
+    return found
+
+
+@dataclass(slots=True)
+class Room:
+    """What is left of a limit.
+
+    :ivar places: how many places are free; None: any number.
+    :ivar starts: how many nodes may start now; None: any number.
+    :ivar taken: how many have started.
+    """
+
+    places: int | None
+    starts: int | None
+    taken: int = 0
+
+    def has_room(self, *, is_start: bool) -> bool:
+        """Whether one more has room.
+
+        :param is_start: it starts; otherwise its handler has waited, and is called again.
+        """
+        return (self.places is None or self.places > 0) and (
+            not is_start or self.starts is None or self.starts > 0
+        )
+
+    def take(self, *, is_start: bool) -> None:
+        """Let one more in."""
+        if self.places is not None:
+            self.places -= 1
+        if is_start:
+            self.taken += 1
+            if self.starts is not None:
+                self.starts -= 1
+
+
+@dataclass(slots=True)
+class Asker:
+    """A node that asks for places.
+
+    :ivar needs: the limits of which it needs a place and holds none.
+    :ivar is_start: it starts; otherwise its handler has waited, and is called again.
+    """
+
+    key: Key
+    needs: Sequence[int]
+    is_start: bool = True
+
+
+@dataclass(slots=True)
+class Choice:
+    """:ivar taken: those that have room in all their limits.
+    :ivar held: those that wait, by the limit that they wait for.
+    """
+
+    taken: list[Asker] = field(default_factory=list)
+    held: dict[int, list[Key]] = field(default_factory=dict)
+
+
+def choose(askers: Iterable[Asker], rooms: Mapping[int, Room], most: int) -> Choice:
+    """Let in those that have room, in their order; each takes a place of all its limits, or of
+    none.
+
+    :param rooms: what is left of each limit; it is taken from.
+    :param most: so many at most; what comes after these neither starts nor waits.
+    """
+    choice = Choice()
+    for one in askers:
+        if len(choice.taken) >= most:
+            break
+        asked = [id_ for id_ in sorted(one.needs) if id_ in rooms]
+        full = next((id_ for id_ in asked if not rooms[id_].has_room(is_start=one.is_start)), None)
+        if full is not None:
+            choice.held.setdefault(full, []).append(one.key)
+            continue
+        for id_ in asked:
+            rooms[id_].take(is_start=one.is_start)
+        choice.taken.append(one)
+    return choice
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many starts in so many seconds, in whichever of these one looks."""
+
+    count: int
+    seconds: float
+
+    def stamp(self, now: float) -> float:
+        """As when a start counts."""
+        if self.count <= GRAIN:
+            return now
+        grain = self.seconds / GRAIN
+        return (now // grain + 1) * grain
+
+    def recent(self, starts: Iterable[Sequence[float]], now: float) -> list[list[float]]:
+        """Those of the last starts that count: each as the time and how many."""
+        # a clock that was set back must not keep it closed for longer
+        last = self.stamp(now)
+        found = [[min(at, last), count] for at, count in starts]
+        return [one for one in found if one[0] + self.seconds > now]
+
+    def left(self, recent: Iterable[Sequence[float]]) -> int:
+        """How many may start now."""
+        return max(0, self.count - int(sum(count for _, count in recent)))
+
+    def add(self, recent: list[list[float]], now: float, count: int) -> list[list[float]]:
+        """The last starts, with some more."""
+        at = self.stamp(now)
+        if recent and recent[-1][0] == at:
+            return [*recent[:-1], [at, recent[-1][1] + count]]
+        return [*recent, [at, count]] if count else recent
+
+    def open_at(self, recent: Sequence[Sequence[float]]) -> float:
+        """Before when there is none; 0 if there may be one now."""
+        return 0.0 if self.left(recent) else min(at for at, _ in recent) + self.seconds
+
+
+def parse_rate(text: object) -> tuple[int, float]:
+    """The starts and seconds of a rate: ``10/s``, ``100/min``, ``5/h``, ``3/10s``.
+
+    :raises BadInput: it is none.
+    """
+    found = _RATE.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        raise BadInput(f"a rate is written as 10/s, 100/min, 5/h or 3/10s, not as {text!r}")
+    count, seconds = int(found[1]), float(found[2] or 1) * _UNITS[found[3]]
+    if not 1 <= count <= MOST or not 0.1 <= seconds <= 86_400.0:
+        raise BadInput(f"a rate has 1 to {MOST:,} starts in 0.1 s to 24 h, not as in {text!r}")
+    return count, seconds
+
+
+def tell_rate(row: LimitRow) -> str | None:
+    """A limit's rate, as it is written."""
+    if row.rate_count is None or row.rate_seconds is None:
+        return None
+    for unit, seconds in reversed(_UNITS.items()):
+        if row.rate_seconds == seconds:
+            return f"{row.rate_count}/{unit}"
+    return f"{row.rate_count}/{row.rate_seconds:g}s"
+
+
+def which_limit(**given: str | None) -> tuple[LimitKind, str]:
+    """The kind and the name of a limit.
+
+    :param given: the kinds, one with a name.
+    :raises BadInput: there is not exactly one.
+    """
+    named = {LimitKind(kind): name for kind, name in given.items() if name is not None}
+    if len(named) != 1:
+        raise BadInput("a limit is of one type, one stack or one key: name exactly one")
+    ((kind, name),) = named.items()
+    return kind, check_name(kind, name)
+
+
+def check_places(places: object) -> None:
+    """Check a number of places.
+
+    :raises BadInput: it is none.
+    """
+    if places is not None and (type(places) is not int or not 0 <= places <= MOST):
+        raise BadInput(f"places must be a whole number from 0 to {MOST:,}, not {places!r}")
+
+
+def _rate_of(row: LimitRow) -> Rate | None:
+    if row.rate_count is None or row.rate_seconds is None:
+        return None
+    return Rate(row.rate_count, row.rate_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Seats:
+    """What becomes of the works of a claim.
+
+    :ivar works: those that can start.
+    :ivar held: the nodes that must wait, by the limit that is full.
+    :ivar is_locked: limits are locked.
+    """
+
+    works: list[Work]
+    held: dict[int, list[Key]] = field(default_factory=dict)
+    is_locked: bool = False
+
+
+def take_places(
+    tx: Transaction,
+    works: Sequence[Work],
+    bounds: Bounds,
+    types: Mapping[str, ResourceType],
+    most: int,
+) -> Seats:
+    """Take the places that works need. Limits that have room are locked, by id; no other row may be
+    locked after that.
+
+    :param works: of locked nodes.
+    :param most: so many works at most.
+    :raises StaleLock: another transaction took some.
+    """
+    asked = {work.node.key: _list_asked(work, bounds, types) for work in works}
+    ids = set().union(*asked.values())
+    if not ids:
+        return Seats(list(works[:most]))
+    held = limits.list_places(tx, [key for key, needs in asked.items() if needs])
+    needs = {key: sorted(some - held.get(key, set())) for key, some in asked.items()}
+    roomy = limits.list_roomy(tx, ids)
+    full: dict[int, list[Key]] = {}
+    for work in works:
+        work.placed = bool(asked[work.node.key])
+        closed = [id_ for id_ in needs[work.node.key] if id_ not in roomy]
+        if closed:
+            full.setdefault(closed[0], []).append(work.node.key)
+    works = [work for work in works if roomy.issuperset(needs[work.node.key])]
+    ids = set().union(*(needs[work.node.key] for work in works))
+    if not ids:
+        return Seats(list(works[:most]), full)
+    rows, taken, now = limits.lock_limits(tx, ids)
+    recent = {
+        row.id: rate.recent(row.starts or (), now)
+        for row in rows
+        if (rate := _rate_of(row)) is not None
+    }
+    rooms = {row.id: _room(row, taken.get(row.id, 0), recent) for row in rows if row.is_set}
+    askers = [
+        Asker(
+            work.node.key,
+            needs[work.node.key],
+            # of an attempt that goes on, the start was counted
+            work.node.note_id is None,
+        )
+        for work in works
+    ]
+    choice = choose(askers, rooms, most)
+    granted = {one.key: one for one in choice.taken}
+    chosen = [work for work in works if work.node.key in granted]
+    limits.take_places(
+        tx,
+        ((one.key, id_) for one in choice.taken for id_ in one.needs if id_ in rooms),
+    )
+    for row in rows:
+        is_taken = any(row.id in one.needs for one in choice.taken)
+        if row.id in rooms and (is_taken or (row.id in choice.held and row.id in recent)):
+            _write(tx, row, recent.get(row.id), rooms[row.id].taken, now)
+    for id_, keys in full.items():
+        choice.held.setdefault(id_, []).extend(keys)
+    return Seats(chosen, choice.held, is_locked=True)
+
+
+def _list_asked(work: Work, bounds: Bounds, types: Mapping[str, ResourceType]) -> set[int]:
+    try:
+        return bounds.list_asked(work, types)
+    except BadInput as error:
+        work.decision = Decision(Operation.FAIL, reason=str(error))
+        return set()
+
+
+def _room(row: LimitRow, taken: int, recent: Mapping[int, list[list[float]]]) -> Room:
+    rate = _rate_of(row)
+    return Room(
+        None if row.places is None else max(0, row.places - taken),
+        None if rate is None else rate.left(recent[row.id]),
+    )
+
+
+def _write(
+    tx: Transaction, row: LimitRow, recent: list[list[float]] | None, count: int, now: float
+) -> None:
+    rate = _rate_of(row)
+    if rate is None or recent is None:
+        limits.write_limit(tx, row, None, 0.0)
+        return
+    starts = rate.add(recent, now, count)
+    limits.write_limit(tx, row, starts, rate.open_at(starts))
