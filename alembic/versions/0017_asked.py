@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import mysql
 
 from converge.sql.migrate import commits_each_statement
 
@@ -17,11 +18,12 @@ branch_labels = None
 depends_on = None
 
 TABLE = "converge_traversal"
+TEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 
 
 def upgrade() -> None:
     again = commits_each_statement()
-    op.add_column(TABLE, sa.Column("asked", sa.Text(), nullable=True), if_not_exists=again)
+    op.add_column(TABLE, sa.Column("asked", TEXT, nullable=True), if_not_exists=again)
 
 
 def downgrade() -> None:
