@@ -104,6 +104,8 @@ class Commit(StrEnum):
     GIVE = "give"
     #: the number of a group's partitions changes
     RESIZE = "resize"
+    #: a member notes which messages of other members it has handled
+    POSITIONS = "positions"
 
     @property
     def before(self) -> str:
@@ -140,7 +142,7 @@ PIPELINE = (
     Commit.LETTERS,
 )
 #: Those of groups.
-GROUP = (Commit.JOIN, Commit.BALANCE, Commit.GIVE, Commit.RESIZE)
+GROUP = (Commit.JOIN, Commit.BALANCE, Commit.GIVE, Commit.RESIZE, Commit.POSITIONS)
 
 
 def both_sides(commits: Iterable[Commit]) -> tuple[str, ...]:

@@ -11,14 +11,15 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from converge.agent.counts import Counts
 from converge.agent.gathering import Batching, gather
+from converge.agent.sharing import Sharing
 from converge.agent.watcher import Watcher
 from converge.bus.carrier import CarrierError
 from converge.bus.source import Delivery, Source
-from converge.errors import ConvergeError, StoreError
+from converge.errors import ConvergeError, StaleLock, StoreError
 from converge.lease import now as seconds
 from converge.pipeline import BatchResult, Message, Pipeline, process_batch, sweep
 from converge.sql.notifications import read_clock
@@ -34,45 +35,13 @@ SWEEP = 1.0
 FIRST, LONGEST = 0.5, 15.0
 
 
-@dataclass(slots=True)
-class Counts:
-    """What an agent has done since its start.
-
-    :ivar batches: that were acknowledged.
-    :ivar given_back: messages that went back to the bus, as the store could not be used.
-    :ivar outages: of the store or of the bus.
-    :ivar buses: messages received, by bus.
-    """
-
-    received: int = 0
-    batches: int = 0
-    recorded: int = 0
-    duplicates: int = 0
-    resumed: int = 0
-    dead_letters: int = 0
-    given_back: int = 0
-    outages: int = 0
-    buses: dict[str, int] = field(default_factory=dict)
-    delivered: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def add(self, result: BatchResult) -> None:
-        """Count what became of a batch."""
-        self.recorded += result.recorded
-        self.duplicates += result.duplicates
-        self.resumed += result.resumed
-        self.dead_letters += result.dead_letters
-        for name, number in result.delivered.items():
-            self.delivered[name] = self.delivered.get(name, 0) + number
-        for name, taken in result.seconds.items():
-            self.seconds[name] = self.seconds.get(name, 0.0) + taken
-
-
 class Agent:
-    """An agent. One thread runs it.
+    """An agent. One thread runs it; one of a group has another one, for its partitions.
 
     :param open_source: connects to the bus; it is called again after an outage.
     :param watcher: is told what the agent does.
+    :param share: joins a group; it is given what is told of deliveries that came to their end.
+        None: the agent takes what it receives through all sinks itself.
     """
 
     def __init__(
@@ -82,8 +51,10 @@ class Agent:
         open_source: Callable[[], Source],
         batching: Batching = Batching(),  # noqa: B008
         watcher: Watcher | None = None,
+        share: Callable[[Callable[[BatchResult], None]], Sharing] | None = None,
     ) -> None:
         self.counts = Counts()
+        self._counting = threading.Lock()
         self.stopping = threading.Event()
         self._store = store
         self._pipeline = pipeline
@@ -93,6 +64,10 @@ class Agent:
         self._source: Source | None = None
         self._swept = 0.0
         self._pause = FIRST
+        self._failure: BaseException | None = None
+        self.sharing = None if share is None else share(self._add)
+        if self.sharing is not None:
+            self.counts.group = self.sharing.counts
 
     def stop(self) -> None:
         """Finish what is in hand, and let :meth:`run` return; from any thread."""
@@ -105,12 +80,36 @@ class Agent:
 
     def run(self) -> None:
         """Work until :meth:`stop`, or until nothing more can come."""
+        if self.sharing is None:
+            self._receive_all()
+            return
+        worker = threading.Thread(target=self._share, args=[self.sharing], name="partitions")
+        worker.start()
+        try:
+            self._receive_all()
+            if not self.stopping.is_set():
+                self.sharing.finish()
+        finally:
+            self.sharing.stop()
+            worker.join()
+            self.sharing.outbox.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def _receive_all(self) -> None:
         try:
             while not self.stopping.is_set():
                 if not self.turn():
                     return
         finally:
             self._close()
+
+    def _share(self, sharing: Sharing) -> None:
+        try:
+            sharing.run()
+        except BaseException as error:
+            self._failure = error
+            self.stop()
 
     def turn(self) -> bool:
         """Receive a batch and handle it, or wait out an outage for a while.
@@ -122,6 +121,8 @@ class Agent:
                 # before anything is received that could only go back
                 self._store.database.read(read_clock)
                 self._source = self._open()
+            if self.sharing is not None:
+                self.sharing.outbox.adopt()
             batch = gather(
                 self._source.receive,
                 self._batching,
@@ -132,6 +133,11 @@ class Agent:
             if batch:
                 self._handle(self._source, batch)
             self._sweep(force=self._source.ended)
+        except StaleLock as error:
+            LOG.warning("%s", error)
+            assert self.sharing is not None
+            self.sharing.await_balance()
+            return True
         except (StoreError, CarrierError) as error:
             self._wait_out(error)
             return True
@@ -148,7 +154,7 @@ class Agent:
             self.counts.buses[name] = self.counts.buses.get(name, 0) + number
         self._watcher.gathered(buses, max(0.0, started - batch[0].received))
         try:
-            result = process_batch(self._store, self._pipeline, [_message(one) for one in batch])
+            result = self._process([_message(one) for one in batch])
         except BaseException:
             self.counts.given_back += len(batch)
             self._watcher.gave_back(len(batch))
@@ -160,12 +166,19 @@ class Agent:
         source.acknowledge(batch)
         self._watcher.acknowledged(seconds() - started)
 
+    def _process(self, messages: Sequence[Message]) -> BatchResult:
+        if self.sharing is not None:
+            return self.sharing.outbox.process(messages)
+        return process_batch(self._store, self._pipeline, messages)
+
     def _add(self, result: BatchResult) -> None:
-        self.counts.add(result)
-        self._watcher.done(result)
+        with self._counting:
+            self.counts.add(result)
+            self._watcher.done(result)
 
     def _sweep(self, *, force: bool) -> None:
-        if force or seconds() - self._swept >= SWEEP:
+        # in a group, whoever holds a partition sweeps it
+        if self.sharing is None and (force or seconds() - self._swept >= SWEEP):
             self._swept = seconds()
             self._add(sweep(self._store, self._pipeline))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -37,7 +37,7 @@ OPTIONS = (
 )
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 #: Seconds that connecting may take.
-_CONNECT = 10
+CONNECT = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class RabbitSource:
                 )
         self._quorum = _flag(url, "rabbit_quorum_queue", True)
         self._durable = _flag(url, "amqp_durable_queues", True) or self._quorum
-        self._urls, self._settings = _read(url)
+        self._urls, self._settings = read_settings(url)
         self._connection: Any = None
         self._received: deque[Delivery] = deque()
 
@@ -128,11 +128,11 @@ class RabbitSource:
     # -- the connection
 
     def _connect(self) -> None:
-        kombu = _kombu()
+        kombu = load_kombu()
 
         connection = kombu.Connection(";".join(self._urls), **self._settings)
         try:
-            connection.ensure_connection(max_retries=1, timeout=_CONNECT)
+            connection.ensure_connection(max_retries=1, timeout=CONNECT)
             for address in self._addresses:
                 self._declare(connection, address)
             channel = connection.channel()
@@ -151,7 +151,7 @@ class RabbitSource:
         self._connection = connection
 
     def _declare(self, connection: Any, address: Address) -> None:
-        kombu = _kombu()
+        kombu = load_kombu()
 
         exchange = kombu.Exchange(address.exchange, type="topic", durable=self._durable)
         if not self._exists(connection, exchange.declare):
@@ -197,18 +197,26 @@ class RabbitSource:
 
         return take
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Close the connection after an error, and say what it was without secrets."""
-        try:
-            yield
-        except Exception as error:
-            self.close()
-            text = " ".join(str(error).split()) or type(error).__name__
-            raise CarrierError(f"{self.shown}: {hide(text)[:300]}") from None
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(self.shown, self.close)
 
 
-def _kombu() -> Any:
+@contextmanager
+def explained(shown: str, close: Callable[[], object]) -> Iterator[None]:
+    """Close a connection after an error, and say what it was without secrets.
+
+    :param shown: what it is a connection to.
+    :raises CarrierError: there was an error.
+    """
+    try:
+        yield
+    except Exception as error:
+        close()
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise CarrierError(f"{shown}: {hide(text)[:300]}") from None
+
+
+def load_kombu() -> Any:
     """The library, of which only a part has types."""
     return import_module("kombu")
 
@@ -235,7 +243,7 @@ def _flag(url: BusUrl, name: str, default: bool) -> bool:
     return text.lower() in _TRUE
 
 
-def _read(url: BusUrl) -> tuple[list[str], dict[str, Any]]:
+def read_settings(url: BusUrl) -> tuple[list[str], dict[str, Any]]:
     """What kombu takes: the URL of each host, and settings."""
     parts = urlsplit(url.text)
     host = unquote(parts.path[1:]) or "/"
@@ -249,7 +257,7 @@ def _read(url: BusUrl) -> tuple[list[str], dict[str, Any]]:
     settings: dict[str, Any] = {
         "virtual_host": host,
         "heartbeat": heartbeat,
-        "connect_timeout": _CONNECT,
+        "connect_timeout": CONNECT,
     }
     if _flag(url, "ssl", False):
         import ssl

@@ -10,6 +10,8 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converge.cli import EXIT_COMPLETE
@@ -17,10 +19,13 @@ from converge.cli.output import write_json
 from converge.errors import BadInput
 
 if TYPE_CHECKING:
-    from converge.agent.agent import Agent, Counts
+    from converge.agent.agent import Agent
+    from converge.agent.counts import Counts
+    from converge.bus.post import Post
     from converge.bus.source import Source
     from converge.cli.running import Outages
     from converge.cli.service import Shell
+    from converge.group.group import Settings
     from converge.pipeline import Pipeline
     from converge.service.agent_metrics import AgentMetrics
     from converge.store import Store
@@ -47,12 +52,14 @@ def _metrics() -> type[AgentMetrics]:
 def _run(arguments: Namespace, shell: Shell[AgentMetrics]) -> int:
     from converge.agent.agent import Agent
     from converge.agent.gathering import Batching
+    from converge.agent.sharing import Sharing
     from converge.cli.running import Outages, log_to
 
     if arguments.processes > 1 and _is_file(arguments):
         raise BadInput("a file is taken by one process, not by --processes of them")
     pipeline = _pipeline(arguments)
     open_source = _source(arguments)
+    settings = _group(arguments)
     outages = Outages(shell.reporter)
     with log_to(outages), _store(arguments, outages) as store:
         agent = Agent(
@@ -61,6 +68,9 @@ def _run(arguments: Namespace, shell: Shell[AgentMetrics]) -> int:
             open_source,
             Batching(arguments.batch_size, arguments.batch_timeout),
             shell.metrics,
+            None
+            if settings is None
+            else partial(Sharing, store, pipeline, settings, _post(arguments)),
         )
         if shell.metrics is not None:
             shell.metrics.watch(agent, store)
@@ -154,6 +164,47 @@ def _source(arguments: Namespace) -> Callable[[], Source]:
     return lambda: RabbitSource(url, addresses, prefetch)
 
 
+def _group(arguments: Namespace) -> Settings | None:
+    """The group to join, if there is one.
+
+    :raises BadInput: something of it is missing or wrong.
+    """
+    from converge.group.group import Settings
+    from converge.group.signing import Secrets
+
+    if arguments.group is None:
+        for name in ("secret_file", "partitions", "key"):
+            if getattr(arguments, name) is not None:
+                raise BadInput(f"--{name.replace('_', '-')} is for agents of a --group")
+        return None
+    if arguments.secret_file is not None:
+        try:
+            text = Path(arguments.secret_file).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(
+                f"the secret in {arguments.secret_file} cannot be read: {error}"
+            ) from None
+    else:
+        text = os.environ.get("CONVERGE_GROUP_SECRET", "")
+    if not text.strip():
+        raise BadInput(
+            "an agent of a group needs the group's secret: --secret-file FILE, or "
+            "CONVERGE_GROUP_SECRET, with a text of at least 16 characters"
+        )
+    return Settings(arguments.group, Secrets.read(text), arguments.partitions, arguments.key)
+
+
+def _post(arguments: Namespace) -> Callable[[], Post] | None:
+    """What connects to the queues of partitions."""
+    text = _bus(arguments)
+    if text.startswith("file:"):
+        return None
+    from converge.bus.rabbit_post import RabbitPost
+    from converge.bus.urls import read_bus_url
+
+    return partial(RabbitPost, read_bus_url(text))
+
+
 def _topic(text: str) -> tuple[str, str]:
     exchange, slash, topic = text.rpartition("/")
     if not topic or (slash and not exchange):
@@ -198,3 +249,9 @@ def _report(counts: Counts, arguments: Namespace) -> None:
     )
     for sink, number in sorted(counts.delivered.items()):
         print(f"sink {sink}: {number} delivered in {counts.seconds.get(sink, 0.0):.1f} s")
+    group = counts.group
+    if group is not None:
+        print(
+            f"group {arguments.group}: {group.partitions} partitions, {group.hints} messages, "
+            f"{sum(group.refused.values())} refused"
+        )

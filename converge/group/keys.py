@@ -30,3 +30,8 @@ def partition_of(key: Any, partitions: int) -> int:
     """The partition of a key: 0 or more, less than ``partitions``."""
     digest = sha256(key_text(key).encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") % partitions
+
+
+def share_of(generation: int, number: int) -> int:
+    """A partition as one number, which no partition of another generation has; 0 is none."""
+    return generation * MOST_PARTITIONS + number

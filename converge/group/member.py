@@ -77,8 +77,15 @@ class Member:
     @property
     def sender(self) -> str:
         """What it calls itself in messages: another text after each loss of its lease."""
-        lease = self._owner.current_lease()
-        return f"{lease.id}-{lease.mark:x}"
+        return name_sender(self._owner.current_lease())
+
+    @property
+    def lease(self) -> Lease:
+        """Its lease, a new one if it has lost the one before.
+
+        :raises StoreError: the database cannot be used.
+        """
+        return self._owner.current_lease()
 
     @property
     def holds(self) -> Mapping[tuple[int, int], Hold]:
@@ -276,6 +283,11 @@ class Member:
     def _forget(self, holds: Iterable[Hold]) -> None:
         for hold in holds:
             self._holds.pop((hold.generation, hold.number), None)
+
+
+def name_sender(lease: Lease) -> str:
+    """What the holder of a lease calls itself in messages."""
+    return f"{lease.id}-{lease.mark:x}"
 
 
 def _about(name: str, engine_id: int, mark: int) -> tuple[object, ...]:

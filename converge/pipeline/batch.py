@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from converge.errors import BadInput
@@ -11,11 +11,14 @@ from converge.pipeline.passage import Passage
 from converge.pipeline.pipeline import Pipeline, Sink
 from converge.pipeline.record import Partition, prepare, record
 from converge.pipeline.work import BatchResult, Guard, Work
-from converge.sql.deliveries import get_deliveries
+from converge.sql.deliveries import list_open
 from converge.sql.notifications import read_clock
 
 if TYPE_CHECKING:
     from converge.store import Store
+
+#: Deliveries that the holder of a partition takes at a time.
+OPEN = 200
 
 
 def process_batch(
@@ -55,7 +58,7 @@ def receive(
     """The first part of :func:`process_batch`: parse and record.
 
     For a group whose members share the sinks by partitions: with ``partition`` and ``keep_items``,
-    the works can be handed to others by their ids, which go on with :func:`resume`.
+    the holder of a partition goes on with :func:`resume`.
 
     :param partition: gives the partition of an item of a sink; None: there is one, 0.
     :param keep_items: store what is delivered, so that another process can go on.
@@ -119,18 +122,26 @@ def _give_up(
 def resume(
     store: Store,
     pipeline: Pipeline,
-    ids: Iterable[int],
+    shares: Collection[int],
+    guard_of: Callable[[Collection[int]], Guard],
     *,
-    guard: Guard | None = None,
+    limit: int = OPEN,
     now: float | None = None,
-) -> BatchResult:
-    """Go on with deliveries whose items were kept.
+) -> tuple[BatchResult, bool]:
+    """Go on with what :func:`receive` has begun in partitions, oldest first.
 
-    :param ids: of the deliveries, in the order in which their messages came. Those that came to
-        their end are left out, so a message that names them may come again.
+    :param shares: the partitions: those that the caller holds.
+    :param guard_of: makes what is called first in each transaction, of the partitions that it is
+        about.
+    :param limit: deliveries.
+    :returns: what became of them, and whether there may be more.
+    :raises StoreError: the store cannot be used.
+    :raises StaleLock: the guard raised it.
     """
-    wanted = list(ids)
-    rows = {row.id: row for row in store.database.read(lambda tx: get_deliveries(tx, wanted))}
-    found = [rows[one] for one in wanted if one in rows]
-    works = [Work.of(row) for row in found if row.items is not None and row.state == "HELD"]
-    return deliver(store, pipeline, works, guard=guard, now=now)
+    wanted, sinks = sorted(shares), list(pipeline.sinks)
+    rows = store.database.read(lambda tx: list_open(tx, sinks, wanted, limit)) if wanted else []
+    if not rows:
+        return BatchResult(), False
+    guard = guard_of({row.share for row in rows})
+    works = [Work.of(row) for row in rows]
+    return deliver(store, pipeline, works, guard=guard, now=now), len(rows) == limit

@@ -76,6 +76,8 @@ class Ledger:
                     "id": row.id,
                     "mark": row.mark,
                     "new_mark": mark,
+                    # its partition may be another one by now
+                    "share": share,
                     "state": moved.state if moved.state is not None else {},
                     "deadline_at": moved.deadline,
                 }

@@ -229,10 +229,18 @@ def _recorded(
             else:
                 result.duplicates += 1
         for row in held:
-            work = Work.of(row, one.parts.get((row.sink, row.share), ()))
+            work = Work.of(row, _items_of(one, row))
             work.event_type = one.notification.event_type
             works.append(work)
     return Recorded(result, works)
+
+
+def _items_of(one: Prepared, row: deliveries.DeliveryRow) -> Sequence[Item]:
+    """What a message gives to a delivery. One that was begun when there was another number of
+    partitions, or none, has what was not stored of it from all of them."""
+    if (row.sink, row.share) in one.parts:
+        return one.parts[row.sink, row.share]
+    return [item for (sink, _), items in one.parts.items() if sink == row.sink for item in items]
 
 
 def _row(one: Prepared) -> dict[str, Any]:

@@ -37,12 +37,15 @@ def sweep(
     *,
     shares: Iterable[int] | None = None,
     guard: Guard | None = None,
+    letters: bool = True,
     now: float | None = None,
 ) -> BatchResult:
     """Do what is due.
 
     :param shares: of these partitions only; None: of all.
     :param guard: called first in each transaction that writes.
+    :param letters: whether dead letters that got to no sink are tried again, if a person asked for
+        it.
     :param now: seconds since 1970; None: the database's clock.
     :raises StoreError: the store cannot be used.
     """
@@ -57,7 +60,8 @@ def sweep(
         deliver(store, pipeline, works, result, guard=guard, now=moment)
         if len(rows) < BATCH:
             break
-    retry_letters(store, pipeline, moment, result)
+    if letters:
+        retry_letters(store, pipeline, moment, result)
     return result
 
 

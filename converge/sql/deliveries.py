@@ -6,14 +6,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sqlalchemy import Double, and_, bindparam, delete, func, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Double,
+    and_,
+    bindparam,
+    delete,
+    func,
+    literal,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.types import Integer, String
 
 from converge.errors import StaleLock
 from converge.model import Json
 from converge.sql.batch import InsertMany, UpdateMany, among, types_of
 from converge.sql.notifications import is_one_of
-from converge.sql.schema import delivery
+from converge.sql.schema import delivery, step_state
 from converge.sql.transaction import Transaction
 
 
@@ -160,6 +171,51 @@ def claim_due(
         .values(next_at=later, version=delivery.c.version + 1, updated_at=tx.now)
     )
     return get_deliveries(tx, ids)
+
+
+def _is_open(
+    tx: Transaction, sinks: Sequence[str], shares: Iterable[int]
+) -> list[ColumnElement[bool]]:
+    return [
+        # as the index has it
+        delivery.c.share != literal_column("0"),
+        among(tx, delivery.c.share, shares),
+        delivery.c.state == bindparam("held", DeliveryState.HELD.value, String(8)),
+        is_one_of(tx, delivery.c.sink, sinks),
+    ]
+
+
+def list_open(
+    tx: Transaction, sinks: Sequence[str], shares: Iterable[int], limit: int
+) -> list[DeliveryRow]:
+    """Deliveries that the owners of partitions are to go on with, oldest first.
+
+    :param sinks: of these sinks only.
+    :param shares: the partitions.
+    """
+    query = select(*_COLUMNS).where(*_is_open(tx, sinks, shares))
+    found = tx.execute(query.order_by(delivery.c.id).limit(limit))
+    return [DeliveryRow._make(row) for row in found]
+
+
+def count_open(tx: Transaction, sinks: Sequence[str], shares: Iterable[int], limit: int) -> int:
+    """How many deliveries the owners of partitions are to go on with; no more are counted than the
+    limit."""
+    some = select(delivery.c.id).where(*_is_open(tx, sinks, shares)).limit(limit)
+    return int(tx.execute(select(func.count()).select_from(some.subquery())).scalar_one())
+
+
+def list_shares(tx: Transaction, sinks: Sequence[str]) -> set[int]:
+    """The partitions of all deliveries, and of what steps wait with, of these sinks."""
+    found = set(
+        tx.execute(
+            select(delivery.c.share).where(is_one_of(tx, delivery.c.sink, sinks)).distinct()
+        ).scalars()
+    )
+    waiting = select(step_state.c.share).where(
+        step_state.c.deadline_at.is_not(None), is_one_of(tx, step_state.c.sink, sinks)
+    )
+    return found | set(tx.execute(waiting.distinct()).scalars())
 
 
 def ready_failed(tx: Transaction, ids: Iterable[int]) -> None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
     and_,
-    bindparam,
     delete,
     func,
     insert,
     select,
     update,
 )
-from sqlalchemy.types import String
 
 from converge.errors import Conflict, StaleLock
 from converge.sql.batch import InsertMany, UpdateMany, types_of
@@ -174,6 +172,21 @@ def set_generation(
     )
 
 
+def check_member(
+    tx: Transaction, group_id: int, engine_id: int, mark: int, generation: int
+) -> None:
+    """Check that a member is one, and sends to these partitions; the others end none of them before
+    this transaction ends.
+
+    :raises StaleLock: the others take it for dead.
+    """
+    sends = update(member).where(*_is_member(group_id, engine_id, mark))
+    if tx.execute(sends.values(generation=generation)).rowcount != 1:
+        raise StaleLock(
+            f"engine {engine_id} is no member of its group any more: what it received goes back"
+        )
+
+
 def list_members(tx: Transaction, group_id: int) -> list[MemberRow]:
     """The members that have a lease, by id."""
     query = (
@@ -271,6 +284,28 @@ def check_hold(tx: Transaction, hold: Hold) -> None:
         )
 
 
+_CHECK = UpdateMany(
+    partition,
+    ["group_id", "generation", "number", "engine_id", "epoch", "mark"],
+    {},
+    lambda row, now: {"worked_at": now},
+    leading=3,
+)
+
+
+def check_holds(tx: Transaction, holds: Collection[Hold]) -> None:
+    """Check several partitions, as :func:`check_hold` does one.
+
+    :raises StaleLock: one of them is another one's by now.
+    """
+    listed = sorted(holds, key=lambda one: (one.generation, one.number))
+    if _CHECK.execute(tx, [asdict(one) for one in listed]) != len(listed):
+        raise StaleLock(
+            f"one of {len(listed)} partitions is no longer held by this member: "
+            "what it did is not recorded"
+        )
+
+
 def is_held(tx: Transaction, hold: Hold) -> bool:
     """Whether a partition is still this holder's."""
     return tx.execute(select(partition.c.number).where(*_is_held(hold))).first() is not None
@@ -322,31 +357,43 @@ def _is_place(hold: Hold) -> list[ColumnElement[bool]]:
     ]
 
 
-def read_positions(tx: Transaction, hold: Hold, sink: str) -> dict[str, int]:
+class Spot(NamedTuple):
+    """Where a sender's messages come to: a partition of a holder, and a sink."""
+
+    hold: Hold
+    sink: str
+    sender: str
+
+
+def read_positions(tx: Transaction, hold: Hold) -> dict[Spot, int]:
     """The number of the last message of each sender that was handled in a partition."""
-    query = select(position.c.sender, position.c.sequence).where(
-        *_is_place(hold), position.c.sink == bindparam("of_sink", sink, String())
-    )
-    return {row.sender: row.sequence for row in tx.execute(query)}
+    query = select(position.c.sink, position.c.sender, position.c.sequence)
+    found = tx.execute(query.where(*_is_place(hold)))
+    return {Spot(hold, row.sink, row.sender): row.sequence for row in found}
 
 
-def write_positions(
-    tx: Transaction, hold: Hold, sink: str, known: Mapping[str, int], reached: Mapping[str, int]
-) -> None:
-    """Note which messages were handled. The transaction has checked the hold.
+def write_positions(tx: Transaction, known: Collection[Spot], reached: Mapping[Spot, int]) -> None:
+    """Note which messages were handled. The transaction has checked the holds.
 
-    :param known: what :func:`read_positions` returned to this holder, or what it wrote since.
-    :param reached: the number of the last message by sender, of those that have changed.
+    :param known: those that :func:`read_positions` returned to these holders, or that they wrote
+        since.
+    :param reached: the number of the last message, of those that have changed.
     """
-    common: dict[str, Any] = {
-        name: getattr(hold, name) for name in ("group_id", "generation", "number")
-    }
-    rows = [
-        {**common, "sink": sink, "sender": sender, "sequence": sequence}
-        for sender, sequence in sorted(reached.items())
-    ]
-    _INSERT_POSITIONS.execute(tx, [row for row in rows if row["sender"] not in known])
-    _UPDATE_POSITIONS.execute(tx, [row for row in rows if row["sender"] in known])
+    made: list[dict[str, Any]] = []
+    changed: list[dict[str, Any]] = []
+    for spot, sequence in sorted(reached.items(), key=lambda one: str(one[0])):
+        (changed if spot in known else made).append(
+            {
+                "group_id": spot.hold.group_id,
+                "generation": spot.hold.generation,
+                "number": spot.hold.number,
+                "sink": spot.sink,
+                "sender": spot.sender,
+                "sequence": sequence,
+            }
+        )
+    _INSERT_POSITIONS.execute(tx, made)
+    _UPDATE_POSITIONS.execute(tx, changed)
 
 
 def delete_old_positions(tx: Transaction, hold: Hold, age: float) -> int:

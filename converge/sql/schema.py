@@ -603,6 +603,8 @@ delivery = Table(
     Column("updated_at", Double, nullable=False),
     UniqueConstraint("origin", "sink", "share", name="uniq_converge_delivery0origin0sink0share"),
     _partial("ix_converge_delivery_next_at", "next_at", where="next_at IS NOT NULL"),
+    # what is in partitions
+    _partial("ix_converge_delivery_share", "share", "id", where="share != 0"),
 )
 
 # what a step knows of a key

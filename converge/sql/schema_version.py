@@ -35,6 +35,7 @@ VERSIONS = (
     "0016",
     "0017",
     "0018",
+    "0019",
 )
 HEAD = VERSIONS[-1]
 #: Databases where a statement that changes the schema commits the transaction.

@@ -42,8 +42,9 @@ _INSERT = InsertMany(
 _UPDATE = UpdateMany(
     step_state,
     ["id", "mark"],
-    {**types_of(step_state, "state", "deadline_at"), "new_mark": step_state.c.mark.type},
+    {**types_of(step_state, "share", "state", "deadline_at"), "new_mark": step_state.c.mark.type},
     lambda row, now: {
+        "share": row["share"],
         "state": row["state"],
         "deadline_at": row["deadline_at"],
         "mark": row["new_mark"],
@@ -91,7 +92,8 @@ def list_marks(tx: Transaction, sink: str, step: str, digests: Iterable[str]) ->
 def update_states(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> None:
     """Change states.
 
-    :param rows: each with id, the mark that it had, new_mark, state and deadline_at.
+    :param rows: each with id, the mark that it had, new_mark, share, state and
+        deadline_at.
     :raises StaleLock: another process has changed one of them.
     """
     if rows and _UPDATE.execute(tx, sorted(rows, key=lambda row: int(row["id"]))) != len(rows):

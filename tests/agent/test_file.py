@@ -13,6 +13,7 @@ from converge.agent.agent import Agent
 from converge.agent.gathering import Batching
 from converge.bus.source import FileSource
 from converge.cli import main
+from converge.group import group
 from tests.agent.world import PIPELINE, pipeline, reasons, recorded
 
 LINE = {
@@ -26,7 +27,7 @@ LINE = {
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a file of notifications and a pipeline are."""
     monkeypatch.chdir(tmp_path)
-    for name in ("CONVERGE_DB", "CONVERGE_BUS"):
+    for name in ("CONVERGE_DB", "CONVERGE_BUS", "CONVERGE_GROUP_SECRET"):
         monkeypatch.delenv(name, raising=False)
     lines = [json.dumps({**LINE, "message_id": f"m-{number}"}) for number in range(5)]
     text = "\n".join([*lines, "", json.dumps(LINE), json.dumps(LINE), "{nonsense", lines[0], ""])
@@ -73,6 +74,40 @@ def test_mistakes_are_told_at_the_first_door(
 ) -> None:
     assert message in run(capsys, "--pipeline", "pipeline.json", *words, status=2)
     assert not (folder / "converge.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--group", "g"), "an agent of a group needs the group's secret: --secret-file FILE"),
+        (("--group", "g", "--secret-file", "nowhere"), "the secret in nowhere cannot be read"),
+        (("--group", "g", "--secret-file", "short"), "has at least 16 characters"),
+        (("--key", "host"), "--key is for agents of a --group"),
+    ],
+)
+def test_mistakes_about_the_group_are_told_at_the_first_door(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    (folder / "short").write_text("hush")
+    assert message in run(capsys, *WORDS[:-1], *words, status=2)
+    assert not (folder / "converge.db").exists()
+
+
+def test_an_agent_of_a_group_takes_a_file_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVERGE_GROUP_SECRET", "a secret of the tests")
+    words = (*WORDS[:-1], "--group", "agents")
+    done = run(capsys, *words, "--json", "--partitions", "3", "--batch-size", "4")
+    assert (done["received"], done["recorded"], done["delivered"]) == (9, 7, {"log": 7})
+    assert (done["group"]["partitions"], done["group"]["refused"]) == (3, {})
+    with converge.connect("sqlite:///converge.db") as store:
+        view = group.show(store.database, "agents")
+    assert (view.members, [row.engine_id for row in view.partitions]) == ([], [None] * 3)
+    # the second time it is told from the first
+    assert "has 3 partitions" in run(capsys, *words, "--partitions", "4", status=2)
+    monkeypatch.setenv("CONVERGE_GROUP_SECRET", "another secret, not of it")
+    assert "has another secret than this member" in run(capsys, *words, status=2)
 
 
 def test_what_goes_back_comes_again_before_the_rest(folder: Path) -> None:

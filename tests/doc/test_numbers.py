@@ -20,6 +20,7 @@ from converge.cli.options import database as db_options
 from converge.cli.options import engines as engine_options
 from converge.cli.options import shared as options
 from converge.engine import engine, outbox, run, window
+from converge.group import signing
 from converge.inspection import why
 from converge.journal import items
 from converge.journal import values as journal_values
@@ -183,6 +184,11 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         (n(options.WORKERS_MAX), n(WORKERS)),
     ),
     ("reference", "Ctrl-C or SIGTERM; default {}", (n(options.GRACE),)),
+    (
+        "reference",
+        "a text of at least {} characters, or two, one a line",
+        (n(signing.LEAST_SECRET),),
+    ),
     (
         "reference",
         "{} to {}; default {}",

@@ -62,7 +62,7 @@ ACTS: dict[Commit, Callable[[World], object]] = {
 
 
 @pytest.mark.parametrize("side", ["before", "after"])
-@pytest.mark.parametrize("commit", GROUP)
+@pytest.mark.parametrize("commit", ACTS)
 def test_others_go_on_where_a_member_died(
     world: World, monkeypatch: pytest.MonkeyPatch, commit: Commit, side: str
 ) -> None:
@@ -89,3 +89,8 @@ def test_others_go_on_where_a_member_died(
         with pytest.raises(StaleLock), world.store.transaction() as tx:
             Member.check(tx, hold)
     assert other.holds
+
+
+def test_no_commit_is_forgotten() -> None:
+    # agents have that of positions
+    assert {*ACTS, Commit.POSITIONS} == set(GROUP)

@@ -15,7 +15,7 @@ from converge.group.group import Settings
 from converge.group.member import Member
 from converge.group.signing import Secrets
 from converge.sql import engines, groups, schema
-from converge.sql.groups import Hold
+from converge.sql.groups import Hold, Spot
 from tests.group.world import LEASE, SECRET, World
 
 
@@ -106,14 +106,14 @@ def test_work_under_a_lost_hold_leaves_nothing(world: World) -> None:
 
     def record() -> None:
         with world.store.transaction() as tx:
-            groups.write_positions(tx, old, "s", {}, {"me": 7})
+            groups.write_positions(tx, (), {Spot(old, "s", "me"): 7})
             Member.check(tx, old)
 
     with pytest.raises(StaleLock, match="partition 0 is no longer held"):
         record()
     check(world, first(two))
     with world.store.transaction() as tx:
-        assert groups.read_positions(tx, first(two), "s") == {}
+        assert groups.read_positions(tx, first(two)) == {}
 
 
 @pytest.mark.parametrize("name", ["engine_id", "epoch", "mark", "generation", "number"])
@@ -245,7 +245,7 @@ def test_the_number_of_partitions_changes_while_members_work(world: World) -> No
     world.settle()
     with world.store.transaction() as tx:
         Member.check(tx, first(one))
-        groups.write_positions(tx, first(one), "s", {}, {"me": 7})
+        groups.write_positions(tx, (), {Spot(first(one), "s", "me"): 7})
     changed = group.resize(world.store.database, "g", 5)
     assert (changed.generation, changed.partitions) == (2, 5)
     # both are told; they still send to the old ones
@@ -265,7 +265,7 @@ def test_the_number_of_partitions_changes_while_members_work(world: World) -> No
     assert sorted(world.counts()) == [2, 3]
     assert {row.generation for row in world.partitions()} == {2}
     with world.store.transaction() as tx:
-        assert groups.read_positions(tx, ending, "s") == {}
+        assert groups.read_positions(tx, ending) == {}
     # who is restarted with the old setting is told
     assert "has 5 partitions" in refused(world, partitions=2)
 
@@ -317,14 +317,14 @@ def test_positions_of_senders_are_kept_and_forgotten(world: World) -> None:
     member = world.join(1)
     world.settle()
     hold = first(member)
+    a, b, c = (Spot(hold, "s", sender) for sender in "abc")
     with world.store.transaction() as tx:
-        groups.write_positions(tx, hold, "s", {}, {"a": 1, "b": 5})
+        groups.write_positions(tx, (), {a: 1, b: 5})
     world.clock.advance(100)
     with world.store.transaction() as tx:
-        known = groups.read_positions(tx, hold, "s")
-        assert known == {"a": 1, "b": 5}
-        groups.write_positions(tx, hold, "s", known, {"a": 2, "c": 9})
-        assert groups.read_positions(tx, hold, "s") == {"a": 2, "b": 5, "c": 9}
-        assert groups.read_positions(tx, hold, "t") == {}
+        known = groups.read_positions(tx, hold)
+        assert known == {a: 1, b: 5}
+        groups.write_positions(tx, known, {a: 2, c: 9})
+        assert groups.read_positions(tx, hold) == {a: 2, b: 5, c: 9}
         assert groups.delete_old_positions(tx, hold, 50) == 1
-        assert groups.read_positions(tx, hold, "s") == {"a": 2, "c": 9}
+        assert groups.read_positions(tx, hold) == {a: 2, c: 9}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from typing import Any
+
 import pytest
 from sqlalchemy import event as events
 
@@ -283,16 +286,28 @@ def test_deliveries_can_be_handed_to_another_process(store: Store, world: World)
     result, works = receive(
         store,
         given,
-        messages(1, 2),
-        partition=lambda sink, item: len(item.id) + int(item.id[-1]),
+        messages(1, 2, 3),
+        partition=lambda sink, item: len(item.id) + int(item.id[-1]) % 2,
         keep_items=True,
     )
-    assert (result.recorded, [work.share for work in works]) == (2, [4, 5])
-    ids = [work.id for work in works]
-    assert resume(store, given, ids).delivered == {"sink": 2}
-    assert world.names() == ["m-1", "m-2"]
-    # the message that names them comes again
-    assert resume(store, given, ids).delivered == {}
+    assert (result.recorded, [work.share for work in works]) == (3, [4, 3, 4])
+    guarded: list[set[int]] = []
+
+    def guard_of(shares: Collection[int]) -> Callable[[Any], None]:
+        guarded.append(set(shares))
+        return lambda tx: None
+
+    def go_on(*shares: int, limit: int = 9) -> tuple[dict[str, int], bool]:
+        result, more = resume(store, given, shares, guard_of, limit=limit)
+        return result.delivered, more
+
+    assert go_on() == ({}, False)
+    assert go_on(4, 7) == ({"sink": 2}, False)
+    assert world.names() == ["m-1", "m-3"]
+    assert go_on(3, 4, limit=1) == ({"sink": 1}, True)
+    assert world.names() == ["m-1", "m-3", "m-2"]
+    assert go_on(3, 4, limit=1) == ({}, False)
+    assert guarded == [{4}, {3}]
 
 
 def test_what_a_process_died_with_is_done_when_its_messages_come_again(

@@ -64,3 +64,28 @@ def add(commands: Commands) -> None:
         type=integer(1, 65_535),
         help="the most notifications of a queue in memory (default: twice the batch)",
     )
+    parser.add_argument(
+        "--group",
+        metavar="NAME",
+        help="share the work with the other agents of a group: what has the same key is done by "
+        "one of them at a time",
+    )
+    parser.add_argument(
+        "--secret-file",
+        metavar="FILE",
+        help="what only the agents of the group know: a text of at least 16 characters, or two, "
+        "one a line, while it is exchanged (default: CONVERGE_GROUP_SECRET)",
+    )
+    parser.add_argument(
+        "--partitions",
+        metavar="N",
+        type=integer(1, 1024),
+        help="the number of partitions of the group (default: as many as it has; 16 if this agent "
+        "is the first)",
+    )
+    parser.add_argument(
+        "--key",
+        metavar="FIELD",
+        help="what is together in one partition: a trait of events, a field of samples (default: "
+        "as the group has it; resource_id if this agent is the first)",
+    )
