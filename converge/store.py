@@ -155,17 +155,19 @@ class Store(Queries):
         queue: str | None = None,
         priority: int | None = None,
         types: Mapping[str, ResourceType] | None = None,
+        actor: str | None = None,
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Start to create a stack.
 
         :param types: check the template against these types first; None checks only what
             does not need them.
+        :param actor: who asks for it, for people to see: a name, at most 255 characters.
         :raises Conflict: a stack of that name exists.
         :raises BadInput: the name, the template or a parameter is wrong.
         """
         check_name("stack", name)
-        intent = Intent(on_failure, timeout, node_timeout, queue, priority)
+        intent = Intent(on_failure, timeout, node_timeout, queue, priority, actor=actor)
         wanted = work_out(name, template, parameters, types)
         draft = draft_first(wanted.definitions)
         return self._ask(transaction, lambda tx: answer.create(tx, name, wanted, intent, draft))
@@ -188,6 +190,7 @@ class Store(Queries):
         unprotect: Collection[str] = (),
         replace: Collection[str] = (),
         target: Collection[str] = (),
+        actor: str | None = None,
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Start to bring a stack to another template or other parameters.
@@ -200,11 +203,12 @@ class Store(Queries):
         :param target: names of resources: only these, and what they require, are touched. The stack
             is then at the new version as far as that, as its ``reason`` says, and has not completed
             it: another update does the rest, and a rollback goes to the version before.
+        :param actor: see :meth:`create_stack`.
         :raises NotFound: there is no such stack.
         :raises Conflict: ``expected`` is not the current traversal.
         :raises BadInput: the template or a parameter is wrong.
         """
-        intent = Intent(on_failure, timeout, node_timeout, queue, priority, replace, target)
+        intent = Intent(on_failure, timeout, node_timeout, queue, priority, replace, target, actor)
         keeps = self._kept(transaction, name) if keep_parameters else None
         wanted = work_out(name, template, parameters, types, keeps)
         draft = self._draft(transaction, lambda tx: answer.draft_wanted(tx, name, wanted, intent))
@@ -233,6 +237,7 @@ class Store(Queries):
         unprotect: Collection[str] = (),
         replace: Collection[str] = (),
         target: Collection[str] = (),
+        actor: str | None = None,
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Bring a stack about, whatever there is of it: create it, update it, or, when a
@@ -245,12 +250,13 @@ class Store(Queries):
         :param any_source: take it all the same, and remember the new one.
         :param keep_parameters: see :meth:`update_stack`; ``replace`` and ``target``, too.
         :param expected: 0: the caller believes that there is no such stack.
+        :param actor: see :meth:`create_stack`.
         :raises Conflict: ``expected`` is not the current traversal.
         :raises BadInput: the name, the template or a parameter is wrong; or the stack is from
             another file.
         """
         check_name("stack", name)
-        intent = Intent(on_failure, timeout, node_timeout, queue, priority, replace, target)
+        intent = Intent(on_failure, timeout, node_timeout, queue, priority, replace, target, actor)
         keeps = self._kept(transaction, name) if keep_parameters else None
         wanted = work_out(name, template, parameters, types, keeps)
         draft = self._draft(
@@ -283,6 +289,7 @@ class Store(Queries):
         node_timeout: float | None = None,
         expected: int | None = None,
         unprotect: Collection[str] = (),
+        actor: str | None = None,
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Start to bring a stack back to an earlier version. Asked for again, it goes on, and
@@ -293,11 +300,12 @@ class Store(Queries):
         one that was wanted before; if there was none, all resources go.
 
         :param version: its number; ``"empty"``: all resources go; None for the default.
+        :param actor: see :meth:`create_stack`.
         :raises NotFound: there is no such stack or version, or none to go back to.
         :raises Conflict: ``expected`` is not the current traversal.
         """
         check_version(version)
-        intent = Intent(on_failure, timeout, node_timeout)
+        intent = Intent(on_failure, timeout, node_timeout, actor=actor)
         draft = self._draft(transaction, lambda tx: answer.draft_rollback(tx, name, version))
         return self._ask(
             transaction,
@@ -314,16 +322,18 @@ class Store(Queries):
         node_timeout: float | None = None,
         expected: int | None = None,
         unprotect: Collection[str] = (),
+        actor: str | None = None,
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Start to delete a stack and all its resources. A delete that runs already goes on, and
         of a stack that is deleted it is done.
 
+        :param actor: see :meth:`create_stack`.
         :raises NotFound: there never was such a stack.
         :raises Conflict: ``expected`` is not the current traversal.
         :raises BadInput: a delete cannot be rolled back.
         """
-        intent = Intent(on_failure, timeout, node_timeout)
+        intent = Intent(on_failure, timeout, node_timeout, actor=actor)
         if intent.on_failure == OnFailure.ROLLBACK:
             raise BadInput("a delete cannot be rolled back; on_failure must be stop or continue")
         draft = self._draft(transaction, lambda tx: answer.draft_delete(tx, name))
@@ -339,6 +349,7 @@ class Store(Queries):
         timeout: float | None = None,
         node_timeout: float | None = None,
         expected: int | None = None,
+        actor: str | None = None,
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Start to look at the real things: each resource whose type has a ``check`` and fails
@@ -346,10 +357,11 @@ class Store(Queries):
         What was not checked, because its type has no ``check``, the stack's ``reason`` names, and
         :meth:`show` under ``unchecked``.
 
+        :param actor: see :meth:`create_stack`.
         :raises NotFound: there is no such stack.
         :raises Conflict: another traversal is running, or ``expected`` is not the current one.
         """
-        intent = Intent(OnFailure.CONTINUE, timeout, node_timeout)
+        intent = Intent(OnFailure.CONTINUE, timeout, node_timeout, actor=actor)
         return self._ask(transaction, lambda tx: answer.check(tx, name, intent, expected))
 
     @traced

@@ -41,6 +41,7 @@ exit status:
 environment:
   CONVERGE_DB     the database's URL, as for --db
   CONVERGE_BUS    the URL of the bus, as for --bus
+  CONVERGE_ACTOR  who asks, as for --actor
   CONVERGE_SECRET_KEY_FILE
                   a file of keys, one a line, to encrypt values in the database with
   CONVERGE_SECRET_KEY

@@ -36,6 +36,15 @@ def event_line(event: Mapping[str, Any]) -> str:
     return f"{line}: {prose(reason)}" if reason else line
 
 
+def with_actor(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The event, in whose reason is also who asked for it, if it is a traversal's start."""
+    starts = event["resource"] is None and event["status"] == "IN_PROGRESS"
+    if not starts or event["actor"] is None:
+        return event
+    reason = ", ".join(filter(None, (event["reason"], f"asked for by {event['actor']}")))
+    return {**event, "reason": reason}
+
+
 def counts(progress: Mapping[str, int]) -> str:
     """The numbers that are not 0, in words: ``12 of 17 done, 2 running, 1 failed``."""
     words = [f"{progress.get('done', 0)} of {progress.get('total', 0)} done"]

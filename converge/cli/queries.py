@@ -12,7 +12,7 @@ from converge.cli import EXIT_COMPLETE, EXIT_FAILED, EXIT_STUCK
 from converge.cli.database import is_there, opened, readable
 from converge.cli.endings import page_line
 from converge.cli.output import duration, moment, shown, write_file, write_json, write_table
-from converge.cli.progress import JsonReporter, PlainReporter, counts, summary
+from converge.cli.progress import JsonReporter, PlainReporter, counts, summary, with_actor
 from converge.cli.words import grouped, holds, lease, queues
 from converge.errors import BadInput, NotFound, did_you_mean
 from converge.escaping import escape, lines, prose
@@ -76,7 +76,8 @@ def show(arguments: Namespace) -> int:
     print(summary(name, document["action"], document["status"], None))
     if reason:
         print(f"reason: {prose(reason)}")
-    print(f"traversal {document['traversal']}: {counts(document['progress'])}")
+    who = f", asked for by {escape(document['actor'])}" if document["actor"] else ""
+    print(f"traversal {document['traversal']}: {counts(document['progress'])}{who}")
     if document["counts"]:
         every = (f"{count} {status}" for status, count in document["counts"].items())
         print(f"resources: {', '.join(every)}")
@@ -217,7 +218,7 @@ def events(arguments: Namespace) -> int:
     if arguments.json:
         write_json(found, sys.stdout)
     else:
-        PlainReporter(sys.stdout, sys.stderr).events(found)
+        PlainReporter(sys.stdout, sys.stderr).events(map(with_actor, found))
     return EXIT_COMPLETE
 
 
@@ -243,7 +244,11 @@ def _follow(arguments: Namespace) -> int:
         found, reader = _past(arguments, store)
         kind = JsonReporter if arguments.json else PlainReporter
         reporter = kind(sys.stdout, sys.stderr)
-        reporter.events(found)
+
+        def write(events: Iterable[Mapping[str, Any]]) -> None:
+            reporter.events(events if arguments.json else map(with_actor, events))
+
+        write(found)
         outages = Outages(reporter)
         try:
             stack = outages.wait_out(lambda: store.stack(arguments.name))
@@ -252,7 +257,7 @@ def _follow(arguments: Namespace) -> int:
 
         def look() -> bool:
             ended = stack.refresh().status != "IN_PROGRESS"
-            reporter.events(reader.rest() if ended else reader.new())
+            write(reader.rest() if ended else reader.new())
             return ended
 
         ended = tolerate_outages(look, outages)

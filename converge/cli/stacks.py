@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from converge.cli import EXIT_COMPLETE, EXIT_FAILED
+from converge.cli.actors import find_actor
 from converge.cli.database import is_there, opened, readable
 from converge.cli.endings import (
     failed_document,
@@ -59,6 +60,7 @@ def up(arguments: Namespace) -> int:
             parameters=wanted.parameters,
             on_failure=arguments.on_failure,
             timeout=arguments.timeout,
+            actor=find_actor(arguments),
             source=None if arguments.file == STDIN else os.path.abspath(arguments.file),
             # --stack confirms which stack is meant
             any_source=arguments.stack is not None,
@@ -86,6 +88,7 @@ def down(arguments: Namespace) -> int:
             arguments.name,
             on_failure=arguments.on_failure,
             timeout=arguments.timeout,
+            actor=find_actor(arguments),
             unprotect=arguments.unprotect,
         ),
     )
@@ -123,6 +126,7 @@ def rollback(arguments: Namespace) -> int:
             version=arguments.to,
             on_failure=arguments.on_failure,
             timeout=arguments.timeout,
+            actor=find_actor(arguments),
             unprotect=arguments.unprotect,
         ),
     )
@@ -133,7 +137,9 @@ def check(arguments: Namespace) -> int:
     return _converge(
         arguments,
         arguments.name,
-        lambda store: store.check_stack(arguments.name, timeout=arguments.timeout),
+        lambda store: store.check_stack(
+            arguments.name, timeout=arguments.timeout, actor=find_actor(arguments)
+        ),
     )
 
 
@@ -263,6 +269,7 @@ def _deleted(stack: Stack) -> dict[str, Any]:
         "status": stack.status,
         "reason": stack.reason,
         "traversal": stack.traversal,
+        "actor": None,
         "version": None,
         "progress": dict.fromkeys(COUNTS, 0),
         "counts": {},

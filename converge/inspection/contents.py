@@ -9,7 +9,7 @@ from typing import Any
 from converge.errors import BadInput, UnresolvedReference
 from converge.graph import Graph
 from converge.hiding import Secrets
-from converge.inspection.views import count_nodes
+from converge.inspection.views import count_nodes, find_actor
 from converge.model import SHOWN_STATUSES, Action, Json, Physical, Status
 from converge.protocol.marks import secret_values, without_secrets
 from converge.protocol.secrets import read_secrets
@@ -69,6 +69,7 @@ def show(
         "status": row.status,
         "reason": row.reason,
         "traversal": row.traversal_id,
+        "actor": find_actor(tx, row),
         "version": templates.get_version_number(tx, row.template_id),
         "progress": count_nodes(tx, row),
         "counts": {one: counts[one] for one in SHOWN_STATUSES if one in counts},

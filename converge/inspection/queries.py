@@ -46,7 +46,8 @@ class Queries:
         self.database = database
 
     def stacks(self) -> list[dict[str, Any]]:
-        """The live stacks, by name: name, action, status, reason, version, created, updated
+        """The live stacks, by name: name, action, status, reason, version, queue, priority,
+        actor (who asked for what is or was done last, None if nobody said), created, updated
         (seconds since 1970)."""
         return self.database.read(views.list_stacks)
 

@@ -29,10 +29,11 @@ def list_stacks(tx: Transaction) -> list[dict[str, Any]]:
             "version": version,
             "queue": row.queue or DEFAULT_QUEUE,
             "priority": row.priority,
+            "actor": actor,
             "created": row.created_at,
             "updated": row.updated_at,
         }
-        for row, version in stacks.list_stacks(tx)
+        for row, version, actor in stacks.list_stacks(tx)
     ]
 
 
@@ -61,6 +62,13 @@ def count_nodes(tx: Transaction, row: StackRow) -> dict[str, int]:
         "failed": counts["failed"],
         "skipped": counts["skipped"],
     }
+
+
+def find_actor(tx: Transaction, row: StackRow) -> str | None:
+    """Who asked for a stack's current traversal; None if nobody said."""
+    if row.traversal_id is None:
+        return None
+    return traversals.get_traversal(tx, row.traversal_id).actor
 
 
 def running(tx: Transaction, name: str) -> list[dict[str, Any]]:
@@ -114,6 +122,7 @@ def events(
             "action": one["action"],
             "status": one["status"],
             "reason": one["reason"],
+            "actor": one["actor"],
         }
         for one in event_rows.list_events(tx, row.id, after, limit, since)
     ]

@@ -118,7 +118,8 @@ def end_traversal(
             stack,
             Action.ROLLBACK,
             last_good(stack),
-            Intent(),
+            # whoever asked for it asked for the rollback, too
+            Intent(actor=traversal.actor),
             draft=draft,
             reason=why,
             trace=traversal.trace,

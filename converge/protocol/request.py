@@ -30,6 +30,7 @@ class Intent:
     :ivar replace: names of resources that are replaced although nothing of them changes.
     :ivar target: names of resources; if there are any, only these, and what they require, are
         touched.
+    :ivar actor: who asks for it, None if nobody says.
     :raises BadInput: there is no such policy, a time is not positive, or another value is wrong.
     """
 
@@ -40,6 +41,7 @@ class Intent:
     priority: int | None = None
     replace: Collection[str] = ()
     target: Collection[str] = ()
+    actor: str | None = None
 
     def __post_init__(self) -> None:
         for what in ("replace", "target"):
@@ -52,6 +54,8 @@ class Intent:
             )
         if self.queue is not None:
             check_name("queue", self.queue)
+        if self.actor is not None:
+            check_name("actor", self.actor)
         if self.priority is not None:
             check_priority(self.priority)
         for name in ("timeout", "node_timeout"):

@@ -169,6 +169,7 @@ def start(
         total=len(planned) - 1,
         trace=tracing.current() if trace is None else trace,
         asked=None if action is Action.ROLLBACK else before.then(intent, draft).dump(),
+        actor=intent.actor,
     )
     sync_points.insert_sync_points(
         tx, traversal_id, (_sync_point(node, ids, placing) for node in planned.nodes()), mark

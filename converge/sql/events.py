@@ -74,14 +74,18 @@ def list_events(
     limit: int = 1000,
     since: float | datetime | None = None,
 ) -> list[dict[str, Any]]:
-    """A stack's events, oldest first.
+    """A stack's events, oldest first, each with the actor of its traversal.
 
     :param after: only events with a higher id.
     :param limit: the most events: the first after ``after``; without it, the newest.
     :param since: only those that came after the last one that is older than this: so many seconds
         ago, or a time.
     """
-    query = select(event).where(event.c.stack_id == stack_id)
+    query = (
+        select(*event.c, traversal.c.actor)
+        .outerjoin(traversal, traversal.c.id == event.c.traversal_id)
+        .where(event.c.stack_id == stack_id)
+    )
     if since is not None:
         query = query.where(event.c.id > _find_last_before(tx, stack_id, since))
     if after is not None:

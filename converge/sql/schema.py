@@ -142,6 +142,8 @@ traversal = Table(
     Column("trace", String(TRACE_LENGTH)),
     # what was asked for by name since the stack was COMPLETE: see converge.protocol.asked
     Column("asked", JsonText),
+    # who asked for it
+    Column("actor", NAME),
     Index("ix_converge_traversal_stack_id", "stack_id"),
     Index("ix_converge_traversal_status", "status", "deadline_at"),
 )

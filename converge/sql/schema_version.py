@@ -36,6 +36,7 @@ VERSIONS = (
     "0017",
     "0018",
     "0019",
+    "0020",
 )
 HEAD = VERSIONS[-1]
 #: Databases where a statement that changes the schema commits the transaction.

@@ -227,15 +227,17 @@ def list_unlocked(tx: Transaction, ids: Iterable[int]) -> set[int]:
     return free | (wanted - there)
 
 
-def list_stacks(tx: Transaction) -> list[tuple[StackRow, int | None]]:
-    """The live stacks by name, each with its wanted version."""
+def list_stacks(tx: Transaction) -> list[tuple[StackRow, int | None, str | None]]:
+    """The live stacks by name, each with its wanted version, and who asked for what is done or was
+    done last."""
     query = (
-        select(*_COLUMNS, template.c.version)
+        select(*_COLUMNS, template.c.version, traversal.c.actor)
         .outerjoin(template, template.c.id == stack.c.template_id)
+        .outerjoin(traversal, traversal.c.id == stack.c.traversal_id)
         .where(stack.c.live == 1)
         .order_by(stack.c.name)
     )
-    return [(_row(row), row.version) for row in tx.execute(query)]
+    return [(_row(row), row.version, row.actor) for row in tx.execute(query)]
 
 
 def update_stack(tx: Transaction, stack_id: int, **values: Any) -> None:

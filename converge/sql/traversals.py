@@ -50,6 +50,7 @@ class TraversalRow:
     directory: str | None = None
     trace: str | None = None
     asked: dict[str, Json] | None = None
+    actor: str | None = None
 
 
 _OTHERS: Mapping[str, ColumnElement[Any]] = {

@@ -224,6 +224,7 @@ class Shell:
             "PATH": f"{programs}{os.pathsep}{environment['PATH']}",
             "TERM": "xterm",
             "NO_COLOR": "1",
+            "CONVERGE_ACTOR": "me@home",
             "PYTHONIOENCODING": "utf-8",
         }
         run = self._on_terminal if self.terminal else self._piped

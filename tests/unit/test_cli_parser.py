@@ -30,6 +30,7 @@ def test_up_has_defaults() -> None:
         "unprotect": [],
         "replace": [],
         "target": [],
+        "actor": None,
         "workers": 8,
         "grace": 20.0,
         "pass_env": [],

@@ -120,6 +120,14 @@ RUN.add_argument(
 )
 RUN.add_argument("--no-wait", action="store_true", help="only start it, for an engine to do")
 
+ACTOR = Parser(add_help=False)
+ACTOR.add_argument(
+    "--actor",
+    metavar="WHO",
+    help="who asks for it, as people are shown (default: CONVERGE_ACTOR, else your login name and "
+    "this host's)",
+)
+
 UNPROTECT = Parser(add_help=False)
 UNPROTECT.add_argument(
     "--unprotect",

@@ -7,6 +7,7 @@ import argparse
 from converge.cli.options.commands import Commands
 from converge.cli.options.grammar import Parser
 from converge.cli.options.shared import (
+    ACTOR,
     BUS,
     JSON,
     POLICIES,
@@ -34,6 +35,7 @@ def add(commands: Commands) -> None:
         UNPROTECT,
         WORKERS,
         RUN,
+        ACTOR,
         policy(POLICIES),
         JSON,
         check=_check_up,
@@ -86,6 +88,7 @@ def add(commands: Commands) -> None:
         UNPROTECT,
         WORKERS,
         RUN,
+        ACTOR,
         policy(POLICIES[:2]),
         JSON,
     )
@@ -97,6 +100,7 @@ def add(commands: Commands) -> None:
         UNPROTECT,
         WORKERS,
         RUN,
+        ACTOR,
         policy(POLICIES),
         JSON,
     )
@@ -113,6 +117,7 @@ def add(commands: Commands) -> None:
         STACK,
         WORKERS,
         RUN,
+        ACTOR,
         JSON,
     )
     commands.add("cancel", "Stop what is being done to a stack", STACK, BUS, JSON)
