@@ -18,6 +18,8 @@ class Commit(StrEnum):
     #: the host's own transaction
     HOST = "host"
     CANCEL = "cancel"
+    #: a resource gets another name
+    RENAME = "rename"
     #: a stack forgets a resource without deleting it
     ABANDON = "abandon"
     #: an engine takes READY nodes

@@ -15,6 +15,7 @@ from converge.protocol import answer
 from converge.protocol.answer import Answer
 from converge.protocol.draft import Draft, draft_first
 from converge.protocol.forget import Forgotten, forget
+from converge.protocol.move import Moved, move
 from converge.protocol.places import check_places, parse_rate, which_limit
 from converge.protocol.prune import KEEP, Pruned, Pruner
 from converge.protocol.recover import Sweep, sweep
@@ -475,6 +476,30 @@ class Store(Queries):
 
         if transaction is None:
             return self.database.transact(begin, Commit.ABANDON, happened=happened)
+        with self.database.join(transaction) as tx:
+            return begin(tx)
+
+    def move_resource(
+        self, name: str, old: str, new: str, *, transaction: HostTransaction | None = None
+    ) -> Moved | None:
+        """Give a resource of a stack another name, and leave all else as it is. The next template
+        has it by the new name; one that has it by the old name moves it back.
+
+        :returns: what it is now; None if it was moved already.
+        :raises NotFound: there is no such stack or resource.
+        :raises Conflict: something is being done to the stack, or there is one of the new name.
+        :raises BadInput: it cannot be a name.
+        """
+
+        def begin(tx: Transaction) -> Moved | None:
+            return move(tx, name, old, new)
+
+        def happened(tx: Transaction, done: Moved | None) -> bool:
+            found = {} if done is None else resources.read_resources(tx, [done.id])
+            return done is None or (done.id in found and found[done.id].name == done.name)
+
+        if transaction is None:
+            return self.database.transact(begin, Commit.RENAME, happened=happened)
         with self.database.join(transaction) as tx:
             return begin(tx)
 

@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, str] = {
     "check": "stacks.check",
     "cancel": "stacks.cancel",
     "forget": "stacks.forget",
+    "move": "stacks.move",
     "signal": "stacks.signal",
     "list": "queries.list_",
     "show": "queries.show",

@@ -40,6 +40,7 @@ _SIGNS: Mapping[Verb, str] = {
     Verb.DELETE: "-",
     Verb.LEAVE: "-",
     Verb.USE: "=",
+    Verb.MOVE: ">",
     Verb.NOTE: "=",
     Verb.FAIL: "!",
 }
@@ -50,6 +51,7 @@ _WORDS: Mapping[str, str] = {
     "delete": "to delete",
     "leave": "left in place",
     "use": "to use",
+    "move": "to move",
     "note": "to note",
     "fail": "that cannot be done",
     "may update": "may be updated",
@@ -82,6 +84,8 @@ def summary(preview: Preview) -> str:
 def _head(change: Change) -> str:
     line = f"{_SIGNS[change.verb]:>3} {escape(change.name)} ({escape(change.type)})"
     said = []
+    if change.moved_from is not None:
+        said.append(f"moved from {escape(change.moved_from)}")
     if not change.sure:
         said.append("perhaps")
     if change.verb is Verb.REPLACE:

@@ -320,6 +320,24 @@ def forget(arguments: Namespace) -> int:
     return EXIT_COMPLETE
 
 
+def move(arguments: Namespace) -> int:
+    """Give a resource another name."""
+    from dataclasses import asdict
+
+    with opened(arguments) as store:
+        done = store.move_resource(arguments.name, arguments.old, arguments.new)
+    if arguments.json:
+        write_json(None if done is None else asdict(done), sys.stdout)
+        return EXIT_COMPLETE
+    who = f"stack {escape(repr(arguments.name))}"
+    old, new = (escape(repr(one)) for one in (arguments.old, arguments.new))
+    if done is None:
+        print(f"{who}: {old} is {new} already")
+    else:
+        print(f"{who}: {old} is {new} now; give it that name in the template, too")
+    return EXIT_COMPLETE
+
+
 def signal(arguments: Namespace) -> int:
     """Send a signal to a resource."""
     with opened(arguments) as store:

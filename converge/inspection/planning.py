@@ -26,6 +26,7 @@ from converge.protocol.preview import Change, Difference, Foresight, Pending, Ve
 from converge.protocol.request import Intent, Wanted, work_out
 from converge.protocol.rollback import choose_target
 from converge.protocol.secrets import read_secrets
+from converge.protocol.start import refuse_clashes
 from converge.resources import load_types
 from converge.resources.resource_type import ResourceType
 from converge.sql import resources, stacks, templates
@@ -190,22 +191,26 @@ def _preview(
     secrets = Secrets(())
     unchanged = 0
     if draft is not None:
+        refuse_clashes(name, draft)
         ids = {node.resource_id for node in draft.plan.nodes() if node.resource_id is not None}
-        rows = resources.read_resources(tx, ids)
+        moves = draft.renaming.moves
+        moved = {one.new: one.old for one in moves.values() if one.made}
+        rows = resources.read_resources(tx, ids | moves.keys())
         for one in rows.values():
+            one.name = draft.renaming.name(one.id, one.name)
             if one.name in unprotect:
                 one.settings = _without_protection(one)
             if one.id in ordered:
                 one.settings = with_order(one.settings)
             if action is Action.ROLLBACK:
                 one.settings = without_order(one.settings)
-        foresight = Foresight(name, draft.plan, draft.definitions, rows, types, directory)
+        foresight = Foresight(name, draft.plan, draft.definitions, rows, types, directory, moved)
         for change in foresight.changes():
             if change.verb is Verb.NOTHING:
                 unchanged += 1
             else:
                 changes.append(change)
-        unchanged += len(draft.plan.unchanged)
+        unchanged += len(draft.plan.unchanged - moved.keys())
         others = [*hidden, *_plain(foresight.secrets)]
         secrets = Secrets(others) if row is None else read_secrets(tx, row.id, others)
     busy = row is not None and row.status is Status.IN_PROGRESS
@@ -261,6 +266,7 @@ def _change_to_dict(change: Change) -> dict[str, Any]:
         "may_replace": change.may_replace,
         "deletes_first": change.deletes_first,
         "leaves_old": change.leaves_old,
+        "moved_from": change.moved_from,
         "reason": change.reason,
         "physical_id": change.physical_id,
         "waits_for": list(change.waits_for),

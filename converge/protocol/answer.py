@@ -386,6 +386,7 @@ def _is_done(tx: Transaction, row: StackRow, wanted: Wanted, intent: Intent, dra
         and (bool(intent.target) or row.template_id == row.completed_template_id)
         # only the stack's own node
         and len(draft.plan) == 1
+        and not draft.renaming.moves
         and _is_wanted(tx, row, wanted)
         and fits(tx, row, draft)
     )

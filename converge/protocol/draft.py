@@ -8,7 +8,7 @@ locked the stack, and makes another one if it does not.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from converge import collection
@@ -24,6 +24,7 @@ from converge.protocol.plan import (
     plan_check,
     with_required,
 )
+from converge.protocol.renaming import Renaming, find_renaming
 from converge.sql import survey, templates
 from converge.sql.stacks import StackRow
 from converge.sql.survey import NOTHING, Fingerprint, ResourceHead
@@ -55,6 +56,7 @@ class Draft:
     :ivar previous: the id of the template that was wanted before.
     :ivar definitions: the wanted resources, by name.
     :ivar heads: the resources that there are.
+    :ivar renaming: the new names of some of these; in ``heads`` they have them already.
     :ivar target: the id of the version that it goes to, if that is stored.
     """
 
@@ -63,6 +65,7 @@ class Draft:
     definitions: Definitions
     heads: Sequence[ResourceHead]
     plan: Plan
+    renaming: Renaming = field(default_factory=Renaming)
     target: int | None = None
 
 
@@ -113,6 +116,9 @@ def make_draft(
     # of a locked stack, nobody asks later whether it has changed
     fingerprint = None if locked else survey.get_fingerprint(tx, stack.id)
     heads = survey.list_heads(tx, stack.id, locked=locked)
+    renaming = Renaming() if action is Action.CHECK else find_renaming(definitions, heads)
+    if renaming.moves:
+        heads = [replace(one, name=renaming.name(one.id, one.name)) for one in heads]
     with collection.paused():
         existing = [_existing(head) for head in heads]
     if action is Action.CHECK:
@@ -141,7 +147,7 @@ def make_draft(
                 unchanged=list_unchanged(definitions, heads, tx.blind, replaced),
                 only=touched(definitions, target),
             )
-    return Draft(stack.template_id, fingerprint, definitions, heads, planned)
+    return Draft(stack.template_id, fingerprint, definitions, heads, planned, renaming)
 
 
 def draft_version(

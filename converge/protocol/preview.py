@@ -61,6 +61,8 @@ class Verb(StrEnum):
     LEAVE = "leave"
     #: it is there already, and is used as it is
     USE = "use"
+    #: it gets another name, and stays as it is
+    MOVE = "move"
     #: its new properties are stored, and nothing is called
     NOTE = "note"
     NOTHING = "nothing"
@@ -103,6 +105,7 @@ class Change:
     :ivar may_replace: an update may become a replacement.
     :ivar deletes_first: a replacement deletes the old one before it makes the new one.
     :ivar leaves_old: a replacement, if it comes to that, leaves the old one in place.
+    :ivar moved_from: the name that it had until now, if it gets another one.
     :ivar reason: why, in words; None where the differences say it.
     :ivar differences: the properties that change, by name; of a create, all.
     :ivar waits_for: the resources whose results it depends on.
@@ -116,6 +119,7 @@ class Change:
     may_replace: bool = False
     deletes_first: bool = False
     leaves_old: bool = False
+    moved_from: str | None = None
     reason: str | None = None
     physical_id: str | None = None
     differences: Sequence[Difference] = ()
@@ -149,10 +153,13 @@ class Foresight:
         rows: Mapping[int, ResourceRow],
         types: Mapping[str, ResourceType],
         directory: str | None = None,
+        moved: Mapping[str, str] | None = None,
     ) -> None:
         """:param stack: the stack's name.
         :param rows: the existing resources that have a node, or that such a one refers to, by id.
         :param directory: where relative paths in the template start.
+        :param moved: the old names of those that get another one, by the new name; the rows have
+            their new ones.
         """
         self.secrets: list[Json] = [
             value
@@ -165,6 +172,7 @@ class Foresight:
         self._rows = rows
         self._types = types
         self._directory = directory
+        self._moved = moved or {}
         self._known: dict[str, _Known] = {}
         # what has secrets that are kept elsewhere: only engines read them
         self._elsewhere: set[str] = set()
@@ -174,13 +182,25 @@ class Foresight:
         was never made."""
         for name, row in self._untouched():
             self._known[name] = _as_it_is(row)
+            if name in self._moved:
+                change = Change(name, row.type, Verb.NOTHING, physical_id=row.physical_id)
+                yield self._with_name(replace(change, resource_id=row.id))
         for node in self._plan.nodes():
             if node.name is None or node.done:
                 continue
             if node.kind is Kind.UPDATE:
-                yield self._update(node.name, self._rows.get(node.resource_id or 0))
+                yield self._with_name(
+                    self._update(node.name, self._rows.get(node.resource_id or 0))
+                )
             elif not node.keep and (gone := self._cleanup(node)) is not None:
                 yield gone
+
+    def _with_name(self, change: Change) -> Change:
+        """A change that tells of a new name, too."""
+        if change.name not in self._moved:
+            return change
+        verb = Verb.MOVE if change.verb is Verb.NOTHING else change.verb
+        return replace(change, verb=verb, moved_from=self._moved[change.name])
 
     def _untouched(self) -> Iterator[tuple[str, ResourceRow]]:
         unchanged = self._plan.unchanged

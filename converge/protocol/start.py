@@ -136,6 +136,7 @@ def start(
         _heed_protection(tx, stack, draft, unprotect, refuse=reason is None)
         if reason is None:
             _refuse_takeover(stack, draft)
+            refuse_clashes(stack.name, draft)
     ordered = list_ordered(draft, before, intent.replace)
     _mark_ordered(tx, stack, draft, ordered, clear=action is Action.ROLLBACK)
     ids = resources.insert_resources(tx, stack.id, planned.new, map(definitions.type, planned.new))
@@ -190,9 +191,8 @@ def start(
         format=format_,
         versions=stack.versions if versions is None else versions,
     )
-    events.insert_events(
-        tx, [_started_event(stack, traversal_id, action, version, superseded, planned, reason)]
-    )
+    told = [_started_event(stack, traversal_id, action, version, superseded, planned, reason)]
+    events.insert_events(tx, [*told, *_rename(tx, stack, traversal_id, draft)])
     return Started(traversal_id, superseded)
 
 
@@ -263,6 +263,45 @@ def _mark_ordered(
         resources.write_settings(tx, id_, with_order(settings.get(id_)))
     for id_ in old:
         resources.write_settings(tx, id_, without_order(settings.get(id_)))
+
+
+def refuse_clashes(stack: str, draft: Draft) -> None:
+    """Refuse to give resources names that others have.
+
+    :raises Conflict: it is to be done.
+    """
+    for old, new in draft.renaming.clashes:
+        raise Conflict(
+            f"nothing was started: in stack {stack!r}, {old!r} cannot become {new!r}, as moved "
+            f"says: there is a resource {new!r} already; remove {old!r} from moved, or let "
+            f"converge forget one of the two: `converge forget {stack} NAME`"
+        )
+
+
+def _rename(
+    tx: Transaction, stack: StackRow, traversal_id: int, draft: Draft
+) -> list[dict[str, Any]]:
+    """Give resources their new names.
+
+    :returns: the events about it.
+    """
+    moves = sorted(draft.renaming.moves.items())
+    resources.rename_resources(tx, [(id_, one.new, one.former) for id_, one in moves])
+    # several versions of one resource are one to people
+    made = dict.fromkeys((one.old, one.new) for _, one in moves if one.made)
+    return [moved_event(stack.id, traversal_id, old, new) for old, new in made]
+
+
+def moved_event(stack_id: int, traversal_id: int | None, old: str, new: str) -> dict[str, Any]:
+    """The event about a resource that got another name."""
+    return {
+        "stack_id": stack_id,
+        "traversal_id": traversal_id,
+        "resource": new,
+        "action": events.MOVE,
+        "status": Status.COMPLETE,
+        "reason": fit_text(f"it was {old!r}"),
+    }
 
 
 def _list_dying(draft: Draft) -> list[int]:

@@ -23,6 +23,8 @@ WAITING = "WAITING"
 RETAINED = "RETAINED"
 #: The action of a resource that is there already.
 USE = "USE"
+#: The action of a resource that gets another name.
+MOVE = "MOVE"
 _GIVEN = ("stack_id", "traversal_id", "resource", "action", "status", "reason")
 
 

@@ -55,6 +55,7 @@ class ResourceRow:
     blocking: bool
     mark: int
     settings: dict[str, Json] | None = None
+    former: list[str] | None = None
 
 
 _COLUMNS = [resource.c[name] for name in ResourceRow.__dataclass_fields__]
@@ -167,6 +168,7 @@ def insert_replacement(
             attributes={},
             requires=list(requires),
             replaces=old.id,
+            former=old.former,
             engine_id=engine_id,
             epoch=1,
             mark=mark,
@@ -215,6 +217,26 @@ def write_settings(tx: Transaction, resource_id: int, settings: Mapping[str, Jso
     """Give a resource of a locked stack other settings; the next traversal looks at it."""
     query = update(resource).where(resource.c.id == resource_id)
     tx.execute(query.values(settings=dict(settings) or None, basis=None))
+
+
+def rename_resources(tx: Transaction, renamed: Sequence[tuple[int, str, Sequence[str]]]) -> None:
+    """Give resources of a locked stack other names. An engine that works on one goes on.
+
+    :param renamed: id, new name, and all former names of each.
+    """
+    for resource_id, name, former in renamed:
+        query = update(resource).where(resource.c.id == resource_id)
+        tx.execute(query.values(name=name, former=list(former)))
+
+
+def rename_unlocked(tx: Transaction, resource_id: int, name: str, former: Sequence[str]) -> None:
+    """Give a resource another name; whatever was planned before is out of date.
+
+    :raises StaleLock: an engine has locked it.
+    """
+    free = update(resource).where(resource.c.id == resource_id, resource.c.engine_id.is_(None))
+    values = {"name": name, "former": list(former), "epoch": resource.c.epoch + 1}
+    _expect(tx.execute(free.values(**values)).rowcount, 1, "resources to rename")
 
 
 def get_traceback(tx: Transaction, resource_id: int) -> str | None:

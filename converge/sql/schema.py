@@ -196,6 +196,8 @@ resource = Table(
     # the node whose handler waits for a signal, or once did
     Column("waiting_traversal", ID),
     Column("waiting_node", Integer),
+    # the names that it had before, oldest first; NULL if none
+    Column("former", JsonText),
     Index("ix_converge_resource_stack_id", "stack_id", "name"),
 )
 

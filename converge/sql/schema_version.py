@@ -37,6 +37,7 @@ VERSIONS = (
     "0018",
     "0019",
     "0020",
+    "0021",
 )
 HEAD = VERSIONS[-1]
 #: Databases where a statement that changes the schema commits the transaction.

@@ -32,6 +32,7 @@ class ResourceHead:
     epoch: int
     basis: str | None
     settings: dict[str, Json] | None = None
+    former: list[str] | None = None
 
 
 _HEAD = [resource.c[name] for name in ResourceHead.__dataclass_fields__]

@@ -33,20 +33,29 @@ class Definitions(Mapping[str, ResourceDefinition]):
     million, and parsed when it is asked for.
 
     :ivar graph: which requires which.
+    :ivar moved: the newest name by each name that one had before.
     """
 
-    def __init__(self, texts: Mapping[str, str], graph: Graph[str]) -> None:
+    def __init__(
+        self, texts: Mapping[str, str], graph: Graph[str], moved: Mapping[str, str] | None = None
+    ) -> None:
         """:param texts: each as canonical JSON, as :func:`dump_definition` makes it, perhaps with
         ``depends_on``.
         """
         self._texts = texts
         self.graph = graph
+        self.moved = moved or {}
 
     @classmethod
-    def of(cls, definitions: Mapping[str, ResourceDefinition]) -> Definitions:
+    def of(
+        cls,
+        definitions: Mapping[str, ResourceDefinition],
+        moved: Mapping[str, str] | None = None,
+    ) -> Definitions:
         """Those that are made already."""
         texts = {name: dump(dump_definition(one)) for name, one in definitions.items()}
-        return cls(texts, Graph.of({name: one.requires for name, one in definitions.items()}))
+        graph = Graph.of({name: one.requires for name, one in definitions.items()})
+        return cls(texts, graph, moved)
 
     def __len__(self) -> int:
         return len(self._texts)

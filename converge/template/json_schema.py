@@ -40,6 +40,7 @@ def make_schema(types: Mapping[str, ResourceType]) -> dict[str, Any]:
         "parameters": _named({"$ref": "#/$defs/parameter"}),
         "conditions": _named(_CONDITION),
         "resources": _named({"$ref": "#/$defs/resource"}),
+        "moved": _named({"type": "string"}),
         "outputs": _named({"$ref": "#/$defs/output"}),
     }
     assert sections.keys() == set(TEMPLATE.known)

@@ -78,6 +78,7 @@ TEMPLATE = Keys(
         "parameters",
         "conditions",
         "resources",
+        "moved",
         "outputs",
     )
 )

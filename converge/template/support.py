@@ -22,6 +22,7 @@ from converge.template.functions import (
 )
 from converge.template.keys import OUTPUT, PARAMETER_GROUP, RESOURCE
 from converge.template.misuses import condition_problems, misread, misuses
+from converge.template.moved import MOVED, moved_problems
 from converge.template.parameters import PSEUDO, Parameter, refuse_foreign
 from converge.template.properties import property_problems, unmet
 from converge.template.settings import EXTERNAL_ID, heat_problems, settings_in
@@ -82,12 +83,28 @@ def refuse_ignored(structure: Structure) -> None:
             document.keep(error)
     for name in structure.notable:
         _check_resource(structure, name, load(structure.resources.texts[name]))
+    _check_moved(structure)
     for name, output in structure.outputs.items():
         what = f"output {show(name)}"
         OUTPUT.refuse_foreign(document, outline["outputs"][name], output.spot, what)
         if output.condition is not None:
             _check_condition(structure, output.condition, output.spot.child("condition"))
         _check_value(structure, output.value, output.spot.child("value"))
+
+
+def _check_moved(structure: Structure) -> None:
+    def is_resource(name: str) -> bool:
+        group = (split_instance(name) or ("", ""))[0]
+        if name not in structure.resources:
+            return group in structure.resources and has_instances(group)
+        return not has_instances(name)
+
+    def has_instances(name: str) -> bool:
+        return "for_each" in structure.resources[name].variation
+
+    place = structure.document.spot.child(MOVED)
+    for message, spot in moved_problems(structure.outline.get(MOVED), is_resource, place):
+        structure.document.note(message, spot)
 
 
 def _check_groups(structure: Structure) -> None:

@@ -30,6 +30,7 @@ from converge.template.expansion import (
 )
 from converge.template.files import put_in_files
 from converge.template.functions import references
+from converge.template.moved import MOVED, final_names
 from converge.template.parameters import Parameter
 from converge.template.reading import parse as parse_text
 from converge.template.reading import read
@@ -339,14 +340,15 @@ class Template:
         :raises TemplateError: if a ``get_param`` has no value.
         """
         scope = self._scope(parameters, stack_name)
+        moved = final_names(self._structure.outline.get(MOVED))
         if self._structure.varies:
-            return Definitions.of(expand(self._structure, scope))
+            return Definitions.of(expand(self._structure, scope), moved)
         texts = self.resources.texts
         filled = {
             name: dump(dump_definition(self._definition(name, scope)))
             for name in self._structure.unlike
         }
-        return Definitions({**texts, **filled} if filled else texts, self.resources.graph)
+        return Definitions({**texts, **filled} if filled else texts, self.resources.graph, moved)
 
     def _definition(self, name: str, scope: Scope) -> ResourceDefinition:
         entry = self.resources[name]

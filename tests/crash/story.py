@@ -33,7 +33,15 @@ LEASE = 60.0
 #: Seconds in which the story's clock goes on, so that no engine misses its renewal.
 SLICE = 20.0
 #: The commits of callers.
-CALLS = (Commit.START, Commit.HOST, Commit.CANCEL, Commit.ABANDON, Commit.LIMIT, Commit.SIGNAL)
+CALLS = (
+    Commit.START,
+    Commit.HOST,
+    Commit.CANCEL,
+    Commit.ABANDON,
+    Commit.LIMIT,
+    Commit.RENAME,
+    Commit.SIGNAL,
+)
 
 #: The verbs of callers that say what they believe to be current.
 COMPARING = frozenset({"update", "rollback", "check"})
@@ -162,6 +170,10 @@ class Player:
         """Say how many nodes of a type run at once; whoever does not know whether it did, says it
         again."""
         self.store.set_limit(type="fake", places=places, **options)
+
+    def do_rename(self, names: list[str]) -> None:
+        done = self.store.move_resource(NAME, *names)
+        assert (done is None) is bool(self.committed)
 
     def do_signal(self, resource: str) -> None:
         """Tell a resource what it waits for; who does not know whether it did, does it again."""

@@ -23,6 +23,8 @@ from tests.stores import Stores
 
 EXAMPLES = int(os.environ.get("CONVERGE_TEST_EXAMPLES", "20"))
 NAMES = "ABCDE"
+#: One that nobody refers to, and the other name that it can have.
+LAST, OTHER = "E", "F"
 #: What is there before, and is never touched.
 THERE = ["there.0", "there.1"]
 TYPES = ["fake", "fixed", "only", "wise", "rigid"]
@@ -119,6 +121,9 @@ def templates(draw: st.DrawFn) -> list[Wanted]:
         wanted: Wanted = {}
         for place, name in enumerate(NAMES):
             old = made[-1].get(name)
+            if name == LAST and old is None:
+                # by its other name
+                old = made[-1].get(OTHER)
             what = draw(st.sampled_from(["keep", "keep", "keep", "new", "drop"]))
             if what == "keep" and old is not None and _has(old, wanted):
                 wanted[name] = old
@@ -126,6 +131,8 @@ def templates(draw: st.DrawFn) -> list[Wanted]:
                 there = "".join(one for one in NAMES[:place] if one in wanted)
                 # what was made is not given up for what is there
                 wanted[name] = draw(resources(there, old is None or "external_id" in old))
+        if LAST in wanted and draw(st.integers(0, 2)) == 0:
+            wanted[OTHER] = wanted.pop(LAST)
         made.append(wanted)
     return made[1:]
 
@@ -136,11 +143,13 @@ def _has(body: dict[str, Any], wanted: Wanted) -> bool:
     return all(f"'{name}'" not in text or name in wanted for name in NAMES)
 
 
-def calls(log: list[str]) -> Iterator[tuple[str, str]]:
+def calls(preview: Preview, log: list[str]) -> Iterator[tuple[str, str]]:
     """What was called: the verb, and the resource's name."""
+    # a thing is called as its resource was when it was made
+    names = {one.physical_id: one.name for one in preview.changes}
     for line in log:
         verb, _, thing = line.partition(" ")
-        yield verb, thing.partition(".")[0]
+        yield verb, names.get(thing, thing.partition(".")[0])
 
 
 def allowed(change: Change) -> list[set[str]]:
@@ -153,6 +162,7 @@ def allowed(change: Change) -> list[set[str]]:
         Verb.DELETE: [{"delete"}],
         Verb.LEAVE: [set()],
         Verb.USE: [set()],
+        Verb.MOVE: [set()],
         Verb.NOTE: [set()],
     }
     found = list(most[change.verb])
@@ -166,7 +176,7 @@ def allowed(change: Change) -> list[set[str]]:
 
 def check(preview: Preview, log: list[str]) -> None:
     done: dict[str, set[str]] = {}
-    for verb, name in calls(log):
+    for verb, name in calls(preview, log):
         done.setdefault(name, set()).add(verb)
     planned = {one.name: one for one in preview.changes}
     assert len(planned) == len(preview.changes), preview
@@ -175,7 +185,7 @@ def check(preview: Preview, log: list[str]) -> None:
     for name, change in planned.items():
         assert change.verb is not Verb.FAIL, preview
         assert done.get(name, set()) in allowed(change), f"{done.get(name)} is not {change}"
-        for verb, other in calls(log):
+        for verb, other in calls(preview, log):
             # and in that order
             if other == name and done[name] == {"create", "delete"} and change.sure:
                 assert verb == ("delete" if change.deletes_first else "create") or (
@@ -212,7 +222,8 @@ def test_a_traversal_does_what_its_plan_says(
     types = types_of(world)
     engine = StepEngine(store, types)
     for one in wanted:
-        template = converge.Template.from_dict({"resources": one})
+        moved = {"moved": {LAST: OTHER}} if OTHER in one else {}
+        template = converge.Template.from_dict({"resources": one, **moved})
         target = sorted(targets.intersection(one))
         if target:
             preview = store.plan("s", template, types=types, target=target)

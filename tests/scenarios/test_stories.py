@@ -61,6 +61,7 @@ def body(name: str) -> dict[str, Any]:
     if "like" in own:
         whole = copy.deepcopy(body(own["like"]))
     whole["outputs"] |= own.get("outputs", {})
+    whole["moved"] = own.get("moved", {})
     whole["resources"] |= own.get("resources", {})
     whole["resources"] = {
         name: {"type": "fake", **entry}
@@ -104,6 +105,10 @@ class Story:
 
     def rollback(self, version: Any, **options: Any) -> None:
         self._begin(self.store.rollback_stack, version=version, **options)
+
+    def move(self, names: list[str]) -> None:
+        """A resource gets another name."""
+        self.store.move_resource(NAME, *names)
 
     def delete(self, _: None, **options: Any) -> None:
         self._begin(self.store.delete_stack, **options)

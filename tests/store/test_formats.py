@@ -67,6 +67,7 @@ def test_an_engine_leaves_what_it_does_not_understand_to_those_who_do(
         lambda store: store.cancel_stack("s"),
         lambda store: store.delete_stack("s"),
         lambda store: store.forget_resource("s", "a"),
+        lambda store: store.move_resource("s", "a", "z"),
         lambda store: store.show("s"),
     ],
 )

@@ -92,6 +92,7 @@ WRONG = [
     "check s",
     "cancel s",
     "forget s r",
+    "move s a b",
     "signal s r",
     "list extra",
     "show s",

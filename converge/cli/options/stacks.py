@@ -129,6 +129,9 @@ def add(commands: Commands) -> None:
         type=integer(1),
         help="which version, of a name that has several",
     )
+    move = commands.add("move", "Give a resource another name, and leave it as it is", STACK, JSON)
+    move.add_argument("old", metavar="OLD", help="the name that it has")
+    move.add_argument("new", metavar="NEW", help="the name that it gets")
     signal = commands.add("signal", "Tell a resource what it waits for", STACK, BUS, JSON)
     signal.add_argument("resource", metavar="RESOURCE", help="its name in the template")
     signal.add_argument(
