@@ -74,7 +74,11 @@ LOSE = f"{lease.LOSE * 100:g}"
 
 #: page, sentence, numbers.
 QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("concepts", "get done in {}, at most {}.", (FRACTIONS[window.AHEAD], n(window.WINDOW))),
+    (
+        "concepts",
+        "get done in {}, at most {}, and {} while other engines are alive",
+        (FRACTIONS[window.AHEAD], n(window.WINDOW), n(window.WINDOW_BESIDE)),
+    ),
     ("concepts", "looked at again {} times a second", ({0.25: "four"}[outbox.LOOK],)),
     ("decisions", "claimed ahead for {} of the workers' time", (FRACTIONS[window.AHEAD],)),
     ("decisions", "at most {}. While handlers", (n(window.WINDOW),)),
@@ -200,6 +204,8 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "at most {} MiB in UTF-8 and nested {} deep",
         (n(values.SIZE_LIMIT / MIB), n(values.DEPTH_LIMIT)),
     ),
+    ("reference", "``list --json`` say: at most {} characters", (n(NAME_LENGTH),)),
+    ("keeping", "a name of at most {} characters, shown as it is", (n(NAME_LENGTH),)),
     ("templates", "have 1 to {} printable characters", (n(NAME_LENGTH),)),
     ("troubleshooting", "For {} % of the lease", (LOSE,)),
 )
