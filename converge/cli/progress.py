@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
@@ -20,6 +21,8 @@ LOG = logging.getLogger("converge.service")
 RUNNING_MAX = 8
 _BAR_MAX = 40
 _NAME_MAX = 48
+#: How many names the closing lines give of each kind of change.
+_NAMED_MAX = 5
 
 
 def event_line(event: Mapping[str, Any]) -> str:
@@ -122,6 +125,52 @@ def _cut(name: str) -> str:
     return plain if len(plain) <= _NAME_MAX else plain[: _NAME_MAX - 1] + "…"
 
 
+class Changes:
+    """What a traversal changed, from its events, in a few lines."""
+
+    #: What each event says happened to its resource, with the sign that plans have for it.
+    _KINDS: Mapping[tuple[str, str], str] = {
+        ("CREATE", "COMPLETE"): "+ created",
+        ("UPDATE", "COMPLETE"): "~ updated",
+        ("UPDATE", "REPLACED"): "-/+ replaced",
+        ("MOVE", "COMPLETE"): "> moved",
+        ("DELETE", "COMPLETE"): "- deleted",
+        ("DELETE", "RETAINED"): "- left in place",
+        ("CHECK", "COMPLETE"): "= checked",
+    }
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._named: dict[str, list[str]] = {}
+        # the new one and the old one have events of their own
+        self._replaced: set[str] = set()
+
+    def note(self, event: Mapping[str, Any]) -> None:
+        """Take note of an event."""
+        name = event["resource"]
+        kind = self._KINDS.get((str(event["action"]), str(event["status"])))
+        if name is None or kind is None:
+            return
+        if event["status"] == "REPLACED":
+            self._replaced.add(name)
+        elif event["status"] == "COMPLETE" and name in self._replaced:
+            return
+        self._counts[kind] += 1
+        named = self._named.setdefault(kind, [])
+        if len(named) < _NAMED_MAX:
+            named.append(name)
+
+    def lines(self) -> list[str]:
+        """A line for each kind of change that there was."""
+        found = []
+        for kind in self._KINDS.values():
+            if count := self._counts[kind]:
+                names = ", ".join(map(_cut, self._named[kind]))
+                more = f" and {count - _NAMED_MAX} more" if count > _NAMED_MAX else ""
+                found.append(f"  {kind} {count}: {names}{more}")
+        return found
+
+
 class Reporter:
     """Reports progress to a person. This one prints only notes, on stderr."""
 
@@ -154,6 +203,10 @@ class Reporter:
     def note(self, text: str) -> None:
         """A message that is not part of the result, such as what Ctrl-C does."""
         print(f"converge: {text}", file=self.stderr, flush=True)
+
+    def closing(self) -> list[str]:
+        """What was changed, for the end, where the events were not printed."""
+        return []
 
     def end(self) -> None:
         """Restore the terminal. May be called again."""
@@ -271,10 +324,12 @@ class LiveReporter(Reporter):
             redirect_stderr=False,
         )
         self._ended = False
+        self._changes = Changes()
         self._live.start()
 
     def events(self, events: Iterable[Mapping[str, Any]]) -> None:
         for event in events:
+            self._changes.note(event)
             # the summary says how the stack itself ended
             if event["resource"] is not None and event["status"] in {"FAILED", "RETRY"}:
                 self._print(event_line(event), STYLES[str(event["status"])])
@@ -295,6 +350,9 @@ class LiveReporter(Reporter):
             super().note(text)
         else:
             self._print(f"converge: {text}", "bold")
+
+    def closing(self) -> list[str]:
+        return self._changes.lines()
 
     def end(self) -> None:
         if not self._ended:

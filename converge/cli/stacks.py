@@ -197,6 +197,8 @@ def _converge(
         if reason and status == "COMPLETE":
             line += f", {prose(reason)}"
         _say(arguments, line)
+        for change in reporter.closing():
+            _say(arguments, change)
         if status == "COMPLETE" and watch.failure is None:
             return outages.wait_out(lambda: _finish(arguments, store, stack, EXIT_COMPLETE))
         _say(arguments, next_line(arguments, name, status, watch.printed.last, stack.reason))

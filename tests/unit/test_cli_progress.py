@@ -10,6 +10,7 @@ from rich.console import Console
 
 from converge.cli.progress import (
     RUNNING_MAX,
+    Changes,
     LiveReporter,
     PlainReporter,
     Reporter,
@@ -174,6 +175,7 @@ def test_the_live_reporter_keeps_failures_and_restores_the_cursor() -> None:
     text = out.getvalue()
     assert "[red]web[/] CREATE FAILED: exit status 1 | \\x1b[2Jgone" in text.replace("\r\n", "")
     assert "quiet" not in text
+    assert reporter.closing() == ["  + created 1: quiet"]
     assert "stopping [b]now[/b]" in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
     assert err.getvalue() == ""
@@ -212,3 +214,27 @@ def test_the_reporter_fits_the_streams(
     assert type(reporter) is kind
     if json:
         assert out.getvalue() == ""
+
+
+def test_the_closing_lines_count_what_changed_and_name_some() -> None:
+    changes = Changes()
+    told = [
+        *((f"a{number}", "CREATE", "COMPLETE") for number in range(7)),
+        ("b", "UPDATE", "FAILED"),
+        ("b", "UPDATE", "COMPLETE"),
+        # the new one and the old one of a replacement are no changes of their own
+        ("c", "UPDATE", "REPLACED"),
+        ("c", "CREATE", "COMPLETE"),
+        ("c", "DELETE", "COMPLETE"),
+        ("d", "DELETE", "RETAINED"),
+        (None, "UPDATE", "COMPLETE"),
+    ]
+    for resource, action, status in told:
+        changes.note({"resource": resource, "action": action, "status": status})
+    assert changes.lines() == [
+        "  + created 7: a0, a1, a2, a3, a4 and 2 more",
+        "  ~ updated 1: b",
+        "  -/+ replaced 1: c",
+        "  - left in place 1: d",
+    ]
+    assert Changes().lines() == []
