@@ -9,6 +9,7 @@ import pytest
 from converge import Store
 from tests.backends import Backend
 from tests.brokers import OwnRabbitMQ
+from tests.servers import OwnServer
 from tests.stores import Stores
 
 
@@ -24,4 +25,12 @@ def own(_databases: dict[str, Backend]) -> OwnRabbitMQ:
     """A broker that the test may stop."""
     server = _databases["own-rabbitmq"]
     assert isinstance(server, OwnRabbitMQ)
+    return server
+
+
+@pytest.fixture
+def own_server(_databases: dict[str, Backend]) -> OwnServer:
+    """A PostgreSQL that the test may stop."""
+    server = _databases["own-postgresql"]
+    assert isinstance(server, OwnServer)
     return server
