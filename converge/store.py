@@ -16,8 +16,9 @@ from converge.protocol.answer import Answer
 from converge.protocol.draft import Draft, draft_first
 from converge.protocol.forget import Forgotten, forget
 from converge.protocol.move import Moved, move
-from converge.protocol.places import check_places, parse_rate, which_limit
+from converge.protocol.places import check_places, which_limit
 from converge.protocol.prune import KEEP, Pruned, Pruner
+from converge.protocol.rates import parse_rate
 from converge.protocol.recover import Sweep, sweep
 from converge.protocol.request import Intent, Kept, work_out
 from converge.protocol.rollback import check_version

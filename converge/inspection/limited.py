@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from converge.model import LimitKind
-from converge.protocol.places import tell_rate
+from converge.protocol.rates import tell_rate
 from converge.sql import limits
 from converge.sql.limits import LimitView
 from converge.sql.transaction import Transaction

@@ -260,7 +260,9 @@ def test_as_a_service_it_says_what_its_processes_do_and_sigterm_lets_them_finish
         done = re.compile(r'converge_messages_total\{result="new"\} 30\.0')
         while not done.search(_get(f"{where}/metrics")):
             assert process.poll() is None
-        assert _get(f"{where}/readyz") == "ready\n"
+        # the other one may still begin
+        while _get(f"{where}/readyz") != "ready\n":
+            assert process.poll() is None
         assert "converge_messages_received_total{bus=" in _get(f"{where}/metrics")
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=LIMIT)

@@ -10,16 +10,14 @@ import pytest
 from converge.errors import BadInput
 from converge.model import LimitKind
 from converge.protocol.places import (
-    GRAIN,
     Asker,
-    Rate,
     Room,
     check_places,
     choose,
     keys_of,
-    parse_rate,
     which_limit,
 )
+from converge.protocol.rates import GRAIN, Rate, parse_rate
 from converge.resources.resource_type import ResourceType
 
 
