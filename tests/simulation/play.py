@@ -47,9 +47,9 @@ EVERYTHING: frozenset[str] = frozenset(
             if commit.before in crash_points.STACKS
             # in SQLite, where one transaction follows the other, these leave nothing to do
             if commit not in (Commit.UNBLOCK, Commit.SWEEP, Commit.RELEASE)
-            # nobody prunes: the oracle looks at all that was ever there; nothing is encrypted or
-            # limited
-            if commit not in (Commit.PRUNE_STACKS, Commit.REENCRYPT, Commit.LIMIT)
+            # nobody prunes: the oracle looks at all that was ever there; and nothing is encrypted,
+            # limited or renamed
+            if commit not in (Commit.PRUNE_STACKS, Commit.REENCRYPT, Commit.LIMIT, Commit.RENAME)
         ),
     }
 )
