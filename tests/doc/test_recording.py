@@ -41,8 +41,9 @@ def last_screen(picture: str) -> list[str]:
 def told(lines: Sequence[str], port: int) -> tuple[list[str], list[str]]:
     """What is the same in each recording: the lines, and the names of what completed, sorted."""
     completions = [name for line in lines for name in COMPLETION.findall(line)]
+    # those of the second run are named in the order in which they completed
     rest = [
-        re.sub(r"/\S*?/webapp", "FOLDER/webapp", line).replace(str(port), "PORT")
+        re.sub(r"/\S*?(?=/webapp)|(?<=created )\d+: .*", "SOME", line).replace(str(port), "PORT")
         for line in lines
         if not COMPLETION.search(line)
     ]
