@@ -14,7 +14,7 @@ from typing import Any
 from converge.errors import BadInput
 from converge.model import Json, Kind, LimitKind, check_name
 from converge.protocol.decide import HANDLED, Decision, Operation, Work
-from converge.protocol.rates import MOST, Rate
+from converge.protocol.rates import MOST, rate_of
 from converge.reasons import describe
 from converge.resources.resource_type import ResourceType
 from converge.sql import limits
@@ -194,12 +194,6 @@ def check_places(places: object) -> None:
         raise BadInput(f"places must be a whole number from 0 to {MOST:,}, not {places!r}")
 
 
-def _rate_of(row: LimitRow) -> Rate | None:
-    if row.rate_count is None or row.rate_seconds is None:
-        return None
-    return Rate(row.rate_count, row.rate_seconds)
-
-
 @dataclass(frozen=True, slots=True)
 class Seats:
     """What becomes of the works of a claim.
@@ -249,7 +243,7 @@ def take_places(
     recent = {
         row.id: rate.recent(row.starts or (), now)
         for row in rows
-        if (rate := _rate_of(row)) is not None
+        if (rate := rate_of(row)) is not None
     }
     rooms = {row.id: _room(row, taken.get(row.id, 0), recent) for row in rows if row.is_set}
     askers = [
@@ -262,7 +256,7 @@ def take_places(
         for work in works
     ]
     choice = choose(askers, rooms, most)
-    granted = {one.key: one for one in choice.taken}
+    granted = {one.key for one in choice.taken}
     chosen = [work for work in works if work.node.key in granted]
     limits.take_places(
         tx,
@@ -286,7 +280,7 @@ def _list_asked(work: Work, bounds: Bounds, types: Mapping[str, ResourceType]) -
 
 
 def _room(row: LimitRow, taken: int, recent: Mapping[int, list[list[float]]]) -> Room:
-    rate = _rate_of(row)
+    rate = rate_of(row)
     return Room(
         None if row.places is None else max(0, row.places - taken),
         None if rate is None else rate.left(recent[row.id]),
@@ -296,7 +290,7 @@ def _room(row: LimitRow, taken: int, recent: Mapping[int, list[list[float]]]) ->
 def _write(
     tx: Transaction, row: LimitRow, recent: list[list[float]] | None, count: int, now: float
 ) -> None:
-    rate = _rate_of(row)
+    rate = rate_of(row)
     if rate is None or recent is None:
         limits.write_limit(tx, row, None, 0.0)
         return

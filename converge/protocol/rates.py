@@ -69,11 +69,19 @@ def parse_rate(text: object) -> tuple[int, float]:
     return count, seconds
 
 
-def tell_rate(row: LimitRow) -> str | None:
-    """A limit's rate, as it is written."""
+def rate_of(row: LimitRow) -> Rate | None:
+    """A limit's rate; None: it has none."""
     if row.rate_count is None or row.rate_seconds is None:
         return None
+    return Rate(row.rate_count, row.rate_seconds)
+
+
+def tell_rate(row: LimitRow) -> str | None:
+    """A limit's rate, as it is written."""
+    rate = rate_of(row)
+    if rate is None:
+        return None
     for unit, seconds in reversed(_UNITS.items()):
-        if row.rate_seconds == seconds:
-            return f"{row.rate_count}/{unit}"
-    return f"{row.rate_count}/{row.rate_seconds:g}s"
+        if rate.seconds == seconds:
+            return f"{rate.count}/{unit}"
+    return f"{rate.count}/{rate.seconds:g}s"

@@ -27,12 +27,13 @@ from sqlalchemy import (
 
 from converge.errors import StaleLock
 from converge.model import Json, Kind, LimitKind, NodeState
-from converge.sql.batch import InsertMany, among, types_of
+from converge.sql.batch import InsertMany, types_of
 from converge.sql.loading import read_clock
 from converge.sql.schema import limit, place, resource, stack, sync_point, traversal
 from converge.sql.sync_points import (
     PARKED,
     Key,
+    among_keys,
     are_open,
     free_places_of,
     have_room,
@@ -137,7 +138,7 @@ def list_places(tx: Transaction, keys: Iterable[Key]) -> dict[Key, set[int]]:
     """The limits of which these nodes hold a place."""
     found: dict[Key, set[int]] = {}
     query = select(place.c.traversal_id, place.c.node, place.c.limit_id)
-    rows: Any = tx.execute(query.where(_among_keys(tx, keys))).all()
+    rows: Any = tx.execute(query.where(among_keys(tx, keys, place))).all()
     for traversal_id, node, limit_id in rows:
         found.setdefault((traversal_id, node), set()).add(limit_id)
     return found
@@ -171,7 +172,7 @@ def write_limit(tx: Transaction, row: LimitRow, starts: Json, open_at: float) ->
 def free_places(tx: Transaction, keys: Collection[Key]) -> None:
     """Take their places from nodes whose work is over, or was taken from its engine."""
     if keys:
-        done = tx.execute(delete(place).where(_among_keys(tx, keys)))
+        done = tx.execute(delete(place).where(among_keys(tx, keys, place)))
         # whoever can take what waits for them is told
         tx.news.ready[None] += int(done.rowcount)
 
@@ -198,7 +199,9 @@ def free_stray(tx: Transaction, keys: Collection[Key]) -> int:
 
     :returns: how many places.
     """
-    done = tx.execute(delete(place).where(_among_keys(tx, keys), ~_holds(or_(_HELD, _GOES_ON))))
+    done = tx.execute(
+        delete(place).where(among_keys(tx, keys, place), ~_holds(or_(_HELD, _GOES_ON)))
+    )
     tx.news.ready[None] += int(done.rowcount)
     return int(done.rowcount)
 
@@ -219,18 +222,6 @@ def _holds(condition: ColumnElement[bool]) -> ColumnElement[bool]:
     )
     found: ColumnElement[bool] = count.correlate(place).scalar_subquery() > 0
     return found
-
-
-def _among_keys(tx: Transaction, keys: Iterable[Key]) -> ColumnElement[bool]:
-    by_traversal: dict[int, list[int]] = {}
-    for traversal_id, node in keys:
-        by_traversal.setdefault(traversal_id, []).append(node)
-    return or_(
-        *(
-            and_(place.c.traversal_id == traversal_id, among(tx, place.c.node, nodes))
-            for traversal_id, nodes in sorted(by_traversal.items())
-        )
-    )
 
 
 def set_limit(

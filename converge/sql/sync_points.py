@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Double,
+    Table,
     Text,
     and_,
     delete,
@@ -170,14 +171,17 @@ def _node_state(row: Any) -> LockedNode:
     return result
 
 
-def among_keys(tx: Transaction, keys: Iterable[Key]) -> Any:
-    """A condition for these primary keys. Row values would keep MariaDB from its index."""
+def among_keys(tx: Transaction, keys: Iterable[Key], table: Table = sync_point) -> Any:
+    """A condition for these nodes. Row values would keep MariaDB from its index.
+
+    :param table: sync points, or what is of them.
+    """
     by_traversal: dict[int, list[int]] = {}
     for traversal_id, node in keys:
         by_traversal.setdefault(traversal_id, []).append(node)
     return or_(
         *(
-            and_(sync_point.c.traversal_id == traversal_id, among(tx, sync_point.c.node, nodes))
+            and_(table.c.traversal_id == traversal_id, among(tx, table.c.node, nodes))
             for traversal_id, nodes in sorted(by_traversal.items())
         )
     )
