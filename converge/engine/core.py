@@ -22,7 +22,7 @@ from converge.engine.observer import (
     log_failed,
     spanned,
 )
-from converge.engine.outbox import Outbox, stack_of
+from converge.engine.outbox import Outbox, first_of, stack_of
 from converge.errors import Cancelled, StaleLock, StoreError
 from converge.hiding import Secrets
 from converge.journal import Scope, node_scope
@@ -128,9 +128,13 @@ class EngineCore:
         #: database may differ from what it knows of.
         self.doubtful = False
 
-    def turn(self, outcomes: Sequence[Outcome], limit: int) -> list[Work]:
+    def turn(
+        self, outcomes: Sequence[Outcome], limit: int, most: int | None = None
+    ) -> list[Work]:
         """Write the outcomes of works, and claim up to ``limit`` new nodes.
 
+        :param most: write about so many outcomes at most, first those of the stacks that have the
+            fewest; None: all.
         :returns: the works to do, including the replacements that outcomes asked for.
         :raises StoreError: the database cannot be used; what is not written is kept for a later
             turn.
@@ -139,7 +143,7 @@ class EngineCore:
         try:
             self._mask_outcomes()
             self._check_locked()
-            self._write_free(limit)
+            self._write_free(limit, most)
         except StoreError:
             self.doubtful = True
             raise
@@ -313,7 +317,7 @@ class EngineCore:
         if locked:
             self.outbox.release(self.database.read(lambda tx: stacks.list_unlocked(tx, locked)))
 
-    def _write_free(self, limit: int) -> None:
+    def _write_free(self, limit: int, most: int | None) -> None:
         group: list[Outcome] = []
         alone: list[Outcome] = []
         for outcome in self.outbox.free():
@@ -324,7 +328,10 @@ class EngineCore:
         if alone:
             # that may have found locked rows, or put other outcomes into the outbox
             group = [one for one in self.outbox.free() if not _needs_own_transaction(one)]
-        self._write_and_claim(group, limit - len(self._works))
+        if len(set(map(stack_of, group))) > 1:
+            # what one of them makes ready is claimed at once, although another has more
+            self._rota.look_round()
+        self._write_and_claim(first_of(group, most), limit - len(self._works))
 
     def _write_alone(self, outcome: Outcome) -> None:
         try:

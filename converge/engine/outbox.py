@@ -8,7 +8,8 @@ until the rows are free; all others are written meanwhile.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from converge.protocol.decide import Outcome
 from converge.sql.sync_points import Key
@@ -73,6 +74,15 @@ class Outbox:
     def release(self, stack_ids: Iterable[int]) -> None:
         """Note that the rows of these stacks are free again."""
         self._locked.difference_update(stack_ids)
+
+
+def first_of(outcomes: Sequence[Outcome], most: int | None) -> Sequence[Outcome]:
+    """So many of these outcomes at most; None: all. Those of the stacks that have the fewest come
+    first, so that none waits for all that another has here."""
+    if most is None or len(outcomes) <= most:
+        return outcomes
+    counts = Counter(map(stack_of, outcomes))
+    return sorted(outcomes, key=lambda one: counts[stack_of(one)])[:most]
 
 
 def stack_of(outcome: Outcome) -> int:

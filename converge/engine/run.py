@@ -23,7 +23,7 @@ from converge.crash_points import Commit
 from converge.engine.core import EngineCore
 from converge.engine.observer import Observer
 from converge.engine.tenure import Tenure
-from converge.engine.window import AHEAD, WINDOW, Window
+from converge.engine.window import AHEAD, Window
 from converge.engine.workers import Job, Workers
 from converge.errors import StaleLock, StoreError
 from converge.lease import Lease, RowLeases, now
@@ -47,6 +47,8 @@ LOG = logging.getLogger(__name__)
 GRACE = 5.0
 #: Seconds between two looks at something that is waited for.
 LOOK = 0.25
+#: Seconds that an engine which several stacks share waits for handlers that are quick.
+BRIEF = 0.005
 #: Why handlers are interrupted.
 LOST = "the engine lost its lease"
 #: What the turning thread is given when there is a hint; None: look now.
@@ -249,6 +251,7 @@ class Run:
                 outcomes += self._take_back()
             if self._hand_back.is_set():
                 outcomes += self._give_up(tenure)
+        tenure.see(outcome.work for outcome in outcomes)
         for outcome in outcomes:
             tenure.discard(outcome.work)
             if outcome.result is Result.RETRY:
@@ -265,7 +268,7 @@ class Run:
                 self._reconcile(tenure)
             # what is looked for without a hint is mostly not there: a read costs less than a claim
             in_vain = limit and self._polled and not core.has_claimable()
-            works = core.turn((), 0 if in_vain else limit)
+            works = core.turn((), 0 if in_vain else limit, self._window.most_written)
         except StaleLock:
             # the database no longer knows this engine
             tenure.lease.lose()
@@ -281,7 +284,7 @@ class Run:
             self._looks.found(len(works), time.monotonic())
         if limit and len(works) >= limit:
             # if handlers are slow, the next turn is soon enough
-            self._more_ready = self._window.is_wide
+            self._more_ready = self._window.is_wide and not self._window.is_shared
         if self._more_ready:
             self._more.set()
         idle = not works and not self._workers and self._finished.empty()
@@ -295,15 +298,15 @@ class Run:
     def _room(self, tenure: Tenure) -> int:
         """How many nodes the turning thread is to claim."""
         heard, self._heard = self._heard, False
-        self._window.is_shared = tenure.is_shared
+        self._window.is_shared = heard or tenure.is_shared
         self._window.is_beside = tenure.core.is_beside
         held = tenure.count + len(tenure.core.outbox)
         room = self._window.room(held)
         if heard:
             tenure.core.look_round()
-            if self._window.is_wide and held < 2 * WINDOW:
-                # what has become ready may be another stack's, and not to wait for all that is held
-                return max(room, self._window.workers)
+        if self._window.is_shared:
+            # this thread claims what it has just made ready; another beside it would hold it up
+            self._more_ready = False
         return 0 if self._more_ready else room
 
     def _collect(self, tenure: Tenure, *, wait: bool) -> list[Outcome]:
@@ -315,6 +318,10 @@ class Run:
         hinted = False
         if tenure.core.outbox:
             end = min(end, at + LOOK)
+        # what is quick is waited for, if there is much else to write: it may be another stack's
+        brief = self._window.is_shared and self._window.is_wide
+        if brief and not wait and self._workers:
+            wait, end = True, at + BRIEF
         while True:
             left = max(0.0, end - time.monotonic())
             try:
@@ -326,8 +333,8 @@ class Run:
                 hinted = True
                 end = min(end, self._looks.heard(time.monotonic()))
                 continue
-            wait = False
             if not isinstance(finished, Finished):
+                wait = False
                 continue
             if finished.job is not None:
                 self._workers.discard(finished.job)
@@ -336,6 +343,8 @@ class Run:
             self._window.add(finished.seconds)
             if finished.tenure is tenure:
                 outcomes.append(finished.outcome)
+            wait = brief and len(outcomes) < self._window.workers
+            end = min(end, at + BRIEF)
 
     def _reconcile(self, tenure: Tenure) -> None:
         """Compare what the database says is held with the works of this tenure."""
@@ -378,7 +387,7 @@ class Run:
                     self._more_ready = False
                     self.wake()
                     continue
-                self._more_ready = len(works) >= limit
+                self._more_ready = len(works) >= limit and not self._window.is_shared
                 self._dispatch(tenure, works)
             if self._more_ready:
                 self._more.set()
@@ -388,6 +397,7 @@ class Run:
     def _dispatch(self, tenure: Tenure, works: list[Work]) -> None:
         """Queue works for the workers; finish those that need no handler at once."""
         core = tenure.core
+        tenure.see(works)
         for work in works:
             tenure.add(work)
             if work.decision.operation is Operation.FINISH:

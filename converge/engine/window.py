@@ -56,6 +56,11 @@ class Window:
         return max(self.workers, min(soon, most))
 
     @property
+    def most_written(self) -> int:
+        """How many outcomes to write in one transaction."""
+        return WINDOW_SHARED if self.is_shared else WINDOW
+
+    @property
     def is_wide(self) -> bool:
         """Whether more nodes are held than there are workers: handlers are quick."""
         return self.size > self.workers
@@ -65,7 +70,11 @@ class Window:
 
         :param held: how many are held.
         """
-        return max(0, self.size - held)
+        room = max(0, self.size - held)
+        if self.is_shared and self.is_wide and held < 2 * WINDOW:
+            # what is ready may be another stack's, and not to wait for all that is held
+            return max(room, self.workers)
+        return room
 
     def least(self) -> int:
         """From how many nodes on a transaction that only claims is worth its cost."""

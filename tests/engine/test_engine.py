@@ -245,9 +245,11 @@ def test_lost_replies_of_commits_lose_no_node(
     turns = 0
 
     class Flaky(EngineCore):
-        def turn(self, outcomes: Sequence[Outcome], limit: int) -> list[Work]:
+        def turn(
+            self, outcomes: Sequence[Outcome], limit: int, most: int | None = None
+        ) -> list[Work]:
             nonlocal turns
-            works = super().turn(outcomes, limit)
+            works = super().turn(outcomes, limit, most)
             turns += 1
             if turns % every == 0 and (works or outcomes):
                 self.doubtful = True

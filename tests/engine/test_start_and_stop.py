@@ -83,10 +83,10 @@ def test_a_run_that_the_database_held_up_does_not_mix_with_the_next(
     held, go = threading.Event(), threading.Event()
     turn = EngineCore.turn
 
-    def hangs(core: EngineCore, outcomes: Any, limit: int) -> Any:
+    def hangs(core: EngineCore, *asked: Any) -> Any:
         held.set()
         assert go.wait(WAIT)
-        return turn(core, outcomes, limit)
+        return turn(core, *asked)
 
     with monkeypatch.context() as patch:
         patch.setattr(EngineCore, "turn", hangs)
