@@ -128,9 +128,7 @@ class EngineCore:
         #: database may differ from what it knows of.
         self.doubtful = False
 
-    def turn(
-        self, outcomes: Sequence[Outcome], limit: int, most: int | None = None
-    ) -> list[Work]:
+    def turn(self, outcomes: Sequence[Outcome], limit: int, most: int | None = None) -> list[Work]:
         """Write the outcomes of works, and claim up to ``limit`` new nodes.
 
         :param most: write about so many outcomes at most, first those of the stacks that have the

@@ -217,7 +217,8 @@ class _Readiness:
             if not left:
                 break
             nodes += self.rota.pick(lane, left, _Lane(self, most_deaths, lane))
-        if len(nodes) < limit and self.rota.lanes:
+        has_room = len(nodes) < limit and self.rota.lanes
+        if has_room and self.rota.is_turn_of_retries(len(nodes)):
             nodes += sync_points.lock_due(
                 self.tx,
                 self.engine_id,

@@ -20,6 +20,10 @@ from converge.sql.lanes import DEFAULT, Course, Lanes
 
 #: Of so many claims, one begins with a lower priority than the highest that waits.
 SHARE = 8
+#: Of so many claims that find many nodes, and have room for more, one looks for retries, too; one
+#: that finds few always does, as handlers may be slow then, and the next claim is not soon.
+RETRIES = 4
+FEW = 8
 #: While only one traversal has anything ready, so many claims look at it alone.
 ALONE = 3
 
@@ -60,6 +64,7 @@ class Rota:
         self._after: dict[tuple[int, int], int] = {}
         self._alone: dict[tuple[int, int], int] = {}
         self._claims = 0
+        self._unfilled = 0
         self._known: Collection[int] = ()
         self.lanes: Sequence[int] = ()
         self.learn({DEFAULT: Course()})
@@ -153,6 +158,18 @@ class Rota:
         self._after[key] = nodes[-1].traversal_id + 1
         self._alone[key] = ALONE if is_alone else max(0, alone - 1)
         return nodes
+
+    def is_turn_of_retries(self, found: int) -> bool:
+        """Whether a claim that has room left is to look for retries, too. There are few, mostly
+        none, and the look is not free.
+
+        :param found: how many other nodes it has.
+        """
+        self._unfilled += 1
+        if found >= FEW and self._unfilled < RETRIES:
+            return False
+        self._unfilled = 0
+        return True
 
     def look_round(self) -> None:
         """Something new may be ready: the next claims look for it."""

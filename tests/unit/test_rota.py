@@ -9,7 +9,7 @@ import pytest
 
 from converge import formats
 from converge.bus.hint import ANY
-from converge.protocol.rota import ALONE, SHARE, Rota
+from converge.protocol.rota import ALONE, FEW, RETRIES, SHARE, Rota
 from converge.sql.lanes import Course
 
 LANES = {0: Course(), 1: Course(priority=5), 2: Course(priority=-5), 3: Course("far"), 4: Course()}
@@ -92,6 +92,17 @@ def test_a_later_one_is_reached_soon(limit: int) -> None:
     backlog.ready[3] = 1
     backlog.rota.look_round()
     assert backlog.claim_until_done(3, limit) <= 2 * limit
+
+
+def test_retries_are_looked_for_by_each_claim_that_finds_few_and_by_some_that_find_many() -> None:
+    rota = Rota()
+    assert [rota.is_turn_of_retries(found) for found in (0, FEW - 1, 0)] == [True] * 3
+    looks = [rota.is_turn_of_retries(FEW) for _ in range(3 * RETRIES)]
+    assert looks == ([False] * (RETRIES - 1) + [True]) * 3
+    # a look counts, whatever it was for
+    rota.is_turn_of_retries(FEW)
+    assert rota.is_turn_of_retries(0)
+    assert [rota.is_turn_of_retries(FEW) for _ in range(RETRIES)] == looks[:RETRIES]
 
 
 @pytest.mark.parametrize("limit", [1, 16])
