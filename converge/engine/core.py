@@ -56,7 +56,7 @@ from converge.protocol.rota import Rota
 from converge.protocol.secrets import read_secrets
 from converge.protocol.signal import Mailbox
 from converge.resources.resource_type import Context, ResourceType, check_types
-from converge.sql import engines, resources, stacks, sync_points
+from converge.sql import claimable, engines, resources, stacks, sync_points
 from converge.sql.database import Database, repeatable
 from converge.sql.faults import Locked, is_refused
 from converge.sql.lanes import list_lanes
@@ -221,7 +221,7 @@ class EngineCore:
 
         def look(tx: Transaction) -> bool:
             self._read_lanes(tx)
-            return bool(self._rota.lanes) and sync_points.has_claimable(tx, self._rota.lanes)
+            return bool(self._rota.lanes) and claimable.has_claimable(tx, self._rota.lanes)
 
         return self.database.read(look)
 

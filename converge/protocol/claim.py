@@ -11,7 +11,7 @@ from converge.protocol.decide import Decision, Operation, Work, decide, input_se
 from converge.protocol.places import Bounds, take_places
 from converge.protocol.rota import Rota
 from converge.resources.resource_type import ResourceType
-from converge.sql import limits, node_moves, resources, sync_points, traversals
+from converge.sql import claimable, limits, node_moves, resources, traversals
 from converge.sql.lanes import Course, take_lanes
 from converge.sql.resources import ResourceRow
 from converge.sql.sync_points import Key, SyncPointRow
@@ -211,7 +211,7 @@ class _Readiness:
         nodes = self._lock_open(limit, most_deaths) if self.bounds.is_any else []
         lanes = self.rota.lanes
         if len(lanes) > 1 and len(nodes) < limit:
-            lanes = self.rota.order(sync_points.find_busy(self.tx, lanes))
+            lanes = self.rota.order(claimable.find_busy(self.tx, lanes))
         for lane in lanes:
             left = limit - len(nodes)
             if not left:
@@ -219,7 +219,7 @@ class _Readiness:
             nodes += self.rota.pick(lane, left, _Lane(self, most_deaths, lane))
         has_room = len(nodes) < limit and self.rota.lanes
         if has_room and self.rota.is_turn_of_retries(len(nodes)):
-            nodes += sync_points.lock_due(
+            nodes += claimable.lock_due(
                 self.tx,
                 self.engine_id,
                 limit - len(nodes),
@@ -236,7 +236,7 @@ class _Readiness:
         for limit_id, free in limits.list_open(self.tx):
             lanes = self.rota.lanes
             if len(lanes) > 1:
-                lanes = self.rota.rank(sync_points.find_busy(self.tx, lanes, limit_id))
+                lanes = self.rota.rank(claimable.find_busy(self.tx, lanes, limit_id))
             most = len(nodes) + min(limit - len(nodes), limit if free is None else free)
             for lane in lanes:
                 left = most - len(nodes)
@@ -259,7 +259,7 @@ class _Lane:
     limit_id: int = 0
 
     def take(self, limit: int, *, after: int = 0, before: int | None = None) -> list[SyncPointRow]:
-        return sync_points.lock_ready(
+        return claimable.lock_ready(
             self.ready.tx,
             self.ready.engine_id,
             limit,
@@ -273,7 +273,7 @@ class _Lane:
         )
 
     def find_others(self, traversal_id: int) -> tuple[bool, bool]:
-        return sync_points.find_others(self.ready.tx, self.lane, traversal_id, self.limit_id)
+        return claimable.find_others(self.ready.tx, self.lane, traversal_id, self.limit_id)
 
 
 def _lock_free(

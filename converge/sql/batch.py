@@ -59,15 +59,18 @@ def among(tx: Transaction, what: ColumnElement[Any], values: Iterable[int]) -> C
     """The condition that an integer column has one of these values."""
     listed = sorted(set(values))
     if tx.dialect == "postgresql":
-        text = _array(listed)
-        return _in_array(what, bindparam(None, text, type_=_ArrayText(what.type), unique=True))
-    if listed:
-        # padded to a power of two, so that few different statements are compiled
-        listed += listed[-1:] * ((1 << (len(listed) - 1).bit_length()) - len(listed))
-    return what.in_(listed)
+        text = array_text(listed)
+        return in_array(what, bindparam(None, text, type_=ArrayText(what.type), unique=True))
+    return what.in_(padded(listed))
 
 
-class _ArrayText(UserDefinedType[str]):
+def padded(values: list[int]) -> list[int]:
+    """The values and copies of the last one: their number is a power of two, so that few different
+    statements are compiled."""
+    return values + values[-1:] * ((1 << max(0, len(values) - 1).bit_length()) - len(values))
+
+
+class ArrayText(UserDefinedType[str]):
     """An array of PostgreSQL that is given as text: for a list, the driver needs longer than the
     server for the statement."""
 
@@ -82,11 +85,12 @@ class _ArrayText(UserDefinedType[str]):
         return f"{'BIGINT' if isinstance(self.item, BigInteger) else 'INTEGER'}[]"
 
 
-def _array(values: Iterable[int]) -> str:
+def array_text(values: Iterable[int]) -> str:
+    """An array as :class:`ArrayText` takes it."""
     return "{" + ",".join(map(str, values)) + "}"
 
 
-def _in_array(what: ColumnElement[Any], array: BindParameter[Any]) -> ColumnElement[bool]:
+def in_array(what: ColumnElement[Any], array: BindParameter[Any]) -> ColumnElement[bool]:
     """The condition that a column is in an array of PostgreSQL."""
     return what == any_(array)
 
@@ -274,14 +278,14 @@ class UpdateMany(_Many[Update]):
         if dialect == "postgresql":
             # while a table has no statistics, the server uses the index only for an array
             for number, key in self._leading:
-                array = bindparam(f"keys{number}", type_=_ArrayText(table.c[key].type))
-                made = made.where(_in_array(table.c[key], array))
+                array = bindparam(f"keys{number}", type_=ArrayText(table.c[key].type))
+                made = made.where(in_array(table.c[key], array))
         return made
 
     def _more(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         # each once: the planner takes every one for as many rows as any
         return {
-            f"keys{number}": _array(dict.fromkeys(row[key] for row in rows))
+            f"keys{number}": array_text(dict.fromkeys(row[key] for row in rows))
             for number, key in self._leading
         }
 

@@ -7,8 +7,9 @@ from collections.abc import Collection
 from sqlalchemy import func, select
 
 from converge.model import NodeState
+from converge.sql.claimable import PARKED
 from converge.sql.schema import sync_point
-from converge.sql.sync_points import PARKED, is_in
+from converge.sql.sync_points import is_in
 from converge.sql.transaction import Transaction
 
 #: READY, but only from some time on: retries, and handlers that wait.

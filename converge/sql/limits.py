@@ -28,17 +28,10 @@ from sqlalchemy import (
 from converge.errors import StaleLock
 from converge.model import Json, Kind, LimitKind, NodeState
 from converge.sql.batch import InsertMany, types_of
+from converge.sql.claimable import PARKED, are_open, free_places_of, have_room
 from converge.sql.loading import read_clock
 from converge.sql.schema import limit, place, resource, stack, sync_point, traversal
-from converge.sql.sync_points import (
-    PARKED,
-    Key,
-    among_keys,
-    are_open,
-    free_places_of,
-    have_room,
-    is_in,
-)
+from converge.sql.sync_points import Key, among_keys, is_in
 from converge.sql.transaction import Transaction
 
 

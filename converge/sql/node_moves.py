@@ -6,7 +6,7 @@ rows with a function of :mod:`converge.sql.sync_points`, unless they are only un
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,6 +15,7 @@ from sqlalchemy import (
     Integer,
     String,
     bindparam,
+    case,
     delete,
     func,
     literal_column,
@@ -26,15 +27,10 @@ from sqlalchemy import (
 from converge.errors import StaleLock
 from converge.model import SYNC_POINT_MOVES, Json, Kind, NodeState, check_move
 from converge.sql.batch import CHUNK, UpdateMany, among, types_of
+from converge.sql.claimable import PARKED
 from converge.sql.schema import sync_point
-from converge.sql.sync_points import (
-    PARKED,
-    Key,
-    LockedNode,
-    SyncPointRow,
-    among_keys,
-    is_in,
-)
+from converge.sql.statements import Statement
+from converge.sql.sync_points import Key, LockedNode, SyncPointRow, among_keys, is_in
 from converge.sql.transaction import Transaction
 from converge.sql.types import ID
 
@@ -44,16 +40,21 @@ def start_nodes(tx: Transaction, engine_id: int, keys: Sequence[Key], mark: int 
 
     :param mark: of this claim.
     """
-    _move(
-        tx,
-        keys,
+    _start().execute(tx, keys, taker=engine_id, of_claim=mark)
+
+
+@cache
+def _start() -> _Move:
+    return _Move(
         NodeState.READY,
-        state=NodeState.RUNNING,
-        engine_id=engine_id,
-        epoch=sync_point.c.epoch + 1,
-        attempts=sync_point.c.attempts + 1,
-        claimed_at=tx.now,
-        mark=mark,
+        NodeState.RUNNING,
+        lambda now: {
+            "engine_id": bindparam("taker", type_=ID),
+            "epoch": sync_point.c.epoch + 1,
+            "attempts": sync_point.c.attempts + 1,
+            "claimed_at": now,
+            "mark": bindparam("of_claim", type_=ID),
+        },
     )
 
 
@@ -85,15 +86,18 @@ def end_nodes(
     for node in nodes:
         by_epoch.setdefault(node.epoch, []).append(node.key)
     for epoch, keys in by_epoch.items():
-        _move(
-            tx,
-            keys,
-            NodeState.RUNNING,
-            sync_point.c.engine_id == engine_id,
-            sync_point.c.epoch == epoch,
-            state=state,
-            engine_id=None,
-        )
+        _end(state).execute(tx, keys, holder=engine_id, of_claim=epoch)
+
+
+@cache
+def _end(state: NodeState) -> _Move:
+    return _Move(
+        NodeState.RUNNING,
+        state,
+        lambda now: {"engine_id": None},
+        sync_point.c.engine_id == bindparam("holder", type_=ID),
+        sync_point.c.epoch == bindparam("of_claim", type_=sync_point.c.epoch.type),
+    )
 
 
 def requeue_node(
@@ -214,29 +218,45 @@ def arrive(
     :param lanes: into which lanes some of them go then; the others stay in theirs.
     :raises StaleLock: a node waits for fewer.
     """
-    ready = [key for key, count in counts.items() if waiting[key].pending == count]
-    by_lane: dict[int | None, list[Key]] = {}
-    for key in ready:
-        by_lane.setdefault((lanes or {}).get(key), []).append(key)
-    for key in ready:
-        tx.news.ready[(lanes or {}).get(key, waiting[key].lane)] += 1
-    for lane, keys in by_lane.items():
-        into = {} if lane is None else {"lane": lane}
-        _move(
-            tx, keys, NodeState.WAITING, state=NodeState.READY, pending=0, ready_at=tx.now, **into
-        )
-    rest: dict[int, list[Key]] = {}
+    rows = []
     for key, count in counts.items():
-        if waiting[key].pending != count:
-            rest.setdefault(count, []).append(key)
-    for count, keys in rest.items():
-        _move(
-            tx,
-            keys,
-            NodeState.WAITING,
-            sync_point.c.pending > count,
-            pending=sync_point.c.pending - count,
-        )
+        node = waiting[key]
+        lane = (lanes or {}).get(key, node.lane)
+        left = node.pending - count
+        if left < 0:
+            raise StaleLock(f"{count} predecessors arrive at {key}, which waits for {node.pending}")
+        if not left:
+            tx.news.ready[lane] += 1
+        row = {"traversal_id": node.traversal_id, "node": node.node, "pending": node.pending}
+        rows.append({**row, "left": left, "lane": node.lane if left else lane})
+    if rows:
+        _expect(_arrive().execute(tx, rows), len(rows))
+
+
+@cache
+def _arrive() -> UpdateMany:
+    """The statement that subtracts from counts."""
+
+    def values(row: Mapping[str, Any], now: ColumnElement[Any]) -> Mapping[str, Any]:
+        # not by the column, which MariaDB may have written already
+        is_ready = row["left"] == literal_column("0", Integer())
+        ready = literal_column(f"'{_into(NodeState.READY, NodeState.WAITING)}'", String())
+        waiting = literal_column(f"'{NodeState.WAITING}'", String())
+        return {
+            "pending": row["left"],
+            "state": case((is_ready, ready), else_=waiting),
+            "ready_at": case((is_ready, now), else_=null()),
+            "lane": row["lane"],
+        }
+
+    return UpdateMany(
+        sync_point,
+        ("traversal_id", "node", "pending"),
+        {"left": sync_point.c.pending.type, "lane": sync_point.c.lane.type},
+        values,
+        _was(NodeState.WAITING),
+        leading=2,
+    )
 
 
 def taint(tx: Transaction, keys: Sequence[Key]) -> None:
@@ -365,6 +385,39 @@ def promote_retries(tx: Transaction, limit: int) -> int:
     _move(tx, keys, NodeState.READY, due_at=0)
     tx.news.ready.update(row.lane for row in rows)
     return len(keys)
+
+
+class _Move:
+    """A guarded update of locked rows from one state to another, which is built once.
+
+    :param values: makes what is written besides, from the time. Its parameters, and those of the
+        guards, must not have the name of a column.
+    """
+
+    def __init__(
+        self,
+        source: NodeState,
+        target: NodeState,
+        values: Callable[[ColumnElement[Any]], Mapping[str, Any]],
+        *guards: ColumnElement[bool],
+    ) -> None:
+        state = _into(target, source)
+        self._statement = Statement(
+            lambda form: (
+                update(sync_point)
+                .where(form.among_keys(sync_point), _was(source), *guards)
+                .values(state=state, **values(form.now))
+            )
+        )
+
+    def execute(self, tx: Transaction, keys: Sequence[Key], **parameters: Any) -> None:
+        """Move these rows.
+
+        :raises StaleLock: a row is not in the source state, or a guard keeps it.
+        """
+        if keys:
+            done = self._statement.execute(tx, parameters, keys=keys)
+            _expect(done.rowcount, len(keys))
 
 
 def _move(

@@ -13,11 +13,12 @@ from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 
 from converge.model import Kind, NodeState, TraversalStatus
 from converge.sql.batch import among
+from converge.sql.claimable import PARKED
 from converge.sql.engines import engine_has_lease
 from converge.sql.schema import resource as resource_table
 from converge.sql.schema import stack as stack_table
 from converge.sql.schema import sync_point, traversal
-from converge.sql.sync_points import PARKED, is_in
+from converge.sql.sync_points import is_in
 from converge.sql.transaction import Transaction
 
 #: Rows beyond a limit are counted up to this number only.

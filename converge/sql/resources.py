@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import (
     Integer,
+    Select,
     String,
     Text,
     bindparam,
@@ -27,6 +28,7 @@ from converge.sql import signals
 from converge.sql.batch import CHUNK, InsertMany, UpdateMany, among, types_of
 from converge.sql.loading import Load, read_clock, take_ids
 from converge.sql.schema import resource, sync_point
+from converge.sql.statements import Statement
 from converge.sql.transaction import Transaction
 from converge.sql.types import ID
 
@@ -250,8 +252,13 @@ def lock_resources(tx: Transaction, ids: Iterable[int]) -> dict[int, ResourceRow
     wanted = set(ids)
     if not wanted:
         return {}
-    query = select(*_COLUMNS).where(among(tx, resource.c.id, wanted)).order_by(resource.c.id)
-    return {row.id: _row(row) for row in tx.execute(query.with_for_update()).all()}
+    return {row.id: _row(row) for row in _locked_resources().execute(tx, ids=wanted).all()}
+
+
+@cache
+def _locked_resources() -> Statement[Select[Any]]:
+    query = select(*_COLUMNS).order_by(resource.c.id).with_for_update()
+    return Statement(lambda form: query.where(form.among(resource.c.id)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,17 +295,20 @@ class LockState:
     mark: int
 
 
-_LOCK = [resource.c[name] for name in LockState.__dataclass_fields__]
-
-
 def lock_states(tx: Transaction, ids: Iterable[int]) -> dict[int, LockState]:
     """Like :func:`lock_resources`, but read only who has the locks."""
     wanted = set(ids)
     if not wanted:
         return {}
-    query = select(*_LOCK).where(among(tx, resource.c.id, wanted)).order_by(resource.c.id)
-    rows: Any = tx.execute(query.with_for_update()).all()
+    rows: Any = _locked_states().execute(tx, ids=wanted).all()
     return {row.id: LockState(*row) for row in rows}
+
+
+@cache
+def _locked_states() -> Statement[Select[Any]]:
+    columns = [resource.c[name] for name in LockState.__dataclass_fields__]
+    query = select(*columns).order_by(resource.c.id).with_for_update()
+    return Statement(lambda form: query.where(form.among(resource.c.id)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,25 +323,22 @@ class Input:
     settings: dict[str, Json] | None = None
 
 
-_INPUT = [resource.c[name] for name in Input.__dataclass_fields__]
-
-
 def list_inputs(tx: Transaction, nodes: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Input]:
     """The resources that update nodes, given as (traversal, node), have made or updated."""
-    by_traversal: dict[int, list[int]] = {}
-    for traversal_id, node in set(nodes):
-        by_traversal.setdefault(traversal_id, []).append(node)
-    found = {}
-    for traversal_id, numbers in by_traversal.items():
-        query = (
-            select(sync_point.c.node, *_INPUT)
-            .join(resource, resource.c.id == sync_point.c.resource_id)
-            .where(sync_point.c.traversal_id == traversal_id, among(tx, sync_point.c.node, numbers))
-        )
-        rows: Any = tx.execute(query).all()
-        for row in rows:
-            found[traversal_id, row.node] = Input(*row[1:])
-    return found
+    wanted = set(nodes)
+    if not wanted:
+        return {}
+    rows: Any = _inputs().execute(tx, keys=wanted).all()
+    return {(row.traversal_id, row.node): Input(*row[2:]) for row in rows}
+
+
+@cache
+def _inputs() -> Statement[Select[Any]]:
+    columns = [resource.c[name] for name in Input.__dataclass_fields__]
+    query = select(sync_point.c.traversal_id, sync_point.c.node, *columns).join(
+        resource, resource.c.id == sync_point.c.resource_id
+    )
+    return Statement(lambda form: query.where(form.among_keys(sync_point)))
 
 
 @cache

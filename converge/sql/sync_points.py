@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    Double,
+    Select,
     Table,
     Text,
     and_,
@@ -28,19 +29,14 @@ from sqlalchemy.types import NullType
 from converge.canonical import load
 from converge.model import Json, Kind, NodeState
 from converge.sql.batch import among
-from converge.sql.engines import engine_has_lease
 from converge.sql.lanes import DEFAULT
 from converge.sql.loading import Load, read_clock
-from converge.sql.schema import LIVE_STATES, limit, place, sync_point
+from converge.sql.schema import LIVE_STATES, sync_point
+from converge.sql.statements import Statement
 from converge.sql.transaction import Transaction
 
 #: (traversal, node)
 Key = tuple[int, int]
-#: A READY node that waits for a limit has this and the limit's id as its ``due_at``, so that no
-#: claim sees it until the limit is open.
-PARKED = 1e12
-# as a literal: of an untyped parameter plus an integer, PostgreSQL makes an integer
-_PARKED: ColumnElement[float] = literal_column("1e12", Double())
 
 LIVE = (NodeState.WAITING, NodeState.READY, NodeState.RUNNING, NodeState.BLOCKED)
 
@@ -117,14 +113,14 @@ _STATE_COLUMNS = [
 # a third of the time of calling the enum
 _KINDS: dict[str, Kind] = {kind.value: kind for kind in Kind}
 _STATES: dict[str, NodeState] = {state.value: state for state in NodeState}
-_ORDER = (sync_point.c.traversal_id, sync_point.c.node)
+KEY_ORDER = (sync_point.c.traversal_id, sync_point.c.node)
 
 
-def _columns(tx: Transaction) -> list[ColumnElement[Any]]:
-    return [*_STORED, func.coalesce(tx.now - sync_point.c.waiting_since, 0.0)]
+def columns_of(now: ColumnElement[Any]) -> list[ColumnElement[Any]]:
+    return [*_STORED, func.coalesce(now - sync_point.c.waiting_since, 0.0)]
 
 
-def _row(row: Any) -> SyncPointRow:
+def row_of(row: Any) -> SyncPointRow:
     result = SyncPointRow(*row)
     result.kind = _KINDS[result.kind]
     result.state = _STATES[result.state]
@@ -279,162 +275,25 @@ def _dump_numbers(numbers: Sequence[int]) -> str:
     return f"[{','.join(map(str, numbers))}]" if numbers else "[]"
 
 
-def lock_ready(
-    tx: Transaction,
-    engine_id: int,
-    most: int,
-    most_deaths: int | None = None,
-    mark: int | None = None,
-    *,
-    lane: int = DEFAULT,
-    limit_id: int = 0,
-    changed: int = 0,
-    after: int = 0,
-    before: int | None = None,
-) -> list[SyncPointRow]:
-    """Lock READY nodes of a lane that are no retries: traversal by traversal, those of each in the
-    order in which they became ready.
-
-    Rows that another engine has locked are skipped, not waited for.
-
-    :param engine_id: the engine that claims; an engine whose lease has ended gets nothing.
-    :param most_deaths: only nodes on which at most so many engines died.
-    :param mark: of the registration of that engine.
-    :param limit_id: the limit that they wait for; 0: those that wait for none.
-    :param changed: the last change of a limit that the engine knows; one that does not know the
-        newest gets nothing.
-    :param after: only traversals from this id on.
-    :param before: only traversals with a lower id.
-    """
-    conditions = [
-        *_ready_in(lane, limit_id),
-        sync_point.c.traversal_id >= after,
-        engine_has_lease(tx, engine_id, mark),
-        _has_no_newer(changed),
-    ]
-    if before is not None:
-        conditions.append(sync_point.c.traversal_id < before)
-    if most_deaths is not None:
-        conditions.append(sync_point.c.deaths <= most_deaths)
-    order = (sync_point.c.traversal_id, sync_point.c.ready_at, sync_point.c.node)
-    query = select(*_columns(tx)).where(*conditions).order_by(*order).limit(most)
-    return [_row(row) for row in tx.execute(query.with_for_update(skip_locked=True)).all()]
-
-
-def lock_due(
-    tx: Transaction,
-    engine_id: int,
-    most: int,
-    most_deaths: int | None = None,
-    mark: int | None = None,
-    *,
-    lanes: Iterable[int] = (DEFAULT,),
-    changed: int = 0,
-) -> list[SyncPointRow]:
-    """Lock retries of these lanes whose time has come, in that order; as :func:`lock_ready` does.
-
-    There are few: sweeps make them nodes like others.
-    """
-    conditions = [
-        is_in(NodeState.READY),
-        sync_point.c.due_at > 0,
-        sync_point.c.due_at <= tx.now,
-        sync_point.c.lane.in_(sorted(lanes)),
-        engine_has_lease(tx, engine_id, mark),
-        _has_no_newer(changed),
-    ]
-    if most_deaths is not None:
-        conditions.append(sync_point.c.deaths <= most_deaths)
-    order = (sync_point.c.due_at, sync_point.c.lane, *_ORDER)
-    query = select(*_columns(tx)).where(*conditions).order_by(*order).limit(most)
-    return [_row(row) for row in tx.execute(query.with_for_update(skip_locked=True)).all()]
-
-
-def _ready_in(lane: int, limit_id: int) -> tuple[ColumnElement[bool], ...]:
-    """The conditions for the READY nodes of a lane that are no retries, and wait for a limit."""
-    due_at = PARKED + limit_id if limit_id else 0
-    return is_in(NodeState.READY), sync_point.c.due_at == due_at, sync_point.c.lane == lane
-
-
-def _has_no_newer(changed: int) -> ColumnElement[bool]:
-    """The condition that no limit was changed since."""
-    return ~select(limit.c.id).where(limit.c.changed > changed).exists()
-
-
-def free_places_of() -> ColumnElement[int]:
-    """How many places of a limit are free; NULL if any number is."""
-    count = select(func.count()).where(place.c.limit_id == limit.c.id).correlate(limit)
-    free: ColumnElement[int] = limit.c.places - count.scalar_subquery()
-    return free
-
-
-def are_open(tx: Transaction, *conditions: ColumnElement[bool]) -> list[ColumnElement[bool]]:
-    """The conditions for limits for which nodes wait and need not.
-
-    :param conditions: for these nodes.
-    """
-    parked = (is_in(NodeState.READY), sync_point.c.due_at == _PARKED + limit.c.id)
-    return [select(sync_point.c.node).where(*parked, *conditions).exists(), *have_room(tx)]
-
-
-def have_room(tx: Transaction) -> list[ColumnElement[bool]]:
-    """The conditions for limits that have a place and a start left."""
-    return [
-        or_(limit.c.places.is_(None), free_places_of() > 0),
-        # later than its rate could make it, it is from before the clock was set back
-        or_(limit.c.open_at <= tx.now, limit.c.open_at > tx.now + 2 * limit.c.rate_seconds),
-    ]
-
-
-def find_busy(tx: Transaction, lanes: Sequence[int], limit_id: int = 0) -> list[int]:
-    """Those of these lanes in which something is READY that is no retry.
-
-    :param limit_id: and waits for this limit; 0: for none.
-    """
-
-    def is_busy(lane: int) -> ColumnElement[bool]:
-        return select(sync_point.c.node).where(*_ready_in(lane, limit_id)).exists()
-
-    found: Any = tx.execute(select(*(is_busy(lane).label(f"l{lane}") for lane in lanes))).one()
-    return [lane for lane, busy in zip(lanes, found, strict=True) if busy]
-
-
-def find_others(
-    tx: Transaction, lane: int, traversal_id: int, limit_id: int = 0
-) -> tuple[bool, bool]:
-    """Whether traversals with lower ids than this one, and with higher ones, have something READY
-    in a lane that is no retry.
-
-    :param limit_id: and waits for this limit; 0: for none.
-    """
-    node = select(sync_point.c.node).where(*_ready_in(lane, limit_id))
-    below = node.where(sync_point.c.traversal_id < traversal_id).exists()
-    above = node.where(sync_point.c.traversal_id > traversal_id).exists()
-    found: Any = tx.execute(select(below.label("below"), above.label("above"))).one()
-    return bool(found[0]), bool(found[1])
-
-
-def has_claimable(tx: Transaction, lanes: Sequence[int]) -> bool:
-    """Whether something of these lanes can be claimed now."""
-    mine = (is_in(NodeState.READY), sync_point.c.lane.in_(lanes))
-    fresh = select(sync_point.c.node).where(*mine, sync_point.c.due_at == 0)
-    is_due = (sync_point.c.due_at > 0, sync_point.c.due_at <= tx.now)
-    retry = select(sync_point.c.node).where(*mine, *is_due)
-    parked = select(limit.c.id).where(*are_open(tx, sync_point.c.lane.in_(lanes)))
-    found = or_(fresh.exists(), retry.exists(), parked.exists())
-    return bool(tx.execute(select(found)).scalar_one())
-
-
 def lock_nodes(tx: Transaction, keys: Iterable[Key]) -> dict[Key, LockedNode]:
     """Lock these nodes until the transaction ends, in key order."""
     wanted = set(keys)
     if not wanted:
         return {}
-    query = (
-        select(*_STATE_COLUMNS).where(among_keys(tx, wanted)).order_by(*_ORDER).with_for_update()
-    )
-    states = [_node_state(row) for row in tx.execute(query).all()]
+    states = [_node_state(row) for row in _locked_nodes().execute(tx, keys=wanted).all()]
     return {state.key: state for state in states}
+
+
+@cache
+def _locked_nodes() -> Statement[Select[Any]]:
+    return Statement(
+        lambda form: (
+            select(*_STATE_COLUMNS)
+            .where(form.among_keys(sync_point))
+            .order_by(*KEY_ORDER)
+            .with_for_update()
+        )
+    )
 
 
 def lock_traversal_nodes(
@@ -444,7 +303,7 @@ def lock_traversal_nodes(
     query = (
         select(*_STATE_COLUMNS)
         .where(sync_point.c.traversal_id == traversal_id, is_in(*states))
-        .order_by(*_ORDER)
+        .order_by(*KEY_ORDER)
         .with_for_update()
     )
     return [_node_state(row) for row in tx.execute(query).all()]
@@ -483,12 +342,12 @@ def list_engine_nodes(
     if not keys:
         return []
     query = (
-        select(*_columns(tx))
+        select(*columns_of(tx.now))
         .where(among_keys(tx, [(key.traversal_id, key.node) for key in keys]), held)
-        .order_by(*_ORDER)
+        .order_by(*KEY_ORDER)
         .with_for_update(skip_locked=skip_locked)
     )
-    return [_row(row) for row in tx.execute(query).all()]
+    return [row_of(row) for row in tx.execute(query).all()]
 
 
 def list_marks(tx: Transaction, engine_id: int) -> dict[Key, int]:

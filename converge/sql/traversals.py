@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Update,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from converge import formats
 from converge.errors import StaleLock
@@ -19,7 +31,9 @@ from converge.model import (
     check_move,
 )
 from converge.sql.schema import progress, stack, template, traversal
+from converge.sql.statements import Statement
 from converge.sql.transaction import Transaction
+from converge.sql.types import ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,16 +215,9 @@ def add_progress(
     tx: Transaction, traversal_id: int, engine_id: int, done: int, failed: int, skipped: int
 ) -> None:
     """Count finished nodes, in a row that only this engine writes."""
-    mine = update(progress).where(
-        progress.c.traversal_id == traversal_id, progress.c.engine_id == engine_id
-    )
-    written = tx.execute(
-        mine.values(
-            done=progress.c.done + done,
-            failed=progress.c.failed + failed,
-            skipped=progress.c.skipped + skipped,
-        )
-    )
+    mine = {"of": traversal_id, "by": engine_id}
+    counted = {"more_done": done, "more_failed": failed, "more_skipped": skipped}
+    written = _added_progress().execute(tx, mine | counted)
     if written.rowcount == 0:
         tx.execute(
             insert(progress).values(
@@ -221,6 +228,19 @@ def add_progress(
                 skipped=skipped,
             )
         )
+
+
+@cache
+def _added_progress() -> Statement[Update]:
+    more = {
+        name: progress.c[name] + bindparam(f"more_{name}", type_=progress.c[name].type)
+        for name in ("done", "failed", "skipped")
+    }
+    mine = update(progress).where(
+        progress.c.traversal_id == bindparam("of", type_=ID),
+        progress.c.engine_id == bindparam("by", type_=ID),
+    )
+    return Statement(lambda form: mine.values(more))
 
 
 def sum_progress(tx: Transaction, traversal_id: int) -> dict[str, int]:

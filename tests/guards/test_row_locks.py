@@ -7,7 +7,7 @@ make good for it, are there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import sqlalchemy
@@ -19,7 +19,7 @@ from converge.crash_points import Commit
 from converge.errors import StoreError
 from converge.protocol import recover
 from converge.protocol.decide import Work
-from converge.sql import engines, resources, schema, stacks, survey, sync_points
+from converge.sql import claimable, engines, resources, schema, stacks, survey, sync_points
 from converge.sql.database import Database, repeatable
 from converge.sql.transaction import Transaction
 from converge.testing import FakeClock, FakeWorld, StepEngine
@@ -120,8 +120,8 @@ def test_nobody_waits_for_ready_nodes_or_dead_engines_that_another_one_looks_at(
             second.connection.exec_driver_sql("SET LOCAL lock_timeout = '1s'")
         else:
             second.connection.exec_driver_sql("SET innodb_lock_wait_timeout = 1")
-        taken = sync_points.lock_ready(tx, asker.id, 1)
-        left = sync_points.lock_ready(second, asker.id, 10)
+        taken = claimable.lock_ready(tx, asker.id, 1)
+        left = claimable.lock_ready(second, asker.id, 10)
         assert [len(taken), len(left)] == [1, 1]
         assert engines.list_expired(tx, 10) == dead
         assert engines.lock_expired(tx, dead[0])
@@ -151,13 +151,21 @@ class Locked:
     def begin(self, connection: object) -> None:
         self.transactions.append([])
 
-    def execute(self, connection: object, statement: object, *rest: object) -> None:
+    def execute(
+        self,
+        connection: object,
+        statement: object,
+        many: object,
+        parameters: Mapping[str, object],
+        *rest: object,
+    ) -> None:
         if isinstance(statement, Select):
             compiled = statement.compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]
             text = " ".join(str(compiled).split())
             if " FOR UPDATE" in text:
                 # a list, or on PostgreSQL the text of an array
-                given = [str(one) for one in compiled.params.values() if str(one)[0] in "[{"]
+                values = (compiled.params | parameters).values()
+                given = [str(one) for one in values if str(one)[0] in "[{"]
                 numbers = [int(one) for one in re.findall(r"-?\d+", " ".join(given))]
                 self.transactions[-1].append((text, numbers))
 

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 import converge
 from converge.model import NodeState
-from converge.sql import engines, node_moves, sync_points
+from converge.sql import claimable, engines, node_moves, sync_points
 from converge.sql.sync_points import LIVE, Key
 from converge.sql.transaction import Transaction
 from tests.properties.walk import ENDS, RESOURCES, Ticket, Walk, graphs
@@ -62,9 +62,9 @@ class Engines(Walk):
         ]
         started = [key for key in expected if key not in blocked]
         with self.store.transaction() as tx:
-            found = sync_points.lock_ready(tx, engine_id, limit, most_deaths)
+            found = claimable.lock_ready(tx, engine_id, limit, most_deaths)
             if left := limit - len(found):
-                found += sync_points.lock_due(tx, engine_id, left, most_deaths)
+                found += claimable.lock_due(tx, engine_id, left, most_deaths)
             assert [row.key for row in found] == expected
             node_moves.start_nodes(tx, engine_id, started)
             node_moves.block_nodes(tx, blocked)

@@ -13,7 +13,7 @@ from sqlalchemy import select, text, update
 import converge
 from converge.errors import StaleLock
 from converge.model import SYNC_POINT_MOVES, Kind, NodeState
-from converge.sql import engines, node_moves, resources, schema, sync_points
+from converge.sql import claimable, engines, node_moves, resources, schema, sync_points
 from converge.sql.transaction import Transaction
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.stores import stack_store
@@ -51,8 +51,8 @@ def test_there_is_nothing_to_claim_for_an_engine_whose_lease_has_ended(
     # neither for one that others took for dead, nor for one that is unknown
     with stack_store(shop).transaction() as tx:
         engines.end_engine(tx, engine.id, engines.DEAD)
-        assert sync_points.lock_ready(tx, engine.id, 1) == []
-        assert sync_points.lock_ready(tx, engine.id + 1000, 1) == []
+        assert claimable.lock_ready(tx, engine.id, 1) == []
+        assert claimable.lock_ready(tx, engine.id + 1000, 1) == []
 
 
 def is_sqlite(store: converge.Store) -> bool:
@@ -259,14 +259,14 @@ def test_ready_rows_that_another_transaction_has_are_passed_over(
 ) -> None:
     store = stack_store(shop)
     with store.transaction() as tx:
-        (first,) = sync_points.lock_ready(tx, asker, 1)
+        (first,) = claimable.lock_ready(tx, asker, 1)
         if is_sqlite(store):
             # one writer at a time there
-            second = sync_points.lock_ready(tx, asker, 10)
+            second = claimable.lock_ready(tx, asker, 10)
             assert [row.node for row in second] == [0, 1]
             return
         with store.transaction() as other:
-            (second_row,) = sync_points.lock_ready(other, asker, 10)
+            (second_row,) = claimable.lock_ready(other, asker, 10)
     assert {first.node, second_row.node} == {0, 1}
 
 
@@ -283,7 +283,7 @@ def test_ready_rows_come_traversal_by_traversal(
     def ready(seconds: float, limit: int = 10, **part: int) -> list[str]:
         clock.seconds = seconds
         with store.transaction() as tx:
-            rows = sync_points.lock_ready(tx, asker, limit, **part)
+            rows = claimable.lock_ready(tx, asker, limit, **part)
             return [by_id[row.traversal_id] for row in rows]
 
     assert ready(5) == ["first", "second", "third"]
@@ -300,15 +300,15 @@ def test_ready_rows_of_a_traversal_come_in_the_order_in_which_they_became_ready(
     shop: converge.Stack, asker: int
 ) -> None:
     with stack_store(shop).transaction() as tx:
-        assert [row.node for row in sync_points.lock_ready(tx, asker, 2)] == [0, 1]
+        assert [row.node for row in claimable.lock_ready(tx, asker, 2)] == [0, 1]
         node = schema.sync_point.c
         tx.execute(update(schema.sync_point).where(node.node == 0).values(ready_at=4e9))
-        assert [row.node for row in sync_points.lock_ready(tx, asker, 2)] == [1, 0]
+        assert [row.node for row in claimable.lock_ready(tx, asker, 2)] == [1, 0]
 
 
 def test_the_limit_of_a_claim(shop: converge.Stack, asker: int) -> None:
     with stack_store(shop).transaction() as tx:
-        assert len(sync_points.lock_ready(tx, asker, 1)) == 1
+        assert len(claimable.lock_ready(tx, asker, 1)) == 1
 
 
 # -- guarded updates
@@ -365,7 +365,7 @@ def test_a_node_is_moved_at_its_epoch_only(claimed: Claimed) -> None:
 
 def test_a_node_is_started_and_blocked_once(shop: converge.Stack, asker: int) -> None:
     with stack_store(shop).transaction() as tx:
-        (node,) = sync_points.lock_ready(tx, asker, 1)
+        (node,) = claimable.lock_ready(tx, asker, 1)
         node_moves.start_nodes(tx, 1, [node.key])
         with pytest.raises(StaleLock):
             node_moves.start_nodes(tx, 1, [node.key])

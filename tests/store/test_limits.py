@@ -13,8 +13,8 @@ from converge.bus.hint import NONE, Hint
 from converge.model import NodeState
 from converge.protocol import claim
 from converge.sql import limits
+from converge.sql.claimable import PARKED
 from converge.sql.schema import place, sync_point
-from converge.sql.sync_points import PARKED
 from converge.testing import FakeClock, FakeType, FakeWorld, StepEngine
 from tests.templates import template
 
