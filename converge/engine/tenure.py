@@ -8,10 +8,11 @@ from collections.abc import Iterable
 
 from converge.engine.core import EngineCore
 from converge.lease import Lease
-from converge.protocol.decide import Work
+from converge.protocol.decide import Operation, Work
 
-#: For so many seconds after the last node of a traversal was here, it counts as one of those that
-#: share this engine: of a chain, only one node at a time is here, or none.
+#: For so many seconds after the last node of a stack was here, it counts as one of those that share
+#: this engine: of a chain, only one node at a time is here, or none. Not if the node was the end of
+#: its traversal.
 _LINGERS = 0.5
 
 
@@ -24,7 +25,7 @@ class Tenure:
         self.core = core
         # by identity: a node that was claimed, forgotten and claimed again has two works
         self._works: dict[int, Work] = {}
-        # when a node of each traversal came or went last, on the monotonic clock
+        # when a node of each stack came or went last, on the monotonic clock
         self._seen: dict[int, float] = {}
         self._lock = threading.Lock()
 
@@ -34,10 +35,17 @@ class Tenure:
 
     def see(self, works: Iterable[Work]) -> None:
         """These works come or go now."""
-        ids = {work.traversal.id for work in works}
         now = time.monotonic()
+        # a later one of the same stack counts
+        found = {
+            work.traversal.stack_id: work.decision.operation is Operation.FINISH for work in works
+        }
         with self._lock:
-            self._seen.update(dict.fromkeys(ids, now))
+            for stack_id, is_end in found.items():
+                if is_end:
+                    self._seen.pop(stack_id, None)
+                else:
+                    self._seen[stack_id] = now
 
     def discard(self, work: Work) -> None:
         """Remove a work: it has an outcome, or this engine does not hold it."""
@@ -54,14 +62,14 @@ class Tenure:
 
     @property
     def is_shared(self) -> bool:
-        """Whether several traversals have nodes here, or had a moment ago."""
+        """Whether several stacks have nodes here, or had a moment ago."""
         since = time.monotonic() - _LINGERS
         with self._lock:
             self._seen = {id_: at for id_, at in self._seen.items() if at > since}
             if len(self._seen) > 1:
                 return True
         works = self.works()
-        return any(work.traversal.id != works[0].traversal.id for work in works)
+        return any(work.traversal.stack_id != works[0].traversal.stack_id for work in works)
 
     @property
     def is_over(self) -> bool:

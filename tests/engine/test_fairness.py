@@ -76,8 +76,9 @@ def test_a_stack_shares_an_engine_for_a_moment_longer_than_its_nodes_are_there(
     monkeypatch.setattr(tenure_module, "time", SimpleNamespace(monotonic=clock))
     tenure = Tenure(cast(Any, None), cast(Any, None))
 
-    def come(number: int) -> Work:
-        work = cast(Work, SimpleNamespace(traversal=SimpleNamespace(id=number)))
+    def come(number: int, operation: Operation = Operation.CREATE) -> Work:
+        traversal, decision = SimpleNamespace(stack_id=number), SimpleNamespace(operation=operation)
+        work = cast(Work, SimpleNamespace(traversal=traversal, decision=decision))
         tenure.see([work])
         tenure.add(work)
         return work
@@ -95,4 +96,10 @@ def test_a_stack_shares_an_engine_for_a_moment_longer_than_its_nodes_are_there(
     come(1)
     assert tenure.is_shared
     clock.advance(0.6)
+    assert not tenure.is_shared
+    # a stack whose traversal is over is not waited for
+    for operation in (Operation.CREATE, Operation.FINISH):
+        work = come(3, operation)
+        assert tenure.is_shared
+        tenure.discard(work)
     assert not tenure.is_shared
