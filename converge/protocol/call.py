@@ -265,7 +265,8 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
         assert row.physical_id is not None
         physical = _physical(made, Physical(row.physical_id, row.attributes), context)
     attributes = _storable("attributes", dict(physical.attributes))
-    attributes = Secrets(secrets.values()).hide_in_json(attributes)
+    if secrets:
+        attributes = Secrets(secrets.values()).hide_in_json(attributes)
     values = {
         "action": Action.CREATE if operation is Operation.CREATE else Action.UPDATE,
         "status": Status.COMPLETE,

@@ -50,8 +50,9 @@ def _containing(
     values: Mapping[str, Json], secrets: Iterable[Json], declared: Iterable[str]
 ) -> list[str]:
     found = set(declared)
-    # a short one is in many values by chance
-    known = Secrets(secrets, SHORT)
+    listed = list(secrets)
+    # a short one is in many values by chance; most resources know none
+    known = Secrets(listed, SHORT) if listed else None
     if known:
         found |= {name for name, value in values.items() if known.hide_in_json(value) != value}
     return sorted(found)
