@@ -58,13 +58,21 @@ def _check_number(name: str, value: Any, *, whole: bool = False) -> None:
 class RateOfChange(_Keyed):
     """How fast a volume changes: the difference to the sample before, for each second.
 
+    Samples are compared in the order of their time, not in that in which they come: several
+    agents may record what one resource has sent in another order. So each one is held for a while.
+    If none comes more than ``grace`` seconds behind one of its key that is not earlier, the
+    result does not depend on the order in which they come. One that comes later than that gives
+    nothing.
+
     The first sample of a key gives nothing, and neither does one that is not later than the one
-    before. A cumulative volume that became less was reset: it starts anew.
+    before; of those with the same time, the one with the least id counts. A cumulative volume that
+    became less was reset: it starts anew.
 
     :param by: what is compared with each other.
     :param name: of the result; fields in braces.
     :param unit: of the result.
     :param factor: what the rate is multiplied with.
+    :param grace: seconds that a sample waits for earlier ones; 0: they are compared as they come.
     """
 
     def __init__(
@@ -73,6 +81,7 @@ class RateOfChange(_Keyed):
         name: str = "{name}.rate",
         unit: str = "{unit}/s",
         factor: float = 1,
+        grace: float = 5,
     ) -> None:
         from converge.pipeline.steps import Form
 
@@ -80,34 +89,78 @@ class RateOfChange(_Keyed):
         self._name, self._unit = Form(name), Form(unit)
         if isinstance(factor, bool) or not isinstance(factor, int | float):
             raise BadInput(f"factor must be a number, not {factor!r}")
-        self._factor = factor
+        _check_grace(grace)
+        self._factor, self._grace = factor, grace
 
     def key(self, item: Item) -> Json:
         """The key of a sample; events go on as they are."""
         return super().key(item) if isinstance(item, Sample) else None
 
     def advance(self, state: Json, item: Item, now: float) -> Advance:
-        """The rate since the sample before."""
+        """Hold a sample, and give the rates of those that have waited for long enough."""
         assert isinstance(item, Sample)
-        known = [item.at, item.volume]
-        if state is None:
-            return Advance(known)
-        seconds = item.at - state[0]
-        if seconds <= 0:
-            return Advance(state)
-        change = item.volume - state[1]
+        last, held = _last_and_held(state)
+        if last is None or item.at > last[0]:
+            held = [*held, [now, to_json(item)]]
+        return self._release(last, held, now)
+
+    def expire(self, state: Json, now: float) -> Advance:
+        """Give the rates of those that have waited for long enough: of the first one, at least."""
+        last, held = _last_and_held(state)
+        return self._release(last, held, max(now, self._deadline(held) or now))
+
+    def _deadline(self, held: Sequence[Any]) -> float | None:
+        return min(came for came, _ in held) + self._grace if held else None
+
+    def _release(self, last: Any, held: Sequence[Any], now: float) -> Advance:
+        """Let go of what has waited for long enough, and of all that is earlier."""
+        over = [one["at"] for came, one in held if came + self._grace <= now]
+        if len(held) > MOST_ITEMS:
+            over.append(min(one["at"] for _, one in held))
+        until = max(over, default=-math.inf)
+        left = [(came, one) for came, one in held if one["at"] > until]
+        made: list[Item] = []
+        for _, one in sorted(held, key=lambda pair: (pair[1]["at"], pair[1]["id"])):
+            if one["at"] > until:
+                break
+            item = from_json(one)
+            assert isinstance(item, Sample)
+            if last is None:
+                last = [item.at, item.volume]
+            elif item.at > last[0]:
+                made += self._rate(last, item)
+                last = [item.at, item.volume]
+        # as it was before anything was held, so that an agent of the former version knows it
+        known = {"last": last, "held": [list(pair) for pair in left]} if left else last
+        return Advance(known, made, self._deadline(left))
+
+    def _rate(self, last: Sequence[float], item: Sample) -> list[Item]:
+        change = item.volume - last[1]
         if change < 0 and item.type == "cumulative":
-            return Advance(known)
-        rate = change / seconds * self._factor
-        made = replace(
-            item,
-            id=make_id(item.id, self.place),
-            name=self._name.fill(item),
-            unit=self._unit.fill(item),
-            type="gauge",
-            volume=rate,
-        )
-        return Advance(known, [made])
+            return []
+        return [
+            replace(
+                item,
+                id=make_id(item.id, self.place),
+                name=self._name.fill(item),
+                unit=self._unit.fill(item),
+                type="gauge",
+                volume=change / (item.at - last[0]) * self._factor,
+            )
+        ]
+
+
+def _last_and_held(state: Json) -> tuple[Any, list[Any]]:
+    """What a rate was made of at last: time and volume; and the samples that wait, each with the
+    time at which it came."""
+    if isinstance(state, dict):
+        return state["last"], state["held"]
+    return state, []
+
+
+def _check_grace(grace: Any) -> None:
+    if isinstance(grace, bool) or not isinstance(grace, int | float) or not 0 <= grace < math.inf:
+        raise BadInput(f"grace must be a number of seconds, not {grace!r}")
 
 
 class Aggregate(_Keyed):
@@ -145,8 +198,7 @@ class Aggregate(_Keyed):
         _check_number("window", window)
         if (count is None) == (window is None):
             raise BadInput("it needs either count, a number of items, or window, seconds")
-        if isinstance(grace, bool) or not isinstance(grace, int | float) or grace < 0:
-            raise BadInput(f"grace must be a number of seconds, not {grace!r}")
+        _check_grace(grace)
         self._function, self._field, self._name, self._unit = function, field, Form(name), unit
         self._count, self._window, self._grace = count, window, grace
 

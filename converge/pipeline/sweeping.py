@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from converge.canonical import dump
 from converge.crash_points import Commit
 from converge.pipeline.again import retry_letters
 from converge.pipeline.batch import deliver
@@ -111,11 +112,12 @@ def expire(
             return step_states.list_overdue(tx, sinks, names, after, shares, BATCH)
 
         rows = database.read(read)
+        of_steps: dict[tuple[str, str], list[StateRow]] = {}
         for row in rows:
-            if (row.sink, row.step) not in steps:
-                continue
-            index, following, step = steps[row.sink, row.step]
-            done += _expire_one(database, row, index, following, step, now, guard)
+            if (row.sink, row.step) in steps:
+                of_steps.setdefault((row.sink, row.step), []).append(row)
+        for place, some in of_steps.items():
+            done += _expire(database, some, *steps[place], now, guard)
         if len(rows) < BATCH:
             break
         # those that could not be expired are not looked at again in this sweep
@@ -123,54 +125,63 @@ def expire(
     return done
 
 
-def _expire_one(
+def _expire(
     database: Database,
-    row: StateRow,
+    rows: Sequence[StateRow],
     index: int,
     next_step: str,
     step: StatefulStep,
     now: float,
     guard: Guard | None,
 ) -> int:
-    try:
-        moved = step.expire(row.state, now)
-        made = to_json_list(listed(list(moved.made)))
-    except Exception:
-        # the next sweep tries it again; all others go on
-        LOG.exception("stage %s of sink %s cannot expire %s", row.step, row.sink, row.key)
+    """Let a step hand on what it holds of these keys, in one transaction."""
+    first = rows[0]
+    ledger = Ledger(first.sink, first.step, {row.digest: row for row in rows})
+    begun: list[dict[str, Any]] = []
+    expired: dict[str, int] = {}
+    for row in rows:
+        try:
+            moved = step.expire(row.state, now)
+            made = to_json_list(listed(list(moved.made)))
+            dump(moved.state)
+        except Exception:
+            # the next sweep tries it again; all others go on
+            LOG.exception("stage %s of sink %s cannot expire %s", row.step, row.sink, row.key)
+            continue
+        ledger.set(row.digest, row.key, row.share, Advance(moved.state, deadline=moved.deadline))
+        expired[row.digest] = row.mark
+        if made:
+            begun.append(
+                {
+                    "origin": make_id("expiry", row.sink, row.step, row.digest, row.mark),
+                    "sink": row.sink,
+                    "share": row.share,
+                    "state": DeliveryState.DUE.value,
+                    "position": index + 1,
+                    "step": next_step,
+                    "next_at": now,
+                    "items": made,
+                }
+            )
+    if not expired:
         return 0
-    origin = make_id("expiry", row.sink, row.step, row.digest, row.mark)
-    ledger = Ledger(row.sink, row.step, {row.digest: row})
-    ledger.set(row.digest, row.key, row.share, Advance(moved.state, deadline=moved.deadline))
-    rows: list[dict[str, Any]] = []
-    if made:
-        rows.append(
-            {
-                "origin": origin,
-                "sink": row.sink,
-                "share": row.share,
-                "state": DeliveryState.DUE.value,
-                "position": index + 1,
-                "step": next_step,
-                "next_at": now,
-                "items": made,
-            }
-        )
 
     def write(tx: Transaction) -> None:
         if guard is not None:
             guard(tx)
         ledger.write(tx)
-        if rows:
-            deliveries.insert_deliveries(tx, rows)
+        if begun:
+            deliveries.insert_deliveries(tx, begun)
 
     def happened(tx: Transaction, result: None) -> bool:
-        marks = step_states.list_marks(tx, row.sink, row.step, [row.digest])
-        return marks.get(row.digest) != row.mark
+        marks = step_states.list_marks(tx, first.sink, first.step, expired)
+        return all(marks.get(digest) != mark for digest, mark in expired.items())
 
     try:
         database.transact(write, Commit.EXPIRY, happened=happened)
     except StaleState:
-        # an item came, or another sweep was faster
-        return 0
-    return 1
+        # an item came to one of them, or another sweep was faster: the others, without it
+        if len(rows) == 1:
+            return 0
+        return sum(_expire(database, [row], index, next_step, step, now, guard) for row in rows)
+    return len(expired)

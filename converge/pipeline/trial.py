@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from converge.canonical import dump
-from converge.model import Json
 from converge.pipeline.items import Item
 from converge.pipeline.notification import Message, Notification, Refused, parse
 from converge.pipeline.pipeline import Made, Pipeline, Sink
 from converge.pipeline.stages import Handover, Stage
-from converge.pipeline.steps import StatefulStep, Step, listed
+from converge.pipeline.steps import Advance, StatefulStep, Step, listed
 
 
 @dataclass(slots=True)
@@ -44,7 +43,7 @@ class Trial:
         self._pipeline = pipeline
         self._now = now
         self._call = call
-        self._states: dict[tuple[str, str, str], Json] = {}
+        self._states: dict[tuple[str, str, str], Advance] = {}
 
     def take(self, message: Message) -> Tried:
         """What would become of a message."""
@@ -104,12 +103,13 @@ class Trial:
         if key is None:
             return [item]
         place = (sink.name, stage.name, dump(key))
-        moved = step.advance(self._states.get(place), item, self._now)
-        self._states[place] = moved.state
+        before = self._states.get(place)
+        moved = step.advance(before and before.state, item, self._now)
+        self._states[place] = moved
         return list(moved.made)
 
     def _expire(self, sink: Sink, stage: Stage) -> Iterator[Item]:
         if isinstance(stage.work, StatefulStep):
-            for place, state in self._states.items():
-                if place[:2] == (sink.name, stage.name) and state is not None:
-                    yield from stage.work.expire(state, self._now).made
+            for place, known in self._states.items():
+                if place[:2] == (sink.name, stage.name) and known.deadline is not None:
+                    yield from stage.work.expire(known.state, known.deadline).made

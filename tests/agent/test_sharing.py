@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,6 +35,8 @@ KEYS = 7
 def make_pipeline() -> Pipeline:
     """One that hands on events, sums up sizes, and says how fast they change."""
     sums = {"aggregate": {"by": ["name", "resource_id"], "window": 86_400, "grace": 0}}
+    # longer than it takes to notice a death
+    rates = {"rate_of_change": {"grace": 86_400}}
     return Pipeline.load(
         {
             "sources": [
@@ -43,7 +46,7 @@ def make_pipeline() -> Pipeline:
             "sinks": [
                 {"name": "out", "publishers": [OUT]},
                 {"name": "sums", "steps": [sums], "publishers": ["database"]},
-                {"name": "rates", "steps": ["rate_of_change"], "publishers": ["database"]},
+                {"name": "rates", "steps": [rates], "publishers": ["database"]},
             ],
         },
         event_definitions=EVENT_DEFINITIONS,
@@ -417,7 +420,21 @@ def test_four_see_the_same_rates_as_one(fleet: Fleet, world: World, members: int
     for _ in range(members):
         fleet.join()
     fleet.settle()
-    fleet.bus.send(*(note(number, number % KEYS, size=number**2) for number in range(70)))
+    bodies = [note(number, number % KEYS, size=number**2) for number in range(70)]
+    rng = random.Random(members)
+    if members > 1:
+        # a member may be slow, and one that dies gives back what it has, behind all others
+        rng.shuffle(bodies)
+    while bodies or fleet.bus.left or fleet.open:
+        fleet.bus.send(*bodies[:9])
+        del bodies[:9]
+        rng.shuffle(fleet.living)
+        fleet.turn()
+        if len(bodies) == 16 and members > 1:
+            fleet.kill(fleet.living[0])
+            fleet.wait()
+    fleet.wait(2 * 86_400)
+    fleet.turn()
     fleet.work()
     rates = [(number**2 - (number - KEYS) ** 2) / KEYS for number in range(KEYS, 70)]
     found = samples(fleet.store, "volume.size.rate")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from converge.errors import BadInput
-from converge.pipeline import Event, Group, Item, Sample, StatefulStep, Trait
+from converge.pipeline import Event, Group, Item, Sample, StatefulStep, Trait, memory
 from converge.pipeline.items import from_json, get_value, to_json
 from converge.pipeline.memory import Accumulate, Aggregate, RateOfChange, Trigger
 from converge.pipeline.steps import Filter, Rename, Scale, listed
@@ -132,6 +135,8 @@ def test_a_step_must_return_items() -> None:
         (lambda: Trigger(by="x", timeout=1), "it needs either names"),
         (lambda: Trigger(by="x", timeout=0, count=1), "timeout must be a number of seconds"),
         (lambda: RateOfChange(factor="x"), "factor must be a number"),  # type: ignore[arg-type]
+        (lambda: RateOfChange(grace=-1), "grace must be a number of seconds, not -1"),
+        (lambda: RateOfChange(grace=math.inf), "grace must be a number of seconds, not inf"),
     ],
 )
 def test_wrong_parameters_are_refused(make: Any, message: str) -> None:
@@ -143,7 +148,7 @@ def test_wrong_parameters_are_refused(make: Any, message: str) -> None:
 
 
 def test_rate_of_change() -> None:
-    run = Runner(RateOfChange())
+    run = Runner(RateOfChange(grace=0))
     assert run.take(sample(1, 10)) == []
     (found,) = run.take(sample(2, 30, at=10))
     assert isinstance(found, Sample)
@@ -159,6 +164,67 @@ def test_rate_of_change() -> None:
     gauge = replace(sample(8, 4, at=30), type="gauge", name="t")
     assert volumes(run.take(gauge, replace(gauge, volume=2, at=START + 31))) == [-2.0]
     assert run.take(event(1, "a")) == [event(1, "a")]
+
+
+def test_rates_are_of_samples_in_the_order_of_their_time() -> None:
+    run = Runner(RateOfChange(grace=5))
+    assert run.take(sample(1, 10), sample(3, 60, at=20), now=100) == []
+    assert run.take(sample(2, 20, at=10), now=104) == []
+    assert run.expire(104.9) == []
+    found = run.expire(105)
+    assert [(one.at - START, one.volume) for one in found if isinstance(one, Sample)] == [
+        (10, 1.0),
+        (20, 4.0),
+    ]
+    # nothing is held now, and what is late changes nothing
+    assert run.states == {"['cpu', 'r']": [START + 20, 60]}
+    assert run.take(sample(4, 1, at=15), now=110) == []
+    # one that goes on takes along all that are earlier, and no later one
+    assert run.take(sample(6, 80, at=40), now=120) == []
+    assert run.take(sample(5, 70, at=30), sample(7, 90, at=50), now=123) == []
+    assert volumes(run.expire(125)) == [1.0, 1.0]
+    assert volumes(run.expire(128)) == [1.0]
+    # so does one that comes after the time of those before
+    assert run.take(sample(8, 100, at=60), now=130) == []
+    assert volumes(run.take(sample(9, 120, at=70), now=135)) == [1.0]
+
+
+def test_what_an_older_version_knew_of_a_rate_is_known() -> None:
+    step = RateOfChange(grace=1)
+    step.begin("sink", "step")
+    held = step.advance([START, 5.0], sample(1, 15, at=10), START)
+    assert list(held.made) == []
+    assert volumes(list(step.expire(held.state, START).made)) == [1.0]
+
+
+def test_a_rate_holds_no_more_than_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MOST_ITEMS", 3)
+    run = Runner(RateOfChange(grace=60))
+    found = run.take(*(sample(n, n * 10, at=n * 10) for n in range(9)))
+    assert len(found) == 5
+    assert len(next(iter(run.states.values()))["held"]) == 3
+
+
+@given(
+    st.integers(1, 9),
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9), st.integers(0, 9)), max_size=10),
+    st.sets(st.integers(0, 40), max_size=5),
+)
+def test_rates_do_not_depend_on_the_order_in_which_samples_come(
+    grace: int, drawn: list[tuple[int, int, int]], sweeps: set[int]
+) -> None:
+    """As long as none comes more than the grace behind one that is not earlier."""
+    measured = [sample(n, volume, at=at) for n, (at, volume, _) in enumerate(drawn)]
+    wanted = Runner(RateOfChange(grace=0)).take(*sorted(measured, key=lambda s: (s.at, s.id)))
+    run = Runner(RateOfChange(grace=grace))
+    found: list[Item] = []
+    for now in range(51):
+        for one, (at, _, delay) in zip(measured, drawn, strict=True):
+            if at + min(delay, grace) == now:
+                found += run.take(one, now=now)
+        if now in sweeps or now > 40:
+            found += run.expire(now)
+    assert found == wanted
 
 
 def test_aggregate_by_count() -> None:
