@@ -10,6 +10,7 @@ import importlib
 import secrets
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
@@ -71,6 +72,7 @@ class OsloCarrier:
             ready()
             stop.wait()
             server.stop()
+            _cancel(server)
             # its queue is deleted
             server.wait()
 
@@ -171,6 +173,17 @@ class _Endpoint:
 
     def info(self, context: Any, publisher: Any, event: Any, payload: Any, metadata: Any) -> None:
         self._heard(payload.get("text") if isinstance(payload, dict) else None)
+
+
+def _cancel(server: Any) -> None:
+    """Have nothing more delivered. RabbitMQ tells a consumer that its queue is deleted, and amqp
+    then puts a warning into the log, or on the terminal."""
+    listener = getattr(server.listener, "_poll_style_listener", None)
+    reset = getattr(getattr(listener, "conn", None), "reset", None)
+    if reset is not None:
+        # it is about to be closed anyway
+        with suppress(Exception):
+            reset()
 
 
 def _check_installed(module: str, package: str) -> None:

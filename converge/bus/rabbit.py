@@ -14,14 +14,13 @@ import base64
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from converge.bus.carrier import CarrierError
-from converge.bus.source import Delivery
-from converge.bus.urls import TOPIC, BusUrl
+from converge.bus.source import Address, Delivery, check_topics
+from converge.bus.urls import BusUrl
 from converge.errors import BadInput, did_you_mean
 from converge.hiding import hide
 
@@ -40,20 +39,6 @@ _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 CONNECT = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Which notifications are received: those of a topic and a priority, of an exchange."""
-
-    exchange: str
-    topic: str
-    priority: str
-
-    @property
-    def queue(self) -> str:
-        """The name of the queue, and the routing key."""
-        return f"{self.topic}.{self.priority}"
-
-
 class RabbitSource:
     """Messages of several queues. What does not exist yet is made: durable, and queues as quorum
     queues, unless the URL says otherwise; what exists is taken as it is.
@@ -68,8 +53,7 @@ class RabbitSource:
         self.shown = url.shown
         self._addresses = list(addresses)
         self._prefetch = prefetch
-        if url.topic != TOPIC:
-            raise BadInput(f"the bus {url.shown} has no topic; name topics with --topic")
+        check_topics(url)
         for name in url.options:
             if name not in OPTIONS:
                 raise BadInput(
@@ -82,6 +66,15 @@ class RabbitSource:
         self._connection: Any = None
         self._received: deque[Delivery] = deque()
 
+    def connect(self) -> None:
+        """Connect, unless it is connected.
+
+        :raises CarrierError: the broker cannot be reached, or refuses.
+        """
+        if self._connection is None:
+            with self._explained():
+                self._connect()
+
     # -- messages
 
     def receive(self, timeout: float) -> Delivery | None:
@@ -89,9 +82,8 @@ class RabbitSource:
 
         :raises CarrierError: the broker cannot be reached, or refuses.
         """
+        self.connect()
         with self._explained():
-            if self._connection is None:
-                self._connect()
             if not self._received:
                 self._connection.heartbeat_check()
                 # what has a timeout of 0 would wait for ever

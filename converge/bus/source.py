@@ -10,7 +10,28 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Protocol
 
+from converge.bus.urls import TOPIC, BusUrl
 from converge.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Which notifications are received: those of a topic and a priority, of an exchange."""
+
+    exchange: str
+    topic: str
+    priority: str
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue, and the routing key."""
+        return f"{self.topic}.{self.priority}"
+
+
+def check_topics(url: BusUrl) -> None:
+    """:raises BadInput: the URL names the topic of hints, which are no notifications."""
+    if url.topic != TOPIC:
+        raise BadInput(f"the bus {url.shown} has no topic; name topics with --topic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +61,13 @@ class Source(Protocol):
     """Messages of a bus. It is used by one thread.
 
     :ivar shown: what it is, for people, without secrets.
-    :ivar ended: nothing more will come.
     """
 
     shown: str
-    ended: bool
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
 
     def receive(self, timeout: float) -> Delivery | None:
         """The next message; None if none came within so many seconds.

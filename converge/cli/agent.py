@@ -40,7 +40,20 @@ def agent(arguments: Namespace) -> int:
     from converge.service.settings import SETTINGS_AGENT, SETTINGS_SHARED
 
     settings = (*SETTINGS_SHARED, *SETTINGS_AGENT)
-    return serve(arguments, settings, lambda shell: _run(arguments, shell), _metrics)
+    return serve(
+        arguments,
+        settings,
+        lambda shell: _run(arguments, shell),
+        _metrics,
+        lambda: _check_processes(arguments),
+    )
+
+
+def _check_processes(arguments: Namespace) -> None:
+    """:raises BadInput: there are several, and something of which each would have its own."""
+    for one in _buses(arguments):
+        if arguments.processes > 1 and one.startswith(("file:", "fake:")):
+            raise BadInput(f"{_shown(one)} is for one process, not for --processes of them")
 
 
 def _metrics() -> type[AgentMetrics]:
@@ -55,8 +68,6 @@ def _run(arguments: Namespace, shell: Shell[AgentMetrics]) -> int:
     from converge.agent.sharing import Sharing
     from converge.cli.running import Outages, log_to
 
-    if arguments.processes > 1 and _is_file(arguments):
-        raise BadInput("a file is taken by one process, not by --processes of them")
     pipeline = _pipeline(arguments)
     open_source = _source(arguments)
     settings = _group(arguments)
@@ -116,26 +127,46 @@ def _store(arguments: Namespace, outages: Outages) -> Iterator[Store]:
         yield store
 
 
-def _bus(arguments: Namespace) -> str:
-    """:raises BadInput: none is named, or several are."""
-    named = arguments.source or [os.environ.get("CONVERGE_BUS") or ""]
-    if len(named) > 1:
-        raise BadInput(f"an agent receives from one bus, not from {len(named)}")
-    if not named[0]:
-        raise BadInput("an agent needs --bus URL: rabbit://USER:PASSWORD@HOST:5672/ or file:PATH")
-    return str(named[0])
+def _buses(arguments: Namespace) -> list[str]:
+    """:raises BadInput: none is named, or one twice."""
+    named = [str(one) for one in arguments.source or [os.environ.get("CONVERGE_BUS")] if one]
+    if not named:
+        raise BadInput(
+            "an agent needs --bus URL: rabbit://USER:PASSWORD@HOST:5672/, file:PATH or fake://"
+        )
+    for number, one in enumerate(named):
+        if one in named[:number]:
+            raise BadInput(f"the bus {_shown(one)} is named twice")
+    return named
+
+
+def _shown(text: str) -> str:
+    if text.startswith("file:"):
+        return text
+    from converge.bus.urls import read_bus_url
+
+    return read_bus_url(text).shown
 
 
 def _is_file(arguments: Namespace) -> bool:
-    return _bus(arguments).startswith("file:")
+    """Whether all that comes is in files, so that it ends."""
+    return all(one.startswith("file:") for one in _buses(arguments))
 
 
 def _source(arguments: Namespace) -> Callable[[], Source]:
-    """What connects to the bus.
+    """What connects to the bus, or to all of several.
 
-    :raises BadInput: it is none that an agent can receive from.
+    :raises BadInput: there is none that an agent can receive from.
     """
-    text = _bus(arguments)
+    opening = [(_shown(text), _one_source(arguments, text)) for text in _buses(arguments)]
+    if len(opening) == 1:
+        return opening[0][1]
+    from converge.bus.several import SeveralSources
+
+    return lambda: SeveralSources(opening)
+
+
+def _one_source(arguments: Namespace, text: str) -> Callable[[], Source]:
     if text.startswith("file:"):
         from converge.bus.source import FileSource
 
@@ -143,25 +174,38 @@ def _source(arguments: Namespace) -> Callable[[], Source]:
         # a mistake is told before anything else is done
         FileSource(path).close()
         return lambda: FileSource(path)
+    from converge.bus.source import Address
     from converge.bus.urls import read_bus_url
 
     url = read_bus_url(text)
+    addresses = [
+        Address(*_topic(topic), priority)
+        for topic in dict.fromkeys(arguments.topic or [TOPIC])
+        for priority in dict.fromkeys(arguments.priority or ["info"])
+    ]
+    if url.kind == "fake":
+        from converge.bus.fake import FakeSource
+        from converge.bus.threads import choose_threads
+
+        choose_threads()
+        FakeSource(url, addresses)
+        return lambda: FakeSource(url, addresses)
     if url.kind != "rabbit":
         raise BadInput(
             f"an agent cannot receive from {url.shown}; it can from "
-            "rabbit://USER:PASSWORD@HOST:5672/ and file:PATH"
+            "rabbit://USER:PASSWORD@HOST:5672/, file:PATH and fake://"
         )
-    from converge.bus.rabbit import Address, RabbitSource
+    from converge.bus.rabbit import RabbitSource
 
-    addresses = [
-        Address(*_topic(topic), priority)
-        for topic in arguments.topic or [TOPIC]
-        for priority in arguments.priority or ["info"]
-    ]
     prefetch = arguments.prefetch or min(2 * arguments.batch_size, 65_535)
-    # a mistake is told before anything else is done
+
+    def connect() -> RabbitSource:
+        source = RabbitSource(url, addresses, prefetch)
+        source.connect()
+        return source
+
     RabbitSource(url, addresses, prefetch)
-    return lambda: RabbitSource(url, addresses, prefetch)
+    return connect
 
 
 def _group(arguments: Namespace) -> Settings | None:
@@ -196,8 +240,8 @@ def _group(arguments: Namespace) -> Settings | None:
 
 def _post(arguments: Namespace) -> Callable[[], Post] | None:
     """What connects to the queues of partitions."""
-    text = _bus(arguments)
-    if text.startswith("file:"):
+    text = next((one for one in _buses(arguments) if one.startswith("rabbit:")), None)
+    if text is None:
         return None
     from converge.bus.rabbit_post import RabbitPost
     from converge.bus.urls import read_bus_url

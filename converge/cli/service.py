@@ -47,12 +47,14 @@ def serve(
     settings: Iterable[Setting],
     work: Callable[[Shell[M]], int],
     measures: Callable[[], type[M]],
+    check: Callable[[], object] = lambda: None,
 ) -> int:
     """Run a service in this process, or in as many as the settings say.
 
     :param arguments: as parsed; the settings are filled in.
     :param work: does what the service is for until a signal comes, and returns the exit status.
     :param measures: imports its metrics, when they are asked for.
+    :param check: raises what is wrong with the settings, before anything is started.
     :returns: the exit status.
     :raises BadInput: a configuration file is wrong, or it cannot listen where it is to.
     """
@@ -63,6 +65,7 @@ def serve(
     number = lifeline.hold()
     logs = bool(arguments.config_file or arguments.log_format)
     settle(arguments, _read_files(arguments) if logs else {}, settings)
+    check()
     reporter = _log(arguments) if logs else Reporter(sys.stderr)
     if arguments.processes > 1 and number is None:
         return _run_processes(arguments, reporter, measures)

@@ -24,8 +24,8 @@ from sqlalchemy import func, select
 
 import converge
 from converge import Store
-from converge.bus.rabbit import Address
 from converge.bus.rabbit_post import RabbitPost
+from converge.bus.source import Address
 from converge.bus.urls import read_bus_url
 from converge.cli import EXIT_TERMINATED
 from converge.errors import StoreError

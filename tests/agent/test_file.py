@@ -64,7 +64,8 @@ def test_a_file_is_taken_through_the_pipeline_and_the_agent_ends(
     [
         ((), "an agent needs --bus URL"),
         (("--bus", "file:nowhere"), "file:nowhere cannot be read: No such file"),
-        (("--bus", "fake://"), "an agent cannot receive from fake://"),
+        (("--bus", "kafka://h/"), "an agent cannot receive from kafka://h/"),
+        (("--bus", "fake://h"), "nothing may follow fake://"),
         (("--bus", "rabbit://h/", "--topic", "/x"), "a topic is TOPIC or EXCHANGE/TOPIC"),
         (("--bus", "rabbit://h/?topic=x"), "name topics with --topic"),
     ],

@@ -20,8 +20,8 @@ from converge import Store
 from converge.agent.agent import Agent
 from converge.agent.gathering import Batching
 from converge.bus.carrier import CarrierError
-from converge.bus.rabbit import Address, RabbitSource
-from converge.bus.source import Delivery
+from converge.bus.rabbit import RabbitSource
+from converge.bus.source import Address, Delivery
 from converge.bus.urls import read_bus_url
 from converge.errors import BadInput
 from converge.sql.faults import Unavailable

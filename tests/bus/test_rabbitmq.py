@@ -253,3 +253,13 @@ def test_a_broker_that_is_down_at_the_start_is_used_as_soon_as_it_is_up(
         until(lambda: said(caplog, "works again") == 2)
         until(lambda: store.bus.is_connected)
     assert said(caplog, "does not work") == 2
+
+
+@pytest.mark.rabbitmq
+def test_nothing_is_said_about_the_end_of_a_connection(
+    rabbitmq: tuple[RabbitMQ, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        process = Process(rabbitmq[1])
+        process.bus.close()
+    assert [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING] == []

@@ -31,8 +31,9 @@ def add(commands: Commands) -> None:
         dest="source",
         metavar="URL",
         action="append",
-        help="where notifications come from: rabbit://USER:PASSWORD@HOST:5672/, or file:PATH with "
-        "one a line, at the end of which it stops (default: CONVERGE_BUS)",
+        help="where notifications come from: rabbit://USER:PASSWORD@HOST:5672/; file:PATH with one "
+        "a line, at the end of which it stops; or fake://, in tests; may be repeated (default: "
+        "CONVERGE_BUS)",
     )
     parser.add_argument(
         "--topic",
