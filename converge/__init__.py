@@ -37,9 +37,12 @@ if TYPE_CHECKING:
     )
     from converge.graph import Graph
     from converge.journal import Journal, Scope
+    from converge.journal.asynchronous import AsyncScope
     from converge.machine import Machine, State, Transition
+    from converge.machine.action import AsyncAction
     from converge.machine.move import ActionFailed
     from converge.model import Physical
+    from converge.resources.asynchronous import AsyncContext
     from converge.resources.resource_type import Context, Planned, Property, Real, ResourceType
     from converge.retry import RetryPolicy
     from converge.stack import Stack
@@ -74,6 +77,9 @@ _HOMES = {
     "UnresolvedReference": "errors",
     "Veto": "errors",
     "Graph": "graph",
+    "AsyncAction": "machine.action",
+    "AsyncContext": "resources.asynchronous",
+    "AsyncScope": "journal.asynchronous",
     "Journal": "journal",
     "Scope": "journal",
     "Machine": "machine",
@@ -96,6 +102,9 @@ _HOMES = {
 
 __all__ = [
     "ActionFailed",
+    "AsyncAction",
+    "AsyncContext",
+    "AsyncScope",
     "BadInput",
     "Busy",
     "Cancelled",

@@ -6,6 +6,7 @@ import logging
 import time
 from typing import Protocol
 
+from converge.awaiting import Blocking, Doing, Until, run_async, run_plain
 from converge.bus.memory import MemoryBus
 from converge.errors import NotFound, StoreError
 from converge.model import Action, Status
@@ -123,6 +124,13 @@ class Stack:
         :raises TimeoutError: it is still in progress.
         :raises NotFound: it is no longer in the database; see :meth:`refresh`.
         """
+        return run_plain(self._waiting(timeout))
+
+    async def wait_async(self, timeout: float | None = None) -> str:
+        """The same as :meth:`wait`, for a caller on an event loop, which is not blocked."""
+        return await run_async(self._waiting(timeout))
+
+    def _waiting(self, timeout: float | None) -> Doing[str]:
         end = None if timeout is None else time.monotonic() + timeout
         outage: StoreError | None = None
         bus = self._store.bus
@@ -131,7 +139,7 @@ class Stack:
                 # before the look: no end is missed between it and the wait
                 watch.news.clear()
                 try:
-                    self.refresh()
+                    yield Blocking(self.refresh)
                 except StoreError as error:
                     # it could be read before, so the database is expected to come back
                     if outage is None:
@@ -149,7 +157,7 @@ class Stack:
                             f"the {self.action} of stack {self.name!r} is still in progress "
                             f"after {timeout:g} s"
                         ) from outage
-                watch.news.wait(left)
+                yield Until(watch.news, left)
 
     def cancel(self) -> Stack:
         """End its running traversal; see :meth:`~converge.Store.cancel_stack`."""

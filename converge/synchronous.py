@@ -9,6 +9,9 @@ from typing import Any
 
 from converge.errors import BadInput, with_article
 
+#: What :func:`deferred_kind` calls an ``async def``.
+ASYNC = "an async function"
+
 
 def deferred_kind(function: object) -> str | None:
     """The kind of a function whose call does not run it, in words; None if a call does.
@@ -27,7 +30,7 @@ def deferred_kind(function: object) -> str | None:
     # for a callable object, its method counts
     for one in (seen, inspect.getattr_static(type(seen), "__call__", None)):
         if inspect.iscoroutinefunction(one):
-            return "an async function"
+            return ASYNC
         if inspect.isasyncgenfunction(one):
             return "an async generator"
         if inspect.isgeneratorfunction(one):

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from converge.awaiting import Bell
 from converge.bus.hint import LOOK, NONE, Hint, concerns
 
 
@@ -18,7 +19,7 @@ class Watch:
     """
 
     def __init__(self, stack_id: int, *, events: bool) -> None:
-        self.news = threading.Event()
+        self.news = Bell()
         self._stack_id = stack_id
         self._events = events
 

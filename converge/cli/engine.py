@@ -84,6 +84,7 @@ def _run(arguments: Namespace, shell: Shell[EngineMetrics]) -> int:
             store,
             outages,
             workers=arguments.workers,
+            async_workers=arguments.async_workers,
             grace=arguments.grace,
             lease=arguments.lease,
             prune_after=arguments.prune_after,

@@ -168,6 +168,7 @@ def _converge(
                 store,
                 outages,
                 workers=arguments.workers,
+                async_workers=arguments.async_workers,
                 grace=arguments.grace,
                 types=types,
                 patient=True,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from converge import crash_points
+from converge.awaiting import Doing, run_plain
 from converge.bus.hint import Lanes
 from converge.crash_points import Commit
 from converge.engine.observer import (
@@ -28,7 +29,7 @@ from converge.hiding import Secrets
 from converge.journal import Scope, node_scope
 from converge.model import DEFAULT_QUEUE
 from converge.protocol.call import (
-    call_handler,
+    calling,
     check_physical_id,
     failed_attempt,
     failure,
@@ -52,6 +53,7 @@ from converge.protocol.places import Bounds
 from converge.protocol.policy import Policy
 from converge.protocol.recover import release_engine
 from converge.protocol.replace import replace
+from converge.protocol.room import Room
 from converge.protocol.rota import Rota
 from converge.protocol.secrets import read_secrets
 from converge.protocol.signal import Mailbox
@@ -117,6 +119,8 @@ class EngineCore:
         self._counted = -math.inf
         #: Other engines are alive.
         self.is_beside = False
+        # what the turn that is under way may claim
+        self._room: Room | None = None
         # works to do that turn() has not returned yet
         self._works: list[Work] = []
         self._traversals: dict[int, TraversalRow] = {}
@@ -128,34 +132,44 @@ class EngineCore:
         #: database may differ from what it knows of.
         self.doubtful = False
 
-    def turn(self, outcomes: Sequence[Outcome], limit: int, most: int | None = None) -> list[Work]:
+    def turn(
+        self,
+        outcomes: Sequence[Outcome],
+        limit: int,
+        most: int | None = None,
+        room: Room | None = None,
+    ) -> list[Work]:
         """Write the outcomes of works, and claim up to ``limit`` new nodes.
 
         :param most: write about so many outcomes at most, first those of the stacks that have the
             fewest; None: all.
+        :param room: how many of each kind to claim; its total counts, and not ``limit``.
         :returns: the works to do, including the replacements that outcomes asked for.
         :raises StoreError: the database cannot be used; what is not written is kept for a later
             turn.
         """
         self.outbox.put(outcomes)
+        self._room = room
         try:
             self._mask_outcomes()
             self._check_locked()
-            self._write_free(limit, most)
+            self._write_free(limit if room is None else room.total, most)
         except StoreError:
             self.doubtful = True
             raise
         works, self._works = self._works, []
         return works
 
-    def claim(self, limit: int) -> list[Work]:
+    def claim(self, limit: int, room: Room | None = None) -> list[Work]:
         """Claim up to ``limit`` new nodes; safe while another thread is in :meth:`turn`.
+
+        :param room: how many of each kind; its total counts, and not ``limit``.
         :raises StoreError: the database cannot be used.
         """
         started = time.monotonic()
         try:
             works = self.database.transact(
-                lambda tx: self._claim(tx, limit), Commit.CLAIM, wait_for_locks=False
+                lambda tx: self._claim(tx, limit, room), Commit.CLAIM, wait_for_locks=False
             )
         except (Locked, StaleLock):
             # a row changed between two statements; the next claim reads everything again
@@ -168,7 +182,7 @@ class EngineCore:
         self._suspects.update(work.node.key for work in works if is_suspect(work.node))
         return works
 
-    def _claim(self, tx: Transaction, limit: int) -> list[Work]:
+    def _claim(self, tx: Transaction, limit: int, room: Room | None) -> list[Work]:
         if len(self._traversals) > _REMEMBERED:
             self._traversals = {}
         is_new = time.monotonic() - self._lanes_read > _LANES
@@ -177,12 +191,12 @@ class EngineCore:
         if time.monotonic() - self._counted > _LANES:
             self._counted = time.monotonic()
             self.is_beside = engines.count_alive(tx) > 1
-        found = self._claim_in_turn(tx, limit)
+        found = self._claim_in_turn(tx, limit, room)
         if not found and not is_new and self._look_up(tx):
-            found = self._claim_in_turn(tx, limit)
+            found = self._claim_in_turn(tx, limit, room)
         return found
 
-    def _claim_in_turn(self, tx: Transaction, limit: int) -> list[Work]:
+    def _claim_in_turn(self, tx: Transaction, limit: int, room: Room | None) -> list[Work]:
         return claim(
             tx,
             self.engine_id,
@@ -193,6 +207,7 @@ class EngineCore:
             self._bounds,
             suspect=not self._suspects,
             mark=self.mark,
+            room=room,
         )
 
     def _look_up(self, tx: Transaction) -> bool:
@@ -347,10 +362,11 @@ class EngineCore:
     def _write_and_claim(self, group: Sequence[Outcome], limit: int) -> None:
         def both(tx: Transaction) -> tuple[list[Outcome], list[Work]]:
             stale = complete(tx, self.engine_id, group)
-            return stale, self._claim(tx, limit) if limit > 0 and not apart else []
+            claims = limit > 0 and not apart
+            return stale, self._claim(tx, limit, self._room) if claims else []
 
         if not group:
-            self._works += self.claim(limit) if limit > 0 else []
+            self._works += self.claim(limit, self._room) if limit > 0 else []
             return
         apart = self.is_beside and len(group) >= _APART
         started = time.monotonic()
@@ -377,7 +393,7 @@ class EngineCore:
             self._suspects.update(work.node.key for work in works if is_suspect(work.node))
             self._works += works
             if apart and limit > 0:
-                self._works += self.claim(limit)
+                self._works += self.claim(limit, self._room)
 
     def _write_unlocked(self, group: Sequence[Outcome]) -> None:
         """Write the outcomes of a group except those of stacks whose rows are locked."""
@@ -516,9 +532,15 @@ class EngineCore:
         return context
 
     def call_handler(self, work: Work, context: Context | None) -> Outcome:
-        """Call the work's handler, in no transaction."""
+        """Call the work's handler, in no transaction. One that is ``async def`` gets a loop of its
+        own."""
+        return run_plain(self.calling(work, context))
+
+    def calling(self, work: Work, context: Context | None) -> Doing[Outcome]:
+        """Call the work's handler, in no transaction; what an ``async def`` returns is to be
+        awaited."""
         if context is None:
-            return call_handler(work, self.types, None)
+            return (yield from calling(work, self.types, None))
         crash_points.hit(crash_points.BEFORE_CALL)
         log_began(self.engine_id, work)
         self.observer.began(self.engine_id, work)
@@ -528,7 +550,7 @@ class EngineCore:
             lambda: spanned(self.engine_id, work),
             work.traversal.trace,
         ) as fail:
-            outcome = call_handler(work, self.types, context, self.database, self.policy)
+            outcome = yield from calling(work, self.types, context, self.database, self.policy)
             if outcome.result in (Result.FAILED, Result.RETRY):
                 fail()
         outcome.stepped = context.has_journal

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from converge.engine.loop import THREADS
 from converge.engine.observer import Observer
 from converge.engine.run import Run
 from converge.errors import BadInput, ConvergeError
 from converge.lease import LEASE, MIN_LEASE
 from converge.model import check_queues, check_seconds
 from converge.protocol.policy import Policy
+from converge.protocol.room import has_async
 from converge.resources import load_types
 from converge.resources.resource_type import ResourceType, check_types
 
@@ -24,6 +26,8 @@ POLL = 0.5
 #: Connections to the database that an engine needs besides those of its workers: to write, to
 #: claim, to sweep, and for its lease.
 CONNECTIONS = 4
+#: How many ``async def`` handlers run at once, unless the author says otherwise.
+ASYNC_WORKERS = 1000
 
 
 class Engine:
@@ -36,6 +40,8 @@ class Engine:
     :param types: resource types by name, in addition to the installed ones.
     :param workers: how many handlers run at once, from 1 to 1000. While a handler uses
         ``context.record`` or its journal, it needs a connection to the database.
+    :param async_workers: how many handlers that are ``async def`` run at once beside these, on one
+        event loop, from 1 to 100000. All together they need four threads and connections.
     :param lease: seconds without a sign of life after which other engines take over its work.
     :param poll: seconds between two looks for work.
     :param prune_after: prune what ended so many seconds ago, now and then, as
@@ -55,6 +61,7 @@ class Engine:
         types: Mapping[str, ResourceType] | None = None,
         *,
         workers: int = 8,
+        async_workers: int = ASYNC_WORKERS,
         lease: float = LEASE,
         poll: float = POLL,
         prune_after: float | None = None,
@@ -64,11 +71,16 @@ class Engine:
     ) -> None:
         if type(workers) is not int or not 1 <= workers <= 1000:
             raise BadInput(f"workers must be a whole number from 1 to 1000, not {workers!r}")
+        if type(async_workers) is not int or not 1 <= async_workers <= 100_000:
+            raise BadInput(
+                f"async_workers must be a whole number from 1 to 100000, not {async_workers!r}"
+            )
         self.store = store
         self.types = {**load_types(), **(types or {})}
         check_types(self.types)
         self.queues = check_queues(queues)
         self.workers = workers
+        self.async_workers = async_workers
         self.lease = check_seconds("lease", lease, MIN_LEASE)
         self.poll = check_seconds("poll", poll)
         self.prune_after = (
@@ -94,6 +106,11 @@ class Engine:
     def lease_age(self) -> float:
         """Seconds since its lease was renewed last; 0 before the first start."""
         return 0.0 if self._run is None else self._run.lease_age
+
+    @property
+    def async_running(self) -> int:
+        """How many handlers that are ``async def`` run now."""
+        return 0 if self._run is None else self._run.async_running
 
     @property
     def error(self) -> BaseException | None:
@@ -122,12 +139,13 @@ class Engine:
         with self._lock:
             if self._run is not None and not self._run.ended.is_set():
                 raise ConvergeError("this engine is already running")
-            needed = self.workers + CONNECTIONS
+            needed = self.workers + CONNECTIONS + (THREADS if has_async(self.types) else 0)
             self.store.database.check_limit(needed, f"an engine with {self.workers} workers")
             run = Run(
                 self.store,
                 self.types,
                 workers=self.workers,
+                async_workers=self.async_workers,
                 lease=self.lease,
                 poll=self.poll,
                 prune_after=self.prune_after,

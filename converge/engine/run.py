@@ -2,8 +2,8 @@
 
 The turning thread writes the outcomes of handlers and claims new nodes, many of both in one
 transaction. While more nodes are ready than it claims, a second thread claims beside it. Worker
-threads call handlers. One thread renews the lease, one watches the clock, one sweeps: it recovers
-what dead engines left.
+threads call handlers; an event loop runs those that are ``async def``. One thread renews the lease,
+one watches the clock, one sweeps: it recovers what dead engines left.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from converge.awaiting import Doing
 from converge.bus.hint import Hint
 from converge.bus.pace import Looks
 from converge.crash_points import Commit
 from converge.engine.core import EngineCore
+from converge.engine.loop import Loop
 from converge.engine.observer import Observer
 from converge.engine.tenure import Tenure
-from converge.engine.window import AHEAD, Window
+from converge.engine.window import AHEAD, Ahead, Window
 from converge.engine.workers import Job, Workers
 from converge.errors import StaleLock, StoreError
 from converge.lease import Lease, RowLeases, now
@@ -31,6 +33,7 @@ from converge.protocol.call import failure
 from converge.protocol.decide import Operation, Outcome, Result, Work
 from converge.protocol.policy import Policy
 from converge.protocol.recover import Sweeper, leave
+from converge.protocol.room import Room, has_async, is_async_work
 from converge.resources.resource_type import ResourceType
 from converge.sql import engines, sync_points, traversals
 from converge.sql.database import repeatable
@@ -71,6 +74,7 @@ class Finished:
 class Run:
     """Registers, and works from :meth:`begin` until :meth:`stop`.
 
+    :param async_workers: how many handlers run at a time that are ``async def``.
     :param lease: seconds without a sign of life after which other engines take over its work.
     :param poll: seconds between two looks for work.
     :param prune_after: prune what ended so many seconds ago; None: never.
@@ -89,6 +93,7 @@ class Run:
         types: Mapping[str, ResourceType],
         *,
         workers: int,
+        async_workers: int,
         lease: float,
         poll: float,
         prune_after: float | None,
@@ -107,7 +112,7 @@ class Run:
         self.ended = threading.Event()
         self.error: BaseException | None = None
         self._database = store.database
-        self._workers = Workers(workers, self._work)
+        self._workers = Workers(workers, self._work, Loop(async_workers))
         self._finished: queue.SimpleQueue[Finished | str | None] = queue.SimpleQueue()
         self._looks = Looks(poll)
         # the last wait for something to do ended without anything
@@ -126,6 +131,7 @@ class Run:
         self._recheck = threading.Event()
         self._broken = 0
         self._window = Window(workers)
+        self._ahead = Ahead(async_workers if has_async(types) else 0)
         # recover at once what dead engines of this host left, before their leases expire
         Sweeper(self._database).sweep()
         self._database.transact(engines.delete_old_engines, Commit.FORGET, happened=repeatable)
@@ -152,6 +158,11 @@ class Run:
     def lease_age(self) -> float:
         """Seconds since the lease was renewed last."""
         return self._tenure.lease.age
+
+    @property
+    def async_running(self) -> int:
+        """How many handlers run on the event loop."""
+        return len(self._workers) - self._workers.in_threads
 
     def begin(self) -> None:
         """Start the threads."""
@@ -260,6 +271,8 @@ class Run:
                 self._looks.plan(time.monotonic() + outcome.wait, min(LOOK, outcome.wait / 10))
         busy = bool(outcomes) or bool(core.outbox)
         limit = 0 if stopping else self._room(tenure)
+        room = None if stopping else self._find_room(tenure, limit)
+        total = limit if room is None else room.total
         try:
             # before anything that may raise: none may be lost
             core.outbox.put(outcomes)
@@ -267,8 +280,9 @@ class Run:
             if core.doubtful or self._recheck.is_set() or self._broken != broken:
                 self._reconcile(tenure)
             # what is looked for without a hint is mostly not there: a read costs less than a claim
-            in_vain = limit and self._polled and not core.has_claimable()
-            works = core.turn((), 0 if in_vain else limit, self._window.most_written)
+            in_vain = total and self._polled and not core.has_claimable()
+            claims = (0, None) if in_vain else (limit, room)
+            works = core.turn((), claims[0], self._window.most_written, claims[1])
         except StaleLock:
             # the database no longer knows this engine
             tenure.lease.lose()
@@ -279,10 +293,10 @@ class Run:
             return stopping and self._hand_back.is_set()
         if tenure.is_over:
             return False
-        self._dispatch(tenure, works)
-        if limit:
+        in_threads = self._dispatch(tenure, works, room)
+        if total:
             self._looks.found(len(works), time.monotonic())
-        if limit and len(works) >= limit:
+        if limit and in_threads >= limit:
             # if handlers are slow, the next turn is soon enough
             self._more_ready = self._window.is_wide and not self._window.is_shared
         if self._more_ready:
@@ -308,6 +322,15 @@ class Run:
             # this thread claims what it has just made ready; another beside it would hold it up
             self._more_ready = False
         return 0 if self._more_ready else room
+
+    def _find_room(self, tenure: Tenure, limit: int) -> Room | None:
+        """For what a claim may look; None if no type has a handler that is ``async def``.
+
+        :param limit: how many works for threads it may take.
+        """
+        if not self._ahead.most:
+            return None
+        return Room(limit, self._ahead.room(tenure.async_count), self.types)
 
     def _collect(self, tenure: Tenure, *, wait: bool) -> list[Outcome]:
         """Collect finished works; wait for one, or for a wake-up, if there is none."""
@@ -340,7 +363,8 @@ class Run:
                 self._workers.discard(finished.job)
                 if finished.job.abandoned:
                     continue
-            self._window.add(finished.seconds)
+            if finished.job is None or not finished.job.is_async:
+                self._window.add(finished.seconds)
             if finished.tenure is tenure:
                 outcomes.append(finished.outcome)
             wait = brief and len(outcomes) < self._window.workers
@@ -380,26 +404,34 @@ class Run:
                 if limit < self._window.least():
                     continue
                 try:
-                    works = tenure.core.claim(limit)
+                    room = self._find_room(tenure, limit)
+                    works = tenure.core.claim(limit, room)
                 except Exception as error:
                     # the turning thread claims next, and deals with an error that lasts
                     LOG.warning("%s; trying again", error)
                     self._more_ready = False
                     self.wake()
                     continue
-                self._more_ready = len(works) >= limit and not self._window.is_shared
-                self._dispatch(tenure, works)
+                taken = self._dispatch(tenure, works, room)
+                self._more_ready = taken >= limit and not self._window.is_shared
             if self._more_ready:
                 self._more.set()
             else:
                 self.wake()
 
-    def _dispatch(self, tenure: Tenure, works: list[Work]) -> None:
-        """Queue works for the workers; finish those that need no handler at once."""
+    def _dispatch(self, tenure: Tenure, works: list[Work], room: Room | None) -> int:
+        """Queue works for the workers; finish those that need no handler at once.
+
+        :param room: of the claim.
+        :returns: how many are not for the event loop.
+        """
         core = tenure.core
         tenure.see(works)
+        on_loop = 0
         for work in works:
-            tenure.add(work)
+            is_async = room is not None and is_async_work(work, self.types)
+            on_loop += is_async
+            tenure.add(work, is_async=is_async)
             if work.decision.operation is Operation.FINISH:
                 self._finished.put(Finished(tenure, None, Outcome(work, Result.DONE)))
                 continue
@@ -407,13 +439,16 @@ class Run:
             if context is None:
                 self._finished.put(Finished(tenure, None, core.call_handler(work, None)))
                 continue
-            job = Job(work, context, tenure)
+            job = Job(work, context, tenure, is_async=is_async)
             if tenure.is_over:
                 job.interrupt(LOST)
             self._workers.add(job)
+        if room is not None and self._ahead.found(on_loop, room.passed, room.loop):
+            self.wake()
+        return len(works) - on_loop
 
-    def _work(self, job: Job) -> None:
-        """Call a handler, in a worker's thread."""
+    def _work(self, job: Job) -> Doing[None]:
+        """Call a handler, in a worker's thread or on the loop."""
         tenure = job.tenure
         # not only the event: after a suspend, this thread may be the first to run
         if not tenure.lease.check():
@@ -421,7 +456,7 @@ class Run:
             return
         assert job.started is not None
         try:
-            outcome = tenure.core.call_handler(job.work, job.context)
+            outcome = yield from tenure.core.calling(job.work, job.context)
         except BaseException as error:
             LOG.exception("engine %s: an error outside the handler", tenure.lease.id)
             outcome = failure(job.work, f"raised outside its handler: {type(error).__name__}")
@@ -435,7 +470,7 @@ class Run:
         for job in self._workers.all():
             if job.started is None:
                 continue
-            slow = slow or at - job.started > AHEAD
+            slow = slow or (at - job.started > AHEAD and not job.is_async)
             if job.cancelled_at is not None and at - job.cancelled_at > GRACE:
                 self._workers.abandon(job)
                 limit = job.context.timeout
@@ -445,7 +480,7 @@ class Run:
                     outcomes.append(tenure.core.given_up(job.work, GRACE))
         if slow:
             self._window.narrow()
-            if len(self._workers) > self._window.workers:
+            if self._workers.in_threads > self._window.workers:
                 outcomes += self._take_back()
         return outcomes
 

@@ -28,10 +28,16 @@ class Tenure:
         # when a node of each stack came or went last, on the monotonic clock
         self._seen: dict[int, float] = {}
         self._lock = threading.Lock()
+        self._async: set[int] = set()
 
-    def add(self, work: Work) -> None:
-        """Add a claimed work, until it has an outcome."""
+    def add(self, work: Work, *, is_async: bool = False) -> None:
+        """Add a claimed work, until it has an outcome.
+
+        :param is_async: it needs no thread.
+        """
         self._works[id(work)] = work
+        if is_async:
+            self._async.add(id(work))
 
     def see(self, works: Iterable[Work]) -> None:
         """These works come or go now."""
@@ -50,6 +56,7 @@ class Tenure:
     def discard(self, work: Work) -> None:
         """Remove a work: it has an outcome, or this engine does not hold it."""
         self._works.pop(id(work), None)
+        self._async.discard(id(work))
 
     def works(self) -> list[Work]:
         """The works that have no outcome yet."""
@@ -57,8 +64,13 @@ class Tenure:
 
     @property
     def count(self) -> int:
-        """How many claimed nodes have no outcome yet."""
-        return len(self._works)
+        """How many claimed nodes have no outcome yet, without those of :attr:`async_count`."""
+        return len(self._works) - len(self._async)
+
+    @property
+    def async_count(self) -> int:
+        """How many claimed nodes have no outcome yet whose handlers are ``async def``."""
+        return len(self._async)
 
     @property
     def is_shared(self) -> bool:

@@ -1,4 +1,4 @@
-"""The claim window: how many nodes an engine holds at a time."""
+"""The claim window: how many nodes an engine holds at a time, and for how many it looks."""
 
 from __future__ import annotations
 
@@ -79,3 +79,34 @@ class Window:
     def least(self) -> int:
         """From how many nodes on a transaction that only claims is worth its cost."""
         return max(1, self.size // 4 if self.size > 4 * self.workers else 1)
+
+
+#: How many nodes are looked at, at least, for one whose handler is ``async def``.
+_AHEAD = 8
+
+
+class Ahead:
+    """How many nodes to look at beyond those for threads, as their handlers may be ``async def``.
+
+    :param most: how many of these handlers run at once; 0: no type has any.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._look = most
+
+    def room(self, held: int) -> int:
+        """How many to look at.
+
+        :param held: how many of these handlers run.
+        """
+        return max(0, min(self.most - held, self._look))
+
+    def found(self, taken: int, passed: int, room: int) -> bool:
+        """A claim took so many of them, and left so many for which there was no thread: then it is
+        not worth to look at many more.
+
+        :returns: whether to claim again at once: there may be more.
+        """
+        self._look = max(_AHEAD, 2 * taken) if passed else self.most
+        return 0 < room <= taken

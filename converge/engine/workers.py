@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from converge.awaiting import Doing, run_plain
+from converge.engine.loop import Loop
 from converge.engine.tenure import Tenure
 from converge.protocol.decide import Work
 from converge.resources.resource_type import Context
@@ -27,6 +29,7 @@ class Job:
     :ivar cancelled_at: when the handler was cancelled.
     :ivar abandoned: the outcome is no longer waited for.
     :ivar ended: the call has returned.
+    :ivar is_async: its handler runs on the event loop, in no worker's thread.
     """
 
     work: Work
@@ -36,6 +39,8 @@ class Job:
     cancelled_at: float | None = None
     abandoned: bool = False
     ended: bool = False
+    is_async: bool = False
+    stop: Callable[[], object] | None = None
 
     def cancel(self, now: float, reason: str) -> None:
         """Cancel the handler; if it does not return, it is given up.
@@ -45,10 +50,14 @@ class Job:
         if self.cancelled_at is None:
             self.cancelled_at = now
             self.context.cancel(reason)
+            if self.stop is not None:
+                self.stop()
 
     def interrupt(self, reason: str) -> None:
         """Interrupt the handler, which will be called again, by this engine or another one."""
         self.context.cancel(reason, interrupted=True)
+        if self.stop is not None:
+            self.stop()
 
 
 class _Queue:
@@ -102,15 +111,19 @@ class _Queue:
 
 
 class Workers:
-    """A pool of threads that grows with the number of jobs.
+    """A pool of threads that grows with the number of jobs, and an event loop for those whose
+    handlers are ``async def``.
 
     :param most: the most threads.
-    :param work: what a thread does with a job.
+    :param work: what is done with a job.
+    :param loop: the event loop.
     """
 
-    def __init__(self, most: int, work: Callable[[Job], object]) -> None:
+    def __init__(self, most: int, work: Callable[[Job], Doing[object]], loop: Loop) -> None:
         self._most = most
         self._work = work
+        self._loop_of_all = loop
+        self._async = 0
         self._queued = _Queue()
         self._jobs: dict[int, Job] = {}
         self._count = 0
@@ -121,6 +134,11 @@ class Workers:
         """How many jobs are queued or running."""
         return len(self._jobs)
 
+    @property
+    def in_threads(self) -> int:
+        """How many of them are for threads."""
+        return len(self._jobs) - self._async
+
     def all(self) -> list[Job]:
         """The jobs that are queued or running."""
         with self._lock:
@@ -128,18 +146,42 @@ class Workers:
 
     def add(self, job: Job) -> None:
         """Queue a job."""
+        if job.is_async:
+            self._add_async(job)
+            return
         with self._lock:
             self._jobs[id(job)] = job
-            more = not self._closed and self._count < min(self._most, len(self._jobs))
+            more = not self._closed and self._count < min(self._most, self.in_threads)
             self._count += more
         self._queued.put(job)
         if more:
             threading.Thread(target=self._loop, name="converge-worker", daemon=True).start()
 
+    def _add_async(self, job: Job) -> None:
+        def over() -> None:
+            job.ended = True
+
+        with self._lock:
+            self._jobs[id(job)] = job
+            self._async += 1
+        running = self._loop_of_all.start(self._call_async(job), over)
+        job.stop = lambda: self._loop_of_all.cancel(running)
+        if job.context.cancel_reason is not None:
+            job.stop()
+
+    def _call_async(self, job: Job) -> Doing[object]:
+        if self._begin(job):
+            yield from self._work(job)
+        return None
+
     def discard(self, job: Job) -> None:
         """Remove a job that is over."""
         with self._lock:
-            self._jobs.pop(id(job), None)
+            self._pop(job)
+
+    def _pop(self, job: Job) -> None:
+        if self._jobs.pop(id(job), None) is not None:
+            self._async -= job.is_async
 
     def take_queued(self) -> list[Job]:
         """Remove and return the jobs that no thread has started."""
@@ -153,8 +195,8 @@ class Workers:
         it ends when the call returns, if ever."""
         with self._lock:
             job.abandoned = True
-            self._jobs.pop(id(job), None)
-            if job.started is not None and not job.ended:
+            self._pop(job)
+            if job.started is not None and not job.ended and not job.is_async:
                 self._count -= 1
 
     def close(self) -> None:
@@ -164,12 +206,13 @@ class Workers:
             self._closed = True
         for _ in range(ending):
             self._queued.put_end()
+        self._loop_of_all.close()
 
     def _loop(self) -> None:
         while (job := self._queued.get()) is not None:
             if not self._begin(job):
                 continue
-            self._work(job)
+            run_plain(self._work(job))
             if self._end(job):
                 return
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import builtins
 import inspect
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from converge.awaiting import Blocking, Call, Doing, Pause, run_async, run_plain
 from converge.errors import BadInput, Cancelled, JournalMismatch, StepFailed, comes_from
 from converge.journal.backend import Record, StepStatus
 from converge.journal.values import check_returns, dumps, loads
 from converge.reasons import read_message
 from converge.retry import RetryPolicy
-from converge.synchronous import check_finished, deferred_kind
+from converge.synchronous import ASYNC, check_finished, deferred_kind
 from converge.wait import Wait
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ class Step:
         return journaled
 
     def __enter__(self) -> Step:
-        self._begin()
+        if wait := self._begin():
+            self._scope._ledger.pause(wait)
         return self
 
     def __exit__(
@@ -115,14 +117,36 @@ class Step:
 
     def call(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Call a function for the step, or return the recorded value; see :meth:`Scope.step`."""
+        self._check_function(function)
+        return run_plain(self._calling(function, args, kwargs))
+
+    async def call_async(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """The same as :meth:`call`, for a caller on an event loop.
+
+        :param function: it can be ``async def``; a plain one is called in a thread.
+        """
+        self._check_function(function, allowed=ASYNC)
+        return await run_async(self._calling(function, args, kwargs))
+
+    def _check_function(self, function: object, allowed: str | None = None) -> None:
         if not callable(function):
             raise BadInput(f"step {self.name!r}: {function!r} is not a function")
-        if (kind := deferred_kind(function)) is not None:
-            raise BadInput(
-                f"step {self.name!r}: {function!r} is {kind}, whose call does not run it; "
-                "give it a plain function, such as one that calls asyncio.run()"
-            )
-        self._begin()
+        kind = deferred_kind(function)
+        if kind is None or kind == allowed:
+            return
+        remedy = "give it a plain function, such as one that calls asyncio.run()"
+        if kind == ASYNC:
+            remedy = "only an async handler can await it; elsewhere " + remedy
+        raise BadInput(
+            f"step {self.name!r}: {function!r} is {kind}, whose call does not run it; {remedy}"
+        )
+
+    def _calling(
+        self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Doing[T]:
+        pause = self._scope._ledger.pause
+        if wait := (yield Blocking(self._begin)):
+            yield Pause(wait, pause)
         if self.done:
             return self._value  # type: ignore[no-any-return]
         try:
@@ -133,15 +157,16 @@ class Step:
             kwargs.setdefault(_KEY_PARAMETER, self.key)
         while True:
             try:
-                value = function(*args, **kwargs)
+                value = yield Call(function, args, kwargs)
                 check_finished(value, f"the function of step {self.name!r}")
             except Exception as error:
-                wait = self._fail(error)
+                wait = yield Blocking(partial(self._fail, error))
                 if wait is None:
                     raise
-                self._scope._ledger.pause(wait)
+                yield Pause(wait, pause)
                 continue
-            return self._end(value)  # type: ignore[no-any-return]
+            ended: T = yield Blocking(partial(self._end, value))
+            return ended
 
     def call_within(
         self, transact: Callable[[Callable[[Any], Any]], Any], function: Callable[[Any], T]
@@ -166,12 +191,16 @@ class Step:
             self.done, self._value = True, made
         return made
 
-    def _begin(self) -> None:
+    def _begin(self) -> float:
+        """Ask for it.
+
+        :returns: seconds to wait before its next attempt.
+        """
         self._path, self._number, record = self._scope._ask(
             self.name, self._version, self._transaction
         )
         if record is None or self._version > record.version:
-            return
+            return 0.0
         if record.status is StepStatus.DONE:
             self.done = True
             self._value = loads(record.value)
@@ -181,8 +210,7 @@ class Step:
             raise self._caught(record)
         elif record.status is StepStatus.RETRY:
             self._attempts = record.attempts
-            if record.wait > 0:
-                self._scope._ledger.pause(record.wait)
+            return max(0.0, record.wait)
         else:
             raise JournalMismatch(
                 f"scope {self._scope.name!r}: {self.name!r} is recorded as an each(), and is a "
@@ -190,6 +218,7 @@ class Step:
                 recorded=f"each {self._path}",
                 asked=f"step {self._path}",
             )
+        return 0.0
 
     def _end(self, value: Any) -> Any:
         text = self._encode(value)

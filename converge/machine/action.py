@@ -8,8 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from converge.awaiting import run_here
+from converge.errors import ConvergeError, StaleLock
 from converge.journal.scope import KEYS
+from converge.resources.asynchronous import AsyncJournaled
 from converge.resources.journaled import Journaled
+
+#: Seconds between two looks whether an async action is to stop.
+_LOOK = 0.25
 
 if TYPE_CHECKING:
     from converge.journal import Scope
@@ -65,6 +71,40 @@ class Action(Journaled):
         """
         if self._over is not None:
             self._over(transaction)
+
+
+class AsyncAction(AsyncJournaled[Action]):
+    """What an ``async def`` action gets: an :class:`~converge.machine.action.Action` whose ``step``
+    and ``each`` are awaited. Where a plain action looks at ``cancelled``, an async one gets
+    :class:`asyncio.CancelledError`. Its ``plain.done(transaction)`` is for
+    ``AsyncSession.run_sync()``."""
+
+
+def call_async(function: Callable[[AsyncAction], Any], action: Action, origin: object) -> Any:
+    """Call an ``async def`` action on a loop of its own, in this thread.
+
+    :param origin: the database, whose error it is if the action is cancelled: that is no failure.
+    :raises StaleLock: it was cancelled, as another process will call it.
+    """
+    return run_here(_run(function, action, origin))
+
+
+async def _run(function: Callable[[AsyncAction], Any], action: Action, origin: object) -> Any:
+    import asyncio
+
+    task = asyncio.ensure_future(function(AsyncAction(action)))
+    while not task.done():
+        await asyncio.wait([task], timeout=_LOOK)
+        if not task.done() and action.cancelled.is_set():
+            task.cancel()
+    try:
+        return task.result()
+    except asyncio.CancelledError:
+        if not action.cancelled.is_set():
+            raise ConvergeError("the action was cancelled by its own code") from None
+        error = StaleLock("the lease is lost, or the machine is being closed")
+        error.origin = origin
+        raise error from None
 
 
 def action_id(machine: str, key: str, instance_id: int, number: int, token: str) -> str:

@@ -8,19 +8,20 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from converge.errors import ConvergeError, StaleLock, StoreError, comes_from
 from converge.journal import Scope, guarded_scope
 from converge.journal.values import loads
 from converge.lease import now
-from converge.machine.action import Action, action_id
+from converge.machine.action import Action, action_id, call_async
 from converge.machine.ending import ActionLock
 from converge.machine.holding import Holding
 from converge.machine.move import Move
 from converge.machine.moving import TakenAction
 from converge.reasons import describe
 from converge.sql import moves
-from converge.synchronous import check_finished
+from converge.synchronous import ASYNC, check_finished, deferred_kind
 
 LOG = logging.getLogger(__name__)
 
@@ -80,7 +81,9 @@ class Actions(Holding):
             _over=lambda transaction: ends.append(self._endings.end_in(lock, transaction, spent())),
         )
         try:
-            made = taken.transition.action(action)  # type: ignore[misc]
+            function: Any = taken.transition.action
+            is_async = deferred_kind(function) == ASYNC
+            made = call_async(function, action, self._database) if is_async else function(action)
             check_finished(made, "the action")
         except Exception as error:
             if ends and not self.check([taken]):

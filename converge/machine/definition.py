@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from converge.errors import BadInput, did_you_mean
 from converge.model import check_name, check_seconds
 from converge.retry import RetryPolicy
-from converge.synchronous import check_finished, deferred_kind
+from converge.synchronous import ASYNC, check_finished, deferred_kind
 
 if TYPE_CHECKING:
     from converge.machine import Action
@@ -283,7 +283,8 @@ class Definition:
         for name, function in (("guard", transition.guard), ("action", transition.action)):
             if function is not None and not callable(function):
                 raise self._wrong(f"{where}: its {name} is not a function: {function!r}")
-            if (kind := deferred_kind(function)) is not None:
+            kind = deferred_kind(function)
+            if kind is not None and (name, kind) != ("action", ASYNC):
                 raise self._wrong(f"{where}: its {name} is {kind}, which a call would not run")
         if not isinstance(transition.retry, RetryPolicy):
             raise self._wrong(f"{where}: retry must be a RetryPolicy, not {transition.retry!r}")

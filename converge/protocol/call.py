@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from converge.awaiting import Doing, is_cancelled
 from converge.canonical import dump, load
-from converge.errors import BadInput, Gone, Replace, Veto, comes_from
+from converge.errors import BadInput, Cancelled, Gone, Replace, Veto, comes_from
 from converge.hiding import Secrets
 from converge.model import Action, Json, Kind, Physical, Status, same
 from converge.protocol.basis import make_basis
@@ -29,19 +30,21 @@ from converge.protocol.limits import SPENT, Limits, limits_of, settings_of
 from converge.protocol.marks import mark_attributes, secret_values, with_marks
 from converge.protocol.policy import Policy, propose, refused
 from converge.reasons import cut_traceback, describe, format_traceback
+from converge.resources.asynchronous import AsyncContext
 from converge.resources.resource_type import (
     Context,
     How,
     Real,
     Receive,
     ResourceType,
+    check_over,
+    check_real,
+    is_async,
     plan_change,
-    read_real,
     supports,
 )
 from converge.resources.secret_sources import read_secret
 from converge.sql.types import PHYSICAL_ID_LENGTH, fit_text
-from converge.synchronous import check_finished
 from converge.template import check_properties
 from converge.template.elsewhere import put_in
 from converge.wait import Wait, WaitForSignal
@@ -111,14 +114,15 @@ def _token(work: Work) -> str:
 HAND_BACK = 1.0
 
 
-def call_handler(
+def calling(
     work: Work,
     types: Mapping[str, ResourceType],
     context: Context | None,
     origin: object = None,
     policy: Policy | None = None,
-) -> Outcome:
-    """Do what was decided, and return the outcome. Never raises.
+) -> Doing[Outcome]:
+    """Do what was decided, and return the outcome. It raises nothing, and asks for what ``async
+    def`` handlers return to be awaited.
 
     :param context: required for operations in :data:`~converge.protocol.decide.HANDLED`.
     :param origin: the database. If an error of it passes through the handler, the work is handed
@@ -133,7 +137,7 @@ def call_handler(
         try:
             if policy is not None:
                 policy(propose(work))
-            return _call(work, types, context)
+            return (yield from _call(work, types, context))
         except Veto as veto:
             return refused(work, str(veto))
         except Replace:
@@ -160,6 +164,8 @@ def call_handler(
             limits = limits_of(work, types[work.type_name])
             seconds = time.monotonic() - started
             trace = format_traceback(error)
+            if context.cancel_reason is not None and is_cancelled(error):
+                error = Cancelled(context.cancel_reason)
             return failed_attempt(work, limits, describe(error), error, seconds, trace)
     if operation is Operation.REPLACE:
         return Outcome(work, Result.REPLACE)
@@ -219,7 +225,21 @@ def _marks(
     return mark_attributes(resource_type, attributes, secrets)
 
 
-def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Outcome:
+def _invoke(handler: ResourceType, method: str, context: Context, *args: Any) -> Doing[Any]:
+    """Call a method of a resource type, and return what it returned when its work was done.
+
+    :raises Wait: it asks to be called again.
+    """
+    function: Any = getattr(handler, method)
+    if is_async(handler, method):
+        made = yield function(AsyncContext(context), *args)
+    else:
+        made = function(context, *args)
+    check_over(made, method)
+    return made
+
+
+def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Doing[Outcome]:
     row = work.row
     assert row is not None
     handler: Any = types[work.type_name]
@@ -234,21 +254,20 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
         if physical_id is None:
             # find() looks for what the create made, by the token of the create
             context.token, token = row.token, context.token
-            found = handler.find(context)
-            _check_over(found, "find")
+            found = yield from _invoke(handler, "find", context)
             context.token = token
             physical_id = None if found is None else _physical(found, None, context).id
         if physical_id is not None:
             context.physical_id = physical_id
-            _check_over(handler.delete(context, physical_id), "delete")
+            yield from _invoke(handler, "delete", context, physical_id)
         if work.decision.wanted is not None:
             return Outcome(work, Result.REPLACE)
         return Outcome(work, Result.DONE, deleted=True)
     if operation is Operation.READ or (operation is Operation.CHECK and is_external(row.settings)):
-        return _read(work, handler, context)
+        return (yield from _read(work, handler, context))
     if operation is Operation.CHECK:
-        found = handler.check(context, row.physical_id, put_in(properties, secrets))
-        _check_over(found, "check")
+        given = put_in(properties, secrets)
+        yield from _invoke(handler, "check", context, row.physical_id, given)
         values: dict[str, Any] = {"reason": None, "status": Status.COMPLETE}
         return Outcome(work, Result.DONE, values)
     # before the call: the handler may change the mapping
@@ -257,11 +276,11 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
     if secrets:
         check_properties(work.wanted_type, handler, given)
     if operation is Operation.CREATE:
-        made = handler.create(context, given)
-        _check_over(made, "create")
+        made = yield from _invoke(handler, "create", context, given)
         physical = _physical(made, None, context)
     else:
-        made = _update(handler, context, row, given, put_in(row.properties, secrets))
+        previous = put_in(row.properties, secrets)
+        made = yield from _update(handler, context, row, given, previous)
         assert row.physical_id is not None
         physical = _physical(made, Physical(row.physical_id, row.attributes), context)
     attributes = _storable("attributes", dict(physical.attributes))
@@ -282,7 +301,7 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Ou
     return Outcome(work, Result.DONE, values)
 
 
-def _read(work: Work, handler: ResourceType, context: Context) -> Outcome:
+def _read(work: Work, handler: ResourceType, context: Context) -> Doing[Outcome]:
     """Look at what is there already.
 
     :raises BadInput: there is none.
@@ -297,7 +316,7 @@ def _read(work: Work, handler: ResourceType, context: Context) -> Outcome:
     found = Real()
     if supports(handler, "read"):
         try:
-            found = read_real(handler, context, external_id)
+            found = check_real((yield from _invoke(handler, "read", context, external_id)))
         except Gone as error:
             raise BadInput(f"its external_id names nothing: {error or 'it is gone'}") from error
     values: dict[str, Any] = {"reason": None, "status": Status.COMPLETE}
@@ -343,7 +362,7 @@ def _update(
     row: ResourceRow,
     properties: Mapping[str, Json],
     previous: Mapping[str, Json],
-) -> object:
+) -> Doing[object]:
     """Bring a resource to other properties, as its type's plan says.
 
     :raises Replace: it is to be replaced.
@@ -356,7 +375,7 @@ def _update(
     if planned is not None and planned.how == How.NOTHING and row.status is Status.COMPLETE:
         return None
     try:
-        made = handler.update(context, row.physical_id, properties, previous)
+        made = yield from _invoke(handler, "update", context, row.physical_id, properties, previous)
     except Replace as error:
         if planned is None:
             raise
@@ -365,7 +384,6 @@ def _update(
             f"update asks for a replacement{why}, but the plan of its type said that it is updated "
             "in place, so nothing was replaced: a plan must know, or return None"
         ) from error
-    _check_over(made, "update")
     return made
 
 
@@ -403,16 +421,6 @@ def check_physical_id(physical_id: object) -> None:
         )
     if fit_text(physical_id, PHYSICAL_ID_LENGTH) != physical_id:
         raise BadInput("a physical id must not have NUL or surrogate characters")
-
-
-def _check_over(made: object, method: str) -> None:
-    """Check that a method has done its work when it returns.
-
-    :raises Wait: it asks to be called again.
-    """
-    check_finished(made, method)
-    if isinstance(made, Wait):
-        raise made
 
 
 def _storable(what: str, value: Json) -> Json:

@@ -9,6 +9,7 @@ from typing import Any
 from converge.model import SUSPECT_DEATHS, Action, Kind, Status, make_mark
 from converge.protocol.decide import Decision, Operation, Work, decide, input_secrets
 from converge.protocol.places import Bounds, take_places
+from converge.protocol.room import Room
 from converge.protocol.rota import Rota
 from converge.resources.resource_type import ResourceType
 from converge.sql import claimable, limits, node_moves, resources, traversals
@@ -56,6 +57,7 @@ def claim(
     *,
     suspect: bool = True,
     mark: int | None = None,
+    room: Room | None = None,
 ) -> list[Work]:
     """Claim up to ``limit`` nodes, those of each traversal in the order in which they became ready.
 
@@ -71,12 +73,15 @@ def claim(
     :param bounds: the limits that this engine knows. If there are newer ones, it gets nothing.
     :param suspect: whether a suspect may be claimed.
     :param mark: the mark of the engine's registration.
+    :param room: for what there is room; its total counts, and not ``limit``.
     """
+    limit = limit if room is None else room.total
     for size in (limit, *[max(limit, _MANY)] * _ROUNDS):
         ready = _Readiness(tx, engine_id, rota, bounds, mark)
         free, rows = _lock_free(ready, size, suspect=suspect)
         works, foreign = _decide_all(tx, free, rows, types, known)
         _park(tx, foreign, rota)
+        works = works if room is None else room.fit(works)
         seats = take_places(tx, works, bounds, types, limit)
         for limit_id, keys in seats.held.items():
             node_moves.hold_nodes(tx, keys, limit_id)

@@ -12,7 +12,7 @@ from converge.errors import BadInput, ConvergeError
 from converge.model import Json, Replacing, check_seconds
 from converge.resources.journaled import Journaled
 from converge.retry import RetryPolicy
-from converge.synchronous import check_finished, deferred_kind
+from converge.synchronous import ASYNC, check_finished, deferred_kind
 from converge.wait import Wait
 
 if TYPE_CHECKING:
@@ -228,7 +228,9 @@ class ResourceType:
     """How one kind of resource is created, updated and deleted. Subclass it; instances must be
     stateless, as several threads share one.
 
-    Its methods are plain functions, not ``async def``, and their work is done when they return.
+    Its methods are plain functions, which an engine calls in one of its threads, or ``async def``,
+    which it runs on its event loop, thousands at once: they get a :class:`~converge.AsyncContext`.
+    Their work is done when they return. ``plan`` is always plain.
     ``create`` and ``delete`` are required. ``update``, ``check``, ``read``, ``find`` and ``plan``
     are optional:
 
@@ -287,14 +289,16 @@ class ResourceType:
         """
         return ()
 
-    def create(self, context: Context, properties: Mapping[str, Any]) -> Any:
+    # the context is Any, so that it can be an AsyncContext for type checkers, too
+
+    def create(self, context: Any, properties: Mapping[str, Any]) -> Any:
         """Make it.
 
         :returns: a :class:`~converge.Physical`, a physical id, or None (the token is its id).
         """
         raise NotImplementedError(f"{type(self).__name__} must define create()")
 
-    def delete(self, context: Context, physical_id: str) -> None:
+    def delete(self, context: Any, physical_id: str) -> Any:
         """Remove it. One that is already gone is no error: a failed delete is called again."""
         raise NotImplementedError(f"{type(self).__name__} must define delete()")
 
@@ -331,17 +335,21 @@ def plan_change(
     return said
 
 
-def read_real(resource_type: ResourceType, context: Context, physical_id: str) -> Real:
-    """What the type's ``read`` finds.
+def check_over(made: object, method: str) -> None:
+    """Check that a method has done its work when it returns.
 
-    :raises Gone: there is no such thing any more.
     :raises Wait: it asks to be called again.
-    :raises BadInput: it returns something else; None, too: what is not said is not gone.
     """
-    found: Any = resource_type.read(context, physical_id)  # type: ignore[attr-defined]
-    check_finished(found, "read")
-    if isinstance(found, Wait):
-        raise found
+    check_finished(made, method)
+    if isinstance(made, Wait):
+        raise made
+
+
+def check_real(found: object) -> Real:
+    """Check what a type's ``read`` returned.
+
+    :raises BadInput: it is something else; None, too: what is not said is not gone.
+    """
     if not isinstance(found, Real):
         raise BadInput(
             f"read must return converge.Real, or raise converge.Gone, not {type(found).__name__}"
@@ -361,7 +369,7 @@ def check_types(types: Mapping[str, ResourceType]) -> None:
     """Check that an engine can work with these resource types.
 
     :raises BadInput: one of them is not a ResourceType, its ``retry`` or ``timeout`` is wrong, or
-        calling one of its methods would not run it.
+        an engine cannot run one of its methods.
     """
     for name, one in types.items():
         if not isinstance(one, ResourceType):
@@ -382,12 +390,23 @@ def check_types(types: Mapping[str, ResourceType]) -> None:
         _check_secret_attributes(name, one)
         for method in METHODS:
             kind = deferred_kind(getattr(one, method, None))
-            if kind is not None:
-                raise BadInput(
-                    f"resource type {name!r}: {method} is {kind}, which an engine's call would "
-                    "not run; make it a plain function that returns when it is done (with "
-                    "asyncio.run() inside, for example)"
-                )
+            if kind is None or (kind == ASYNC and method != "plan"):
+                continue
+            like = "a plain function" + ("" if method == "plan" else " or async def")
+            raise BadInput(
+                f"resource type {name!r}: {method} is {kind}, which an engine's call would "
+                f"not run; make it {like} that returns when it is done"
+            )
+        if supports(one, "find") and is_async(one, "find") != is_async(one, "delete"):
+            raise BadInput(
+                f"resource type {name!r}: find and delete are called together, so both must be "
+                "async def, or both plain"
+            )
+
+
+def is_async(resource_type: ResourceType, method: str) -> bool:
+    """Whether a method of the type is ``async def``."""
+    return deferred_kind(getattr(resource_type, method, None)) == ASYNC
 
 
 def _check_secret_attributes(name: str, one: ResourceType) -> None:

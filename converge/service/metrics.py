@@ -158,6 +158,18 @@ class EngineMetrics(ProcessMetrics, Observer):
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self._async_workers = Gauge(
+            "converge_async_workers",
+            "How many handlers that are async def can run at a time beside these",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._async_running = Gauge(
+            "converge_async_handlers_running",
+            "Handlers that are async def and run now",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
 
     def watch(self, engine: Engine) -> None:
         """Look at this engine from now on, every :data:`PULSE` seconds."""
@@ -176,6 +188,8 @@ class EngineMetrics(ProcessMetrics, Observer):
             self._ready.set(self.is_ready)
             self._lease_age.set(engine.lease_age)
             self._workers.set(engine.workers)
+            self._async_workers.set(engine.async_workers)
+            self._async_running.set(engine.async_running)
             self._connections.set(engine.store.database.connections_used)
 
     # -- as an observer

@@ -94,6 +94,15 @@ SETTINGS_ENGINE = (
         most=1000,
     ),
     Setting(
+        "async_workers",
+        ENGINE,
+        int,
+        "How many handlers that are async def run at a time, in each process, beside these.",
+        default=1000,
+        least=1,
+        most=100_000,
+    ),
+    Setting(
         "grace",
         ENGINE,
         float,

@@ -418,6 +418,12 @@ class Database:
                 tx = Transaction(_begun(transaction), self.clock)
                 yield tx
                 self._send_news_of_host(tx)
+        elif hasattr(transaction, "run_sync"):
+            raise BadInput(
+                f"transaction is an {type(transaction).__name__}; call the method in its "
+                "run_sync(): await session.run_sync(lambda plain: "
+                "store.create_stack(..., transaction=plain))"
+            )
         elif callable(connection := getattr(transaction, "connection", None)):
             with translated(self.shown, self):
                 tx = Transaction(_begun(connection()), self.clock)
@@ -443,10 +449,17 @@ def _create_engine(url: URL, connections: int | None, kept: int) -> Engine:
 def _begun(connection: Connection) -> Connection:
     """The host's connection, in a transaction.
 
+    :raises BadInput: statements are not written for its driver.
+
     Python's sqlite3 begins no transaction before a SAVEPOINT. The release of that would commit.
     """
+    if connection.dialect.driver == "asyncpg":
+        raise BadInput(
+            "converge cannot use a connection of asyncpg; psycopg 3 is async, too: "
+            "create_async_engine('postgresql+psycopg://...')"
+        )
     if connection.dialect.name == "sqlite":
-        driver: Any = connection.connection.dbapi_connection
+        driver: Any = connection.connection.driver_connection
         if not driver.in_transaction:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
     return connection

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Select, Table, func, select
+from sqlalchemy import Connection, Select, Table, func, select
 from sqlalchemy import exc as sa_exceptions
 
 from converge.sealing import Keyring
@@ -69,7 +69,8 @@ class Load:
         keyring = tx.keyring
         if self._sealed and keyring is not None:
             rows = (self._seal(keyring, row) for row in rows)
-        if tx.dialect == "postgresql":
+        # COPY goes around SQLAlchemy, and its async connections cannot do that
+        if tx.dialect == "postgresql" and is_plain_psycopg(tx.connection):
             with _cursor(tx, self._copy) as cursor, cursor.copy(self._copy) as copy:
                 count = 0
                 for row in rows:
@@ -89,6 +90,12 @@ class Load:
             if sealed[index] is not None:
                 sealed[index] = keyring.seal(sealed[index])
         return sealed
+
+
+def is_plain_psycopg(connection: Connection) -> bool:
+    """Whether the driver of a connection is psycopg 3, without an event loop. A host may bring
+    another one."""
+    return connection.dialect.driver == "psycopg" and not connection.dialect.is_async
 
 
 @contextmanager

@@ -245,11 +245,9 @@ def test_lost_replies_of_commits_lose_no_node(
     turns = 0
 
     class Flaky(EngineCore):
-        def turn(
-            self, outcomes: Sequence[Outcome], limit: int, most: int | None = None
-        ) -> list[Work]:
+        def turn(self, outcomes: Sequence[Outcome], *limits: Any) -> list[Work]:
             nonlocal turns
-            works = super().turn(outcomes, limit, most)
+            works = super().turn(outcomes, *limits)
             turns += 1
             if turns % every == 0 and (works or outcomes):
                 self.doubtful = True

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 import converge
+from converge.awaiting import Doing
 from converge.engine import run
 from converge.engine.core import EngineCore
+from converge.engine.loop import Loop
 from converge.engine.workers import Job, Workers
 from converge.errors import BadInput, ConvergeError, StoreError
 from converge.sql.database import Database
@@ -121,7 +123,12 @@ def test_two_who_stop_it_at_once_leave_nothing_to_its_next_run(
 
 def test_an_end_that_was_said_twice_ends_each_thread_once() -> None:
     done: list[Job] = []
-    workers = Workers(3, done.append)
+
+    def work(job: Job) -> Doing[None]:
+        done.append(job)
+        yield from ()
+
+    workers = Workers(3, work, Loop(1))
     for number in range(3):
         workers.add(_job(number))
     workers.close()

@@ -200,10 +200,8 @@ def test_an_engine_that_may_hold_what_it_does_not_know_looks(
     class Deafened(EngineCore):
         """The reply to the first commit that claimed something is lost."""
 
-        def turn(
-            self, outcomes: Sequence[Outcome], limit: int, most: int | None = None
-        ) -> list[Work]:
-            works = super().turn(outcomes, limit, most)
+        def turn(self, outcomes: Sequence[Outcome], *limits: Any) -> list[Work]:
+            works = super().turn(outcomes, *limits)
             if works and not lost:
                 lost.extend(works)
                 self.doubtful = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -33,7 +33,12 @@ def ship(action: Any) -> None:
 
 
 async def later(*given: object) -> None:
+    """Nobody would run it as a guard."""
+
+
+def lazy(*given: object) -> Iterator[int]:
     """Nobody would run it."""
+    yield 1
 
 
 ORDER: dict[str, Any] = {
@@ -254,7 +259,7 @@ def test_the_first_guard_that_allows_it_decides() -> None:
     [
         ({"guard": 3}, "transition 1 ('x'): its guard is not a function: 3"),
         ({"action": "pay"}, "transition 1 ('x'): its action is not a function: 'pay'"),
-        ({"action": later}, "transition 1 ('x'): its action is an async function, which"),
+        ({"action": lazy}, "transition 1 ('x'): its action is a generator, which"),
         ({"guard": later}, "transition 1 ('x'): its guard is an async function, which"),
         ({"retry": 3}, "transition 1 ('x'): retry must be a RetryPolicy, not 3"),
     ],

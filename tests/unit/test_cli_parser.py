@@ -31,6 +31,7 @@ def test_up_has_defaults() -> None:
         "replace": [],
         "target": [],
         "actor": None,
+        "async_workers": 1000,
         "workers": 8,
         "grace": 20.0,
         "pass_env": [],

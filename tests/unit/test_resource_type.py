@@ -15,8 +15,17 @@ import converge
 from converge.engine.core import EngineCore
 from converge.errors import BadInput
 from converge.resources import load_types
-from converge.resources.resource_type import METHODS, ResourceType, check_types, read_real, supports
+from converge.resources.resource_type import (
+    METHODS,
+    ResourceType,
+    check_over,
+    check_real,
+    check_types,
+    is_async,
+    supports,
+)
 from converge.sql import migrate
+from converge.synchronous import ASYNC
 from converge.testing import StepEngine
 
 
@@ -155,7 +164,7 @@ def refusal(type_: converge.ResourceType) -> str:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", LAZY)
+@pytest.mark.parametrize("kind", [kind for kind in LAZY if kind != ASYNC])
 def test_a_method_that_a_call_does_not_run_is_refused(method: str, kind: str) -> None:
     lazy = LAZY[kind]
     ways: dict[str, Any] = {
@@ -171,11 +180,23 @@ def test_a_method_that_a_call_does_not_run_is_refused(method: str, kind: str) ->
         assert f"resource type 't': {method} is {kind}, which" in refusal(type_)
 
 
-def test_an_async_call_or_method_of_an_object_is_refused() -> None:
-    for way in (Call(), Call().bound, functools.partial(Call(), 1)):
+@pytest.mark.parametrize("way", [coroutine, Call(), Call().bound, functools.partial(Call(), 1)])
+def test_all_methods_but_plan_can_be_async(way: Any) -> None:
+    for method in METHODS:
         type_ = Whole()
-        vars(type_)["delete"] = way
-        assert "delete is an async function" in refusal(type_)
+        vars(type_)["find"] = vars(type_)["delete"] = way
+        vars(type_)[method] = way
+        if method == "plan":
+            assert "plan is an async function, which" in refusal(type_)
+        else:
+            check_types({"t": type_})
+            assert is_async(type_, method)
+
+
+@pytest.mark.parametrize("method", ["find", "delete"])
+def test_find_and_delete_are_of_one_kind(method: str) -> None:
+    type_ = type("T", (Whole,), {method: coroutine})()
+    assert "both must be async def, or both plain" in refusal(type_)
 
 
 def test_a_plain_function_may_run_an_async_one() -> None:
@@ -187,10 +208,10 @@ def test_a_plain_function_may_run_an_async_one() -> None:
 
 
 def make_lazy() -> converge.ResourceType:
-    return type("T", (Whole,), {"delete": coroutine})()  # type: ignore[no-any-return]
+    return type("T", (Whole,), {"delete": generator})()  # type: ignore[no-any-return]
 
 
-def test_every_door_refuses_an_async_method(tmp_path: Path) -> None:
+def test_every_door_refuses_a_method_that_a_call_does_not_run(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/a.db"
     migrate.upgrade(url)
     store, types = converge.connect(url), {"t": make_lazy()}
@@ -206,7 +227,7 @@ def test_every_door_refuses_an_async_method(tmp_path: Path) -> None:
         lambda: load_types([point]),
     ]
     for door in doors:
-        with pytest.raises(BadInput, match="delete is an async function"):
+        with pytest.raises(BadInput, match="delete is a generator"):
             door()
 
 
@@ -232,22 +253,13 @@ def test_an_order_of_replacing_that_there_is_not_is_refused() -> None:
     ],
 )
 def test_what_a_read_does_not_say_is_not_gone(found: object, error: str) -> None:
-    class Strange(ResourceType):
-        def read(self, context: converge.Context, physical_id: str) -> object:
-            return found
+    def check() -> None:
+        check_over(found, "read")
+        check_real(found)
 
     with pytest.raises((converge.BadInput, converge.Wait), match=error):
-        read_real(Strange(), converge.Context("shop", "disk"), "id")
+        check()
 
 
 def test_what_a_read_finds() -> None:
-    class Disk(ResourceType):
-        def read(self, context: converge.Context, physical_id: str) -> converge.Real:
-            if physical_id == "gone":
-                raise converge.Gone
-            return converge.Real({"size": 2})
-
-    context = converge.Context("shop", "disk")
-    assert read_real(Disk(), context, "there").properties == {"size": 2}
-    with pytest.raises(converge.Gone):
-        read_real(Disk(), context, "gone")
+    assert check_real(converge.Real({"size": 2})).properties == {"size": 2}

@@ -11,6 +11,8 @@ from converge.model import SHOWN_STATUSES
 
 WORKERS_MAX = 1000
 WORKERS_DEFAULT = 8
+ASYNC_WORKERS_MAX = 100_000
+ASYNC_WORKERS_DEFAULT = 1000
 PROCESSES_MAX = 256
 #: Seconds. With the five that a cancelled command gets, it fits into the 30 s after which
 #: Kubernetes kills, and into systemd's 90.
@@ -67,6 +69,14 @@ def _workers(workers: int | None, grace: float | None) -> Parser:
         type=integer(1, WORKERS_MAX),
         default=workers,
         help=f"how many handlers run at a time, 1 to {WORKERS_MAX} (default: {WORKERS_DEFAULT})",
+    )
+    parent.add_argument(
+        "--async-workers",
+        metavar="N",
+        type=integer(1, ASYNC_WORKERS_MAX),
+        default=None if workers is None else ASYNC_WORKERS_DEFAULT,
+        help="how many handlers that are async def run at a time beside these, "
+        f"1 to {ASYNC_WORKERS_MAX} (default: {ASYNC_WORKERS_DEFAULT})",
     )
     parent.add_argument(
         "--grace",
