@@ -54,10 +54,18 @@ class Status(StrEnum):
     COMPLETE = "COMPLETE"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+    #: of a resource only, as it is shown: a check found that it is not what it was made to be
+    DRIFTED = "DRIFTED"
 
 
 #: Those that resources are shown with: INIT is internal.
-SHOWN_STATUSES = (Status.IN_PROGRESS, Status.COMPLETE, Status.FAILED, Status.CANCELLED)
+SHOWN_STATUSES = (
+    Status.IN_PROGRESS,
+    Status.COMPLETE,
+    Status.DRIFTED,
+    Status.FAILED,
+    Status.CANCELLED,
+)
 
 
 class TraversalStatus(StrEnum):

@@ -354,10 +354,12 @@ class Store(Queries):
         actor: str | None = None,
         transaction: HostTransaction | None = None,
     ) -> Stack:
-        """Start to look at the real things: each resource whose type has a ``check`` and fails
-        it becomes FAILED, so that the next update mends it. A check that runs already goes on.
-        What was not checked, because its type has no ``check``, the stack's ``reason`` names, and
-        :meth:`show` under ``unchecked``.
+        """Start to look at the real things. Each resource whose type has a ``read``, and that is
+        not what it was made to be, is DRIFTED: the stack's ``reason`` names it, and :meth:`show`
+        says under ``drift`` what differs. Each one whose type has a ``check``, and fails it, is
+        FAILED. The next update mends both. A check that runs already goes on. What was not
+        checked, because its type has neither, the stack's ``reason`` names, and :meth:`show` under
+        ``unchecked``.
 
         :param actor: see :meth:`create_stack`.
         :raises NotFound: there is no such stack.

@@ -13,6 +13,8 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 #: ``converge why`` found something that is stuck.
 EXIT_STUCK = 3
+#: ``converge check`` found something that has drifted.
+EXIT_DRIFTED = 3
 #: An error inside converge: EX_SOFTWARE of sysexits.h.
 EXIT_INTERNAL = 70
 #: As a shell reports a process that was ended by the signal.

@@ -118,6 +118,7 @@ def repeat_line(arguments: Namespace) -> str:
             words += ["-e", file]
         for parameter, _ in arguments.param:
             words += ["--param", f"{parameter}=..."]
+        words += ["--refresh"] * getattr(arguments, "refresh", False)
         words += ["--keep-params"] * arguments.keep_params
         for name in arguments.replace:
             words += ["--replace", name]

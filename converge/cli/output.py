@@ -22,6 +22,7 @@ STYLES: Mapping[str, str] = {
     "COMPLETE": "green",
     "FAILED": "red",
     "CANCELLED": "yellow",
+    "DRIFTED": "yellow",
     "RETRY": "yellow",
     "IN_PROGRESS": "cyan",
     "WAITING": "cyan",

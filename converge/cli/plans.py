@@ -115,7 +115,12 @@ def _difference(change: Change, one: Difference) -> Iterator[str]:
         more = f"... ({len(line)} characters)" if len(line) > _LINE else ""
         yield f"      {name}: {line[:_LINE]}{more}"
         return
-    before, after = _text(one.before), _text(as_json(one.after))
+    yield from differing(one.name, one.before, as_json(one.after))
+
+
+def differing(key: str, one: Any, other: Any) -> Iterator[str]:
+    """A property with two values, JSON, None for none: both, or the lines that differ."""
+    name, before, after = escape(key), _text(one), _text(other)
     if before == after == "***":
         yield f"      {name}: *** (another secret value)"
     elif max(map(len, (before, after))) > _LINE or "\n" in before + after:
@@ -126,8 +131,8 @@ def _difference(change: Change, one: Difference) -> Iterator[str]:
         if len(found) > _LINES:
             yield f"        ... {len(found) - _LINES} more lines"
     else:
-        old = "(none)" if one.before is None else escape(before)
-        new = "(none)" if one.after is None else escape(after)
+        old = "(none)" if one is None else escape(before)
+        new = "(none)" if other is None else escape(after)
         yield f"      {name}: {old} → {new}"
 
 

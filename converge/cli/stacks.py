@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from converge.cli import EXIT_COMPLETE, EXIT_FAILED
+from converge.cli import EXIT_COMPLETE, EXIT_DRIFTED, EXIT_FAILED
 from converge.cli.actors import find_actor
 from converge.cli.database import is_there, opened, readable
 from converge.cli.endings import (
@@ -27,6 +27,7 @@ from converge.cli.progress import make_reporter, summary
 from converge.cli.queries import write_outputs
 from converge.errors import BadInput, NotFound
 from converge.escaping import escape, prose
+from converge.model import Action, Status
 
 if TYPE_CHECKING:
     from converge.stack import Stack
@@ -43,6 +44,11 @@ def up(arguments: Namespace) -> int:
         from converge.cli import plans
 
         plans.check_can_ask(arguments)
+    if arguments.refresh:
+        looked = _refresh(arguments, wanted.name)
+        if looked not in _LOOKED:
+            return looked
+    if arguments.plan:
         preview = plans.make_preview(arguments, wanted)
         if not arguments.json:
             plans.write(preview, sys.stdout)
@@ -134,13 +140,37 @@ def rollback(arguments: Namespace) -> int:
 
 def check(arguments: Namespace) -> int:
     """Check whether a stack's resources are as they should be."""
+    return _look(arguments, arguments.name)
+
+
+def _look(arguments: Namespace, name: str) -> int:
     return _converge(
         arguments,
-        arguments.name,
+        name,
         lambda store: store.check_stack(
-            arguments.name, timeout=arguments.timeout, actor=find_actor(arguments)
+            name, timeout=arguments.timeout, actor=find_actor(arguments)
         ),
     )
+
+
+#: How a look before an update ends that was not stopped.
+_LOOKED = (EXIT_COMPLETE, EXIT_DRIFTED)
+
+
+def _refresh(arguments: Namespace, name: str) -> int:
+    """Look at the real things before an update, which mends what differs. What is being done to
+    the stack goes on first: a check would have to wait for it."""
+    if not is_there(arguments):
+        return EXIT_COMPLETE
+    with readable(arguments) as reads:
+        try:
+            found = reads.show(name, limit=0)
+        except NotFound:
+            return EXIT_COMPLETE
+    busy = found["status"] == Status.IN_PROGRESS and found["action"] != Action.CHECK
+    if busy or found["version"] is None:
+        return EXIT_COMPLETE
+    return _look(arguments, name)
 
 
 def _converge(
@@ -200,11 +230,34 @@ def _converge(
         _say(arguments, line)
         for change in reporter.closing():
             _say(arguments, change)
+        if stack.action == Action.CHECK and status in _OVER:
+            drifted = outages.wait_out(lambda: _write_drift(arguments, store, stack))
+            if status == Status.COMPLETE or arguments.command == "up":
+                return drifted
         if status == "COMPLETE" and watch.failure is None:
             return outages.wait_out(lambda: _finish(arguments, store, stack, EXIT_COMPLETE))
         _say(arguments, next_line(arguments, name, status, watch.printed.last, stack.reason))
         wrong = failed_document(stack.action, status, stack.reason)
         return outages.wait_out(lambda: _finish(arguments, store, stack, EXIT_FAILED, wrong))
+
+
+#: How a check ends that nobody cancelled.
+_OVER = (Status.COMPLETE, Status.FAILED)
+
+
+def _write_drift(arguments: Namespace, store: Store, stack: Stack) -> int:
+    """Print what has drifted; the exit status."""
+    from converge.cli import drifts
+
+    found = store.show(stack.name, limit=SHOWN, status=[Status.DRIFTED])
+    status = EXIT_DRIFTED if drifts.count(found) else EXIT_COMPLETE
+    for line in drifts.render(found):
+        _say(arguments, line)
+    if arguments.command == "up" or stack.status != Status.COMPLETE:
+        # what comes then, ends with the document
+        return status
+    _finish(arguments, store, stack, EXIT_COMPLETE)
+    return status
 
 
 def _leave(arguments: Namespace, status: int) -> None:

@@ -15,6 +15,7 @@ from converge.graph import Graph
 COLOURS: Mapping[str, str] = {
     "COMPLETE": "#c9f0cf",
     "FAILED": "#ffc9c9",
+    "DRIFTED": "#ffd9a0",
     "CANCELLED": "#ffe8b3",
     "IN_PROGRESS": "#c5e3ff",
 }

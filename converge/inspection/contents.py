@@ -11,6 +11,7 @@ from converge.graph import Graph
 from converge.hiding import Secrets
 from converge.inspection.views import count_nodes, find_actor
 from converge.model import SHOWN_STATUSES, Action, Json, Physical, Status
+from converge.protocol.drift import shown_drift
 from converge.protocol.marks import secret_values, without_secrets
 from converge.protocol.secrets import read_secrets
 from converge.sql import events, resource_views, stacks, templates
@@ -61,7 +62,11 @@ def show(
     def contents(one: ResourceView) -> dict[str, Json]:
         found = (one.properties, one.attributes)
         properties, attributes = found if reveal else without_secrets(one.settings, *found)
-        return {"properties": shown(properties), "attributes": shown(attributes)}
+        return {
+            "properties": shown(properties),
+            "attributes": shown(attributes),
+            "drift": shown(shown_drift(one, reveal=reveal)),
+        }
 
     return {
         "name": row.name,
@@ -94,7 +99,7 @@ def show(
 def _unchecked(tx: Transaction, row: StackRow) -> list[str]:
     if row.action is not Action.CHECK or row.traversal_id is None:
         return []
-    return events.list_unchecked(tx, row.id, row.traversal_id)
+    return events.list_with_status(tx, row.id, row.traversal_id, events.UNCHECKED)
 
 
 def _outputs(

@@ -26,8 +26,16 @@ from converge.protocol.decide import (
     decide_replace,
     is_external,
 )
+from converge.protocol.drift import Drift, compare, gone, masked, real_properties
+from converge.protocol.drift import describe as describe_drift
 from converge.protocol.limits import SPENT, Limits, limits_of, settings_of
-from converge.protocol.marks import mark_attributes, secret_values, with_marks
+from converge.protocol.marks import (
+    mark_attributes,
+    mark_properties,
+    marked_properties,
+    secret_values,
+    with_marks,
+)
 from converge.protocol.policy import Policy, propose, refused
 from converge.reasons import cut_traceback, describe, format_traceback
 from converge.resources.asynchronous import AsyncContext
@@ -37,6 +45,7 @@ from converge.resources.resource_type import (
     Real,
     Receive,
     ResourceType,
+    can_check,
     check_over,
     check_real,
     is_async,
@@ -266,10 +275,7 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Do
     if operation is Operation.READ or (operation is Operation.CHECK and is_external(row.settings)):
         return (yield from _read(work, handler, context))
     if operation is Operation.CHECK:
-        given = put_in(properties, secrets)
-        yield from _invoke(handler, "check", context, row.physical_id, given)
-        values: dict[str, Any] = {"reason": None, "status": Status.COMPLETE}
-        return Outcome(work, Result.DONE, values)
+        return (yield from _check(work, handler, context, secrets))
     # before the call: the handler may change the mapping
     reached = _storable("properties", dict(properties))
     given = put_in(properties, secrets)
@@ -279,14 +285,14 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Do
         made = yield from _invoke(handler, "create", context, given)
         physical = _physical(made, None, context)
     else:
-        previous = put_in(row.properties, secrets)
+        previous = put_in(real_properties(row), secrets)
         made = yield from _update(handler, context, row, given, previous)
         assert row.physical_id is not None
         physical = _physical(made, Physical(row.physical_id, row.attributes), context)
     attributes = _storable("attributes", dict(physical.attributes))
     if secrets:
         attributes = Secrets(secrets.values()).hide_in_json(attributes)
-    values = {
+    values: dict[str, Any] = {
         "action": Action.CREATE if operation is Operation.CREATE else Action.UPDATE,
         "status": Status.COMPLETE,
         "reason": None,
@@ -296,9 +302,45 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Do
         "requires": work.requires,
         "template_id": work.traversal.template_id,
         "basis": _basis(work),
+        **_without_drift(row),
         **_new_settings(work, _marks(work, handler, attributes)),
     }
     return Outcome(work, Result.DONE, values)
+
+
+def _check(
+    work: Work, handler: Any, context: Context, secrets: Mapping[str, str]
+) -> Doing[Outcome]:
+    """Look at the real thing, and compare it with what it was made to be. Its type may know more
+    than what can be compared."""
+    row = work.row
+    assert row is not None
+    assert row.physical_id is not None
+    given = put_in(row.properties, secrets)
+    drift: Drift = {}
+    if supports(handler, "read"):
+        context.properties = given
+        try:
+            found = yield from _invoke(handler, "read", context, row.physical_id)
+            real = check_real(found).properties
+            declared = mark_properties(handler, real, ())
+            known = {*marked_properties(row.settings), *declared}
+            drift = compare(row.properties, _storable("properties", dict(real)), known, secrets)
+        except Gone as error:
+            drift = gone(str(error))
+    if not drift:
+        if can_check(handler, row.properties):
+            yield from _invoke(handler, "check", context, row.physical_id, given)
+        values: dict[str, Any] = {"reason": None, "status": Status.COMPLETE}
+        return Outcome(work, Result.DONE, values | _without_drift(row))
+    reason = describe_drift(drift)
+    values = {"reason": reason, "action": Action.CHECK, "status": Status.FAILED, "drift": drift}
+    return Outcome(work, Result.DONE, values, reason=reason, drifted=True, raw=True)
+
+
+def _without_drift(row: ResourceRow) -> dict[str, Any]:
+    """The columns to write of a resource that is as it should be."""
+    return {} if row.drift is None else {"drift": None}
 
 
 def _read(work: Work, handler: ResourceType, context: Context) -> Doing[Outcome]:
@@ -528,6 +570,9 @@ def failure(
             if work.decision.wanted is not None:
                 action = Action.REPLACE
             values |= {"action": action, "status": Status.FAILED}
+            if operation is Operation.CHECK:
+                # what it is now, is not known
+                values |= _without_drift(row)
         elif row.status is not Status.COMPLETE and work.node.kind is Kind.UPDATE:
             # its handler was never called; a healthy resource stays healthy
             values |= {"status": Status.FAILED}
@@ -563,6 +608,11 @@ def mask_outcome(outcome: Outcome, secrets: Secrets) -> None:
     values = outcome.values
     if values.get("reason") is not None:
         values["reason"] = fit_text(hide(values["reason"]))
+    if values.get("drift") is not None:
+        assert outcome.work.row is not None
+        made = outcome.work.row.properties
+        for one in (own, secrets):
+            values["drift"] = masked(values["drift"], made, one)
     if values.get("traceback") is not None:
         values["traceback"] = cut_traceback(hide(values["traceback"]))
 

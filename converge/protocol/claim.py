@@ -349,6 +349,9 @@ def _lock(work: Work) -> dict[str, Any]:
         lock["settings"] = dict(work.decision.settings or {})
     if requires != row.requires:
         lock["requires"] = requires
+    if row.drift is not None and row.status is Status.COMPLETE:
+        # an older converge has mended it, and did not know of that
+        lock["drift"] = row.drift = None
     row.epoch += 1
     row.mark = work.node.mark
     return lock

@@ -257,6 +257,8 @@ def _event(outcome: Outcome) -> dict[str, Any] | None:
     reason = outcome.reason
     if outcome.result is Result.FAILED:
         status = Status.FAILED
+    elif outcome.drifted:
+        status = Status.DRIFTED
     elif outcome.result is Result.SKIPPED:
         status = "SKIPPED"
     elif outcome.result is Result.RETRY:

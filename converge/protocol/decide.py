@@ -20,6 +20,7 @@ from converge.model import (
     Status,
     same,
 )
+from converge.protocol.drift import is_gone, real_properties
 from converge.protocol.marks import (
     mark_attributes,
     mark_properties,
@@ -182,6 +183,7 @@ class Outcome:
     :ivar max_attempts: after how many attempts a retry is given up.
     :ivar spent: seconds of the node's deadline that are over once it is retried; None if it has
         none.
+    :ivar drifted: a check found that the resource is not what it was made to be.
     :ivar stepped: the handler used the journal's scope of its work.
     :ivar then: how to replace the resource, if an update asked for that.
     :ivar raw: its texts may contain secrets, or be too long for their columns.
@@ -198,6 +200,7 @@ class Outcome:
     signal: str | None = None
     max_attempts: int | None = None
     spent: float | None = None
+    drifted: bool = False
     stepped: bool = False
     then: Decision | None = None
     raw: bool = False
@@ -233,10 +236,9 @@ def decide(
         if row.status is not Status.COMPLETE and row.action is not Action.CHECK:
             # its properties are not known for sure, and a check must not make it look healthy
             return Decision(Operation.FAIL, reason=row.reason or f"its {row.action} never finished")
-        if is_external(row.settings):
-            can = supports(resource_type, "read")
-        else:
-            can = can_check(resource_type, row.properties)
+        can = supports(resource_type, "read")
+        if not is_external(row.settings):
+            can = can or can_check(resource_type, row.properties)
         operation = Operation.CHECK if can else Operation.NOTHING
         return Decision(operation, row.properties)
     return _decide_update(traversal, node, row, inputs, types)
@@ -481,13 +483,16 @@ def decide_wanted(
         return Decision(Operation.CREATE, properties)
     if is_ordered(row.settings) or _is_triggered(row, settings):
         return decide_replace(wanted, row, properties, types)
+    if is_gone(row):
+        # what takes its place has a token of its own, and what depends on it follows
+        return decide_replace(wanted, row, properties, types)
     if row.status is Status.COMPLETE:
         if same(row.properties, properties):
             return Decision(Operation.NOTHING, row.properties)
         if _differ_in_delete_only(resource_type, row.properties, properties):
             return Decision(Operation.NOTHING, properties)
     if supports(resource_type, "update") and not _changes_immutable(
-        resource_type, row.properties, properties
+        resource_type, real_properties(row), properties
     ):
         return Decision(Operation.UPDATE, properties)
     return decide_replace(wanted, row, properties, types)

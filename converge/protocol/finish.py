@@ -69,7 +69,7 @@ def end_traversal(
         status = TraversalStatus.FAILED
         reason = _what_failed(tx, traversal)
     if traversal.action is Action.CHECK and traversal.halted is None:
-        reason = _with_unchecked(tx, traversal, reason)
+        reason = _with_found(tx, traversal, reason)
     asked = Asked.load(traversal.asked)
     if status is TraversalStatus.COMPLETE and reason is None:
         reason = asked.remark
@@ -126,21 +126,28 @@ def end_traversal(
         )
 
 
-def _with_unchecked(tx: Transaction, traversal: TraversalRow, reason: str | None) -> str | None:
-    """The reason of a check, with the resources that it did not check."""
-    names = events.list_unchecked(tx, traversal.stack_id, traversal.id)
-    if not names:
-        return reason
-    some = ", ".join(map(repr, names[:_NAMED]))
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    have = "it has" if len(names) == 1 else "they have"
-    unchecked = f"not checked, because {have} no check: {some}{more}"
-    room = REASON_LENGTH - len(unchecked) - 2
-    return (
-        fit_text(unchecked)
-        if reason is None or room < 0
-        else f"{fit_text(reason, room)}; {unchecked}"
-    )
+def _with_found(tx: Transaction, traversal: TraversalRow, reason: str | None) -> str | None:
+    """The reason of a check, with the resources that have drifted and those that it did not
+    check."""
+    key = (traversal.stack_id, traversal.id)
+    drifted = events.list_with_status(tx, *key, Status.DRIFTED)
+    unchecked = events.list_with_status(tx, *key, events.UNCHECKED)
+    have = "it has" if len(unchecked) == 1 else "they have"
+    for what, names in (
+        ("drifted", drifted),
+        (f"not checked, because {have} no check", unchecked),
+    ):
+        if not names:
+            continue
+        some = ", ".join(map(repr, names[:_NAMED]))
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        found = f"{what}: {some}{more}"
+        room = REASON_LENGTH - len(found) - 2
+        if reason is None or room < 0:
+            reason = fit_text(found)
+        else:
+            reason = f"{fit_text(reason, room)}; {found}"
+    return reason
 
 
 def _what_failed(tx: Transaction, traversal: TraversalRow) -> str:

@@ -80,6 +80,11 @@ def marked_attributes(settings: Settings) -> list[str]:
     return list(_marked(settings, _ATTRIBUTES))
 
 
+def marked_properties(settings: Settings) -> list[str]:
+    """The names of the properties that are marked."""
+    return list(_marked(settings, _PROPERTIES))
+
+
 def _marked(settings: Settings, key: str) -> Iterable[str]:
     names: Iterable[str] = (settings or {}).get(MARKS, {}).get(key, ())
     return names

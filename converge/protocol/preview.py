@@ -30,6 +30,7 @@ from converge.protocol.decide import (
     retains,
     unknown_type,
 )
+from converge.protocol.drift import describe, drift_of, is_gone, real_properties
 from converge.protocol.marks import secret_values
 from converge.protocol.plan import Node, Plan
 from converge.resources.resource_type import (
@@ -274,7 +275,7 @@ class Foresight:
         if most.operation is Operation.CREATE:
             reason = None if row.status is Status.INIT else "its create has not completed"
             return self._created(replace(change, reason=reason), resource_type, wanted)
-        differences = _list_differences(resource_type, row.properties, wanted)
+        differences = _list_differences(resource_type, real_properties(row), wanted)
         change = replace(
             change,
             differences=differences,
@@ -337,7 +338,9 @@ class Foresight:
     ) -> Change:
         """An update, as far as the properties decide. Its type may know more."""
         if row.status is not Status.COMPLETE:
-            change = replace(change, reason=f"its {row.action} is {row.status}")
+            drift = drift_of(row)
+            reason = describe(drift) if drift else f"its {row.action} is {row.status}"
+            change = replace(change, reason=reason)
         if change.waits_for:
             # a type with a plan may say of the values to come that they change nothing
             sure = change.sure and not supports(resource_type, "plan")
@@ -393,7 +396,7 @@ class Foresight:
         )
         try:
             planned = plan_change(
-                resource_type, context, wanted, None if row is None else row.properties
+                resource_type, context, wanted, None if row is None else real_properties(row)
             )
         except Exception:
             # an engine reports it, as a failure of the update; of a plan, it is no more than a
@@ -544,6 +547,8 @@ def _why_replaced(
         return "it had an external_id"
     if row.type != definition.type:
         return f"its type was {row.type}"
+    if is_gone(row):
+        return describe(drift_of(row) or {})
     if is_ordered(row.settings):
         return "it was asked for"
     before = row.settings or {}
@@ -554,6 +559,6 @@ def _why_replaced(
     fixed = [
         name
         for name, declared in (resource_type.schema or {}).items()
-        if declared.immutable and not same(row.properties.get(name), wanted.get(name))
+        if declared.immutable and not same(real_properties(row).get(name), wanted.get(name))
     ]
     return f"{', '.join(fixed)} cannot be changed in place"

@@ -84,7 +84,8 @@ class Real:
     """What a type's ``read`` found.
 
     :ivar properties: the real values of those that it can tell; None: it has none. One that is left
-        out counts as it is.
+        out counts as it is. Leave out what the outside chose by itself: a property that the
+        template does not set, and that has a value, has drifted.
     :ivar attributes: all of them; None leaves them as they are.
     """
 
@@ -242,8 +243,11 @@ class ResourceType:
         raise an exception if the real thing is not as it should be.
     ``read(context, physical_id)``
         look at the real thing, and return a :class:`~converge.Real`; raise :class:`~converge.Gone`
-        if there is none. It must change nothing. Of a resource with an ``external_id``, the context
-        has no properties.
+        if there is none. It must change nothing. A check calls it, and what differs from
+        ``context.properties`` has drifted: a later ``update`` has the real values in ``previous``,
+        None for those of secrets. One that is gone is replaced, and a ``delete`` comes for the
+        old one all the same. Of a resource with an ``external_id``, the context has no
+        properties.
     ``plan(context, properties, previous)``
         say, before anything is done, how ``previous`` becomes ``properties``: a
         :class:`~converge.Planned`, or None if it cannot be known. It is asked for a plan, and again

@@ -123,12 +123,12 @@ def list_failures(
     return [(row.resource, row.reason) for row in tx.execute(query.limit(limit))]
 
 
-def list_unchecked(tx: Transaction, stack_id: int, traversal_id: int) -> list[str]:
-    """The resources that a check did not look at, by name."""
+def list_with_status(tx: Transaction, stack_id: int, traversal_id: int, status: str) -> list[str]:
+    """The resources of which events of a traversal have this status, by name."""
     query = select(event.c.resource).where(
         event.c.stack_id == stack_id,
         event.c.traversal_id == traversal_id,
-        event.c.status == UNCHECKED,
+        event.c.status == status,
         event.c.resource.is_not(None),
     )
     return sorted(set(tx.execute(query).scalars()))

@@ -26,7 +26,7 @@ from sqlalchemy import (
     select,
 )
 
-from converge.model import Json, Status
+from converge.model import Action, Json, Status
 from converge.sql.batch import among
 from converge.sql.schema import resource
 from converge.sql.transaction import Transaction
@@ -54,6 +54,7 @@ class ResourceView:
     attributes: dict[str, Json]
     requires: list[int]
     settings: dict[str, Json] | None
+    drift: dict[str, Json] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,13 +215,22 @@ def _rank(one: FromClause) -> ColumnElement[int]:
 
 def _shown(over: bool) -> Any:
     """The status to show. INIT is internal: the resource will be created, or never was. One whose
-    engine died while the traversal was being stopped has failed."""
-    init, in_progress, failed, cancelled = (
+    engine died while the traversal was being stopped has failed. One whose check has found what
+    differs has drifted."""
+    init, in_progress, failed, cancelled, drifted = (
         literal_column(f"'{status}'", String())
-        for status in (Status.INIT, Status.IN_PROGRESS, Status.FAILED, Status.CANCELLED)
+        for status in (
+            Status.INIT,
+            Status.IN_PROGRESS,
+            Status.FAILED,
+            Status.CANCELLED,
+            Status.DRIFTED,
+        )
     )
     status = resource.c.status
+    checked = resource.c.action == literal_column(f"'{Action.CHECK}'", String())
+    found = (and_(status == failed, checked, resource.c.drift.is_not(None)), drifted)
     if not over:
-        return case((status == init, in_progress), else_=status).label("shown")
+        return case((status == init, in_progress), found, else_=status).label("shown")
     lost = and_(status == in_progress, resource.c.engine_id.is_(None))
-    return case((status == init, cancelled), (lost, failed), else_=status).label("shown")
+    return case((status == init, cancelled), (lost, failed), found, else_=status).label("shown")

@@ -58,6 +58,7 @@ class ResourceRow:
     mark: int
     settings: dict[str, Json] | None = None
     former: list[str] | None = None
+    drift: dict[str, Json] | None = None
 
 
 _COLUMNS = [resource.c[name] for name in ResourceRow.__dataclass_fields__]

@@ -198,6 +198,9 @@ resource = Table(
     Column("waiting_node", Integer),
     # the names that it had before, oldest first; NULL if none
     Column("former", JsonText),
+    # what a check found of it that is not as it was made, until it is mended; see
+    # converge.protocol.drift
+    Column("drift", SealedJson),
     Index("ix_converge_resource_stack_id", "stack_id", "name"),
 )
 

@@ -38,6 +38,7 @@ VERSIONS = (
     "0019",
     "0020",
     "0021",
+    "0022",
 )
 HEAD = VERSIONS[-1]
 #: Databases where a statement that changes the schema commits the transaction.

@@ -189,11 +189,37 @@ def test_check_finds_what_has_changed(shell: Shell) -> None:
     )
     shell.run("up", "a.yaml")
     assert shell.json("check", "a")["status"] == "COMPLETE"
-    path.unlink()
-    document = shell.json("check", "a", status=1)
-    assert statuses(document) == {"f": "FAILED"}
+    path.write_text("y")
+    document = shell.json("check", "a", status=3)
+    assert statuses(document) == {"f": "DRIFTED"}
+    assert document["resources"]["f"]["drift"]["properties"] == {
+        "content": {"before": "x", "after": "y"}
+    }
     shell.run("up", "a.yaml")
     assert path.read_text() == "x"
+    path.unlink()
+    out, _ = shell.run("check", "a", status=3)
+    assert f"  - f (file): it is gone: there is no file '{path}'\n" in out
+    document = shell.json("show", "a")
+    assert statuses(document) == {"f": "DRIFTED"}
+    shell.run("up", "a.yaml")
+    assert path.read_text() == "x"
+
+
+def test_an_update_looks_first_if_it_is_asked_to(shell: Shell) -> None:
+    path = shell.folder / "page"
+    shell.write(
+        "a.yaml", f"resources: {{f: {{type: file, properties: {{path: {path}, content: x}}}}}}"
+    )
+    # where there is nothing yet, there is nothing to look at
+    assert shell.json("up", "a.yaml", "--refresh")["action"] == "CREATE"
+    path.write_text("y")
+    assert "nothing to do" in shell.run("up", "a.yaml")[0]
+    document = shell.json("up", "a.yaml", "--refresh")
+    assert (document["action"], statuses(document)) == ("UPDATE", {"f": "COMPLETE"})
+    assert path.read_text() == "x"
+    _, err = shell.run("up", "a.yaml", "--refresh", "--no-wait", status=2)
+    assert "it does not go with --no-wait" in err
 
 
 def test_check_says_what_it_did_not_look_at(shell: Shell) -> None:

@@ -52,6 +52,7 @@ FUNCTIONS = ROOT / "doc" / "functions.rst"
 NOTIFICATIONS = ROOT / "doc" / "notifications.rst"
 PLANNING = ROOT / "doc" / "planning.rst"
 KEEPING = ROOT / "doc" / "keeping.rst"
+MENDING = ROOT / "doc" / "mending.rst"
 #: Where the documents say that they are.
 FOLDER = "/home/me/converge"
 PORT = "18423"
@@ -66,6 +67,8 @@ PATTERNS = (
     # tokens and process ids
     (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "TOKEN"),
     (r"\bpid = \d+", "pid = PID"),
+    # what `date +%s%N` prints
+    (r"\b\d{19}\b", "NANOSECONDS"),
     # the live view: how far it is, and what runs at that moment
     (r"\b\d+ of (\d+) done, \d+ running", r"N of \1 done, N running"),
     (r"[━─]+", "BAR"),
@@ -325,7 +328,14 @@ def test_tutorial_commands(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("path", "least"),
-    [(FUNCTIONS, 6), (KEEPING, 3), (NOTIFICATIONS, 6), (PLANNING, 6), (TEMPLATES, 5)],
+    [
+        (FUNCTIONS, 6),
+        (KEEPING, 3),
+        (MENDING, 3),
+        (NOTIFICATIONS, 6),
+        (PLANNING, 6),
+        (TEMPLATES, 5),
+    ],
 )
 def test_commands_on_files_of_the_page(path: Path, least: int, tmp_path: Path) -> None:
     write_files(path, tmp_path)
@@ -335,7 +345,7 @@ def test_commands_on_files_of_the_page(path: Path, least: int, tmp_path: Path) -
 def test_templates_are_accepted() -> None:
     found = [
         block
-        for path in (TEMPLATES, FUNCTIONS, KEEPING, PLANNING)
+        for path in (TEMPLATES, FUNCTIONS, KEEPING, MENDING, PLANNING)
         for block in blocks(path)
         if block.language == "yaml" and re.search("^(resources|outputs):", block.text, re.MULTILINE)
     ]
@@ -464,7 +474,8 @@ def main() -> None:
         write_files(TEMPLATES, folder)
         write_files(PLANNING, folder)
         write_files(KEEPING, folder)
-        for path in (TUTORIAL, TEMPLATES, PLANNING, KEEPING):
+        write_files(MENDING, folder)
+        for path in (TUTORIAL, TEMPLATES, PLANNING, KEEPING, MENDING):
             record(path, shell)
     finally:
         shell.close()

@@ -190,7 +190,16 @@ def test_a_failed_action_from_before_they_were_found_can_be_tried_again(
         machine.fire("k", "press")
     machine.close()
     # which there were not then
-    later = ("mark", "previous_template_id", "basis", "types", "queues", "format", "former")
+    later = (
+        "mark",
+        "previous_template_id",
+        "basis",
+        "types",
+        "queues",
+        "format",
+        "former",
+        "drift",
+    )
     before = contents(engine, later)
     migrated_by(empty_database_url, lambda config: command.downgrade(config, "0004"))
     with engine.connect() as connection:

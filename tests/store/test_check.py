@@ -22,7 +22,7 @@ class Blind(converge.ResourceType):
 
 def test_a_check_says_what_it_did_not_look_at(store: converge.Store) -> None:
     world = FakeWorld()
-    engine = StepEngine(store, {"blind": Blind(), **world.types()})
+    engine = StepEngine(store, {"blind": Blind(), **world.types(attempts=1)})
     wanted = {"seen": {"type": "fake"}, **{f"b{n:02}": {"type": "blind"} for n in range(12)}}
     stack = store.create_stack("s", converge.Template.parse(json.dumps({"resources": wanted})))
     engine.run()
@@ -36,10 +36,16 @@ def test_a_check_says_what_it_did_not_look_at(store: converge.Store) -> None:
     told = [one for one in store.events("s") if one["status"] == "UNCHECKED"]
     assert {(one["action"], one["reason"]) for one in told} == {("CHECK", "it has no check")}
     # beside what failed, too
-    world.things.clear()
+    world.fail("read seen")
     store.check_stack("s")
     engine.run()
     assert stack.refresh().status == "FAILED"
-    place = r"\(testing\.py:\d+ in check\)"
-    gone = rf"resource 'seen': RuntimeError: seen\.0 is gone {place}; {re.escape(unchecked)}"
-    assert re.fullmatch(gone, stack.reason or "")
+    place = r"\(testing\.py:\d+ in check_failure\)"
+    failed = rf"resource 'seen': RuntimeError: read seen failed {place}; {re.escape(unchecked)}"
+    assert re.fullmatch(failed, stack.reason or "")
+    # and beside what has drifted
+    world.things.clear()
+    store.check_stack("s")
+    engine.run()
+    assert stack.refresh().status == "COMPLETE"
+    assert stack.reason == f"drifted: 'seen'; {unchecked}"

@@ -48,6 +48,11 @@ def add(commands: Commands) -> None:
         help="first print what would be done, and ask at the terminal whether to go on",
     )
     up.add_argument("--yes", action="store_true", help="with --plan: go on without asking")
+    up.add_argument(
+        "--refresh",
+        action="store_true",
+        help="first look at the real things, as `converge check` does, and mend what differs",
+    )
     plan = commands.add(
         "plan",
         "Say what `converge up` would do, and why, without doing it",
@@ -205,3 +210,8 @@ def _check_up(arguments: argparse.Namespace, parser: Parser) -> None:
     _check_wanted(arguments, parser)
     if arguments.yes and not arguments.plan:
         parser.error("--yes goes with --plan: without it, `converge up` does not ask")
+    if arguments.refresh and arguments.no_wait:
+        parser.error(
+            "--refresh waits for what it looks at, so it does not go with --no-wait: "
+            "use `converge check` with --no-wait, and then `converge up`"
+        )
