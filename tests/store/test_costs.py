@@ -100,7 +100,9 @@ def test_a_turn_takes_as_many_statements_however_many_nodes_it_ends(store: Store
             sent.append(len(writing))
         counts.append(sent)
         end(engine)
-    assert counts[0] == counts[1]
+    few, many = counts
+    # a claim that finds few also looks for retries
+    assert all(less - 1 <= more <= less for less, more in zip(few, many, strict=True)), counts
 
 
 def test_waits_take_as_many_statements_however_many_wait(store: Store, clock: FakeClock) -> None:
