@@ -33,6 +33,8 @@ LOG = logging.getLogger(__name__)
 SWEEP = 1.0
 #: Seconds before the first attempt after an outage, and the most before a later one.
 FIRST, LONGEST = 0.5, 15.0
+#: Seconds between two looks at whether the owners of partitions are still behind.
+REST = 0.2
 
 
 class Agent:
@@ -64,6 +66,7 @@ class Agent:
         self._source: Source | None = None
         self._swept = 0.0
         self._pause = FIRST
+        self._is_resting = False
         self._failure: BaseException | None = None
         self.sharing = None if share is None else share(self._add)
         if self.sharing is not None:
@@ -123,6 +126,12 @@ class Agent:
                 self._source = self._open()
             if self.sharing is not None:
                 self.sharing.outbox.adopt()
+                if self.sharing.is_behind:
+                    self._rest(self._source)
+                    return True
+            if self._is_resting:
+                LOG.warning("the agent receives again")
+                self._is_resting = False
             batch = gather(
                 self._source.receive,
                 self._batching,
@@ -145,6 +154,16 @@ class Agent:
             LOG.warning("the agent goes on")
             self._pause = FIRST
         return not self._source.ended
+
+    def _rest(self, source: Source) -> None:
+        """Receive nothing for a moment: the owners of partitions are behind."""
+        if not self._is_resting:
+            LOG.warning("nothing is received, as the owners of partitions are behind")
+            self._is_resting = True
+            assert self.counts.group is not None
+            self.counts.group.rests += 1
+        source.rest()
+        self.stopping.wait(REST)
 
     def _handle(self, source: Source, batch: Sequence[Delivery]) -> None:
         started = seconds()

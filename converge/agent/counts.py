@@ -13,6 +13,8 @@ class GroupCounts:
 
     :ivar partitions: that it holds.
     :ivar lag: deliveries that its partitions have open; no more than 10,000 are counted.
+    :ivar lag_seconds: how long ago the oldest of them was recorded; 0: there is none.
+    :ivar rests: times that it ceased to receive, as too much was open.
     :ivar hints: messages of other members, and of itself, that were opened.
     :ivar redelivered: those that the bus has delivered again after they were handled.
     :ivar refused: messages that were not acted upon, by kind: ``unsigned``, ``forged``,
@@ -23,6 +25,8 @@ class GroupCounts:
 
     partitions: int = 0
     lag: int = 0
+    lag_seconds: float = 0.0
+    rests: int = 0
     hints: int = 0
     redelivered: int = 0
     refused: dict[str, int] = field(default_factory=dict)

@@ -42,6 +42,8 @@ LOG = logging.getLogger(__name__)
 
 #: Open deliveries that are counted at most.
 MOST_LAG = 10_000
+#: More open deliveries than so many, of all partitions together, and nothing is received.
+MOST_OPEN = 10_000
 #: Hints that are opened at a time, and seconds that the first of them waits for others.
 _HINTS = Batching(1000, 0.02)
 
@@ -74,6 +76,10 @@ class Sharing:
     :param open_post: connects to the queues of the partitions; None: there are none.
     :param count: is told what became of deliveries.
     :param lease: seconds without a sign of life after which others take the partitions.
+    :param most_open: how many deliveries may be open, in all partitions together, before nothing
+        more is to be received.
+    :ivar is_behind: whether there are more than that. It is looked at each time that partitions are
+        taken and given back, and each time that what waits for its time is looked for.
     :raises BadInput: the settings differ from those of the group.
     :raises StoreError: the database cannot be used.
     """
@@ -87,6 +93,7 @@ class Sharing:
         count: Callable[[BatchResult], object],
         lease: float = LEASE,
         pace: Pace = Pace(),
+        most_open: int = MOST_OPEN,
     ) -> None:
         self.counts = GroupCounts()
         self.stopping = threading.Event()
@@ -96,6 +103,8 @@ class Sharing:
         self._open = open_post
         self._count = count
         self._pace = pace
+        self._most_open = most_open
+        self.is_behind = False
         self._member = Member(store.database, settings, lease)
         self._name = settings.name
         row = self._member.row
@@ -157,6 +166,7 @@ class Sharing:
             self._note()
             if self._is_time("sweep", self._pace.sweep):
                 self._sweep()
+                self._measure()
                 # asked first: what was recorded until then is counted
                 if self._asked.is_set() and not self._count_open(self._shares(), 1):
                     self._idle.set()
@@ -198,7 +208,17 @@ class Sharing:
         self.outbox.layout = self._layout(balance.generation, balance.partitions, balance.key)
         self._balanced.set()
         self.counts.partitions = len(self._member.holds)
-        self.counts.lag = self._count_open(self._shares())
+        self._measure()
+
+    def _measure(self) -> None:
+        """How far the owners are behind with what was recorded."""
+        sinks, shares = list(self._pipeline.sinks), self._shares()
+
+        def read(tx: Transaction) -> tuple[tuple[int, float], bool]:
+            mine = deliveries.measure_open(tx, sinks, shares, MOST_LAG) if shares else (0, 0.0)
+            return mine, deliveries.has_more_open(tx, sinks, self._most_open)
+
+        (self.counts.lag, self.counts.lag_seconds), self.is_behind = self._store.database.read(read)
 
     def _follow(self, balance: Balance) -> None:
         held = set(self._member.holds.values())

@@ -84,6 +84,9 @@ class FakeSource:
             if self._held.pop(one.handle[0], None) is not None:
                 one.handle[1]()
 
+    def rest(self) -> None:
+        """Nothing to do."""
+
     def close(self) -> None:
         """Give back all that is not acknowledged."""
         self.requeue(list(self._held.values()))

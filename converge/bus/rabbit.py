@@ -91,6 +91,17 @@ class RabbitSource:
                     self._connection.drain_events(timeout=max(timeout, 0.001))
         return self._received.popleft() if self._received else None
 
+    def rest(self) -> None:
+        """Keep the connection alive; what comes meanwhile is no more than what is prefetched.
+
+        :raises CarrierError: it is lost.
+        """
+        with self._explained():
+            if self._connection is not None:
+                self._connection.heartbeat_check()
+                with suppress(TimeoutError):
+                    self._connection.drain_events(timeout=0.001)
+
     def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
         """Let the broker forget messages.
 

@@ -144,6 +144,16 @@ class SeveralSources:
             except CarrierError as error:
                 self._lose(bus, error)
 
+    def rest(self) -> None:
+        """Keep the connections that there are."""
+        for bus in self._buses:
+            if bus.source is None:
+                continue
+            try:
+                bus.source.rest()
+            except CarrierError as error:
+                self._lose(bus, error)
+
     def close(self) -> None:
         """Close all: what is not acknowledged is given back."""
         for bus in self._buses:

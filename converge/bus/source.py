@@ -88,6 +88,13 @@ class Source(Protocol):
         :raises CarrierError: the connection is lost, which does the same.
         """
 
+    def rest(self) -> None:
+        """Keep the connection, although nothing is received for a while: it is called more than
+        once a second.
+
+        :raises CarrierError: it is lost.
+        """
+
     def close(self) -> None:
         """Let go of the connection: all that is not acknowledged is given back."""
 
@@ -138,6 +145,9 @@ class FileSource:
         """Have these lines again, before all others."""
         self._back.extendleft(reversed(list(deliveries)))
         self.ended = False
+
+    def rest(self) -> None:
+        """Nothing to do."""
 
     def close(self) -> None:
         """Close the file."""

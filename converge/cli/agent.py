@@ -81,7 +81,14 @@ def _run(arguments: Namespace, shell: Shell[AgentMetrics]) -> int:
             shell.metrics,
             None
             if settings is None
-            else partial(Sharing, store, pipeline, settings, _post(arguments)),
+            else partial(
+                Sharing,
+                store,
+                pipeline,
+                settings,
+                _post(arguments),
+                most_open=arguments.most_open,
+            ),
         )
         if shell.metrics is not None:
             shell.metrics.watch(agent, store)

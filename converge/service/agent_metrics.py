@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -13,6 +13,7 @@ from converge.service.metrics import ProcessMetrics
 
 if TYPE_CHECKING:
     from converge.agent.agent import Agent
+    from converge.agent.sharing import Sharing
     from converge.store import Store
 
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000)
@@ -30,6 +31,7 @@ class AgentMetrics(ProcessMetrics, Watcher):
 
     def __init__(self, registry: CollectorRegistry | None) -> None:
         super().__init__(registry)
+        self._registry = registry
         self._agent: Agent | None = None
         self._store: Store | None = None
         self._received = Counter(
@@ -81,6 +83,29 @@ class AgentMetrics(ProcessMetrics, Watcher):
             registry=registry,
         )
 
+        self._partitions = self._of_group("partitions", "Partitions that are held", "livesum")
+        self._lag = self._of_group(
+            "lag", "Open deliveries of the partitions held, 10,000 at most", "livesum"
+        )
+        self._lag_seconds = self._of_group(
+            "lag_seconds", "How long ago the oldest open delivery was recorded; 0: none", "livemax"
+        )
+        self._resting = self._of_group(
+            "resting", "Agents that receive nothing, as too many deliveries are open", "livesum"
+        )
+        self._group = Counter(
+            "converge_group_messages",
+            "Messages of the group: opened, redelivered, unsent, and those refused, by why",
+            ["result"],
+            registry=registry,
+        )
+        self._told: dict[str, int] = {}
+
+    def _of_group(self, name: str, what: str, mode: Literal["livesum", "livemax"]) -> Gauge:
+        return Gauge(
+            f"converge_group_{name}", what, multiprocess_mode=mode, registry=self._registry
+        )
+
     def watch(self, agent: Agent, store: Store) -> None:
         """Look at this agent from now on."""
         self._agent, self._store = agent, store
@@ -96,6 +121,19 @@ class AgentMetrics(ProcessMetrics, Watcher):
         if self._store is not None:
             self._ready.set(self.is_ready)
             self._connections.set(self._store.database.connections_used)
+        if self._agent is not None and self._agent.sharing is not None:
+            self._look_at_group(self._agent.sharing)
+
+    def _look_at_group(self, sharing: Sharing) -> None:
+        counts = sharing.counts
+        self._partitions.set(counts.partitions)
+        self._lag.set(counts.lag)
+        self._lag_seconds.set(counts.lag_seconds)
+        self._resting.set(sharing.is_behind)
+        now = {"opened": counts.hints, "redelivered": counts.redelivered, "unsent": counts.unsent}
+        for result, number in {**now, **counts.refused}.items():
+            self._group.labels(result).inc(number - self._told.get(result, 0))
+            self._told[result] = number
 
     # -- as a watcher
 

@@ -219,6 +219,15 @@ SETTINGS_AGENT = (
         most=65_535,
         sample="200",
     ),
+    Setting(
+        "most_open",
+        AGENT,
+        int,
+        "Nothing is received while more deliveries are open in the partitions of the group.",
+        default=10_000,
+        least=1,
+        most=10_000_000,
+    ),
 )
 SETTINGS = (*SETTINGS_SHARED, *SETTINGS_ENGINE, *SETTINGS_AGENT)
 

@@ -205,6 +205,29 @@ def count_open(tx: Transaction, sinks: Sequence[str], shares: Iterable[int], lim
     return int(tx.execute(select(func.count()).select_from(some.subquery())).scalar_one())
 
 
+def measure_open(
+    tx: Transaction, sinks: Sequence[str], shares: Iterable[int], limit: int
+) -> tuple[int, float]:
+    """How many deliveries the owners of partitions are to go on with, as :func:`count_open` says,
+    and how many seconds ago the oldest of them was recorded: 0 if there is none."""
+    listed = list(shares)
+    oldest = select((tx.now - delivery.c.created_at).label("age")).where(
+        *_is_open(tx, sinks, listed)
+    )
+    row = tx.execute(oldest.order_by(delivery.c.id).limit(1)).first()
+    return (0, 0.0) if row is None else (count_open(tx, sinks, listed, limit), max(0.0, row.age))
+
+
+def has_more_open(tx: Transaction, sinks: Sequence[str], most: int) -> bool:
+    """Whether the owners of all partitions are to go on with more deliveries than so many."""
+    some = select(delivery.c.id).where(
+        delivery.c.share != literal_column("0"),
+        delivery.c.state == bindparam("held", DeliveryState.HELD.value, String(8)),
+        is_one_of(tx, delivery.c.sink, sinks),
+    )
+    return tx.execute(some.offset(most).limit(1)).first() is not None
+
+
 def list_shares(tx: Transaction, sinks: Sequence[str]) -> set[int]:
     """The partitions of all deliveries, and of what steps wait with, of these sinks."""
     found = set(

@@ -29,8 +29,8 @@ def own(_databases: dict[str, Backend]) -> OwnRabbitMQ:
 
 
 @pytest.fixture
-def own_server(_databases: dict[str, Backend]) -> OwnServer:
-    """A PostgreSQL that the test may stop."""
-    server = _databases["own-postgresql"]
+def own_server(_databases: dict[str, Backend], request: pytest.FixtureRequest) -> OwnServer:
+    """A database server that the test may stop: PostgreSQL, unless a parameter names another."""
+    server = _databases[getattr(request, "param", "own-postgresql")]
     assert isinstance(server, OwnServer)
     return server

@@ -79,6 +79,9 @@ class MemorySource:
         self.bus.waiting.extendleft(reversed(list(deliveries)))
         self.acknowledge(list(deliveries))
 
+    def rest(self) -> None:
+        pass
+
     def close(self) -> None:
         self.bus.waiting.extendleft(reversed(self.unacknowledged))
         self.unacknowledged.clear()
@@ -157,7 +160,12 @@ class Fleet:
         database.separate = lambda: database
 
     def join(
-        self, partitions: int | None = 4, most: int = 5, pace: Pace = PACE, **more: Any
+        self,
+        partitions: int | None = 4,
+        most: int = 5,
+        pace: Pace = PACE,
+        most_open: int = 10_000,
+        **more: Any,
     ) -> Agent:
         """A new agent."""
         pipeline = self.make()
@@ -170,6 +178,7 @@ class Fleet:
             lambda: MemoryPost(self.bus),
             lease=LEASE,
             pace=pace,
+            most_open=most_open,
         )
         agent = Agent(
             self.store, pipeline, lambda: MemorySource(self.bus), Batching(most, 0.01), share=share

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from converge import Store
 from converge.agent.agent import Agent
+from converge.agent.counts import GroupCounts
 from converge.agent.gathering import Batching
 from converge.bus.carrier import CarrierError
 from converge.bus.source import FileSource, Source
@@ -79,6 +82,26 @@ def test_what_an_agent_does_is_counted(folder: Path, sqlite_store: Store) -> Non
     assert value("delivered_total", sink="log") == 3
     assert value("sink_seconds_count", sink="log") == 2
     assert value("agent_last_batch_timestamp_seconds")
+
+
+def test_what_an_agent_is_in_its_group_is_told(sqlite_store: Store) -> None:
+    registry = CollectorRegistry()
+    metrics = AgentMetrics(registry)
+    counts = GroupCounts(partitions=4, lag=7, lag_seconds=2.5, hints=3, refused={"forged": 2})
+    group: Any = SimpleNamespace(counts=counts, is_behind=True)
+    agent: Any = SimpleNamespace(sharing=group, is_ready=True)
+    metrics._agent, metrics._store = agent, sqlite_store
+    metrics.look()
+    counts.refused["replayed"] = 1
+    metrics.look()
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"converge_group_{name}", labels)
+
+    assert (value("partitions"), value("lag"), value("lag_seconds")) == (4, 7, 2.5)
+    assert value("resting") == 1
+    wanted = {"opened": 3, "redelivered": 0, "unsent": 0, "forged": 2, "replayed": 1}
+    assert {one: value("messages_total", result=one) for one in wanted} == wanted
 
 
 def test_every_metric_is_in_the_guide() -> None:

@@ -110,6 +110,9 @@ class Scripted:
             self.held.remove(one.body)
             self.inbox.append(one.body)
 
+    def rest(self) -> None:
+        pass
+
     def close(self) -> None:
         self.inbox.extend(self.held)
         self.held.clear()

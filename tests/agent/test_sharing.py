@@ -443,6 +443,28 @@ def test_four_see_the_same_rates_as_one(fleet: Fleet, world: World, members: int
     )
 
 
+def test_an_agent_receives_nothing_while_the_owners_are_behind(fleet: Fleet, world: World) -> None:
+    first = fleet.join(most=5, most_open=8)
+    fleet.settle()
+    send(fleet, range(20))
+    # each notification is open in three sinks
+    first.turn()
+    sharing(first)._measure()
+    counts = sharing(first).counts
+    assert (counts.lag, sharing(first).is_behind, counts.rests) == (15, True, 0)
+    fleet.clock.advance(3)
+    sharing(first)._measure()
+    assert counts.lag_seconds == pytest.approx(3.0)
+    for _ in range(2):
+        first.turn()
+    assert (first.counts.received, counts.rests) == (5, 1)
+    sharing(first).turn()
+    assert (counts.lag, counts.lag_seconds, sharing(first).is_behind) == (0, 0.0, False)
+    fleet.work()
+    assert first.counts.received == 20
+    check(fleet, world, range(20))
+
+
 def test_an_agent_alone_ends_with_its_messages_done(fleet: Fleet, world: World) -> None:
     agent = fleet.join()
     send(fleet, range(12))

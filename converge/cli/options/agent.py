@@ -78,6 +78,13 @@ def add(commands: Commands) -> None:
         "one a line, while it is exchanged (default: CONVERGE_GROUP_SECRET)",
     )
     parser.add_argument(
+        "--most-open",
+        metavar="N",
+        type=integer(1, 10_000_000),
+        help="receive nothing while more deliveries than so many are open in the partitions of the "
+        "group (default: 10,000)",
+    )
+    parser.add_argument(
         "--partitions",
         metavar="N",
         type=integer(1, 1024),
