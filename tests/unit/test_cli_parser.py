@@ -28,6 +28,7 @@ def test_up_has_defaults() -> None:
         "plan": False,
         "yes": False,
         "unprotect": [],
+        "refresh": False,
         "replace": [],
         "target": [],
         "actor": None,
