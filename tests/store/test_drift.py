@@ -14,7 +14,7 @@ from converge.protocol.drift import compare
 from converge.testing import FakeWorld, StepEngine
 from tests.templates import template
 
-WANTED = {
+WANTED: dict[str, Any] = {
     "net": {"properties": {"size": 1}},
     "web": {"properties": {"of": {"get_attr": ["net", "made"]}, "size": 2}},
     "log": {"properties": {"size": 3}},
