@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from converge.bus.memory import MemoryBus
 from converge.crash_points import Commit
-from converge.errors import BadInput
+from converge.errors import BadInput, Conflict
 from converge.inspection.queries import Queries
 from converge.model import Json, OnFailure, check_name, check_seconds, make_token
 from converge.protocol import answer
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 #: Rounds of recovery by hand at most: each is bounded, and meanwhile more can be left behind.
 _ROUNDS = 100
+#: How often a limit is set again that others set theirs beside.
+_ATTEMPTS = 20
 
 
 def connect(
@@ -439,6 +441,8 @@ class Store(Queries):
         :param rate: so many starts in a time: ``10/s``, ``100/min``, ``5/h``, ``3/10s``; None: any
             number.
         :raises BadInput: not exactly one of type, stack and key is given, or a value is wrong.
+        :raises Conflict: another transaction has set one at the same time, and the host's cannot go
+            on: set it again in a new one.
         """
         kind, name = which_limit(type=type, stack=stack, key=key)
         check_places(places)
@@ -448,6 +452,10 @@ class Store(Queries):
             limits.set_limit(tx, kind, name, places, parsed)
 
         if transaction is None:
+            # of several that set one at once, one gets through with each attempt
+            for _ in range(_ATTEMPTS - 1):
+                with suppress(Conflict):
+                    return self.database.transact(begin, Commit.LIMIT, happened=repeatable)
             return self.database.transact(begin, Commit.LIMIT, happened=repeatable)
         with self.database.join(transaction) as tx:
             return begin(tx)

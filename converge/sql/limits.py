@@ -25,10 +25,11 @@ from sqlalchemy import (
     update,
 )
 
-from converge.errors import StaleLock
+from converge.errors import Conflict, StaleLock
 from converge.model import Json, Kind, LimitKind, NodeState
 from converge.sql.batch import InsertMany, types_of
 from converge.sql.claimable import PARKED, are_open, free_places_of, have_room
+from converge.sql.faults import duplicate_errors
 from converge.sql.loading import read_clock
 from converge.sql.schema import limit, place, resource, stack, sync_point, traversal
 from converge.sql.sync_points import Key, among_keys, is_in
@@ -229,7 +230,25 @@ def set_limit(
 
     :param rate: so many starts in so many seconds.
     :returns: what it was before; None if there was none.
+    :raises Conflict: another transaction has set one at the same time; nothing was changed, and it
+        can be set again.
     """
+    try:
+        return _set_limit(tx, kind, name, places, rate)
+    except duplicate_errors() as error:
+        # neither sees the row that the other inserts, or its number
+        raise Conflict(
+            "another transaction has just set a limit: set it again in a new one"
+        ) from error
+
+
+def _set_limit(
+    tx: Transaction,
+    kind: LimitKind,
+    name: str,
+    places: int | None,
+    rate: tuple[int, float] | None,
+) -> LimitRow | None:
     # all of them, so that each change has a number of its own
     rows = [
         _row(row)

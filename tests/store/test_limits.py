@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import threading
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,13 +12,16 @@ from sqlalchemy import delete, func, select
 
 import converge
 from converge.bus.hint import NONE, Hint
-from converge.model import NodeState
+from converge.crash_points import Commit
+from converge.model import LimitKind, NodeState
 from converge.protocol import claim
 from converge.sql import limits
 from converge.sql.claimable import PARKED
 from converge.sql.schema import place, sync_point
+from converge.sql.transaction import Transaction
 from converge.testing import FakeClock, FakeType, FakeWorld, StepEngine
 from tests.templates import template
+from tests.waiting import WAIT
 
 SIX = template({f"r{number}": [] for number in range(6)})
 
@@ -285,6 +290,83 @@ def test_what_was_counted_before_another_claim_is_not_written(fleet: Fleet) -> N
         limits.write_limit(tx, row, None, 0.0)
     with fleet.store.transaction() as tx, pytest.raises(converge.StaleLock):
         limits.write_limit(tx, row, None, 0.0)
+
+
+def meet(
+    monkeypatch: pytest.MonkeyPatch,
+    store: converge.Store,
+    name: str,
+    first: Callable[[Transaction], Any],
+    second: Callable[[], Any],
+) -> tuple[Any, Any]:
+    """Do something in a transaction that is committed only when somebody else, in another thread,
+    comes to the same statement; on SQLite, which has one writer at a time, at once.
+
+    :param name: of the function of that statement.
+    """
+    done, came = threading.Event(), threading.Event()
+    function = getattr(limits, name)
+
+    def meeting(*given: Any) -> Any:
+        if done.is_set():
+            came.set()
+        return function(*given)
+
+    monkeypatch.setattr(limits, name, meeting)
+
+    def begin(tx: Transaction) -> Any:
+        found = first(tx)
+        done.set()
+        if store.database.dialect != "sqlite":
+            assert came.wait(WAIT)
+        return found
+
+    with ThreadPoolExecutor() as threads:
+        one = threads.submit(store.database.transact, begin, Commit.CLAIM)
+        assert done.wait(WAIT)
+        other = threads.submit(second)
+        return one.result(WAIT), other.result(WAIT)
+
+
+@pytest.mark.parametrize("places", [1, 3])
+def test_two_that_come_for_the_last_place_at_once_do_not_both_get_it(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, places: int
+) -> None:
+    fleet.store.set_limit(type="fake", places=places)
+    fleet.store.create_stack("s", SIX)
+    one, other = fleet.engine(), fleet.engine()
+    # all but the last place are taken
+    before = one.claim(places - 1) if places > 1 else []
+    taken, also = meet(
+        monkeypatch,
+        fleet.store,
+        "lock_limits",
+        lambda tx: one.core._claim(tx, 1, None),
+        lambda: other.claim(1),
+    )
+    # the second was counted when the first had the place
+    assert (len(taken), also, fleet.taken()) == (1, [], places)
+    one.write(*map(one.call, [*before, *taken]))
+    fleet.end(one, other)
+
+
+@pytest.mark.parametrize("before", [[], ["a"]], ids=["the first ever", "others"])
+def test_two_limits_can_be_set_at_once(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, before: list[str]
+) -> None:
+    for key in before:
+        fleet.store.set_limit(key=key, places=1)
+    is_blind = fleet.store.database.dialect == "postgresql" and not before
+    meet(
+        monkeypatch,
+        fleet.store,
+        # on PostgreSQL it can have read that there are none; else it waits for the rows
+        "insert" if is_blind else "set_limit",
+        lambda tx: limits.set_limit(tx, LimitKind.KEY, "b", 1, None),
+        lambda: fleet.store.set_limit(key="c", places=2),
+    )
+    found = {one["name"]: one["places"] for one in fleet.store.limits()}
+    assert found == {**dict.fromkeys(before, 1), "b": 1, "c": 2}
 
 
 def test_those_of_one_limit_take_turns_and_the_highest_priority_is_first(fleet: Fleet) -> None:
