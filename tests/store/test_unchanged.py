@@ -126,7 +126,7 @@ def test_what_is_worked_on_is_not_unchanged(
 
 
 @pytest.mark.parametrize("how", ["an update", "a check"])
-def test_what_failed_is_not_unchanged(
+def test_what_failed_or_drifted_is_not_unchanged(
     store: converge.Store, engine: StepEngine, world: FakeWorld, stack: converge.Stack, how: str
 ) -> None:
     if how == "a check":
@@ -136,7 +136,11 @@ def test_what_failed_is_not_unchanged(
         world.fail("update d")
         store.update_stack("s", wanted(d={"properties": {"size": 7}}))
     run(engine)
-    assert stack.refresh().status == "FAILED"
+    ended = stack.refresh()
+    if how == "a check":
+        assert (ended.status, ended.reason) == ("COMPLETE", "drifted: 'd'")
+    else:
+        assert ended.status == "FAILED"
     store.update_stack("s", wanted())
     # a check is work, after which each could be another
     assert changed(run(engine)) == ({"a", "b", "c", "d"} if how == "a check" else {"d"})
