@@ -57,11 +57,16 @@ S = TypeVar("S", bound=Insert | Update)
 
 def among(tx: Transaction, what: ColumnElement[Any], values: Iterable[int]) -> ColumnElement[bool]:
     """The condition that an integer column has one of these values."""
-    listed = sorted(set(values))
+    given = set_of(tx.dialect, values)
     if tx.dialect == "postgresql":
-        text = array_text(listed)
-        return in_array(what, bindparam(None, text, type_=ArrayText(what.type), unique=True))
-    return what.in_(padded(listed))
+        return in_array(what, bindparam(None, given, type_=ArrayText(what.type), unique=True))
+    return what.in_(given)
+
+
+def set_of(dialect: str, values: Iterable[int]) -> Any:
+    """The values of a parameter that a column is to be among, as a dialect takes them."""
+    listed = sorted(set(values))
+    return array_text(listed) if dialect == "postgresql" else padded(listed)
 
 
 def padded(values: list[int]) -> list[int]:

@@ -60,14 +60,13 @@ def lock_ready(
     :param after: only traversals from this id on.
     :param before: only traversals with a lower id.
     """
-    asked = {
-        "in_lane": lane,
-        "waits_until": _parked_until(limit_id),
-        "first": after,
-        "end": before,
+    given = _without_none(
+        in_lane=lane,
+        waits_until=_parked_until(limit_id),
+        first=after,
+        end=before,
         **_claimer(engine_id, most, most_deaths, mark, changed),
-    }
-    given = {name: value for name, value in asked.items() if value is not None}
+    )
     rows = _lock_ready(frozenset(given)).execute(tx, given)
     return [row_of(row) for row in rows.all()]
 
@@ -104,8 +103,7 @@ def lock_due(
 
     There are few: sweeps make them nodes like others.
     """
-    asked = _claimer(engine_id, most, most_deaths, mark, changed)
-    given = {name: value for name, value in asked.items() if value is not None}
+    given = _without_none(**_claimer(engine_id, most, most_deaths, mark, changed))
     rows = _lock_due(frozenset(given)).execute(tx, {**given, "in_lanes": sorted(lanes)})
     return [row_of(row) for row in rows.all()]
 
@@ -125,6 +123,10 @@ def _lock_due(given: frozenset[str]) -> Statement[Select[Any]]:
         return _lock_most(form, conditions, (sync_point.c.due_at, sync_point.c.lane, *KEY_ORDER))
 
     return Statement(make)
+
+
+def _without_none(**asked: float | None) -> dict[str, float]:
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _claimer(

@@ -227,8 +227,15 @@ def arrive(
             raise StaleLock(f"{count} predecessors arrive at {key}, which waits for {node.pending}")
         if not left:
             tx.news.ready[lane] += 1
-        row = {"traversal_id": node.traversal_id, "node": node.node, "pending": node.pending}
-        rows.append({**row, "left": left, "lane": node.lane if left else lane})
+        rows.append(
+            {
+                "traversal_id": node.traversal_id,
+                "node": node.node,
+                "pending": node.pending,
+                "left": left,
+                "lane": node.lane if left else lane,
+            }
+        )
     if rows:
         _expect(_arrive().execute(tx, rows), len(rows))
 

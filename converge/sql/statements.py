@@ -23,7 +23,7 @@ from sqlalchemy import (
     or_,
 )
 
-from converge.sql.batch import ArrayText, array_text, in_array, padded
+from converge.sql.batch import ArrayText, in_array, padded, set_of
 from converge.sql.transaction import Transaction
 from converge.sql.types import clock
 
@@ -102,13 +102,13 @@ class Statement(Generic[S]):
         given = dict(parameters or {})
         given_time = tx.given_time
         if ids is not None:
-            given["ids"] = _set_of(tx.dialect, ids)
-        by_traversal = _by_traversal(keys or ())
+            given["ids"] = set_of(tx.dialect, ids)
+        nodes = by_traversal(keys or ())
         # padded to a power of two, so that few different statements are built
-        parts = padded(sorted(by_traversal))
+        parts = padded(sorted(nodes))
         for number, traversal_id in enumerate(parts):
             given[f"traversal{number}"] = traversal_id
-            given[f"nodes{number}"] = _set_of(tx.dialect, by_traversal[traversal_id])
+            given[f"nodes{number}"] = set_of(tx.dialect, nodes[traversal_id])
         form = (tx.dialect, given_time is not None, len(parts))
         built = self._built.get(form)
         if built is None:
@@ -120,12 +120,8 @@ class Statement(Generic[S]):
         return tx.execute(statement, given)
 
 
-def _set_of(dialect: str, values: Iterable[int]) -> Any:
-    listed = sorted(set(values))
-    return array_text(listed) if dialect == "postgresql" else padded(listed)
-
-
-def _by_traversal(keys: Iterable[tuple[int, int]]) -> Mapping[int, list[int]]:
+def by_traversal(keys: Iterable[tuple[int, int]]) -> Mapping[int, list[int]]:
+    """The nodes of keys by their traversals."""
     found: dict[int, list[int]] = {}
     for traversal_id, node in keys:
         found.setdefault(traversal_id, []).append(node)

@@ -32,7 +32,7 @@ from converge.sql.batch import among
 from converge.sql.lanes import DEFAULT
 from converge.sql.loading import Load, read_clock
 from converge.sql.schema import LIVE_STATES, sync_point
-from converge.sql.statements import Statement
+from converge.sql.statements import Statement, by_traversal
 from converge.sql.transaction import Transaction
 
 #: (traversal, node)
@@ -172,13 +172,10 @@ def among_keys(tx: Transaction, keys: Iterable[Key], table: Table = sync_point) 
 
     :param table: sync points, or what is of them.
     """
-    by_traversal: dict[int, list[int]] = {}
-    for traversal_id, node in keys:
-        by_traversal.setdefault(traversal_id, []).append(node)
     return or_(
         *(
             and_(table.c.traversal_id == traversal_id, among(tx, table.c.node, nodes))
-            for traversal_id, nodes in sorted(by_traversal.items())
+            for traversal_id, nodes in sorted(by_traversal(keys).items())
         )
     )
 

@@ -224,7 +224,7 @@ def test_what_cannot_be_looked_at_fails(
     assert store.show("s")["resources"]["log"]["drift"] is None
 
 
-def test_a_death_in_the_update_forgets_nothing(
+def test_a_failure_in_the_update_forgets_nothing(
     store: converge.Store, engine: StepEngine, world: FakeWorld
 ) -> None:
     wanted = template(**WANTED)
