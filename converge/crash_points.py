@@ -98,6 +98,8 @@ class Commit(StrEnum):
     EXPIRY = "expiry"
     #: dead letters are tried again or dropped
     LETTERS = "letters"
+    #: what notifications have left, and is old, is deleted
+    PRUNE_NOTIFICATIONS = "prune_notifications"
     #: a member joins its group
     JOIN = "join"
     #: a member takes partitions, and notes who is gone
@@ -142,6 +144,7 @@ PIPELINE = (
     Commit.DELIVERY_CLAIM,
     Commit.EXPIRY,
     Commit.LETTERS,
+    Commit.PRUNE_NOTIFICATIONS,
 )
 #: Those of groups.
 GROUP = (Commit.JOIN, Commit.BALANCE, Commit.GIVE, Commit.RESIZE, Commit.POSITIONS)

@@ -22,6 +22,7 @@ from converge.bus.source import Delivery, Source
 from converge.errors import ConvergeError, StaleLock, StoreError
 from converge.lease import now as seconds
 from converge.pipeline import BatchResult, Message, Pipeline, process_batch, sweep
+from converge.pipeline.pruning import NotificationPruner, refuse_old
 from converge.sql.notifications import read_clock
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Agent:
     :param watcher: is told what the agent does.
     :param share: joins a group; it is given what is told of deliveries that came to their end.
         None: the agent takes what it receives through all sinks itself.
+    :param keep: seconds that what notifications leave is kept; what was sent before is not taken
+        either. None: for ever.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Agent:
         batching: Batching = Batching(),  # noqa: B008
         watcher: Watcher | None = None,
         share: Callable[[Callable[[BatchResult], None]], Sharing] | None = None,
+        keep: float | None = None,
     ) -> None:
         self.counts = Counts()
         self._counting = threading.Lock()
@@ -68,6 +72,10 @@ class Agent:
         self._pause = FIRST
         self._is_resting = False
         self._failure: BaseException | None = None
+        self._pruner: NotificationPruner | None = None
+        if keep is not None:
+            refuse_old(pipeline, keep)
+            self._pruner = NotificationPruner(store.database, keep, pipeline, wait_for_locks=False)
         self.sharing = None if share is None else share(self._add)
         if self.sharing is not None:
             self.counts.group = self.sharing.counts
@@ -142,6 +150,8 @@ class Agent:
             if batch:
                 self._handle(self._source, batch)
             self._sweep(force=self._source.ended)
+            if self._pruner is not None:
+                self.counts.pruned += self._pruner.step().events
         except StaleLock as error:
             LOG.warning("%s", error)
             assert self.sharing is not None

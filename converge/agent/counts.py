@@ -41,6 +41,7 @@ class Counts:
     :ivar batches: that were acknowledged.
     :ivar given_back: messages that went back to the bus, as the store could not be used.
     :ivar outages: of the store or of the bus.
+    :ivar pruned: notifications that were deleted, as they are old.
     :ivar buses: messages received, by bus.
     :ivar group: None: it is in no group.
     """
@@ -53,6 +54,7 @@ class Counts:
     dead_letters: int = 0
     given_back: int = 0
     outages: int = 0
+    pruned: int = 0
     buses: dict[str, int] = field(default_factory=dict)
     delivered: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)

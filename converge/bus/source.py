@@ -10,8 +10,14 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Protocol
 
+from converge.bus.carrier import CarrierError
 from converge.bus.urls import TOPIC, BusUrl
 from converge.errors import BadInput
+
+#: Bytes of a body: no pipeline accepts more.
+LARGEST = 64 * 1024 * 1024
+#: Bytes of a line of a file that are read: so one that is too long is refused.
+LONGEST_LINE = LARGEST + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +128,28 @@ class FileSource:
         self._back: deque[Delivery] = deque()
 
     def receive(self, timeout: float) -> Delivery | None:
-        """The next line that is not empty."""
+        """The next line that is not empty; of one that is too long, its beginning.
+
+        :raises CarrierError: the file cannot be read any more.
+        """
         if self._back:
             return self._back.popleft()
-        for line in self._file:
+        while line := self._read():
             self._number += 1
             text = line.strip()
+            # so that no more of it is in memory than of any other message
+            while len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+                line = self._read()
             if text:
                 return self._delivery(text)
         self.ended = True
         return None
+
+    def _read(self) -> bytes:
+        try:
+            return self._file.readline(LONGEST_LINE)
+        except OSError as error:
+            raise CarrierError(f"{self.shown} cannot be read: {error.strerror}") from None
 
     def _delivery(self, text: bytes) -> Delivery:
         digest = sha256(f"{self._name}\0{self._number}\0".encode() + text).hexdigest()

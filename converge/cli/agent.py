@@ -89,6 +89,7 @@ def _run(arguments: Namespace, shell: Shell[AgentMetrics]) -> int:
                 _post(arguments),
                 most_open=arguments.most_open,
             ),
+            arguments.keep_events,
         )
         if shell.metrics is not None:
             shell.metrics.watch(agent, store)

@@ -54,6 +54,7 @@ COMMANDS: Mapping[str, str] = {
     "machine": "machine.run",
     "pipeline": "pipeline.run",
     "deadletters": "notifications.deadletters",
+    "deliveries": "notifications.deliveries",
     "event-store": "notifications.event_store",
     "agent": "agent.agent",
     "group": "group.run",

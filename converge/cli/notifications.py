@@ -1,4 +1,4 @@
-"""The commands ``deadletters`` and ``event-store``."""
+"""The commands ``deadletters``, ``deliveries`` and ``event-store``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from converge.escaping import escape, lines
 
 if TYPE_CHECKING:
     from converge.sql.dead_letters import DeadLetter, Filter
+    from converge.sql.deliveries import DeliveryView
     from converge.sql.notifications import EventRow
     from converge.sql.transaction import Transaction
     from converge.store import Store
@@ -153,12 +154,102 @@ def _print_count(count: int, arguments: Namespace) -> int:
     return EXIT_COMPLETE
 
 
+def deliveries(arguments: Namespace) -> int:
+    """List what is on its way through sinks."""
+    if not is_there(arguments):
+        return _print_deliveries([], arguments)
+    with opened(arguments) as store:
+        return _print_deliveries(list(_deliveries(store, arguments)), arguments)
+
+
+def _deliveries(store: Store, arguments: Namespace) -> Iterator[DeliveryView]:
+    from converge.sql.deliveries import view_deliveries
+
+    state = arguments.state and arguments.state.upper()
+    left, after = arguments.limit, arguments.after
+
+    def read(tx: Transaction) -> list[DeliveryView]:
+        return view_deliveries(
+            tx, sink=arguments.sink, state=state, after=after, limit=min(left, BATCH)
+        )
+
+    while left > 0 and (part := store.database.read(read)):
+        yield from part
+        left -= len(part)
+        after = part[-1].id
+
+
+def _print_deliveries(found: list[DeliveryView], arguments: Namespace) -> int:
+    if arguments.json:
+        listed = []
+        for one in found:
+            row = one._asdict()
+            row["partition"] = _partition(row.pop("share"))
+            listed.append(row)
+        write_json(listed, sys.stdout)
+    elif not found:
+        print("nothing is on its way")
+    else:
+        columns = (
+            "id",
+            "origin",
+            "sink",
+            "step",
+            "state",
+            "partition",
+            "attempts",
+            "next",
+            "since",
+        )
+        rows = (
+            [
+                one.id,
+                one.origin,
+                one.sink,
+                one.step,
+                one.state.lower(),
+                _partition(one.share),
+                one.attempts,
+                None if one.next_at is None else moment(one.next_at),
+                moment(one.created_at),
+            ]
+            for one in found
+        )
+        write_table(columns, rows, sys.stdout)
+    return EXIT_COMPLETE
+
+
+def _partition(share: int) -> int | None:
+    from converge.group.keys import MOST_PARTITIONS
+
+    return share % MOST_PARTITIONS if share else None
+
+
 def event_store(arguments: Namespace) -> int:
-    """List events."""
+    """List events, or prune them."""
+    if arguments.operation == "prune":
+        return _prune(arguments)
     if not is_there(arguments):
         return _print_events([], arguments)
     with opened(arguments) as store:
         return _print_events(list(_events(store, arguments)), arguments)
+
+
+def _prune(arguments: Namespace) -> int:
+    from converge.cli.words import pruned_notifications
+    from converge.pipeline.pruning import PrunedNotifications, prune
+
+    dry_run = bool(arguments.dry_run)
+    done = PrunedNotifications()
+    if is_there(arguments):
+        with opened(arguments) as store:
+            done = prune(store, older_than=arguments.older_than, dry_run=dry_run)
+    if arguments.json:
+        told = {"events": done.events, "samples": done.samples, "dry_run": dry_run}
+        write_json(told, sys.stdout)
+    else:
+        print(pruned_notifications(done, dry_run=dry_run))
+    return EXIT_COMPLETE
 
 
 def _events(store: Store, arguments: Namespace) -> Iterator[EventRow]:

@@ -9,6 +9,7 @@ from converge.cli.output import duration
 from converge.escaping import escape
 
 if TYPE_CHECKING:
+    from converge.pipeline.pruning import PrunedNotifications
     from converge.protocol.prune import Pruned
     from converge.protocol.recover import Sweep
 
@@ -96,6 +97,15 @@ def pruned(done: Pruned, *, dry_run: bool) -> str:
         "event": done.events,
         "version": done.templates,
     }
+    return _pruned(kinds, dry_run)
+
+
+def pruned_notifications(done: PrunedNotifications, *, dry_run: bool) -> str:
+    """What was pruned, or would be, of notifications: ``pruned 310 events, 12 samples``."""
+    return _pruned({"event": done.events, "sample": done.samples}, dry_run)
+
+
+def _pruned(kinds: Mapping[str, int], dry_run: bool) -> str:
     found = ", ".join(_count(number, what) for what, number in kinds.items() if number)
     if not found:
         return "nothing to prune"

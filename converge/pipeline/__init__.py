@@ -12,6 +12,7 @@ from converge.pipeline.letters import DeadLetter, DeadLetters, Filter
 from converge.pipeline.meters import MeterDefinitions
 from converge.pipeline.notification import Limits, Message, Notification, Reason, Refused, parse
 from converge.pipeline.pipeline import Pipeline
+from converge.pipeline.pruning import PrunedNotifications, prune, refuse_old
 from converge.pipeline.publishers import Outlet, Publisher
 from converge.pipeline.steps import Advance, StatefulStep, Step
 from converge.pipeline.sweeping import sweep
@@ -33,6 +34,7 @@ __all__ = [
     "Notification",
     "Outlet",
     "Pipeline",
+    "PrunedNotifications",
     "Publisher",
     "Reason",
     "Refused",
@@ -44,7 +46,9 @@ __all__ = [
     "deliver",
     "parse",
     "process_batch",
+    "prune",
     "receive",
+    "refuse_old",
     "resume",
     "sweep",
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from converge.crash_points import Commit
 from converge.pipeline.batch import deliver
 from converge.pipeline.items import Item, make_id, to_json_list
-from converge.pipeline.letters import letter_of_message
+from converge.pipeline.letters import KEPT, letter_of_message
 from converge.pipeline.notification import Message, Reason, Refused, parse
 from converge.pipeline.pipeline import Made, Pipeline
 from converge.pipeline.record import Prepared, check_event, record, trait_rows
@@ -49,6 +49,7 @@ def _retry(
     """:returns: what is to be delivered, and whether the letter is dropped then."""
     message = _message(letter)
     try:
+        _check_whole(letter)
         # its timestamp was in order or not when it came
         notification = parse(message, letter.first_at, pipeline.limits)
     except Refused as refused:
@@ -139,10 +140,21 @@ def _add(
     return [Work.of(row) for row in begun]
 
 
+def _check_whole(letter: DeadLetter) -> None:
+    """:raises Refused: only a part of the body was kept."""
+    raw: Any = letter.raw
+    if "size" in raw:
+        raise Refused(
+            Reason(letter.reason),
+            f"only the first {KEPT:,} of its {raw['size']:,} bytes were kept, so it cannot be "
+            "tried again; have it sent again, and drop this",
+        )
+
+
 def _message(letter: DeadLetter) -> Message:
     raw: Any = letter.raw
     body = b64decode(raw["base64"]) if "base64" in raw else str(raw.get("text", ""))
-    return Message(body, letter.headers)
+    return Message(body, letter.headers, raw.get("priority"), raw.get("id"), raw.get("at"))
 
 
 def _record_again(database: Database, letter: DeadLetter, row: dict[str, Any]) -> None:

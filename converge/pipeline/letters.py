@@ -38,6 +38,12 @@ def letter_of_message(
     :param notification: None if it is no notification.
     """
     raw = raw_text(message, KEPT)
+    # what a source has said in its place, so that it can be tried again
+    beside = {
+        "id": message.fallback_id,
+        "at": message.fallback_time,
+        "priority": message.priority,
+    }
     event_type = None if notification is None else notification.event_type
     origin = None if notification is None else notification.message_id
     # of one notification several things can be refused
@@ -46,7 +52,7 @@ def letter_of_message(
         "digest": _digest(refused.reason if notification is not None else "message", what),
         "reason": refused.reason.value,
         "message": fit_text(refused),
-        "raw": raw,
+        "raw": raw | {name: value for name, value in beside.items() if value is not None},
         "headers": _headers(message.headers),
         "origin": origin,
         "event_type": event_type,

@@ -26,6 +26,9 @@ from converge.pipeline.steps import Advance, StatefulStep
 #: The most items that a step holds of one key, unless its parameters say fewer: the state is
 #: written anew with each batch.
 MOST_ITEMS = 10_000
+#: Seconds that a rate waits for earlier samples, unless its parameters say otherwise: twice a
+#: lease, after which others go on with what a member has left behind.
+GRACE = 30.0
 FUNCTIONS = ("sum", "mean", "min", "max", "count", "last")
 
 
@@ -75,13 +78,15 @@ class RateOfChange(_Keyed):
     :param grace: seconds that a sample waits for earlier ones; 0: they are compared as they come.
     """
 
+    forgets = True
+
     def __init__(
         self,
         by: str | Sequence[str] = ("name", "resource_id"),
         name: str = "{name}.rate",
         unit: str = "{unit}/s",
         factor: float = 1,
-        grace: float = 5,
+        grace: float = GRACE,
     ) -> None:
         from converge.pipeline.steps import Form
 

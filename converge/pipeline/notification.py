@@ -21,10 +21,12 @@ from __future__ import annotations
 import json
 import math
 import re
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from hashlib import sha256
 from typing import Any
 
 from converge.canonical import dump
@@ -176,7 +178,8 @@ def raw_text(message: Message, limit: int) -> dict[str, Json]:
     """The body of a message as JSON that any database can keep, for a dead letter.
 
     :param limit: bytes of it that are kept.
-    :returns: ``text``, or ``base64`` if it is no text; with ``size`` if it is cut.
+    :returns: ``text``, or ``base64`` if it is no text; if it is cut, with ``size``, in bytes, and
+        ``sha256`` of the whole, which tells it from others that begin in the same way.
     """
     body = message.body
     if isinstance(body, Mapping):
@@ -185,13 +188,13 @@ def raw_text(message: Message, limit: int) -> dict[str, Json]:
         except (TypeError, ValueError, RecursionError):
             body = repr(body)
     data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
-    cut = {"size": len(data)} if len(data) > limit else {}
+    cut: dict[str, Json] = {}
+    if len(data) > limit:
+        cut = {"size": len(data), "sha256": sha256(data).hexdigest()}
     data = data[:limit]
     try:
         return {"text": data.decode("utf-8"), **cut}
     except UnicodeDecodeError:
-        from base64 import b64encode
-
         return {"base64": b64encode(data).decode("ascii"), **cut}
 
 
@@ -247,10 +250,10 @@ def _read(body: Any, limits: Limits) -> dict[str, Json]:
             raise Refused(Reason.NOT_JSON, f"it is not JSON: {_line(error)}") from None
     if not isinstance(body, bytes | bytearray | str):
         raise Refused(Reason.NOT_JSON, f"its body is {_kind(body)}, not bytes or text")
-    if len(body) > limits.size:
+    size = _size(body)
+    if size > limits.size:
         raise Refused(
-            Reason.TOO_LARGE,
-            f"it has {len(body):,} bytes; at most {limits.size:,} are accepted",
+            Reason.TOO_LARGE, f"it has {size:,} bytes; at most {limits.size:,} are accepted"
         )
     text = body if isinstance(body, str) else _decode(bytes(body))
     floats = _finite if _HUGE.search(text) else None
@@ -266,6 +269,13 @@ def _read(body: Any, limits: Limits) -> dict[str, Json]:
     if len(_OPENING.findall(text)) > limits.depth and _is_deeper(value, limits.depth):
         raise _too_deep(limits)
     return value
+
+
+def _size(body: bytes | bytearray | str) -> int:
+    """Bytes of a body, as UTF-8 if it is a text."""
+    if isinstance(body, str) and not body.isascii():
+        return len(body.encode("utf-8", "surrogatepass"))
+    return len(body)
 
 
 def _decode(data: bytes) -> str:
@@ -356,10 +366,15 @@ def _short(text: str, name: str) -> str:
             Reason.TOO_LONG,
             f"its {name} has {len(text):,} characters; at most {NAME_LENGTH} are accepted",
         )
-    # most are ASCII, which is seen faster
-    if "\0" in text or (not text.isascii() and _UNSTORABLE.search(text)):
+    if not is_storable(text):
         raise Refused(Reason.WRONG_TYPE, f"its {name} has a character that cannot be stored")
     return text
+
+
+def is_storable(text: str) -> bool:
+    """Whether databases, and UTF-8, can store a text: it has neither NUL nor lone surrogates."""
+    # most are ASCII, which is seen faster
+    return "\0" not in text and (text.isascii() or not _UNSTORABLE.search(text))
 
 
 def _timestamp(

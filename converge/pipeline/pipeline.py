@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converge.bus.source import LARGEST
 from converge.errors import CircularDependency, PipelineError, did_you_mean
 from converge.graph import Graph
 from converge.pipeline.events import EventDefinitions
@@ -117,6 +118,7 @@ class Pipeline:
             name = f"pipeline {number + 1}" if len(files) > 1 else "pipeline"
             with log.noting():
                 reader.read(load(file, name, log))
+        reader.check_sources()
         made = reader.finish(event_definitions, meters)
         if log.errors:
             try:
@@ -173,6 +175,8 @@ class _Reader:
         self._log = log
         self._sources: dict[str, tuple[Source, Place]] = {}
         self._sinks: dict[str, tuple[Sink, Place]] = {}
+        # files whose list of sources is empty
+        self._empty: list[Place] = []
         self._events: list[Any] = []
         self._meters: list[Any] = []
         self._limits = Limits()
@@ -186,6 +190,8 @@ class _Reader:
             self._read_sink(place)
         for place in whole.items("sources"):
             self._read_source(place)
+        if whole.value["sources"] == []:
+            self._empty.append(whole)
         for key, found in (("event_definitions", self._events), ("meters", self._meters)):
             for text in whole.texts(key):
                 found.append(_beside(whole, text))
@@ -194,12 +200,19 @@ class _Reader:
         if whole.has("drop_unmatched_events"):
             self._drop = bool(whole.value["drop_unmatched_events"])
 
+    def check_sources(self) -> None:
+        """Refuse files of which none has a source."""
+        for place in self._empty if not self._sources else ():
+            place.child("sources").refuse(
+                "it selects nothing: there is no source, with a name, events or meters, and sinks"
+            )
+
     def _read_limits(self, place: Place) -> None:
         if not place.check_keys(_LIMITS):
             return
         given = {}
         for key, value in place.value.items():
-            most = {"size": 64 * 1024 * 1024, "depth": 200}.get(key, 1e12)
+            most = {"size": LARGEST, "depth": 200}.get(key, 1e12)
             whole = key in {"size", "depth"}
             if (
                 isinstance(value, bool)

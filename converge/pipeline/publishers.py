@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from converge.errors import BadInput
+from converge.model import NAME_LENGTH
 from converge.pipeline.items import Group, Item, Sample, to_json
+from converge.pipeline.notification import is_storable
 
 if TYPE_CHECKING:
     from converge.sql.transaction import Transaction
@@ -138,11 +140,15 @@ _NAMES = ("name", "unit", "resource_id", "user_id", "project_id")
 def _check_storable(sample: Sample) -> None:
     for name in _NAMES:
         value = getattr(sample, name)
-        if value is not None and (len(value) > 255 or "\0" in value):
+        if value is None:
+            continue
+        if len(value) > NAME_LENGTH:
             raise ValueError(
                 f"{name} of a sample of {sample.name[:60]} has {len(value):,} characters; "
-                "the database takes 255, and no NUL"
+                f"the database takes {NAME_LENGTH}"
             )
+        if not is_storable(value):
+            raise ValueError(f"{name} of a sample has a character that cannot be stored")
 
 
 def _row(one: Sample) -> dict[str, Any]:

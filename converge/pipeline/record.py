@@ -16,7 +16,14 @@ from converge.crash_points import Commit
 from converge.errors import StoreError
 from converge.pipeline.items import Event, Item, to_json_list
 from converge.pipeline.letters import letter_of_message
-from converge.pipeline.notification import Message, Notification, Reason, Refused, parse
+from converge.pipeline.notification import (
+    Message,
+    Notification,
+    Reason,
+    Refused,
+    is_storable,
+    parse,
+)
 from converge.pipeline.pipeline import Made, Pipeline
 from converge.pipeline.work import BatchResult, Guard, Work
 from converge.sql import dead_letters, deliveries, notifications
@@ -99,7 +106,7 @@ def check_event(one: Prepared, event: Event) -> None:
             what = f"the name {trait.name[:40]!r}... of a trait"
         elif trait.type == "text" and len(str(trait.value)) > TRAIT_LENGTH:
             what = f"trait {trait.name}"
-        elif trait.type == "text" and not _is_storable(str(trait.value)):
+        elif trait.type == "text" and not is_storable(str(trait.value)):
             one.problems.append(
                 Refused(
                     Reason.REJECTED, f"trait {trait.name} has a character that cannot be stored"
@@ -114,16 +121,6 @@ def check_event(one: Prepared, event: Event) -> None:
         )
         one.stored = False
         return
-
-
-def _is_storable(text: str) -> bool:
-    if text.isascii():
-        return "\0" not in text
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text
 
 
 def record(

@@ -59,7 +59,12 @@ class StatefulStep(ABC):
     What it remembers is in the database, and changes in the transaction that records that the step
     is done. So each item counts once. The methods are called without a transaction, and may be
     called again with the same arguments, so they must have no other effect.
+
+    :cvar forgets: what is known of a key of which nothing came for as long as events are kept may
+        be forgotten, unless it has a deadline: it is then as if nothing had come before.
     """
+
+    forgets: ClassVar[bool] = False
 
     def begin(self, sink: str, name: str) -> None:
         """Learn where it stands.

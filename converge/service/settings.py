@@ -220,6 +220,50 @@ SETTINGS_AGENT = (
         sample="200",
     ),
     Setting(
+        "keep_events",
+        AGENT,
+        float,
+        "Seconds that events and samples are kept; a notification that was sent before that is not "
+        "taken either. Without it, all are kept.",
+        least=1,
+        most=315_360_000,
+        sample="2592000",
+    ),
+    Setting(
+        "group",
+        AGENT,
+        str,
+        "The name of a group whose agents share the work. Without it, there is none.",
+        sample="agents",
+    ),
+    Setting(
+        "secret_file",
+        AGENT,
+        str,
+        "A file with what only the agents of the group know: a text of at least 16 characters, or "
+        "two, one a line, while it is exchanged. Without it, CONVERGE_GROUP_SECRET of the "
+        "environment.",
+        sample="/etc/converge/group.secret",
+    ),
+    Setting(
+        "partitions",
+        AGENT,
+        int,
+        "The number of partitions of the group. Without it, as many as it has; 16 if this agent is "
+        "the first.",
+        least=1,
+        most=1024,
+        sample="16",
+    ),
+    Setting(
+        "key",
+        AGENT,
+        str,
+        "What is together in one partition: a trait of events, a field of samples. Without it, as "
+        "the group has it; resource_id if this agent is the first.",
+        sample="resource_id",
+    ),
+    Setting(
         "most_open",
         AGENT,
         int,

@@ -58,6 +58,28 @@ class DeliveryRow(NamedTuple):
     items: Json
 
 
+class DeliveryView(NamedTuple):
+    """A delivery as people see it.
+
+    :ivar origin: the message id; of what a step has handed on, an id of its own.
+    :ivar share: its partition; 0: it is in none.
+    :ivar step: the stage that comes next; None: the first one.
+    :ivar attempts: how often that stage has failed.
+    :ivar next_at: when a sweep may take it, ``created_at``: since when it is on its way; seconds
+        since 1970.
+    """
+
+    id: int
+    origin: str
+    sink: str
+    share: int
+    state: str
+    step: str | None
+    attempts: int
+    next_at: float | None
+    created_at: float
+
+
 _COLUMNS = [delivery.c[name] for name in DeliveryRow._fields]
 _INSERT = InsertMany(
     delivery,
@@ -239,6 +261,30 @@ def list_shares(tx: Transaction, sinks: Sequence[str]) -> set[int]:
         step_state.c.deadline_at.is_not(None), is_one_of(tx, step_state.c.sink, sinks)
     )
     return found | set(tx.execute(waiting.distinct()).scalars())
+
+
+def view_deliveries(
+    tx: Transaction,
+    *,
+    sink: str | None = None,
+    state: str | None = None,
+    after: int = 0,
+    limit: int = 100,
+) -> list[DeliveryView]:
+    """What is on its way, or has failed, oldest first.
+
+    :param sink: of this sink only; None: of all.
+    :param state: in this state only; None: in any.
+    :param after: only those with a higher id.
+    """
+    conditions = [delivery.c.id > after]
+    if sink is not None:
+        conditions.append(delivery.c.sink == sink)
+    if state is not None:
+        conditions.append(delivery.c.state == state)
+    query = select(*(delivery.c[name] for name in DeliveryView._fields)).where(*conditions)
+    found = tx.execute(query.order_by(delivery.c.id).limit(limit))
+    return [DeliveryView._make(row) for row in found]
 
 
 def ready_failed(tx: Transaction, ids: Iterable[int]) -> None:

@@ -13,14 +13,16 @@ from sqlalchemy import (
     any_,
     bindparam,
     cast,
+    delete,
     exists,
+    func,
     select,
     update,
 )
 from sqlalchemy.types import ARRAY
 
 from converge.sql.batch import InsertMany, among, types_of
-from converge.sql.schema import notification, trait
+from converge.sql.schema import delivery, notification, trait
 from converge.sql.transaction import Transaction
 
 _INSERT = InsertMany(
@@ -82,13 +84,21 @@ def insert_notifications(
     :param token: of the batch, random.
     :returns: by message id: the id of the row, and whether it is new.
     """
-    # in one order, so that two batches do not wait for each other
-    _INSERT.execute(tx, sorted(rows, key=lambda row: str(row["message_id"])), token=token)
     query = select(notification.c.message_id, notification.c.id, notification.c.token)
-    found = tx.execute(
-        query.where(is_one_of(tx, notification.c.message_id, (row["message_id"] for row in rows)))
-    )
-    return {row.message_id: (row.id, row.token == token) for row in found}
+    known: dict[str, tuple[int, bool]] = {}
+    # in one order, so that two batches do not wait for each other
+    left = sorted(rows, key=lambda row: str(row["message_id"]))
+    while left:
+        _INSERT.execute(tx, left, token=token)
+        found = tx.execute(
+            query.where(
+                is_one_of(tx, notification.c.message_id, (row["message_id"] for row in left))
+            )
+        )
+        known |= {row.message_id: (row.id, row.token == token) for row in found}
+        # one that was there, and was pruned between the two statements, is not there now
+        left = [row for row in left if row["message_id"] not in known]
+    return known
 
 
 def insert_traits(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -188,6 +198,32 @@ def _list_traits(tx: Transaction, ids: Sequence[int]) -> dict[int, dict[str, tup
     for row in tx.execute(query.where(among(tx, trait.c.notification_id, ids))):
         found.setdefault(row.notification_id, {})[row.name] = (row.type, row.text)
     return found
+
+
+def _is_old(tx: Transaction, age: float) -> ColumnElement[bool]:
+    """That a notification was sent so many seconds ago, and is not on its way any more."""
+    on_its_way = select(delivery.c.id).where(delivery.c.origin == notification.c.message_id)
+    return and_(notification.c.at < tx.now - age, ~on_its_way.exists())
+
+
+def count_old(tx: Transaction, age: float) -> int:
+    """How many notifications were sent so many seconds ago, and are not on their way any more."""
+    query = select(func.count()).select_from(notification).where(_is_old(tx, age))
+    return int(tx.execute(query).scalar_one())
+
+
+def lock_old(tx: Transaction, age: float, limit: int) -> list[int]:
+    """Notifications that were sent so many seconds ago, and are not on their way any more: the
+    first ones, locked until the transaction ends. Those that others have locked are passed over."""
+    query = select(notification.c.id).where(_is_old(tx, age)).order_by(notification.c.at)
+    locked = query.limit(limit).with_for_update(skip_locked=True)
+    return list(tx.execute(locked).scalars())
+
+
+def delete_notifications(tx: Transaction, ids: Sequence[int]) -> int:
+    """Delete notifications with their traits, and return how many there were."""
+    tx.execute(delete(trait).where(among(tx, trait.c.notification_id, ids)))
+    return int(tx.execute(delete(notification).where(among(tx, notification.c.id, ids))).rowcount)
 
 
 def find_notification(tx: Transaction, message_id: str) -> tuple[int, bool] | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, func, select
 
-from converge.sql.batch import InsertMany, types_of
+from converge.sql.batch import InsertMany, among, types_of
 from converge.sql.schema import sample
 from converge.sql.transaction import Transaction
 
@@ -42,3 +42,22 @@ def list_samples(
         query = query.where(sample.c.name == name)
     found = tx.execute(query.order_by(sample.c.id).limit(limit))
     return [dict(row._mapping) for row in found]
+
+
+def count_old(tx: Transaction, age: float) -> int:
+    """How many samples were measured so many seconds ago."""
+    query = select(func.count()).select_from(sample).where(sample.c.at < tx.now - age)
+    return int(tx.execute(query).scalar_one())
+
+
+def list_old(tx: Transaction, age: float, limit: int) -> list[int]:
+    """Of the samples that were stored first, so many, those that were measured so many seconds
+    ago."""
+    first = select(sample.c.id, sample.c.at).order_by(sample.c.id).limit(limit).subquery("first")
+    query = select(first.c.id).where(first.c.at < tx.now - age).order_by(first.c.id)
+    return list(tx.execute(query).scalars())
+
+
+def delete_samples(tx: Transaction, ids: Sequence[int]) -> int:
+    """Delete samples, and return how many there were."""
+    return int(tx.execute(delete(sample).where(among(tx, sample.c.id, ids))).rowcount)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import and_, delete, or_, select
+from sqlalchemy import ColumnElement, and_, delete, or_, select
 
 from converge.errors import StaleLock
 from converge.model import Json
@@ -137,3 +137,34 @@ def list_overdue(
     query = select(*_COLUMNS).where(*conditions)
     ordered = query.order_by(step_state.c.deadline_at, step_state.c.id).limit(limit)
     return [StateRow._make(row) for row in tx.execute(ordered)]
+
+
+def _is_idle(tx: Transaction, columns: Any, age: float) -> ColumnElement[bool]:
+    return and_(columns.deadline_at.is_(None), columns.updated_at < tx.now - age)
+
+
+def list_idle(
+    tx: Transaction, places: Sequence[tuple[str, str]], age: float, after: int, limit: int
+) -> tuple[list[int], int] | None:
+    """Of the next states, so many, those of these steps that wait for nothing and did not change
+    for so many seconds; and the id of the last one that was looked at. None: there are no more.
+
+    :param places: sink and name of each step.
+    """
+    names = [step_state.c[name] for name in ("id", "sink", "step", "deadline_at", "updated_at")]
+    some = select(*names).where(step_state.c.id > after).order_by(step_state.c.id).limit(limit)
+    part = some.subquery("part")
+    idle = _is_idle(tx, part.c, age).label("idle")
+    rows = tx.execute(select(part.c.id, part.c.sink, part.c.step, idle).order_by(part.c.id)).all()
+    if not rows:
+        return None
+    wanted = set(places)
+    ids = [row.id for row in rows if row.idle and (row.sink, row.step) in wanted]
+    return ids, rows[-1].id
+
+
+def delete_idle(tx: Transaction, ids: Sequence[int], age: float) -> int:
+    """Delete states that still wait for nothing and did not change, and return how many there
+    were."""
+    found = and_(among(tx, step_state.c.id, ids), _is_idle(tx, step_state.c, age))
+    return int(tx.execute(delete(step_state).where(found)).rowcount)

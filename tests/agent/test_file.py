@@ -11,6 +11,7 @@ import pytest
 import converge
 from converge.agent.agent import Agent
 from converge.agent.gathering import Batching
+from converge.bus import source as source_
 from converge.bus.source import FileSource
 from converge.cli import main
 from converge.group import group
@@ -119,6 +120,24 @@ def test_what_goes_back_comes_again_before_the_rest(folder: Path) -> None:
     source.requeue([first, second])
     assert [source.receive(0), source.receive(0)] == [first, second]
     source.close()
+
+
+def test_of_a_line_that_is_too_long_no_more_than_its_beginning_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_, "LONGEST_LINE", 10)
+    path = tmp_path / "lines"
+    path.write_bytes(b"a" * 35 + b"\n" + b"b" * 10 + b"\n" + b"c" * 9 + b"\n" + b"d" * 30)
+    source = FileSource(str(path))
+    found = [source.receive(0) for _ in range(5)]
+    source.close()
+    assert [(one.body, one.headers["line"]) for one in found if one is not None] == [
+        (b"a" * 10, 1),
+        (b"b" * 10, 2),
+        (b"c" * 9, 3),
+        (b"d" * 10, 4),
+    ]
+    assert source.ended
 
 
 def test_an_agent_that_is_stopped_receives_nothing_more(folder: Path) -> None:

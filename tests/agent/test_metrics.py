@@ -126,6 +126,20 @@ def test_a_file_has_its_settings_and_the_command_line_comes_first(folder: Path) 
     assert (done["batches"], done["duplicates"]) == (5, 4)
 
 
+def test_what_a_group_needs_may_be_in_a_file(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = "group = g\nsecret_file = secret\npartitions = 3\nkey = instance_id\nkeep_events = 1\n"
+    (folder / "converge.conf").write_text(FILE + more)
+    (folder / "secret").write_text("a secret of the tests")
+    words = ("agent", "--config-file", "converge.conf", "--json")
+    done = json.loads(Shell(folder).run(*words)[0])
+    # all were sent before what is kept
+    assert (done["group"]["partitions"], done["dead_letters"], done["recorded"]) == (3, 5, 0)
+    shown = json.loads(Shell(folder).run("group", "show", "g", "--json")[0])
+    assert shown["key"] == "instance_id"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

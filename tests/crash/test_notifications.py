@@ -22,13 +22,23 @@ from sqlalchemy import select
 
 import converge
 from converge import Store, crash_points
-from converge.pipeline import DeadLetters, Filter, Limits, Message, Pipeline, process_batch, sweep
+from converge.pipeline import (
+    DeadLetters,
+    Filter,
+    Limits,
+    Message,
+    Pipeline,
+    process_batch,
+    prune,
+    sweep,
+)
 from converge.sql import deliveries, schema
 from converge.testing import FakeClock
 from tests.notifications import world as worlds
 from tests.notifications.samples import METERS, START, body, message, volume
 from tests.notifications.world import NOTE, OUT, World
 
+MONTH = 30 * 86_400.0
 POINTS = crash_points.both_sides(crash_points.PIPELINE)
 
 
@@ -76,17 +86,19 @@ def make_pipeline() -> Pipeline:
 
 
 def batches() -> list[list[Message]]:
-    """Two batches, with a duplicate, a message that is none, and two volumes of one resource."""
+    """Two batches, with a duplicate, a message that is none, two volumes of one resource, and one
+    that is a month old."""
+    old = body("m-old", "a.b", {}) | {"timestamp": START - MONTH + 60}
     again = volume(4, volume_id="vol-1") | {"timestamp": "2026-11-01T00:00:10"}
     deep = body("m-deep", "a.b", {"a": {"b": 1}})
     return [
-        [message(volume(1)), Message(b"{"), message(volume(2)), message(deep)],
+        [message(volume(1)), Message(b"{"), message(volume(2)), message(deep), message(old)],
         [message(volume(2)), message(again), message(volume(3))],
     ]
 
 
 def tell(store: Store, clock: FakeClock, world: World) -> None:
-    """The story: two batches, a repair, and two sweeps."""
+    """The story: two batches, a repair, sweeps, and what is old is deleted."""
     given = make_pipeline()
     clock.seconds = START
     world.fails = {"m-3"}
@@ -104,6 +116,8 @@ def tell(store: Store, clock: FakeClock, world: World) -> None:
     # what a sweep died with is due after its lease
     clock.seconds = START + 500
     sweep(store, given)
+    clock.seconds = START + 800
+    prune(store, older_than=MONTH)
 
 
 def ending(store: Store, world: World) -> dict[str, Any]:
@@ -167,6 +181,8 @@ def test_a_death_at_any_commit_changes_nothing_in_the_end(
     wanted = ending(store, world)
     assert wanted["deliveries"] == {}
     assert wanted["letters"] == ["not_json"]
+    assert ("out", "m-old") in wanted["published"]
+    assert "m-old" not in wanted["events"]
     assert [one[1] for one in wanted["samples"]] == [11.0 + 12 + 14 + 13, 0.3]
     reached = dict(counted.reached)
     assert set(POINTS) - set(reached) == set()
@@ -204,6 +220,6 @@ def test_a_process_that_is_killed_leaves_the_same(point: Any, tmp_path: Path, wo
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     with converge.connect(url) as store:
         result = process_batch(store, make_pipeline(), batches()[0], now=START)
-        assert (result.recorded, result.resumed) == (0, 3)
+        assert (result.recorded, result.resumed) == (0, 4)
         left = store.database.read(deliveries.count_deliveries)
     assert left == {}

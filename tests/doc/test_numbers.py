@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from converge import Engine, RetryPolicy, Store, model, reasons, stack
-from converge.bus import pace, shared
+from converge.bus import pace, shared, source
 from converge.cli import progress
 from converge.cli.options import database as db_options
 from converge.cli.options import engines as engine_options
@@ -27,6 +27,7 @@ from converge.journal import values as journal_values
 from converge.lease import lease
 from converge.machine import actions, moving
 from converge.model import NAME_LENGTH
+from converge.pipeline import letters, memory, pruning
 from converge.protocol import call, prune, recover
 from converge.resources import command
 from converge.service import metrics, processes
@@ -208,6 +209,12 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("keeping", "a name of at most {} characters, shown as it is", (n(NAME_LENGTH),)),
     ("templates", "have 1 to {} printable characters", (n(NAME_LENGTH),)),
     ("troubleshooting", "For {} % of the lease", (LOSE,)),
+    ("notifications", "each is held for ``grace`` seconds ({})", (n(memory.GRACE),)),
+    ("notifications", "the first {} bytes are kept", (n(letters.KEPT),)),
+    ("notifications", "a line of a file that is longer than {} MiB", (n(source.LARGEST / MIB),)),
+    ("notifications", "Each transaction deletes {} rows at most", (n(pruning.BATCH),)),
+    ("coordination", "The default of {} seconds covers", (n(memory.GRACE),)),
+    ("from_ceilometer", "A rate comes ``grace`` seconds ({}) later", (n(memory.GRACE),)),
 )
 
 #: What has a number with a unit and quotes no constant.

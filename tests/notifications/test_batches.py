@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -10,12 +11,21 @@ from sqlalchemy import event as events
 
 from converge import Store
 from converge.errors import StaleLock
-from converge.pipeline import BatchResult, DeadLetters, Filter, Message, process_batch, sweep
+from converge.pipeline import (
+    BatchResult,
+    DeadLetters,
+    Filter,
+    Limits,
+    Message,
+    letters,
+    process_batch,
+    sweep,
+)
 from converge.pipeline.batch import deliver, receive, resume
 from converge.sql import deliveries, notifications
 from converge.sql.transaction import Transaction
 from converge.testing import FakeClock
-from tests.notifications.samples import body, message, volume
+from tests.notifications.samples import START, body, message, volume
 from tests.notifications.world import NOTE, OUT, World, handle, pipeline
 
 
@@ -220,6 +230,36 @@ def test_a_refused_message_is_tried_again_with_other_limits(store: Store, world:
     DeadLetters(store).retry(Filter(reason="too_deep"), limit=10)
     assert sweep(store, given).recorded == 1
     assert (DeadLetters(store).list(), world.names()) == ([], ["m"])
+
+
+def test_a_body_of_which_a_part_was_kept_is_not_tried_again(
+    store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(letters, "KEPT", 100)
+    given, strict = pipeline(), pipeline()
+    strict.limits = Limits(size=150)
+    bodies = [message(volume(1, display_name="x" * 200 + last)) for last in "ab"]
+    assert handle(store, strict, bodies).refused == 2
+    DeadLetters(store).retry(Filter(reason="too_large"), limit=10)
+    assert sweep(store, given).refused == 2
+    for one in DeadLetters(store).list():
+        assert (one.reason, one.count, one.retry_at) == ("too_large", 2, None)
+        assert "bytes were kept, so it cannot be tried again; have it sent again" in one.message
+    assert handle(store, given, bodies[:1]).recorded == 1
+
+
+def test_what_a_source_said_in_its_place_is_known_when_it_is_tried_again(
+    store: Store, world: World
+) -> None:
+    given, strict = pipeline(), pipeline()
+    strict.limits = Limits(depth=2)
+    deep = json.dumps({"event_type": "a.b", "payload": {"a": {"b": {}}}})
+    line = Message(deep, {"line": 7}, "error", fallback_id="f:7", fallback_time=START)
+    assert handle(store, strict, [line]).refused == 1
+    DeadLetters(store).retry(Filter(reason="too_deep"), limit=10)
+    assert sweep(store, given).recorded == 1
+    (one,) = store.database.read(lambda tx: notifications.list_events(tx, [], []))
+    assert (one.message_id, one.priority, one.at) == ("f:7", "ERROR", START)
 
 
 def test_a_sample_that_a_definition_did_not_fit_is_made_after_the_repair(

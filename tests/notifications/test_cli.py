@@ -12,7 +12,7 @@ import pytest
 
 import converge
 from converge.cli import main
-from converge.pipeline import Message, Pipeline, process_batch, sweep
+from converge.pipeline import Message, Pipeline, process_batch, receive, sweep
 from tests.notifications.samples import EVENT_DEFINITIONS, METERS, START, body, message, volume
 from tests.notifications.world import NOTE, World, pipeline, write
 
@@ -198,6 +198,34 @@ def test_dead_letters_are_listed_and_shown(url: str, capsys: pytest.CaptureFixtu
     assert "no dead letter 9" in run(capsys, "deadletters", "show", "9", "--db", url, status=2)
 
 
+def test_deliveries_are_listed(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with converge.connect(url) as store:
+        retrying = pipeline(NOTE, attempts=2, wait=60)
+        # of a partition, which nobody has gone on with
+        given = [message(volume(2) | {"message_id": "m-3"})]
+        receive(store, retrying, given, partition=lambda *_: 1027, keep_items=True)
+    words = ("deliveries", "list", "--db", url)
+    head, *rows = run(capsys, *words).splitlines()
+    assert head.split()[:6] == ["ID", "ORIGIN", "SINK", "STEP", "STATE", "PARTITION"]
+    assert [row.split()[1:5] for row in rows] == [
+        ["m-2", "sink", "Note", "failed"],
+        ["m-3", "sink", "held", "3"],
+    ]
+    failed, waiting = json.loads(run(capsys, *words, "--json"))
+    assert (failed["state"], failed["attempts"], failed["partition"]) == ("FAILED", 1, None)
+    assert (waiting["origin"], waiting["step"], waiting["partition"]) == ("m-3", None, 3)
+    for option, value, origins in (
+        ("--state", "failed", ["m-2"]),
+        ("--state", "due", []),
+        ("--sink", "nothing", []),
+        ("--limit", "1", ["m-2"]),
+        ("--after", str(failed["id"]), ["m-3"]),
+    ):
+        found = json.loads(run(capsys, *words, option, value, "--json"))
+        assert [one["origin"] for one in found] == origins, option
+    assert run(capsys, *words, "--state", "due") == "nothing is on its way\n"
+
+
 def test_dead_letters_are_retried_and_dropped(
     url: str, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,4 +293,5 @@ def test_without_a_database_there_is_nothing(file: str, capsys: pytest.CaptureFi
     assert run(capsys, "deadletters", "list") == "no dead letters\n"
     assert run(capsys, "deadletters", "drop", "1") == "0 dead letters dropped\n"
     assert run(capsys, "event-store", "list") == "no events\n"
+    assert run(capsys, "deliveries", "list") == "nothing is on its way\n"
     assert "no database" in run(capsys, "deadletters", "show", "1", status=2)

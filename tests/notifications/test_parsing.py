@@ -102,6 +102,7 @@ def changed(**values: Any) -> str:
         ('{"a":' * 60 + "1" + "}" * 60, Reason.TOO_DEEP, "more than 50 levels deep"),
         ("[" * 200_000, Reason.TOO_DEEP, "more than 50 levels deep"),
         (" " * 2_000_000, Reason.TOO_LARGE, "it has 2,000,000 bytes; at most 1,048,576"),
+        ("\U0001f600" * 300_000, Reason.TOO_LARGE, "it has 1,200,000 bytes"),
         (changed(message_id=...), Reason.MISSING, "it has no message_id"),
         (changed(message_id=""), Reason.MISSING, "it has no message_id"),
         (changed(message_id=7), Reason.WRONG_TYPE, "its message_id is a number; a text"),
@@ -220,6 +221,9 @@ def test_any_body_is_parsed_or_refused_with_a_reason(given: Any) -> None:
 
 def test_a_dead_letter_keeps_what_came_within_a_limit() -> None:
     assert raw_text(Message(b"abc"), 10) == {"text": "abc"}
-    assert raw_text(Message(b"a" * 20), 10) == {"text": "a" * 10, "size": 20}
+    cut, other = raw_text(Message(b"a" * 20), 10), raw_text(Message(b"a" * 19 + b"b"), 10)
+    assert (cut["text"], cut["size"]) == (other["text"], other["size"]) == ("a" * 10, 20)
+    # two that begin in the same way are two
+    assert cut["sha256"] != other["sha256"]
     assert raw_text(Message(b"\xff"), 10) == {"base64": "/w=="}
     assert raw_text(Message({"a": 1}), 10) == {"text": '{"a":1}'}

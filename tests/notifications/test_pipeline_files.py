@@ -127,6 +127,11 @@ def test_definitions_and_limits_may_be_named_in_the_file(tmp_path: Path) -> None
         (GOOD + "sink: 1\n", ":14: sink: there is no such key; did you mean 'sinks'?"),
         (GOOD + "meters: nowhere.yaml\n", "nowhere.yaml: cannot be read"),
         ("a: [\n", "is not valid YAML"),
+        (
+            "sources: []\nsinks:\n  - {name: out, publishers: [log]}\n",
+            ":1: sources: it selects nothing: there is no source",
+        ),
+        ("sources: &s [*s]\nsinks: []\n", ":1"),
     ],
 )
 def test_mistakes_are_told_with_their_line(text: str, message: str) -> None:

@@ -66,6 +66,13 @@ def add(commands: Commands) -> None:
         help="the most notifications of a queue in memory (default: twice the batch)",
     )
     parser.add_argument(
+        "--keep-events",
+        metavar="SECONDS",
+        type=seconds(1),
+        help="delete events and samples that are older, now and then, and take no notification "
+        "that was sent before that (default: keep all)",
+    )
+    parser.add_argument(
         "--group",
         metavar="NAME",
         help="share the work with the other agents of a group: what has the same key is done by "

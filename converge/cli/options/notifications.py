@@ -1,4 +1,4 @@
-"""The options of ``converge pipeline``, ``converge deadletters`` and ``converge event-store``."""
+"""The options of ``converge pipeline``, ``deadletters``, ``deliveries`` and ``event-store``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from converge.cli.options.values import integer, seconds, since
 
 PIPELINE_OPERATIONS = ("check", "graph", "try")
 LETTER_OPERATIONS = ("list", "show", "retry", "drop")
-STORE_OPERATIONS = ("list",)
+DELIVERY_OPERATIONS = ("list",)
+STORE_OPERATIONS = ("list", "prune")
 _FORMATS = ("text", "dot", "mermaid", "svg")
 _FILTERS = ("reason", "sink", "step", "type", "older_than")
 
@@ -32,6 +33,7 @@ def add(commands: Commands) -> None:
     """Add them."""
     _add_pipeline(commands)
     _add_letters(commands)
+    _add_deliveries(commands)
     _add_store(commands)
 
 
@@ -149,22 +151,76 @@ def _trait(text: str) -> tuple[str, str, str]:
     raise argparse.ArgumentTypeError(f"must be NAME=VALUE, NAME>NUMBER or the like, not {text!r}")
 
 
+def _add_deliveries(commands: Commands) -> None:
+    parser = commands.add(
+        "deliveries", "Show the notifications that are on their way through sinks", JSON
+    )
+    parser.add_argument(
+        "operation",
+        metavar="|".join(DELIVERY_OPERATIONS),
+        choices=DELIVERY_OPERATIONS,
+        help="list: the oldest first, each with the stage of its sink that comes next",
+    )
+    parser.add_argument("--sink", metavar="SINK", help="only those to this sink")
+    parser.add_argument(
+        "--state",
+        metavar="STATE",
+        choices=("held", "due", "failed"),
+        help="only those in this state: held: an agent has it, or the holder of its partition is "
+        "to go on with it; due: it is tried again at its time; failed: it is a dead letter",
+    )
+    parser.add_argument(
+        "--limit",
+        metavar="N",
+        type=integer(1, 1_000_000),
+        default=100,
+        help="at most so many, the oldest (default: 100)",
+    )
+    parser.add_argument(
+        "--after", metavar="ID", type=integer(0), default=0, help="only those with a higher number"
+    )
+
+
+def _check_store(arguments: argparse.Namespace, parser: Parser) -> None:
+    listing = ("type", "trait", "since", "limit", "after")
+    if arguments.operation == "list":
+        for name in ("older_than", "dry_run"):
+            if getattr(arguments, name) is not None:
+                parser.error(f"--{name.replace('_', '-')} is an option of prune")
+        if arguments.limit is None:
+            arguments.limit = 100
+        arguments.after = arguments.after or 0
+        return
+    for name in listing:
+        if getattr(arguments, name) not in (None, []):
+            parser.error(f"--{name} is an option of list")
+    if arguments.older_than is None:
+        parser.error(
+            "prune needs --older-than SECONDS: say `converge event-store prune --older-than "
+            "2592000` to delete what was sent a month ago; --dry-run only counts it"
+        )
+
+
 def _add_store(commands: Commands) -> None:
     parser = commands.add(
-        "event-store", "Show the events that notifications were recorded as", JSON
+        "event-store",
+        "Show and prune the events that notifications were recorded as",
+        JSON,
+        check=_check_store,
     )
     parser.add_argument(
         "operation",
         metavar="|".join(STORE_OPERATIONS),
         choices=STORE_OPERATIONS,
-        help="list: in the order in which they were recorded",
+        help="list: in the order in which they were recorded; prune: delete old ones, and old "
+        "samples",
     )
     parser.add_argument(
         "--type",
         metavar="EVENT_TYPE",
         action="append",
         default=[],
-        help="only events of this type, in which * stands for any text; may be repeated",
+        help="list: only events of this type, in which * stands for any text; may be repeated",
     )
     parser.add_argument(
         "--trait",
@@ -172,23 +228,34 @@ def _add_store(commands: Commands) -> None:
         type=_trait,
         action="append",
         default=[],
-        help="only events with this trait; numbers and times (in seconds since 1970) may be "
+        help="list: only events with this trait; numbers and times (in seconds since 1970) may be "
         "compared with <, <=, > and >=; may be repeated, then all must hold",
     )
     parser.add_argument(
         "--since",
         metavar="SECONDS|TIME",
         type=since,
-        help="only those sent since so many seconds ago, or since a time such as "
+        help="list: only those sent since so many seconds ago, or since a time such as "
         "2026-12-31T23:59:59Z",
     )
     parser.add_argument(
         "--limit",
         metavar="N",
         type=integer(1, 1_000_000),
-        default=100,
-        help="at most so many, the first (default: 100)",
+        help="list: at most so many, the first (default: 100)",
     )
     parser.add_argument(
-        "--after", metavar="ID", type=integer(0), default=0, help="only those with a higher number"
+        "--after", metavar="ID", type=integer(0), help="list: only those with a higher number"
+    )
+    parser.add_argument(
+        "--older-than",
+        metavar="SECONDS",
+        type=seconds(),
+        help="prune: what was sent or measured so long ago",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        default=None,
+        help="prune: only count what would be deleted",
     )
