@@ -134,8 +134,8 @@ class MemoryPost:
         self._check()
         for name in queues:
             self.bus.queues.pop(name, None)
-            self.bus.consumers.pop(name, None)
-            self.queues.discard(name)
+            for one in self.bus.consumers.pop(name, ()):
+                one.queues.discard(name)
 
     def close(self) -> None:
         for name, one in reversed(self.unacknowledged):
