@@ -50,6 +50,7 @@ POOLS = ROOT / "doc" / "pools.rst"
 TEMPLATES = ROOT / "doc" / "templates.rst"
 FUNCTIONS = ROOT / "doc" / "functions.rst"
 NOTIFICATIONS = ROOT / "doc" / "notifications.rst"
+TUTORIAL_NOTIFICATIONS = ROOT / "doc" / "tutorial_notifications.rst"
 PLANNING = ROOT / "doc" / "planning.rst"
 KEEPING = ROOT / "doc" / "keeping.rst"
 MENDING = ROOT / "doc" / "mending.rst"
@@ -213,6 +214,7 @@ class Shell:
         for path in (ROOT / "examples").glob("*.yaml"):
             text = path.read_text(encoding="utf-8").replace(PORT, self.port)
             (examples / path.name).write_text(text, encoding="utf-8")
+        (examples / "notifications").symlink_to(ROOT / "examples" / "notifications")
 
     def run(self, line: str) -> list[str]:
         """The output of a command, with the folder and the port that the documents show."""
@@ -335,6 +337,7 @@ def test_tutorial_commands(tmp_path: Path) -> None:
         (NOTIFICATIONS, 6),
         (PLANNING, 6),
         (TEMPLATES, 5),
+        (TUTORIAL_NOTIFICATIONS, 20),
     ],
 )
 def test_commands_on_files_of_the_page(path: Path, least: int, tmp_path: Path) -> None:
@@ -475,7 +478,15 @@ def main() -> None:
         write_files(PLANNING, folder)
         write_files(KEEPING, folder)
         write_files(MENDING, folder)
-        for path in (TUTORIAL, TEMPLATES, PLANNING, KEEPING, MENDING):
+        write_files(TUTORIAL_NOTIFICATIONS, folder)
+        for path in (
+            TUTORIAL,
+            TEMPLATES,
+            PLANNING,
+            KEEPING,
+            MENDING,
+            TUTORIAL_NOTIFICATIONS,
+        ):
             record(path, shell)
     finally:
         shell.close()
