@@ -32,6 +32,7 @@ OTHERS = {
     "peers": "converge beside others, in environments that it makes",
     "shapes": "the cost of a node in graphs of several shapes and sizes",
     "wakeups": "how soon engines hear of work, and what a bus costs; it needs a RabbitMQ, too",
+    "notifications": "what agents take: batches, two that share, memory; it needs a RabbitMQ, too",
     "waiting": "10,000 handlers that wait for five minutes: threads, statements, processor time",
     "fairness": "what a large stack costs a small one beside it",
     "scaling": "what more engines bring, measured and predicted",

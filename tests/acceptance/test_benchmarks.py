@@ -86,3 +86,31 @@ def test_more_engines_are_measured_beside_what_is_predicted(database: Backend) -
         found = re.search(what, said, re.MULTILINE)
         assert found is not None, said
         assert all(float(rate.replace(",", "")) > 0 for rate in found.groups())
+
+
+@pytest.fixture
+def rabbitmq(_databases: dict[str, Backend]) -> Backend:
+    return _databases["rabbitmq"]
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("database", [only("postgresql")], indirect=True)
+def test_batches_of_notifications_are_measured_beside_those_of_oslo_messaging(
+    database: Backend, rabbitmq: Backend
+) -> None:
+    url, bus = database.empty(), rabbitmq.empty()
+    broker = bus.partition("?")[0]
+    try:
+        said = run(
+            "notifications", "--only", "statements", "--only", "batches", "--number", "250",
+            "--rounds", "1", "--url", url, "--broker", broker,
+        )  # fmt: skip
+    finally:
+        database.discard(url)
+        rabbitmq.discard(bus)
+    assert re.search(r"^ratio statements of a batch, 1,000 / 10: 1.00 ", said, re.MULTILINE), said
+    for other in ("batches of 1", "oslo.messaging"):
+        what = rf"^ratio notifications/s, batches of 100 / {other}: (\S+) "
+        found = re.search(what, said, re.MULTILINE)
+        assert found is not None, said
+        assert float(found[1]) > 0
