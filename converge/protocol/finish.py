@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from converge.errors import StaleLock
+from converge.errors import NotFound, StaleLock
 from converge.model import Action, NodeState, OnFailure, Status, TraversalStatus
 from converge.protocol.asked import Asked
 from converge.protocol.complete import is_mine
@@ -28,10 +28,17 @@ def may_roll_back(work: Work) -> bool:
     return work.traversal.on_failure is OnFailure.ROLLBACK and work.node.tainted
 
 
-def draft_rollback(tx: Transaction, work: Work) -> Draft:
-    """Plan that rollback."""
+def draft_rollback(tx: Transaction, work: Work) -> Draft | None:
+    """Plan that rollback; None if a newer traversal has begun, which may have deleted the version
+    that it would go to."""
     stack = stacks.get_stack_by_id(tx, work.traversal.stack_id)
-    return draft_version(tx, stack, Action.ROLLBACK, last_good(stack))
+    if stack.traversal_id != work.traversal.id:
+        return None
+    try:
+        return draft_version(tx, stack, Action.ROLLBACK, last_good(stack))
+    except NotFound:
+        # it has begun since the stack was read
+        return None
 
 
 def finish(tx: Transaction, engine_id: int, work: Work, draft: Draft | None = None) -> None:

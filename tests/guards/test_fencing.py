@@ -117,6 +117,23 @@ def test_a_late_end_is_refused(
     assert stack.refresh().status == "COMPLETE"
 
 
+def test_a_late_end_does_not_look_for_a_version_that_is_gone(
+    store: converge.Store, world: FakeWorld, engine: Callable[..., StepEngine]
+) -> None:
+    """The rollback that it would start goes nowhere any more."""
+    bodies = [template(a={"properties": {"size": size}}) for size in (1, 2)]
+    late, other = engine(), engine()
+    store.create_stack("s", bodies[0])
+    store.update_stack("s", bodies[1], on_failure="rollback")
+    world.fail("create a")
+    late.step()
+    outcome = late.call(*late.claim())
+    store.delete_stack("s")
+    other.run()
+    late.write(outcome)
+    assert store.stacks() == []
+
+
 def test_a_halted_traversal_starts_nothing_that_was_ready(
     store: converge.Store, world: FakeWorld, engine: Callable[..., StepEngine]
 ) -> None:
@@ -193,7 +210,7 @@ def test_a_node_that_was_begun_is_handed_back_as_begun(
     one.run()
     store.update_stack("s", template(a={"properties": {"x": 1}}))
     one.write(Outcome(one.claim()[0], Result.HANDED_BACK, started=True))
-    assert store.show("s")["resources"]["a"]["status"] == "IN_PROGRESS"
+    assert store.show("s")["resources"]["a"]["status"] == "WAITING"
     # that was no attempt
     assert one.claim()[0].node.attempts == 1
 
