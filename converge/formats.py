@@ -15,9 +15,11 @@ from converge.errors import SchemaError
 
 #: The format of all that there was before there were others.
 FIRST: Final = 1
+#: Resources of it run although others have failed: ``runs: always``.
+ALWAYS: Final = 2
 #: The highest format that this converge understands.
-KNOWN = 1
-#: The format of what this converge writes.
+KNOWN = 2
+#: The format of what this converge writes, where nothing needs a higher one.
 WRITTEN = 1
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from converge.awaiting import Doing, is_cancelled
 from converge.canonical import dump, load
-from converge.errors import BadInput, Cancelled, Gone, Replace, Veto, comes_from
+from converge.errors import BadInput, Cancelled, Drifted, Gone, Replace, Veto, comes_from
 from converge.hiding import Secrets
 from converge.model import Action, Json, Kind, Physical, Status, same
 from converge.protocol.basis import make_basis
@@ -25,8 +25,9 @@ from converge.protocol.decide import (
     Work,
     decide_replace,
     is_external,
+    runs_always,
 )
-from converge.protocol.drift import Drift, compare, gone, masked, real_properties
+from converge.protocol.drift import Drift, compare, gone, masked, real_properties, said
 from converge.protocol.drift import describe as describe_drift
 from converge.protocol.limits import SPENT, Limits, limits_of, settings_of
 from converge.protocol.marks import (
@@ -98,6 +99,7 @@ def make_context(
         timeout=limits.call,
         waited=limits.waited,
         directory=settings_of(work).get(DIRECTORY),
+        failures=work.failures,
         record=record,
         journal=journal,
         receive=receive,
@@ -194,7 +196,7 @@ def calling(
         if work.decision.properties is not work.row.properties:
             # only properties that its delete uses have changed
             try:
-                values["properties"] = _storable("properties", dict(work.decision.properties))
+                values["properties"] = storable("properties", dict(work.decision.properties))
             except BadInput as error:
                 return failure(work, str(error))
         values |= _new_settings(work)
@@ -234,7 +236,7 @@ def _marks(
     return mark_attributes(resource_type, attributes, secrets)
 
 
-def _invoke(handler: ResourceType, method: str, context: Context, *args: Any) -> Doing[Any]:
+def invoke(handler: ResourceType, method: str, context: Context, *args: Any) -> Doing[Any]:
     """Call a method of a resource type, and return what it returned when its work was done.
 
     :raises Wait: it asks to be called again.
@@ -263,12 +265,12 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Do
         if physical_id is None:
             # find() looks for what the create made, by the token of the create
             context.token, token = row.token, context.token
-            found = yield from _invoke(handler, "find", context)
+            found = yield from invoke(handler, "find", context)
             context.token = token
             physical_id = None if found is None else _physical(found, None, context).id
         if physical_id is not None:
             context.physical_id = physical_id
-            yield from _invoke(handler, "delete", context, physical_id)
+            yield from invoke(handler, "delete", context, physical_id)
         if work.decision.wanted is not None:
             return Outcome(work, Result.REPLACE)
         return Outcome(work, Result.DONE, deleted=True)
@@ -277,19 +279,20 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Do
     if operation is Operation.CHECK:
         return (yield from _check(work, handler, context, secrets))
     # before the call: the handler may change the mapping
-    reached = _storable("properties", dict(properties))
+    reached = storable("properties", dict(properties))
     given = put_in(properties, secrets)
     if secrets:
         check_properties(work.wanted_type, handler, given)
     if operation is Operation.CREATE:
-        made = yield from _invoke(handler, "create", context, given)
+        made = yield from invoke(handler, "create", context, given)
         physical = _physical(made, None, context)
     else:
         previous = put_in(real_properties(row), secrets)
-        made = yield from _update(handler, context, row, given, previous)
+        again = runs_always(work.decision.settings)
+        made = yield from _update(handler, context, row, given, previous, again=again)
         assert row.physical_id is not None
         physical = _physical(made, Physical(row.physical_id, row.attributes), context)
-    attributes = _storable("attributes", dict(physical.attributes))
+    attributes = storable("attributes", dict(physical.attributes))
     if secrets:
         attributes = Secrets(secrets.values()).hide_in_json(attributes)
     values: dict[str, Any] = {
@@ -321,16 +324,19 @@ def _check(
     if supports(handler, "read"):
         context.properties = given
         try:
-            found = yield from _invoke(handler, "read", context, row.physical_id)
+            found = yield from invoke(handler, "read", context, row.physical_id)
             real = check_real(found).properties
             declared = mark_properties(handler, real, ())
             known = {*marked_properties(row.settings), *declared}
-            drift = compare(row.properties, _storable("properties", dict(real)), known, secrets)
+            drift = compare(row.properties, storable("properties", dict(real)), known, secrets)
         except Gone as error:
             drift = gone(str(error))
+    if not drift and can_check(handler, row.properties):
+        try:
+            yield from invoke(handler, "check", context, row.physical_id, given)
+        except Drifted as error:
+            drift = said(str(error))
     if not drift:
-        if can_check(handler, row.properties):
-            yield from _invoke(handler, "check", context, row.physical_id, given)
         values: dict[str, Any] = {"reason": None, "status": Status.COMPLETE}
         return Outcome(work, Result.DONE, values | _without_drift(row))
     reason = describe_drift(drift)
@@ -358,13 +364,13 @@ def _read(work: Work, handler: ResourceType, context: Context) -> Doing[Outcome]
     found = Real()
     if supports(handler, "read"):
         try:
-            found = check_real((yield from _invoke(handler, "read", context, external_id)))
+            found = check_real((yield from invoke(handler, "read", context, external_id)))
         except Gone as error:
             raise BadInput(f"its external_id names nothing: {error or 'it is gone'}") from error
     values: dict[str, Any] = {"reason": None, "status": Status.COMPLETE}
     if is_check:
         return Outcome(work, Result.DONE, values)
-    attributes = _storable("attributes", dict(found.attributes or {}))
+    attributes = storable("attributes", dict(found.attributes or {}))
     secret = mark_attributes(handler, attributes, ())
     wanted = with_marks(work.decision.settings, attributes=secret)
     values |= {
@@ -404,9 +410,12 @@ def _update(
     row: ResourceRow,
     properties: Mapping[str, Json],
     previous: Mapping[str, Json],
+    *,
+    again: bool,
 ) -> Doing[object]:
     """Bring a resource to other properties, as its type's plan says.
 
+    :param again: also if they are not others.
     :raises Replace: it is to be replaced.
     :raises BadInput: it asks for a replacement, and its plan has said that it needs none.
     """
@@ -414,10 +423,11 @@ def _update(
     if planned is not None and planned.how == How.REPLACE:
         raise Replace(planned.reason or "its plan says so")
     # what failed half-way is not as its last properties say
-    if planned is not None and planned.how == How.NOTHING and row.status is Status.COMPLETE:
+    is_same = planned is not None and planned.how == How.NOTHING and not again
+    if is_same and row.status is Status.COMPLETE:
         return None
     try:
-        made = yield from _invoke(handler, "update", context, row.physical_id, properties, previous)
+        made = yield from invoke(handler, "update", context, row.physical_id, properties, previous)
     except Replace as error:
         if planned is None:
             raise
@@ -465,7 +475,7 @@ def check_physical_id(physical_id: object) -> None:
         raise BadInput("a physical id must not have NUL or surrogate characters")
 
 
-def _storable(what: str, value: Json) -> Json:
+def storable(what: str, value: Json) -> Json:
     try:
         stored = dump(value)
         size = len(stored)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,13 +12,15 @@ from converge.protocol.places import Bounds, take_places
 from converge.protocol.room import Room
 from converge.protocol.rota import Rota
 from converge.resources.resource_type import ResourceType
-from converge.sql import claimable, limits, node_moves, resources, traversals
+from converge.sql import claimable, events, limits, node_moves, resources, traversals
 from converge.sql.lanes import Course, take_lanes
 from converge.sql.resources import ResourceRow
 from converge.sql.sync_points import Key, SyncPointRow
 from converge.sql.transaction import Transaction
 from converge.sql.traversals import TraversalRow
 
+#: How many of the resources that failed a handler is told of that runs all the same.
+MOST_FAILURES = 20
 #: Where an engine has not the types of what it has locked, it locks so many more at a time, so
 #: often at most; what is left is for its next claim.
 _MANY = 500
@@ -120,12 +122,14 @@ def _decide_all(
         (
             (node.traversal_id, required)
             for node in free
-            if not node.tainted
+            if not node.is_stopped
             for required in node.requires
         ),
     )
     works: list[Work] = []
     foreign: list[Work] = []
+    telling = {node.traversal_id for node in free if node.always}
+    failures = _failures_of(tx, [known[id_] for id_ in sorted(telling)])
     for node in free:
         row = rows.get(node.resource_id) if node.resource_id is not None else None
         inputs = [
@@ -144,9 +148,19 @@ def _decide_all(
             requires=sorted(one.id for one in inputs),
             inputs=[(one.id, one.epoch) for one in inputs],
             secrets=[value for one in inputs for value in input_secrets(one)],
+            failures=failures.get(node.traversal_id, {}) if node.always else {},
         )
         (foreign if is_foreign(decision) else works).append(work)
     return works, foreign
+
+
+def _failures_of(tx: Transaction, running: Iterable[TraversalRow]) -> dict[int, Mapping[str, str]]:
+    """What failed first in each of these traversals: reasons by the resource's name."""
+    found: dict[int, Mapping[str, str]] = {}
+    for one in running:
+        failed = events.list_failures(tx, one.stack_id, one.id, MOST_FAILURES)
+        found[one.id] = {name: reason or "" for name, reason in failed}
+    return found
 
 
 def _take(tx: Transaction, engine_id: int, works: Sequence[Work]) -> None:
@@ -298,7 +312,7 @@ def _lock_free(
         taken: set[int] = set()
         for node in nodes:
             row = rows.get(node.resource_id) if node.resource_id is not None else None
-            if row is None or node.tainted:
+            if row is None or node.is_stopped:
                 free.append(node)
             elif row.engine_id is not None:
                 held.setdefault(row.id, []).append(node)

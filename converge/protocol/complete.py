@@ -96,7 +96,7 @@ def _write_nodes(
             superseded.append(node.key)
             continue
         if outcome.result is Result.WAIT:
-            if not node.tainted:
+            if not node.is_stopped:
                 note = make_event(outcome.work, events.WAITING, outcome.reason)
                 waiting.append(PutOff(outcome, node, note))
                 continue
@@ -104,7 +104,7 @@ def _write_nodes(
             outcome.result = Result.SKIPPED
             outcome.values |= _unfinished(outcome)
         if outcome.result in (Result.RETRY, Result.HANDED_BACK):
-            if outcome.result is Result.RETRY and node.tainted:
+            if outcome.result is Result.RETRY and node.is_stopped:
                 # its traversal was halted meanwhile: no further attempt
                 outcome.result = Result.FAILED
                 outcome.values["status"] = Status.FAILED
@@ -220,7 +220,8 @@ def _arrive(tx: Transaction, kept: Sequence[tuple[Outcome, LockedNode]]) -> None
             row = rows[key]
             if taints and not row.tainted:
                 tainted.add(key)
-            if row.lane != node.lane and (taints or row.tainted or row.kind is Kind.STACK):
+            stops = (taints or row.tainted) and not row.always
+            if row.lane != node.lane and (stops or row.kind is Kind.STACK):
                 lanes[key] = node.lane
     node_moves.taint(tx, sorted(tainted))
     node_moves.arrive(tx, counts, rows, lanes)

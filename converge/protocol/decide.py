@@ -74,6 +74,9 @@ DELETION_POLICY = "deletion_policy"
 RETAIN = "retain"
 #: The key of the id of what is there already, and is never touched.
 EXTERNAL_ID = "external_id"
+#: The key for when a resource runs, and its value for what runs after failures, too.
+RUNS = "runs"
+ALWAYS = "always"
 #: The key for the secrets that are kept elsewhere: see :mod:`converge.template.elsewhere`.
 SECRETS = "get_secret"
 #: Operations that call a handler; all others are done at once.
@@ -110,6 +113,7 @@ class Work:
     :ivar secrets: values of these that are secret.
     :ivar locked: whether the claim locked the resource.
     :ivar placed: whether it holds places of limits.
+    :ivar failures: what has failed before, if it runs all the same: reasons by name.
     """
 
     traversal: TraversalRow
@@ -121,6 +125,7 @@ class Work:
     inputs: Sequence[tuple[int, int]] = ()
     secrets: Sequence[Json] = ()
     placed: bool = False
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def scope(self) -> str:
@@ -221,7 +226,7 @@ def decide(
     """
     if node.kind is Kind.STACK:
         return Decision(Operation.FINISH)
-    if node.tainted:
+    if node.is_stopped:
         return Decision(Operation.SKIP)
     if node.deaths >= _deaths_allowed(traversal, node, row, types):
         return Decision(Operation.FAIL, reason=f"{node.deaths} engines died while working on it")
@@ -486,7 +491,7 @@ def decide_wanted(
     if is_gone(row):
         # what takes its place has a token of its own, and what depends on it follows
         return decide_replace(wanted, row, properties, types)
-    if row.status is Status.COMPLETE:
+    if row.status is Status.COMPLETE and not runs_always(settings):
         if same(row.properties, properties):
             return Decision(Operation.NOTHING, row.properties)
         if _differ_in_delete_only(resource_type, row.properties, properties):
@@ -496,6 +501,12 @@ def decide_wanted(
     ):
         return Decision(Operation.UPDATE, properties)
     return decide_replace(wanted, row, properties, types)
+
+
+def runs_always(settings: Mapping[str, Json] | None) -> bool:
+    """Whether a resource with these settings runs whether those before it failed or not, and in
+    each traversal that comes to it."""
+    return (settings or {}).get(RUNS) == ALWAYS
 
 
 def is_ordered(settings: Mapping[str, Json] | None) -> bool:

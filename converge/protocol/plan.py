@@ -65,6 +65,7 @@ class Node(NamedTuple):
     :ivar pending: how many predecessors it waits for.
     :ivar successors: numbers of the nodes that wait for it, in order.
     :ivar done: it is done from the start; its number is negative.
+    :ivar always: it runs whether what it waits for failed or not.
     """
 
     number: int
@@ -77,6 +78,7 @@ class Node(NamedTuple):
     pending: int
     successors: tuple[int, ...]
     done: bool = False
+    always: bool = False
 
 
 class Plan:
@@ -107,6 +109,7 @@ class Plan:
         self.held = held
         self._done: dict[str, int] = {}
         self._definitions = definitions
+        self._always = definitions.always()
         self._by_id = {resource.id: resource for resource in existing}
         self._kept = kept
         self.new = new
@@ -143,6 +146,7 @@ class Plan:
         name: str | None = None
         resource_id: int | None = None
         is_given = False
+        always = False
         if isinstance(key, int):
             kind = Kind.CLEANUP
             resource_id = key
@@ -159,6 +163,7 @@ class Plan:
             version_kept = self._kept.get(name)
             resource_id = None if version_kept is None else version_kept.id
             is_given = True
+            always = name in self._always
         else:
             kind = Kind.STACK
         graph = self._graph
@@ -173,6 +178,7 @@ class Plan:
             requires=() if given is None else tuple(self._requires(number, given)),
             pending=graph.count_required(number),
             successors=tuple(graph.dependants(number)),
+            always=always,
         )
 
     def _requires(self, number: int, name: str) -> Iterable[int]:

@@ -28,6 +28,7 @@ from converge.protocol.decide import (
     is_ordered,
     managed_reason,
     retains,
+    runs_always,
     unknown_type,
 )
 from converge.protocol.drift import describe, drift_of, is_gone, real_properties
@@ -49,6 +50,10 @@ from converge.template.functions import LITERAL, function_of
 from converge.template.properties import property_problems, unmet
 
 LOG = logging.getLogger(__name__)
+
+
+#: Why something happens that nothing else asks for.
+RUNS_ALWAYS = "it runs always"
 
 
 class Verb(StrEnum):
@@ -286,7 +291,11 @@ class Foresight:
             return self._kept(change, row)
         if change.verb is Verb.UPDATE:
             sure = least.operation is Operation.UPDATE
-            return self._updated(replace(change, sure=sure), resource_type, body, row, wanted)
+            again = runs_always(settings)
+            if again and not differences:
+                change = replace(change, reason=RUNS_ALWAYS)
+            change = replace(change, sure=sure)
+            return self._updated(change, resource_type, body, row, wanted, again=again)
         if _VERBS[least.operation] is Verb.UPDATE:
             return replace(change, verb=Verb.UPDATE, may_replace=True)
         sure = _VERBS[least.operation] is Verb.REPLACE
@@ -335,6 +344,8 @@ class Foresight:
         body: Mapping[str, Json],
         row: ResourceRow,
         wanted: Mapping[str, Json],
+        *,
+        again: bool,
     ) -> Change:
         """An update, as far as the properties decide. Its type may know more."""
         if row.status is not Status.COMPLETE:
@@ -353,7 +364,7 @@ class Foresight:
             change = replace(change, verb=Verb.REPLACE, reason=reason)
             decision = decide_replace(body, row, wanted, self._types)
             return self._replaced(change, resource_type, decision, wanted)
-        if planned.how == How.NOTHING and row.status is Status.COMPLETE:
+        if planned.how == How.NOTHING and row.status is Status.COMPLETE and not again:
             return self._kept(change, row)
         self._known[change.name] = _Known(row.physical_id, planned.attributes)
         return replace(change, leaves_old=False)
@@ -554,6 +565,8 @@ def _why_replaced(
     before = row.settings or {}
     if {TRIGGERS} <= before.keys() & settings and not same(before[TRIGGERS], settings[TRIGGERS]):
         return "its triggers change"
+    if runs_always(settings) and same(real_properties(row), dict(wanted)):
+        return f"{RUNS_ALWAYS}, and type {definition.type} has no update"
     if not supports(resource_type, "update"):
         return f"type {definition.type} has no update"
     fixed = [

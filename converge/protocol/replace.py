@@ -42,7 +42,7 @@ def replace(
     old = row_of(work)
     if node is None or not is_mine(node, work, engine_id):
         raise StaleLock(f"engine {engine_id} no longer holds the replacement of {old.name!r}")
-    ends = node.state is NodeState.SUPERSEDED or node.tainted
+    ends = node.state is NodeState.SUPERSEDED or node.is_stopped
     decision = then or work.decision
     is_gone = (
         decision.operation is not Operation.DELETE or work.decision.operation is Operation.DELETE

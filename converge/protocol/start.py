@@ -129,7 +129,8 @@ def start(
     queue = stack.queue if intent.queue is None else intent.queue
     priority = stack.priority if intent.priority is None else intent.priority
     # older versions of its template stay as they are
-    format_ = max(stack.format, formats.WRITTEN)
+    needed = formats.ALWAYS if definitions.always() else formats.WRITTEN
+    format_ = max(stack.format, needed)
     placing = Placing(tx, queue, priority, format_, definitions, draft.heads)
     if action is not Action.CHECK:
         # what nobody asked for cannot be refused; its nodes are
@@ -350,6 +351,7 @@ def _sync_point(node: Node, new_ids: Mapping[str, int], placing: Placing) -> New
         node.successors,
         node.done,
         placing.lane(node),
+        node.always,
     )
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import IO, Any, ClassVar
 
-from converge.errors import BadInput, ConvergeError, Replace, with_article
+from converge.errors import BadInput, ConvergeError, Drifted, Replace, with_article
 from converge.model import Json, Physical, Replacing
 from converge.resources.printed import Printed
 from converge.resources.process_groups import Record, stop_group
@@ -31,6 +31,10 @@ STDERR_SPILL = 16 * 1024 * 1024
 GRACE = 5.0
 #: Seconds between two looks at a running command, at first and at most.
 FIRST_POLL, LONGEST_POLL = 0.002, 0.05
+#: The exit status of a check that says that the thing has drifted: that of ``converge check``.
+DRIFTED = 3
+#: Characters of each reason in CONVERGE_FAILURES.
+REASON_SHOWN = 1000
 #: What a command sees of the engine's environment. All else may be secret.
 PASSED = ("PATH", "HOME", "LANG", "TMPDIR")
 #: An escaped NUL in JSON text, as opposed to an escaped backslash before "u0000".
@@ -41,11 +45,22 @@ class CommandError(ConvergeError):
     """A command could not be started, failed, or was stopped; the message says which and why.
 
     :ivar made_nothing: it never ran, or exited by itself, and then had to clean up itself.
+    :ivar status: of its exit, None if it did not come to one.
+    :ivar printed: the end of what it printed.
     """
 
-    def __init__(self, message: str, *, made_nothing: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        made_nothing: bool = False,
+        status: int | None = None,
+        printed: str = "",
+    ) -> None:
         super().__init__(message)
         self.made_nothing = made_nothing
+        self.status = status
+        self.printed = printed
 
 
 class Command(ResourceType):
@@ -56,9 +71,10 @@ class Command(ResourceType):
     ``create``, ``update``, ``delete``
         run by ``/bin/sh -c``, with an empty stdin and in a session of their own.
     ``check``
-        run like them by ``converge check``, to see whether the thing is as it should be: a status
-        other than 0 means that it is not, and the next ``converge up`` mends it. It must change
-        nothing. Without it, the resource counts as not checked.
+        run like them by ``converge check``, to see whether the thing is as it should be. With the
+        status 3 it says that it has drifted, and what it prints says how; with another one than 0
+        that it is broken, or could not be looked at. Both are mended by the next ``converge up``.
+        It must change nothing. Without it, the resource counts as not checked.
     ``environment``
         variables to add: strings, numbers, booleans (``true`` or ``false``). Of the engine's own
         environment a command sees only ``PATH``, ``HOME``, ``LANG`` and ``TMPDIR``, and what
@@ -76,10 +92,11 @@ class Command(ResourceType):
     updated with.
 
     The commands are also given ``CONVERGE_STACK``, ``CONVERGE_RESOURCE``, ``CONVERGE_TOKEN``,
-    ``CONVERGE_ATTEMPT`` and ``CONVERGE_PHYSICAL_ID``. The physical id is the token of the first
-    ``create``, which knows it already: use it in the name of what is made, and set
-    ``replace: create_first`` in the template if the old one must stay until the new one exists.
-    Otherwise the old one is deleted first.
+    ``CONVERGE_ATTEMPT``, ``CONVERGE_PHYSICAL_ID``, and ``CONVERGE_FAILURES``: of a resource that
+    ``runs: always``, what has failed before it, a JSON object of reasons by name; else ``{}``. The
+    physical id is the token of the first ``create``, which knows it already: use it in the name of
+    what is made, and set ``replace: create_first`` in the template if the old one must stay until
+    the new one exists. Otherwise the old one is deleted first.
 
     A ``create`` that exits with a status other than 0 counts as having made nothing: its ``delete``
     is not run, as that could remove what an older version made under the same name. It must clean
@@ -181,10 +198,16 @@ class Command(ResourceType):
     def check(self, context: Context, physical_id: str, properties: Mapping[str, Any]) -> None:
         """Run ``check``, if there is one.
 
+        :raises Drifted: if it says so.
         :raises BadInput: for a bad property.
         :raises CommandError: if it fails or is stopped.
         """
-        self._run("check", context, physical_id, properties)
+        try:
+            self._run("check", context, physical_id, properties)
+        except CommandError as error:
+            if error.status != DRIFTED:
+                raise
+            raise Drifted(error.printed) from error
 
     def delete(self, context: Context, physical_id: str) -> None:
         """Run ``delete``, if there is one.
@@ -243,6 +266,8 @@ def _run(
             raise CommandError(
                 f"{reason}: {last}" if last else f"{reason}, and printed nothing",
                 made_nothing=not _killed_by(process.returncode),
+                status=process.returncode,
+                printed=last,
             )
         _refuse_long_stdout(which, stdout)
         output = _text(_tail(stdout, STDOUT_LIMIT))
@@ -274,6 +299,7 @@ def _start(
         "CONVERGE_TOKEN": context.token,
         "CONVERGE_ATTEMPT": str(context.attempt),
         "CONVERGE_PHYSICAL_ID": physical_id,
+        "CONVERGE_FAILURES": _failures(context),
     }
     record = Record(context.resource_token)
     if (group := record.find()) is not None:
@@ -292,6 +318,12 @@ def _start(
         raise CommandError(
             f"{which} cannot be started: {error.strerror}{hint}", made_nothing=True
         ) from error
+
+
+def _failures(context: Context) -> str:
+    """What has failed before, as a JSON object: there is room for so much in a variable."""
+    found = {name: reason[:REASON_SHOWN] for name, reason in context.failures.items()}
+    return json.dumps(found, ensure_ascii=False)
 
 
 def _name(name: object, where: str) -> str:

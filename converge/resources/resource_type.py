@@ -124,6 +124,8 @@ class Context(Journaled):
     :ivar directory: for a type with ``relative_paths``: where relative paths in its properties
         start, which is the folder of its template when the resource was last created or updated;
         None if the template is from no file.
+    :ivar failures: for a resource that ``runs: always``: the reasons of the first 20 resources that
+        have failed in its traversal, by their names. Empty: none has failed so far.
     """
 
     no_journal = "this context is not an engine's, so it has no journal"
@@ -143,6 +145,7 @@ class Context(Journaled):
         timeout: float | None = None,
         waited: float = 0.0,
         directory: str | None = None,
+        failures: Mapping[str, str] | None = None,
         record: Callable[[str | None], None] | None = None,
         journal: Callable[[], Scope] | None = None,
         receive: Receive | None = None,
@@ -160,6 +163,7 @@ class Context(Journaled):
         self.timeout = timeout
         self.waited = waited
         self.directory = directory
+        self.failures: Mapping[str, str] = failures or {}
         self.cancel_reason: str | None = None
         self.interrupted = False
         self._record = record
@@ -240,7 +244,8 @@ class ResourceType:
         :class:`~converge.Physical` with new attributes; raise :class:`~converge.Replace` if
         that needs a new one. Without this method, a change of a property replaces the resource.
     ``check(context, physical_id, properties)``
-        raise an exception if the real thing is not as it should be.
+        raise :class:`~converge.Drifted` if the real thing is not as it should be: the next update
+        mends it. Any other exception is a failure.
     ``read(context, physical_id)``
         look at the real thing, and return a :class:`~converge.Real`; raise :class:`~converge.Gone`
         if there is none. It must change nothing. A check calls it, and what differs from
@@ -278,6 +283,9 @@ class ResourceType:
     #: In which order one is replaced by a new one: ``create_first``, or, for things of which there
     #: can be only one, ``delete_first``. A template can override it for a resource.
     replace: ClassVar[str] = Replacing.CREATE_FIRST
+    #: The property by which it takes over what is there, if it touches nothing that it has not made
+    #: itself: then nothing can be adopted by its id.
+    adopt_property: ClassVar[str | None] = None
     #: Whether its properties have paths: then handlers are given ``context.directory``.
     relative_paths: ClassVar[bool] = False
     #: When a failed call is retried. A template can override it for a resource.

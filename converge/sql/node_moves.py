@@ -288,24 +288,37 @@ def skip_nodes(tx: Transaction, keys: Sequence[Key]) -> None:
         _expect(done.rowcount, len(part))
 
 
-def lead_to_stack(tx: Transaction, running: Sequence[Key], stack_node: Key) -> None:
-    """Make the stack's node wait for these running nodes only.
-
-    An engine that has claimed the stack's node loses it.
-    """
-    if running:
+def lead(tx: Transaction, keys: Sequence[Key], successors: Sequence[int]) -> None:
+    """Give live nodes of a halted traversal, which the transaction has locked, these successors."""
+    live = (NodeState.WAITING, NodeState.READY, NodeState.BLOCKED, NodeState.RUNNING)
+    for start in range(0, len(keys), CHUNK):
+        part = keys[start : start + CHUNK]
         done = tx.execute(
             update(sync_point)
-            .where(among_keys(tx, running), is_in(NodeState.RUNNING))
-            .values(successors=[stack_node[1]], tainted=True)
+            .where(among_keys(tx, part), is_in(*live))
+            .values(successors=list(successors), tainted=True)
         )
-        _expect(done.rowcount, len(running))
-    state, ready_at = (NodeState.WAITING, None) if running else (NodeState.READY, tx.now)
-    values = {"state": state, "ready_at": ready_at, "due_at": 0, "pending": len(running)}
+        _expect(done.rowcount, len(part))
+
+
+def forget_always(tx: Transaction, keys: Sequence[Key]) -> None:
+    """Let nodes of a halted traversal, which the transaction has locked, be as all others."""
+    if keys:
+        done = tx.execute(update(sync_point).where(among_keys(tx, keys)).values(always=False))
+        _expect(done.rowcount, len(keys))
+
+
+def wait_for(tx: Transaction, stack_node: Key, pending: int) -> None:
+    """Make the stack's node wait for so many nodes.
+
+    An engine that has claimed it loses it.
+    """
+    state, ready_at = (NodeState.WAITING, None) if pending else (NodeState.READY, tx.now)
+    values = {"state": state, "ready_at": ready_at, "due_at": 0, "pending": pending}
     tx.execute(
         update(sync_point).where(among_keys(tx, [stack_node])).values(**values, engine_id=None)
     )
-    tx.news.ready[None] += 0 if running else 1
+    tx.news.ready[None] += 0 if pending else 1
 
 
 def unblock(tx: Transaction, resource_ids: Sequence[int]) -> int:

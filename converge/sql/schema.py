@@ -144,6 +144,8 @@ traversal = Table(
     Column("asked", JsonText),
     # who asked for it
     Column("actor", NAME),
+    # halted by a failure, and nodes that run all the same are still to come to their end
+    Column("goes_on", Boolean, nullable=False, server_default=false()),
     Index("ix_converge_traversal_stack_id", "stack_id"),
     Index("ix_converge_traversal_status", "status", "deadline_at"),
 )
@@ -242,6 +244,8 @@ sync_point = Table(
     Column("note_id", ID),
     # which engines can take it, and before what; 0: see converge.sql.lanes
     Column("lane", Integer, nullable=False, server_default="0"),
+    # it runs although it is tainted
+    Column("always", Boolean, nullable=False, server_default=false()),
     PrimaryKeyConstraint("traversal_id", "node", name="pk_converge_sync_point"),
     # the order of claims, so that a claim reads no more than it takes; the many nodes that
     # wait or are over are not in it where the database can leave them out

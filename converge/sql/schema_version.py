@@ -39,6 +39,7 @@ VERSIONS = (
     "0020",
     "0021",
     "0022",
+    "0024",
 )
 HEAD = VERSIONS[-1]
 #: Databases where a statement that changes the schema commits the transaction.

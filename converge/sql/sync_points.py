@@ -47,6 +47,7 @@ class SyncPointRow:
 
     :ivar note_id: the event that says how far its handler is, if that has waited.
     :ivar waited: seconds since the first call of an attempt whose handler has waited.
+    :ivar always: it runs although it is tainted.
     """
 
     traversal_id: int
@@ -67,6 +68,7 @@ class SyncPointRow:
     successors: list[int]
     mark: int
     lane: int
+    always: bool = False
     note_id: int | None = None
     waited: float = 0.0
 
@@ -74,6 +76,12 @@ class SyncPointRow:
     def key(self) -> Key:
         """Its primary key."""
         return self.traversal_id, self.node
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing more is done for it: a predecessor failed or was skipped, or its
+        traversal was halted."""
+        return self.tainted and not self.always
 
 
 @dataclass(slots=True)
@@ -90,12 +98,18 @@ class LockedNode:
     epoch: int
     mark: int
     lane: int
+    always: bool
     successors_text: str
 
     @property
     def key(self) -> Key:
         """Its primary key."""
         return self.traversal_id, self.node
+
+    @property
+    def is_stopped(self) -> bool:
+        """As :attr:`SyncPointRow.is_stopped`."""
+        return self.tainted and not self.always
 
     @property
     def successors(self) -> list[int]:
@@ -199,6 +213,7 @@ _LOAD = Load(
     "epoch",
     "mark",
     "lane",
+    "always",
 )
 
 
@@ -210,6 +225,7 @@ class NewSyncPoint:
     :ivar definition: the wanted resource as canonical JSON, None if nothing is wanted.
     :ivar done: it is DONE from the start; its number is negative.
     :ivar lane: see :mod:`converge.sql.lanes`.
+    :ivar always: it runs although it is tainted.
     """
 
     node: int
@@ -222,6 +238,7 @@ class NewSyncPoint:
     successors: Sequence[int]
     done: bool = False
     lane: int = DEFAULT
+    always: bool = False
 
 
 def insert_sync_points(
@@ -261,6 +278,7 @@ def insert_sync_points(
                 _dump_numbers(row.successors),
                 *state(row),
                 row.lane,
+                row.always,
             )
             for row in rows
         ),

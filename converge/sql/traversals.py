@@ -16,6 +16,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -131,12 +132,12 @@ def find_last_action(tx: Transaction, stack_id: int) -> Action:
 
 
 def list_overdue(tx: Transaction, limit: int) -> list[TraversalRow]:
-    """Running traversals past their deadline, not halted yet; the longest overdue first. Those of
-    a newer converge are left to it."""
+    """Running traversals past their deadline in which something may still start; the longest
+    overdue first. Those of a newer converge are left to it."""
     query = _SELECT.where(
         traversal.c.status == TraversalStatus.RUNNING,
         traversal.c.deadline_at <= tx.now,
-        traversal.c.halted.is_(None),
+        or_(traversal.c.halted.is_(None), traversal.c.goes_on),
         stack.c.format <= formats.KNOWN,
     )
     return [
@@ -177,17 +178,28 @@ def list_cancelled(tx: Transaction, ids: Iterable[int]) -> tuple[dict[int, str],
 
 
 def halt_traversal(
-    tx: Transaction, traversal_id: int, outcome: TraversalStatus, reason: str
+    tx: Transaction,
+    traversal_id: int,
+    outcome: TraversalStatus,
+    reason: str,
+    *,
+    goes_on: bool = False,
+    again: bool = False,
 ) -> bool:
-    """Note what a running traversal will end as. False: it is halted or over already."""
+    """Note what a running traversal will end as. False: it is halted or over already.
+
+    :param goes_on: nodes that run all the same are still to come.
+    :param again: also if it is halted, but such nodes are still to come.
+    """
+    free = traversal.c.halted.is_(None)
     done = tx.execute(
         update(traversal)
         .where(
             traversal.c.id == traversal_id,
             traversal.c.status == TraversalStatus.RUNNING,
-            traversal.c.halted.is_(None),
+            or_(free, traversal.c.goes_on) if again else free,
         )
-        .values(halted=outcome, reason=reason)
+        .values(halted=outcome, reason=reason, goes_on=goes_on)
     )
     return done.rowcount == 1
 

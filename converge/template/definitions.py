@@ -16,6 +16,7 @@ _DEPENDS_ON = re.compile(r'\{"depends_on":(?:"(?:[^"\\]|\\.)*"|\[[^][]*\]),(?="p
 _TYPE = '"type":"'
 _QUEUE = '"queue":"'
 _EXTERNAL = '"external_id":"'
+_ALWAYS = '"runs":"always"'
 
 
 def is_definition(body: Mapping[str, Json]) -> bool:
@@ -96,6 +97,12 @@ class Definitions(Mapping[str, ResourceDefinition]):
         # likewise
         found = (name for name, text in self._texts.items() if _EXTERNAL in text)
         return [name for name in found if "external_id" in self[name].settings]
+
+    def always(self) -> frozenset[str]:
+        """The names of the resources that run whether those before them failed or not."""
+        # likewise
+        found = (name for name, text in self._texts.items() if _ALWAYS in text)
+        return frozenset(name for name in found if self[name].settings.get("runs") == "always")
 
     def text(self, name: str) -> str:
         """A resource as canonical JSON, as :func:`dump_definition` makes it."""

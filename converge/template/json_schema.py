@@ -13,6 +13,7 @@ from converge.model import Replacing
 from converge.template.functions import EVALUATED
 from converge.template.keys import PARAMETER, POLICIES, TEMPLATE
 from converge.template.parameters import TYPES
+from converge.template.settings import ALWAYS
 
 if TYPE_CHECKING:
     from converge.resources.resource_type import Property, ResourceType
@@ -113,6 +114,8 @@ def _resource(types: Mapping[str, ResourceType]) -> dict[str, Any]:
             "retry": {"type": ["integer", "object"]},
             "timeout": seconds,
             "deadline": seconds,
+            "queue": {"anyOf": [{"type": "string", "minLength": 1}, _FUNCTION]},
+            "runs": {"anyOf": [{"enum": [ALWAYS, None]}, _FUNCTION]},
         },
         ["type"],
     )

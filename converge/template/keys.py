@@ -117,6 +117,7 @@ RESOURCE = Keys(
         "timeout",
         "deadline",
         "queue",
+        "runs",
     ),
     ("metadata", "update_policy"),
 )

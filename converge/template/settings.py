@@ -1,6 +1,6 @@
 """What a template says of a resource besides its properties: what replaces it, whether it is
-deleted, or never touched, how often it is tried, how long it may take, and which engines work on
-it."""
+deleted, or never touched, how often it is tried, how long it may take, which engines work on it,
+and whether it runs after failures."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from converge.template.values import Document, Spot, hint, kind, show
 TRIGGERS = "triggers"
 #: Which engines work on it.
 QUEUE = "queue"
+#: Whether it runs although what it depends on has failed, and its only value.
+RUNS = "runs"
+ALWAYS = "always"
 #: Their values must be known before a start.
-LIMITS = ("retry", "timeout", "deadline", QUEUE)
+LIMITS = ("retry", "timeout", "deadline", QUEUE, RUNS)
 #: It is neither deleted nor replaced. Likewise.
 PROTECT = "protect"
 #: Whether what it stands for is deleted with it. Likewise.
@@ -33,6 +36,7 @@ _OF_MANAGED = (
     TRIGGERS,
     PROTECT,
     DELETION_POLICY,
+    RUNS,
 )
 _OF_HEAT = (DELETION_POLICY, EXTERNAL_ID)
 _SNAPSHOT = ("snapshot", "Snapshot")
@@ -60,6 +64,8 @@ def check_settings(document: Document, what: object, body: Mapping[str, Json], s
             if reference.function != "get_param":
                 message = f"{key} of {what} must be known before anything is made: it can refer to "
                 raise document.error(f"{message}parameters only", reference.spot)
+    if body.get(RUNS) is not None:
+        _check_references(document, what, body, spot)
     # what Heat accepts can be drawn
     found = {key: value for key, value in found.items() if key not in _OF_HEAT}
     try:
@@ -67,6 +73,24 @@ def check_settings(document: Document, what: object, body: Mapping[str, Json], s
     except BadInput as error:
         key = str(error).partition(" ")[0].partition(".")[0].rstrip(":")
         raise document.error(f"{what}: {error}", spot.child(key)) from None
+
+
+def _check_references(
+    document: Document, what: object, body: Mapping[str, Json], spot: Spot
+) -> None:
+    """Refuse that what runs after failures refers to what may not be there then.
+
+    :raises TemplateError: if it does.
+    """
+    for key in ("properties", TRIGGERS):
+        for reference in references(body.get(key), spot.child(key)):
+            if reference.function in ("get_resource", "get_attr"):
+                name = "another resource" if reference.name is None else repr(reference.name)
+                raise document.error(
+                    f"{what} runs always, also if {name} was never made, so its {key} cannot refer "
+                    "to that; name it in depends_on",
+                    reference.spot,
+                )
 
 
 def heat_problems(what: object, body: Mapping[str, Json], spot: Spot) -> Iterator[tuple[str, Spot]]:
@@ -107,6 +131,11 @@ def settle(settings: Mapping[str, Json]) -> dict[str, Json]:
             check_name(QUEUE, settled[QUEUE])
         except BadInput as error:
             raise BadInput(f"queue: {error}") from None
+    if RUNS in settled and function_of(settled[RUNS]) is None and settled[RUNS] != ALWAYS:
+        raise BadInput(
+            f"{RUNS} must be {ALWAYS}, not {show(settled[RUNS])}; what is to run only if nothing "
+            "before it failed has none"
+        )
     if "retry" in settled and function_of(settled["retry"]) is None:
         settled["retry"] = _retry(settled["retry"])
     if PROTECT in settled and function_of(settled[PROTECT]) is None:

@@ -104,6 +104,8 @@ def resources(draw: st.DrawFn, before: str, may_be_external: bool) -> dict[str, 
             body["depends_on"] = [name]
         else:
             properties[where] = reference
+    if "get_" not in str(body) and draw(st.integers(0, 3)) == 0:
+        body["runs"] = "always"
     if draw(st.booleans()) and "triggers" not in body:
         body["triggers"] = draw(bit)
     if draw(st.integers(0, 3)) == 0 and body["type"] != "only":

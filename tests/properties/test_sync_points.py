@@ -302,7 +302,8 @@ class Engines(Walk):
             found = sync_points.lock_traversal_nodes(tx, self.traversal, LIVE)
             assert [node.key for node in found] == live
             node_moves.skip_nodes(tx, idle)
-            node_moves.lead_to_stack(tx, running, stack)
+            node_moves.lead(tx, running, [stack[1]])
+            node_moves.wait_for(tx, stack, len(running))
         for key in idle:
             self.change(key, state=NodeState.SKIPPED, ready_at=None)
         for key in running:

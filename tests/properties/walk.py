@@ -182,7 +182,9 @@ class Walk(RuleBasedStateMachine):
     def states(self, tickets: Sequence[Ticket]) -> list[LockedNode]:
         """The nodes as those who hold the tickets remember them."""
         return [
-            LockedNode(*key, Kind.UPDATE, NodeState.RUNNING, 0, False, engine_id, epoch, 0, 0, "[]")
+            LockedNode(
+                *key, Kind.UPDATE, NodeState.RUNNING, 0, False, engine_id, epoch, 0, 0, False, "[]"
+            )
             for engine_id, key, epoch in tickets
         ]
 

@@ -99,6 +99,7 @@ def test_the_environment() -> None:
     assert made.attributes["stdout"] == "a b/3/1.5/true/false/"
     assert made.attributes["stderr"].splitlines() == [
         "CONVERGE_ATTEMPT=2",
+        "CONVERGE_FAILURES={}",
         "CONVERGE_PHYSICAL_ID=token-1",
         "CONVERGE_RESOURCE=db",
         "CONVERGE_STACK=shop",

@@ -118,7 +118,7 @@ def test_what_no_type_brings_about(text: str, line: int, message: str) -> None:
                 4,
                 f"resource 'a' has the key '{key}', which converge does not support; remove it"
                 " (known: type, properties, depends_on, replace, condition, for_each, triggers, "
-                "protect, deletion_policy, external_id, retry, timeout, deadline, queue)",
+                "protect, deletion_policy, external_id, retry, timeout, deadline, queue, runs)",
             )
             for key in (
                 "metadata",
@@ -136,7 +136,7 @@ def test_what_no_type_brings_about(text: str, line: int, message: str) -> None:
             4,
             "unknown key 'zzz' in resource 'a'; known: condition, deadline, deletion_policy, "
             "depends_on, external_id, for_each, properties, protect, queue, replace, retry, "
-            "timeout, triggers, type",
+            "runs, timeout, triggers, type",
         ),
         (
             "resources: {}\nparameters:\n  p:\n    type: string\n    immutable: true",
