@@ -35,6 +35,7 @@ OTHERS = {
     "notifications": "what agents take: batches, two that share, memory; it needs a RabbitMQ, too",
     "waiting": "10,000 handlers that wait for five minutes: threads, statements, processor time",
     "fairness": "what a large stack costs a small one beside it",
+    "nothing": "how soon an up with nothing to do says so; it needs no server",
     "scaling": "what more engines bring, measured and predicted",
     "compare": "what a change did to the speed: compare COMMIT",
 }

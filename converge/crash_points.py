@@ -20,6 +20,8 @@ class Commit(StrEnum):
     CANCEL = "cancel"
     #: a resource gets another name
     RENAME = "rename"
+    #: a thing that is there becomes a resource
+    ADOPT = "adopt"
     #: a stack forgets a resource without deleting it
     ABANDON = "abandon"
     #: an engine takes READY nodes

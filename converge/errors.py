@@ -159,6 +159,11 @@ class Gone(ConvergeError):
     known."""
 
 
+class Drifted(ConvergeError):
+    """Raised by ``check``: the real thing is not what it was made to be. The message says what
+    differs. All else that ``check`` raises is a failure: it could not look."""
+
+
 class Veto(ConvergeError):
     """Raised by an engine's policy: the handler must not be called. The message says why."""
 

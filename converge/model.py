@@ -56,15 +56,20 @@ class Status(StrEnum):
     CANCELLED = "CANCELLED"
     #: of a resource only, as it is shown: a check found that it is not what it was made to be
     DRIFTED = "DRIFTED"
+    #: likewise: it is its turn later, or its handler is called again later
+    WAITING = "WAITING"
+    #: likewise: it was to be made, and its traversal ended before that
+    SKIPPED = "SKIPPED"
 
 
-#: Those that resources are shown with: INIT is internal.
+#: Those that resources are shown with: INIT is internal, and only a stack is CANCELLED.
 SHOWN_STATUSES = (
     Status.IN_PROGRESS,
+    Status.WAITING,
     Status.COMPLETE,
     Status.DRIFTED,
     Status.FAILED,
-    Status.CANCELLED,
+    Status.SKIPPED,
 )
 
 

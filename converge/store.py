@@ -12,6 +12,7 @@ from converge.errors import BadInput, Conflict
 from converge.inspection.queries import Queries
 from converge.model import Json, OnFailure, check_name, check_seconds, make_token
 from converge.protocol import answer
+from converge.protocol.adopt import Adopted, Present, adopt, look, read_present
 from converge.protocol.answer import Answer
 from converge.protocol.draft import Draft, draft_first
 from converge.protocol.forget import Forgotten, forget
@@ -490,24 +491,82 @@ class Store(Queries):
         with self.database.join(transaction) as tx:
             return begin(tx)
 
-    def move_resource(
-        self, name: str, old: str, new: str, *, transaction: HostTransaction | None = None
-    ) -> Moved | None:
-        """Give a resource of a stack another name, and leave all else as it is. The next template
-        has it by the new name; one that has it by the old name moves it back.
+    def adopt_resource(
+        self,
+        name: str,
+        resource: str,
+        physical_id: str,
+        template: Template | None = None,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        types: Mapping[str, ResourceType] | None = None,
+        transaction: HostTransaction | None = None,
+    ) -> Adopted | None:
+        """Take a thing that is there already into a stack, as if converge had made it: from now on
+        it is changed, replaced and deleted with the stack. Nothing of it is touched by this call.
 
+        Its type's ``read`` is called here, outside of any transaction. Where the thing differs from
+        what the template says, the resource has drifted, and the next update mends it. A type
+        without ``read`` cannot look: then it is taken to be as the template says.
+
+        :param physical_id: what the type calls it.
+        :param template: what names the resource, and will be wanted next; None: the stack's own.
+        :param types: resource types to use instead of installed ones of the same name.
+        :returns: what it is now; None if it was adopted before.
+        :raises NotFound: there is no such stack.
+        :raises Conflict: something is being done to the stack, or it has such a resource.
+        :raises BadInput: the template does not name it, or there is no such thing.
+        """
+        from converge.resources import load_types
+
+        known = {**load_types(), **(types or {})}
+        present = self.database.read(lambda tx: read_present(tx, name))
+        if template is not None:
+            wanted = work_out(name, template, parameters, known)
+            present = Present(present.rows, wanted.definitions, wanted.directory)
+        adoption = look(name, present, resource, physical_id, known)
+
+        def begin(tx: Transaction) -> Adopted | None:
+            return adopt(tx, name, adoption)
+
+        def happened(tx: Transaction, done: Adopted | None) -> bool:
+            return done is None or done.id in resources.read_resources(tx, [done.id])
+
+        if transaction is None:
+            return self.database.transact(begin, Commit.ADOPT, happened=happened)
+        with self.database.join(transaction) as tx:
+            return begin(tx)
+
+    def move_resource(
+        self,
+        name: str,
+        old: str,
+        new: str,
+        *,
+        to: str | None = None,
+        transaction: HostTransaction | None = None,
+    ) -> Moved | None:
+        """Give a resource of a stack another name, or take it into another stack, and leave all
+        else as it is. The next template has it by the new name; of the same stack, one that has it
+        by the old name moves it back.
+
+        :param to: the name of the other stack; None: it stays in its own. What it required, and
+            what requires it, stays behind: between stacks there is no order.
         :returns: what it is now; None if it was moved already.
         :raises NotFound: there is no such stack or resource.
-        :raises Conflict: something is being done to the stack, or there is one of the new name.
+        :raises Conflict: something is being done to a stack, or there is one of the new name.
         :raises BadInput: it cannot be a name.
         """
 
         def begin(tx: Transaction) -> Moved | None:
-            return move(tx, name, old, new)
+            return move(tx, name, old, new, to)
 
         def happened(tx: Transaction, done: Moved | None) -> bool:
             found = {} if done is None else resources.read_resources(tx, [done.id])
-            return done is None or (done.id in found and found[done.id].name == done.name)
+            return done is None or (
+                done.id in found
+                and (found[done.id].name, found[done.id].stack_id) == (done.name, done.stack_id)
+            )
 
         if transaction is None:
             return self.database.transact(begin, Commit.RENAME, happened=happened)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from converge import Context, Physical, Replace, ResourceType, RetryPolicy, Wait
+from converge import Context, Gone, Physical, Real, Replace, ResourceType, RetryPolicy, Wait
 
 Properties = Mapping[str, Any]
 
@@ -19,8 +19,8 @@ class World(ABC):
         """Resource types that act on it: ``fake`` is updated in place, but replaced when its
         property ``replace`` changes; ``noting`` records its physical id at once; ``fixed`` has no
         update; ``only`` can be there only once; ``slow`` is not ready at once; ``asked`` waits for
-        a signal."""
-        kinds = (Fake, Fixed, Noting, Only, Slow, Asked)
+        a signal; ``seen`` can be looked at."""
+        kinds = (Fake, Fixed, Noting, Only, Slow, Asked, Seen)
         return {kind.__name__.lower(): kind(self, retry) for kind in kinds}
 
     @abstractmethod
@@ -53,6 +53,10 @@ class World(ABC):
     @abstractmethod
     def has(self, physical_id: str) -> bool:
         """Whether a thing is there."""
+
+    @abstractmethod
+    def look(self, context: Context, physical_id: str) -> dict[str, Any] | None:
+        """The properties of a thing; None if it is not there."""
 
     @abstractmethod
     def find(self, token: str) -> str | None:
@@ -105,6 +109,17 @@ class Fake(Fixed):
             raise Replace
         self.world.update(context, physical_id, properties)
         return Physical(physical_id, {**properties, "made": physical_id})
+
+
+class Seen(Fake):
+    """One whose real properties can be read."""
+
+    def read(self, context: Context, physical_id: str) -> Real:
+        """What it is."""
+        found = self.world.look(context, physical_id)
+        if found is None:
+            raise Gone(f"there is no {physical_id}")
+        return Real(found)
 
 
 class Only(Fake):

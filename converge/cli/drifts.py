@@ -22,7 +22,8 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
             why = f"it is gone: {prose(drift['gone'])}" if drift["gone"] else "it is gone"
             yield f"  - {head}: {why}"
             continue
-        yield f"  ~ {head}"
+        said = f": {prose(drift['said'])}" if drift["said"] else ""
+        yield f"  ~ {head}{said}"
         for key, values in drift["properties"].items():
             yield from differing(key, values["before"], values["after"])
     if document["more"]:

@@ -24,8 +24,9 @@ STYLES: Mapping[str, str] = {
     "CANCELLED": "yellow",
     "DRIFTED": "yellow",
     "RETRY": "yellow",
+    "SKIPPED": "yellow",
     "IN_PROGRESS": "cyan",
-    "WAITING": "cyan",
+    "WAITING": "dim",
 }
 
 
@@ -64,10 +65,19 @@ def write_json(value: Any, stream: IO[str]) -> None:
     stream.write(json.dumps(value, indent=2, default=str) + "\n")
 
 
-def write_table(headers: Sequence[str], rows: Iterable[Sequence[object]], stream: IO[str]) -> None:
-    """Print rows in columns: folded and coloured on a terminal, else complete and plain."""
+def write_table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    stream: IO[str],
+    *,
+    wide: bool = False,
+) -> None:
+    """Print rows in columns: folded and coloured on a terminal, else complete and plain.
+
+    :param wide: also on a terminal, a line for each row.
+    """
     cells = [[escape("" if cell is None else cell) for cell in row] for row in rows]
-    if is_terminal(stream):
+    if is_terminal(stream) and not wide:
         _rich_table(headers, cells, stream)
         return
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]

@@ -157,7 +157,14 @@ def plan(arguments: Namespace) -> int:
     """Print what ``up`` would do."""
     from converge.cli.wanted import read_wanted
 
-    preview = make_preview(arguments, read_wanted(arguments))
+    wanted = read_wanted(arguments)
+    if arguments.refresh:
+        from converge.cli.stacks import LOOKED, look_first
+
+        looked = look_first(arguments, wanted.name)
+        if looked not in LOOKED:
+            return looked
+    preview = make_preview(arguments, wanted)
     if arguments.json:
         write_json(preview.to_dict(), sys.stdout)
     else:

@@ -44,7 +44,10 @@ def list_(arguments: Namespace) -> int:
     else:
         columns = ("name", "action", "status", "version", "updated", "reason")
         write_table(
-            columns, ([_cell(one.get(key)) for key in columns] for one in stacks), sys.stdout
+            columns,
+            ([_cell(one.get(key)) for key in columns] for one in stacks),
+            sys.stdout,
+            wide=arguments.wide,
         )
     if idle:
         print("converge: no engine is alive; to go on, run `converge engine`", file=sys.stderr)
@@ -96,6 +99,7 @@ def show(arguments: Namespace) -> int:
                 for resource, about in document["resources"].items()
             ),
             sys.stdout,
+            wide=arguments.wide,
         )
     _write_waiting(waiting)
     write_outputs(document["outputs"], before="\n")
@@ -306,5 +310,6 @@ def engines(arguments: Namespace) -> int:
             {**one, "lease": lease(one), "queues": queues(one), "holds": holds(one)}
             for one in found
         ]
-        write_table(columns, ([_cell(one[key]) for key in columns] for one in rows), sys.stdout)
+        cells = ([_cell(one[key]) for key in columns] for one in rows)
+        write_table(columns, cells, sys.stdout, wide=arguments.wide)
     return EXIT_COMPLETE

@@ -1,5 +1,5 @@
 """The commands that change a stack: ``up``, ``down``, ``rollback``, ``check``, ``cancel``,
-``forget``."""
+``signal``."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def up(arguments: Namespace) -> int:
 
         plans.check_can_ask(arguments)
     if arguments.refresh:
-        looked = _refresh(arguments, wanted.name)
-        if looked not in _LOOKED:
+        looked = look_first(arguments, wanted.name)
+        if looked not in LOOKED:
             return looked
     if arguments.plan:
         preview = plans.make_preview(arguments, wanted)
@@ -154,12 +154,12 @@ def _look(arguments: Namespace, name: str) -> int:
 
 
 #: How a look before an update ends that was not stopped.
-_LOOKED = (EXIT_COMPLETE, EXIT_DRIFTED)
+LOOKED = (EXIT_COMPLETE, EXIT_DRIFTED)
 
 
-def _refresh(arguments: Namespace, name: str) -> int:
-    """Look at the real things before an update, which mends what differs. What is being done to
-    the stack goes on first: a check would have to wait for it."""
+def look_first(arguments: Namespace, name: str) -> int:
+    """Look at the real things before an update, which mends what differs, or before a plan. What is
+    being done to the stack goes on first: a check would have to wait for it."""
     if not is_there(arguments):
         return EXIT_COMPLETE
     with readable(arguments) as reads:
@@ -232,7 +232,7 @@ def _converge(
             _say(arguments, change)
         if stack.action == Action.CHECK and status in _OVER:
             drifted = outages.wait_out(lambda: _write_drift(arguments, store, stack))
-            if status == Status.COMPLETE or arguments.command == "up":
+            if status == Status.COMPLETE or arguments.command in _LOOKING:
                 return drifted
         if status == "COMPLETE" and watch.failure is None:
             return outages.wait_out(lambda: _finish(arguments, store, stack, EXIT_COMPLETE))
@@ -241,6 +241,8 @@ def _converge(
         return outages.wait_out(lambda: _finish(arguments, store, stack, EXIT_FAILED, wrong))
 
 
+#: The commands that may look before they do something else.
+_LOOKING = ("up", "plan")
 #: How a check ends that nobody cancelled.
 _OVER = (Status.COMPLETE, Status.FAILED)
 
@@ -253,7 +255,7 @@ def _write_drift(arguments: Namespace, store: Store, stack: Stack) -> int:
     status = EXIT_DRIFTED if drifts.count(found) else EXIT_COMPLETE
     for line in drifts.render(found):
         _say(arguments, line)
-    if arguments.command == "up" or stack.status != Status.COMPLETE:
+    if arguments.command in _LOOKING or stack.status != Status.COMPLETE:
         # what comes then, ends with the document
         return status
     _finish(arguments, store, stack, EXIT_COMPLETE)
@@ -351,46 +353,6 @@ def cancel(arguments: Namespace) -> int:
         "done": "already cancelled",
     }
     print(f"stack {escape(repr(arguments.name))}: {said[outcome]}")
-    return EXIT_COMPLETE
-
-
-def forget(arguments: Namespace) -> int:
-    """Let a stack forget a resource."""
-    from dataclasses import asdict
-
-    with opened(arguments) as store:
-        done = store.forget_resource(arguments.name, arguments.resource, id=arguments.id)
-    if arguments.json:
-        write_json(None if done is None else asdict(done), sys.stdout)
-        return EXIT_COMPLETE
-    who = f"stack {escape(repr(arguments.name))}"
-    what = f"resource {escape(repr(arguments.resource))}"
-    if done is None:
-        print(f"{who} has already forgotten {what}")
-        return EXIT_COMPLETE
-    made = "no physical id is known" if done.physical_id is None else repr(done.physical_id)
-    print(
-        f"{who} has forgotten {what} (id {done.id}, type {escape(repr(done.type))}, {done.action} "
-        f"{done.status}); nothing was deleted, and converge no longer manages it: {escape(made)}"
-    )
-    return EXIT_COMPLETE
-
-
-def move(arguments: Namespace) -> int:
-    """Give a resource another name."""
-    from dataclasses import asdict
-
-    with opened(arguments) as store:
-        done = store.move_resource(arguments.name, arguments.old, arguments.new)
-    if arguments.json:
-        write_json(None if done is None else asdict(done), sys.stdout)
-        return EXIT_COMPLETE
-    who = f"stack {escape(repr(arguments.name))}"
-    old, new = (escape(repr(one)) for one in (arguments.old, arguments.new))
-    if done is None:
-        print(f"{who}: {old} is {new} already")
-    else:
-        print(f"{who}: {old} is {new} now; give it that name in the template, too")
     return EXIT_COMPLETE
 
 

@@ -1,4 +1,4 @@
-"""Draw a graph: as text, for Graphviz (dot), for Mermaid, or as SVG.
+"""Draw a graph: as text, for Graphviz (dot), for Mermaid, as SVG, or as JSON.
 
 An arrow points from what requires to what is required, as a graph's edges do; what comes
 first is on the left. Every function is pure: a graph and statuses in, text out.
@@ -6,6 +6,7 @@ first is on the left. Every function is pure: a graph and statuses in, text out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from converge.escaping import escape, quoted
@@ -16,8 +17,9 @@ COLOURS: Mapping[str, str] = {
     "COMPLETE": "#c9f0cf",
     "FAILED": "#ffc9c9",
     "DRIFTED": "#ffd9a0",
-    "CANCELLED": "#ffe8b3",
+    "SKIPPED": "#ffe8b3",
     "IN_PROGRESS": "#c5e3ff",
+    "WAITING": "#e8e8e8",
 }
 
 #: The file endings that say which format is meant.
@@ -27,6 +29,7 @@ ENDINGS: Mapping[str, str] = {
     ".gv": "dot",
     ".mmd": "mermaid",
     ".mermaid": "mermaid",
+    ".json": "json",
 }
 
 
@@ -39,7 +42,7 @@ def draw(
 ) -> str:
     """Draw a graph.
 
-    :param how: ``text``, ``dot``, ``mermaid`` or ``svg``.
+    :param how: ``text``, ``dot``, ``mermaid``, ``svg`` or ``json``.
     :param title: what it is the graph of.
     :param statuses: of the nodes, where known: they become colours, or words in a text.
     :returns: text that ends with a newline.
@@ -48,7 +51,7 @@ def draw(
         from converge.drawing.svg import draw_svg
 
         return draw_svg(graph, title, statuses or {})
-    functions = {"text": draw_text, "dot": draw_dot, "mermaid": draw_mermaid}
+    functions = {"text": draw_text, "dot": draw_dot, "mermaid": draw_mermaid, "json": draw_json}
     return functions[how](graph, title, statuses or {})
 
 
@@ -58,6 +61,19 @@ def levels(graph: Graph[str]) -> dict[str, int]:
     for node in graph:
         level[node] = max((level[required] + 1 for required in graph.requires(node)), default=0)
     return level
+
+
+def draw_json(graph: Graph[str], title: str, statuses: Mapping[str, str]) -> str:
+    """What is in it, for programs; each node comes after what it requires."""
+    nodes = [
+        {
+            "name": node,
+            "status": statuses.get(node),
+            "requires": sorted(graph.requires(node)),
+        }
+        for node in graph
+    ]
+    return json.dumps({"title": title, "nodes": nodes}, indent=2) + "\n"
 
 
 def draw_text(graph: Graph[str], title: str, statuses: Mapping[str, str]) -> str:

@@ -24,6 +24,9 @@ ROW = 42.0
 WAYPOINT = 14.0
 GAP = 90.0
 MARGIN = 24.0
+#: From the middle of a box down to the line on which its text stands. Not every program that draws
+#: SVG can centre it by itself.
+BASELINE = 4.5
 
 #: Longer labels are cut; the whole name is in the node's tooltip.
 LABEL = 40
@@ -34,7 +37,7 @@ SWEEPS = 6
 _STYLE = """\
 svg { font: 13px ui-monospace, Menlo, Consolas, monospace; background: #ffffff }
 .node rect { fill: #ffffff; stroke: #57606a; stroke-width: 1.2 }
-.node text { fill: #1f2328; text-anchor: middle; dominant-baseline: central }
+.node text { fill: #1f2328; text-anchor: middle }
 .edge { fill: none; stroke: #8c959f; stroke-width: 1.2 }
 .edge:hover { stroke: #0969da; stroke-width: 2.5 }"""
 
@@ -223,7 +226,7 @@ def draw(
             f'<g class="node"><title>{_xml(about.get(node, node))}</title>'
             f'<rect x="{x - half:.1f}" y="{y - HEIGHT / 2:.1f}" width="{2 * half:.1f}" '
             f'height="{HEIGHT:.0f}" rx="6"{style}/>'
-            f'<text x="{x:.1f}" y="{y:.1f}">{escape_xml(label)}</text></g>'
+            f'<text x="{x:.1f}" y="{y + BASELINE:.1f}">{escape_xml(label)}</text></g>'
         )
     return "\n".join([*lines, "</svg>"]) + "\n"
 

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 Drift = dict[str, Json]
 
 #: The keys of what is kept: the real values of what differs, by name; the names of what differs and
-#: is secret; why there is no such thing any more.
+#: is secret; why there is no such thing any more; what the type's check says that differs.
 _PROPERTIES = "properties"
 _SECRET = "secret"
 _GONE = "gone"
+_SAID = "said"
 #: So many properties a reason names.
 _NAMED = 10
 
@@ -65,8 +66,9 @@ def compare(
 def masked(drift: Drift, made: Mapping[str, Json], secrets: Secrets) -> Drift:
     """What has drifted, without the values of what was made of secrets, and with those that
     contain one masked."""
-    if _GONE in drift:
-        return {_GONE: secrets.hide(drift[_GONE])}
+    for key in (_GONE, _SAID):
+        if key in drift:
+            return {key: secrets.hide(drift[key])}
     values = dict(drift.get(_PROPERTIES, {}))
     hidden = [name for name in values if not same(secrets.hide_in_json(m := made.get(name)), m)]
     for name in hidden:
@@ -84,10 +86,17 @@ def gone(reason: str) -> Drift:
     return {_GONE: reason}
 
 
+def said(reason: str) -> Drift:
+    """What the type's check says that differs."""
+    return {_SAID: reason}
+
+
 def describe(drift: Mapping[str, Json]) -> str:
     """What has drifted, in words."""
     if _GONE in drift:
         return f"it is gone: {drift[_GONE]}" if drift[_GONE] else "it is gone"
+    if _SAID in drift:
+        return str(drift[_SAID]) or "its check says that it has drifted"
     names = sorted([*drift.get(_PROPERTIES, ()), *drift.get(_SECRET, ())])
     some = ", ".join(names[:_NAMED])
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
@@ -116,14 +125,18 @@ def real_properties(row: ResourceRow) -> Mapping[str, Json]:
 
 def shown_drift(one: ResourceView, *, reveal: bool = False) -> Json:
     """What has drifted of a resource, for people: why it is gone, or each property as it was made
-    (``before``) and as it is (``after``); None if it has not.
+    (``before``) and as it is (``after``), or what its check says; None if it has not.
 
     :param reveal: show the secrets of which the values are known.
     """
     drift = one.drift
     if not drift or one.status != Status.DRIFTED:
         return None
-    return {"gone": drift.get(_GONE), "properties": dict(_differences(one, drift, reveal))}
+    return {
+        "gone": drift.get(_GONE),
+        "said": drift.get(_SAID),
+        "properties": dict(_differences(one, drift, reveal)),
+    }
 
 
 def _differences(

@@ -83,6 +83,7 @@ class File(ResourceType):
     }
     attribute_names: ClassVar[tuple[str, ...]] = ("path", "sha256", "size", "original", "identity")
     delete_properties: ClassVar[tuple[str, ...]] = ("on_delete",)
+    adopt_property: ClassVar[str | None] = "adopt"
     relative_paths: ClassVar[bool] = True
 
     def __init__(self, roots: Iterable[str | os.PathLike[str]] = ()) -> None:

@@ -214,23 +214,25 @@ def _rank(one: FromClause) -> ColumnElement[int]:
 
 
 def _shown(over: bool) -> Any:
-    """The status to show. INIT is internal: the resource will be created, or never was. One whose
-    engine died while the traversal was being stopped has failed. One whose check has found what
-    differs has drifted."""
-    init, in_progress, failed, cancelled, drifted = (
+    """The status to show. INIT is internal: the resource will be created, or never was. One that
+    no engine works on waits, as long as its traversal runs. One whose engine died while the
+    traversal was being stopped has failed. One whose check has found what differs has drifted."""
+    init, in_progress, failed, waiting, skipped, drifted = (
         literal_column(f"'{status}'", String())
         for status in (
             Status.INIT,
             Status.IN_PROGRESS,
             Status.FAILED,
-            Status.CANCELLED,
+            Status.WAITING,
+            Status.SKIPPED,
             Status.DRIFTED,
         )
     )
     status = resource.c.status
     checked = resource.c.action == literal_column(f"'{Action.CHECK}'", String())
     found = (and_(status == failed, checked, resource.c.drift.is_not(None)), drifted)
+    nobodys = and_(status == in_progress, resource.c.engine_id.is_(None))
     if not over:
-        return case((status == init, in_progress), found, else_=status).label("shown")
-    lost = and_(status == in_progress, resource.c.engine_id.is_(None))
-    return case((status == init, cancelled), (lost, failed), found, else_=status).label("shown")
+        waits = or_(status == init, nobodys)
+        return case((waits, waiting), found, else_=status).label("shown")
+    return case((status == init, skipped), (nobodys, failed), found, else_=status).label("shown")

@@ -183,6 +183,26 @@ def insert_replacement(
     return int(key[0])
 
 
+def insert_adopted(tx: Transaction, stack_id: int, name: str, values: Mapping[str, Any]) -> int:
+    """Insert a resource that is there already; its id.
+
+    :param values: what is known of it, and the action and status of that.
+    """
+    key = tx.execute(
+        insert(resource).values(
+            stack_id=stack_id,
+            name=name,
+            token=make_token(),
+            epoch=0,
+            created_at=tx.now,
+            updated_at=tx.now,
+            **values,
+        )
+    ).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
 def list_resources(tx: Transaction, stack_id: int, *, lock: bool = False) -> list[ResourceRow]:
     """All resources of a stack, by id.
 
@@ -240,6 +260,22 @@ def rename_unlocked(tx: Transaction, resource_id: int, name: str, former: Sequen
     free = update(resource).where(resource.c.id == resource_id, resource.c.engine_id.is_(None))
     values = {"name": name, "former": list(former), "epoch": resource.c.epoch + 1}
     _expect(tx.execute(free.values(**values)).rowcount, 1, "resources to rename")
+
+
+def move_unlocked(
+    tx: Transaction, row: ResourceRow, stack_id: int, name: str, others: Sequence[ResourceRow]
+) -> None:
+    """Give a resource to another stack. What required it then requires what it required; whatever
+    was planned before is out of date.
+
+    :param others: the other resources of its stack; their rows are locked, as is its own.
+    :raises StaleLock: an engine has locked it.
+    """
+    free = update(resource).where(resource.c.id == row.id, resource.c.engine_id.is_(None))
+    values: dict[str, Any] = {"stack_id": stack_id, "name": name, "requires": [], "former": None}
+    values |= {"template_id": None, "basis": None, "epoch": resource.c.epoch + 1}
+    _expect(tx.execute(free.values(**values)).rowcount, 1, "resources to move")
+    _close_gap(tx, row, others)
 
 
 def get_traceback(tx: Transaction, resource_id: int) -> str | None:
@@ -505,6 +541,11 @@ def delete_unlocked(tx: Transaction, row: ResourceRow, others: Sequence[Resource
     free = delete(resource).where(resource.c.id == row.id, resource.c.engine_id.is_(None))
     _expect(tx.execute(free).rowcount, 1, "resources to delete")
     signals.delete_signals(tx, [row.id])
+    _close_gap(tx, row, others)
+
+
+def _close_gap(tx: Transaction, row: ResourceRow, others: Sequence[ResourceRow]) -> None:
+    """Let what required a resource that goes require what that required."""
     for other in others:
         values: dict[str, Any] = {}
         if row.id in other.requires:

@@ -114,3 +114,10 @@ def test_batches_of_notifications_are_measured_beside_those_of_oslo_messaging(
         found = re.search(what, said, re.MULTILINE)
         assert found is not None, said
         assert float(found[1]) > 0
+
+
+def test_an_update_with_nothing_to_do_is_measured() -> None:
+    said = run("nothing", "--smaller")
+    assert re.search(
+        r"^20 resources: seconds: \S+ \(rounds: .*; wanted: at most 0\.7: ", said, re.M
+    )

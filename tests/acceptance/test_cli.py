@@ -206,6 +206,31 @@ def test_check_finds_what_has_changed(shell: Shell) -> None:
     assert path.read_text() == "x"
 
 
+def test_a_command_says_what_has_drifted(shell: Shell) -> None:
+    shell.write(
+        "a.yaml",
+        "resources:\n  f:\n    type: command\n    properties:\n      create: echo 1 > size\n"
+        "      update: echo 1 > size\n"
+        "      check: 'grep -q 1 size || { echo the size is $(cat size); exit 3; }'\n",
+    )
+    shell.run("up", "a.yaml")
+    shell.write("size", "7\n")
+    out, _ = shell.run("check", "a", status=3)
+    assert "  ~ f (command): the size is 7" in out
+    document = shell.json("show", "a")
+    assert statuses(document) == {"f": "DRIFTED"}
+    assert document["resources"]["f"]["drift"]["said"] == "the size is 7"
+    assert "~ f (command): the size is 7" in shell.run("plan", "a.yaml")[0]
+    shell.run("up", "a.yaml")
+    assert shell.read("size") == "1\n"
+    assert shell.run("check", "a")[1] == ""
+    # what cannot be looked at has not drifted
+    shell.write("a.yaml", shell.read("a.yaml").replace("exit 3", "exit 4"))
+    shell.run("up", "a.yaml")
+    shell.write("size", "7\n")
+    assert "f CHECK FAILED" in shell.run("check", "a", status=1)[0]
+
+
 def test_an_update_looks_first_if_it_is_asked_to(shell: Shell) -> None:
     path = shell.folder / "page"
     shell.write(
@@ -215,6 +240,10 @@ def test_an_update_looks_first_if_it_is_asked_to(shell: Shell) -> None:
     assert shell.json("up", "a.yaml", "--refresh")["action"] == "CREATE"
     path.write_text("y")
     assert "nothing to do" in shell.run("up", "a.yaml")[0]
+    out, _ = shell.run("plan", "a.yaml", "--refresh", "--exit-code", status=3)
+    assert "~ f (file): it differs from what it was made to be: content" in out
+    assert shell.json("plan", "a.yaml", "--refresh")["counts"] == {"update": 1, "unchanged": 0}
+    assert path.read_text() == "y"
     document = shell.json("up", "a.yaml", "--refresh")
     assert (document["action"], statuses(document)) == ("UPDATE", {"f": "COMPLETE"})
     assert path.read_text() == "x"
@@ -457,6 +486,11 @@ def test_any_heat_template_can_be_drawn(shell: Shell) -> None:
     assert "  vm  requires net\n" in shell.run("graph", "heat.yaml")[0]
     assert '"vm" -> "net";' in shell.run("graph", "heat.yaml", "--format", "dot")[0]
     assert "n2 --> n1" in shell.run("graph", "heat.yaml", "--format", "mermaid")[0]
+    assert shell.json("graph", "heat.yaml")["nodes"][-1] == {
+        "name": "vm",
+        "status": None,
+        "requires": ["net"],
+    }
     assert shell.run("graph", "heat.yaml", "-o", "heat.svg") == ("", "")
     root = ElementTree.fromstring(shell.read("heat.svg"))
     assert "vm requires net" in "".join(root.itertext())

@@ -40,6 +40,7 @@ CALLS = (
     Commit.ABANDON,
     Commit.LIMIT,
     Commit.RENAME,
+    Commit.ADOPT,
     Commit.SIGNAL,
 )
 
@@ -173,6 +174,13 @@ class Player:
 
     def do_rename(self, names: list[str]) -> None:
         done = self.store.move_resource(NAME, *names)
+        assert (done is None) is bool(self.committed)
+
+    def do_adopt(self, resource: str, *, template: str) -> None:
+        """A thing that is there becomes a resource."""
+        done = self.store.adopt_resource(
+            NAME, resource, f"{resource}.0", _template(template), types=self.types
+        )
         assert (done is None) is bool(self.committed)
 
     def do_signal(self, resource: str) -> None:
@@ -346,6 +354,10 @@ class Player:
     def do_fail(self, calls: dict[str, int]) -> None:
         """Let the next so many of these calls fail."""
         self.world.write(fail=calls)
+
+    def do_hand(self, things: dict[str, dict[str, Any] | None]) -> None:
+        """Somebody changes these things, and removes others, behind converge's back."""
+        self.world.write(hand=things)
 
     def do_advance(self, seconds: float) -> None:
         """Time passes, and those who live renew their leases."""

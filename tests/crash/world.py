@@ -103,6 +103,11 @@ class World(world.World):
         self.call("check", context, id=physical_id)
         super().check(context, physical_id)
 
+    def look(self, context: Context, physical_id: str) -> dict[str, Any] | None:
+        """A look is a call."""
+        self.call("read", context, id=physical_id)
+        return self.things.get(physical_id)
+
     def check_alone(self, context: Context) -> None:
         """Never is there another."""
         mine = self.find(context.token)
@@ -130,6 +135,11 @@ class World(world.World):
             self.note = line["note"]
         elif "fail" in line:
             self._failures = line["fail"]
+        elif "hand" in line:
+            for thing, properties in line["hand"].items():
+                self.things.pop(thing, None)
+                if properties is not None:
+                    self.things[thing] = properties
         else:
             self.calls.append(_call(line))
             self._result = self._effect(line)

@@ -16,8 +16,8 @@ follow each other are compared in any order, as resources that do not depend on 
 come about in any order; not so where ``...`` stands among them. The port of the examples is
 replaced by a free one.
 
-``python -m tests.doc.test_documentation FOLDER`` runs the console blocks in that folder, and
-writes what it saw into the documents, where it is not equal to what they show.
+``python -m tests.doc.test_documentation FOLDER [PAGE...]`` runs the console blocks in that folder,
+and writes what it saw into the documents, where it is not equal to what they show.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ TUTORIAL_NOTIFICATIONS = ROOT / "doc" / "tutorial_notifications.rst"
 PLANNING = ROOT / "doc" / "planning.rst"
 KEEPING = ROOT / "doc" / "keeping.rst"
 MENDING = ROOT / "doc" / "mending.rst"
+TROUBLESHOOTING = ROOT / "doc" / "troubleshooting.rst"
 #: Where the documents say that they are.
 FOLDER = "/home/me/converge"
 PORT = "18423"
@@ -338,6 +339,7 @@ def test_tutorial_commands(tmp_path: Path) -> None:
         (PLANNING, 6),
         (TEMPLATES, 5),
         (TUTORIAL_NOTIFICATIONS, 20),
+        (TROUBLESHOOTING, 40),
     ],
 )
 def test_commands_on_files_of_the_page(path: Path, least: int, tmp_path: Path) -> None:
@@ -348,7 +350,7 @@ def test_commands_on_files_of_the_page(path: Path, least: int, tmp_path: Path) -
 def test_templates_are_accepted() -> None:
     found = [
         block
-        for path in (TEMPLATES, FUNCTIONS, KEEPING, MENDING, PLANNING)
+        for path in (TEMPLATES, FUNCTIONS, KEEPING, MENDING, PLANNING, TROUBLESHOOTING)
         for block in blocks(path)
         if block.language == "yaml" and re.search("^(resources|outputs):", block.text, re.MULTILINE)
     ]
@@ -471,26 +473,26 @@ def record(path: Path, shell: Shell) -> None:
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    folder.mkdir()
-    shell = Shell(folder)
-    try:
-        write_files(TEMPLATES, folder)
-        write_files(PLANNING, folder)
-        write_files(KEEPING, folder)
-        write_files(MENDING, folder)
-        write_files(TUTORIAL_NOTIFICATIONS, folder)
-        for path in (
-            TUTORIAL,
-            TEMPLATES,
-            PLANNING,
-            KEEPING,
-            MENDING,
-            TUTORIAL_NOTIFICATIONS,
-        ):
+    pages = (
+        TUTORIAL,
+        TEMPLATES,
+        PLANNING,
+        KEEPING,
+        MENDING,
+        TROUBLESHOOTING,
+        TUTORIAL_NOTIFICATIONS,
+    )
+    for path in pages:
+        if sys.argv[2:] and path.stem not in sys.argv[2:]:
+            continue
+        folder.mkdir()
+        shell = Shell(folder)
+        try:
+            write_files(path, folder)
             record(path, shell)
-    finally:
-        shell.close()
-        shutil.rmtree(folder)
+        finally:
+            shell.close()
+            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

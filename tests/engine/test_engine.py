@@ -96,7 +96,7 @@ def test_a_stop_without_grace_cancels_and_hands_back(store: converge.Store, gate
     assert gate.cancelled.is_set()
     resources = store.show("s")["resources"]
     # begun, so what it may have made must not be forgotten
-    assert {one["status"] for one in resources.values()} == {"IN_PROGRESS"}
+    assert {one["status"] for one in resources.values()} == {"WAITING"}
     gate.go.set()
     with converge.Engine(store, {"gate": gate}, workers=2):
         assert stack.wait(WAIT) == "COMPLETE"
@@ -270,9 +270,7 @@ def test_lost_replies_of_commits_lose_no_node(
     assert world.things == {}
 
 
-@pytest.mark.parametrize(
-    ("on_failure", "others"), [("continue", "COMPLETE"), ("stop", "CANCELLED")]
-)
+@pytest.mark.parametrize(("on_failure", "others"), [("continue", "COMPLETE"), ("stop", "SKIPPED")])
 def test_a_value_that_the_database_refuses_fails_its_resource_only(
     store: converge.Store, monkeypatch: pytest.MonkeyPatch, on_failure: str, others: str
 ) -> None:

@@ -185,7 +185,7 @@ def test_an_engine_that_stops_leaves_nothing_to_its_lease(real: converge.Store) 
     with real.transaction() as tx:
         assert engines.list_engines(tx) == []
         assert [one.state for one in engines.list_engines(tx, [engines.STOPPED])] == ["STOPPED"]
-    assert {one["status"] for one in real.show("s")["resources"].values()} == {"IN_PROGRESS"}
+    assert {one["status"] for one in real.show("s")["resources"].values()} == {"WAITING"}
     assert real.running("s") == []
 
 

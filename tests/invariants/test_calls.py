@@ -109,7 +109,7 @@ def test_invariant_9_covers_every_call_that_starts_something() -> None:
         name
         for name, method in inspect.getmembers(converge.Store, inspect.isfunction)
         if "transaction" in inspect.signature(method).parameters and not name.startswith("_")
-    } - {"forget_resource", "move_resource", "set_limit", "signal"}
+    } - {"adopt_resource", "forget_resource", "move_resource", "set_limit", "signal"}
     assert found == set(CALLS) == set(ANSWERS)
 
 

@@ -40,7 +40,7 @@ class Clients:
         simulation = self.simulation
         simulation.events[verb] += 1
         name = simulation.random.choice(simulation.names)
-        others = {"abandon": self._abandon, "signal": self._signal}
+        others = {"abandon": self._abandon, "signal": self._signal, "hand": self._hand}
         act = others.get(verb, partial(self._ask, verb))
         # one of its own for each call, as it may die
         simulation.guarded(Body("a client"), lambda client: act(name))
@@ -74,6 +74,30 @@ class Clients:
             resource = simulation.random.choice(asked)
             simulation.tell(f"signal {name} {resource}")
             simulation.store.signal(name, resource, simulation.random.random())
+
+    def _hand(self, name: str) -> None:
+        """Somebody changes or removes a thing behind converge's back."""
+        simulation = self.simulation
+        found = simulation.oracle.rows
+        mine = [
+            row
+            for row in found.resources.values()
+            if found.stacks[row.stack_id].name == name
+            and row.type == "seen"
+            and row.physical_id in simulation.world.things
+        ]
+        if not mine:
+            return
+        row = simulation.random.choice(mine)
+        thing = simulation.world.things[row.physical_id or ""]
+        # until the next effect on it, nothing can be said of it
+        simulation.world.unsure.add(thing.token)
+        if simulation.random.random() < 0.3:
+            simulation.tell(f"somebody removes {thing.id}")
+            del simulation.world.things[thing.id]
+        else:
+            simulation.tell(f"somebody changes {thing.id}")
+            thing.properties = {**thing.properties, "size": 99}
 
     def signal_all(self) -> None:
         """Tell all that they need not wait any longer."""

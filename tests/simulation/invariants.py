@@ -85,6 +85,7 @@ class Oracle:
             self._check_frozen(rows),
             self._check_nodes(rows),
             self._check_arrivals(rows),
+            self._check_always(rows),
             self._check_locks(rows),
             self._check_epochs(rows),
             self._check_traversals(rows),
@@ -125,9 +126,11 @@ class Oracle:
                 continue
             frozen = self._graphs[row.traversal_id].get(row.node)
             halted = rows.traversals[row.traversal_id].halted is not None
-            # what ran when a traversal was halted leads to the stack's node alone
+            # what is left of a halted traversal leads to its end, or to what runs always
             last = max(self._graphs[row.traversal_id], default=0)
-            if row.next != frozen and not (halted and row.tainted and row.next == (last,)):
+            left = [rows.sync_points.get((row.traversal_id, node)) for node in row.next]
+            allowed = row.next == (last,) or all(one is None or one.always for one in left)
+            if row.next != frozen and not (halted and row.tainted and allowed):
                 yield f"node {row.key}: its successors changed to {row.successors}"
 
     # -- invariants 1 and 3: who may run
@@ -153,6 +156,30 @@ class Oracle:
             states = before.get(key, set())
             if not states <= OVER or not (row.tainted or states <= {DONE}):
                 yield f"node {key} runs after predecessors that are {sorted(states)}"
+            if row.always and rows.traversals[row.traversal_id].halted is not None:
+                yield from self._check_ancestors(rows, key)
+
+    # -- what runs always comes after a failure, and after all that was before it
+
+    def _check_ancestors(self, rows: Rows, key: Key) -> Iterator[str]:
+        number, node = key
+        above = {node}
+        for other in sorted(self._graphs[number], reverse=True):
+            if above.intersection(self._graphs[number][other]):
+                above.add(other)
+        for other in above - {node}:
+            state = rows.sync_points[number, other].state
+            if state not in OVER:
+                yield f"node {key} runs, and {other}, which was before it, is {state}"
+
+    def _check_always(self, rows: Rows) -> Iterator[str]:
+        for key, row in rows.sync_points.items():
+            if not row.always or row.state == "SUPERSEDED":
+                continue
+            if row.tainted and row.state == DONE:
+                self.seen["ran after a failure"] += 1
+            if row.state == "SKIPPED" and rows.traversals[row.traversal_id].goes_on:
+                yield f"node {key} runs always, and was skipped"
 
     # -- invariant 2: each arrival counts once
 
@@ -244,6 +271,10 @@ class Oracle:
         for one in rows.resources.values():
             if one.engine_id is None and one.status == "COMPLETE":
                 yield from self._check_thing(one)
+            if one.drift is not None and one.action == "CHECK":
+                self.seen["drifted"] += 1
+                if one.status != "FAILED":
+                    yield f"resource {one.id} has drifted, and is {one.status}"
 
     def _check_thing(self, one: Resource) -> Iterator[str]:
         if one.token in self.world.unsure:

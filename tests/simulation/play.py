@@ -36,6 +36,8 @@ EVERYTHING: frozenset[str] = frozenset(
         "blocked",
         "recovered",
         "rolled back",
+        "drifted",
+        "ran after a failure",
         "waits",
         "ended COMPLETE",
         "ended FAILED",
@@ -49,7 +51,14 @@ EVERYTHING: frozenset[str] = frozenset(
             if commit not in (Commit.UNBLOCK, Commit.SWEEP, Commit.RELEASE)
             # nobody prunes: the oracle looks at all that was ever there; and nothing is encrypted,
             # limited or renamed
-            if commit not in (Commit.PRUNE_STACKS, Commit.REENCRYPT, Commit.LIMIT, Commit.RENAME)
+            if commit
+            not in (
+                Commit.PRUNE_STACKS,
+                Commit.REENCRYPT,
+                Commit.LIMIT,
+                Commit.RENAME,
+                Commit.ADOPT,
+            )
         ),
     }
 )

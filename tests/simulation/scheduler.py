@@ -56,9 +56,10 @@ ASKED = {
     "rollback": 2,
     "delete": 2,
     "cancel": 3,
-    "check": 1,
+    "check": 2,
     "abandon": 1,
     "signal": 4,
+    "hand": 2,
 }
 
 

@@ -38,6 +38,7 @@ class SyncPoint(NamedTuple):
     mark: int
     waiting_since: float | None
     note_id: int | None
+    always: int
     successors: str
 
     @property
@@ -71,6 +72,7 @@ class Resource(NamedTuple):
     epoch: int
     mark: int
     blocking: int
+    drift: str | None
 
 
 class Traversal(NamedTuple):
@@ -89,6 +91,7 @@ class Traversal(NamedTuple):
     failed: int
     skipped: int
     ended_at: float | None
+    goes_on: int
 
 
 class Stack(NamedTuple):

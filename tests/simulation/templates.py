@@ -9,7 +9,7 @@ from typing import Any
 import converge
 
 NAMES = "ABCD"
-TYPES = ("fake", "fake", "fixed", "noting", "only", "slow", "asked")
+TYPES = ("fake", "fake", "fixed", "noting", "only", "slow", "asked", "seen", "seen")
 #: How one resource refers to another: by its id, by an attribute, by order alone, or so that
 #: a new one of the other makes a new one of it.
 HOWS = ("id", "attribute", "order", "replacing")
@@ -20,25 +20,28 @@ class Entry:
     """A resource of a template.
 
     :ivar refers: the names of others that it refers to, with how.
+    :ivar always: it runs also if others failed; then it refers to them by order alone.
     """
 
     type: str
     size: int
     renewal: int
     refers: tuple[tuple[str, str], ...]
+    always: bool = False
 
     def body(self) -> dict[str, Any]:
         """As it stands in a template."""
         properties: dict[str, Any] = {"size": self.size, "replace": self.renewal}
-        for name, how in self.refers:
+        for name, how in self.refers if not self.always else ():
             if how == "id":
                 properties[f"to {name}"] = {"get_resource": name}
             elif how == "attribute":
                 properties[f"to {name}"] = {"get_attr": [name, "made"]}
             elif how == "replacing":
                 properties["replace"] = {"get_attr": [name, "made"]}
-        after = [name for name, how in self.refers if how == "order"]
-        return {"type": self.type, "properties": properties, "depends_on": after}
+        after = [name for name, how in self.refers if how == "order" or self.always]
+        body = {"type": self.type, "properties": properties, "depends_on": after}
+        return body | ({"runs": "always"} if self.always else {})
 
 
 #: A template: what each name is to be. Names refer only to names before them.
@@ -97,13 +100,16 @@ def describe(wanted: Wanted) -> str:
     parts = []
     for name, entry in wanted.items():
         refers = "".join(f" <- {other} {how}" for other, how in entry.refers)
-        parts.append(f"{name} {entry.type} {entry.size}/{entry.renewal}{refers}")
+        always = " always" if entry.always else ""
+        parts.append(f"{name} {entry.type} {entry.size}/{entry.renewal}{refers}{always}")
     return ", ".join(parts)
 
 
 def _entry(random: Random, before: list[str]) -> Entry:
+    refers = _refers(random, before)
+    always = bool(refers) and random.random() < 0.25
     return Entry(
-        random.choice(TYPES), random.randrange(2), random.randrange(2), _refers(random, before)
+        random.choice(TYPES), random.randrange(2), random.randrange(2), refers, always=always
     )
 
 

@@ -100,6 +100,12 @@ class World(world.World):
             self._happened("delete", physical_id, late)
         self._trouble("after")
 
+    def look(self, context: Context, physical_id: str) -> dict[str, Any] | None:
+        """A look, which can fail, too."""
+        self._trouble("before")
+        thing = self.things.get(physical_id)
+        return None if thing is None else dict(thing.properties)
+
     def has(self, physical_id: str) -> bool:
         """Whether a thing is there."""
         return physical_id in self.things

@@ -100,7 +100,11 @@ def test_it_is_found_shown_and_mended(
     assert shown["counts"] == {"COMPLETE": 2, "DRIFTED": 1}
     assert list(shown["resources"]) == ["log"]
     one = shown["resources"]["log"]
-    assert one["drift"] == {"gone": None, "properties": {"size": {"before": 3, "after": 9}}}
+    assert one["drift"] == {
+        "gone": None,
+        "said": None,
+        "properties": {"size": {"before": 3, "after": 9}},
+    }
     assert one["reason"] == "it differs from what it was made to be: size"
     assert one["properties"] == {"size": 3}
     [answer] = store.why("s", "log")

@@ -14,7 +14,7 @@ from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.templates import template
 
 #: b cannot be created, so what requires it is not
-LEFT = {"a": "COMPLETE", "b": "FAILED", "c": "COMPLETE", "d": "CANCELLED", "e": "COMPLETE"}
+LEFT = {"a": "COMPLETE", "b": "FAILED", "c": "COMPLETE", "d": "SKIPPED", "e": "COMPLETE"}
 #: c is of another type than the others
 BODIES: dict[str, Any] = {"e": "", "c": {"type": "fixed"}, "b": "", "d": "b", "a": "e c"}
 
@@ -50,14 +50,14 @@ def test_resources_are_shown_in_pages(store: converge.Store) -> None:
     assert part == {**whole, "resources": {"a": whole["resources"]["a"]}, "more": 4}
     # those that are required are on other pages
     assert part["resources"]["a"]["requires"] == ["c", "e"]
-    assert part["counts"] == {"COMPLETE": 3, "FAILED": 1, "CANCELLED": 1}
+    assert part["counts"] == {"COMPLETE": 3, "FAILED": 1, "SKIPPED": 1}
 
 
 def test_resources_are_chosen_by_status_and_type(store: converge.Store) -> None:
     fill(store)
     assert page(store, status="COMPLETE", limit=1) == (["a"], 2)
     assert page(store, status="COMPLETE", limit=1, after="a") == (["c"], 1)
-    assert page(store, status=["FAILED", "CANCELLED"]) == (["b", "d"], 0)
+    assert page(store, status=["FAILED", "SKIPPED"]) == (["b", "d"], 0)
     assert page(store, status="IN_PROGRESS") == ([], 0)
     assert page(store, type="fixed") == (["c"], 0)
     assert page(store, type=["fixed", "fake"], limit=4) == (["a", "b", "c", "d"], 1)
@@ -73,8 +73,8 @@ def test_resources_are_chosen_by_status_and_type(store: converge.Store) -> None:
     assert store.statuses("s", resources=["e", "a", *many]) == {"a": "COMPLETE", "e": "COMPLETE"}
     assert store.statuses("s", resources=[]) == {}
     # what is not created yet will be
-    assert store.statuses("other") == {"a": "IN_PROGRESS", "f": "IN_PROGRESS"}
-    assert store.show("other", limit=0)["counts"] == {"IN_PROGRESS": 2}
+    assert store.statuses("other") == {"a": "WAITING", "f": "WAITING"}
+    assert store.show("other", limit=0)["counts"] == {"WAITING": 2}
 
 
 def test_of_several_versions_the_current_one_is_shown_and_counted(store: converge.Store) -> None:
@@ -166,7 +166,7 @@ def test_commands_show_parts(
 
     text = run(capsys, "show", "s", "--limit", "2")
     lines = text.splitlines()
-    assert "resources: 3 COMPLETE, 1 FAILED, 1 CANCELLED" in lines
+    assert "resources: 3 COMPLETE, 1 FAILED, 1 SKIPPED" in lines
     assert [line.split()[0] for line in lines[6:8]] == ["a", "b"]
     assert lines[-2:] == ["3 more resources", "next: converge show s --limit 2 --after b"]
     text = run(capsys, "show", "s", "--status", "COMPLETE", "--type", "fake", "--limit", "0")
@@ -181,7 +181,7 @@ def test_commands_show_parts(
     drawn = run(capsys, "graph", "s", "--status", "FAILED")
     assert drawn.startswith("s, FAILED: 2 resources, 1 dependency, 2 levels\n")
     assert "  b [FAILED]\n" in drawn
-    assert "  d [CANCELLED]  requires b\n" in drawn
+    assert "  d [SKIPPED]  requires b\n" in drawn
     drawn = run(capsys, "graph", "s", "--around", "e")
     assert drawn.startswith("s, around e: 2 resources, 1 dependency, 2 levels\n")
     assert "  a [COMPLETE]  requires e\n" in drawn

@@ -25,6 +25,14 @@ def hostile() -> Graph[str]:
     return Graph([(one, other) for one, other in pairwise(HOSTILE)])
 
 
+def test_a_program_gets_json() -> None:
+    found = json.loads(draw(hostile(), "json", title="shop", statuses={"end": "COMPLETE"}))
+    assert found["title"] == "shop"
+    assert {one["name"] for one in found["nodes"]} == set(HOSTILE)
+    (end,) = (one for one in found["nodes"] if one["name"] == "end")
+    assert end == {"name": "end", "status": "COMPLETE", "requires": ["a b"]}
+
+
 def test_levels_are_longest_paths() -> None:
     graph = Graph([("c", "b"), ("b", "a"), ("c", "a"), ("d", "a")])
     assert levels(graph) == {"a": 0, "b": 1, "c": 2, "d": 1}

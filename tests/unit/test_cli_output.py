@@ -77,6 +77,16 @@ def test_a_piped_table_is_plain_and_complete() -> None:
     assert lines[2] == "b\\n"
 
 
+def test_a_row_is_one_line_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal, long = Terminal(), "x" * 100
+    write_table(("name",), [[long]], terminal, wide=True)
+    assert terminal.getvalue() == f"NAME\n{long}\n"
+    write_table(("name",), [[long]], terminal)
+    assert f"{long}\n" not in terminal.getvalue().partition("\n")[2].partition("\n")[2]
+
+
 def test_a_terminal_table_has_no_markup_from_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")

@@ -132,7 +132,7 @@ def test_commands_that_read_have_json(command: str) -> None:
     ("words", "message"),
     [
         ("upp x", "unknown 'upp'; did you mean 'up'?"),
-        ("qqqq", "known: agent, cancel, check, completion, db"),
+        ("qqqq", "known: adopt, agent, cancel, check, completion, db"),
         ("up", "FILE"),
         ("up x --wokers 3", "unknown option '--wokers'; did you mean '--workers'?"),
         ("up x --workers=", "must be a whole number from 1 to 1000, not ''"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from converge.cli.options.commands import Commands
-from converge.cli.options.shared import BUS, JSON, SERVICE, WORKERS_OF_SERVICE
+from converge.cli.options.shared import BUS, JSON, SERVICE, WIDE, WORKERS_OF_SERVICE
 from converge.cli.options.values import queue, seconds
 
 #: Seconds. A shorter lease would be lost whenever a machine is busy; with a longer one, others wait
@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
         help="prune what ended so many seconds ago, now and then, as `converge db prune` does "
         "(default: never)",
     )
-    engines = commands.add("engines", "List the engines, and what each holds", JSON)
+    engines = commands.add("engines", "List the engines, and what each holds", WIDE, JSON)
     engines.add_argument(
         "--all",
         action="store_true",

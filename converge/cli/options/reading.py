@@ -6,18 +6,20 @@ import argparse
 
 from converge.cli.options.commands import Commands
 from converge.cli.options.grammar import Parser
-from converge.cli.options.shared import BUS, JSON, STACK, add_status
+from converge.cli.options.shared import BUS, JSON, STACK, WIDE, add_status
 from converge.cli.options.values import integer, limit, since
 
 #: How many resources `converge show` shows.
 SHOWN = 100
-FORMATS = ("text", "dot", "mermaid", "svg")
+FORMATS = ("text", "dot", "mermaid", "svg", "json")
 
 
 def add(commands: Commands) -> None:
     """Add them."""
-    commands.add("list", "List the stacks", JSON)
-    show = commands.add("show", "Show a stack: its status, resources and outputs", STACK, JSON)
+    commands.add("list", "List the stacks", WIDE, JSON)
+    show = commands.add(
+        "show", "Show a stack: its status, resources and outputs", STACK, WIDE, JSON
+    )
     show.add_argument(
         "--limit",
         metavar="N",
@@ -42,7 +44,15 @@ def add(commands: Commands) -> None:
         "--format",
         choices=FORMATS,
         metavar="FORMAT",
-        help="text, dot, mermaid or svg (default: by the ending of -o FILE, else text)",
+        help="text, dot, mermaid, svg or json (default: by the ending of -o FILE, else text)",
+    )
+    graph.add_argument(
+        "--json",
+        dest="format",
+        action="store_const",
+        const="json",
+        default=argparse.SUPPRESS,
+        help="the same as --format json",
     )
     graph.add_argument("--around", metavar="RESOURCE", help="only the part around this resource")
     add_status(

@@ -174,6 +174,13 @@ VALUES.add_argument(
     "repeated",
 )
 
+WIDE = Parser(add_help=False)
+WIDE.add_argument(
+    "--wide",
+    action="store_true",
+    help="one line for each row of a table, also if it is wider than the terminal",
+)
+
 STACK = Parser(add_help=False)
 STACK.add_argument("name", metavar="NAME", help="the stack")
 

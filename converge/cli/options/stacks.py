@@ -58,12 +58,19 @@ def add(commands: Commands) -> None:
         "Say what `converge up` would do, and why, without doing it",
         VALUES,
         UNPROTECT,
-        TYPES,
+        WORKERS,
+        ACTOR,
         JSON,
         check=_check_wanted,
     )
     _add_wanted(plan)
     _add_asked(plan)
+    plan.add_argument(
+        "--refresh",
+        action="store_true",
+        help="first look at the real things, as `converge check` does, and change none",
+    )
+    plan.set_defaults(timeout=None, no_wait=False)
     plan.add_argument(
         "--exit-code",
         action="store_true",
@@ -134,7 +141,32 @@ def add(commands: Commands) -> None:
         type=integer(1),
         help="which version, of a name that has several",
     )
-    move = commands.add("move", "Give a resource another name, and leave it as it is", STACK, JSON)
+    adopt = commands.add(
+        "adopt",
+        "Take a thing that is there into a stack, as if converge had made it",
+        STACK,
+        VALUES,
+        TYPES,
+        JSON,
+        check=_check_adopt,
+    )
+    adopt.add_argument("resource", metavar="RESOURCE", help="its name in the template")
+    adopt.add_argument("id", metavar="ID", help="the thing, as its type calls it")
+    adopt.add_argument(
+        "--template",
+        metavar="FILE",
+        help="the file that names it, and that `converge up` gets next (default: what the stack "
+        "is at)",
+    )
+    move = commands.add(
+        "move",
+        "Give a resource another name, or another stack, and leave it as it is",
+        STACK,
+        JSON,
+    )
+    move.add_argument(
+        "--to", metavar="STACK", help="the stack that it is to belong to (default: its own)"
+    )
     move.add_argument("old", metavar="OLD", help="the name that it has")
     move.add_argument("new", metavar="NEW", help="the name that it gets")
     signal = commands.add("signal", "Tell a resource what it waits for", STACK, BUS, JSON)
@@ -204,6 +236,11 @@ def _check_wanted(arguments: argparse.Namespace, parser: Parser) -> None:
     for name in names:
         if names.count(name) > 1:
             parser.error(f"argument --param: {name!r} is given more than once")
+
+
+def _check_adopt(arguments: argparse.Namespace, parser: Parser) -> None:
+    if arguments.template is None and (arguments.param or arguments.environment):
+        parser.error("parameters go with --template: the stack has its own")
 
 
 def _check_up(arguments: argparse.Namespace, parser: Parser) -> None:
