@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from converge.model import Replacing
 from converge.template.functions import EVALUATED
-from converge.template.keys import PARAMETER, POLICIES, TEMPLATE
+from converge.template.keys import ALWAYS, PARAMETER, POLICIES, TEMPLATE
 from converge.template.parameters import TYPES
-from converge.template.settings import ALWAYS
 
 if TYPE_CHECKING:
     from converge.resources.resource_type import Property, ResourceType

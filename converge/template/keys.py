@@ -124,4 +124,6 @@ RESOURCE = Keys(
 RETRY = Keys(("attempts", "first", "most"))
 #: What a deletion policy can be: our words, and Heat's.
 POLICIES = ("delete", "retain", "Delete", "Retain")
+#: When a resource runs, if not only after what has not failed.
+ALWAYS = "always"
 OUTPUT = Keys(("description", "value", "condition"))

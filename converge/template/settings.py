@@ -9,16 +9,15 @@ from collections.abc import Iterator, Mapping
 from converge.errors import BadInput
 from converge.model import Json, check_name, check_seconds
 from converge.template.functions import function_of, references
-from converge.template.keys import POLICIES, RETRY
+from converge.template.keys import ALWAYS, POLICIES, RETRY
 from converge.template.values import Document, Spot, hint, kind, show
 
 #: A changed value replaces the resource.
 TRIGGERS = "triggers"
 #: Which engines work on it.
 QUEUE = "queue"
-#: Whether it runs although what it depends on has failed, and its only value.
+#: Whether it runs although what it depends on has failed.
 RUNS = "runs"
-ALWAYS = "always"
 #: Their values must be known before a start.
 LIMITS = ("retry", "timeout", "deadline", QUEUE, RUNS)
 #: It is neither deleted nor replaced. Likewise.

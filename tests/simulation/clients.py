@@ -98,6 +98,13 @@ class Clients:
         else:
             simulation.tell(f"somebody changes {thing.id}")
             thing.properties = {**thing.properties, "size": 99}
+        if simulation.random.random() < 0.7:
+            self._ask("check", name)
+
+    def meddle(self) -> None:
+        """Somebody does something by hand to each stack, and looks."""
+        for name in self.simulation.names:
+            self.simulation.guarded(Body("a client"), lambda client, name=name: self._hand(name))
 
     def signal_all(self) -> None:
         """Tell all that they need not wait any longer."""

@@ -121,9 +121,13 @@ class Simulation:
         for number in range(self.random.choice((2, 2, 2, 3))):
             self.guarded(Actor(f"E{number + 1}"), self._join)
         self.clients.ask("update")
-        for _ in range(self.length):
+        for number in range(self.length):
             if self.wrong:
                 return
+            if number == self.length // 2 and self.random.random() < 0.25:
+                # most of what is done by hand is done to what is at rest
+                self._settle()
+                self.clients.meddle()
             self._step()
         self._settle()
         if not self.wrong and self.random.random() < 0.2:

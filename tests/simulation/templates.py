@@ -107,7 +107,7 @@ def describe(wanted: Wanted) -> str:
 
 def _entry(random: Random, before: list[str]) -> Entry:
     refers = _refers(random, before)
-    always = bool(refers) and random.random() < 0.25
+    always = bool(refers) and random.random() < 0.35
     return Entry(
         random.choice(TYPES), random.randrange(2), random.randrange(2), refers, always=always
     )

@@ -150,7 +150,7 @@ def test_what_is_gone_is_made_again_and_what_needs_it_follows(
     world.things.pop("net.0")
     assert check(store, engine).reason == "drifted: 'net'"
     drift = store.show("s")["resources"]["net"]["drift"]
-    assert drift == {"gone": "there is no net.0", "properties": {}}
+    assert drift == {"gone": "there is no net.0", "said": None, "properties": {}}
     first = next(render(store.plan("s", wanted, types=engine.types)))
     assert first == "-/+ net (fake): it is gone: there is no net.0"
     store.converge_stack("s", wanted)
