@@ -17,8 +17,10 @@ from converge.errors import SchemaError
 FIRST: Final = 1
 #: Resources of it run although others have failed: ``runs: always``.
 ALWAYS: Final = 2
+#: It reads outputs of other stacks: its template has ``get_output``.
+OUTPUTS: Final = 3
 #: The highest format that this converge understands.
-KNOWN = 2
+KNOWN = 3
 #: The format of what this converge writes, where nothing needs a higher one.
 WRITTEN = 1
 

@@ -181,6 +181,20 @@ class Secrets:
             return STARS if str(value) in self._values else value
         return value
 
+    def found_in(self, value: Any) -> list[str]:
+        """What of these is in a JSON value, as it is written there; each once, sorted."""
+        found: set[str] = set()
+        stack = [value]
+        while stack and self._pattern is not None:
+            one = stack.pop()
+            if isinstance(one, list | dict):
+                stack += one.values() if isinstance(one, dict) else one
+            elif isinstance(one, str):
+                found.update(self._pattern.findall(one))
+            elif not isinstance(one, bool) and str(one) in self._values:
+                found.add(str(one))
+        return sorted(found)
+
 
 def _texts(value: Any) -> Iterable[str]:
     """The secrets in a JSON value, as texts."""

@@ -173,7 +173,8 @@ class Store(Queries):
         """
         check_name("stack", name)
         intent = Intent(on_failure, timeout, node_timeout, queue, priority, actor=actor)
-        wanted = work_out(name, template, parameters, types)
+        sources = self._sources(transaction)
+        wanted = work_out(name, template, parameters, types, read=sources)
         draft = draft_first(wanted.definitions)
         return self._ask(transaction, lambda tx: answer.create(tx, name, wanted, intent, draft))
 
@@ -215,7 +216,8 @@ class Store(Queries):
         """
         intent = Intent(on_failure, timeout, node_timeout, queue, priority, replace, target, actor)
         keeps = self._kept(transaction, name) if keep_parameters else None
-        wanted = work_out(name, template, parameters, types, keeps)
+        sources = self._sources(transaction)
+        wanted = work_out(name, template, parameters, types, keeps, sources)
         draft = self._draft(transaction, lambda tx: answer.draft_wanted(tx, name, wanted, intent))
         return self._ask(
             transaction,
@@ -263,7 +265,8 @@ class Store(Queries):
         check_name("stack", name)
         intent = Intent(on_failure, timeout, node_timeout, queue, priority, replace, target, actor)
         keeps = self._kept(transaction, name) if keep_parameters else None
-        wanted = work_out(name, template, parameters, types, keeps)
+        sources = self._sources(transaction)
+        wanted = work_out(name, template, parameters, types, keeps, sources)
         draft = self._draft(
             transaction, lambda tx: answer.draft_bringing_about(tx, name, wanted, intent)
         )
@@ -327,15 +330,18 @@ class Store(Queries):
         node_timeout: float | None = None,
         expected: int | None = None,
         unprotect: Collection[str] = (),
+        despite: Collection[str] = (),
         actor: str | None = None,
         transaction: HostTransaction | None = None,
     ) -> Stack:
         """Start to delete a stack and all its resources. A delete that runs already goes on, and
         of a stack that is deleted it is done.
 
+        :param despite: names of stacks that read its outputs (``get_output``) and can do without
+            it: without it, a stack that others read is not deleted.
         :param actor: see :meth:`create_stack`.
         :raises NotFound: there never was such a stack.
-        :raises Conflict: ``expected`` is not the current traversal.
+        :raises Conflict: ``expected`` is not the current traversal; or others read its outputs.
         :raises BadInput: a delete cannot be rolled back.
         """
         intent = Intent(on_failure, timeout, node_timeout, actor=actor)
@@ -343,7 +349,8 @@ class Store(Queries):
             raise BadInput("a delete cannot be rolled back; on_failure must be stop or continue")
         draft = self._draft(transaction, lambda tx: answer.draft_delete(tx, name))
         return self._ask(
-            transaction, lambda tx: answer.delete(tx, name, intent, draft, expected, unprotect)
+            transaction,
+            lambda tx: answer.delete(tx, name, intent, draft, expected, unprotect, despite),
         )
 
     @traced

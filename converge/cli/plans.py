@@ -23,7 +23,7 @@ from converge.protocol.preview import Verb
 
 if TYPE_CHECKING:
     from converge.cli.wanted import WantedStack
-    from converge.inspection.planning import Preview
+    from converge.inspection.planning import Preview, Read
     from converge.protocol.preview import Change, Difference
 
 #: With ``--exit-code``: there are changes.
@@ -62,7 +62,10 @@ _WORDS: Mapping[str, str] = {
 
 
 def render(preview: Preview) -> Iterator[str]:
-    """A preview in lines: each change with what differs, and a summary."""
+    """A preview in lines: what is read of other stacks, each change with what differs, and a
+    summary."""
+    for read in preview.reads:
+        yield from _read(read)
     for one in preview.changes:
         yield _head(one)
         for difference in one.differences:
@@ -79,6 +82,16 @@ def summary(preview: Preview) -> str:
         return f"stack {name}: nothing to do" + (f", {words[0]}" if words else "")
     busy = f"; its {preview.busy}, which is running, would be superseded" if preview.busy else ""
     return f"stack {name}: {', '.join(words)}{busy}"
+
+
+def _read(one: Read) -> Iterator[str]:
+    what = f"output {one.output} of stack {one.stack!r}"
+    if one.before is not None and one.before != one.after:
+        yield from differing(what, one.before, one.after, indent=2)
+        return
+    line = shown(one.after)
+    more = f"... ({len(line)} characters)" if len(line) > _LINE else ""
+    yield f"  {escape(what)}: {line[:_LINE]}{more}"
 
 
 def _head(change: Change) -> str:
@@ -118,22 +131,23 @@ def _difference(change: Change, one: Difference) -> Iterator[str]:
     yield from differing(one.name, one.before, as_json(one.after))
 
 
-def differing(key: str, one: Any, other: Any) -> Iterator[str]:
+def differing(key: str, one: Any, other: Any, indent: int = 6) -> Iterator[str]:
     """A property with two values, JSON, None for none: both, or the lines that differ."""
-    name, before, after = escape(key), _text(one), _text(other)
+    name, before, after = " " * indent + escape(key), _text(one), _text(other)
     if before == after == "***":
-        yield f"      {name}: *** (another secret value)"
+        yield f"{name}: *** (another secret value)"
     elif max(map(len, (before, after))) > _LINE or "\n" in before + after:
-        yield f"      {name}:"
+        yield f"{name}:"
         lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=1, lineterm="")
         found = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
-        yield from (f"        {escape(line)}" for line in found[:_LINES])
+        inner = " " * (indent + 2)
+        yield from (f"{inner}{escape(line)}" for line in found[:_LINES])
         if len(found) > _LINES:
-            yield f"        ... {len(found) - _LINES} more lines"
+            yield f"{inner}... {len(found) - _LINES} more lines"
     else:
         old = "(none)" if one is None else escape(before)
         new = "(none)" if other is None else escape(after)
-        yield f"      {name}: {old} → {new}"
+        yield f"{name}: {old} → {new}"
 
 
 def _text(value: Any) -> str:

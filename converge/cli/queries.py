@@ -75,12 +75,17 @@ def show(arguments: Namespace) -> int:
     if arguments.json:
         write_json(document, sys.stdout)
         return EXIT_COMPLETE
+    from converge.protocol.outputs import describe_reads
+
     name, reason = document["name"], document["reason"]
     print(summary(name, document["action"], document["status"], None))
     if reason:
         print(f"reason: {prose(reason)}")
     who = f", asked for by {escape(document['actor'])}" if document["actor"] else ""
     print(f"traversal {document['traversal']}: {counts(document['progress'])}{who}")
+    for what in ("reads", "read_by"):
+        if document[what]:
+            print(f"{what.replace('_', ' ')}: {escape(describe_reads(document[what]))}")
     if document["counts"]:
         every = (f"{count} {status}" for status, count in document["counts"].items())
         print(f"resources: {', '.join(every)}")

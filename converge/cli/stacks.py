@@ -96,6 +96,7 @@ def down(arguments: Namespace) -> int:
             timeout=arguments.timeout,
             actor=find_actor(arguments),
             unprotect=arguments.unprotect,
+            despite=arguments.despite,
         ),
     )
 
@@ -112,6 +113,7 @@ def _is_meant(arguments: Namespace) -> bool:
                 arguments.name,
                 types=built_in_types(arguments),
                 unprotect=arguments.unprotect,
+                despite=arguments.despite,
             )
     except NotFound:
         # the delete itself says what is the matter
@@ -334,6 +336,8 @@ def _deleted(stack: Stack) -> dict[str, Any]:
         "resources": {},
         "more": 0,
         "outputs": {},
+        "reads": {},
+        "read_by": {},
         "unchecked": [],
     }
 

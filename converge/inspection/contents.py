@@ -6,22 +6,20 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
-from converge.errors import BadInput, UnresolvedReference
 from converge.graph import Graph
 from converge.hiding import Secrets
 from converge.inspection.views import count_nodes, find_actor
-from converge.model import SHOWN_STATUSES, Action, Json, Physical, Status
+from converge.model import SHOWN_STATUSES, Action, Json, Status
 from converge.protocol.drift import shown_drift
 from converge.protocol.marks import secret_values, without_secrets
+from converge.protocol.outputs import read_outputs
 from converge.protocol.secrets import read_secrets
-from converge.sql import events, resource_views, stacks, templates
+from converge.sql import events, readers, resource_views, stacks, templates
 from converge.sql.resource_views import ResourceView, Wanted
 from converge.sql.stacks import StackRow
 from converge.sql.transaction import Transaction
-from converge.template import Template, resolve
-from converge.template.functions import references
-from converge.template.template import VARIES
-from converge.template.values import Spot
+from converge.template import Template
+from converge.template.outputs import KEY
 
 
 def show(
@@ -50,7 +48,7 @@ def show(
     required = {key for one in page for key in one.requires}
     names = {one.id: one.name for one in page}
     names |= resource_views.get_names(tx, required - names.keys())
-    outputs, sources = _outputs(tx, row, wanted)
+    outputs, _, sources = read_outputs(tx, row)
     marked = [
         value
         for one in (*page, *sources)
@@ -92,50 +90,24 @@ def show(
         },
         "more": max(0, found - len(page)),
         "outputs": shown(outputs),
+        "reads": _reads(tx, row),
+        "read_by": readers.list_readers(tx, row.id),
         "unchecked": _unchecked(tx, row),
     }
+
+
+def _reads(tx: Transaction, row: StackRow) -> dict[str, list[str]]:
+    """The outputs of other stacks that its version was made with."""
+    if row.template_id is None:
+        return {}
+    parameters = templates.get_parameters(tx, row.template_id)
+    return {name: sorted(one["outputs"]) for name, one in sorted(parameters.get(KEY, {}).items())}
 
 
 def _unchecked(tx: Transaction, row: StackRow) -> list[str]:
     if row.action is not Action.CHECK or row.traversal_id is None:
         return []
     return events.list_with_status(tx, row.id, row.traversal_id, events.UNCHECKED)
-
-
-def _outputs(
-    tx: Transaction, row: StackRow, wanted: Wanted
-) -> tuple[dict[str, Json], list[ResourceView]]:
-    """The template's outputs, None for one that has no value yet; and the resources that they are
-    made from."""
-    if row.template_id is None:
-        return {}, []
-    version = templates.get_outline(tx, row.template_id)
-    if not version.body.get("outputs"):
-        return {}, []
-    if version.body.get(VARIES):
-        # which resources there are is said among them
-        template = Template.from_store(templates.get_template(tx, row.template_id).body)
-    else:
-        template = Template.outputs_from_store(version.body)
-    values = template.output_values(version.parameters, row.name)
-    anything = Wanted(row.id, wanted.over)
-    found = {one.name for one in references(list(values.values()), Spot()) if one.name is not None}
-    named = resource_views.list_current(tx, anything, names=found)
-    best = {one.name: one for one in named}
-
-    def lookup(name: str) -> Physical:
-        one = best.get(name)
-        if one is None or one.physical_id is None:
-            raise UnresolvedReference(f"resource {name!r} has no physical id")
-        return Physical(one.physical_id, one.attributes)
-
-    outputs: dict[str, Json] = {}
-    for name, value in values.items():
-        try:
-            outputs[name] = resolve(value, lookup)
-        except (UnresolvedReference, BadInput):
-            outputs[name] = None
-    return outputs, named
 
 
 def list_statuses(

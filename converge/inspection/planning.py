@@ -22,6 +22,7 @@ from converge.protocol.asked import (
 )
 from converge.protocol.decide import PROTECT
 from converge.protocol.draft import Draft, draft_first
+from converge.protocol.outputs import refuse_readers
 from converge.protocol.preview import Change, Difference, Foresight, Pending, Verb
 from converge.protocol.request import Intent, Wanted, work_out
 from converge.protocol.rollback import choose_target
@@ -33,6 +34,20 @@ from converge.sql import resources, stacks, templates
 from converge.sql.resources import ResourceRow
 from converge.sql.transaction import Transaction
 from converge.template import Template
+from converge.template.outputs import KEY
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """An output of another stack, and what it was when this one was last started.
+
+    :ivar before: None if it was not read then.
+    """
+
+    stack: str
+    output: str
+    before: Json
+    after: Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +62,7 @@ class Preview:
     :ivar changes: in the order of the traversal; what stays as it is, is left out.
     :ivar unchanged: how many resources stay as they are.
     :ivar left: how many are not touched, whatever is wanted of them.
+    :ivar reads: what was read of other stacks.
     """
 
     stack: str
@@ -56,6 +72,7 @@ class Preview:
     changes: tuple[Change, ...]
     unchanged: int
     left: int = 0
+    reads: tuple[Read, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether there is anything to do."""
@@ -85,6 +102,7 @@ class Preview:
             "traversal": self.traversal,
             "busy": self.busy,
             "counts": self.counts,
+            "reads": [dataclasses.asdict(one) for one in self.reads],
             "changes": [_change_to_dict(one) for one in self.changes],
         }
 
@@ -121,7 +139,7 @@ def preview_wanted(
     tx: Transaction,
     name: str,
     wanted: Wanted,
-    hidden: Iterable[Json],
+    hidden: Collection[Json],
     types: Mapping[str, ResourceType],
     unprotect: Collection[str] = (),
     intent: Intent | None = None,
@@ -139,7 +157,28 @@ def preview_wanted(
     before = Asked() if row is None else read_asked(tx, row)
     ordered = list_ordered(draft, before, intent.replace)
     directory = wanted.directory
-    return _preview(tx, name, action, draft, types, hidden, directory, unprotect, ordered)
+    found = _preview(tx, name, action, draft, types, hidden, directory, unprotect, ordered)
+    reads = wanted.definitions.reads
+    if not reads:
+        return found
+    known: Mapping[str, Json] = {}
+    secrets = Secrets(hidden)
+    if row is not None:
+        secrets = read_secrets(tx, row.id, hidden)
+        if row.template_id is not None:
+            known = templates.get_parameters(tx, row.template_id)
+    return dataclasses.replace(found, reads=tuple(_reads(reads, known.get(KEY, {}), secrets)))
+
+
+def _reads(
+    reads: Mapping[str, Json], before: Mapping[str, Json], secrets: Secrets
+) -> Iterator[Read]:
+    for stack, source in sorted(reads.items()):
+        known = before.get(stack, {}).get("outputs", {})
+        for output, given in sorted(source["outputs"].items()):
+            old = known.get(output, {}).get("value")
+            shown = secrets.hide_in_json
+            yield Read(stack, output, shown(old), shown(given["value"]))
 
 
 def preview_rollback(
@@ -165,13 +204,17 @@ def preview_delete(
     name: str,
     types: Mapping[str, ResourceType],
     unprotect: Collection[str] = (),
+    despite: Collection[str] = (),
 ) -> Preview:
     """What would happen if a stack were deleted.
 
     :raises NotFound: there is no such stack.
+    :raises Conflict: others read its outputs.
     """
-    stacks.get_stack(tx, name)
+    row = stacks.get_stack(tx, name)
     draft = answer.draft_delete(tx, name)
+    if draft is not None:
+        refuse_readers(tx, row, despite)
     return _preview(tx, name, Action.DELETE, draft, types, (), None, unprotect)
 
 

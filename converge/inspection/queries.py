@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from converge.graph import Graph
     from converge.inspection.planning import Preview
     from converge.resources.resource_type import ResourceType
+    from converge.sql.transaction import HostTransaction
     from converge.template import Template
+    from converge.template.outputs import Source
 
 #: How many nodes of each engine are listed at most.
 _HOLDS = 1000
@@ -274,7 +276,7 @@ class Queries:
         kept = (
             self.database.read(lambda tx: answer.read_kept(tx, name)) if keep_parameters else None
         )
-        wanted = work_out(name, template, parameters, known, kept)
+        wanted = work_out(name, template, parameters, known, kept, self._sources())
         hidden = template.hidden_values(load(wanted.parameters))
         return self.database.read(
             lambda tx: planning.preview_wanted(
@@ -310,13 +312,31 @@ class Queries:
         *,
         types: Mapping[str, ResourceType] | None = None,
         unprotect: Collection[str] = (),
+        despite: Collection[str] = (),
     ) -> Preview:
         """What :meth:`converge.Store.delete_stack` would do; see :meth:`plan`.
 
         :raises NotFound: there is no such stack.
+        :raises Conflict: others read its outputs.
         """
         from converge.inspection import planning
         from converge.resources import load_types
 
         known = {**load_types(), **(types or {})}
-        return self.database.read(lambda tx: planning.preview_delete(tx, name, known, unprotect))
+        return self.database.read(
+            lambda tx: planning.preview_delete(tx, name, known, unprotect, despite)
+        )
+
+    # -- helpers
+
+    def _sources(self, transaction: HostTransaction | None = None) -> Callable[[str], Source]:
+        """Reads the outputs of a stack; in a host's transaction, also what that has started."""
+        from converge.protocol.outputs import read_source
+
+        def read(other: str) -> Source:
+            if transaction is None:
+                return self.database.read(lambda tx: read_source(tx, other))
+            with self.database.join(transaction) as tx:
+                return read_source(tx, other)
+
+        return read

@@ -14,6 +14,7 @@ from converge.model import DEFAULT_QUEUE, Action, Status, TraversalStatus
 from converge.protocol.asked import read_asked
 from converge.protocol.draft import Draft, Version, draft_first, draft_version, fits, make_draft
 from converge.protocol.halt import halt
+from converge.protocol.outputs import refuse_readers
 from converge.protocol.request import Intent, Kept, Wanted
 from converge.protocol.rollback import Target, choose_target
 from converge.protocol.start import Started, check_expected, start
@@ -199,11 +200,13 @@ def delete(
     draft: Draft | None,
     expected: int | None,
     unprotect: Collection[str] = (),
+    despite: Collection[str] = (),
 ) -> Answer:
     """Start to delete a stack and all its resources.
 
+    :param despite: names of stacks that read its outputs, and do not matter.
     :raises NotFound: there never was such a stack.
-    :raises Conflict: the current traversal is not the expected one.
+    :raises Conflict: the current traversal is not the expected one, or others read its outputs.
     """
     try:
         row = stacks.lock_stack(tx, name)
@@ -216,6 +219,7 @@ def delete(
     check_expected(row, expected)
     if _is_running(tx, row, Action.DELETE):
         return Answer(row.id, "resumed")
+    refuse_readers(tx, row, despite)
     return _started(
         row,
         start(tx, row, Action.DELETE, None, intent, draft=draft, unprotect=unprotect),

@@ -13,7 +13,7 @@ from converge.protocol.draft import Draft, draft_version
 from converge.protocol.request import Intent
 from converge.protocol.rollback import last_good
 from converge.protocol.start import start
-from converge.sql import events, stacks, sync_points, templates, traversals
+from converge.sql import events, readers, stacks, sync_points, templates, traversals
 from converge.sql.stacks import StackRow
 from converge.sql.transaction import Transaction
 from converge.sql.traversals import TraversalRow
@@ -108,6 +108,8 @@ def end_traversal(
             values |= {"live": None, "template_id": None, "edges": None}
     stacks.update_stack(tx, stack.id, **values)
     gone = status is TraversalStatus.COMPLETE and traversal.action is Action.DELETE
+    if gone:
+        readers.delete_reads(tx, stack.id)
     used = () if gone else (stack.template_id, stack.previous_template_id, completed)
     keep = 0 if gone else templates.KEPT_VERSIONS
     templates.delete_versions(tx, templates.list_unused(tx, stack.id, used, keep))

@@ -5,7 +5,7 @@ It is done before a transaction begins: meanwhile nobody waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from converge.model import Json, OnFailure, check_name, check_priority, check_se
 from converge.resources.resource_type import ResourceType, check_types
 from converge.sql.types import SOURCE_LENGTH, fit_text
 from converge.template import Definitions, Template
+from converge.template.outputs import KEY, Outputs, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ class Wanted:
     """What a stack is to become.
 
     :ivar body: the template, as it is stored: as canonical JSON.
-    :ivar parameters: the values of all its parameters, as they are stored.
+    :ivar parameters: the values of all its parameters, as they are stored, and what was read of
+        other stacks.
     :ivar definitions: the resources that it wants.
     :ivar directory: where its relative paths start, None if it is from no file.
     :ivar keeps: what the parameters that were not given are from, None if from their defaults.
@@ -99,13 +101,26 @@ def work_out(
     parameters: Mapping[str, Any] | None,
     types: Mapping[str, ResourceType] | None,
     keeps: Kept | None = None,
+    read: Callable[[str], Source] | None = None,
 ) -> Wanted:
     """What a template with these parameters wants of the stack of that name.
 
     :param keeps: what parameters have that are not given; None: their defaults.
     :param types: check that these can bring it about; None checks only what does not need them.
-    :raises BadInput: the template or a parameter is wrong.
+    :param read: reads the outputs of another stack; None: there is none.
+    :raises BadInput: the template or a parameter is wrong, or an output of another stack that it
+        wants is not there.
     """
+
+    def read_other(other: str) -> Source:
+        if other == name:
+            raise BadInput(
+                f"stack {name!r} cannot read its own outputs; refer to its resources with get_attr"
+            )
+        if read is None:
+            raise BadInput(f"there is no stack {other!r}")
+        return read(other)
+
     kept = None if keeps is None else keeps.parameters
     values = template.resolve_parameters(parameters or {}, kept)
     if types is not None:
@@ -119,5 +134,10 @@ def work_out(
             "allowed"
         )
     with collection.paused():
-        definitions = template.definitions(values, name)
+        outputs = Outputs(read_other)
+        definitions = template.definitions(values, name, outputs)
+        if template.outputs_read:
+            template.output_values(values, name, outputs)
+        if outputs.found:
+            values[KEY] = outputs.found
         return Wanted(template.dump(), dump(values), definitions, directory, keeps)

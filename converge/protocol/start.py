@@ -29,6 +29,7 @@ from converge.protocol.decide import (
     managed_reason,
 )
 from converge.protocol.draft import Draft, check_size, draft_version, fits
+from converge.protocol.outputs import note_reads
 from converge.protocol.placing import Placing
 from converge.protocol.plan import Node, Plan
 from converge.protocol.request import Intent
@@ -130,7 +131,10 @@ def start(
     priority = stack.priority if intent.priority is None else intent.priority
     # older versions of its template stay as they are
     needed = formats.ALWAYS if definitions.always() else formats.WRITTEN
+    needed = formats.OUTPUTS if definitions.reads else needed
     format_ = max(stack.format, needed)
+    if action not in (Action.CHECK, Action.DELETE):
+        note_reads(tx, stack, definitions, lenient=action is Action.ROLLBACK)
     placing = Placing(tx, queue, priority, format_, definitions, draft.heads)
     if action is not Action.CHECK:
         # what nobody asked for cannot be refused; its nodes are

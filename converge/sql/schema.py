@@ -99,6 +99,18 @@ stack = Table(
     UniqueConstraint("name", "live", name="uniq_converge_stack0name0live"),
 )
 
+# what a stack reads of others, since the start of its last traversal
+output_read = Table(
+    PREFIX + "output_read",
+    metadata,
+    Column("stack_id", ID, nullable=False),
+    # the stack that is read
+    Column("source_id", ID, nullable=False),
+    Column("output", NAME, nullable=False),
+    PrimaryKeyConstraint("stack_id", "source_id", "output", name="pk_converge_output_read"),
+    Index("ix_converge_output_read_source_id", "source_id"),
+)
+
 template = Table(
     PREFIX + "template",
     metadata,

@@ -40,6 +40,7 @@ VERSIONS = (
     "0021",
     "0022",
     "0024",
+    "0025",
 )
 HEAD = VERSIONS[-1]
 #: Databases where a statement that changes the schema commits the transaction.

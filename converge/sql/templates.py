@@ -120,6 +120,13 @@ def get_texts(tx: Transaction, template_id: int) -> tuple[str, str]:
     return row[0], row[1]
 
 
+def get_parameters(tx: Transaction, template_id: int) -> dict[str, Json]:
+    """The parameters of a version, with what it reads of other stacks; none if it is gone."""
+    query = select(template.c.parameters).where(template.c.id == template_id)
+    found: dict[str, Json] | None = tx.execute(query).scalar_one_or_none()
+    return found or {}
+
+
 def get_directory(tx: Transaction, template_id: int) -> str | None:
     """Where the relative paths of a version start, None if it is from no file."""
     query = select(template.c.directory).where(template.c.id == template_id)
@@ -134,13 +141,17 @@ def list_alike(tx: Transaction, ids: Iterable[int], body: str, parameters: str) 
 
 
 def list_with_hidden(tx: Transaction, stack_id: int) -> list[TemplateRow]:
-    """The versions of a stack that may have hidden parameters. No others are read."""
+    """The versions of a stack that may have hidden parameters, or hidden parts in what they read
+    of other stacks. No others are read."""
     columns = (template.c.id, template.c.version, template.c.body, template.c.parameters)
     body, parameters = (type_coerce(column, Text) for column in columns[2:])
     query = select(*columns).where(
         template.c.stack_id == stack_id,
         parameters != "{}",
-        body.like('%"hidden":%') | body.like(f"{PREFIX}%") | body.like(f"{SEALED}%"),
+        body.like('%"hidden":%')
+        | body.like('%"get_output":%')
+        | body.like(f"{PREFIX}%")
+        | body.like(f"{SEALED}%"),
     )
     rows: Any = tx.execute(query.order_by(template.c.id))
     return [TemplateRow(*row) for row in rows]

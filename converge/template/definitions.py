@@ -35,10 +35,15 @@ class Definitions(Mapping[str, ResourceDefinition]):
 
     :ivar graph: which requires which.
     :ivar moved: the newest name by each name that one had before.
+    :ivar reads: what was read of other stacks, as :mod:`~converge.template.outputs` keeps it.
     """
 
     def __init__(
-        self, texts: Mapping[str, str], graph: Graph[str], moved: Mapping[str, str] | None = None
+        self,
+        texts: Mapping[str, str],
+        graph: Graph[str],
+        moved: Mapping[str, str] | None = None,
+        reads: Mapping[str, Json] | None = None,
     ) -> None:
         """:param texts: each as canonical JSON, as :func:`dump_definition` makes it, perhaps with
         ``depends_on``.
@@ -46,17 +51,20 @@ class Definitions(Mapping[str, ResourceDefinition]):
         self._texts = texts
         self.graph = graph
         self.moved = moved or {}
+        # it grows while the template's outputs are evaluated
+        self.reads: Mapping[str, Json] = {} if reads is None else reads
 
     @classmethod
     def of(
         cls,
         definitions: Mapping[str, ResourceDefinition],
         moved: Mapping[str, str] | None = None,
+        reads: Mapping[str, Json] | None = None,
     ) -> Definitions:
         """Those that are made already."""
         texts = {name: dump(dump_definition(one)) for name, one in definitions.items()}
         graph = Graph.of({name: one.requires for name, one in definitions.items()})
-        return cls(texts, graph, moved)
+        return cls(texts, graph, moved, reads)
 
     def __len__(self) -> int:
         return len(self._texts)

@@ -18,6 +18,7 @@ from converge.template.functions import (
     CHOICES,
     EACH,
     LITERAL,
+    OUTPUT,
     PURE,
     SECRET,
     function_of,
@@ -34,6 +35,10 @@ OMITTED: Any = object()
 _SHOWN_NAMES = 20
 
 
+class NotRead(BadInput):
+    """The output of another stack is needed, and nobody has read it yet."""
+
+
 @dataclass(slots=True)
 class Scope:
     """What the values of a template can depend on before a start.
@@ -42,6 +47,8 @@ class Scope:
     :ivar conditions: as the template has them, by name.
     :ivar absent: the resources that there are not, as their condition is false.
     :ivar groups: the resources with ``for_each``, each with its keys.
+    :ivar outputs: gives the value of an output of another stack, or raises BadInput; None: these
+        are not read yet, and stay as they are.
     :ivar each: the key and the value that the resource is made for, if it has ``for_each``.
     """
 
@@ -49,6 +56,7 @@ class Scope:
     conditions: Mapping[str, Json] = field(default_factory=dict)
     absent: Collection[str] = ()
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    outputs: Callable[[str, str], Json] | None = None
     each: tuple[str, Json] | None = None
     _known: dict[str, bool | None] = field(default_factory=dict)
     _depth: int = 0
@@ -85,6 +93,8 @@ class Scope:
             return self._parameter(argument)
         if name == EACH:
             return self._each(argument)
+        if name == OUTPUT and self.outputs is not None:
+            return self._output(argument, self.outputs)
         if name in ("get_resource", "get_attr"):
             return self._reference(name, argument)
         return {name: argument}
@@ -161,6 +171,15 @@ class Scope:
             raise BadInput(f"get_param takes the name of a parameter, not {kind(name)}")
         return _as_data(_walk(self.parameter(name), keys, f"parameter {show(name)}", BadInput))
 
+    def _output(self, argument: Json, outputs: Callable[[str, str], Json]) -> Json:
+        parts = self.settle(argument, OUTPUT)
+        message = misuse(OUTPUT, parts, settled=True)
+        if message is not None:
+            raise BadInput(message)
+        stack, name, *keys = parts
+        what = f"output {show(name)} of stack {show(stack)}"
+        return _as_data(_walk(outputs(stack, name), keys, what, BadInput))
+
     def _each(self, argument: Json) -> Json:
         if self.each is None:
             raise BadInput(f"{EACH} is for resources with for_each")
@@ -210,6 +229,7 @@ def resolve(value: Json, lookup: Callable[[str], Physical]) -> Json:
 
     :param lookup: gives what is known of a resource; KeyError where nothing is.
     :raises UnresolvedReference: if a resource, an attribute or a key in it does not exist.
+    :raises NotRead: if it has an output of another stack that was not read.
     :raises BadInput: if a function is not one that converge evaluates, or misused.
     """
     if isinstance(value, list):
@@ -238,6 +258,8 @@ def resolve(value: Json, lookup: Callable[[str], Physical]) -> Json:
         if message is not None:
             raise BadInput(message)
         return stand_in(argument)
+    if name == OUTPUT:
+        raise NotRead(f"{name} is evaluated before a start only")
     if name not in ("get_resource", "get_attr"):
         raise BadInput(f"{name} is evaluated before a start only")
     argument = resolve(argument, lookup)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from converge.errors import BadInput
 from converge.model import Json, ResourceDefinition, check_name
 from converge.template.entries import ResourceEntry
-from converge.template.evaluate import OMITTED, Scope
+from converge.template.evaluate import OMITTED, NotRead, Scope
 from converge.template.functions import instance_name, references
 from converge.template.settings import settle
 from converge.template.structure import Structure
@@ -25,6 +25,8 @@ def located(document: Document, spot: Spot) -> Iterator[None]:
     """What is wrong is wrong at this place."""
     try:
         yield
+    except NotRead:
+        raise
     except BadInput as error:
         raise document.error(str(error), spot) from None
 

@@ -43,8 +43,10 @@ EACH = "get_each"
 FILE = "get_file"
 #: A secret that is kept elsewhere.
 SECRET = "get_secret"
+#: What another stack gives; it is read before a start.
+OUTPUT = "get_output"
 #: Functions that converge evaluates.
-EVALUATED = REFERENCES | PURE | CHOICES | {EACH, FILE, SECRET}
+EVALUATED = REFERENCES | PURE | CHOICES | {EACH, FILE, SECRET, OUTPUT}
 #: Functions of Heat that converge does not evaluate, each with what comes nearest. There are also
 #: those that begin with ``Fn::``.
 UNSUPPORTED: Mapping[str, str] = {

@@ -11,16 +11,19 @@ from converge.template.functions import (
     EACH,
     EVALUATED,
     FILE,
+    OUTPUT,
     PURE,
     REFERENCES,
     SECRET,
     function_of,
     nearest,
+    references,
 )
 from converge.template.library import FUNCTIONS
 from converge.template.texts import as_param
 from converge.template.values import Spot, hint, kind, misreading, quote, show
 
+_PARAMETERS_ONLY = "it can refer to parameters only"
 _REPLACING = frozenset({"str_replace", "str_replace_strict", "str_replace_vstrict"})
 
 #: A message, and the place that it is about.
@@ -113,6 +116,13 @@ def _misuses_of(
         else:
             value = {name: argument}
             yield from condition_problems(value, Spot(spot.line, {name: spot}), conditions)
+    elif name == OUTPUT:
+        for reference in references(argument, spot):
+            if reference.function != "get_param":
+                yield (
+                    f"{OUTPUT} is read before anything is made: {_PARAMETERS_ONLY}",
+                    reference.spot,
+                )
     elif name in _REPLACING and isinstance(argument["params"], dict):
         for key, value in argument["params"].items():
             yield from _misread_param(value, spot.child("params").child(key))
@@ -151,6 +161,8 @@ def misuse(name: str, argument: Json, *, settled: bool) -> str | None:
         return _misuse_of_keys(name, argument)
     if name == FILE:
         return f"{FILE} takes the path of a file as a plain string, in the template's folder"
+    if name == OUTPUT:
+        return _misuse_of_output(argument, settled)
     if name == SECRET:
         is_open = not settled and function_of(argument) is not None
         return None if is_open else wrong_reference(argument)
@@ -176,6 +188,18 @@ def _misuse_of_choice(name: str, argument: Json) -> str | None:
     if isinstance(argument, list) and len(argument) >= 2:
         return None
     return f"{name} takes a list of two or more conditions"
+
+
+def _misuse_of_output(argument: Json, settled: bool) -> str | None:
+    if not settled and function_of(argument) is not None:
+        return None
+    names = argument[:2] if isinstance(argument, list) else []
+    is_open = [not settled and function_of(one) is not None for one in names]
+    if len(names) == 2 and all(
+        open_ or (isinstance(one, str) and one) for one, open_ in zip(names, is_open, strict=True)
+    ):
+        return _misuse_of_keys(OUTPUT, argument[1:])
+    return f"{OUTPUT} takes a list: the name of a stack, the name of an output, and keys within it"
 
 
 def _misuse_of_keys(name: str, argument: Json) -> str | None:

@@ -225,6 +225,9 @@ def parse_parameter(document: Document, name: str, value: Json, spot: Spot) -> P
     :raises TemplateError: if something in it is wrong.
     """
     what = f"parameter {show(name)}"
+    if name.startswith(OWN):
+        message = f"{what}: names that begin with {OWN} are converge's own; give it another name"
+        raise document.error(message, spot)
     body = PARAMETER.check(document, value, spot, what)
     type_name = body.get("type")
     if type_name is None:
@@ -258,6 +261,10 @@ def parse_parameter(document: Document, name: str, value: Json, spot: Spot) -> P
         # as in Heat
         default = _EMPTY[type_name]
     return _with_default(document, parameter, default, spot.child("default"))
+
+
+#: How names begin that no parameter has.
+OWN = "converge::"
 
 
 def hidden_values(body: Json, parameters: Mapping[str, Json]) -> list[Json]:

@@ -25,7 +25,7 @@ from converge.template.settings import check_settings
 from converge.template.values import Document, Spot, hint, kind, show
 
 #: What is evaluated before a start, in a resource as canonical JSON.
-_FILLED = re.compile(r'\{"(?:get_param|if|not|and|or)":')
+_FILLED = re.compile(r'\{"(?:get_param|get_output|if|not|and|or)":')
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from io import StringIO
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from converge.model import Json, ResourceDefinition
 from converge.template.definitions import Definitions, dump_definition
 from converge.template.entries import Entries
 from converge.template.environment import read_environment
-from converge.template.evaluate import OMITTED, Scope
+from converge.template.evaluate import OMITTED, NotRead, Scope
 from converge.template.expansion import (
     expand,
     fill_properties,
@@ -29,8 +30,9 @@ from converge.template.expansion import (
     settle_groups,
 )
 from converge.template.files import put_in_files
-from converge.template.functions import references
+from converge.template.functions import OUTPUT, references
 from converge.template.moved import MOVED, final_names
+from converge.template.outputs import Outputs, hidden_parts
 from converge.template.parameters import Parameter
 from converge.template.reading import parse as parse_text
 from converge.template.reading import read
@@ -135,7 +137,9 @@ class Template:
             if not found:
                 template = cls(document, directory=folder)
                 given = template.read_parameters(*environments) | dict(parameters or {})
-                template._try_out(types, given)
+                with suppress(NotRead):
+                    # what other stacks give decides what there is
+                    template._try_out(types, given)
         except TemplateError as error:
             found.append(error)
         return in_order(found)
@@ -327,28 +331,44 @@ class Template:
 
         :param parameters: as :meth:`resolve_parameters` gave them.
         """
-        return [
+        hidden = [
             value
             for name, value in parameters.items()
             if name in self.parameters and self.parameters[name].hidden
         ]
+        return hidden + hidden_parts(parameters)
 
-    def definitions(self, parameters: Mapping[str, Json], stack_name: str) -> Definitions:
+    @property
+    def outputs_read(self) -> bool:
+        """Whether ``get_output`` may be in its own outputs."""
+        return f'{{"{OUTPUT}":' in dump(self._structure.outline.get("outputs"))
+
+    def definitions(
+        self,
+        parameters: Mapping[str, Json],
+        stack_name: str,
+        outputs: Outputs | None = None,
+    ) -> Definitions:
         """The desired state of each resource, in topological order.
 
         :param parameters: as :meth:`resolve_parameters` gave them.
-        :raises TemplateError: if a ``get_param`` has no value.
+        :param outputs: of other stacks; None: what is stored with the parameters, or else each
+            ``get_output`` stays as it is.
+        :raises TemplateError: if a ``get_param`` has no value, or a ``get_output``.
         """
-        scope = self._scope(parameters, stack_name)
+        outputs = Outputs.stored(parameters) if outputs is None else outputs
+        scope = self._scope(parameters, stack_name, outputs)
         moved = final_names(self._structure.outline.get(MOVED))
+        reads = None if outputs is None else outputs.found
         if self._structure.varies:
-            return Definitions.of(expand(self._structure, scope), moved)
+            return Definitions.of(expand(self._structure, scope), moved, reads)
         texts = self.resources.texts
         filled = {
             name: dump(dump_definition(self._definition(name, scope)))
             for name in self._structure.unlike
         }
-        return Definitions({**texts, **filled} if filled else texts, self.resources.graph, moved)
+        texts = {**texts, **filled} if filled else texts
+        return Definitions(texts, self.resources.graph, moved, reads)
 
     def _definition(self, name: str, scope: Scope) -> ResourceDefinition:
         entry = self.resources[name]
@@ -365,14 +385,21 @@ class Template:
             return self.resources.graph
         return self.definitions(parameters, stack_name).graph
 
-    def output_values(self, parameters: Mapping[str, Json], stack_name: str) -> dict[str, Json]:
+    def output_values(
+        self,
+        parameters: Mapping[str, Json],
+        stack_name: str,
+        outputs: Outputs | None = None,
+    ) -> dict[str, Json]:
         """The values of the outputs, with parameters filled in, for :func:`resolve`; null where
         the condition is false.
 
         :param parameters: as :meth:`resolve_parameters` gave them.
-        :raises TemplateError: if a ``get_param`` has no value.
+        :param outputs: see :meth:`definitions`.
+        :raises TemplateError: if a ``get_param`` has no value, or a ``get_output``.
         """
-        scope = self._scope(parameters, stack_name)
+        outputs = Outputs.stored(parameters) if outputs is None else outputs
+        scope = self._scope(parameters, stack_name, outputs)
         if self._structure.varies:
             settle_groups(self._structure, scope)
         found = {}
@@ -383,7 +410,9 @@ class Template:
                 found[name] = None if value is OMITTED else value
         return found
 
-    def _scope(self, parameters: Mapping[str, Json], stack_name: str) -> Scope:
+    def _scope(
+        self, parameters: Mapping[str, Json], stack_name: str, outputs: Outputs | None
+    ) -> Scope:
         def parameter(name: str) -> Json:
             if name == "OS::stack_name":
                 return stack_name
@@ -391,4 +420,4 @@ class Template:
                 raise BadInput(f"parameter {show(name)} has no value{hint(name, parameters)}")
             return parameters[name]
 
-        return Scope(parameter, self._structure.conditions)
+        return Scope(parameter, self._structure.conditions, outputs=outputs)

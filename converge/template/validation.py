@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from converge.errors import BadInput, TemplateError
 from converge.model import Physical, ResourceDefinition
-from converge.template.evaluate import resolve
+from converge.template.evaluate import NotRead, resolve
 from converge.template.functions import references, split_instance
 from converge.template.properties import property_problems, unmet
 from converge.template.structure import Structure
@@ -38,6 +38,8 @@ def check_values(
         what = f"property {show(key)} of resource {show(name)}"
         try:
             found = resolve(value, _none)
+        except NotRead:
+            continue
         except BadInput as error:
             structure.document.note(f"{what}: {error}", place.child(key))
             continue

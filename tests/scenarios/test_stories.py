@@ -130,20 +130,24 @@ class Story:
         saying: str = "",
         outcome: str = "started",
         expected: int | None = None,
+        stack: str = NAME,
         **options: Any,
     ) -> None:
+        """:param stack: its name, if it is another one than that which the story is about."""
         if expected is not None:
             options["expected"] = self.started[expected]
         if raises is not None:
             with pytest.raises(getattr(errors, raises), match=saying or None):
-                function(NAME, *arguments, **options)
+                function(stack, *arguments, **options)
             return
         before = self.started[-1] if self.started else None
-        stack = function(NAME, *arguments, **options)
-        assert stack.outcome == outcome
-        assert stack.superseded == (before if outcome == "superseded" else None)
-        assert stack.traversal is not None
-        self.started.append(stack.traversal)
+        found = function(stack, *arguments, **options)
+        assert found.outcome == outcome
+        if stack != NAME:
+            return
+        assert found.superseded == (before if outcome == "superseded" else None)
+        assert found.traversal is not None
+        self.started.append(found.traversal)
 
     # -- what engines do
 
@@ -341,7 +345,7 @@ class Story:
 
     def check_tidy(self) -> None:
         """Nothing of a traversal that is over is left; what is complete is all there is."""
-        shown = [] if not self.store.stacks() else [self.store.show(NAME)]
+        shown = [self.store.show(one["name"]) for one in self.store.stacks()]
         if self.held or any(one["status"] == "IN_PROGRESS" for one in shown):
             return
         rows = {name: self._count(name) for name in ("sync_point", "progress")}
@@ -349,15 +353,18 @@ class Story:
         with self.store.transaction() as tx:
             locks = tx.execute(select(schema.resource.c.engine_id)).scalars().all()
         assert set(locks) <= {None}
+        resources = [each for one in shown for each in one["resources"].values()]
+        assert all(each["status"] != "IN_PROGRESS" for each in resources)
+        if not all(one["status"] == "COMPLETE" and one["action"] != "CHECK" for one in shown):
+            return
+        if shown:
+            ids = {each["physical_id"] for each in resources}
+            assert sorted({*ids, *self.left, *self.there}) == self.world.names()
+            assert self._count("resource") == len(resources)
         for one in shown:
-            assert all(each["status"] != "IN_PROGRESS" for each in one["resources"].values())
-            if one["status"] == "COMPLETE" and one["action"] != "CHECK":
-                ids = [each["physical_id"] for each in one["resources"].values()]
-                assert sorted({*ids, *self.left, *self.there}) == self.world.names()
-                assert self._count("resource") == len(ids)
-                # but for what an update that names its targets has left for another one
-                if "left as" not in (one["reason"] or ""):
-                    assert set(one["resources"]) == set(self.store.graph(NAME))
+            # but for what an update that names its targets has left for another one
+            if "left as" not in (one["reason"] or ""):
+                assert set(one["resources"]) == set(self.store.graph(one["name"]))
 
     def _count(self, table: str) -> int:
         rows = schema.metadata.tables[schema.PREFIX + table]

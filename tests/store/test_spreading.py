@@ -18,6 +18,7 @@ from tests.trouble.faults import only
 
 #: What each table of stacks can be parted by: rows of one stack have few values of it.
 PARTED = {
+    "converge_output_read": "stack_id",
     "converge_template": "stack_id",
     "converge_traversal": "stack_id",
     "converge_resource": "stack_id",

@@ -105,6 +105,13 @@ def add(commands: Commands) -> None:
         JSON,
     )
     down.add_argument("--yes", action="store_true", help="do not ask")
+    down.add_argument(
+        "--despite",
+        metavar="STACK",
+        action="append",
+        default=[],
+        help="a stack that reads outputs of this one, and can do without it; may be repeated",
+    )
     rollback = commands.add(
         "rollback",
         "Roll a stack back to an earlier version",
