@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 import converge
+from converge.awaiting import Doing
+from converge.engine.loop import Loop
 from converge.testing import StepEngine
 from tests.handlers import Gate
 from tests.templates import several
@@ -94,6 +96,31 @@ def test_no_more_than_the_limit_run_at_once(fresh_store: Store) -> None:
         gate.go()
         assert stack.wait(timeout=WAIT) == "COMPLETE"
     assert gate.most == 3
+
+
+def test_a_loop_lets_the_others_wait() -> None:
+    """Whatever it is given."""
+    loop = Loop(1)
+    over = threading.Semaphore(0)
+    second = threading.Event()
+    seen: list[bool] = []
+
+    async def first_waits() -> None:
+        # in vain: what must not happen takes its time
+        seen.append(await asyncio.to_thread(second.wait, 0.2))
+
+    async def second_begins() -> None:
+        second.set()
+
+    def doing(function: Callable[[], Any]) -> Doing[None]:
+        yield function()
+
+    for function in (first_waits, second_begins):
+        loop.start(doing(function), over.release)
+    assert all(over.acquire(timeout=WAIT) for _ in range(2))
+    loop.close()
+    assert seen == [False]
+    assert second.is_set()
 
 
 def test_they_do_not_wait_for_those_in_threads_nor_these_for_them(fresh_store: Store) -> None:

@@ -11,6 +11,7 @@ import converge
 from converge.cli.plans import render
 from converge.model import same
 from converge.protocol.drift import compare
+from converge.sql import resources
 from converge.testing import FakeWorld, StepEngine
 from tests.templates import template
 
@@ -128,6 +129,40 @@ def test_it_is_found_shown_and_mended(
     assert check(store, engine).reason is None
 
 
+def test_a_check_says_what_has_drifted(
+    store: converge.Store, engine: StepEngine, account: Account
+) -> None:
+    """A type need not be able to tell its properties."""
+
+    class Gauge(Account):
+        read = None  # type: ignore[assignment]
+        level = "full"
+
+        def check(
+            self, context: converge.Context, physical_id: str, properties: Mapping[str, Any]
+        ) -> None:
+            if self.level != "full":
+                raise converge.Drifted(f"it is {self.level}, and {properties['password']}")
+
+    gauge = Gauge()
+    one = StepEngine(store, {"account": gauge})
+    wanted = template(g={"type": "account", "properties": {"password": "correct-horse"}})
+    store.create_stack("s", wanted)
+    one.run()
+    gauge.level = "empty"
+    stack = store.check_stack("s")
+    one.run()
+    assert (stack.refresh().status, stack.reason) == ("COMPLETE", "drifted: 'g'")
+    shown = store.show("s")["resources"]["g"]
+    assert (shown["status"], shown["drift"]["said"]) == ("DRIFTED", "it is empty, and ***")
+    assert "it is empty, and ***" in "".join(render(store.plan("s", wanted, types=one.types)))
+    gauge.level = "full"
+    store.update_stack("s", wanted)
+    one.run()
+    assert len(gauge.updates) == 1
+    assert store.show("s")["resources"]["g"]["drift"] is None
+
+
 def test_what_is_right_again_has_not_drifted(
     store: converge.Store, engine: StepEngine, world: FakeWorld
 ) -> None:
@@ -139,6 +174,8 @@ def test_what_is_right_again_has_not_drifted(
     assert check(store, engine).reason is None
     assert statuses(store)["log"] == "COMPLETE"
     assert store.show("s")["resources"]["log"]["drift"] is None
+    with store.transaction() as tx:
+        assert {row.drift for row in resources.list_resources(tx, store.stack("s").id)} == {None}
 
 
 def test_what_is_gone_is_made_again_and_what_needs_it_follows(
