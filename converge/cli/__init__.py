@@ -39,9 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     try:
         if any("@" in word or "://" in word for word in words):
-            from converge.hiding import learn_words
-
-            learn_words(words)
+            words = _known(words, is_own=argv is None)
         status = _run(words)
         sys.stdout.flush()
         return status
@@ -55,6 +53,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report_interrupt(words)
     except Exception as error:
         return _report(error, words)
+
+
+def _known(words: Sequence[str], *, is_own: bool) -> Sequence[str]:
+    """Hide from now on what is secret in the words of a command line.
+
+    :param is_own: they are those of this process.
+    :returns: the words to go by.
+    """
+    if is_own:
+        from converge.cli.titles import own_words
+
+        return own_words(words)
+    from converge.hiding import learn_words
+
+    learn_words(words)
+    return words
 
 
 def _run(argv: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from converge import crash_points
@@ -444,7 +445,8 @@ class EngineCore:
         draft = None
         if may_roll_back(work):
             draft = self.database.read(lambda tx: draft_rollback(tx, work))
-        self._transact_fenced(lambda tx: finish(tx, self.engine_id, work, draft), Commit.FINISH)
+        with self._span(work):
+            self._transact_fenced(lambda tx: finish(tx, self.engine_id, work, draft), Commit.FINISH)
 
     def _replace(self, outcome: Outcome) -> None:
         work = outcome.work
@@ -540,16 +542,16 @@ class EngineCore:
         """Call the work's handler, in no transaction; what an ``async def`` returns is to be
         awaited."""
         if context is None:
-            return (yield from calling(work, self.types, None))
+            with self._span(work) as fail:
+                outcome = yield from calling(work, self.types, None)
+                if outcome.result is Result.FAILED:
+                    fail()
+            return outcome
         crash_points.hit(crash_points.BEFORE_CALL)
         log_began(self.engine_id, work)
         self.observer.began(self.engine_id, work)
         started = time.monotonic()
-        with span(
-            f"converge.{work.decision.operation}",
-            lambda: spanned(self.engine_id, work),
-            work.traversal.trace,
-        ) as fail:
+        with self._span(work) as fail:
             outcome = yield from calling(work, self.types, context, self.database, self.policy)
             if outcome.result in (Result.FAILED, Result.RETRY):
                 fail()
@@ -559,6 +561,14 @@ class EngineCore:
         log_ended(self.engine_id, work, outcome, seconds)
         crash_points.hit(crash_points.AFTER_CALL)
         return outcome
+
+    def _span(self, work: Work) -> AbstractContextManager[Callable[[], None]]:
+        """The span of a node."""
+        return span(
+            f"converge.{work.decision.operation}",
+            lambda: spanned(self.engine_id, work),
+            work.traversal.trace,
+        )
 
     def timed_out(self, work: Work, seconds: float) -> Outcome:
         """The outcome of a handler that did not return in time.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +103,29 @@ def test_sigterm_lets_a_handler_finish_in_one_of_two_processes(configured: Shell
     assert configured.read("log") == "done\n"
     assert configured.json("show", "slow")["resources"]["slow"]["status"] == "COMPLETE"
     assert configured.json("engines") == []
+
+
+def test_ps_shows_no_password(configured: Shell) -> None:
+    bus = "rabbit://nobody:hunter2secret@127.0.0.1:1/"
+    process = configured.start(
+        "engine", "--processes", "2", "--bus", bus, "--config-file", "converge.conf"
+    )
+    assert process.stderr is not None
+    said: list[str] = []
+    while sum("is running" in line for line in said) < 2:
+        said.append(process.stderr.readline())
+        assert said[-1], said
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    titles = [Path(f"/proc/{pid}/cmdline").read_text() for pid in (process.pid, *children)]
+    process.terminate()
+    log = "".join([*said, *iter(process.stderr.readline, "")])
+    assert process.wait(LIMIT) == 143
+    assert "hunter2" not in log
+    # they go by the URL that was given
+    assert "Connection refused" in log
+    assert len(titles) == 3
+    for title in titles:
+        assert "\0--bus\0rabbit://nobody:***@127.0.0.1:1/\0" in title
 
 
 def test_a_hangup_reads_the_level_of_logs_again(configured: Shell) -> None:

@@ -73,6 +73,9 @@ def test_each_handler_is_below_the_span_of_the_start(
         assert node.attributes["converge.type"] == "traced"
         assert node.attributes["converge.traversal"] == stack.traversal
         assert node.status.status_code is trace.StatusCode.UNSET
+    end = spans["converge.finish", None]
+    assert end.parent is not None
+    assert end.parent.span_id == start.context.span_id
     own = spans["host.create", None]
     assert own.parent is not None
     assert own.parent.span_id == spans["converge.create", "b"].context.span_id
@@ -93,6 +96,19 @@ def test_a_rollback_belongs_to_the_trace_of_the_failure_and_no_reason_is_told(
     assert "hunter2" not in failed.to_json()
     deleted = spans["converge.delete", "a"]
     assert deleted.context.trace_id == request.get_span_context().trace_id
+
+
+def test_a_node_without_a_handler_has_a_span(
+    store: converge.Store, exporter: InMemorySpanExporter
+) -> None:
+    bodies = template({"bad": [], "after": ["bad"]}, type="traced")
+    store.create_stack("shop", bodies, on_failure="continue")
+    StepEngine(store, {"traced": Traced()}).run()
+    spans = finished(exporter)
+    skipped = spans["converge.skip", "after"]
+    assert skipped.parent is not None
+    assert skipped.parent.span_id == spans["converge.create_stack", None].context.span_id
+    assert skipped.status.status_code is trace.StatusCode.UNSET
 
 
 def test_without_opentelemetry_nothing_is_traced(
@@ -137,7 +153,9 @@ def test_an_engine_in_another_process_goes_on_with_the_trace(
     )
     assert ran.returncode == 0, ran.stderr
     nodes = [json.loads(line) for line in ran.stdout.splitlines()]
-    assert [node["attributes"]["converge.resource"] for node in nodes] == ["a", "b"]
+    found = [node["attributes"].get("converge.resource") for node in nodes]
+    # the last is the end of the traversal
+    assert found == ["a", "b", None]
     for node in nodes:
         assert node["context"]["trace_id"] == f"0x{start.context.trace_id:032x}"
         assert node["parent_id"] == f"0x{start.context.span_id:016x}"
