@@ -50,8 +50,10 @@ LOG = logging.getLogger(__name__)
 GRACE = 5.0
 #: Seconds between two looks at something that is waited for.
 LOOK = 0.25
-#: Seconds that an engine which several stacks share waits for handlers that are quick.
+#: Seconds that an engine waits for the next of several handlers that are quick.
 BRIEF = 0.005
+#: Seconds for which the outcomes of quick handlers are gathered at most before they are written.
+GATHERED = 0.05
 #: Why handlers are interrupted.
 LOST = "the engine lost its lease"
 #: What the turning thread is given when there is a hint; None: look now.
@@ -123,8 +125,9 @@ class Run:
         self._threads: list[threading.Thread] = []
         # more nodes are ready than the turning thread claimed: the claiming thread claims
         self._more_ready = False
-        # there was a hint since the last claim of the turning thread
-        self._heard = False
+        # there was a hint since the last claim of the turning thread; one about a stack of which
+        # this engine has nothing
+        self._heard = self._heard_of_other = False
         self._more = threading.Event()
         self._claiming = threading.Lock()
         # what the database says is held is to be compared with what this engine knows of
@@ -214,7 +217,9 @@ class Run:
             # it is for engines that have other types, or serve other queues
             return
         # what this engine makes ready itself, it claims as it has room
-        self._heard = self._heard or threading.current_thread() not in self._threads
+        if threading.current_thread() not in self._threads:
+            self._heard = True
+            self._heard_of_other |= not self._tenure.has_all(hint.changed)
         self._finished.put(_HEARD)
 
     # -- the turning thread
@@ -312,7 +317,8 @@ class Run:
     def _room(self, tenure: Tenure) -> int:
         """How many nodes the turning thread is to claim."""
         heard, self._heard = self._heard, False
-        self._window.is_shared = heard or tenure.is_shared
+        other, self._heard_of_other = self._heard_of_other, False
+        self._window.is_shared = other or tenure.is_shared
         self._window.is_beside = tenure.core.is_beside
         held = tenure.count + len(tenure.core.outbox)
         room = self._window.room(held)
@@ -343,14 +349,14 @@ class Run:
             end = min(end, at + LOOK)
         # what is quick is waited for, if there is much else to write: it may be another stack's
         brief = self._window.is_shared and self._window.is_wide
-        if brief and not wait and self._workers:
+        if (brief or self._window.is_quick) and not wait and self._workers:
             wait, end = True, at + BRIEF
         while True:
             left = max(0.0, end - time.monotonic())
             try:
                 finished = self._finished.get(block=wait, timeout=left if wait else None)
             except queue.Empty:
-                self._polled = wait and not hinted
+                self._polled = wait and not hinted and not outcomes
                 return outcomes
             if finished is _HEARD:
                 hinted = True
@@ -367,8 +373,15 @@ class Run:
                 self._window.add(finished.seconds)
             if finished.tenure is tenure:
                 outcomes.append(finished.outcome)
-            wait = brief and len(outcomes) < self._window.workers
-            end = min(end, at + BRIEF)
+            if self._window.is_quick and not self._window.is_shared:
+                # a transaction of many costs little more than one of few
+                if len(outcomes) == 1:
+                    at = time.monotonic()
+                end = time.monotonic() + BRIEF
+                wait = len(outcomes) < tenure.count and end < at + GATHERED
+            else:
+                end = min(end, at + BRIEF)
+                wait = brief and len(outcomes) < self._window.workers
 
     def _reconcile(self, tenure: Tenure) -> None:
         """Compare what the database says is held with the works of this tenure."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable
 
+from converge.bus.hint import Stacks
 from converge.engine.core import EngineCore
 from converge.lease import Lease
 from converge.protocol.decide import Operation, Work
@@ -82,6 +83,11 @@ class Tenure:
                 return True
         works = self.works()
         return any(work.traversal.stack_id != works[0].traversal.stack_id for work in works)
+
+    def has_all(self, stacks: Stacks) -> bool:
+        """Whether this engine has worked on all of these stacks a moment ago."""
+        with self._lock:
+            return isinstance(stacks, frozenset) and stacks <= self._seen.keys()
 
     @property
     def is_over(self) -> bool:

@@ -10,8 +10,11 @@ AHEAD = 0.25
 #: has made ready is to be claimed, called and written soon, not after all that others have here.
 AHEAD_SHARED = 0.05
 WINDOW_SHARED = 64
+#: Seconds that a node takes at most where many are waited for before they are written: less than a
+#: transaction. With threads that compute, a handler that does nothing takes some of them.
+QUICK = 0.005
 #: The most nodes that an engine holds while others are alive: what it holds, they cannot take.
-WINDOW_BESIDE = 128
+WINDOW_BESIDE = 192
 #: Of the latest node in the moving average of what a node takes: it rises quickly when handlers
 #: become slow, and falls slowly.
 _RISE = 0.5
@@ -64,6 +67,11 @@ class Window:
     def is_wide(self) -> bool:
         """Whether more nodes are held than there are workers: handlers are quick."""
         return self.size > self.workers
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether it is worth to wait for what is held, to write it all at once."""
+        return self.seconds < QUICK
 
     def room(self, held: int) -> int:
         """How many more nodes to claim.

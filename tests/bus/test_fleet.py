@@ -3,10 +3,7 @@ and emptied while some of them are killed."""
 
 from __future__ import annotations
 
-import itertools
-from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,29 +11,11 @@ import converge
 from converge.bus.threads import choose_threads
 from tests.acceptance import witness
 from tests.acceptance.fleet import Fleet, wait_for
+from tests.acceptance.layered import STACKS, TYPES, check_converged, layers
 from tests.brokers import OwnRabbitMQ
-from tests.templates import template
 
 # before anything imports oslo.messaging
 choose_threads()
-
-STACKS = [f"stack-{number}" for number in range(20)]
-LAYERS, WIDTH = 10, 10
-#: Each engine has one of these types, and each layer has both.
-POOLS = ("effect", "retried")
-
-
-def layers(version: int) -> converge.Template:
-    """Each node requires two of the layer before; of each version another half changes."""
-    bodies: dict[str, Any] = {}
-    for layer, place in itertools.product(range(LAYERS), range(WIDTH)):
-        before = {f"n{layer - 1}-{(place + step) % WIDTH}" for step in (0, 1)} if layer else ()
-        bodies[f"n{layer}-{place}"] = {
-            "type": POOLS[place % 2],
-            "properties": {"least": 0.02, "version": (version + place // 2) // 2},
-            "depends_on": sorted(before),
-        }
-    return template(bodies)
 
 
 @pytest.mark.timeout(400)  # a server is started four times
@@ -64,7 +43,7 @@ def test_stacks_converge_whatever_becomes_of_the_broker_and_of_engines(
 
         for number in range(4):
             # a death on another host is seen by the lease alone
-            fleet.start(host=f"host-{number}", pool=POOLS[number % 2 :][:1])
+            fleet.start(host=f"host-{number}", pool=TYPES[number % 2 :][:1])
         for name in STACKS:
             client.create_stack(name, layers(1))
         await_work(0)
@@ -81,25 +60,9 @@ def test_stacks_converge_whatever_becomes_of_the_broker_and_of_engines(
             client.update_stack(name, layers(3))
         await_work(so_far)
         kill(1)
-        fleet.start(host="host-4", pool=POOLS[1:])
+        fleet.start(host="host-4", pool=TYPES[1:])
         own.reset()
         own.stop()
         own.start()
         assert {client.stack(name).wait(120) for name in STACKS} == {"COMPLETE"}
-        made: list[str] = []
-        for name in STACKS:
-            found = client.show(name)["resources"]
-            made += [one["physical_id"] for one in found.values()]
-            assert {one["status"] for one in found.values()} == {"COMPLETE"}
-            expected = layers(3).to_dict()["resources"]
-            assert {name: one["properties"] for name, one in found.items()} == {
-                name: body["properties"] for name, body in expected.items()
-            }
-        ended: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for line in fleet.lines():
-            if line.what == "end":
-                ended[line.node, line.token].append(line.pid)
-    # each piece of work was done once, or by an engine that was killed before it could say so
-    assert len(set(made)) == len(STACKS) * LAYERS * WIDTH
-    assert {token for _, token in ended}.issuperset(made)
-    assert all(killed.issuperset(pids[:-1]) for pids in ended.values())
+        check_converged(client, 3, fleet.lines(), killed)

@@ -6,22 +6,20 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import text
 
 import converge
 from converge.crash_points import Commit
-from converge.model import Status
 from converge.sql import migrate, schema, schema_version
 from converge.sql.database import Database
 from converge.testing import FakeWorld
 from tests import forked
-from tests.acceptance import witness
+from tests.acceptance import layered, witness
 from tests.acceptance.fleet import Fleet
 from tests.galera import NODES, OwnGalera
 from tests.trouble.proxy import Proxy
@@ -31,18 +29,14 @@ AT_ONCE = 12
 STACKS = 20
 
 
-def diamond(**properties: float) -> dict[str, object]:
+def diamond() -> dict[str, object]:
     """Resources, of which three wait for one, and one for three."""
     made: dict[str, dict[str, object]] = {
         "a": {},
         **{name: {"depends_on": "a"} for name in "bcd"},
         "e": {"depends_on": ["b", "c", "d"]},
     }
-    return {
-        "resources": {
-            name: {"type": "effect", "properties": properties, **one} for name, one in made.items()
-        }
-    }
+    return {"resources": {name: {"type": "effect", **one} for name, one in made.items()}}
 
 
 @pytest.fixture
@@ -160,36 +154,26 @@ def test_behind_a_balancer_nothing_is_stale(
     assert core == []
 
 
-def test_a_node_is_killed_and_every_stack_converges(
+@pytest.mark.timeout(400)  # two thousand nodes, three times, on three servers
+def test_a_node_is_killed_amid_updates_and_every_stack_converges(
     galera: OwnGalera, urls: list[str], tmp_path: Path
 ) -> None:
-    template = converge.Template.parse(json.dumps(diamond(least=0.05)))
-    with ExitStack() as stack:
-        store = stack.enter_context(converge.connect(urls[0]))
-        fleet = stack.enter_context(Fleet(witness.Orders("", tmp_path, lease=8.0)))
-        engines = [fleet.start(url=url) for url in urls]
-        for engine in engines:
-            engine.wait("registered")
-        stacks = [store.create_stack(f"s{number}", template) for number in range(STACKS)]
+    orders = witness.Orders("", tmp_path, lease=8.0, workers=6)
+    with converge.connect(urls[0]) as client, Fleet(orders) as fleet:
+        engines = [fleet.start(url=url, host=f"host-{n}") for n, url in enumerate(urls)]
+        for name in layered.STACKS:
+            client.create_stack(name, layered.layers(1))
         # each is at work
         for engine in engines:
             engine.wait("end")
+        for name in layered.STACKS:
+            client.update_stack(name, layered.layers(2))
         galera.nodes[-1].kill()
-        for one in stacks:
-            assert one.wait(timeout=90) == "COMPLETE"
-        rows = store.database.read(
-            lambda tx: tx.execute(
-                select(schema.resource.c.physical_id, schema.resource.c.status)
-            ).all()
-        )
+        for name in layered.STACKS:
+            client.update_stack(name, layered.layers(3))
+        statuses = {client.stack(name).wait(timeout=150) for name in layered.STACKS}
+        assert statuses == {"COMPLETE"}
         lines = fleet.lines()
-    ended = Counter(line.token for line in lines if line.what == "end")
-    assert len(rows) == STACKS * 5
-    assert {row.status for row in rows} == {Status.COMPLETE}
-    # what was made in the world is what the rows say
-    assert set(ended) == {row.physical_id for row in rows}
-    # again only what an engine had made that lost its lease, as that at the dead node did
-    again = {token for token, times in ended.items() if times > 1}
-    first = {line.token: line.pid for line in reversed(lines) if line.what == "end"}
-    lost = {line.pid for line in lines if line.what == "lost"} | {engines[-1].pid}
-    assert {first[token] for token in again} <= lost
+        # also that whose node is dead
+        lost = {line.pid for line in lines if line.what == "lost"} | {engines[-1].pid}
+        layered.check_converged(client, 3, lines, lost)

@@ -9,6 +9,7 @@ import pytest
 
 import converge
 from converge.engine import tenure as tenure_module
+from converge.bus.hint import ANY, NONE
 from converge.engine.tenure import Tenure
 from converge.protocol.decide import Operation, Outcome, Result, Work
 from converge.testing import FakeClock, FakeWorld, StepEngine
@@ -86,6 +87,13 @@ def test_a_stack_shares_an_engine_for_a_moment_longer_than_its_nodes_are_there(
     come(1)
     come(1)
     assert not tenure.is_shared
+    # what a hint about stacks may change: only if it is about another
+    assert [tenure.has_all(one) for one in (NONE, frozenset({1}), frozenset({1, 2}), ANY)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     other = come(2)
     assert tenure.is_shared
     # as long as a node is there

@@ -45,6 +45,14 @@ def test_a_slow_handler_narrows_it_at_once() -> None:
     assert window.seconds < AHEAD
 
 
+@pytest.mark.parametrize(("seconds", "is_quick"), [(0.0, True), (0.004, True), (0.02, False)])
+def test_only_quick_handlers_are_waited_for(seconds: float, is_quick: bool) -> None:
+    window = Window(8)
+    for _ in range(500):
+        window.add(seconds)
+    assert window.is_quick is is_quick
+
+
 def test_a_transaction_that_only_claims_is_for_a_quarter_of_a_wide_window() -> None:
     window = Window(8)
     assert window.least() == 1
