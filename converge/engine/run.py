@@ -381,7 +381,7 @@ class Run:
                 wait = len(outcomes) < tenure.count and end < at + GATHERED
             else:
                 end = min(end, at + BRIEF)
-                wait = brief and len(outcomes) < self._window.workers
+                wait = brief and len(outcomes) < tenure.count
 
     def _reconcile(self, tenure: Tenure) -> None:
         """Compare what the database says is held with the works of this tenure."""

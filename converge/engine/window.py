@@ -4,6 +4,8 @@ from __future__ import annotations
 
 #: The most nodes that an engine holds at a time.
 WINDOW = 1000
+#: The most outcomes that it writes in one transaction: who has just started a stack waits for it.
+WRITTEN = 256
 #: For how many seconds of the workers' time nodes are claimed ahead.
 AHEAD = 0.25
 #: The same while several stacks have nodes here, and the most that it holds of them then: what one
@@ -61,7 +63,7 @@ class Window:
     @property
     def most_written(self) -> int:
         """How many outcomes to write in one transaction."""
-        return WINDOW_SHARED if self.is_shared else WINDOW
+        return WINDOW_SHARED if self.is_shared else WRITTEN
 
     @property
     def is_wide(self) -> bool:

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from converge.sql.faults import is_locked
+from converge.sql.faults import is_locked, is_transient
 
 T = TypeVar("T")
 
 #: How often a transaction is run again after a deadlock or the like.
 RETRIES = 10
-#: Seconds for which a transaction that waits for locked rows is run again.
+#: Seconds for which a transaction is run again that others keep from its rows: they hold locks, or
+#: were first to commit, as on the nodes of a Galera cluster.
 LOCK_PATIENCE = 60.0
 
 
@@ -26,8 +27,8 @@ def repeat(
     """Call a function until it succeeds, with at most RETRIES more calls, in about 5 s.
 
     :param is_safe: whether it may be called again after this error.
-    :param wait_for_locks: after it waited for locked rows, call it again, any number of times, for
-        LOCK_PATIENCE seconds; otherwise not again.
+    :param wait_for_locks: while others keep it from its rows, call it again, any number of times,
+        for LOCK_PATIENCE seconds; otherwise not again after it waited for locked rows.
     """
     left = RETRIES
     end = time.monotonic() + LOCK_PATIENCE
@@ -38,8 +39,10 @@ def repeat(
         except Exception as error:
             left -= 1
             more = left >= 0
-            if is_locked(error):
-                more = wait_for_locks and (more or time.monotonic() < end)
+            if wait_for_locks and is_transient(error):
+                more = more or time.monotonic() < end
+            elif is_locked(error):
+                more = False
             if not (more and is_safe(error)):
                 raise
         # random, so that two transactions do not collide again

@@ -80,6 +80,12 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "get done in {}, at most {}, and {} while other engines are alive",
         (FRACTIONS[window.AHEAD], n(window.WINDOW), n(window.WINDOW_BESIDE)),
     ),
+    (
+        "concepts",
+        "Only quick handlers ({} ms) are waited for, while others come within that time, and {} ms "
+        "at most",
+        (n(1000 * window.QUICK), n(1000 * run.GATHERED)),
+    ),
     ("concepts", "looked at again {} times a second", ({0.25: "four"}[outbox.LOOK],)),
     ("decisions", "claimed ahead for {} of the workers' time", (FRACTIONS[window.AHEAD],)),
     ("decisions", "at most {}. While handlers", (n(window.WINDOW),)),

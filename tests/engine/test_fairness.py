@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 import converge
-from converge.engine import tenure as tenure_module
 from converge.bus.hint import ANY, NONE
+from converge.engine import tenure as tenure_module
 from converge.engine.tenure import Tenure
 from converge.protocol.decide import Operation, Outcome, Result, Work
 from converge.testing import FakeClock, FakeWorld, StepEngine

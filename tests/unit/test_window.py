@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from converge.engine.window import AHEAD, WINDOW, WINDOW_BESIDE, WINDOW_SHARED, Window
+from converge.engine.window import AHEAD, WINDOW, WINDOW_BESIDE, WINDOW_SHARED, WRITTEN, Window
 
 
 def test_a_fresh_engine_holds_as_many_nodes_as_it_has_workers() -> None:
@@ -73,7 +73,7 @@ def test_what_one_holds_other_engines_cannot_take() -> None:
 def test_whoever_shares_it_writes_less_at_a_time_and_finds_room_for_others() -> None:
     window = Window(8)
     window.seconds = 0.0
-    assert (window.most_written, window.room(WINDOW)) == (WINDOW, 0)
+    assert (window.most_written, window.room(WINDOW)) == (WRITTEN, 0)
     window.is_shared = True
     assert (window.size, window.most_written) == (WINDOW_SHARED, WINDOW_SHARED)
     assert [window.room(held) for held in (0, 60, 64, 1999, 2000)] == [64, 8, 8, 8, 0]
