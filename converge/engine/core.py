@@ -236,8 +236,10 @@ class EngineCore:
         """
 
         def look(tx: Transaction) -> bool:
-            self._read_lanes(tx)
-            return bool(self._rota.lanes) and claimable.has_claimable(tx, self._rota.lanes)
+            found, lanes = claimable.has_claimable(tx, self._rota.lanes)
+            if lanes == self._rota.lanes_with_rows or not self._read_lanes(tx):
+                return found
+            return claimable.has_claimable(tx, self._rota.lanes)[0]
 
         return self.database.read(look)
 

@@ -85,6 +85,11 @@ class Rota:
         self.lanes = sorted(mine)
         return changed
 
+    @property
+    def lanes_with_rows(self) -> int:
+        """How many of the lanes that it has heard of have a row."""
+        return len(self._known) - 1
+
     def may_take(self, lanes: Named) -> bool:
         """Whether it can take nodes of some of these lanes, as far as it knows: those that it has
         not heard of yet, it may. Safe while another thread uses it."""

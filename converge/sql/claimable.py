@@ -21,7 +21,7 @@ from sqlalchemy import (
 from converge.model import NodeState
 from converge.sql.engines import select_if_leased
 from converge.sql.lanes import DEFAULT
-from converge.sql.schema import engine, limit, place, sync_point
+from converge.sql.schema import engine, lane, limit, place, sync_point
 from converge.sql.statements import Form, Statement
 from converge.sql.sync_points import KEY_ORDER, SyncPointRow, columns_of, is_in, row_of
 from converge.sql.transaction import Transaction
@@ -237,12 +237,17 @@ def find_others(
     return bool(found[0]), bool(found[1])
 
 
-def has_claimable(tx: Transaction, lanes: Sequence[int]) -> bool:
-    """Whether something of these lanes can be claimed now."""
+def has_claimable(tx: Transaction, lanes: Sequence[int]) -> tuple[bool, int]:
+    """Whether something of these lanes can be claimed now, and how many lanes have a row.
+
+    An idle engine looks all the time, and none of the lanes goes: one statement says both.
+    """
     mine = (is_in(NodeState.READY), sync_point.c.lane.in_(lanes))
     fresh = select(sync_point.c.node).where(*mine, sync_point.c.due_at == 0)
     is_due = (sync_point.c.due_at > 0, sync_point.c.due_at <= tx.now)
     retry = select(sync_point.c.node).where(*mine, *is_due)
     parked = select(limit.c.id).where(*are_open(tx, sync_point.c.lane.in_(lanes)))
     found = or_(fresh.exists(), retry.exists(), parked.exists())
-    return bool(tx.execute(select(found)).scalar_one())
+    count = select(func.count()).select_from(lane).scalar_subquery()
+    is_any, number = tx.execute(select(found, count)).one()
+    return bool(is_any), int(number)

@@ -337,9 +337,9 @@ def looking(place: Place) -> settings:
     phases = {Phase.explicit, Phase.reuse, Phase.generate}
     if isinstance(place, InMemory):
         phases.add(Phase.shrink)
-    count = 20 * EXAMPLES if isinstance(place, InMemory) else EXAMPLES // 2 + 1
+    count = 10 * EXAMPLES if isinstance(place, InMemory) else EXAMPLES // 2 + 1
     if isinstance(place, InDatabase) and place.store.database.dialect == "sqlite":
-        count = 2 * EXAMPLES
+        count = EXAMPLES
     return settings(
         max_examples=count,
         phases=phases,
