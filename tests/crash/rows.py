@@ -156,15 +156,16 @@ def _traversal(row: Row) -> Row:
 
 
 def _count(calls: Collection[Call]) -> Counter[str]:
-    named = name_tokens(calls)
-    return Counter(named[call.token] for call in calls)
+    named = name_calls(calls)
+    return Counter(named[call.token, call.verb] for call in calls)
 
 
-def name_tokens(calls: Collection[Call]) -> dict[str, str]:
-    """``update A #2`` for the second piece of work that was to update A, by token."""
-    first: dict[str, str] = {}
+def name_calls(calls: Collection[Call]) -> dict[tuple[str, str], str]:
+    """``update A #2`` for the second piece of work that was to update A, by token and verb: a check
+    may be a call of two handlers."""
+    first: dict[tuple[str, str], str] = {}
     for call in calls:
-        first.setdefault(call.token, f"{call.verb} {call.name}")
+        first.setdefault((call.token, call.verb), f"{call.verb} {call.name}")
     keys = list(first)
     numbered = _number((number, first[key]) for number, key in enumerate(keys))
     return {key: str(numbered[number]) for number, key in enumerate(keys)}
@@ -241,8 +242,9 @@ def compare(
         differences.append(f"things: {found.things}, not {wanted.things}")
     differences += _compare_traversals(wanted, found, {one.traversal for one in held})
     differences += _compare_events(wanted, found, {(one.traversal, one.resource) for one in held})
-    names = name_tokens(world.calls)
-    repeatable = {names[call.token] for call in called if any(one.is_in(call) for one in held)}
+    names = name_calls(world.calls)
+    held_calls = (call for call in called if any(one.is_in(call) for one in held))
+    repeatable = {names[call.token, call.verb] for call in held_calls}
     for name, count in (found.calls - wanted.calls).items():
         if name not in repeatable or count > 1:
             differences.append(f"{name}: called {count} times too often")
