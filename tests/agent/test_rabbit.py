@@ -63,11 +63,13 @@ class Broker:
     def send(self, *bodies: bytes, **properties: Any) -> None:
         with self.connect() as connection:
             channel = connection.channel()
+            # unconfirmed, what is under way when the connection ends may be lost
+            channel.confirm_select()
             for one in bodies:
                 message = channel.prepare_message(
                     one, content_type=properties.get("content_type", "application/json")
                 )
-                channel.basic_publish(message, "", self.address.queue)
+                channel.basic_publish_confirm(message, "", self.address.queue)
 
     def connect(self) -> Any:
         from kombu.connection import Connection

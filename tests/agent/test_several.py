@@ -258,6 +258,28 @@ def rabbitmq(_databases: dict[str, Backend]) -> RabbitMQ:
     return server
 
 
+def watch(rabbit: RabbitSource) -> list[int]:
+    """How many messages are with the agent and not acknowledged, each time that it receives."""
+    found, held = [], 0
+    receive, acknowledge = rabbit.receive, rabbit.acknowledge
+
+    def count(timeout: float) -> Delivery | None:
+        nonlocal held
+        one = receive(timeout)
+        held += one is not None
+        found.append(held + len(rabbit._received))
+        return one
+
+    def done(deliveries: Iterable[Delivery]) -> None:
+        nonlocal held
+        listed = list(deliveries)
+        held -= len(listed)
+        acknowledge(listed)
+
+    rabbit.receive, rabbit.acknowledge = count, done  # type: ignore[method-assign]
+    return found
+
+
 @pytest.mark.rabbitmq
 @pytest.mark.sqlite
 def test_rabbitmq_beside_the_fake_driver_with_bounded_prefetch(
@@ -271,6 +293,7 @@ def test_rabbitmq_beside_the_fake_driver_with_bounded_prefetch(
         for priority in ("info", "error")
     ]
     rabbit = RabbitSource(read_bus_url(url), places, 5)
+    here = watch(rabbit)
 
     def connect() -> Source:
         rabbit.connect()
@@ -284,21 +307,19 @@ def test_rabbitmq_beside_the_fake_driver_with_bounded_prefetch(
         rabbit.connect()
         with server.connect() as connection:
             channel = connection.channel()
+            channel.confirm_select()
             for number in range(200):
                 text = channel.prepare_message(body(number), content_type="application/json")
                 place = places[number % 4]
-                channel.basic_publish(text, place.exchange, place.queue)
+                # unconfirmed, what is under way when the connection ends may be lost
+                channel.basic_publish_confirm(text, place.exchange, place.queue)
         send(transport, PLACES[-1], *(message(number) for number in range(200, 230)))
-        waiting: list[int] = []
-
-        def turn() -> None:
-            agent.turn()
-            waiting.append(len(rabbit._received))
-
-        run_until(turn, lambda: agent.counts.recorded == 230)
+        run_until(agent.turn, lambda: agent.counts.recorded == 230, 1000)
         assert sorted(recorded(sqlite_store)) == sorted(ids(range(230)))
-        assert set(agent.counts.buses) == {"rabbit", "fake"}
-        assert max(waiting) <= 4 * 5
+        # nothing came twice: no connection was lost
+        assert agent.counts.buses == {"rabbit": 200, "fake": 30}
+        assert (agent.counts.duplicates, agent.counts.outages) == (0, 0)
+        assert max(here) <= 4 * 5
     finally:
         agent._close()
         with server.connect() as connection:
