@@ -491,10 +491,10 @@ def main() -> int:
     arguments = parser.parse_args()
     server = read_url(arguments.url)
     choose_threads()
-    print(surroundings(server))
     broker = Broker(arguments.broker)
     try:
         with own_database(server) as database:
+            print(surroundings(database))
             url = database.render_as_string(hide_password=False)
             with converge.connect(url, create_schema=True, bus="memory://") as store:
                 measure(arguments, store, url, broker)

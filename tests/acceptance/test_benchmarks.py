@@ -102,7 +102,7 @@ def test_batches_of_notifications_are_measured_beside_those_of_oslo_messaging(
     broker = bus.partition("?")[0]
     try:
         said = run(
-            "notifications", "--only", "statements", "--only", "batches", "--number", "250",
+            "notifications", "--only", "statements", "--only", "batches", "--number", "150",
             "--rounds", "1", "--url", url, "--broker", broker,
         )  # fmt: skip
     finally:

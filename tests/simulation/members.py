@@ -279,7 +279,9 @@ class Members:
         for event in random.sample(sorted(RARE), random.choice((0, 3, 6, len(RARE)))):
             self.weights[event] = RARE[event]
         self.kinds = random.sample(sorted(Fault), random.choice((0, 1, 1, 2, len(Fault))))
-        self.trouble = random.choice((0.1, 0.4))
+        if random.random() < 0.5:
+            self.kinds = [*self.kinds, Fault.SWITCH]
+        self.trouble = random.choice((0.2, 0.6))
         self.most = random.choice((2, 5))
 
     # -- what is said
@@ -341,8 +343,20 @@ class Members:
         self.oracle.look(self.faults.current)
 
     def _let_others_act(self) -> None:
-        """Somebody stands between two transactions, and others go on."""
-        self._act(self.random.choice(("receive", "share", "share", "lag", "send")))
+        """Somebody stands between two transactions, and others go on; perhaps for so long that
+        they take over what it has in hand."""
+        if self.random.random() < 0.5:
+            self._act(self.random.choice(("receive", "share", "lag", "send")))
+            return
+        self.events["stall"] += 1
+        others = [one for one in self._awake() if one is not self.faults.current]
+        self._pass_lease(others)
+        for _ in range(self.random.choice((1, 2, 3))):
+            for actor in others:
+                # it may take a partition, and not come to its work yet
+                takes = self.random.random() < 0.5
+                self.tell(f"{actor.name} {'takes' if takes else 'works on'} partitions")
+                self.guarded(actor, actor.sharing._balance if takes else actor.sharing.turn)
 
     def _awake(self) -> list[Actor]:
         return [one for one in self.actors if not (one.dead or one.paused)]

@@ -25,6 +25,7 @@ EVERYTHING = {
     *RARE,
     *Fault,
     "publisher failed",
+    "stall",
     *(
         commit.after
         for commit in (
