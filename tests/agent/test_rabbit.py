@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import signal
+import threading
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -258,6 +260,9 @@ def test_as_a_service_it_says_what_its_processes_do_and_sigterm_lets_them_finish
         assert process.stderr is not None
         records = (json.loads(line) for line in iter(process.stderr.readline, ""))
         place = next(one["args"] for one in records if one["name"] == "converge.service.listener")
+        # a pipe that is full would hold it up
+        rest = threading.Thread(target=lambda: deque(records, maxlen=0))
+        rest.start()
         where = f"http://{place[0]}:{place[1]}"
         done = re.compile(r'converge_messages_total\{result="new"\} 30\.0')
         while not done.search(_get(f"{where}/metrics")):
@@ -267,8 +272,10 @@ def test_as_a_service_it_says_what_its_processes_do_and_sigterm_lets_them_finish
             assert process.poll() is None
         assert "converge_messages_received_total{bus=" in _get(f"{where}/metrics")
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=LIMIT)
-        assert process.returncode == 143
+        assert process.wait(LIMIT) == 143
+        rest.join(LIMIT)
+        assert process.stdout is not None
+        out = process.stdout.read()
         told = [int(one) for one in re.findall(r"received (\d+) messages", out)]
         assert (len(told), sum(told)) == (2, 30)
         assert broker.left() == 0
