@@ -73,7 +73,8 @@ def _graph(arguments: Namespace) -> int:
     from converge.pipeline.drawing import graph_of
 
     output = arguments.output
-    how = arguments.format or ENDINGS.get(Path(output or "").suffix.lower(), "text")
+    how = "json" if arguments.json else arguments.format
+    how = how or ENDINGS.get(Path(output or "").suffix.lower(), "text")
     pipeline = load_pipeline(arguments)
     text = draw(graph_of(pipeline), how, title=Path(arguments.files[0]).stem)
     if output in (None, "-"):

@@ -89,6 +89,8 @@ def test_graph(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "sums/database  requires sums/aggregate" in told
     assert "out/log  requires events" in told
     assert run(capsys, "pipeline", "graph", file, "--format", "dot").startswith("digraph")
+    nodes = json.loads(run(capsys, "pipeline", "graph", file, "--json"))["nodes"]
+    assert {"name": "sums/database", "status": None, "requires": ["sums/aggregate"]} in nodes
 
 
 def test_try_tells_what_would_become_of_each(
@@ -276,7 +278,7 @@ def test_events_are_listed(url: str, capsys: pytest.CaptureFixture[str]) -> None
     [
         ("pipeline check", "required: FILE"),
         ("pipeline try x.yaml --format dot", "--format is an option of graph"),
-        ("pipeline graph x.yaml --json", "--json is no option of graph"),
+        ("pipeline graph x.yaml --json --format dot", "--json is --format json"),
         ("deadletters show", "show takes one ID"),
         ("deadletters list 1", "`converge deadletters show` shows one"),
         ("deadletters drop 1 --after 2", "--after is an option of list"),

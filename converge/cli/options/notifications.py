@@ -13,7 +13,7 @@ PIPELINE_OPERATIONS = ("check", "graph", "try")
 LETTER_OPERATIONS = ("list", "show", "retry", "drop")
 DELIVERY_OPERATIONS = ("list",)
 STORE_OPERATIONS = ("list", "prune")
-_FORMATS = ("text", "dot", "mermaid", "svg")
+_FORMATS = ("text", "dot", "mermaid", "svg", "json")
 _FILTERS = ("reason", "sink", "step", "type", "older_than")
 
 PIPELINE_FILES = Parser(add_help=False)
@@ -57,7 +57,7 @@ def _add_pipeline(commands: Commands) -> None:
         "--format",
         choices=_FORMATS,
         metavar="FORMAT",
-        help="graph: text, dot, mermaid or svg (default: by the ending of -o FILE, else text)",
+        help="graph: text, dot, mermaid, svg or json (default: by the ending of -o FILE, else text)",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="graph: write it there (default: stdout)"
@@ -75,8 +75,8 @@ def _check_pipeline(arguments: argparse.Namespace, parser: Parser) -> None:
     for name, operation in owners.items():
         if getattr(arguments, name) is not None and arguments.operation != operation:
             parser.error(f"--{name.replace('_', '-')} is an option of {operation}")
-    if arguments.json and arguments.operation == "graph":
-        parser.error("--json is no option of graph")
+    if arguments.json and arguments.format not in (None, "json"):
+        parser.error("--json is --format json: give one of the two")
 
 
 def _add_letters(commands: Commands) -> None:
