@@ -249,5 +249,5 @@ def has_claimable(tx: Transaction, lanes: Sequence[int]) -> tuple[bool, int]:
     parked = select(limit.c.id).where(*are_open(tx, sync_point.c.lane.in_(lanes)))
     found = or_(fresh.exists(), retry.exists(), parked.exists())
     count = select(func.count()).select_from(lane).scalar_subquery()
-    is_any, number = tx.execute(select(found, count)).one()
-    return bool(is_any), int(number)
+    row: Any = tx.execute(select(found, count)).one()
+    return bool(row[0]), int(row[1])

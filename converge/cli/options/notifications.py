@@ -57,7 +57,7 @@ def _add_pipeline(commands: Commands) -> None:
         "--format",
         choices=_FORMATS,
         metavar="FORMAT",
-        help="graph: text, dot, mermaid, svg or json (default: by the ending of -o FILE, else text)",
+        help="graph: text, dot, mermaid, svg or json; default: by the ending of -o FILE, else text",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="graph: write it there (default: stdout)"
