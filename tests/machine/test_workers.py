@@ -95,7 +95,8 @@ def test_actions_that_are_quick_are_taken_together(
     assert machine.sweep() == 51
     # 1, 2, 4, 8, 16, 20, and then nothing
     assert reached[Commit.ACTION_CLAIM.after] == 7
-    assert world.done == [f"{key} press 1" for key in keys]
+    # all are due at the same moment
+    assert sorted(world.done) == [f"{key} press 1" for key in keys]
 
 
 def test_a_machine_has_at_least_one_worker(place: Place, world: World) -> None:
