@@ -47,6 +47,7 @@ def test_whatever_happens_every_traversal_ends_and_no_invariant_is_broken(
     assert not tally.failed, tally.report()
 
 
+@pytest.mark.timeout(300)  # what is rare takes some hundred histories
 def test_the_simulation_reaches_everything_that_can_happen(arena: Arena) -> None:
     tally = Tally()
     with arena.many():
