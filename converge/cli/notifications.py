@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from converge.cli import EXIT_COMPLETE
 from converge.cli.database import is_there, opened
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from converge.sql.dead_letters import DeadLetter, Filter
     from converge.sql.deliveries import DeliveryView
     from converge.sql.notifications import EventRow
-    from converge.sql.transaction import Transaction
     from converge.store import Store
+
+R = TypeVar("R", "DeliveryView", "EventRow")
 
 #: Rows that are read at a time.
 BATCH = 1000
@@ -166,17 +168,8 @@ def _deliveries(store: Store, arguments: Namespace) -> Iterator[DeliveryView]:
     from converge.sql.deliveries import view_deliveries
 
     state = arguments.state and arguments.state.upper()
-    left, after = arguments.limit, arguments.after
-
-    def read(tx: Transaction) -> list[DeliveryView]:
-        return view_deliveries(
-            tx, sink=arguments.sink, state=state, after=after, limit=min(left, BATCH)
-        )
-
-    while left > 0 and (part := store.database.read(read)):
-        yield from part
-        left -= len(part)
-        after = part[-1].id
+    read = partial(view_deliveries, sink=arguments.sink, state=state)
+    return _pages(store, arguments, read)
 
 
 def _print_deliveries(found: list[DeliveryView], arguments: Namespace) -> int:
@@ -260,19 +253,21 @@ def _events(store: Store, arguments: Namespace) -> Iterator[EventRow]:
         since = since.timestamp()
     elif since is not None:
         since = store.database.read(read_clock) - since
+    read = partial(list_events, types=arguments.type, traits=arguments.trait, since=since)
+    return _pages(store, arguments, read)
+
+
+def _pages(store: Store, arguments: Namespace, read: Callable[..., list[R]]) -> Iterator[R]:
+    """The rows that were asked for, some at a time.
+
+    :param read: gives those with higher ids than ``after``.
+    """
     left, after = arguments.limit, arguments.after
-
-    def read(tx: Transaction) -> list[EventRow]:
-        return list_events(
-            tx,
-            arguments.type,
-            arguments.trait,
-            after=after,
-            since=since,
-            limit=min(left, BATCH),
-        )
-
-    while left > 0 and (part := store.database.read(read)):
+    while left > 0:
+        page = partial(read, after=after, limit=min(left, BATCH))
+        part = store.database.read(page)
+        if not part:
+            return
         yield from part
         left -= len(part)
         after = part[-1].id

@@ -347,7 +347,7 @@ class Run:
         hinted = False
         if tenure.core.outbox:
             end = min(end, at + LOOK)
-        # what is quick is waited for, if there is much else to write: it may be another stack's
+        # of several stacks, what is quick is waited for: it may be that of the small one
         brief = self._window.is_shared and self._window.is_wide
         if (brief or self._window.is_quick) and not wait and self._workers:
             wait, end = True, at + BRIEF

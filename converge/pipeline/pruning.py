@@ -12,7 +12,6 @@ second time.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -21,9 +20,9 @@ from converge.crash_points import Commit
 from converge.model import check_age
 from converge.pipeline.pipeline import Pipeline
 from converge.pipeline.steps import StatefulStep
+from converge.protocol.rounds import Rounds
 from converge.sql import notifications, samples, step_states
 from converge.sql.database import Database, repeatable
-from converge.sql.faults import Locked
 from converge.sql.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -112,8 +111,7 @@ class NotificationPruner:
         self._age = check_age("older_than", age) + MARGIN
         self._places = [] if pipeline is None else _forgetful(pipeline)
         self._wait_for_locks = wait_for_locks
-        self._round: Iterator[PrunedNotifications] | None = None
-        self._next_round = 0.0
+        self._rounds = Rounds(self._batches, 1, PAUSE)
 
     def look(self) -> PrunedNotifications:
         """What would be pruned, without states.
@@ -140,21 +138,7 @@ class NotificationPruner:
 
         :raises StoreError: the database cannot be used.
         """
-        if self._round is None:
-            if time.monotonic() < self._next_round:
-                return PrunedNotifications()
-            self._round = self._batches()
-        # the round after an error begins anew
-        going, self._round = self._round, None
-        try:
-            done = next(going, None)
-        except Locked:
-            return PrunedNotifications()
-        if done is None:
-            self._next_round = time.monotonic() + PAUSE
-            return PrunedNotifications()
-        self._round = going
-        return done
+        return sum(self._rounds.step(), PrunedNotifications())
 
     def _batches(self) -> Iterator[PrunedNotifications]:
         """Prune, and tell after each transaction."""

@@ -18,6 +18,7 @@ from converge.protocol.call import check_physical_id, invoke, storable
 from converge.protocol.decide import DIRECTORY, SECRETS, is_external, unknown_type
 from converge.protocol.drift import Drift, compare, describe, masked
 from converge.protocol.marks import mark_attributes, mark_properties, secret_values, with_marks
+from converge.protocol.start import check_rest
 from converge.resources.resource_type import Context, ResourceType, check_real, supports
 from converge.resources.secret_sources import read_secret
 from converge.sql import events, resources, stacks, templates
@@ -228,11 +229,7 @@ def adopt(tx: Transaction, name: str, adoption: Adoption) -> Adopted | None:
     """
     stack = stacks.lock_stack(tx, name)
     what = f"resource {adoption.name!r}"
-    if stack.status is Status.IN_PROGRESS:
-        raise Conflict(
-            f"stack {name!r} is busy with its {stack.action}; wait for it to end, or stop it "
-            f"with `converge cancel {name}`, before you adopt {what}"
-        )
+    check_rest(stack, f"adopt {what}")
     rows = resources.list_resources(tx, stack.id, lock=True)
     mine = [row for row in rows if row.name == adoption.name]
     for row in mine:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from converge.errors import BadInput, Conflict, NotFound, did_you_mean
 from converge.model import Status
+from converge.protocol.start import check_rest
 from converge.sql import events, resources, scopes, stacks
 from converge.sql.resources import ResourceRow
 from converge.sql.transaction import Transaction
@@ -47,11 +48,7 @@ def forget(tx: Transaction, name: str, resource: str, number: int | None) -> For
     :raises BadInput: there are several versions, and ``number`` is None.
     """
     stack = stacks.lock_stack(tx, name)
-    if stack.status is Status.IN_PROGRESS:
-        raise Conflict(
-            f"stack {name!r} is busy with its {stack.action}; wait for it to end, or stop it "
-            f"with `converge cancel {name}`, before you forget resource {resource!r}"
-        )
+    check_rest(stack, f"forget resource {resource!r}")
     rows = resources.list_resources(tx, stack.id, lock=True)
     named = [row for row in rows if row.name == resource]
     # a row whose resource was never made does not count as a version

@@ -9,7 +9,7 @@ from typing import Any
 from converge.errors import BadInput, Conflict, NotFound, did_you_mean
 from converge.model import Status, check_name
 from converge.protocol.renaming import remember
-from converge.protocol.start import moved_event
+from converge.protocol.start import check_rest, moved_event
 from converge.sql import events, resources, stacks
 from converge.sql.resources import ResourceRow
 from converge.sql.stacks import StackRow
@@ -50,7 +50,7 @@ def move(tx: Transaction, name: str, old: str, new: str, to: str | None = None) 
     if old == new:
         raise BadInput(f"resource {old!r} is called so already; give it another name")
     stack = stacks.lock_stack(tx, name)
-    _check_rest(stack, old)
+    check_rest(stack, f"move resource {old!r}")
     rows = resources.list_resources(tx, stack.id, lock=True)
     versions = [row for row in rows if row.name == old]
     there = [row for row in rows if row.name == new and row.status is not Status.INIT]
@@ -72,14 +72,6 @@ def move(tx: Transaction, name: str, old: str, new: str, to: str | None = None) 
     return Moved(row.id, new, row.type, row.physical_id, stack.id)
 
 
-def _check_rest(stack: StackRow, resource: str) -> None:
-    if stack.status is Status.IN_PROGRESS:
-        raise Conflict(
-            f"stack {stack.name!r} is busy with its {stack.action}; wait for it to end, or stop it "
-            f"with `converge cancel {stack.name}`, before you move resource {resource!r}"
-        )
-
-
 def _check_free(versions: Sequence[ResourceRow], name: str) -> None:
     for row in versions:
         if row.engine_id is not None:
@@ -98,7 +90,7 @@ def _move_over(tx: Transaction, name: str, old: str, to: str, new: str) -> Moved
     for stack in (source, target):
         if not stack.live:
             raise NotFound(f"there is no stack {stack.name!r}: it was deleted meanwhile")
-        _check_rest(stack, old)
+        check_rest(stack, f"move resource {old!r}")
     rows = resources.list_resources(tx, source.id, lock=True)
     versions = [row for row in rows if row.name == old]
     beside = resources.list_resources(tx, target.id, lock=True)

@@ -8,7 +8,6 @@ who prune apart.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from itertools import groupby, islice
@@ -17,9 +16,9 @@ from typing import TypeVar
 from converge.crash_points import Commit
 from converge.errors import BadInput
 from converge.model import check_age
+from converge.protocol.rounds import Rounds
 from converge.sql import events, pruning, templates
 from converge.sql.database import Database, repeatable
-from converge.sql.faults import Locked
 from converge.sql.schema import event, template, traversal
 from converge.sql.transaction import Transaction
 
@@ -85,8 +84,7 @@ class Pruner:
         self._age = check_age("older_than", age)
         self._keep = keep
         self._wait_for_locks = wait_for_locks
-        self._round: Iterator[Pruned] | None = None
-        self._next_round = 0.0
+        self._rounds = Rounds(self._batches, STEP, PAUSE)
 
     def look(self) -> Pruned:
         """What would be pruned.
@@ -107,21 +105,7 @@ class Pruner:
 
         :raises StoreError: the database cannot be used.
         """
-        if self._round is None:
-            if time.monotonic() < self._next_round:
-                return Pruned()
-            self._round = self._batches()
-        # the round after an error begins anew
-        going, self._round = self._round, None
-        try:
-            done = list(islice(going, STEP))
-        except Locked:
-            return Pruned()
-        if len(done) == STEP:
-            self._round = going
-        else:
-            self._next_round = time.monotonic() + PAUSE
-        return sum(done, Pruned())
+        return sum(self._rounds.step(), Pruned())
 
     def _groups(self) -> Iterator[list[int]]:
         """All stacks, some at a time."""

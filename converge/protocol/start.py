@@ -74,6 +74,19 @@ def check_expected(stack: StackRow, expected: int | None) -> None:
         )
 
 
+def check_rest(stack: StackRow, before: str) -> None:
+    """Check that nothing is being done to a stack.
+
+    :param before: what is to be done to it, in words.
+    :raises Conflict: something is.
+    """
+    if stack.status is Status.IN_PROGRESS:
+        raise Conflict(
+            f"stack {stack.name!r} is busy with its {stack.action}; wait for it to end, or stop it "
+            f"with `converge cancel {stack.name}`, before you {before}"
+        )
+
+
 def start(
     tx: Transaction,
     stack: StackRow,

@@ -143,7 +143,7 @@ def test_a_step_is_one_transaction_and_a_round_has_an_end(
     points.clear()
     # the next round is later
     assert (pruner.step(), points) == (NOTHING, [])
-    pruner._next_round = 0.0
+    pruner._rounds.due = 0.0
     assert pruner.step().events == 1
 
 

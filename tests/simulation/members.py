@@ -41,6 +41,7 @@ from converge.testing import FakeClock
 from tests.agent.fleet import LEASE, SECRET, Bus, MemoryPost, MemorySource, note
 from tests.notifications.samples import EVENT_DEFINITIONS, METERS, START
 from tests.simulation.faults import Body, Crash, Fault, Faults
+from tests.simulation.trace import Trace
 
 #: Notifications are about so many volumes.
 KEYS = 4
@@ -245,17 +246,16 @@ class Oracle:
                 self.complain(f"{actor.name} went on with {origin} to {sink}, and does not hold it")
 
 
-class Members:
+class Members(Trace):
     """:param seed: all that happens follows from it.
 
     :ivar sent: the numbers of notifications by volume, in the order in which they were sent.
     """
 
     def __init__(self, store: Store, seed: int) -> None:
+        super().__init__()
         self.seed, self.random, self.store = seed, Random(seed), store
         self.clock = FakeClock(START)
-        self.trace: list[str] = []
-        self.wrong: list[str] = []
         self.events: Counter[str] = Counter()
         self.bus = Bus()
         self.actors: list[Actor] = []
@@ -283,17 +283,6 @@ class Members:
             self.kinds = [*self.kinds, Fault.SWITCH]
         self.trouble = random.choice((0.2, 0.6))
         self.most = random.choice((2, 5))
-
-    # -- what is said
-
-    def tell(self, what: str) -> None:
-        """Write a line of the trace."""
-        self.trace.append(what)
-
-    def complain(self, what: str) -> None:
-        """Something is as it must not be."""
-        self.tell(f"!!! {what}")
-        self.wrong.append(what)
 
     # -- the whole
 

@@ -28,6 +28,7 @@ from tests.simulation.arena import Arena
 from tests.simulation.clients import Clients
 from tests.simulation.faults import Body, Crash, Fault, Faults
 from tests.simulation.invariants import HELD, Oracle, Past
+from tests.simulation.trace import Trace
 from tests.simulation.world import World
 
 #: Seconds of a lease.
@@ -63,18 +64,17 @@ ASKED = {
 }
 
 
-class Simulation:
+class Simulation(Trace):
     """:param seed: all that happens follows from it."""
 
     def __init__(self, arena: Arena, seed: int) -> None:
+        super().__init__()
         arena.tables.clear()
         self.seed = seed
         self.random = Random(seed)
         self.clock = FakeClock()
         self.store = arena.store
         self.store.database.clock = self.clock
-        self.trace: list[str] = []
-        self.wrong: list[str] = []
         self.world = World(self.random, self.complain)
         self.oracle = Oracle(arena.tables, self.world, self.complain)
         self.faults = Faults(self.oracle.look, self._let_others_act, self.tell)
@@ -101,17 +101,6 @@ class Simulation:
         self.world.failing = random.choice((0.0, 0.0, 0.2, 0.6))
         retry = RetryPolicy(attempts=random.choice((1, 2, 3)), first=random.choice((0.0, 4.0)))
         self.types = self.world.types(retry)
-
-    # -- what is said
-
-    def tell(self, what: str) -> None:
-        """Write a line of the trace."""
-        self.trace.append(what)
-
-    def complain(self, what: str) -> None:
-        """Something is as it must not be."""
-        self.tell(f"!!! {what}")
-        self.wrong.append(what)
 
     # -- the whole
 

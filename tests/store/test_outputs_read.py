@@ -66,10 +66,7 @@ def reads(store: converge.Store) -> int:
 def test_a_stack_has_what_another_one_gives_and_follows_it_with_each_update(
     store: converge.Store, engine: StepEngine, world: FakeWorld
 ) -> None:
-    up(store, "net", NET)
-    engine.run()
-    up(store, "app", APP)
-    engine.run()
+    up_both(store, engine)
     assert dict(world.things["a.0"].properties) == {"size": 1, "deep": "b"}
     assert store.show("app")["outputs"] == {"size": 1, "id": "net.0"}
     assert up(store, "app", APP).outcome == "done"
@@ -89,6 +86,13 @@ def test_a_stack_has_what_another_one_gives_and_follows_it_with_each_update(
     assert store.show("app")["outputs"] == {"size": 1, "id": "net.0"}
 
 
+def up_both(store: converge.Store, engine: StepEngine) -> None:
+    """Bring about the stack that is read, and then the one that reads it."""
+    for name, text in (("net", NET), ("app", APP)):
+        up(store, name, text)
+        engine.run()
+
+
 def plan(store: converge.Store) -> Any:
     return store.plan("app", converge.Template.parse(APP, "f"), types=FakeWorld().types())
 
@@ -96,10 +100,7 @@ def plan(store: converge.Store) -> Any:
 def test_who_reads_what_is_known_until_it_is_gone(
     store: converge.Store, engine: StepEngine
 ) -> None:
-    up(store, "net", NET)
-    engine.run()
-    up(store, "app", APP)
-    engine.run()
+    up_both(store, engine)
     assert store.show("app")["reads"] == {"net": ["id", "list", "size"]}
     assert store.show("net")["read_by"] == {"app": ["id", "list", "size"]}
     up(store, "app", "resources: {a: {type: fake, properties: {size: {get_output: [net, size]}}}}")

@@ -6,8 +6,8 @@ import argparse
 
 from converge.cli.options.commands import Commands
 from converge.cli.options.grammar import Parser
-from converge.cli.options.shared import JSON
-from converge.cli.options.values import integer, seconds
+from converge.cli.options.shared import JSON, add_older_than
+from converge.cli.options.values import integer
 
 DB_OPERATIONS = ("upgrade", "current", "check", "sql", "prune", "reencrypt", "new-key")
 #: How many ended traversals of each live stack a prune keeps by itself.
@@ -29,12 +29,7 @@ def add(commands: Commands) -> None:
         "reencrypt: encrypt what may be secret with the first key of CONVERGE_SECRET_KEY or of the "
         "file CONVERGE_SECRET_KEY_FILE; new-key: print a new key",
     )
-    parser.add_argument(
-        "--older-than",
-        metavar="SECONDS",
-        type=seconds(),
-        help="prune: what ended so long ago",
-    )
+    add_older_than(parser, "prune: what ended so long ago")
     parser.add_argument(
         "--keep",
         metavar="N",

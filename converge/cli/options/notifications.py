@@ -6,8 +6,8 @@ import argparse
 
 from converge.cli.options.commands import Commands
 from converge.cli.options.grammar import Parser
-from converge.cli.options.shared import JSON
-from converge.cli.options.values import integer, seconds, since
+from converge.cli.options.shared import JSON, add_limit, add_older_than
+from converge.cli.options.values import integer, since
 
 PIPELINE_OPERATIONS = ("check", "graph", "try")
 LETTER_OPERATIONS = ("list", "show", "retry", "drop")
@@ -100,19 +100,8 @@ def _add_letters(commands: Commands) -> None:
     parser.add_argument("--sink", metavar="SINK", help="only those that failed in this sink")
     parser.add_argument("--step", metavar="STEP", help="only those that failed at this step")
     parser.add_argument("--type", metavar="EVENT_TYPE", help="only those of this event type")
-    parser.add_argument(
-        "--older-than",
-        metavar="SECONDS",
-        type=seconds(),
-        help="only those that came last so long ago",
-    )
-    parser.add_argument(
-        "--limit",
-        metavar="N",
-        type=integer(1, 1_000_000),
-        default=100,
-        help="at most so many, the oldest (default: 100)",
-    )
+    add_older_than(parser, "only those that came last so long ago")
+    add_limit(parser, "at most so many, the oldest (default: 100)", 100)
     parser.add_argument(
         "--after", metavar="ID", type=integer(0), help="list: only those with a higher number"
     )
@@ -169,13 +158,7 @@ def _add_deliveries(commands: Commands) -> None:
         help="only those in this state: held: an agent has it, or the holder of its partition is "
         "to go on with it; due: it is tried again at its time; failed: it is a dead letter",
     )
-    parser.add_argument(
-        "--limit",
-        metavar="N",
-        type=integer(1, 1_000_000),
-        default=100,
-        help="at most so many, the oldest (default: 100)",
-    )
+    add_limit(parser, "at most so many, the oldest (default: 100)", 100)
     parser.add_argument(
         "--after", metavar="ID", type=integer(0), default=0, help="only those with a higher number"
     )
@@ -238,21 +221,11 @@ def _add_store(commands: Commands) -> None:
         help="list: only those sent since so many seconds ago, or since a time such as "
         "2026-12-31T23:59:59Z",
     )
-    parser.add_argument(
-        "--limit",
-        metavar="N",
-        type=integer(1, 1_000_000),
-        help="list: at most so many, the first (default: 100)",
-    )
+    add_limit(parser, "list: at most so many, the first (default: 100)")
     parser.add_argument(
         "--after", metavar="ID", type=integer(0), help="list: only those with a higher number"
     )
-    parser.add_argument(
-        "--older-than",
-        metavar="SECONDS",
-        type=seconds(),
-        help="prune: what was sent or measured so long ago",
-    )
+    add_older_than(parser, "prune: what was sent or measured so long ago")
     parser.add_argument(
         "--dry-run",
         action="store_true",

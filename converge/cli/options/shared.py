@@ -210,3 +210,15 @@ def add_status(parser: Parser, help: str) -> None:
         default=[],
         help=f"{help} ({', '.join(SHOWN_STATUSES)})",
     )
+
+
+def add_limit(parser: Parser, help: str, default: int | None = None) -> None:
+    """Add ``--limit N``: how many rows at most."""
+    parser.add_argument(
+        "--limit", metavar="N", type=integer(1, 1_000_000), default=default, help=help
+    )
+
+
+def add_older_than(parser: Parser, help: str) -> None:
+    """Add ``--older-than SECONDS``."""
+    parser.add_argument("--older-than", metavar="SECONDS", type=seconds(), help=help)
