@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import converge
 from benchmarks.measuring import fail
@@ -27,12 +28,14 @@ LIMIT = 60.0
 
 
 class Telling(converge.ResourceType):
-    """Does nothing, and tells when, if its property ``tell`` is true."""
+    """Does nothing for ``seconds``, and tells when it starts, if its property ``tell`` is true."""
 
-    def create(self, context: converge.Context, properties: Mapping[str, object]) -> str:
-        """Nothing."""
+    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> str:
+        """Take as long as the property says."""
         if properties.get("tell"):
             print(time.monotonic(), flush=True)
+        if properties.get("seconds"):
+            time.sleep(properties["seconds"])
         return "x"
 
     def delete(self, context: converge.Context, physical_id: str) -> None:

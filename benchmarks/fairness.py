@@ -1,11 +1,11 @@
 """What a large stack costs a small one beside it: python -m benchmarks fairness [--smaller]
 
-One engine with eight workers, on a PostgreSQL server as ``engine.py`` needs it, or at ``--url`` on
-any database. A large stack of nodes that do not depend on each other is running; a small one of ten
-is created, and the time until it is COMPLETE is compared with that of the same stack while the
-engine has nothing else to do. Small stacks are wide (ten nodes at once) or deep (ten after each
-other), and handlers take no time, or as long as a call of a service. Both have handlers of the same
-length.
+One engine with eight workers in a process of its own, on a PostgreSQL server as ``engine.py`` needs
+it, or at ``--url`` on any database. A large stack of nodes that do not depend on each other is
+running; a small one of ten is created, and the time until whoever waits hears that it is COMPLETE
+is compared with that of the same stack while the engine has nothing else to do. Small stacks are
+wide (ten nodes at once) or deep (ten after each other), and handlers take no time, or as long as a
+call of a service. Both have handlers of the same length.
 
 Runs with and without the large stack take turns; the median of the ratios counts. The target is at
 most 3. A handler that takes no time is the hardest case: the engine holds as many nodes as it can
@@ -18,43 +18,31 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Mapping
 from statistics import median
-from typing import Any
 
 import converge
 from benchmarks.databases import any_database
+from benchmarks.engine_process import EngineProcess
 from benchmarks.measuring import DEFAULT_URL, VARIABLE, listed, load, verdict
-from converge import Engine, Store, Template
+from converge import Store, Template
 
 #: Seconds that a handler takes.
 HANDLERS = (0.0, 0.02, 0.2)
 SIZE = 10
 WORKERS = 8
+BUS = "database://"
+#: Seconds without a stack before a small one comes: hints that follow each other are held back.
+PAUSE = 0.5
 LIMIT = 600.0
 MOST = 3.0
 #: Seconds for which the large stack runs before a small one comes.
 UNDER_WAY = 1.0
 
 
-class Sleeper(converge.ResourceType):
-    """Takes as long as its property says."""
-
-    schema = None
-
-    def create(self, context: converge.Context, properties: Mapping[str, Any]) -> None:
-        """Sleep."""
-        if properties["seconds"]:
-            time.sleep(properties["seconds"])
-
-    def delete(self, context: converge.Context, physical_id: str | None) -> None:
-        """Nothing was made."""
-
-
 def make(count: int, seconds: float, *, deep: bool = False) -> Template:
     """A template of so many nodes."""
     properties = {"seconds": seconds}
-    body = {"type": "sleeper", "properties": properties}
+    body = {"type": "noop", "properties": properties}
     return Template.from_dict(
         {
             "resources": {
@@ -67,19 +55,20 @@ def make(count: int, seconds: float, *, deep: bool = False) -> Template:
 
 def take(store: Store, name: str, small: Template) -> float:
     """Milliseconds from the start of a stack to its end."""
+    time.sleep(PAUSE)
     start = time.monotonic()
     store.create_stack(name, small).wait(timeout=LIMIT)
     return 1000 * (time.monotonic() - start)
 
 
-def measure(store: Store, seconds: float, large: int, rounds: int) -> None:
+def measure(store: Store, url: str, seconds: float, large: int, rounds: int) -> None:
     """Print the ratios for handlers of one length."""
     smalls = {"wide": make(SIZE, seconds), "deep": make(SIZE, seconds, deep=True)}
     big = make(large, seconds)
     label = f"{1000 * seconds:g} ms"
     alone: dict[str, list[float]] = {shape: [] for shape in smalls}
     beside: dict[str, list[float]] = {shape: [] for shape in smalls}
-    with Engine(store, {"sleeper": Sleeper()}, workers=WORKERS):
+    with EngineProcess(url, BUS, workers=WORKERS):
         for number in range(rounds):
             for shape, small in smalls.items():
                 alone[shape].append(take(store, f"alone-{label}-{shape}-{number}", small))
@@ -112,15 +101,22 @@ def main() -> int:
     parser.add_argument("--smaller", action="store_true", help="a smaller stack, fewer rounds")
     parser.add_argument("--large", type=int, default=100_000, help="nodes of the large stack")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--handlers", type=float, nargs="+", default=HANDLERS, metavar="S", help="seconds of each"
+    )
     parser.add_argument("--url", default=os.environ.get(VARIABLE, DEFAULT_URL))
     arguments = parser.parse_args()
     large, rounds = arguments.large, arguments.rounds
     if arguments.smaller:
         large, rounds = min(large, 10_000), min(rounds, 3)
-    with any_database(arguments.url) as url, converge.connect(url, create_schema=True) as store:
+    with (
+        any_database(arguments.url) as url,
+        converge.connect(url, create_schema=True, bus=BUS) as store,
+    ):
+        text = url.render_as_string(hide_password=False)
         print(f"a large stack of {large} nodes, small ones of {SIZE}, {WORKERS} workers; {load()}")
-        for seconds in HANDLERS:
-            measure(store, seconds, large, rounds)
+        for seconds in arguments.handlers:
+            measure(store, text, seconds, large, rounds)
     return 0
 
 

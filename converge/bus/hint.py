@@ -52,6 +52,11 @@ class Hint:
     def __bool__(self) -> bool:
         return any(part != NONE for part in (self.ready, self.changed, self.ended))
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether somebody may wait for just this: a traversal has ended."""
+        return self.ended != NONE
+
     def __or__(self, other: Hint) -> Hint:
         """Both hints in one."""
         return Hint(

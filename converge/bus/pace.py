@@ -27,7 +27,8 @@ _MOST_PAUSE = 0.32
 
 class Pace:
     """Lets something happen at once, and then again after an interval. If it happens again as soon
-    as it may, the interval becomes longer: whoever is told all the time knows it by now.
+    as it may, the interval becomes longer: whoever is told all the time knows it by now. What is
+    urgent never waits for more than the first interval.
 
     :param first: seconds.
     :param most: the longest interval.
@@ -37,19 +38,19 @@ class Pace:
         self._first = first
         self._most = most
         self._interval = first
-        self._next = float("-inf")
+        self._last = float("-inf")
 
-    def wait(self, now: float) -> float:
+    def wait(self, now: float, *, urgent: bool = False) -> float:
         """Seconds until it may happen again; 0 if it may happen now."""
-        return max(0.0, self._next - now)
+        return max(0.0, self._last + (self._first if urgent else self._interval) - now)
 
-    def take(self, now: float) -> bool:
+    def take(self, now: float, *, urgent: bool = False) -> bool:
         """Let it happen now. False: it is too early."""
-        if now < self._next:
+        if self.wait(now, urgent=urgent):
             return False
-        quiet = now - self._next > self._interval
+        quiet = now - self._last > 2 * self._interval
         self._interval = self._first if quiet else min(2 * self._interval, self._most)
-        self._next = now + self._interval
+        self._last = now
         return True
 
 

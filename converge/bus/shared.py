@@ -150,7 +150,7 @@ class _Relay:
         if not (self._carrier.in_transactions and hint):
             return None
         with self._state:
-            if not self._pace.take(time.monotonic()):
+            if not self._pace.take(time.monotonic(), urgent=hint.is_urgent):
                 return None
         return encode(hint, self._name)
 
@@ -223,11 +223,12 @@ class _Relay:
         with self._state:
             while not self._stop.is_set():
                 now = time.monotonic()
-                wait = 0.0 if self._closing else self._pace.wait(now)
+                urgent = self._left.is_urgent
+                wait = 0.0 if self._closing else self._pace.wait(now, urgent=urgent)
                 if self._left and wait > 0:
                     self._state.wait(wait)
                 elif self._left:
-                    self._pace.take(now)
+                    self._pace.take(now, urgent=urgent)
                     hint, self._left, self._sending = self._left, _NOTHING, True
                     return hint
                 elif self._closing:

@@ -275,7 +275,7 @@ class Run:
             elif outcome.result is Result.WAIT and outcome.wait < FOREVER:
                 self._looks.plan(time.monotonic() + outcome.wait, min(LOOK, outcome.wait / 10))
         busy = bool(outcomes) or bool(core.outbox)
-        limit = 0 if stopping else self._room(tenure)
+        limit, claims_first = (0, False) if stopping else self._room(tenure)
         room = None if stopping else self._find_room(tenure, limit)
         total = limit if room is None else room.total
         try:
@@ -287,7 +287,8 @@ class Run:
             # what is looked for without a hint is mostly not there: a read costs less than a claim
             in_vain = total and self._polled and not core.has_claimable()
             claims = (0, None) if in_vain else (limit, room)
-            works = core.turn((), claims[0], self._window.most_written, claims[1])
+            most = 0 if claims_first else self._window.most_written
+            works = core.turn((), claims[0], most, claims[1])
         except StaleLock:
             # the database no longer knows this engine
             tenure.lease.lose()
@@ -314,20 +315,19 @@ class Run:
             self._check_idle()
         return False
 
-    def _room(self, tenure: Tenure) -> int:
-        """How many nodes the turning thread is to claim."""
+    def _room(self, tenure: Tenure) -> tuple[int, bool]:
+        """How many nodes the turning thread is to claim, and whether before it writes anything."""
         heard, self._heard = self._heard, False
         other, self._heard_of_other = self._heard_of_other, False
         self._window.is_shared = other or tenure.is_shared
         self._window.is_beside = tenure.core.is_beside
-        held = tenure.count + len(tenure.core.outbox)
-        room = self._window.room(held)
+        room = self._window.room(tenure.count, len(tenure.core.outbox))
         if heard:
             tenure.core.look_round()
         if self._window.is_shared:
             # this thread claims what it has just made ready; another beside it would hold it up
             self._more_ready = False
-        return 0 if self._more_ready else room
+        return 0 if self._more_ready else room, self._window.claims_first(other, room)
 
     def _find_room(self, tenure: Tenure, limit: int) -> Room | None:
         """For what a claim may look; None if no type has a handler that is ``async def``.
@@ -373,6 +373,8 @@ class Run:
                 self._window.add(finished.seconds)
             if finished.tenure is tenure:
                 outcomes.append(finished.outcome)
+            if self._heard_of_other:
+                return outcomes
             if self._window.is_quick and not self._window.is_shared:
                 # a transaction of many costs little more than one of few
                 if len(outcomes) == 1:

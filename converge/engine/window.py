@@ -4,14 +4,17 @@ from __future__ import annotations
 
 #: The most nodes that an engine holds at a time.
 WINDOW = 1000
-#: The most outcomes that it writes in one transaction: who has just started a stack waits for it.
-WRITTEN = 256
+#: The most outcomes that it writes, and the most nodes that it claims, in one transaction: who has
+#: just started a stack waits for it.
+WRITTEN = CLAIMED = 256
 #: For how many seconds of the workers' time nodes are claimed ahead.
 AHEAD = 0.25
 #: The same while several stacks have nodes here, and the most that it holds of them then: what one
 #: has made ready is to be claimed, called and written soon, not after all that others have here.
 AHEAD_SHARED = 0.05
 WINDOW_SHARED = 64
+#: For how many nodes there is always room then, while handlers are quick.
+ROOM_SHARED = 32
 #: Seconds that a node takes at most where many are waited for before they are written: less than a
 #: transaction. With threads that compute, a handler that does nothing takes some of them.
 QUICK = 0.005
@@ -38,6 +41,7 @@ class Window:
         self.seconds = AHEAD
         self.is_shared = False
         self.is_beside = False
+        self._claimed_first = False
 
     def add(self, seconds: float) -> None:
         """Take a finished node into the average.
@@ -75,20 +79,31 @@ class Window:
         """Whether it is worth to wait for what is held, to write it all at once."""
         return self.seconds < QUICK
 
-    def room(self, held: int) -> int:
+    def room(self, held: int, unwritten: int = 0) -> int:
         """How many more nodes to claim.
 
-        :param held: how many are held.
+        :param held: how many are held whose handlers have not returned.
+        :param unwritten: how many have returned, and are not written.
         """
-        room = max(0, self.size - held)
-        if self.is_shared and self.is_wide and held < 2 * WINDOW:
-            # what is ready may be another stack's, and not to wait for all that is held
-            return max(room, self.workers)
-        return room
+        room = self.size - held - unwritten
+        if self.is_shared and held + unwritten < 2 * WINDOW:
+            # what is ready may be another stack's, and not to wait for all that is to be written
+            room = max(room, min(self.size, ROOM_SHARED) if self.is_wide else self.size - held)
+        return max(0, min(room, CLAIMED))
+
+    def claims_first(self, is_news: bool, room: int) -> bool:
+        """Whether the next transaction only claims, as a stack that has just started is not to wait
+        for what others have to be written; never two of them, so that these do not wait either.
+
+        :param is_news: something is ready that may be another stack's.
+        :param room: how many nodes it may claim.
+        """
+        self._claimed_first = is_news and room > 0 and not self._claimed_first
+        return self._claimed_first
 
     def least(self) -> int:
         """From how many nodes on a transaction that only claims is worth its cost."""
-        return max(1, self.size // 4 if self.size > 4 * self.workers else 1)
+        return max(1, min(CLAIMED, self.size // 4) if self.size > 4 * self.workers else 1)
 
 
 #: How many nodes are looked at, at least, for one whose handler is ``async def``.

@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 import converge
 from converge import stack as stack_module
 from converge.bus import shared
-from converge.bus.hint import LOOK, decode
+from converge.bus.hint import ANY, LOOK, Hint, decode
 from converge.cli import main, running
 from converge.sql.notices import CHANNEL
 from tests.handlers import Gate, Quick
@@ -139,15 +139,16 @@ def test_a_process_sends_some_tens_of_notifications_in_a_second_and_no_more(
 ) -> None:
     at = 100.0
     monkeypatch.setattr("converge.bus.shared.time.monotonic", lambda: at)
-    store = connect()
-    sent = []
-    for _ in range(40):
-        at += 0.01
-        text = store.bus.take_payload(LOOK)
-        sent.append(text is not None)
-    # after 0, 50, 150 and 350 ms
-    assert sum(sent) == 4
-    assert sent[0]
+    # after 0, 50, 150 and 350 ms; an end after each 50 ms
+    for hint, count in ((Hint(ANY, ANY), 4), (LOOK, 8)):
+        store = connect()
+        sent = []
+        for _ in range(40):
+            at += 0.01
+            text = store.bus.take_payload(hint)
+            sent.append(text is not None)
+        assert sum(sent) == count
+        assert sent[0]
 
 
 def test_the_work_of_one_commit_is_spread_over_the_engines_that_have_free_workers(

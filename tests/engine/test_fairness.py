@@ -63,6 +63,11 @@ def test_the_outcomes_of_whoever_has_fewest_are_written_first(store: converge.St
     (last,) = engine.core.turn([engine.call(work) for work in works], 1, most=3)
     assert last.decision.operation is Operation.FINISH
     assert len(engine.core.outbox) == 18
+    # none is written by a turn that only claims
+    store.create_stack("other", several("fake", 1))
+    engine.core.look_round()
+    assert held_of(engine.core.turn([], 2, most=0), "other")
+    assert len(engine.core.outbox) == 18
     engine.write(Outcome(last, Result.DONE))
     assert small.refresh().status == "COMPLETE"
     # without a limit, all are written

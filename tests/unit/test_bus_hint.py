@@ -166,3 +166,10 @@ def test_a_transaction_tells_of_stacks() -> None:
     news = News(changed={1, 2}, ended={2})
     assert news
     assert news.hint == Hint(NONE, frozenset({1, 2}), frozenset({2}))
+
+
+def test_only_an_end_is_urgent() -> None:
+    ids = frozenset({7})
+    assert Hint(ended=ids).is_urgent
+    assert LOOK.is_urgent
+    assert not Hint(ids, ids).is_urgent

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from converge.engine.window import AHEAD, WINDOW, WINDOW_BESIDE, WINDOW_SHARED, WRITTEN, Window
+from converge.engine.window import (
+    AHEAD,
+    CLAIMED,
+    WINDOW,
+    WINDOW_BESIDE,
+    WINDOW_SHARED,
+    WRITTEN,
+    Window,
+)
 
 
 def test_a_fresh_engine_holds_as_many_nodes_as_it_has_workers() -> None:
@@ -76,7 +84,22 @@ def test_whoever_shares_it_writes_less_at_a_time_and_finds_room_for_others() -> 
     assert (window.most_written, window.room(WINDOW)) == (WRITTEN, 0)
     window.is_shared = True
     assert (window.size, window.most_written) == (WINDOW_SHARED, WINDOW_SHARED)
-    assert [window.room(held) for held in (0, 60, 64, 1999, 2000)] == [64, 8, 8, 8, 0]
-    # slow handlers: there is room when one has returned
+    assert [window.room(held) for held in (0, 60, 64, 1999, 2000)] == [64, 32, 32, 32, 0]
+    # slow handlers: there is room when one has returned, written or not
     window.seconds = 1.0
-    assert window.room(8) == 0
+    assert [window.room(held, 200) for held in (8, 5)] == [0, 3]
+    window.is_shared = False
+    assert window.room(5, 200) == 0
+
+
+def test_no_transaction_claims_more_than_it_would_write() -> None:
+    window = Window(8)
+    window.seconds = 0.0
+    assert [window.room(held) for held in (0, 900)] == [CLAIMED, 100]
+
+
+def test_who_hears_of_another_stack_claims_before_it_writes_but_not_twice() -> None:
+    window = Window(8)
+    heard = [(True, 0), (True, 8), (True, 8), (True, 8), (False, 8), (True, 8)]
+    found = [window.claims_first(is_news, room) for is_news, room in heard]
+    assert found == [False, True, False, True, False, True]
