@@ -25,7 +25,7 @@ from converge.engine.core import EngineCore
 from converge.engine.loop import Loop
 from converge.engine.observer import Observer
 from converge.engine.tenure import Tenure
-from converge.engine.window import AHEAD, Ahead, Window
+from converge.engine.window import AHEAD, Ahead, Gathering, Window
 from converge.engine.workers import Job, Workers
 from converge.errors import StaleLock, StoreError
 from converge.lease import Lease, RowLeases, now
@@ -50,10 +50,6 @@ LOG = logging.getLogger(__name__)
 GRACE = 5.0
 #: Seconds between two looks at something that is waited for.
 LOOK = 0.25
-#: Seconds that an engine waits for the next of several handlers that are quick.
-BRIEF = 0.005
-#: Seconds for which the outcomes of quick handlers are gathered at most before they are written.
-GATHERED = 0.05
 #: Why handlers are interrupted.
 LOST = "the engine lost its lease"
 #: What the turning thread is given when there is a hint; None: look now.
@@ -341,29 +337,27 @@ class Run:
     def _collect(self, tenure: Tenure, *, wait: bool) -> list[Outcome]:
         """Collect finished works; wait for one, or for a wake-up, if there is none."""
         outcomes: list[Outcome] = []
-        self._polled = False
+        self._polled = hinted = False
         at = time.monotonic()
-        end = self._looks.next_poll(at)
-        hinted = False
+        until = self._looks.next_poll(at)
         if tenure.core.outbox:
-            end = min(end, at + LOOK)
-        # of several stacks, what is quick is waited for: it may be that of the small one
-        brief = self._window.is_shared and self._window.is_wide
-        if (brief or self._window.is_quick) and not wait and self._workers:
-            wait, end = True, at + BRIEF
-        while True:
-            left = max(0.0, end - time.monotonic())
+            until = min(until, at + LOOK)
+        running = len(self._workers) > 0
+        gathering = Gathering(self._window, at, until if wait else None, running=running)
+        while not self._heard_of_other or not outcomes:
+            end = gathering.end
+            left = None if end is None else max(0.0, end - time.monotonic())
             try:
-                finished = self._finished.get(block=wait, timeout=left if wait else None)
+                finished = self._finished.get(block=left is not None, timeout=left)
             except queue.Empty:
-                self._polled = wait and not hinted and not outcomes
-                return outcomes
+                self._polled = left is not None and not hinted and not outcomes
+                break
             if finished is _HEARD:
                 hinted = True
-                end = min(end, self._looks.heard(time.monotonic()))
+                gathering.hurry(self._looks.heard(time.monotonic()))
                 continue
             if not isinstance(finished, Finished):
-                wait = False
+                gathering.stop()
                 continue
             if finished.job is not None:
                 self._workers.discard(finished.job)
@@ -373,17 +367,8 @@ class Run:
                 self._window.add(finished.seconds)
             if finished.tenure is tenure:
                 outcomes.append(finished.outcome)
-            if self._heard_of_other:
-                return outcomes
-            if self._window.is_quick and not self._window.is_shared:
-                # a transaction of many costs little more than one of few
-                if len(outcomes) == 1:
-                    at = time.monotonic()
-                end = time.monotonic() + BRIEF
-                wait = len(outcomes) < tenure.count and end < at + GATHERED
-            else:
-                end = min(end, at + BRIEF)
-                wait = brief and len(outcomes) < tenure.count
+                gathering.add(time.monotonic(), tenure.count)
+        return outcomes
 
     def _reconcile(self, tenure: Tenure) -> None:
         """Compare what the database says is held with the works of this tenure."""

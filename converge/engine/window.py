@@ -1,6 +1,9 @@
-"""The claim window: how many nodes an engine holds at a time, and for how many it looks."""
+"""The claim window: how many nodes an engine holds at a time, for how many it looks, and for how
+long it waits for outcomes."""
 
 from __future__ import annotations
+
+import math
 
 #: The most nodes that an engine holds at a time.
 WINDOW = 1000
@@ -18,6 +21,10 @@ ROOM_SHARED = 32
 #: Seconds that a node takes at most where many are waited for before they are written: less than a
 #: transaction. With threads that compute, a handler that does nothing takes some of them.
 QUICK = 0.005
+#: Seconds that an engine waits for the next of several handlers that are quick, and for which their
+#: outcomes are gathered at most.
+BRIEF = 0.005
+GATHERED = 0.05
 #: The most nodes that an engine holds while others are alive: what it holds, they cannot take.
 WINDOW_BESIDE = 192
 #: Of the latest node in the moving average of what a node takes: it rises quickly when handlers
@@ -104,6 +111,59 @@ class Window:
     def least(self) -> int:
         """From how many nodes on a transaction that only claims is worth its cost."""
         return max(1, min(CLAIMED, self.size // 4) if self.size > 4 * self.workers else 1)
+
+
+class Gathering:
+    """Until when a turn waits for outcomes, so that many are written at once. Times are seconds on
+    any one clock.
+
+    Quick handlers of one stack are waited for as long as one after another returns, and for
+    :data:`GATHERED` at most: a transaction of many costs little more than one of few. Of several
+    stacks, they are waited for briefly: one may be that of the small stack.
+
+    :param now: when it begins.
+    :param until: when the turn is to look for work if nothing returns; None: it has something to
+        write.
+    :param running: handlers are queued or running.
+    :ivar end: until when to wait; None: take what is there.
+    """
+
+    def __init__(self, window: Window, now: float, until: float | None, *, running: bool) -> None:
+        self._window = window
+        self._first = now
+        self._count = 0
+        self._is_brief = window.is_shared and window.is_wide
+        self._until = math.inf if until is None else until
+        self.end = until
+        if until is None and running and (self._is_brief or window.is_quick):
+            self._until = self.end = now + BRIEF
+
+    def stop(self) -> None:
+        """Do not wait any longer."""
+        self.end = None
+
+    def hurry(self, at: float) -> None:
+        """Wait until then at most."""
+        self._until = min(self._until, at)
+        if self.end is not None:
+            self.end = self._until
+
+    def add(self, now: float, held: int) -> None:
+        """A handler has returned.
+
+        :param held: how many had not when this began.
+        """
+        self._count += 1
+        is_all = self._count >= held
+        if self._window.is_quick and not self._window.is_shared:
+            if self._count == 1:
+                self._first = now
+            self._until = now + BRIEF
+            waits = self._until < self._first + GATHERED
+        else:
+            self._until = min(self._until, self._first + BRIEF)
+            waits = self._is_brief
+        self.end = self._until if waits and not is_all else None
 
 
 #: How many nodes are looked at, at least, for one whose handler is ``async def``.

@@ -84,7 +84,7 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "concepts",
         "Only quick handlers ({} ms) are waited for, while others come within that time, and {} ms "
         "at most",
-        (n(1000 * window.QUICK), n(1000 * run.GATHERED)),
+        (n(1000 * window.QUICK), n(1000 * window.GATHERED)),
     ),
     ("concepts", "looked at again {} times a second", ({0.25: "four"}[outbox.LOOK],)),
     ("decisions", "claimed ahead for {} of the workers' time", (FRACTIONS[window.AHEAD],)),

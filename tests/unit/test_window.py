@@ -6,11 +6,14 @@ import pytest
 
 from converge.engine.window import (
     AHEAD,
+    BRIEF,
     CLAIMED,
+    GATHERED,
     WINDOW,
     WINDOW_BESIDE,
     WINDOW_SHARED,
     WRITTEN,
+    Gathering,
     Window,
 )
 
@@ -103,3 +106,58 @@ def test_who_hears_of_another_stack_claims_before_it_writes_but_not_twice() -> N
     heard = [(True, 0), (True, 8), (True, 8), (True, 8), (False, 8), (True, 8)]
     found = [window.claims_first(is_news, room) for is_news, room in heard]
     assert found == [False, True, False, True, False, True]
+
+
+def quick(*, is_shared: bool = False) -> Window:
+    window = Window(8)
+    window.seconds = 0.0
+    window.is_shared = is_shared
+    return window
+
+
+def test_without_anything_to_write_a_turn_waits_for_its_next_look_or_a_hint() -> None:
+    gathering = Gathering(Window(8), 100.0, 107.0, running=True)
+    assert gathering.end == 107.0
+    gathering.hurry(103.0)
+    gathering.hurry(105.0)
+    assert gathering.end == 103.0
+    gathering.stop()
+    assert gathering.end is None
+
+
+def test_one_of_several_slow_handlers_is_written_at_once() -> None:
+    gathering = Gathering(Window(8), 100.0, None, running=True)
+    assert gathering.end is None
+    gathering = Gathering(Window(8), 100.0, 107.0, running=True)
+    gathering.add(101.0, held=8)
+    assert gathering.end is None
+
+
+def test_quick_handlers_are_waited_for_as_long_as_one_returns_after_another() -> None:
+    gathering = Gathering(quick(), 100.0, None, running=True)
+    assert gathering.end == 100.0 + BRIEF
+    now = 100.004
+    ends = []
+    while True:
+        gathering.add(now, held=1000)
+        if gathering.end is None:
+            break
+        ends.append(gathering.end - now)
+        now += 0.004
+    assert ends == pytest.approx([BRIEF] * len(ends))
+    assert GATHERED - 2 * BRIEF < now - 100.004 < GATHERED
+    # nor once all of them have returned
+    gathering = Gathering(quick(), 100.0, None, running=True)
+    gathering.add(100.001, held=2)
+    assert gathering.end is not None
+    gathering.add(100.002, held=2)
+    assert gathering.end is None
+
+
+def test_those_of_several_stacks_are_waited_for_briefly() -> None:
+    gathering = Gathering(quick(is_shared=True), 100.0, None, running=True)
+    for now in (100.001, 100.004):
+        gathering.add(now, held=8)
+        assert gathering.end == 100.0 + BRIEF
+    # and without handlers there is nothing to wait for
+    assert Gathering(quick(is_shared=True), 100.0, None, running=False).end is None
