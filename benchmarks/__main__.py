@@ -33,6 +33,7 @@ OTHERS = {
     "shapes": "the cost of a node in graphs of several shapes and sizes",
     "wakeups": "how soon engines hear of work, and what a bus costs; it needs a RabbitMQ, too",
     "notifications": "what agents take: batches, two that share, memory; it needs a RabbitMQ, too",
+    "updates": "whether an hour of updates leaves anything",
     "waiting": "10,000 handlers that wait for five minutes: threads, statements, processor time",
     "fairness": "what a large stack costs a small one beside it",
     "nothing": "how soon an up with nothing to do says so; it needs no server",

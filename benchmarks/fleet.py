@@ -1,6 +1,6 @@
 """Engines in processes of their own, on resources that do nothing.
 
-This file is also the program of such a process: python -m benchmarks.fleet URL WORKERS
+This file is also the program of such a process: python -m benchmarks.fleet URL WORKERS [SECONDS]
 """
 
 from __future__ import annotations
@@ -64,9 +64,15 @@ def _answer(process: subprocess.Popen[str]) -> str:
 
 
 @contextmanager
-def running_fleet(url: URL, engines: int, workers: int) -> Iterator[Fleet]:
-    """So many engines, each in a process, until the block ends."""
+def running_fleet(
+    url: URL, engines: int, workers: int, *, prune_after: float | None = None
+) -> Iterator[Fleet]:
+    """So many engines, each in a process, until the block ends.
+
+    :param prune_after: they prune what ended so many seconds ago.
+    """
     command = [sys.executable, "-m", "benchmarks.fleet", url.render_as_string(False), str(workers)]
+    command += [] if prune_after is None else [str(prune_after)]
     processes = [
         subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
@@ -94,12 +100,13 @@ def main() -> None:
     from benchmarks.runs import NoOp
 
     url, workers = sys.argv[1], int(sys.argv[2])
+    prune_after = float(sys.argv[3]) if len(sys.argv) > 3 else None
     # as the command line does
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     with (
         converge.connect(url) as store,
-        converge.Engine(store, {"noop": NoOp()}, workers=workers),
+        converge.Engine(store, {"noop": NoOp()}, workers=workers, prune_after=prune_after),
     ):
         commits = 0
 

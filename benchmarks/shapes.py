@@ -5,7 +5,8 @@ ten nodes, each in several sizes; ``--full`` for the largest. On PostgreSQL as `
 it, or on the server of ``--url``: ``mysql+pymysql://…`` for MariaDB, ``sqlite://`` for a file.
 
 ``--engines`` engines, each in a process of its own, do resources that do nothing. For each size: a
-create, an update that changes nothing, a delete. The time is taken from the commit of the start (of
+create, an update that changes nothing, one that changes one resource of a hundred and a thousand at
+most, a delete. The time is taken from the commit of the start (of
 many stacks, from before the first start, as one client starts them one after the other) until all
 is complete. A node's work grows with its edges, so the cost is told for each node and edge: a flat
 line is linear. ``--write`` keeps the figures in ``doc/measured``, and draws a plot.
@@ -38,6 +39,7 @@ from benchmarks.graphs import Requires
 from benchmarks.measuring import DEFAULT_URL, VARIABLE, fail, load
 from benchmarks.runs import make_template
 from converge.store import Store
+from converge.template import Template
 
 #: Nodes of each of many stacks, stacks that are started in one transaction.
 STACK_NODES, TOGETHER = 10, 100
@@ -69,7 +71,7 @@ FULL = {
     "layered": (1_000, 10_000, 100_000, 1_000_000),
     "many stacks": (1_000, 10_000, 100_000),
 }
-ACTIONS = ("create", "unchanged", "delete")
+ACTIONS = ("create", "unchanged", "changed", "delete")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,27 +97,31 @@ class Figure:
         return self.seconds / (self.nodes + self.edges) * 1e6
 
 
+def _make(action: str, requires: Requires) -> Template:
+    return make_template(requires, max(100, len(requires) // 1000) if action == "changed" else 0)
+
+
 def _begin(store: Store, action: str, requires: Requires, stacks: int) -> None:
-    template = make_template(requires)
+    template = _make(action, requires)
     names = [f"s{number}" for number in range(stacks)]
     for first in range(0, stacks, TOGETHER):
         with store.transaction() as tx:
             for name in names[first : first + TOGETHER]:
                 if action == "create":
                     store.create_stack(name, template, transaction=tx)
-                elif action == "unchanged":
-                    store.update_stack(name, template, transaction=tx)
-                else:
+                elif action == "delete":
                     store.delete_stack(name, transaction=tx)
+                else:
+                    store.update_stack(name, template, transaction=tx)
 
 
 def _begin_one(store: Store, action: str, requires: Requires) -> None:
     if action == "create":
-        store.create_stack("s0", make_template(requires))
-    elif action == "unchanged":
-        store.update_stack("s0", make_template(requires))
-    else:
+        store.create_stack("s0", _make(action, requires))
+    elif action == "delete":
         store.delete_stack("s0")
+    else:
+        store.update_stack("s0", _make(action, requires))
 
 
 def measure(store: Store, fleet: Fleet, shape: str, nodes: int) -> Iterator[Figure]:
