@@ -1,4 +1,8 @@
-"""The public face: :func:`connect` and :class:`Store`."""
+"""The public face: :func:`connect` and :class:`Store`.
+
+What only one of its methods needs is imported by that method: otherwise a program that brings one
+stack about would spend a good part of its time on what it never calls.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +16,14 @@ from converge.errors import BadInput, Conflict
 from converge.inspection.queries import Queries
 from converge.model import Json, OnFailure, check_name, check_seconds, make_token
 from converge.protocol import answer
-from converge.protocol.adopt import Adopted, Present, adopt, look, read_present
 from converge.protocol.answer import Answer
 from converge.protocol.draft import Draft, draft_first
-from converge.protocol.forget import Forgotten, forget
-from converge.protocol.move import Moved, move
-from converge.protocol.places import check_places, which_limit
-from converge.protocol.prune import KEEP, Pruned, Pruner
-from converge.protocol.rates import parse_rate
-from converge.protocol.recover import Sweep, sweep
 from converge.protocol.request import Intent, Kept, work_out
 from converge.protocol.rollback import check_version
-from converge.protocol.signal import Signal, send
 from converge.resources.resource_type import ResourceType
-from converge.sql import limits, resources, signals, stacks
+from converge.sql import resources, stacks
 from converge.sql.database import Database, repeatable
+from converge.sql.events import KEPT_TRAVERSALS
 from converge.sql.open_bus import open_bus
 from converge.sql.open_database import Url, open_database
 from converge.sql.sessions import HOST_SECONDS
@@ -36,6 +33,11 @@ from converge.template import Template
 from converge.tracing import traced
 
 if TYPE_CHECKING:
+    from converge.protocol.adopt import Adopted
+    from converge.protocol.forget import Forgotten
+    from converge.protocol.move import Moved
+    from converge.protocol.prune import Pruned
+    from converge.protocol.recover import Sweep
     from converge.sql.transaction import HostTransaction
 
 #: Rounds of recovery by hand at most: each is bounded, and meanwhile more can be left behind.
@@ -415,6 +417,9 @@ class Store(Queries):
         :raises NotFound: there is no such stack or resource.
         :raises BadInput: a name, the id or the data cannot be stored.
         """
+        from converge.protocol.signal import Signal, send
+        from converge.sql import signals
+
         sent = Signal(signal, make_token() if id is None else id, data, failure)
 
         def begin(tx: Transaction) -> tuple[int, bool]:
@@ -452,6 +457,10 @@ class Store(Queries):
         :raises Conflict: another transaction has set one at the same time, and the host's cannot go
             on: set it again in a new one.
         """
+        from converge.protocol.places import check_places, which_limit
+        from converge.protocol.rates import parse_rate
+        from converge.sql import limits
+
         kind, name = which_limit(type=type, stack=stack, key=key)
         check_places(places)
         parsed = None if rate is None else parse_rate(rate)
@@ -486,6 +495,7 @@ class Store(Queries):
         :raises Conflict: something is being done to the stack or the resource.
         :raises BadInput: there are several versions, and none is named.
         """
+        from converge.protocol.forget import forget
 
         def begin(tx: Transaction) -> Forgotten | None:
             return forget(tx, name, resource, id)
@@ -524,6 +534,7 @@ class Store(Queries):
         :raises Conflict: something is being done to the stack, or it has such a resource.
         :raises BadInput: the template does not name it, or there is no such thing.
         """
+        from converge.protocol.adopt import Present, adopt, look, read_present
         from converge.resources import load_types
 
         known = {**load_types(), **(types or {})}
@@ -564,6 +575,7 @@ class Store(Queries):
         :raises Conflict: something is being done to a stack, or there is one of the new name.
         :raises BadInput: it cannot be a name.
         """
+        from converge.protocol.move import move
 
         def begin(tx: Transaction) -> Moved | None:
             return move(tx, name, old, new, to)
@@ -600,6 +612,8 @@ class Store(Queries):
         :returns: what was done; false if there was nothing to do.
         :raises StoreError: the database cannot be used.
         """
+        from converge.protocol.recover import sweep
+
         found = done = sweep(self.database)
         for _ in range(_ROUNDS):
             if not found:
@@ -608,7 +622,9 @@ class Store(Queries):
             done += found
         return done
 
-    def prune(self, *, older_than: float, keep: int = KEEP, dry_run: bool = False) -> Pruned:
+    def prune(
+        self, *, older_than: float, keep: int = KEPT_TRAVERSALS, dry_run: bool = False
+    ) -> Pruned:
         """Delete what is old: deleted stacks, with their summaries and events; of live stacks the
         summaries of traversals that are over, with their events, and the versions that nothing
         refers to. What a rollback can go to, and what somebody works on, stays.
@@ -624,6 +640,8 @@ class Store(Queries):
         :raises BadInput: a number is out of range.
         :raises StoreError: the database cannot be used.
         """
+        from converge.protocol.prune import Pruner
+
         pruner = Pruner(self.database, older_than, keep)
         return pruner.look() if dry_run else pruner.prune()
 

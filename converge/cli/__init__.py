@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from converge import collection
+
 __all__ = ["main"]
 
 EXIT_COMPLETE = 0
@@ -36,10 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if reconfigure is not None:
             # a character that the terminal's encoding lacks must not end the program
             reconfigure(errors="backslashreplace")
+    is_own = argv is None
     words = sys.argv[1:] if argv is None else argv
+    if is_own:
+        # half of the time of a short command went into garbage of which there was none
+        collection.spare()
     try:
         if any("@" in word or "://" in word for word in words):
-            words = _known(words, is_own=argv is None)
+            words = _known(words, is_own=is_own)
         status = _run(words)
         sys.stdout.flush()
         return status
@@ -53,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report_interrupt(words)
     except Exception as error:
         return _report(error, words)
+    finally:
+        if is_own:
+            collection.spare()
 
 
 def _known(words: Sequence[str], *, is_own: bool) -> Sequence[str]:

@@ -7,7 +7,6 @@ them, the third exits at once. In every case the stack stays as it is in the dat
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from converge import collection
 from converge.cli import EXIT_INTERRUPTED, EXIT_TERMINATED
 from converge.cli.endings import PrintedFailures
 from converge.errors import ConvergeError, NotFound, StoreError
@@ -222,8 +222,7 @@ def run_engine(
 
     # modules stay, nodes come and go by the thousand: garbage collection over all of it took a
     # tenth of the time
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    collection.spare()
     engine = Engine(
         store,
         types,

@@ -316,7 +316,7 @@ def _finish(
         document = store.show(stack.name, limit=SHOWN) if stack.live else _deleted(stack)
         write_json({**document, "outcome": stack.outcome, **(wrong or {})}, sys.stdout)
     elif status == EXIT_COMPLETE and not arguments.no_wait and stack.live:
-        write_outputs(store.show(stack.name, limit=0)["outputs"])
+        write_outputs(store.outputs(stack.name))
     return status
 
 

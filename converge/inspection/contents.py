@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from converge.graph import Graph
@@ -49,11 +49,7 @@ def show(
     names = {one.id: one.name for one in page}
     names |= resource_views.get_names(tx, required - names.keys())
     outputs, _, sources = read_outputs(tx, row)
-    marked = [
-        value
-        for one in (*page, *sources)
-        for value in secret_values(one.settings, one.properties, one.attributes)
-    ]
+    marked = _marked((*page, *sources))
     secrets = Secrets(()) if reveal else read_secrets(tx, row.id, marked)
     shown = secrets.hide_in_json
 
@@ -94,6 +90,25 @@ def show(
         "read_by": readers.list_readers(tx, row.id),
         "unchecked": _unchecked(tx, row),
     }
+
+
+def show_outputs(tx: Transaction, name: str) -> dict[str, Json]:
+    """The outputs of a stack; see :meth:`converge.Store.outputs`."""
+    row = stacks.get_stack(tx, name)
+    outputs, _, sources = read_outputs(tx, row)
+    if not outputs:
+        return {}
+    shown: dict[str, Json] = read_secrets(tx, row.id, _marked(sources)).hide_in_json(outputs)
+    return shown
+
+
+def _marked(rows: Iterable[ResourceView]) -> list[Json]:
+    """The secret values of resources."""
+    return [
+        value
+        for one in rows
+        for value in secret_values(one.settings, one.properties, one.attributes)
+    ]
 
 
 def _reads(tx: Transaction, row: StackRow) -> dict[str, list[str]]:

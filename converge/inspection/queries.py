@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from converge.canonical import load
 from converge.errors import BadInput, did_you_mean
-from converge.inspection import views, why
-from converge.inspection.limited import list_limits
+from converge.inspection import views
 from converge.model import SHOWN_STATUSES, check_age, check_name
 from converge.sql.database import Database
 
@@ -87,6 +86,16 @@ class Queries:
                 tx, name, reveal=reveal, limit=limit, after=after, status=statuses, type=types
             )
         )
+
+    def outputs(self, name: str) -> dict[str, Any]:
+        """The outputs of a stack, by name; None where there is no value yet, and ``***`` for what
+        is secret in them. It costs less than :meth:`show`, which has them, too.
+
+        :raises NotFound: there is no such stack.
+        """
+        from converge.inspection import contents
+
+        return self.database.read(lambda tx: contents.show_outputs(tx, name))
 
     def statuses(
         self,
@@ -193,6 +202,8 @@ class Queries:
         :raises NotFound: there is no such stack or resource.
         :raises BadInput: a resource is given without a stack.
         """
+        from converge.inspection import why
+
         if name is None:
             if resource is not None:
                 raise BadInput(f"name the stack that resource {resource!r} belongs to")
@@ -220,6 +231,8 @@ class Queries:
         ``name``, ``places``, ``rate``, how many places are ``taken``, and how many nodes are
         ``waiting`` for it (counted up to 10,000). See :meth:`converge.Store.set_limit`.
         """
+        from converge.inspection.limited import list_limits
+
         return self.database.read(list_limits)
 
     def graph(self, name: str) -> Graph[str]:

@@ -17,11 +17,11 @@ from converge.errors import BadInput, Busy, did_you_mean
 from converge.hiding import show_place
 from converge.journal.backend import Backend, Record, ScopeInfo, StepStatus
 from converge.journal.items import Item
-from converge.journal.names import is_work_scope
 from converge.journal.scope import KEYS, Scope, _Ledger
 from converge.journal.step import Step
 from converge.lease import LEASE, MIN_LEASE
 from converge.model import check_age, check_name, check_seconds
+from converge.reserved import is_work_scope
 
 if TYPE_CHECKING:
     from converge.sql.database import Database, HasDatabase

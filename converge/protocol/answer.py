@@ -13,7 +13,6 @@ from converge.errors import BadInput, Conflict, NotFound
 from converge.model import DEFAULT_QUEUE, Action, Status, TraversalStatus
 from converge.protocol.asked import read_asked
 from converge.protocol.draft import Draft, Version, draft_first, draft_version, fits, make_draft
-from converge.protocol.halt import halt
 from converge.protocol.outputs import refuse_readers
 from converge.protocol.request import Intent, Kept, Wanted
 from converge.protocol.rollback import Target, choose_target
@@ -249,6 +248,9 @@ def cancel(tx: Transaction, name: str) -> Answer:
     :raises NotFound: there is no such stack.
     :raises Conflict: nothing is running.
     """
+    # here, as nothing else that is asked for needs it, nor what it imports
+    from converge.protocol.halt import halt
+
     row = stacks.lock_stack(tx, name)
     if _is_cancelled(tx, row):
         return Answer(row.id, "resumed" if row.status is Status.IN_PROGRESS else "done")

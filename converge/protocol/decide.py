@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
 
 from converge.errors import BadInput, UnresolvedReference, did_you_mean
-from converge.journal.names import work_scope_name
 from converge.model import (
     Action,
     Json,
@@ -28,6 +27,7 @@ from converge.protocol.marks import (
     secret_values,
     with_marks,
 )
+from converge.reserved import work_scope_name
 from converge.resources.resource_type import ResourceType, can_check, supports
 from converge.retry import RetryPolicy
 from converge.template import check_properties, resolve_properties, with_defaults

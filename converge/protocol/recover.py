@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from converge.crash_points import Commit
-from converge.journal.names import find_traversal
 from converge.lease import expire, filter_gone
 from converge.model import NodeState, TraversalStatus
 from converge.protocol.halt import halt
 from converge.protocol.prune import Pruner
+from converge.reserved import find_traversal
 from converge.sql import (
     engines,
     leftovers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,23 @@ OF_WHO_STARTS = {"converge.engine", "converge.protocol.start", "converge.store"}
 #: Nor that shows rows only.
 OF_TEMPLATES = {"converge.template", "yaml"}
 
+#: Nor an ``up`` with nothing to do: it starts no engine, nor has it anything to tell others.
+OF_WHO_WORKS = {
+    "converge.bus.shared",
+    "converge.engine",
+    "converge.inspection.why",
+    "converge.journal",
+    "converge.lease",
+    "converge.protocol.adopt",
+    "converge.protocol.call",
+    "converge.protocol.claim",
+    "converge.protocol.complete",
+    "converge.protocol.halt",
+    "converge.protocol.prune",
+    "converge.protocol.recover",
+    "converge.protocol.signal",
+}
+
 PROGRAM = """
 import sys
 from converge.cli import main
@@ -51,6 +69,18 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
         store.create_stack("shop", template({"a": []}))
         StepEngine(store, FakeWorld().types()).run()
     return url
+
+
+def imported_by(command: Sequence[str]) -> set[str]:
+    """The modules that a command imports, in a process of its own."""
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *command],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(Path(converge.__file__).parents[1])},
+    )
+    assert ran.returncode == 0, ran.stderr
+    return set(ran.stderr.splitlines())
 
 
 @pytest.mark.sqlite
@@ -74,13 +104,20 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_command_that_reads_imports_nothing_else(
     url: str, command: str, unused: set[str]
 ) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *command.split(), "--db", url],
-        capture_output=True,
-        text=True,
-        env={"PYTHONPATH": str(Path(converge.__file__).parents[1])},
-    )
-    imported = set(ran.stderr.splitlines())
-    assert ran.returncode == 0, ran.stderr
+    imported = imported_by([*command.split(), "--db", url])
     assert "sqlalchemy.dialects.sqlite" in imported
     assert unused & imported == set()
+
+
+@pytest.mark.sqlite
+def test_an_up_with_nothing_to_do_imports_nothing_that_works(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(
+        "resources:\n  a: {type: value, properties: {value: 1}}\n"
+        "outputs:\n  a: {value: {get_attr: [a, value]}}\n"
+    )
+    up = ["up", str(file), "--db", f"sqlite:///{tmp_path}/a.db"]
+    with converge.connect(up[-1], create_schema=True):
+        first = imported_by(up)
+    assert {"converge.engine", "converge.protocol.complete"} <= first
+    assert (UNUSED | OF_WHO_WORKS) & imported_by(up) == set()

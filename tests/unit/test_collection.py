@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import converge
 from converge import Template, collection
 
 
@@ -49,3 +53,27 @@ def test_nobody_looks_for_garbage_while_a_template_is_made() -> None:
         gc.callbacks.remove(look)
     # at most the one when it goes on: its beginning and its end
     assert len(looks) <= 2
+
+
+@pytest.mark.parametrize(
+    ("own", "looks"),
+    [("main()", 0), ('main(["--version"])', 1)],
+    ids=["a command", "a call in a program that goes on"],
+)
+def test_only_a_command_that_ends_with_its_process_collects_seldom(own: str, looks: int) -> None:
+    program = f"""
+import gc, sys
+from converge.cli import main
+sys.argv[1:] = ["--version"]
+{own}
+# what was there before is not looked through again at the end
+print(int(gc.get_freeze_count() == 0), int(gc.get_threshold()[0] < 50_000))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(Path(converge.__file__).parents[1])},
+    )
+    assert ran.stdout.splitlines()[-1] == f"{looks} {looks}"
