@@ -222,10 +222,11 @@ class LogReporter(Reporter):
 
 
 class Reminders:
-    """Says of what runs for long that it does: after ten seconds, after half a minute, and then
-    ever more seldom, but each ten minutes at least."""
+    """Says of what is not done at once that it has started, and of what runs for long that it
+    does: after ten seconds, after half a minute, and then ever more seldom, but each ten minutes
+    at least."""
 
-    _FIRST, _SECOND, _MOST = 10.0, 30.0, 600.0
+    _STARTED, _FIRST, _SECOND, _MOST = 2.0, 10.0, 30.0, 600.0
 
     def __init__(self) -> None:
         # when of each node the next line is due, in seconds since it began
@@ -237,11 +238,10 @@ class Reminders:
         :param running: as for :func:`live_view`.
         """
         running = sorted(running, key=lambda one: -float(one["since_seconds"]))
-        due = {self._key(one): self._due.get(self._key(one), self._FIRST) for one in running}
+        due = {self._key(one): self._due.get(self._key(one), self._STARTED) for one in running}
         late = [one for one in running if one["since_seconds"] >= due[self._key(one)]]
         for one in late:
-            since = float(one["since_seconds"])
-            due[self._key(one)] = max(self._SECOND, since + min(since, self._MOST))
+            due[self._key(one)] = self._next(float(one["since_seconds"]))
         # what is over begins anew if it comes again
         self._due = due
         found = [self._line(action, one) for one in late[:RUNNING_MAX]]
@@ -249,15 +249,21 @@ class Reminders:
             found.append(f"... and {len(late) - RUNNING_MAX} more")
         return found
 
+    def _next(self, since: float) -> float:
+        """When the line after one of this time is due."""
+        if since < self._FIRST:
+            return self._FIRST
+        return max(self._SECOND, since + min(since, self._MOST))
+
     @staticmethod
     def _key(one: Mapping[str, Any]) -> tuple[object, object]:
         return one["resource"], one.get("kind")
 
-    @staticmethod
-    def _line(action: str, one: Mapping[str, Any]) -> str:
+    def _line(self, action: str, one: Mapping[str, Any]) -> str:
+        since = float(one["since_seconds"])
         what = "DELETE" if one.get("kind") == "cleanup" else action
-        line = f"... {escape(one['resource'])} {what} still IN_PROGRESS after "
-        line += duration(float(one["since_seconds"]))
+        line = f"... {escape(one['resource'])} {what} "
+        line += "started" if since < self._FIRST else f"still IN_PROGRESS after {duration(since)}"
         return f"{line}: {prose(one['progress'])}" if one.get("progress") else line
 
 

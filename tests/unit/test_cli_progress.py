@@ -142,9 +142,12 @@ def test_without_a_terminal_what_takes_long_is_told_ever_more_seldom() -> None:
         reporter.update("shop", "CREATE", PROGRESS, nodes, 1.0)
         return out.getvalue().splitlines()
 
-    assert told(("db", 9.9)) == []
+    # what starts and ends at once has one line, its event
+    assert told(("db", 1.9)) == []
+    assert told(("db", 2.0), ("a", 0.5)) == ["... db CREATE started"]
+    assert told(("db", 9.9), ("a", 1.5)) == []
     assert told(("db", 10.0)) == ["... db CREATE still IN_PROGRESS after 10 s"]
-    assert told(("db", 29.0), ("a", 0.0)) == []
+    assert told(("db", 29.0), ("a", 2.5)) == ["... a CREATE started"]
     # the longest first
     assert told(("a", 11.0), ("db", 30.5)) == [
         "... db CREATE still IN_PROGRESS after 30 s",
@@ -158,6 +161,8 @@ def test_without_a_terminal_what_takes_long_is_told_ever_more_seldom() -> None:
     assert told(("a", 5599.0)) == []
     assert len(told(("a", 5600.0))) == 1
     # a handler that waits says how far it is
+    (line,) = told(("c", 3.0), progress="BUILDING")
+    assert line == "... c CREATE started: BUILDING"
     (line,) = told(("b", 10.0), kind="cleanup", progress="BUILDING,\n40 %")
     assert line == "... b DELETE still IN_PROGRESS after 10 s: BUILDING, | 40 %"
     many = [(f"n{number}", 20.0) for number in range(RUNNING_MAX + 2)]
