@@ -10,7 +10,7 @@ import os
 import sysconfig
 import traceback
 from collections.abc import Iterator, Sequence
-from types import CodeType
+from types import CodeType, FrameType
 
 from converge.errors import ConvergeError, StepFailed
 from converge.hiding import hide
@@ -117,6 +117,19 @@ def _place(error: BaseException) -> str:
     if frames and (caller := frames[0][0].co_filename).startswith(_CONVERGE):
         # what called the author's code, and caught the exception, is not its place
         frames = [one for one in frames if one[0].co_filename != caller]
+    return _place_in(frames)
+
+
+def place_of(frame: FrameType) -> str:
+    """Where a thread is at the moment: ``types.py:12 in create``, of the author's code.
+
+    :param frame: its innermost one.
+    """
+    frames = [(one.f_code, line) for one, line in traceback.walk_stack(frame)]
+    return _place_in(frames[::-1])
+
+
+def _place_in(frames: Sequence[_Frame]) -> str:
     found = _innermost(frames)
     if found is None:
         return ""

@@ -3,11 +3,22 @@ remembers, where it keeps that, and what it makes of a call that must not be, is
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from converge import Context, Gone, Physical, Real, Replace, ResourceType, RetryPolicy, Wait
+from converge import (
+    AsyncContext,
+    Context,
+    Gone,
+    Physical,
+    Real,
+    Replace,
+    ResourceType,
+    RetryPolicy,
+    Wait,
+)
 
 Properties = Mapping[str, Any]
 
@@ -19,8 +30,8 @@ class World(ABC):
         """Resource types that act on it: ``fake`` is updated in place, but replaced when its
         property ``replace`` changes; ``noting`` records its physical id at once; ``fixed`` has no
         update; ``only`` can be there only once; ``slow`` is not ready at once; ``asked`` waits for
-        a signal; ``seen`` can be looked at."""
-        kinds = (Fake, Fixed, Noting, Only, Slow, Asked, Seen)
+        a signal; ``seen`` can be looked at; ``awaited`` has handlers that are ``async def``."""
+        kinds = (Fake, Fixed, Noting, Only, Slow, Asked, Seen, Awaited)
         return {kind.__name__.lower(): kind(self, retry) for kind in kinds}
 
     @abstractmethod
@@ -181,3 +192,45 @@ class Asked(Noting):
         """Make it, and wait."""
         made = super().create(context, properties)
         return Physical(made.id, {**made.attributes, "said": context.wait_signal()})
+
+
+class Awaited(ResourceType):
+    """One whose handlers are ``async def``: it records its physical id, does a step, and waits for
+    a signal once it is made."""
+
+    schema = None
+
+    def __init__(self, world: World, retry: RetryPolicy) -> None:
+        self.world = world
+        self.retry = retry  # type: ignore[misc]
+
+    async def create(self, context: AsyncContext, properties: Properties) -> Physical:
+        """Make it, and wait."""
+        thing = self.world.create(context.plain, properties)
+        await context.record(thing)
+        doubled = await context.step("double", self.double, properties.get("size", 0))
+        said = await context.wait_signal()
+        return Physical(thing, {**properties, "made": thing, "doubled": doubled, "said": said})
+
+    async def double(self, size: int) -> int:
+        """A step, which lets others go on."""
+        await asyncio.sleep(0)
+        return 2 * size
+
+    async def update(
+        self, context: AsyncContext, physical_id: str, properties: Properties, previous: Properties
+    ) -> Physical:
+        """Change it."""
+        doubled = await context.step("double", self.double, properties.get("size", 0))
+        self.world.update(context.plain, physical_id, properties)
+        return Physical(physical_id, {**properties, "made": physical_id, "doubled": doubled})
+
+    async def delete(self, context: AsyncContext, physical_id: str) -> None:
+        """Remove it."""
+        await asyncio.sleep(0)
+        self.world.delete(context.plain, physical_id)
+
+    async def find(self, context: AsyncContext) -> Physical | None:
+        """What an interrupted create made."""
+        thing = self.world.find(context.token)
+        return None if thing is None else Physical(thing)

@@ -1,7 +1,8 @@
 """The event loop of a run of an engine: it runs the handlers that are ``async def``.
 
 What a call does before and after the handler, and what the handler asks of the database, is done
-in a few threads beside it, so that the loop only waits.
+in a few threads beside it, so that the loop only waits. The log names a handler that keeps it
+from that.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import contextvars
 import logging
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from converge.awaiting import Doing, use_threads
+from converge.reasons import place_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,8 +30,12 @@ LOG = logging.getLogger(__name__)
 
 #: How many threads serve the handlers on the loop; each needs a connection to the database.
 THREADS = 4
+#: Seconds for which a handler may hold up the loop before the log says so.
+STILL = 5.0
 #: Seconds that what still runs at the end has to end.
 _GRACE = 1.0
+#: The name of the call whose task, or whose task's task, this is.
+_CALL: ContextVar[str] = ContextVar("converge_call", default="")
 
 
 class Threads:
@@ -78,9 +86,10 @@ class Threads:
 class Running:
     """A call on the loop; see :meth:`Loop.start`."""
 
-    def __init__(self, doing: Doing[object], over: Callable[[], object]) -> None:
+    def __init__(self, doing: Doing[object], over: Callable[[], object], name: str) -> None:
         self.doing = doing
         self.over = over
+        self.name = name
         self.task: asyncio.Task[Any] | None = None
         # to be cancelled before it has begun to wait
         self.cancelled = False
@@ -103,13 +112,20 @@ class Loop:
         self._ending: asyncio.Task[None] | None = None
         self._closed = False
         self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        # when it was asked for a sign of life that has not come yet, and whether the log has it
+        self._asked: float | None = None
+        self._told = False
 
-    def start(self, doing: Doing[object], over: Callable[[], object]) -> Running:
+    def start(
+        self, doing: Doing[object], over: Callable[[], object], name: str = "a call"
+    ) -> Running:
         """Run a call; what it yields is awaited on the loop, all else happens in a thread.
 
         :param over: is called when it has ended.
+        :param name: what it is, for the log.
         """
-        running = Running(doing, over)
+        running = Running(doing, over, name)
         with self._lock:
             if self._loop is None:
                 self._loop = self._make()
@@ -137,13 +153,50 @@ class Loop:
         if self._loop is not None and not closed:
             self._call_soon(self._end)
 
+    def look(self, at: float) -> None:
+        """Ask the loop for a sign of life. If one has not come for :data:`STILL` seconds, the log
+        says, once, which handler holds it up. To be called again and again, by another thread.
+
+        :param at: seconds on the monotonic clock.
+        """
+        asked = self._asked
+        if self._closed or self._loop is None:
+            return
+        if asked is None:
+            if self._count:
+                self._asked = at
+                self._call_soon(self._answer)
+        elif not self._told and at - asked > STILL:
+            self._told = True
+            LOG.warning(
+                "%s holds up the event loop, for %.0f s by now%s: no other async handler of this "
+                "engine goes on meanwhile; give what blocks to asyncio.to_thread(), or write a "
+                "plain handler",
+                *self._find_culprit(at - asked),
+            )
+
+    def _find_culprit(self, seconds: float) -> tuple[str, float, str]:
+        import asyncio
+
+        assert self._loop is not None
+        assert self._thread is not None
+        task = asyncio.current_task(self._loop)
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        place = "" if frame is None else place_of(frame)
+        name = "something" if task is None else task.get_name()
+        return name, seconds, f" ({place})" if place else ""
+
     # -- on the loop
 
     def _make(self) -> asyncio.AbstractEventLoop:
         import asyncio
 
         loop = asyncio.new_event_loop()
-        threading.Thread(target=self._run, args=(loop,), name="converge-loop", daemon=True).start()
+        loop.set_task_factory(_make_task)
+        self._thread = threading.Thread(
+            target=self._run, args=(loop,), name="converge-loop", daemon=True
+        )
+        self._thread.start()
         return loop
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -162,6 +215,9 @@ class Loop:
         # if it is closed, nothing runs on it
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function)
+
+    def _answer(self) -> None:
+        self._asked, self._told = None, False
 
     def _begin(self, running: Running) -> None:
         assert self._loop is not None
@@ -190,6 +246,7 @@ class Loop:
     async def _call(self, running: Running) -> None:
         own = contextvars.copy_context()
         own.run(use_threads, self._in_thread)
+        own.run(_CALL.set, running.name)
         doing = running.doing
         go: Callable[[], Any] = partial(doing.send, None)
         try:
@@ -237,6 +294,20 @@ class Loop:
             self._count -= following is None
         if following is not None:
             self._begin(following)
+
+
+def _make_task(
+    loop: asyncio.AbstractEventLoop, coroutine: Any, **keywords: Any
+) -> asyncio.Task[Any]:
+    """A task that has the name of its call, also if the handler has made it."""
+    import asyncio
+
+    context = keywords.get("context")
+    name = _CALL.get() if context is None else context.get(_CALL, "")
+    task = asyncio.Task(coroutine, loop=loop, **keywords)
+    if name:
+        task.set_name(name)
+    return task
 
 
 async def _guard(asked: Awaitable[Any]) -> tuple[Any, BaseException | None]:

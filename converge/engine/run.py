@@ -457,6 +457,9 @@ class Run:
         assert job.started is not None
         try:
             outcome = yield from tenure.core.calling(job.work, job.context)
+        except GeneratorExit:
+            # it was given up, and the loop that it ran on has ended
+            raise
         except BaseException as error:
             LOG.exception("engine %s: an error outside the handler", tenure.lease.id)
             outcome = failure(job.work, f"raised outside its handler: {type(error).__name__}")
@@ -590,7 +593,8 @@ class Run:
     # -- the threads that look after the others
 
     def _watch_loop(self) -> None:
-        """Watch the lease and the timeouts of handlers, without waiting for the database."""
+        """Watch the lease, the timeouts of handlers, and the event loop, without waiting for the
+        database."""
         while not self.ended.wait(min(LOOK, self._leases.seconds / 20)):
             self._tenure.lease.check()
             at = time.monotonic()
@@ -598,6 +602,7 @@ class Run:
                 limit = job.context.timeout
                 if job.started is not None and limit is not None and at - job.started > limit:
                     job.cancel(at, f"it took longer than {limit + job.context.waited:g} s")
+            self._workers.look(at)
 
     def _sweep_loop(self) -> None:
         """Recover what dead engines left, and cancel handlers that are to stop."""

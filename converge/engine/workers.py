@@ -164,7 +164,7 @@ class Workers:
         with self._lock:
             self._jobs[id(job)] = job
             self._async += 1
-        running = self._loop_of_all.start(self._call_async(job), over)
+        running = self._loop_of_all.start(self._call_async(job), over, _name_of(job))
         job.stop = lambda: self._loop_of_all.cancel(running)
         if job.context.cancel_reason is not None:
             job.stop()
@@ -199,6 +199,10 @@ class Workers:
             if job.started is not None and not job.ended and not job.is_async:
                 self._count -= 1
 
+    def look(self, at: float) -> None:
+        """Look whether the event loop goes on; see :meth:`~converge.engine.loop.Loop.look`."""
+        self._loop_of_all.look(at)
+
     def close(self) -> None:
         """End each thread when it has nothing to do. Safe to repeat."""
         with self._lock:
@@ -228,3 +232,9 @@ class Workers:
         with self._lock:
             job.ended = True
             return job.abandoned
+
+
+def _name_of(job: Job) -> str:
+    """What a job does, as the log of handlers says it."""
+    operation = job.work.decision.operation
+    return f"stack {job.context.stack!r}: {operation} of resource {job.context.name!r}"

@@ -19,7 +19,7 @@ from converge.cli import progress
 from converge.cli.options import database as db_options
 from converge.cli.options import engines as engine_options
 from converge.cli.options import shared as options
-from converge.engine import engine, outbox, run, window
+from converge.engine import engine, loop, outbox, run, window
 from converge.group import signing
 from converge.inspection import why
 from converge.journal import items
@@ -96,6 +96,7 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("decisions", "A host's own has {}", (n(HOST),)),
     ("embedding", "Its last {} KiB", (n(reasons.TRACEBACK_LENGTH / KIB),)),
     ("embedding", "come back {} seconds later", (word(run.GRACE),)),
+    ("embedding", "After {} seconds of it, a warning", (word(loop.STILL),)),
     ("embedding", "their next look, within {} seconds", (word(engine.POLL * pace.PATIENCE),)),
     (
         "bus",
@@ -139,8 +140,10 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     (
         "operating",
-        "after {} seconds, {}, and then",
+        "not done within {} seconds: ``... db CREATE started``, and again after {} seconds, {}, "
+        "and then",
         (
+            word(progress.Reminders._STARTED),
             word(progress.Reminders._FIRST),
             {30.0: "half a minute"}[progress.Reminders._SECOND],
         ),

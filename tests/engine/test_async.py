@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 import converge
+from converge import crash_points
 from converge.awaiting import Doing
-from converge.engine.loop import Loop
+from converge.crash_points import Commit
+from converge.engine.loop import STILL, Loop
 from converge.testing import StepEngine
 from tests.handlers import Gate
 from tests.templates import several
-from tests.waiting import WAIT
+from tests.waiting import WAIT, until
 
 Store = Callable[..., converge.Store]
 
@@ -121,6 +125,138 @@ def test_a_loop_lets_the_others_wait() -> None:
     loop.close()
     assert seen == [False]
     assert second.is_set()
+
+
+def test_it_is_told_which_handler_holds_up_the_loop(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop(2)
+    began, go, over = (threading.Semaphore(0) for _ in range(3))
+
+    def doing(function: Callable[[], Any]) -> Doing[None]:
+        yield function()
+
+    async def waits() -> None:
+        began.release()
+        while not go.acquire(blocking=False):
+            await asyncio.sleep(0.001)
+
+    async def blocks() -> None:
+        began.release()
+        assert go.acquire(timeout=WAIT)
+
+    async def blocks_in_a_task() -> None:
+        await asyncio.gather(blocks(), asyncio.sleep(0))
+
+    def answered() -> bool:
+        return loop._asked is None
+
+    def told(function: Callable[[], Any]) -> list[str]:
+        """What the log says of one, by looks at these times."""
+        loop.start(doing(function), over.release, f"create of {function.__name__}")
+        assert began.acquire(timeout=WAIT)
+        caplog.clear()
+        for at in (0.0, STILL, STILL + 1, STILL + 2):
+            loop.look(at)
+            if function is waits:
+                until(answered)
+        go.release()
+        assert over.acquire(timeout=WAIT)
+        until(answered)
+        return [record.getMessage() for record in caplog.records]
+
+    assert told(waits) == []
+    for function in (blocks, blocks_in_a_task):
+        (line,) = told(function)
+        assert line.startswith(
+            f"create of {function.__name__} holds up the event loop, for 6 s by now (test_async.py:"
+        )
+        assert " in blocks)" in line
+    loop.close()
+    loop.look(0.0)
+    assert answered()
+
+
+def test_an_engine_looks_whether_its_loop_goes_on(
+    fresh_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("converge.engine.loop.STILL", 0.1)
+    told = threading.Event()
+    lines: list[str] = []
+
+    class Listening(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+            told.set()
+
+    class Blocks(converge.ResourceType):
+        async def create(self, context: converge.AsyncContext, properties: Any) -> str:
+            assert told.wait(WAIT)
+            return "made"
+
+        async def delete(self, context: converge.AsyncContext, physical_id: str) -> None: ...
+
+    store = fresh_store()
+    stack = store.create_stack("s", several("blocks", 1))
+    listening = Listening()
+    logger = logging.getLogger("converge.engine.loop")
+    logger.addHandler(listening)
+    try:
+        with converge.Engine(store, {"blocks": Blocks()}):
+            assert stack.wait(timeout=WAIT) == "COMPLETE"
+    finally:
+        logger.removeHandler(listening)
+    (line,) = lines
+    assert line.startswith("stack 's': create of resource 'r0' holds up the event loop")
+
+
+@pytest.mark.parametrize("commit", [Commit.RECORD, Commit.STEP])
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_one_is_cancelled_while_a_commit_is_under_way(
+    fresh_store: Store, monkeypatch: pytest.MonkeyPatch, commit: Commit, side: str
+) -> None:
+    """It sees that when the commit is done, and what was done is not done again."""
+    store = fresh_store()
+    reached, go = threading.Event(), threading.Event()
+    point = getattr(commit, side)
+
+    def hook(name: str) -> None:
+        if name == point and not reached.is_set():
+            reached.set()
+            assert go.wait(WAIT)
+
+    class Made(converge.ResourceType):
+        def __init__(self) -> None:
+            self.did: list[str] = []
+
+        async def create(self, context: converge.AsyncContext, properties: Any) -> str:
+            try:
+                await context.record("the id")
+                await context.step("first", self.first)
+            except asyncio.CancelledError:
+                self.did.append(f"cancelled with {context.physical_id}")
+                raise
+            return "the id"
+
+        async def first(self) -> None:
+            self.did.append("first")
+
+        async def delete(self, context: converge.AsyncContext, physical_id: str) -> None: ...
+
+        async def find(self, context: converge.AsyncContext) -> None: ...
+
+    made = Made()
+    stack = store.create_stack("s", several("made", 1))
+    monkeypatch.setattr(crash_points, "hook", hook)
+    with converge.Engine(store, {"made": made}) as engine:
+        assert reached.wait(WAIT)
+        assert engine._run is not None
+        (job,) = engine._run._workers.all()
+        job.cancel(time.monotonic(), "it is to end")
+        go.set()
+        assert stack.wait(timeout=WAIT) == "FAILED"
+        assert made.did[-1] == "cancelled with the id"
+        stack = store.update_stack("s", several("made", 1))
+        assert stack.wait(timeout=WAIT) == "COMPLETE"
+    assert made.did.count("first") == 1
 
 
 def test_they_do_not_wait_for_those_in_threads_nor_these_for_them(fresh_store: Store) -> None:
