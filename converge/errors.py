@@ -45,7 +45,10 @@ class TemplateError(BadInput):
 
     :ivar source: the name of the file (or other source), None where there is none.
     :ivar line: the line, counted from 1, None where it is not known.
+    :ivar errors: all mistakes of the file, where they were looked for and there are several.
     """
+
+    errors: tuple[TemplateError, ...] = ()
 
     def __init__(self, message: str, *, source: str | None = None, line: int | None = None) -> None:
         self.message = message
@@ -56,12 +59,7 @@ class TemplateError(BadInput):
 
 
 class PipelineError(TemplateError):
-    """A pipeline file, or a file of definitions, is wrong.
-
-    :ivar errors: all mistakes of the file, if there are several.
-    """
-
-    errors: tuple[PipelineError, ...] = ()
+    """A pipeline file, or a file of definitions, is wrong."""
 
 
 class NotFound(BadInput):

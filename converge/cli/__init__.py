@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from converge import collection
 
@@ -106,6 +107,7 @@ def _report_interrupt(words: Sequence[str]) -> int:
 
 def _report(error: Exception, words: Sequence[str]) -> int:
     from converge.cli.endings import error_document, find_json
+    from converge.cli.mistakes import list_mistakes, print_count, print_mistakes
     from converge.cli.output import write_json
     from converge.errors import ConvergeError, TemplateError
     from converge.escaping import lines
@@ -120,11 +122,18 @@ def _report(error: Exception, words: Sequence[str]) -> int:
     status = EXIT_USAGE if expected else EXIT_INTERNAL
     kind = type(error).__name__
     message = hide(str(error)) or kind
+    several = error.errors if isinstance(error, TemplateError) and len(error.errors) > 1 else ()
     if find_json(words):
-        place = {}
+        place: dict[str, Any] = {}
         if isinstance(error, TemplateError):
             place = {"source": error.source, "line": error.line}
+        if several:
+            place["mistakes"] = list_mistakes(several)
         write_json(error_document(message, kind, status, **place), sys.stdout)
+        return status
+    if several:
+        print_mistakes(several)
+        print_count(several)
         return status
     if not expected:
         message = f"unexpected {kind}: {message}"

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 from converge.cli import EXIT_COMPLETE, EXIT_USAGE
 from converge.cli.mistakes import list_mistakes, print_count, print_mistakes
 from converge.cli.output import shown, write_file, write_json
-from converge.errors import BadInput, PipelineError
+from converge.errors import BadInput, PipelineError, TemplateError
 from converge.escaping import escape, lines
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def load_pipeline(arguments: Namespace) -> Pipeline:
 
 
 def _check(arguments: Namespace) -> int:
-    mistakes: tuple[PipelineError, ...] = ()
+    mistakes: tuple[TemplateError, ...] = ()
     notes: tuple[str, ...] = ()
     try:
         pipeline = load_pipeline(arguments)

@@ -6,22 +6,21 @@ import sys
 from argparse import Namespace
 
 from converge.cli import EXIT_COMPLETE, EXIT_USAGE
-from converge.cli.mistakes import list_mistakes, print_count, print_mistakes
+from converge.cli.mistakes import (
+    find_mistakes,
+    list_mistakes,
+    print_count,
+    print_mistakes,
+    read_stdin,
+)
 from converge.cli.output import write_file, write_json
 
 
 def validate(arguments: Namespace) -> int:
     """Print all mistakes of a template."""
     from converge.resources import load_types
-    from converge.template import Template
 
-    found = Template.find_mistakes(
-        arguments.file,
-        load_types(),
-        parameters=dict(arguments.param),
-        environments=arguments.environment,
-        elsewhere=arguments.elsewhere,
-    )
+    found = find_mistakes(arguments, load_types(), read_stdin(arguments))
     status = EXIT_USAGE if found else EXIT_COMPLETE
     if arguments.json:
         write_json({"valid": not found, "mistakes": list_mistakes(found)}, sys.stdout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from converge.cli.database import is_there
 from converge.cli.engine import built_in_types
-from converge.cli.options.stacks import STDIN
-from converge.errors import BadInput
+from converge.cli.mistakes import STDIN_NAME, find_mistakes, read_stdin
+from converge.errors import BadInput, TemplateError
 
 if TYPE_CHECKING:
     from converge.resources.resource_type import ResourceType
@@ -44,19 +43,24 @@ def read_wanted(arguments: Namespace) -> WantedStack:
     from converge.template import Template
 
     name = arguments.stack if arguments.stack is not None else Path(arguments.file).stem
-    if arguments.file == STDIN:
-        text = sys.stdin.buffer.read()
-        template = Template.parse(text, "<stdin>", directory=os.curdir)
-    else:
-        template = Template.load(arguments.file)
+    text = read_stdin(arguments)
+    types = built_in_types(arguments)
+    known = {**load_types(), **types}
+    try:
+        if text is None:
+            template = Template.load(arguments.file)
+        else:
+            template = Template.parse(text, STDIN_NAME, directory=os.curdir)
+        template.validate(known, arguments.elsewhere)
+    except TemplateError as error:
+        error.errors = tuple(find_mistakes(arguments, known, text))
+        raise
     try:
         check_name("stack", name)
     except BadInput as error:
         hint = "" if arguments.stack is not None else "; give another one with --stack"
         raise BadInput(f"{error}{hint}") from error
     parameters = template.read_parameters(*arguments.environment) | dict(arguments.param)
-    types = built_in_types(arguments)
-    template.validate({**load_types(), **types}, arguments.elsewhere)
     if not (arguments.keep_params and is_there(arguments)):
         template.resolve_parameters(parameters)
     return WantedStack(name, template, parameters, types)

@@ -75,7 +75,8 @@ class File(ResourceType):
 
     schema: ClassVar[Mapping[str, Property]] = {
         "path": Property(str, required=True),
-        "content": Property(str),
+        # what refers to something that is not there must not empty the file
+        "content": Property(str, nullable=False),
         # a string or a number: see parse_mode
         "mode": Property(object),
         "adopt": Property(bool),
@@ -431,8 +432,8 @@ class _Writing:
 
 def _leaves(properties: Mapping[str, Any]) -> bool:
     """Whether a delete leaves the file."""
-    wanted = properties.get("on_delete", "restore")
-    if wanted not in ("restore", "leave"):
+    wanted = properties.get("on_delete")
+    if wanted not in (None, "restore", "leave"):
         raise BadInput(f"on_delete must be restore or leave, not {wanted!r}")
     return bool(wanted == "leave")
 

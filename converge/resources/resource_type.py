@@ -36,6 +36,8 @@ class Property:
         such as ``NO`` or ``3.10``, is refused.
     :param secret: its value is shown nowhere: ``***`` takes its place, also in reasons and
         tracebacks, and in properties and attributes of other resources that contain it.
+    :param nullable: whether null counts as not given, if it is not required; otherwise it is
+        refused: where a value that is missing by mistake would do harm.
     """
 
     type: type = object
@@ -46,6 +48,12 @@ class Property:
     immutable: bool = False
     description: str | None = None
     secret: bool = False
+    nullable: bool = True
+
+    @property
+    def takes_null(self) -> bool:
+        """Whether null counts as not given."""
+        return self.nullable and not self.required
 
 
 class How(StrEnum):

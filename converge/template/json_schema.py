@@ -156,7 +156,7 @@ def _property(declared: Property) -> dict[str, Any]:
         scalar = {"type": ["string", "number", "boolean"]}
         value["additionalProperties"] = {"anyOf": [scalar, _FUNCTION]}
     choices = [value, _FUNCTION]
-    return {**about, "anyOf": choices if declared.required else [*choices, {"type": "null"}]}
+    return {**about, "anyOf": [*choices, {"type": "null"}] if declared.takes_null else choices}
 
 
 def _constraints(declared: Property) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def check_properties(
 ) -> None:
     """Check properties whose functions are evaluated against what the type declares.
 
-    A property that is null counts as not given.
+    A property that is null counts as not given, unless it is not nullable.
 
     :raises BadInput: if one is unknown, missing or of the wrong type.
     """
@@ -73,7 +73,7 @@ def property_problems(
             yield name, f"type {show(type_name)} has no property {show(name)}{known}"
             continue
         declared = schema[name]
-        if types == (type(None),) and not declared.required:
+        if types == (type(None),) and declared.takes_null:
             continue
         if types and not any(_fits(each, declared.type) for each in types):
             wanted = _WORDS.get(declared.type, declared.type.__name__)

@@ -113,6 +113,7 @@ class Template:
         parameters: Mapping[str, object] | None = None,
         environments: Iterable[str | os.PathLike[str]] = (),
         elsewhere: Collection[str] = (),
+        text: str | bytes | None = None,
     ) -> list[TemplateError]:
         """All mistakes of a file, in the order of its lines. After some, as in the syntax, the rest
         is not looked at.
@@ -122,11 +123,12 @@ class Template:
             them is looked at, too.
         :param environments: files of values, as :meth:`read_parameters` takes them.
         :param elsewhere: as :meth:`validate` takes them.
+        :param text: what the file says, if it was read already.
         """
         found: list[TemplateError] = []
         folder = os.path.dirname(os.fspath(path)) or os.curdir
         try:
-            document = read(path)
+            document = read(path) if text is None else parse_text(text, os.fspath(path))
             document.mistakes = found
             if document.names_files:
                 put_in_files(document, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,6 +80,7 @@ class Machine(ResourceType):
         "tags": Property(list, constraints={"length": {"max": 2}}),
         "image": Property(str, immutable=True),
         "disks": Property(int, constraints={"modulo": {"step": 2, "offset": 0}}),
+        "text": Property(str, nullable=False),
     }
 
     def update(self, *arguments: Any) -> None: ...
@@ -123,6 +125,49 @@ def test_the_command(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path.write_text("resources: {a: {type: none}}")
     assert main(["validate", str(path)]) == 0
     assert capsys.readouterr().out == "no mistakes\n"
+
+
+@pytest.mark.parametrize("words", [["up"], ["plan"], ["up", "--plan", "--yes"]])
+def test_what_starts_something_says_all_mistakes_too(
+    path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    database = path.with_name("a.db")
+    words = [*words, str(path), "--db", f"sqlite:///{database}"]
+    path.write_text(BAD)
+    assert main(["validate", str(path)]) == 2
+    said = capsys.readouterr()
+    assert main(words) == 2
+    assert capsys.readouterr() == said
+    assert not database.exists()
+    assert main([*words, "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert [one["line"] for one in error["mistakes"]] == [line for line, _ in SAID]
+    # one alone is said alone
+    path.write_text("resources: {a: {type: nothing}}")
+    assert main(words) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main([*words, "--json"]) == 2
+    assert "mistakes" not in json.loads(capsys.readouterr().out)["error"]
+
+
+@pytest.mark.parametrize("words", [["validate"], ["plan", "--stack", "s"]])
+def test_a_template_from_stdin(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(BAD.encode())))
+    assert main([*words, "-"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("converge: error: <stdin>:2: unknown type 'strin'")
+    assert lines[-1] == f"converge: {len(SAID)} mistakes"
+
+
+def test_null_is_refused_where_it_would_do_harm(path: Path) -> None:
+    text = "resources: {a: {type: machine, properties: {name: abc, kind: null, text: null}}}"
+    ((line, message),) = mistakes(path, text)
+    assert line == 1
+    assert message.endswith("property 'text' of type 'machine' must be a string, not null")
+    with pytest.raises(BadInput, match="property 'text'"):
+        check_properties("machine", Machine(), {"name": "abc", "kind": None, "text": None})
 
 
 @pytest.mark.parametrize(
@@ -261,6 +306,8 @@ def test_the_schema_has_what_types_declare() -> None:
         function,
         {"type": "null"},
     ]
+    assert {"type": "null"} in kind["anyOf"]
+    assert {"type": "null"} not in properties["properties"]["text"]["anyOf"]
     assert kind["anyOf"][0] == {"type": "string", "enum": ["small", "large"]}
     assert tags["anyOf"][0] == {"type": "array", "maxItems": 2}
     assert disks["anyOf"][0] == {"type": "integer", "multipleOf": 2}

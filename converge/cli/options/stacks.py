@@ -90,7 +90,7 @@ def add(commands: Commands) -> None:
         f"{-MOST_PRIORITY} to {MOST_PRIORITY} (default: as before; at first, 0)",
     )
     validate = commands.add("validate", "Say all mistakes of a template at once", VALUES, JSON)
-    validate.add_argument("file", metavar="FILE", help="the template, YAML or JSON")
+    _add_file(validate)
     schema = commands.add("schema", "Print a JSON Schema of templates, for editors")
     schema.add_argument("-o", "--output", metavar="FILE", help="write it there (default: stdout)")
     down = commands.add(
@@ -200,9 +200,7 @@ def add(commands: Commands) -> None:
 
 def _add_wanted(parser: Parser) -> None:
     """The file, and the stack that it is for."""
-    parser.add_argument(
-        "file", metavar="FILE", help="the template, YAML or JSON; - reads it from stdin"
-    )
+    _add_file(parser)
     parser.add_argument(
         "--stack",
         metavar="NAME",
@@ -214,6 +212,12 @@ def _add_wanted(parser: Parser) -> None:
         action="store_true",
         help="parameters that are not given keep the values that the stack has (default: they have "
         "their defaults again)",
+    )
+
+
+def _add_file(parser: Parser) -> None:
+    parser.add_argument(
+        "file", metavar="FILE", help="the template, YAML or JSON; - reads it from stdin"
     )
 
 
