@@ -238,7 +238,7 @@ class Reminders:
         :param running: as for :func:`live_view`.
         """
         running = sorted(running, key=lambda one: -float(one["since_seconds"]))
-        due = {self._key(one): self._due.get(self._key(one), self._STARTED) for one in running}
+        due = {self._key(one): self._due.get(self._key(one), self._first(one)) for one in running}
         late = [one for one in running if one["since_seconds"] >= due[self._key(one)]]
         for one in late:
             due[self._key(one)] = self._next(float(one["since_seconds"]))
@@ -248,6 +248,10 @@ class Reminders:
         if len(late) > RUNNING_MAX:
             found.append(f"... and {len(late) - RUNNING_MAX} more")
         return found
+
+    def _first(self, one: Mapping[str, Any]) -> float:
+        """When the first line is due: that a handler waits, its event has said."""
+        return self._FIRST if "progress" in one else self._STARTED
 
     def _next(self, since: float) -> float:
         """When the line after one of this time is due."""
