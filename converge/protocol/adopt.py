@@ -133,9 +133,10 @@ def look(
         raise BadInput(unknown_type(definition.type, types))
     resource_type = types[definition.type]
     if resource_type.adopt_property is not None:
+        setting = f"{resource_type.adopt_property}: true"
         raise BadInput(
-            f"type {definition.type!r} touches only what it has made itself; to take over what is "
-            f"there, write `{resource_type.adopt_property}: true` among the properties of {name!r}"
+            f"type {definition.type!r} touches only what it has made itself; write `{setting}` among "
+            f"the properties of {name!r} and update the stack: that takes over what is there"
         )
     there = {
         row.name: Physical(row.physical_id, row.attributes)
