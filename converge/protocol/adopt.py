@@ -135,8 +135,8 @@ def look(
     if resource_type.adopt_property is not None:
         setting = f"{resource_type.adopt_property}: true"
         raise BadInput(
-            f"type {definition.type!r} touches only what it has made itself; write `{setting}` among "
-            f"the properties of {name!r} and update the stack: that takes over what is there"
+            f"type {definition.type!r} touches only what it has made itself; write `{setting}` "
+            f"among the properties of {name!r} and update the stack: that takes over what is there"
         )
     there = {
         row.name: Physical(row.physical_id, row.attributes)
