@@ -69,11 +69,14 @@ def test_a_stack_has_what_another_one_gives_and_follows_it_with_each_update(
     up_both(store, engine)
     assert dict(world.things["a.0"].properties) == {"size": 1, "deep": "b"}
     assert store.show("app")["outputs"] == {"size": 1, "id": "net.0"}
+    assert store.outputs("app") == {"size": 1, "id": "net.0"}
     assert up(store, "app", APP).outcome == "done"
     up(store, "net", NET, size=2)
     engine.run()
     # until somebody says so, nothing changes
     assert store.show("app")["outputs"]["size"] == 1
+    with pytest.raises(converge.NotFound, match="there is no stack 'apq'; did you mean 'app'"):
+        store.outputs("apq")
     (read,) = (one for one in plan(store).reads if one.output == "size")
     assert (read.stack, read.before, read.after) == ("net", 1, 2)
     assert [one.name for one in plan(store).changes] == ["a"]

@@ -207,6 +207,7 @@ def test_outputs_with_hidden_parameters_are_starred_unless_revealed(
     store.create_stack("s", template, parameters=SECRETS)
     StepEngine(store, {"thing": thing}, clock=clock).run()
     assert store.show("s")["outputs"] == {"word": "it is ***"}
+    assert store.outputs("s") == {"word": "it is ***"}
     assert store.show("s", reveal=True)["outputs"] == {"word": "it is s3cret-word-1"}
 
 

@@ -93,6 +93,7 @@ def test_what_a_type_declares_secret_is_shown_nowhere_also_where_it_went(
     assert shown["resources"]["application"]["properties"] == {"url": "***", "plain": 1}
     assert shown["resources"]["probe"]["attributes"] == {"echo": "***"}
     assert shown["outputs"] == {"key": "***", "url": "***", "size": 1}
+    assert store.outputs("s") == shown["outputs"]
     told = all_that_is_told(store)
     assert WORD not in told
     assert KEY not in told
