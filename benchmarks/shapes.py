@@ -207,6 +207,7 @@ def main() -> None:
     parser.add_argument("--smaller", action="store_true", help="tiny graphs")
     parser.add_argument("--full", action="store_true", help="up to a million nodes")
     parser.add_argument("--most", type=int, default=1_000_000, help="leave out larger graphs")
+    parser.add_argument("--nodes", type=int, nargs="+", help="graphs of these sizes instead")
     parser.add_argument("--shapes", help=f"only these, with ; between them: {'; '.join(SHAPES)}")
     parser.add_argument("--engines", type=int, default=1, help="how many processes")
     parser.add_argument("--workers", type=int, default=8, help="of each engine")
@@ -236,7 +237,8 @@ def main() -> None:
                 for _ in measure(store, fleet, "layered", 200):
                     pass
                 for shape in names:
-                    for nodes in (size for size in sizes[shape] if size <= arguments.most):
+                    chosen = arguments.nodes or sizes[shape]
+                    for nodes in (size for size in chosen if size <= arguments.most):
                         for figure in measure(store, fleet, shape, nodes):
                             figures.append(figure)
                             print(tell(figure), flush=True)
