@@ -47,6 +47,8 @@ except ImportError:
         sys.exit(f"examples/fleet/run.py: {error}")
 
 import converge
+from converge.bus.threads import choose_threads
+from converge.bus.urls import uses_oslo
 
 POSTGRESQL = "postgresql+psycopg://postgres@127.0.0.1:5432/"
 RABBITMQ = "rabbit://guest:guest@127.0.0.1:5672/"
@@ -266,6 +268,8 @@ def main() -> None:
 def run(options: argparse.Namespace) -> int:
     """Start, update, kill, wait, count."""
     fleet = Fleet(options)
+    if options.bus and uses_oslo(options.bus):
+        choose_threads()
     with (
         converge.connect(options.db, bus=options.bus, create_schema=True) as store,
         ExitStack() as over,
