@@ -58,6 +58,12 @@ class Commit(StrEnum):
     UNBLOCK = "unblock"
     #: retries that are due join the queue
     PROMOTE = "promote"
+    #: a traversal of a nested stack starts
+    NEST = "nest"
+    #: a nested stack is stopped, as its outer one was
+    NEST_STOP = "nest_stop"
+    #: handlers are called that missed the end of their nested stack
+    NEST_WAKE = "nest_wake"
     #: a traversal past its deadline is ended
     OVERDUE = "overdue"
     #: sync points of ended traversals are deleted

@@ -166,6 +166,10 @@ class Veto(ConvergeError):
     """Raised by an engine's policy: the handler must not be called. The message says why."""
 
 
+class NestedFailed(ConvergeError):
+    """What was to be done to a nested stack has failed, or was stopped."""
+
+
 class SignalFailed(ConvergeError):
     """What a handler waits for has failed, as the signal says."""
 

@@ -19,8 +19,10 @@ FIRST: Final = 1
 ALWAYS: Final = 2
 #: It reads outputs of other stacks: its template has ``get_output``.
 OUTPUTS: Final = 3
+#: It belongs to a resource of another stack, and whoever ends its traversal tells that one.
+NESTED: Final = 4
 #: The highest format that this converge understands.
-KNOWN = 3
+KNOWN = 4
 #: The format of what this converge writes, where nothing needs a higher one.
 WRITTEN = 1
 

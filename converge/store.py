@@ -388,7 +388,13 @@ class Store(Queries):
         :raises NotFound: there is no such stack.
         :raises Conflict: nothing is running.
         """
-        return self._ask(transaction, lambda tx: answer.cancel(tx, name), Commit.CANCEL)
+        stack = self._ask(transaction, lambda tx: answer.cancel(tx, name), Commit.CANCEL)
+        if transaction is None:
+            # of a host's transaction, a sweep does it when that is committed
+            from converge.protocol.cascade import stop_nested
+
+            stop_nested(self.database, stack.id)
+        return stack
 
     def signal(
         self,

@@ -32,6 +32,27 @@ class Wait(Exception):
 
 #: Seconds that a handler waits which waits until a signal comes: 31 years.
 FOREVER = 1e9
+#: The same of one that waits for a nested stack: another time, so that these nodes can be found.
+FOREVER_INNER = 2e9
+
+
+def waits_until(seconds: float) -> str | None:
+    """What a handler waits for that is called again after so many seconds at the latest, in words;
+    None: for that time."""
+    if seconds > (FOREVER + FOREVER_INNER) / 2:
+        return "its stack has ended"
+    return "a signal comes" if seconds > FOREVER / 2 else None
+
+
+class WaitForStack(Wait):
+    """Raised where a nested stack is in progress: call me again when nothing of it is.
+
+    :ivar stack_id: its id.
+    """
+
+    def __init__(self, stack_id: int, progress: str) -> None:
+        super().__init__(FOREVER_INNER, progress)
+        self.stack_id = stack_id
 
 
 class WaitForSignal(Wait):

@@ -33,9 +33,10 @@ from benchmarks import environments
 from converge.errors import BadInput
 from converge.model import Physical
 from converge.template import Template, resolve
-from converge.template.functions import LITERAL, function_of
+from converge.template.functions import function_of
 from converge.template.parameters import Parameter
 from converge.template.reading import read
+from converge.template.values import LITERAL
 
 CHILD = Path(__file__).with_name("heat_values_child.py")
 #: The values of parameters without a default, by type.

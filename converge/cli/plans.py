@@ -10,6 +10,7 @@ import difflib
 import json
 import sys
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from converge.errors import BadInput
 from converge.escaping import escape, prose
 from converge.inspection.planning import as_json
 from converge.protocol.preview import Verb
+from converge.template.keys import STACK
+from converge.template.nesting import TEMPLATE
 
 if TYPE_CHECKING:
     from converge.cli.wanted import WantedStack
@@ -66,11 +69,24 @@ def render(preview: Preview) -> Iterator[str]:
     summary."""
     for read in preview.reads:
         yield from _read(read)
+    yield from _changes(preview, "")
+    yield summary(preview)
+
+
+def _changes(preview: Preview, within: str) -> Iterator[str]:
+    """Each change with what differs; below a nested stack what changes in it.
+
+    :param within: the names of the nested stacks that it is in, each with a slash.
+    """
     for one in preview.changes:
-        yield _head(one)
+        yield _head(one, within)
         for difference in one.differences:
             yield from _difference(one, difference)
-    yield summary(preview)
+        if one.name in preview.nested:
+            yield from _changes(preview.nested[one.name], f"{within}{one.name}/")
+        elif one.type == STACK and one.waits_for and one.verb is not Verb.FAIL:
+            after = ", ".join(map(escape, one.waits_for))
+            yield f"      what changes in it is known after {after}"
 
 
 def summary(preview: Preview) -> str:
@@ -80,8 +96,19 @@ def summary(preview: Preview) -> str:
     name = escape(repr(preview.stack))
     if not preview:
         return f"stack {name}: nothing to do" + (f", {words[0]}" if words else "")
+    if inner := _count_nested(preview):
+        words.append("nested: " + ", ".join(f"{n} {_WORDS[what]}" for what, n in inner.items()))
     busy = f"; its {preview.busy}, which is running, would be superseded" if preview.busy else ""
     return f"stack {name}: {', '.join(words)}{busy}"
+
+
+def _count_nested(preview: Preview) -> Counter[str]:
+    """How many resources of nested stacks are to be created, updated, and so on."""
+    found: Counter[str] = Counter()
+    for one in preview.nested.values():
+        found.update({what: n for what, n in one.counts.items() if n and what != "unchanged"})
+        found.update(_count_nested(one))
+    return found
 
 
 def _read(one: Read) -> Iterator[str]:
@@ -94,8 +121,9 @@ def _read(one: Read) -> Iterator[str]:
     yield f"  {escape(what)}: {line[:_LINE]}{more}"
 
 
-def _head(change: Change) -> str:
-    line = f"{_SIGNS[change.verb]:>3} {escape(change.name)} ({escape(change.type)})"
+def _head(change: Change, within: str) -> str:
+    name = escape(f"{within}{change.name}")
+    line = f"{_SIGNS[change.verb]:>3} {name} ({escape(change.type)})"
     said = []
     if change.moved_from is not None:
         said.append(f"moved from {escape(change.moved_from)}")
@@ -122,6 +150,11 @@ def _head(change: Change) -> str:
 
 
 def _difference(change: Change, one: Difference) -> Iterator[str]:
+    if change.type == STACK and one.name == TEMPLATE:
+        # what that means, is shown
+        if change.verb is not Verb.CREATE:
+            yield f"      {TEMPLATE}: changed"
+        return
     name = escape(one.name)
     if change.verb is Verb.CREATE:
         line = shown(as_json(one.after))

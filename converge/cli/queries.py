@@ -34,7 +34,7 @@ def list_(arguments: Namespace) -> int:
     idle = False
     if is_there(arguments):
         with readable(arguments) as reads:
-            stacks = reads.stacks()
+            stacks = reads.stacks(nested=arguments.nested)
             unfinished = any(one["status"] == "IN_PROGRESS" for one in stacks)
             idle = unfinished and all(one["state"] != "ALIVE" for one in reads.engines())
     if arguments.json:
@@ -86,6 +86,11 @@ def show(arguments: Namespace) -> int:
     for what in ("reads", "read_by"):
         if document[what]:
             print(f"{what.replace('_', ' ')}: {escape(describe_reads(document[what]))}")
+    if document["outer"]:
+        outer = document["outer"]
+        print(f"of resource {escape(outer['resource'])} of stack {escape(outer['stack'])}")
+    for resource, inner in document["nested"].items():
+        print(f"nested: {escape(resource)} is stack {escape(inner)}")
     if document["counts"]:
         every = (f"{count} {status}" for status, count in document["counts"].items())
         print(f"resources: {', '.join(every)}")
@@ -121,7 +126,7 @@ def _write_waiting(waiting: Sequence[Mapping[str, Any]]) -> None:
     for one in waiting[:_WAITING_MAX]:
         of_cleanup = " (cleanup)" if one["kind"] == "cleanup" else ""
         progress = f": {prose(one['progress'])}" if one["progress"] else ""
-        again = "until a signal comes"
+        again = f"until {one['until']}"
         if one["again_in_seconds"] is not None:
             again = f"looked at again in {duration(one['again_in_seconds'])}"
         about = f"for {duration(one['since_seconds'])}; {again}"

@@ -37,6 +37,7 @@ from converge.protocol.call import (
     make_context,
     mask_outcome,
 )
+from converge.protocol.cascade import stop_nested
 from converge.protocol.claim import claim, is_suspect
 from converge.protocol.complete import complete
 from converge.protocol.decide import (
@@ -50,6 +51,7 @@ from converge.protocol.decide import (
 from converge.protocol.finish import draft_rollback, finish, may_roll_back
 from converge.protocol.halt import complete_failure, halts
 from converge.protocol.limits import limits_of
+from converge.protocol.nest import Nest
 from converge.protocol.places import Bounds
 from converge.protocol.policy import Policy
 from converge.protocol.recover import release_engine
@@ -433,7 +435,8 @@ class EngineCore:
                 self._write_alone(instead)
 
     def _write(self, outcome: Outcome) -> None:
-        if halts(outcome):
+        is_halt = halts(outcome)
+        if is_halt:
             write, commit = complete_failure, Commit.FAIL
         else:
             write, commit = _complete_one, Commit.COMPLETE
@@ -442,6 +445,8 @@ class EngineCore:
         if stale is not None and not stale:
             self.observer.wrote([outcome], 0, time.monotonic() - started)
         self._log_stale(stale or ())
+        if is_halt and stale is not None and not stale:
+            stop_nested(self.database, stack_of(outcome))
 
     def _finish(self, work: Work) -> None:
         draft = None
@@ -532,7 +537,8 @@ class EngineCore:
 
         limits = limits_of(work, self.types[work.type_name])
         receive = Mailbox(self.database, work).receive
-        context = make_context(work, record, limits, journal, receive)
+        nest = Nest(self.database, work, self.engine_id)
+        context = make_context(work, record, limits, journal, receive, nest)
         return context
 
     def call_handler(self, work: Work, context: Context | None) -> Outcome:

@@ -14,7 +14,7 @@ from converge.protocol.drift import shown_drift
 from converge.protocol.marks import secret_values, without_secrets
 from converge.protocol.outputs import read_outputs
 from converge.protocol.secrets import read_secrets
-from converge.sql import events, readers, resource_views, stacks, templates
+from converge.sql import events, nested, readers, resource_views, stacks, templates
 from converge.sql.resource_views import ResourceView, Wanted
 from converge.sql.stacks import StackRow
 from converge.sql.transaction import Transaction
@@ -89,6 +89,8 @@ def show(
         "reads": _reads(tx, row),
         "read_by": readers.list_readers(tx, row.id),
         "unchecked": _unchecked(tx, row),
+        "outer": _outer(tx, row),
+        "nested": {one.resource: one.name for one in nested.list_inner(tx, row.id)},
     }
 
 
@@ -109,6 +111,12 @@ def _marked(rows: Iterable[ResourceView]) -> list[Json]:
         for one in rows
         for value in secret_values(one.settings, one.properties, one.attributes)
     ]
+
+
+def _outer(tx: Transaction, row: StackRow) -> dict[str, str] | None:
+    """What a nested stack belongs to."""
+    found = nested.find_outer(tx, row)
+    return None if found is None else {"stack": found.stack, "resource": found.resource}
 
 
 def _reads(tx: Transaction, row: StackRow) -> dict[str, list[str]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from converge.canonical import load
+from converge.errors import BadInput, Conflict
 from converge.hiding import STARS, Secrets
 from converge.model import Action, Json, Status, check_name
 from converge.protocol import answer
@@ -22,7 +23,8 @@ from converge.protocol.asked import (
 )
 from converge.protocol.decide import PROTECT
 from converge.protocol.draft import Draft, draft_first
-from converge.protocol.outputs import refuse_readers
+from converge.protocol.nest import inner_name, inner_template
+from converge.protocol.outputs import read_source, refuse_readers
 from converge.protocol.preview import Change, Difference, Foresight, Pending, Verb
 from converge.protocol.request import Intent, Wanted, work_out
 from converge.protocol.rollback import choose_target
@@ -31,10 +33,16 @@ from converge.protocol.start import refuse_clashes
 from converge.resources import load_types
 from converge.resources.resource_type import ResourceType
 from converge.sql import resources, stacks, templates
+from converge.sql.nested import find_inner
 from converge.sql.resources import ResourceRow
 from converge.sql.transaction import Transaction
 from converge.template import Template
-from converge.template.outputs import KEY
+from converge.template.keys import STACK
+from converge.template.nesting import body_of
+from converge.template.outputs import KEY, Source
+
+#: What brings a nested stack about.
+_MAKING = (Verb.CREATE, Verb.UPDATE, Verb.REPLACE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,8 @@ class Preview:
     :ivar unchanged: how many resources stay as they are.
     :ivar left: how many are not touched, whatever is wanted of them.
     :ivar reads: what was read of other stacks.
+    :ivar nested: what would happen in nested stacks, by the names of their resources; those of
+        which that is known only while they are brought about are left out.
     """
 
     stack: str
@@ -73,6 +83,7 @@ class Preview:
     unchanged: int
     left: int = 0
     reads: tuple[Read, ...] = ()
+    nested: Mapping[str, Preview] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether there is anything to do."""
@@ -91,7 +102,8 @@ class Preview:
     @property
     def failures(self) -> list[Change]:
         """Those that cannot be done."""
-        return [one for one in self.changes if one.verb is Verb.FAIL]
+        own = [one for one in self.changes if one.verb is Verb.FAIL]
+        return own + [one for each in self.nested.values() for one in each.failures]
 
     def to_dict(self) -> dict[str, Any]:
         """The preview as a JSON object. What is not known yet is a text such as ``(after NAME)``,
@@ -104,6 +116,7 @@ class Preview:
             "counts": self.counts,
             "reads": [dataclasses.asdict(one) for one in self.reads],
             "changes": [_change_to_dict(one) for one in self.changes],
+            "nested": {name: one.to_dict() for name, one in self.nested.items()},
         }
 
 
@@ -125,14 +138,96 @@ def preview_new(
     check_name("stack", name)
     known = {**load_types(), **(types or {})}
     wanted = work_out(name, template, parameters, known)
+    hidden = template.hidden_values(load(wanted.parameters))
+    return _preview_first(None, name, wanted, hidden, known, replace, target)
+
+
+def _preview_first(
+    tx: Transaction | None,
+    name: str,
+    wanted: Wanted,
+    hidden: Collection[Json],
+    types: Mapping[str, ResourceType],
+    replace: Collection[str] = (),
+    target: Collection[str] = (),
+) -> Preview:
+    """What would happen if a stack were created where there is none.
+
+    :param tx: None: there is no database.
+    """
     draft = draft_first(wanted.definitions, target)
     list_ordered(draft, Asked(), replace)
-    foresight = Foresight(name, draft.plan, draft.definitions, {}, known, wanted.directory)
+    foresight = Foresight(name, draft.plan, draft.definitions, {}, types, wanted.directory)
     changes = list(foresight.changes())
-    hidden = template.hidden_values(load(wanted.parameters))
-    secrets = Secrets([*hidden, *_plain(foresight.secrets)])
+    others = [*hidden, *_plain(foresight.secrets)]
+    secrets = Secrets(others)
+    looks = _Nested(tx, name, foresight.nested, others, types, wanted.directory)
+    changes, nested = looks.look(changes)
     masked = tuple(_masked(one, secrets) for one in changes)
-    return Preview(name, Action.CREATE, 0, None, masked, 0, len(draft.plan.left))
+    left = len(draft.plan.left)
+    return Preview(name, Action.CREATE, 0, None, masked, 0, left, nested=nested)
+
+
+@dataclass(frozen=True, slots=True)
+class _Nested:
+    """The nested stacks of a stack that is looked at.
+
+    :ivar tx: None: there is no database.
+    :ivar stack: the name of the outer stack.
+    :ivar properties: of the nested stacks, resolved, by name.
+    :ivar hidden: what the outer stack knows that is secret.
+    :ivar directory: where relative paths of the outer stack start.
+    """
+
+    tx: Transaction | None
+    stack: str
+    properties: Mapping[str, Mapping[str, Json]]
+    hidden: Sequence[Json]
+    types: Mapping[str, ResourceType]
+    directory: str | None
+
+    def look(self, changes: Sequence[Change]) -> tuple[list[Change], dict[str, Preview]]:
+        """The changes of the outer stack, and what happens in the nested stacks."""
+        found: list[Change] = []
+        nested: dict[str, Preview] = {}
+        for change in changes:
+            try:
+                inner = self._look(change)
+            except (BadInput, Conflict) as error:
+                # so it would end, too
+                change = dataclasses.replace(change, verb=Verb.FAIL, reason=str(error))
+                inner = None
+            found.append(change)
+            if inner is not None:
+                nested[change.name] = inner
+        return found, nested
+
+    def _look(self, change: Change) -> Preview | None:
+        row = None
+        if self.tx is not None and change.type == STACK and change.resource_id is not None:
+            row = find_inner(self.tx, change.resource_id)
+        if change.verb is Verb.DELETE and row is not None and self.tx is not None:
+            return preview_delete(self.tx, row.name, self.types)
+        properties = self.properties.get(change.name)
+        if change.verb not in _MAKING or properties is None or as_json(properties) != properties:
+            return None
+        body = body_of(properties)
+        if body is None:
+            return None
+        if change.verb is Verb.REPLACE:
+            row = None
+        name = inner_name(self.stack, change.name) if row is None else row.name
+        template, given = inner_template(properties, self.directory)
+        wanted = work_out(name, template, given, self.types, read=self._read)
+        hidden = [*self.hidden, *template.hidden_values(load(wanted.parameters))]
+        if row is None or self.tx is None:
+            return _preview_first(self.tx, name, wanted, hidden, self.types)
+        return preview_wanted(self.tx, name, wanted, hidden, self.types)
+
+    def _read(self, name: str) -> Source:
+        if self.tx is None:
+            raise BadInput(f"there is no stack {name!r}")
+        return read_source(self.tx, name)
 
 
 def preview_wanted(
@@ -195,7 +290,7 @@ def preview_rollback(
     row = stacks.get_stack(tx, name)
     target = choose_target(tx, row, version).template_id
     directory = None if target is None else templates.get_directory(tx, target)
-    draft = answer.draft_rollback(tx, name, version)
+    draft = answer.draft_rollback(tx, name, version, row.outer_resource_id)
     return _preview(tx, name, Action.ROLLBACK, draft, types, (), directory, unprotect)
 
 
@@ -231,6 +326,7 @@ def _preview(
 ) -> Preview:
     row = stacks.find_stack(tx, name)
     changes: list[Change] = []
+    nested: Mapping[str, Preview] = {}
     secrets = Secrets(())
     unchanged = 0
     if draft is not None:
@@ -255,6 +351,8 @@ def _preview(
                 changes.append(change)
         unchanged += len(draft.plan.unchanged - moved.keys())
         others = [*hidden, *_plain(foresight.secrets)]
+        looks = _Nested(tx, name, foresight.nested, others, types, directory)
+        changes, nested = looks.look(changes)
         secrets = Secrets(others) if row is None else read_secrets(tx, row.id, others)
     busy = row is not None and row.status is Status.IN_PROGRESS
     return Preview(
@@ -265,6 +363,7 @@ def _preview(
         tuple(_masked(one, secrets) for one in changes),
         unchanged,
         0 if draft is None else len(draft.plan.left),
+        nested=nested,
     )
 
 

@@ -46,11 +46,14 @@ class Queries:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    def stacks(self) -> list[dict[str, Any]]:
+    def stacks(self, *, nested: bool = False) -> list[dict[str, Any]]:
         """The live stacks, by name: name, action, status, reason, version, queue, priority,
         actor (who asked for what is or was done last, None if nobody said), created, updated
-        (seconds since 1970)."""
-        return self.database.read(views.list_stacks)
+        (seconds since 1970), and outer (the name of the stack that a nested one belongs to).
+
+        :param nested: also nested stacks.
+        """
+        return self.database.read(lambda tx: views.list_stacks(tx, nested=nested))
 
     def show(
         self,
@@ -136,7 +139,8 @@ class Queries:
     def waiting(self, name: str, *, limit: int = 1000) -> list[dict[str, Any]]:
         """The nodes whose handlers wait (:class:`~converge.Wait`), the longest first: resource,
         kind, progress (how far it is, None if the handler did not say), since_seconds and
-        again_in_seconds (None: when a signal comes).
+        again_in_seconds; None if it waits for something else than a time, and then ``until`` says
+        what for.
 
         :param limit: the most of them.
         :raises NotFound: there is no such stack.

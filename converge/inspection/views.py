@@ -12,14 +12,17 @@ from converge.sql import events as event_rows
 from converge.sql.loading import read_clock
 from converge.sql.stacks import StackRow
 from converge.sql.transaction import Transaction
-from converge.wait import FOREVER
+from converge.wait import waits_until
 
 #: What the nodes of a traversal are counted as.
 COUNTS = ("total", "done", "running", "waiting", "failed", "skipped")
 
 
-def list_stacks(tx: Transaction) -> list[dict[str, Any]]:
-    """The live stacks, by name."""
+def list_stacks(tx: Transaction, *, nested: bool = False) -> list[dict[str, Any]]:
+    """The live stacks, by name.
+
+    :param nested: also nested ones.
+    """
     return [
         {
             "name": row.name,
@@ -32,8 +35,9 @@ def list_stacks(tx: Transaction) -> list[dict[str, Any]]:
             "actor": actor,
             "created": row.created_at,
             "updated": row.updated_at,
+            "outer": outer,
         }
-        for row, version, actor in stacks.list_stacks(tx)
+        for row, version, actor, outer in stacks.list_stacks(tx, nested=nested)
     ]
 
 
@@ -99,7 +103,8 @@ def waiting(tx: Transaction, name: str, limit: int) -> list[dict[str, Any]]:
             "kind": one.kind,
             "progress": one.reason,
             "since_seconds": max(0.0, one.since),
-            "again_in_seconds": one.wait if one.wait < FOREVER / 2 else None,
+            "again_in_seconds": one.wait if waits_until(one.wait) is None else None,
+            "until": waits_until(one.wait),
         }
         for one in node_views.list_waiting(tx, row.traversal_id, limit)
     ]

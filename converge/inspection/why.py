@@ -31,7 +31,7 @@ from converge.sql.outstanding import Predecessor, list_nodes_of, list_outstandin
 from converge.sql.resource_views import ResourceView, Wanted
 from converge.sql.stacks import StackRow
 from converge.sql.transaction import Transaction
-from converge.wait import FOREVER
+from converge.wait import waits_until
 
 #: The most answers.
 LIMIT = 100
@@ -334,9 +334,8 @@ class NodeDescriber:
             message = f"{what} is held by {engine} ({held_for}){lease}"
         elif one.waits:
             message = f"{what} waits" + (f": {one.reason}" if one.reason else "")
-            again = "until a signal comes"
-            if one.wait < FOREVER / 2:
-                again = f"looked at again in {_span(one.wait)}"
+            until = waits_until(one.wait)
+            again = f"until {until}" if until else f"looked at again in {_span(one.wait)}"
             message += f" (for {_span(one.since)}; {again})"
         elif one.state is NodeState.READY and one.limit_id:
             message = f"{what} has been ready for {_span(-one.wait)} and "

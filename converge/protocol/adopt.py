@@ -132,6 +132,11 @@ def look(
     if definition.type not in types:
         raise BadInput(unknown_type(definition.type, types))
     resource_type = types[definition.type]
+    if resource_type.nests:
+        raise BadInput(
+            f"resource {name!r} is a nested stack, which converge makes itself; what another stack "
+            "has is taken over one by one: `converge move`"
+        )
     if resource_type.adopt_property is not None:
         setting = f"{resource_type.adopt_property}: true"
         raise BadInput(

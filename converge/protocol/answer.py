@@ -7,12 +7,14 @@ faster, and it is refused.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from converge import formats
 from converge.errors import BadInput, Conflict, NotFound
 from converge.model import DEFAULT_QUEUE, Action, Status, TraversalStatus
 from converge.protocol.asked import read_asked
 from converge.protocol.draft import Draft, Version, draft_first, draft_version, fits, make_draft
+from converge.protocol.handover import refuse_inner
 from converge.protocol.outputs import refuse_readers
 from converge.protocol.request import Intent, Kept, Wanted
 from converge.protocol.rollback import Target, choose_target
@@ -79,9 +81,12 @@ def read_kept(tx: Transaction, name: str) -> Kept:
     return Kept(row.template_id, templates.get_outline(tx, row.template_id).parameters)
 
 
-def draft_rollback(tx: Transaction, name: str, version: int | str | None) -> Draft | None:
+def draft_rollback(
+    tx: Transaction, name: str, version: int | str | None, resource_id: int | None = None
+) -> Draft | None:
     """Plan to bring a stack back to an earlier version."""
     row = stacks.get_stack(tx, name)
+    refuse_inner(tx, row, resource_id)
     target = choose_target(tx, row, version)
     if target.reached or _is_going_back(tx, row, target):
         return None
@@ -99,14 +104,26 @@ def draft_delete(tx: Transaction, name: str) -> Draft | None:
 # requests
 
 
+# that of a nested stack is made in the name of the resource that it belongs to: resource_id
+
+
 def create(
-    tx: Transaction, name: str, wanted: Wanted, intent: Intent, draft: Draft | None
+    tx: Transaction,
+    name: str,
+    wanted: Wanted,
+    intent: Intent,
+    draft: Draft | None,
+    *,
+    resource_id: int | None = None,
 ) -> Answer:
     """Insert a stack, and start to create it.
 
     :raises Conflict: there is one of that name.
     """
     row = stacks.insert_stack(tx, name)
+    if resource_id is not None:
+        stacks.update_stack(tx, row.id, outer_resource_id=resource_id, format=formats.NESTED)
+        row = replace(row, outer_resource_id=resource_id, format=formats.NESTED)
     return _start_wanted(tx, row, Action.CREATE, wanted, intent, draft)
 
 
@@ -125,6 +142,7 @@ def update(
     :raises Conflict: the current traversal is not the expected one.
     """
     row = stacks.lock_stack(tx, name)
+    refuse_inner(tx, row)
     return _start_wanted(tx, row, Action.UPDATE, wanted, intent, draft, expected, unprotect)
 
 
@@ -139,6 +157,7 @@ def bring_about(
     any_source: bool,
     expected: int | None = None,
     unprotect: Collection[str] = (),
+    resource_id: int | None = None,
 ) -> Answer:
     """Create a stack or update it, unless a traversal to what is wanted is running, or nothing
     differs from it.
@@ -150,6 +169,7 @@ def bring_about(
     :raises Conflict: the current traversal is not the expected one.
     """
     row, new = stacks.take_stack(tx, name)
+    refuse_inner(tx, row, resource_id)
     if expected != 0 or not new:
         check_expected(row, expected)
     if source is not None:
@@ -172,6 +192,8 @@ def roll_back(
     draft: Draft | None,
     expected: int | None,
     unprotect: Collection[str] = (),
+    *,
+    resource_id: int | None = None,
 ) -> Answer:
     """Start to bring a stack back to an earlier version.
 
@@ -180,6 +202,7 @@ def roll_back(
     :raises Conflict: the current traversal is not the expected one.
     """
     row = stacks.lock_stack(tx, name)
+    refuse_inner(tx, row, resource_id)
     check_expected(row, expected)
     target = choose_target(tx, row, version)
     if target.reached:
@@ -200,6 +223,8 @@ def delete(
     expected: int | None,
     unprotect: Collection[str] = (),
     despite: Collection[str] = (),
+    *,
+    resource_id: int | None = None,
 ) -> Answer:
     """Start to delete a stack and all its resources.
 
@@ -215,6 +240,7 @@ def delete(
             raise
         check_expected(last, expected)
         return Answer(last.id, "done")
+    refuse_inner(tx, row, resource_id)
     check_expected(row, expected)
     if _is_running(tx, row, Action.DELETE):
         return Answer(row.id, "resumed")
@@ -225,13 +251,21 @@ def delete(
     )
 
 
-def check(tx: Transaction, name: str, intent: Intent, expected: int | None) -> Answer:
+def check(
+    tx: Transaction,
+    name: str,
+    intent: Intent,
+    expected: int | None,
+    *,
+    resource_id: int | None = None,
+) -> Answer:
     """Start to look at the real things of a stack.
 
     :raises NotFound: there is no such stack.
     :raises Conflict: another traversal is running, or the current one is not the expected one.
     """
     row = stacks.lock_stack(tx, name)
+    refuse_inner(tx, row, resource_id)
     check_expected(row, expected)
     if _is_running(tx, row, Action.CHECK):
         return Answer(row.id, "resumed")
@@ -246,12 +280,13 @@ def cancel(tx: Transaction, name: str) -> Answer:
     """End the running traversal of a stack.
 
     :raises NotFound: there is no such stack.
-    :raises Conflict: nothing is running.
+    :raises Conflict: nothing is running, or it is a nested one.
     """
     # here, as nothing else that is asked for needs it, nor what it imports
     from converge.protocol.halt import halt
 
     row = stacks.lock_stack(tx, name)
+    refuse_inner(tx, row)
     if _is_cancelled(tx, row):
         return Answer(row.id, "resumed" if row.status is Status.IN_PROGRESS else "done")
     done = row.traversal_id is not None and halt(

@@ -43,6 +43,7 @@ from converge.resources.asynchronous import AsyncContext
 from converge.resources.resource_type import (
     Context,
     How,
+    Nested,
     Real,
     Receive,
     ResourceType,
@@ -57,7 +58,7 @@ from converge.resources.secret_sources import read_secret
 from converge.sql.types import PHYSICAL_ID_LENGTH, fit_text
 from converge.template import check_properties
 from converge.template.elsewhere import put_in
-from converge.wait import Wait, WaitForSignal
+from converge.wait import Wait, WaitForSignal, WaitForStack
 
 if TYPE_CHECKING:
     from converge.journal import Scope
@@ -73,12 +74,14 @@ def make_context(
     limits: Limits,
     journal: Callable[[], Scope] | None = None,
     receive: Receive | None = None,
+    nest: Nested | None = None,
 ) -> Context:
     """The context for a work's handler.
 
     :param record: stores a physical id at once.
     :param journal: opens the journal's scope of the work.
     :param receive: waits for a signal.
+    :param nest: the resource's stack, if it is a nested one.
     """
     row = work.row
     assert row is not None
@@ -103,6 +106,7 @@ def make_context(
         record=record,
         journal=journal,
         receive=receive,
+        nest=nest,
     )
 
 
@@ -233,6 +237,7 @@ def _marks(
     secrets = secret_values(work.decision.settings, work.decision.properties)
     # what an update left as it is may have been made of what is no longer known
     secrets += secret_values(row.settings, attributes=row.attributes)
+    secrets += work.secrets
     return mark_attributes(resource_type, attributes, secrets)
 
 
@@ -530,6 +535,10 @@ def put_off(work: Work, limits: Limits, wait: Wait, seconds: float) -> Outcome:
         outcome.raw = True
         if isinstance(wait, WaitForSignal):
             outcome.signal = wait.signal
+        elif isinstance(wait, WaitForStack):
+            outcome.inner = wait.stack_id
+        if isinstance(wait, WaitForSignal | WaitForStack):
+            # what it waits for finds it by that
             traversal_id, node = work.node.key
             outcome.values |= {"waiting_traversal": traversal_id, "waiting_node": node}
         return outcome

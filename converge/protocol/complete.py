@@ -12,6 +12,7 @@ from typing import Any
 
 from converge.model import Action, Json, Kind, NodeState, Status
 from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work
+from converge.protocol.handover import release
 from converge.protocol.limits import SPENT
 from converge.protocol.put_off import PutOff, put_off
 from converge.sql import events, limits, node_moves, resources, scopes, sync_points, traversals
@@ -19,6 +20,7 @@ from converge.sql.resources import ResourceRow
 from converge.sql.sync_points import Key, LockedNode
 from converge.sql.transaction import Transaction
 from converge.sql.types import fit_text
+from converge.template.keys import STACK
 
 _ENDS = {
     Result.DONE: NodeState.DONE,
@@ -167,6 +169,7 @@ def _write_resources(
         written.append((row.id, row.epoch, values))
     resources.release_locks(tx, engine_id, written)
     resources.delete_locked(tx, engine_id, deleted)
+    release(tx, [row.id for row in deleted if row.type == STACK], "it was left in place")
     spent = [row.id for row in deleted]
     spent += [
         row_of(outcome.work).id

@@ -185,6 +185,7 @@ class Outcome:
     :ivar wait: seconds until its handler is called again.
     :ivar seconds: how long the call took, of a handler that waits.
     :ivar signal: the name of the signal that its handler waits for.
+    :ivar inner: the id of the nested stack that its handler waits for.
     :ivar max_attempts: after how many attempts a retry is given up.
     :ivar spent: seconds of the node's deadline that are over once it is retried; None if it has
         none.
@@ -203,6 +204,7 @@ class Outcome:
     wait: float = 0.0
     seconds: float = 0.0
     signal: str | None = None
+    inner: int | None = None
     max_attempts: int | None = None
     spent: float | None = None
     drifted: bool = False

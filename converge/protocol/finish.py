@@ -10,6 +10,7 @@ from converge.protocol.asked import Asked
 from converge.protocol.complete import is_mine
 from converge.protocol.decide import Work
 from converge.protocol.draft import Draft, draft_version
+from converge.protocol.handover import wake_outer
 from converge.protocol.request import Intent
 from converge.protocol.rollback import last_good
 from converge.protocol.start import start
@@ -107,6 +108,7 @@ def end_traversal(
         if traversal.action is Action.DELETE:
             values |= {"live": None, "template_id": None, "edges": None}
     stacks.update_stack(tx, stack.id, **values)
+    wake_outer(tx, stack)
     gone = status is TraversalStatus.COMPLETE and traversal.action is Action.DELETE
     if gone:
         readers.delete_reads(tx, stack.id)

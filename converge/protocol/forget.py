@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from converge.errors import BadInput, Conflict, NotFound, did_you_mean
 from converge.model import Status
+from converge.protocol.handover import release
 from converge.protocol.start import check_rest
 from converge.sql import events, resources, scopes, stacks
 from converge.sql.resources import ResourceRow
 from converge.sql.transaction import Transaction
 from converge.sql.types import fit_text
+from converge.template.keys import STACK
 
 #: The action in the event.
 FORGET = "FORGET"
@@ -77,6 +79,8 @@ def forget(tx: Transaction, name: str, resource: str, number: int | None) -> For
         )
     resources.delete_unlocked(tx, row, [other for other in rows if other is not row])
     scopes.delete_scopes(tx, scopes.find_resource_scopes(tx, [row.id]))
+    if row.type == STACK:
+        release(tx, [row.id], f"stack {name!r} has forgotten resource {resource!r}")
     events.insert_events(
         tx,
         [

@@ -62,7 +62,8 @@ def limits_of(work: Work, resource_type: ResourceType) -> Limits:
     """The limits of a work that calls a handler of this type."""
     settings = settings_of(work)
     retry = settings.get("retry")
-    timeouts = (settings.get("timeout", resource_type.timeout), work.traversal.node_timeout)
+    of_node = None if resource_type.nests else work.traversal.node_timeout
+    timeouts = (settings.get("timeout", resource_type.timeout), of_node)
     return Limits(
         retry=replace(resource_type.retry, **retry) if retry else resource_type.retry,
         timeout=min((one for one in timeouts if one is not None), default=None),

@@ -32,6 +32,7 @@ def mark_properties(
     :param secrets: of what it refers to.
     """
     declared = {name for name, one in (resource_type.schema or {}).items() if one.secret}
+    declared |= set(resource_type.secret_properties(properties))
     return _containing(properties, secrets, declared & properties.keys())
 
 

@@ -21,6 +21,7 @@ from converge.sql import limits
 from converge.sql.limits import LimitRow
 from converge.sql.sync_points import Key
 from converge.sql.transaction import Transaction
+from converge.template.keys import STACK
 
 
 class Bounds:
@@ -48,6 +49,9 @@ class Bounds:
         if not self._ids or not needs_place(work):
             return set()
         names = {(LimitKind.STACK, work.traversal.stack)}
+        if (made := types.get(work.type_name)) is not None and made.nests:
+            # those in it take places; while it held one, they might wait for it for ever
+            return set()
         for name, properties in _handled(work):
             names.add((LimitKind.TYPE, name))
             keys = keys_of(name, types[name], properties) if name in types else ()
@@ -182,6 +186,11 @@ def which_limit(**given: str | None) -> tuple[LimitKind, str]:
     if len(named) != 1:
         raise BadInput("a limit is of one type, one stack or one key: name exactly one")
     ((kind, name),) = named.items()
+    if (kind, name) == (LimitKind.TYPE, STACK):
+        raise BadInput(
+            f"nested stacks (type {STACK!r}) take no places, which would be missing for what is in "
+            "them: limit a type or a key of that"
+        )
     return kind, check_name(kind, name)
 
 

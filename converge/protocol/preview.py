@@ -46,8 +46,9 @@ from converge.sql.resources import ResourceRow
 from converge.template import Definitions, resolve, with_defaults
 from converge.template.definitions import dump_definition
 from converge.template.elsewhere import secret_references
-from converge.template.functions import LITERAL, function_of
+from converge.template.functions import function_of
 from converge.template.properties import property_problems, unmet
+from converge.template.values import LITERAL
 
 LOG = logging.getLogger(__name__)
 
@@ -149,6 +150,7 @@ class Foresight:
     """What the nodes of a plan will do.
 
     :ivar secrets: values that came up, and are not to be shown.
+    :ivar nested: the properties of nested stacks, resolved, by name.
     """
 
     def __init__(
@@ -172,6 +174,7 @@ class Foresight:
             for row in rows.values()
             for value in secret_values(row.settings, row.properties, row.attributes)
         ]
+        self.nested: dict[str, Mapping[str, Json]] = {}
         self._stack = stack
         self._plan = plan
         self._definitions = definitions
@@ -269,6 +272,8 @@ class Foresight:
             each for key, each in wanted.items() if key in declared and declared[key].secret
         ]
         change = replace(change, waits_for=_names_in([wanted, settings.get(TRIGGERS)]))
+        if resource_type.nests:
+            self.nested[name] = wanted
         if row is None:
             return self._created(change, resource_type, wanted)
         body = dump_definition(definition)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from converge.protocol.decide import Outcome
-from converge.sql import events, node_moves, signals
+from converge.sql import events, nested, node_moves, signals
 from converge.sql.sync_points import LockedNode
 from converge.sql.transaction import Transaction
 
@@ -52,7 +52,13 @@ def put_off(tx: Transaction, engine_id: int, found: Sequence[PutOff]) -> None:
         if one.outcome.signal is not None and one.outcome.work.row is not None
     ]
     come = signals.list_untaken(tx, waiting)
+    inner = [one.outcome.inner for one in found if one.outcome.inner is not None]
+    over = nested.list_over(tx, inner) if inner else set()
     for one in found:
+        if one.outcome.inner in over:
+            # likewise, its end
+            one.outcome.wait = 0.0
+            tx.news.ready[one.node.lane] += 1
         row, name = one.outcome.work.row, one.outcome.signal
         if row is not None and name is not None and (row.id, name) in come:
             # it came while the handler looked: with the resource locked, nobody else can know

@@ -12,13 +12,16 @@ from typing import Any, TypeVar
 from converge.crash_points import Commit
 from converge.lease import expire, filter_gone
 from converge.model import NodeState, TraversalStatus
+from converge.protocol.cascade import stop_nested
 from converge.protocol.halt import halt
+from converge.protocol.handover import wake_nodes
 from converge.protocol.prune import Pruner
 from converge.reserved import find_traversal
 from converge.sql import (
     engines,
     leftovers,
     limits,
+    nested,
     node_moves,
     resources,
     scopes,
@@ -46,7 +49,7 @@ class Sweep:
     :ivar engines: dead engines found.
     :ivar nodes: nodes that were made READY again, or whose locks were released.
     :ivar unblocked: BLOCKED nodes whose resource was free.
-    :ivar overdue: traversals halted past their deadline.
+    :ivar overdue: traversals halted past their deadline, or as their outer stack was stopped.
     :ivar leftovers: deleted sync points of traversals that are over.
     :ivar scopes: deleted scopes of the journal whose steps are no longer needed.
     :ivar ready: READY nodes that wait for an engine; counted up to the size of a batch.
@@ -94,6 +97,8 @@ class _Survey:
     :ivar expired: engines whose lease has expired.
     :ivar gone: engines whose process on this host is gone.
     :ivar strays: engine ids that hold nodes, but are not registered.
+    :ivar nested: whether there are nested stacks to be stopped.
+    :ivar unwoken: nodes that missed the end of their nested stack.
     """
 
     alive: int
@@ -107,6 +112,8 @@ class _Survey:
     retries: bool
     ready: int
     places: list[sync_points.Key]
+    nested: bool
+    unwoken: list[sync_points.Key]
 
 
 class Sweeper:
@@ -150,6 +157,10 @@ class Sweeper:
         overdue = sum(
             bool(self._transact(_time_out, row, commit=Commit.OVERDUE)) for row in found.overdue
         )
+        if found.nested:
+            overdue += stop_nested(self.database)
+        if found.unwoken:
+            self._transact(wake_nodes, found.unwoken, commit=Commit.NEST_WAKE)
         if found.retries:
             self._transact(node_moves.promote_retries, BATCH, commit=Commit.PROMOTE)
         leftovers = 0
@@ -181,6 +192,8 @@ class Sweeper:
             retries=leftovers.has_due_retries(tx),
             ready=leftovers.count_due(tx, BATCH),
             places=limits.list_stray(tx, BATCH),
+            nested=bool(nested.list_left_running(tx, 1)),
+            unwoken=nested.list_unwoken(tx, BATCH),
         )
 
     def _recover(self, engine_ids: Collection[int]) -> tuple[int, int]:

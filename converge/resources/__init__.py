@@ -12,15 +12,23 @@ from converge.resources.file import File
 from converge.resources.none import Nothing
 from converge.resources.resource_type import ResourceType, check_types
 from converge.resources.signal import Signal
+from converge.resources.stack import Stack
 from converge.resources.value import Value
 
-__all__ = ["GROUP", "Command", "File", "Nothing", "Signal", "Value", "load_types"]
+__all__ = ["GROUP", "Command", "File", "Nothing", "Signal", "Stack", "Value", "load_types"]
 
 #: The entry point group in which packages register resource types.
 GROUP = "converge.resource_types"
 
 #: They exist even where converge runs from a folder and is not installed.
-_BUILT_IN = {"command": Command, "file": File, "none": Nothing, "signal": Signal, "value": Value}
+_BUILT_IN: dict[str, type[ResourceType]] = {
+    "command": Command,
+    "file": File,
+    "none": Nothing,
+    "signal": Signal,
+    "stack": Stack,
+    "value": Value,
+}
 
 
 def load_types(found: Iterable[EntryPoint] | None = None) -> dict[str, ResourceType]:

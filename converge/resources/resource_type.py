@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from converge.errors import BadInput, ConvergeError
 from converge.model import Json, Replacing, check_seconds
@@ -106,6 +106,19 @@ _LOCK = threading.Lock()
 Receive = Callable[["Context", str, float | None, str | None], Json]
 
 
+class Nested(Protocol):
+    """What the handler of a nested stack does to it; see :mod:`converge.protocol.nest`."""
+
+    def bring_about(self, context: Context, properties: Mapping[str, Any]) -> Any:
+        """Bring it to a template and parameters."""
+
+    def check(self, context: Context) -> None:
+        """Look at its real things."""
+
+    def delete(self, context: Context) -> None:
+        """Delete it, if it is there."""
+
+
 class Context(Journaled):
     """What a handler is given about its node.
 
@@ -157,6 +170,7 @@ class Context(Journaled):
         record: Callable[[str | None], None] | None = None,
         journal: Callable[[], Scope] | None = None,
         receive: Receive | None = None,
+        nest: Nested | None = None,
     ) -> None:
         super().__init__(journal)
         self.stack = stack
@@ -176,6 +190,7 @@ class Context(Journaled):
         self.interrupted = False
         self._record = record
         self._receive = receive
+        self._nest = nest
         self._cancelled: threading.Event | None = None
 
     @property
@@ -235,6 +250,16 @@ class Context(Journaled):
         if self._receive is None:
             raise ConvergeError("this context is not an engine's, so no signal can come")
         return self._receive(self, name, timeout, progress)
+
+    @property
+    def nest(self) -> Nested:
+        """The resource's own stack, for the type of nested stacks.
+
+        :raises ConvergeError: the context is not an engine's.
+        """
+        if self._nest is None:
+            raise ConvergeError("this context is not an engine's, so it has no nested stack")
+        return self._nest
 
 
 class ResourceType:
@@ -296,6 +321,8 @@ class ResourceType:
     adopt_property: ClassVar[str | None] = None
     #: Whether its properties have paths: then handlers are given ``context.directory``.
     relative_paths: ClassVar[bool] = False
+    #: Whether its things are stacks. Whatever limits handlers, of them it limits those within.
+    nests: ClassVar[bool] = False
     #: When a failed call is retried. A template can override it for a resource.
     retry: ClassVar[RetryPolicy] = RetryPolicy()
     #: Seconds that one call may take, or, of a handler that waits, all calls of an attempt together
@@ -307,6 +334,10 @@ class ResourceType:
         that is set for one of them counts for it. It is asked in a transaction, so it must be
         quick, and do nothing else. Secrets that are kept elsewhere are not in the properties.
         """
+        return ()
+
+    def secret_properties(self, properties: Mapping[str, Any]) -> Collection[str]:
+        """The names of properties that are secret, besides those that the schema declares."""
         return ()
 
     # the context is Any, so that it can be an AsyncContext for type checkers, too

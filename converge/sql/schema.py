@@ -96,7 +96,10 @@ stack = Table(
     Column("priority", Integer, nullable=False, server_default="0"),
     # of what its rows say; see converge.formats
     Column("format", Integer, nullable=False, server_default="1"),
+    # the resource of another stack that it belongs to; NULL: it is one of its own
+    Column("outer_resource_id", ID),
     UniqueConstraint("name", "live", name="uniq_converge_stack0name0live"),
+    _held("ix_converge_stack_outer_resource_id", "outer_resource_id"),
 )
 
 # what a stack reads of others, since the start of its last traversal

@@ -41,6 +41,7 @@ VERSIONS = (
     "0022",
     "0024",
     "0025",
+    "0026",
 )
 HEAD = VERSIONS[-1]
 #: Databases where a statement that changes the schema commits the transaction.

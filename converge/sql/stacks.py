@@ -13,7 +13,7 @@ from converge.errors import Conflict, NotFound, StaleLock, did_you_mean
 from converge.model import STACK_MOVES, Action, Status, is_name, make_mark, sources_of
 from converge.sql.batch import among
 from converge.sql.faults import duplicate_errors
-from converge.sql.schema import stack, template, traversal
+from converge.sql.schema import resource, stack, template, traversal
 from converge.sql.transaction import Transaction
 
 #: How often a name is looked for again that is made or deleted meanwhile.
@@ -44,6 +44,7 @@ class StackRow:
     queue: str | None
     priority: int
     format: int
+    outer_resource_id: int | None
 
 
 def _row(row: Row[Any]) -> StackRow:
@@ -227,17 +228,27 @@ def list_unlocked(tx: Transaction, ids: Iterable[int]) -> set[int]:
     return free | (wanted - there)
 
 
-def list_stacks(tx: Transaction) -> list[tuple[StackRow, int | None, str | None]]:
-    """The live stacks by name, each with its wanted version, and who asked for what is done or was
-    done last."""
+def list_stacks(
+    tx: Transaction, *, nested: bool = False
+) -> list[tuple[StackRow, int | None, str | None, str | None]]:
+    """The live stacks by name, each with its wanted version, who asked for what is done or was
+    done last, and the name of the stack that it is nested in.
+
+    :param nested: also those that are nested in one.
+    """
+    outer = stack.alias("outer_stack")
     query = (
-        select(*_COLUMNS, template.c.version, traversal.c.actor)
+        select(*_COLUMNS, template.c.version, traversal.c.actor, outer.c.name.label("outer"))
         .outerjoin(template, template.c.id == stack.c.template_id)
         .outerjoin(traversal, traversal.c.id == stack.c.traversal_id)
+        .outerjoin(resource, resource.c.id == stack.c.outer_resource_id)
+        .outerjoin(outer, outer.c.id == resource.c.stack_id)
         .where(stack.c.live == 1)
         .order_by(stack.c.name)
     )
-    return [(_row(row), row.version, row.actor) for row in tx.execute(query)]
+    if not nested:
+        query = query.where(outer.c.id.is_(None))
+    return [(_row(row), row.version, row.actor, row.outer) for row in tx.execute(query)]
 
 
 def update_stack(tx: Transaction, stack_id: int, **values: Any) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from converge.model import Json
-from converge.template.functions import LITERAL, PURE, SECRET, function_of
-from converge.template.values import Spot, show
+from converge.template.functions import PURE, SECRET, function_of
+from converge.template.values import LITERAL, Spot, show
 
 #: A source, and what the source calls the secret.
 _REFERENCE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*:[^<>\x00-\x1f\x7f]+")
@@ -70,6 +70,8 @@ def misplaced(value: Json, spot: Spot, *, is_property: bool) -> Iterator[tuple[s
         function = function_of(value)
         if function is not None:
             name = function[0]
+            if name == LITERAL:
+                continue
             if name == SECRET and where:
                 yield f"{SECRET} cannot stand {where}: its value is known to handlers only", spot
             if name in PURE - _PUTTING:

@@ -17,7 +17,6 @@ from converge.template.elsewhere import stand_in, wrong_reference
 from converge.template.functions import (
     CHOICES,
     EACH,
-    LITERAL,
     OUTPUT,
     PURE,
     SECRET,
@@ -27,7 +26,7 @@ from converge.template.functions import (
 )
 from converge.template.library import FUNCTIONS
 from converge.template.misuses import misuse
-from converge.template.values import DEPTH_LIMIT, hint, kind, show
+from converge.template.values import DEPTH_LIMIT, LITERAL, hint, kind, show
 
 #: The result of an ``if`` that has no value: whatever it would be the value of is left out.
 OMITTED: Any = object()

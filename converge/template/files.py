@@ -53,26 +53,44 @@ def _uses(document: Document) -> Iterator[tuple[Json, str | int, Json, Spot]]:
                 stack.append((part, place))
 
 
-def _read(document: Document, directory: str, path: str, spot: Spot) -> str:
-    def wrong(what: str) -> TemplateError:
-        return document.error(f"{FILE}: {show(path)} {what}", spot)
+def locate(document: Document, directory: str, path: str, spot: Spot, what: str) -> str:
+    """The real path of a file that a document names.
+
+    :param directory: the template's folder.
+    :param what: what names it, for messages.
+    :raises TemplateError: it is not in that folder, or there is none.
+    """
+
+    def wrong(why: str) -> TemplateError:
+        return document.error(f"{what}: {show(path)} {why}", spot)
 
     if "://" in path:
         raise wrong("is a URL; copy what it leads to beside the template")
     root = os.path.realpath(directory)
-    # a link may lead anywhere
-    real = os.path.realpath(os.path.join(root, path))
-    if os.path.isabs(path) or not real.startswith(os.path.join(root, "")):
-        raise wrong("is not in the folder of the template, or leads out of it")
     try:
+        # a link may lead anywhere
+        real = os.path.realpath(os.path.join(root, path))
+        if os.path.isabs(path) or not real.startswith(os.path.join(root, "")):
+            raise wrong("is not in the folder of the template, or leads out of it")
         if not os.path.isfile(real):
             raise wrong("is no file" if os.path.exists(real) else "does not exist")
+    except (OSError, ValueError) as error:
+        if isinstance(error, TemplateError):
+            raise
+        raise wrong(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return real
+
+
+def _read(document: Document, directory: str, path: str, spot: Spot) -> str:
+    def wrong(what: str) -> TemplateError:
+        return document.error(f"{FILE}: {show(path)} {what}", spot)
+
+    real = locate(document, directory, path, spot, FILE)
+    try:
         with open(real, "rb") as file:
             data = file.read(SIZE_LIMIT + 1)
         text = data.decode()
     except (OSError, ValueError) as error:
-        if isinstance(error, TemplateError):
-            raise
         if isinstance(error, UnicodeDecodeError):
             raise wrong("is not text in UTF-8") from None
         raise wrong(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error

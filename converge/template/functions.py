@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from converge.model import Json
-from converge.template.values import Spot, kind
+from converge.template.values import LITERAL, Spot, kind
 
 #: Functions that refer to something else in the template.
 REFERENCES = frozenset({"get_resource", "get_attr", "get_param"})
@@ -68,9 +68,6 @@ _NEAREST = {
     "Fn::Or": "or",
     "Fn::MemberListToMap": "map_merge",
 }
-#: Marks a value as data, whatever it looks like. Only :func:`substitute` writes it.
-LITERAL = "converge::literal"
-
 _NESTING = frozenset((dict, list))
 _INSTANCE = re.compile(r"(.+)\[(.*)\]", re.DOTALL)
 # Each name within a repeat is compared with each of them.
@@ -136,6 +133,8 @@ def references(value: Json, spot: Spot) -> Iterator[Reference]:
         elif isinstance(value, dict):
             function = function_of(value)
             if function is not None:
+                if function[0] == LITERAL:
+                    continue
                 found = _reference(*function, spot.child(function[0]))
                 if found is not None:
                     varies = any(variable in (found.name or "") for variable in variables)
@@ -156,6 +155,8 @@ def attributes_in(value: Json, spot: Spot) -> Iterator[tuple[str, str, Spot]]:
     while stack:
         value, spot = stack.pop()
         function = function_of(value)
+        if function is not None and function[0] == LITERAL:
+            continue
         if function is not None and function[0] == "get_attr":
             argument = function[1]
             if isinstance(argument, list) and len(argument) > 1:

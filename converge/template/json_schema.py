@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from converge.model import Replacing
 from converge.template.functions import EVALUATED
-from converge.template.keys import ALWAYS, PARAMETER, POLICIES, TEMPLATE
+from converge.template.keys import ALWAYS, FILES, PARAMETER, POLICIES, STACK, TEMPLATE
 from converge.template.parameters import TYPES
 
 if TYPE_CHECKING:
@@ -96,11 +96,19 @@ def _parameter() -> dict[str, Any]:
     return _closed(properties, ["type"])
 
 
+def _type_names(types: Mapping[str, ResourceType]) -> dict[str, Any]:
+    known = {"enum": sorted(types)}
+    if STACK not in types:
+        return known
+    # or the file of a nested stack
+    return {"anyOf": [known, {"type": "string", "pattern": FILES}]}
+
+
 def _resource(types: Mapping[str, ResourceType]) -> dict[str, Any]:
     seconds = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, _FUNCTION]}
     resource = _closed(
         {
-            "type": {"enum": sorted(types)},
+            "type": _type_names(types),
             "properties": {"type": ["object", "null"]},
             "depends_on": {"type": ["string", "array", "null"], "items": {"type": "string"}},
             "replace": {"enum": [*map(str, Replacing), None]},

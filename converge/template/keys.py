@@ -124,6 +124,9 @@ RESOURCE = Keys(
 RETRY = Keys(("attempts", "first", "most"))
 #: What a deletion policy can be: our words, and Heat's.
 POLICIES = ("delete", "retain", "Delete", "Retain")
+#: The resource type of nested stacks, and what the path of a file looks like that is one.
+STACK = "stack"
+FILES = r"^\.\.?/|\.(yaml|yml|json|template)$"
 #: When a resource runs, if not only after what has not failed.
 ALWAYS = "always"
 OUTPUT = Keys(("description", "value", "condition"))

@@ -32,14 +32,15 @@ from converge.template.values import (
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def read(path: str | os.PathLike[str]) -> Document:
+def read(path: str | os.PathLike[str], shown: str | None = None) -> Document:
     """Read a file. One whose name ends in ``.json`` must be JSON.
 
+    :param shown: its name in messages; None: its path.
     :raises TemplateError: if it cannot be read or understood.
     """
-    name = os.fspath(path)
+    name = os.fspath(path) if shown is None else shown
     try:
-        with open(name, "rb") as file:
+        with open(path, "rb") as file:
             data = file.read(SIZE_LIMIT + 1)
             size = max(len(data), os.fstat(file.fileno()).st_size)
     except (OSError, ValueError) as error:

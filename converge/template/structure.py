@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from converge.canonical import dump, load
 from converge.errors import BadInput, CircularDependency, TemplateError
@@ -20,6 +20,7 @@ from converge.template.definitions import is_definition
 from converge.template.entries import Entries, named_first, variation_in
 from converge.template.functions import Reference, may_refer, references, split_instance
 from converge.template.keys import EXTENSION, OUTPUT, RESOURCE, TEMPLATE
+from converge.template.nesting import Nesting
 from converge.template.parameters import PSEUDO, Parameter, parse_parameter
 from converge.template.settings import check_settings
 from converge.template.values import Document, Spot, hint, kind, show
@@ -54,6 +55,7 @@ class Structure:
     :ivar notable: the names of the resources with functions, or with more than a type, properties
         and dependencies: in all others there is nothing that only ``support`` finds.
     :ivar unlike: the names of those whose texts are not their definitions.
+    :ivar nested: the names of the outputs of each nested stack, by the name of the resource.
     """
 
     document: Document
@@ -67,11 +69,13 @@ class Structure:
     notable: Sequence[str]
     unlike: Sequence[str]
     outputs: Mapping[str, Output]
+    nested: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
-def understand(document: Document) -> Structure:
+def understand(document: Document, nesting: Nesting[Any] | None = None) -> Structure:
     """The structure of a document.
 
+    :param nesting: reads the templates of nested stacks; None: they stay as they are written.
     :raises TemplateError: if it has none, as with a key that is not in the language, a reference
         to nothing, or a circle of them.
     """
@@ -104,6 +108,8 @@ def understand(document: Document) -> Structure:
     for name, value in given.items():
         try:
             body = document.plain(value)
+            if nesting is not None and nesting.is_nested(body):
+                body = nesting.nest(name, body, place.child(name))
             requires[name] = _resource(names, name, body, place.child(name))
         except TemplateError as error:
             document.keep(error)
@@ -133,6 +139,7 @@ def understand(document: Document) -> Structure:
         notable=names.notable,
         unlike=unlike,
         outputs=MappingProxyType(outputs),
+        nested={} if nesting is None else nesting.outputs(),
     )
 
 

@@ -20,9 +20,10 @@ from converge.template.functions import (
     references,
     split_instance,
 )
-from converge.template.keys import OUTPUT, PARAMETER_GROUP, RESOURCE
+from converge.template.keys import OUTPUT, PARAMETER_GROUP, RESOURCE, STACK
 from converge.template.misuses import condition_problems, misread, misuses
 from converge.template.moved import MOVED, moved_problems
+from converge.template.nesting import TEMPLATE
 from converge.template.parameters import PSEUDO, Parameter, refuse_foreign
 from converge.template.properties import property_problems, unmet
 from converge.template.settings import EXTERNAL_ID, heat_problems, settings_in
@@ -90,6 +91,27 @@ def refuse_ignored(structure: Structure) -> None:
         if output.condition is not None:
             _check_condition(structure, output.condition, output.spot.child("condition"))
         _check_value(structure, output.value, output.spot.child("value"))
+    _check_nested(structure)
+
+
+def _check_nested(structure: Structure) -> None:
+    """Refuse outputs that nested stacks do not have."""
+    if not structure.nested:
+        return
+    place = structure.document.spot.child("outputs")
+    parts = [(structure.outline.get("outputs"), place)]
+    parts += [
+        (load(structure.resources.texts[name]), structure.resources.spot(name))
+        for name in structure.notable
+    ]
+    for value, spot in parts:
+        for name, attribute, at in attributes_in(value, spot):
+            group = name if name in structure.nested else (split_instance(name) or (name,))[0]
+            known = structure.nested.get(group)
+            if known is not None and attribute not in known:
+                message = f"nested stack {show(name)} has no output {show(attribute)}"
+                message += hint(attribute, known) or "; it has none" * (not known)
+                structure.document.note(message, at)
 
 
 def _check_moved(structure: Structure) -> None:
@@ -143,6 +165,9 @@ def _check_resource(structure: Structure, name: str, body: dict[str, Json]) -> N
     for key, value in settings_in(body).items():
         _check_value(structure, value, spot.child(key), each=each)
     for key, value in (body.get("properties") or {}).items():
+        if key == TEMPLATE and body.get("type") == STACK:
+            # it was looked at by itself
+            continue
         if isinstance(value, dict | list):
             place = spot.child("properties").child(key)
             _check_value(structure, value, place, each=each, is_property=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
+from functools import cached_property
 from io import StringIO
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ from converge.template.expansion import (
 from converge.template.files import put_in_files
 from converge.template.functions import OUTPUT, references
 from converge.template.moved import MOVED, final_names
+from converge.template.nesting import Nesting
 from converge.template.outputs import Outputs, hidden_parts
 from converge.template.parameters import Parameter
 from converge.template.reading import parse as parse_text
@@ -75,15 +77,20 @@ class Template:
         *,
         for_drawing: bool = False,
         directory: str | os.PathLike[str] | None = None,
+        nesting: Nesting[Template] | None = None,
     ) -> None:
+        """:param nesting: of the template that it is nested in, for this one."""
         self.directory = None if directory is None else os.path.abspath(directory)
         if not for_drawing:
             for problem in document.problems:
                 raise problem
             if self.directory is not None and document.names_files:
                 put_in_files(document, self.directory)
+        if nesting is None and not for_drawing:
+            nesting = self._nesting(document, self.directory)
         with collection.paused():
-            self._structure = understand(document)
+            self._structure = understand(document, nesting)
+        self._nested: Mapping[str, Template] = {} if nesting is None else nesting.templates
         self.source = document.name
         self.description = self._structure.description
         self.parameters = self._structure.parameters
@@ -92,6 +99,21 @@ class Template:
         self._is_supported = False
         if not for_drawing:
             self.check_supported()
+
+    @classmethod
+    def _nesting(cls, document: Document, directory: str | None) -> Nesting[Template]:
+        """How the nested stacks of a template are read that is nested in no other."""
+        real = None
+        if directory is not None:
+            real = os.path.realpath(os.path.join(directory, os.path.basename(document.name)))
+        return Nesting(cls._inner, document, directory, ((document.name, real),))
+
+    @classmethod
+    def _inner(
+        cls, document: Document, directory: str | None, nesting: Nesting[Template]
+    ) -> Template:
+        """The template of a nested stack."""
+        return cls(document, directory=directory, nesting=nesting)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, for_drawing: bool = False) -> Template:
@@ -132,7 +154,10 @@ class Template:
             document.mistakes = found
             if document.names_files:
                 put_in_files(document, folder)
-            structure = understand(document)
+            nesting = cls._nesting(document, os.path.abspath(folder))
+            structure = understand(document, nesting)
+            for inner in nesting.templates.values():
+                inner._note_mistakes(types, elsewhere)
             refuse_ignored(structure)
             check_against(structure, types, elsewhere)
             check_attributes(structure, types)
@@ -145,6 +170,13 @@ class Template:
         except TemplateError as error:
             found.append(error)
         return in_order(found)
+
+    def _note_mistakes(self, types: Mapping[str, ResourceType], elsewhere: Collection[str]) -> None:
+        """Find in a nested template what only the types know."""
+        check_against(self._structure, types, elsewhere)
+        check_attributes(self._structure, types)
+        for inner in self._nested.values():
+            inner._note_mistakes(types, elsewhere)
 
     def _try_out(self, types: Mapping[str, ResourceType], given: Mapping[str, object]) -> None:
         """Evaluate what can be evaluated before a start.
@@ -232,6 +264,11 @@ class Template:
         written.write("}}")
         return written.getvalue()
 
+    @cached_property
+    def size(self) -> int:
+        """How many characters it has as canonical JSON."""
+        return len(self.dump())
+
     def to_dict(self) -> dict[str, Json]:
         """A copy of the template as a JSON object; :meth:`from_dict` takes it."""
         body: dict[str, Json] = plain(self._structure.outline, self.source)
@@ -270,8 +307,7 @@ class Template:
             wrong type, or do not meet a constraint, and for attributes that a type does not have.
         """
         self.check_supported()
-        check_against(self._structure, types, elsewhere)
-        check_attributes(self._structure, types)
+        self._note_mistakes(types, elsewhere)
 
     def read_parameters(self, *paths: str | os.PathLike[str]) -> dict[str, Json]:
         """The values that environment files give, in the syntax of Heat's; of several, the last

@@ -21,11 +21,17 @@ from converge.model import Json
 SIZE_LIMIT = 5 * 1024 * 1024
 #: How deep lists and mappings may be nested.
 DEPTH_LIMIT = 100
+#: How deep stacks may be nested.
+LEVELS = 15
 #: Bounds values and characters together: a value weighs 10 and each of its characters 1, again
 #: for every alias of it. An expanded alias costs memory as soon as it is written as JSON.
 WEIGHT_LIMIT = 12_000_000
 #: The whole numbers that all three databases return unchanged.
 INTEGERS = range(-(2**63), 2**63)
+
+#: The only key of a mapping that marks its value as data, whatever it looks like: a value that
+#: looks like a function, or the template of a nested stack.
+LITERAL = "converge::literal"
 
 _VALUE_WEIGHT = 10
 #: Characters that one of the databases, or UTF-8, cannot store.
@@ -135,10 +141,12 @@ class Document:
         return value
 
 
-def plain(value: object, name: str, depth: int = DEPTH_LIMIT) -> Json:
+def plain(value: object, name: str, depth: int = DEPTH_LIMIT, levels: int = LEVELS + 1) -> Json:
     """A deep copy of a host's value, as plain dicts and lists; tuples become lists.
 
     :param name: its name in messages.
+    :param levels: how many nested templates may be in it, each in the one before: each is as deep
+        as if it stood alone.
     :raises TemplateError: if it is not a JSON value within the limits of this module.
     """
     if depth <= 0 and isinstance(value, dict | list | tuple | Mapping):
@@ -146,16 +154,22 @@ def plain(value: object, name: str, depth: int = DEPTH_LIMIT) -> Json:
     # nearly all that there is are strings, and printable: they cost no call and no search
     if isinstance(value, list | tuple):
         return [
-            held if type(held) is str and held.isprintable() else plain(held, name, depth - 1)
+            held
+            if type(held) is str and held.isprintable()
+            else plain(held, name, depth - 1, levels)
             for held in value
         ]
     if isinstance(value, dict | Mapping):
         copied: dict[str, Json] = {}
+        if levels and len(value) == 1 and LITERAL in value:
+            depth, levels = DEPTH_LIMIT + 1, levels - 1
         for key, held in value.items():
             if type(key) is not str or not key.isprintable():
                 key = _plain_key(key, name)
             copied[key] = (
-                held if type(held) is str and held.isprintable() else plain(held, name, depth - 1)
+                held
+                if type(held) is str and held.isprintable()
+                else plain(held, name, depth - 1, levels)
             )
         return copied
     return _plain_scalar(value, name)

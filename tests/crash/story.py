@@ -21,9 +21,11 @@ from converge.crash_points import Commit
 from converge.model import NodeState
 from converge.protocol import recover
 from converge.protocol.decide import Outcome, Work
+from converge.resources import Stack
 from converge.sql import engines, schema
 from converge.sql.database import repeatable
 from converge.testing import FakeClock, StepEngine, label
+from converge.wait import FOREVER_INNER
 from tests.crash.reaper import gone_identity
 from tests.crash.world import RETRY, World
 
@@ -73,7 +75,7 @@ class Player:
         self.world = world
         self.clock = clock
         clock.seconds = max(clock.seconds, world.note.get("now", 0.0))
-        self.types = world.types(RETRY)
+        self.types = {**world.types(RETRY), "stack": Stack()}
         self.engines: dict[str, StepEngine] = {}
         self.hands: dict[str, list[Work | Outcome]] = {}
         #: Who acts at the moment.
@@ -110,6 +112,9 @@ class Player:
         self.bereaved = True
         if any(point in (commit.before, commit.after) for commit in CALLS):
             self.committed = point.endswith("after_commit")
+        elif "cancel" in step and point in (Commit.NEST_STOP.before, Commit.NEST_STOP.after):
+            # it comes after the cancel
+            self.committed = True
         else:
             self.recover()
         self._do(step)
@@ -161,7 +166,9 @@ class Player:
         self._start(self.store.check_stack, expected=self.seen, **options)
 
     def do_cancel(self, _: None, **options: Any) -> None:
-        self._start(self.store.cancel_stack, resumes=True, **options)
+        is_over = self.committed and self.store.stack(NAME).status != "IN_PROGRESS"
+        over = "done" if is_over else None
+        self._start(self.store.cancel_stack, resumes=True, again=over, **options)
 
     def do_abandon(self, resource: str) -> None:
         done = self.store.forget_resource(NAME, resource)
@@ -203,18 +210,20 @@ class Player:
         *arguments: Any,
         resumes: bool = False,
         outcome: str = "started",
+        again: str | None = None,
         **options: Any,
     ) -> None:
         """Call it, also for a caller who called before and does not know what became of it.
 
         :param resumes: the second call goes on with what runs; otherwise it gets a Conflict.
+        :param again: what it says then, if not that it goes on.
         """
         if self.committed and not resumes:
             with pytest.raises(converge.Conflict):
                 function(NAME, *arguments, **options)
             return
         stack = function(NAME, *arguments, **options)
-        assert stack.outcome == ("resumed" if self.committed else outcome)
+        assert stack.outcome == ((again or "resumed") if self.committed else outcome)
 
     def _has_ordered(self) -> bool:
         return bool(self.store.database.read(lambda tx: tx.execute(select(ORDERS)).all()))
@@ -335,6 +344,14 @@ class Player:
         node = schema.sync_point
         blocked = {"state": NodeState.BLOCKED, "ready_at": None}
         self._edit(update(node).where(node.c.state == NodeState.READY).values(blocked))
+
+    def do_oversleep(self, _: None) -> None:
+        """Whoever waits for a nested stack does not hear of its end."""
+        node = schema.sync_point
+        waits = update(node).where(
+            node.c.waiting_since.is_not(None), node.c.state == NodeState.READY
+        )
+        self._edit(waits.values(due_at=self.clock.seconds + FOREVER_INNER))
 
     def do_leave_over(self, _: None) -> None:
         """A traversal that is over has a sync point."""

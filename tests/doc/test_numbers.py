@@ -32,7 +32,7 @@ from converge.protocol import call, prune, recover
 from converge.resources import command
 from converge.service import metrics, processes
 from converge.sql import engines, events, repeat, sessions, templates, types, upgrade_lock
-from converge.template import patterns, values
+from converge.template import nesting, patterns, values
 
 DOC = Path(__file__).resolve().parents[2] / "doc"
 PAGES = (
@@ -207,6 +207,12 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "reference",
         "{} to {}; default {}",
         (n(engine_options.LEASE_MIN), n(engine_options.LEASE_MAX), n(LEASE)),
+    ),
+    ("templates", "Stacks may be nested {} levels deep", (n(values.LEVELS),)),
+    (
+        "templates",
+        "all nested templates of a file have {} MiB at most as JSON",
+        (n(nesting.SIZE_LIMIT / MIB),),
     ),
     ("templates", "more than {} places", (n(patterns.STATES),)),
     (

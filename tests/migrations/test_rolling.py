@@ -4,6 +4,7 @@ to come has written in a format of its own."""
 
 from __future__ import annotations
 
+import configparser
 import io
 import json
 import os
@@ -50,7 +51,8 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         added = git("log", "-1", "--diff-filter=A", "--format=%H", "--", script).decode().strip()
         # one that is not committed yet comes after all that is
-        archive = git("archive", f"{added}^" if added else "HEAD", "converge", "alembic")
+        commit = f"{added}^" if added else "HEAD"
+        archive = git("archive", commit, "converge", "alembic", "setup.cfg")
     except (OSError, subprocess.CalledProcessError) as error:
         reason = f"there is no history of {script} in git: {error}"
         if backends.required():
@@ -59,7 +61,20 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("previous")
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         files.extractall(folder, filter="data")
+    name_types(folder)
     return folder
+
+
+def name_types(folder: Path) -> None:
+    """Make a converge in a folder known as an installed one, with its own resource types: those of
+    the one that is installed may have come since."""
+    declared = configparser.ConfigParser()
+    declared.read(folder / "setup.cfg")
+    info = folder / "converge-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: converge\nVersion: 0\n")
+    groups = declared["options.entry_points"].items()
+    (info / "entry_points.txt").write_text("".join(f"[{name}]{types}\n" for name, types in groups))
 
 
 class Side(Shell):

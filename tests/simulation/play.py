@@ -50,9 +50,12 @@ EVERYTHING: frozenset[str] = frozenset(
             # in SQLite, where one transaction follows the other, these leave nothing to do
             if commit not in (Commit.UNBLOCK, Commit.SWEEP, Commit.RELEASE)
             # nobody prunes: the oracle looks at all that was ever there; and nothing is encrypted,
-            # limited or renamed
+            # limited, renamed or nested
             if commit
             not in (
+                Commit.NEST,
+                Commit.NEST_STOP,
+                Commit.NEST_WAKE,
                 Commit.PRUNE_STACKS,
                 Commit.REENCRYPT,
                 Commit.LIMIT,

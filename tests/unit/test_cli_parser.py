@@ -105,6 +105,10 @@ def test_show_has_a_page_or_the_whole() -> None:
     assert (asked.status, asked.type, asked.after) == (["FAILED", "COMPLETE"], ["a"], "r")
 
 
+def test_list_shows_nested_stacks_if_asked_to() -> None:
+    assert [parse(words.split()).nested for words in ("list", "list --nested")] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("text", "since"),
     [

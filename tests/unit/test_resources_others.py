@@ -7,7 +7,7 @@ import pytest
 
 from converge.errors import BadInput
 from converge.model import Physical
-from converge.resources import GROUP, Command, File, Nothing, Signal, Value, load_types
+from converge.resources import GROUP, Command, File, Nothing, Signal, Stack, Value, load_types
 from converge.resources.resource_type import Context
 
 
@@ -43,7 +43,7 @@ def test_none_accepts_and_does_nothing(context: Context) -> None:
 
 def test_the_built_in_types_are_found() -> None:
     types = load_types()
-    simple = {"none": Nothing, "signal": Signal, "value": Value}
+    simple = {"none": Nothing, "signal": Signal, "stack": Stack, "value": Value}
     built_in = {"command": Command, "file": File, **simple}
     assert {name: type(types[name]) for name in built_in} == built_in
     assert load_types([]).keys() == built_in.keys()

@@ -11,7 +11,7 @@ import pytest
 from converge.errors import TemplateError
 from converge.model import Physical
 from converge.template import Template, resolve
-from converge.template.functions import LITERAL
+from converge.template.values import LITERAL
 
 TEXT = """
 parameters:

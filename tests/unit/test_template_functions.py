@@ -7,9 +7,9 @@ import pytest
 from converge.errors import BadInput, UnresolvedReference
 from converge.model import Physical
 from converge.template.evaluate import Scope, resolve, resolve_properties
-from converge.template.functions import LITERAL, function_of, references
+from converge.template.functions import function_of, references
 from converge.template.misuses import misuses
-from converge.template.values import SIZE_LIMIT, Spot
+from converge.template.values import LITERAL, SIZE_LIMIT, Spot
 
 WORLD = {
     "server": Physical(

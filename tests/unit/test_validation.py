@@ -16,6 +16,7 @@ from converge.resources import load_types
 from converge.resources.resource_type import Property, ResourceType
 from converge.template import Template, check_properties, with_defaults
 from converge.template.json_schema import make_schema
+from converge.template.keys import FILES
 
 BAD = """\
 parameters:
@@ -281,7 +282,8 @@ def test_attributes(value: Any, good: bool) -> None:
 def test_the_schema_has_what_types_declare() -> None:
     schema = make_schema(TYPES)
     resource = schema["$defs"]["resource"]
-    assert resource["properties"]["type"] == {"enum": sorted(TYPES)}
+    known, file = resource["properties"]["type"]["anyOf"]
+    assert (known, file["pattern"]) == ({"enum": sorted(TYPES)}, FILES)
     (of_machine,) = [
         one["then"]
         for one in resource["allOf"]

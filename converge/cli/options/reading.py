@@ -16,7 +16,8 @@ FORMATS = ("text", "dot", "mermaid", "svg", "json")
 
 def add(commands: Commands) -> None:
     """Add them."""
-    commands.add("list", "List the stacks", WIDE, JSON)
+    listing = commands.add("list", "List the stacks", WIDE, JSON)
+    listing.add_argument("--nested", action="store_true", help="also nested stacks")
     show = commands.add(
         "show", "Show a stack: its status, resources and outputs", STACK, WIDE, JSON
     )
