@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
 
 from converge.graph import Graph
@@ -11,7 +11,7 @@ from converge.hiding import Secrets
 from converge.inspection.views import count_nodes, find_actor
 from converge.model import SHOWN_STATUSES, Action, Json, Status
 from converge.protocol.drift import shown_drift
-from converge.protocol.marks import secret_values, without_secrets
+from converge.protocol.marks import secrets_of, without_secrets
 from converge.protocol.outputs import read_outputs
 from converge.protocol.secrets import read_secrets
 from converge.sql import events, nested, readers, resource_views, stacks, templates
@@ -49,7 +49,7 @@ def show(
     names = {one.id: one.name for one in page}
     names |= resource_views.get_names(tx, required - names.keys())
     outputs, _, sources = read_outputs(tx, row)
-    marked = _marked((*page, *sources))
+    marked = secrets_of((*page, *sources))
     secrets = Secrets(()) if reveal else read_secrets(tx, row.id, marked)
     shown = secrets.hide_in_json
 
@@ -100,17 +100,8 @@ def show_outputs(tx: Transaction, name: str) -> dict[str, Json]:
     outputs, _, sources = read_outputs(tx, row)
     if not outputs:
         return {}
-    shown: dict[str, Json] = read_secrets(tx, row.id, _marked(sources)).hide_in_json(outputs)
+    shown: dict[str, Json] = read_secrets(tx, row.id, secrets_of(sources)).hide_in_json(outputs)
     return shown
-
-
-def _marked(rows: Iterable[ResourceView]) -> list[Json]:
-    """The secret values of resources."""
-    return [
-        value
-        for one in rows
-        for value in secret_values(one.settings, one.properties, one.attributes)
-    ]
 
 
 def _outer(tx: Transaction, row: StackRow) -> dict[str, str] | None:

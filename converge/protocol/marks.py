@@ -8,7 +8,7 @@ resource is made, from what it requires, and whoever reads a row knows by itself
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from converge.hiding import SHORT, STARS, Secrets
 from converge.model import Json
@@ -89,6 +89,28 @@ def marked_properties(settings: Settings) -> list[str]:
 def _marked(settings: Settings, key: str) -> Iterable[str]:
     names: Iterable[str] = (settings or {}).get(MARKS, {}).get(key, ())
     return names
+
+
+class Marked(Protocol):
+    """A resource whose settings say what of it is secret."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def properties(self) -> Mapping[str, Json]: ...
+
+    @property
+    def attributes(self) -> Mapping[str, Json]: ...
+
+
+def secrets_of(rows: Iterable[Marked]) -> list[Json]:
+    """The secret values of several resources."""
+    return [
+        value
+        for row in rows
+        for value in secret_values(row.settings, row.properties, row.attributes)
+    ]
 
 
 def secret_values(

@@ -23,7 +23,7 @@ from converge.protocol import answer
 from converge.protocol.answer import Answer
 from converge.protocol.decide import Operation, Work
 from converge.protocol.draft import draft_first
-from converge.protocol.marks import secret_values
+from converge.protocol.marks import secrets_of
 from converge.protocol.outputs import read_outputs, read_source
 from converge.protocol.request import Intent, Wanted, work_out
 from converge.protocol.secrets import read_secrets
@@ -288,12 +288,7 @@ class Nest:
     def _secrets_in(self, tx: Transaction, row: StackRow) -> tuple[dict[str, Json], list[str]]:
         """The outputs of the stack, and the secrets in them."""
         outputs, _, named = read_outputs(tx, row)
-        marked = [
-            value
-            for one in named
-            for value in secret_values(one.settings, one.properties, one.attributes)
-        ]
-        secrets = read_secrets(tx, row.id, marked)
+        secrets = read_secrets(tx, row.id, secrets_of(named))
         return outputs, [found for value in outputs.values() for found in secrets.found_in(value)]
 
 

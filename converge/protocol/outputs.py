@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 
 from converge.errors import BadInput, Conflict, NotFound, UnresolvedReference, did_you_mean
 from converge.model import Json, Physical, Status
-from converge.protocol.marks import secret_values
+from converge.protocol.marks import secrets_of
 from converge.protocol.secrets import read_secrets
 from converge.sql import readers, resource_views, stacks, templates
 from converge.sql.resource_views import ResourceView, Wanted
@@ -89,12 +89,7 @@ def read_source(tx: Transaction, name: str) -> Source:
             "be read when it is"
         )
     outputs, lacks, named = read_outputs(tx, row)
-    marked = [
-        value
-        for one in named
-        for value in secret_values(one.settings, one.properties, one.attributes)
-    ]
-    secrets = read_secrets(tx, row.id, marked)
+    secrets = read_secrets(tx, row.id, secrets_of(named))
     given = {
         key: Given(value, tuple(secrets.found_in(value)), lacks.get(key))
         for key, value in outputs.items()

@@ -32,7 +32,7 @@ from converge.protocol.decide import (
     unknown_type,
 )
 from converge.protocol.drift import describe, drift_of, is_gone, real_properties
-from converge.protocol.marks import secret_values
+from converge.protocol.marks import secrets_of
 from converge.protocol.plan import Node, Plan
 from converge.resources.resource_type import (
     Context,
@@ -169,11 +169,7 @@ class Foresight:
         :param moved: the old names of those that get another one, by the new name; the rows have
             their new ones.
         """
-        self.secrets: list[Json] = [
-            value
-            for row in rows.values()
-            for value in secret_values(row.settings, row.properties, row.attributes)
-        ]
+        self.secrets: list[Json] = secrets_of(rows.values())
         self.nested: dict[str, Mapping[str, Json]] = {}
         self._stack = stack
         self._plan = plan
