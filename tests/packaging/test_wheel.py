@@ -169,7 +169,7 @@ for entry in entry_points(group="converge.resource_types"):
     print(entry.name)
 """
         found = run([installed / "python", "-c", program]).stdout.split()
-        assert sorted(found) == ["command", "file", "none", "signal", "value"]
+        assert sorted(found) == ["command", "file", "none", "signal", "stack", "value"]
 
     def test_requirements_fit_together(self, installed: Path) -> None:
         run([installed / "python", "-m", "pip", "check"])
