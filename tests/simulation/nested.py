@@ -1,7 +1,8 @@
 """Histories of nested stacks. Callers bring a stack to random templates, of which resources are
-stacks themselves; they stop it, delete it, and change their mind. Three engines are stepped by a
-seed, and die, as callers do, at any crash point. In the end everybody lives, and all must be as the
-last template says, at every level."""
+stacks themselves; they stop it, delete it, and change their mind; they give resources other names,
+and adopt things that nobody's stack has made. Three engines are stepped by a seed, and die, as
+callers do, at any crash point. In the end everybody lives, and all must be as the last template
+says, at every level."""
 
 from __future__ import annotations
 
@@ -37,12 +38,17 @@ ACTS = {
     "delete": 1,
     "cancel": 3,
     "check": 1,
+    "rename": 3,
+    "adopt": 3,
     "sweep": 5,
     "pass time": 4,
     "fail": 3,
     "wait": 3,
     "die": 6,
 }
+
+#: What the ids of things begin with that no stack has made.
+FOUND = "found"
 
 Body = Mapping[str, Json]
 
@@ -61,26 +67,6 @@ def make_body(rng: random.Random, level: int = 1) -> dict[str, Any]:
             one["depends_on"] = rng.choice(list(resources))
         resources[name] = one
     return {"resources": resources}
-
-
-def list_things(body: Body) -> Iterator[tuple[str, int]]:
-    """The things of a template, with those of what is nested in it: name and size."""
-    resources: Any = body["resources"]
-    for name, one in resources.items():
-        if one["type"] == "stack":
-            yield from list_things(one["properties"]["template"])
-        else:
-            yield name, one["properties"]["size"]
-
-
-def list_nested(body: Body, outer: str) -> Iterator[str]:
-    """The names of the stacks that are nested in a template."""
-    resources: Any = body["resources"]
-    for name, one in resources.items():
-        if one["type"] == "stack":
-            inner = f"{outer}/{name}"
-            yield inner
-            yield from list_nested(one["properties"]["template"], inner)
 
 
 class History(Trace):
@@ -220,6 +206,23 @@ class History(Trace):
         with self._mortal(), suppress(converge.Conflict, converge.NotFound):
             self.store.check_stack(NAME)
 
+    def do_rename(self) -> None:
+        """Somebody gives a resource another name."""
+        old, new = self.rng.sample(RESOURCES, 2)
+        with self._mortal(), suppress(converge.Conflict, converge.NotFound):
+            self.store.move_resource(NAME, old, new)
+            self.tell(f"{old} is {new}")
+
+    def do_adopt(self) -> None:
+        """Somebody finds a thing, and has the stack adopt it."""
+        found = self.world.put(f"{FOUND}{len(self.world.log)}", size=self.rng.randrange(3))
+        name = self.rng.choice(RESOURCES)
+        body = {"resources": {name: {"type": "fake", "properties": {"size": 1}}}}
+        template = converge.Template.from_dict(body)
+        with self._mortal(), suppress(converge.Conflict, converge.NotFound, converge.BadInput):
+            self.store.adopt_resource(NAME, name, found, template, types=self.types)
+            self.tell(f"{name} is {found}")
+
     def do_sweep(self) -> None:
         """What the dead left is recovered."""
         with self._mortal():
@@ -276,18 +279,37 @@ class History(Trace):
 
     def _look(self, body: Body) -> None:
         """Compare what there is with a template."""
-        things: Any = self.world.things.values()
-        found = Counter((one.name, one.properties["size"]) for one in things)
-        if found != Counter(list_things(body)):
-            self.complain(f"things: {found}, not {Counter(list_things(body))}")
-        # a name that was not free has something behind it
-        names = (one["name"].partition("~")[0] for one in self.store.stacks(nested=True))
-        stacks, wanted = sorted(names), sorted([NAME, *list_nested(body, NAME)])
-        if stacks != wanted:
-            self.complain(f"stacks: {stacks}, not {wanted}")
-        for one in self.store.stacks(nested=True):
-            if one["status"] != "COMPLETE":
-                self.complain(f"{one['name']} is {one['status']}")
+        things: set[str] = set()
+        stacks: set[str] = set()
+        self._compare(NAME, body, things, stacks)
+        found = {one for one in self.world.things if one in things or not one.startswith(FOUND)}
+        if found != things:
+            self.complain(f"things: {sorted(found)}, not {sorted(things)}")
+        names = {one["name"] for one in self.store.stacks(nested=True)}
+        if names != stacks:
+            self.complain(f"stacks: {sorted(names)}, not {sorted(stacks)}")
+
+    def _compare(self, name: str, body: Body, things: set[str], stacks: set[str]) -> None:
+        """Compare a stack with its template, and those that are nested in it with theirs.
+
+        :param things: takes the ids of its things.
+        :param stacks: takes the names of the stacks.
+        """
+        stacks.add(name)
+        shown, wanted = self.store.show(name), body["resources"]
+        rows: Any = shown["resources"]
+        assert isinstance(wanted, dict)
+        if shown["status"] != "COMPLETE" or rows.keys() != wanted.keys():
+            self.complain(f"{name} is {shown['status']} with {sorted(rows)}, not {sorted(wanted)}")
+            return
+        for resource, one in wanted.items():
+            id_, properties = rows[resource]["physical_id"], one["properties"]
+            if one["type"] == "stack":
+                self._compare(id_, properties["template"], things, stacks)
+            elif id_ in things or self.world.properties().get(id_) != properties:
+                self.complain(f"{resource} of {name} is {id_}, which is not {properties}")
+            else:
+                things.add(id_)
 
     def _remove(self) -> None:
         """Delete it: nothing may be left."""
@@ -295,6 +317,7 @@ class History(Trace):
             return
         self.store.delete_stack(NAME)
         self._work_off()
-        left = [one["name"] for one in self.store.stacks(nested=True)]
-        if left or self.world.things:
-            self.complain(f"left over: {left} {self.world.names()}")
+        stacks = [one["name"] for one in self.store.stacks(nested=True)]
+        things = [one for one in self.world.things if not one.startswith(FOUND)]
+        if stacks or things:
+            self.complain(f"left over: {stacks} {things}")

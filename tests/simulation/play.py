@@ -49,8 +49,8 @@ EVERYTHING: frozenset[str] = frozenset(
             if commit.before in crash_points.STACKS
             # in SQLite, where one transaction follows the other, these leave nothing to do
             if commit not in (Commit.UNBLOCK, Commit.SWEEP, Commit.RELEASE)
-            # nobody prunes: the oracle looks at all that was ever there; nothing is encrypted,
-            # limited or renamed; and nested stacks have histories of their own
+            # nobody prunes: the oracle looks at all that was ever there; nothing is encrypted or
+            # limited; and histories of nested stacks have these
             if commit
             not in (
                 Commit.NEST,

@@ -22,6 +22,8 @@ EVERYTHING = {
     Commit.NEST.after,
     Commit.NEST_STOP.before,
     Commit.NEST_STOP.after,
+    Commit.RENAME.after,
+    Commit.ADOPT.after,
     Commit.FAIL.after,
     Commit.FINISH.after,
     Commit.RECOVER.after,
