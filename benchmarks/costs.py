@@ -64,9 +64,10 @@ class Meter:
 
     def prepare(self) -> None:
         """Call it before the start."""
+        before = _list_pids(self._connection)
         self._rows = self._read_rows()
-        # an engine keeps one for its lease
-        self._staying = _list_pids(self._connection)
+        # an engine keeps one for its lease; one that has come meanwhile is to end as all others do
+        self._staying = before & _list_pids(self._connection)
 
     def begin(self) -> None:
         """Call it when the start is committed."""
