@@ -28,7 +28,7 @@ _MOST_PAUSE = 0.32
 class Pace:
     """Lets something happen at once, and then again after an interval. If it happens again as soon
     as it may, the interval becomes longer: whoever is told all the time knows it by now. What is
-    urgent waits for the first interval after what was urgent, and for nothing else.
+    urgent never waits for more than the first interval.
 
     :param first: seconds.
     :param most: the longest interval.
@@ -38,13 +38,11 @@ class Pace:
         self._first = first
         self._most = most
         self._interval = first
-        self._last = self._last_urgent = float("-inf")
+        self._last = float("-inf")
 
     def wait(self, now: float, *, urgent: bool = False) -> float:
         """Seconds until it may happen again; 0 if it may happen now."""
-        if urgent:
-            return max(0.0, self._last_urgent + self._first - now)
-        return max(0.0, self._last + self._interval - now)
+        return max(0.0, self._last + (self._first if urgent else self._interval) - now)
 
     def take(self, now: float, *, urgent: bool = False) -> bool:
         """Let it happen now. False: it is too early."""
@@ -53,8 +51,6 @@ class Pace:
         quiet = now - self._last > 2 * self._interval
         self._interval = self._first if quiet else min(2 * self._interval, self._most)
         self._last = now
-        if urgent:
-            self._last_urgent = now
         return True
 
 

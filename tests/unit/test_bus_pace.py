@@ -32,17 +32,15 @@ def test_what_happens_all_the_time_happens_less_often() -> None:
     assert pace.wait(now + 5.0) == 1.0
 
 
-def test_what_is_urgent_waits_for_what_was_urgent_only() -> None:
+def test_what_is_urgent_waits_for_the_first_interval_only() -> None:
     pace = Pace(1.0, 4.0)
     for now in (0.0, 1.0, 3.0):
         assert pace.take(now)
-    assert (pace.wait(3.5), pace.wait(3.5, urgent=True)) == (3.5, 0.0)
-    assert pace.take(3.5, urgent=True)
-    assert pace.wait(3.75, urgent=True) == 0.75
-    assert not pace.take(3.75, urgent=True)
-    assert pace.take(4.5, urgent=True)
+    assert (pace.wait(3.5), pace.wait(3.5, urgent=True)) == (4.0 - 0.5, 0.5)
+    assert not pace.take(3.5, urgent=True)
+    assert pace.take(4.0, urgent=True)
     # and what is not urgent waits as long as ever
-    assert pace.wait(4.5) == 4.0
+    assert pace.wait(4.0) == 4.0
 
 
 def test_each_wait_is_twice_as_long_up_to_a_limit() -> None:
