@@ -442,11 +442,11 @@ class EngineCore:
             write, commit = _complete_one, Commit.COMPLETE
         started = time.monotonic()
         stale = self._transact_fenced(lambda tx: write(tx, self.engine_id, outcome), commit)
+        self._log_stale(stale or ())
         if stale is not None and not stale:
             self.observer.wrote([outcome], 0, time.monotonic() - started)
-        self._log_stale(stale or ())
-        if is_halt and stale is not None and not stale:
-            stop_nested(self.database, stack_of(outcome))
+            if is_halt:
+                stop_nested(self.database, stack_of(outcome))
 
     def _finish(self, work: Work) -> None:
         draft = None
@@ -535,9 +535,10 @@ class EngineCore:
             if context.cancelled.wait(seconds):
                 raise Cancelled(context.cancel_reason or "the handler was cancelled")
 
-        limits = limits_of(work, self.types[work.type_name])
+        resource_type = self.types[work.type_name]
+        limits = limits_of(work, resource_type)
         receive = Mailbox(self.database, work).receive
-        nest = Nest(self.database, work, self.engine_id)
+        nest = Nest(self.database, work, self.engine_id) if resource_type.nests else None
         context = make_context(work, record, limits, journal, receive, nest)
         return context
 

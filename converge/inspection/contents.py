@@ -19,6 +19,7 @@ from converge.sql.resource_views import ResourceView, Wanted
 from converge.sql.stacks import StackRow
 from converge.sql.transaction import Transaction
 from converge.template import Template
+from converge.template.keys import STACK
 from converge.template.outputs import KEY
 
 
@@ -47,6 +48,7 @@ def show(
     page = resource_views.list_current(tx, wanted, limit)
     required = {key for one in page for key in one.requires}
     names = {one.id: one.name for one in page}
+    inner = nested.get_inner_names(tx, [one.id for one in page if one.type == STACK])
     names |= resource_views.get_names(tx, required - names.keys())
     outputs, _, sources = read_outputs(tx, row)
     marked = secrets_of((*page, *sources))
@@ -90,7 +92,7 @@ def show(
         "read_by": readers.list_readers(tx, row.id),
         "unchecked": _unchecked(tx, row),
         "outer": _outer(tx, row),
-        "nested": {one.resource: one.name for one in nested.list_inner(tx, row.id)},
+        "nested": {one.name: inner[one.id] for one in page if one.id in inner},
     }
 
 

@@ -253,12 +253,15 @@ class Context(Journaled):
 
     @property
     def nest(self) -> Nested:
-        """The resource's own stack, for the type of nested stacks.
+        """The resource's own stack, if its type says :attr:`ResourceType.nests`.
 
-        :raises ConvergeError: the context is not an engine's.
+        :raises ConvergeError: it does not, or the context is not an engine's.
         """
         if self._nest is None:
-            raise ConvergeError("this context is not an engine's, so it has no nested stack")
+            raise ConvergeError(
+                "there is no nested stack: the resource's type does not say `nests = True`, or "
+                "this context is not an engine's"
+            )
         return self._nest
 
 

@@ -31,20 +31,6 @@ class Outer(NamedTuple):
     resource: str
 
 
-class Inner(NamedTuple):
-    """A stack that belongs to a resource.
-
-    :ivar resource: the name of the resource.
-    """
-
-    stack_id: int
-    name: str
-    resource: str
-    action: str
-    status: str
-    reason: str | None
-
-
 def find_inner(tx: Transaction, resource_id: int) -> StackRow | None:
     """The live stack of a resource."""
     query = select(stack.c.id).where(stack.c.outer_resource_id == resource_id, stack.c.live == 1)
@@ -65,17 +51,13 @@ def find_outer(tx: Transaction, row: StackRow) -> Outer | None:
     return None if found is None else Outer(*found)
 
 
-def list_inner(tx: Transaction, stack_id: int) -> list[Inner]:
-    """The live stacks of a stack's resources, by the resource's name."""
-    columns = (stack.c.id, stack.c.name, resource.c.name, stack.c.action, stack.c.status)
-    query = (
-        select(*columns, stack.c.reason)
-        .join_from(resource, stack, stack.c.outer_resource_id == resource.c.id)
-        .where(resource.c.stack_id == stack_id, stack.c.live == 1)
-        .order_by(resource.c.name, stack.c.id)
-    )
-    rows: Any = tx.execute(query)
-    return [Inner(*row) for row in rows]
+def get_inner_names(tx: Transaction, resource_ids: Collection[int]) -> dict[int, str]:
+    """The names of the live stacks of these resources, by the resource's id."""
+    if not resource_ids:
+        return {}
+    mine = among(tx, stack.c.outer_resource_id, resource_ids), stack.c.live == 1
+    query = select(stack.c.outer_resource_id, stack.c.name).where(*mine).order_by(stack.c.id)
+    return {row.outer_resource_id: row.name for row in tx.execute(query)}
 
 
 def release_inner(tx: Transaction, resource_ids: Collection[int]) -> list[int]:
