@@ -131,8 +131,9 @@ class OnFailure(StrEnum):
 
 #: Allowed moves of a sync point. A row that is not in a source state is not moved.
 SYNC_POINT_MOVES: Mapping[NodeState, frozenset[NodeState]] = {
-    # to READY: its last predecessor arrived; to SKIPPED: the traversal was halted
-    NodeState.WAITING: frozenset({NodeState.READY, NodeState.SKIPPED}),
+    # to READY: its last predecessor arrived; to DONE: likewise, and there is nothing to do; to
+    # SKIPPED: the traversal was halted
+    NodeState.WAITING: frozenset({NodeState.READY, NodeState.DONE, NodeState.SKIPPED}),
     NodeState.READY: frozenset({NodeState.RUNNING, NodeState.BLOCKED, NodeState.SKIPPED}),
     # to READY: a retry, or its engine died; to WAITING: a stack node that found work still running
     NodeState.RUNNING: frozenset(

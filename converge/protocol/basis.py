@@ -1,13 +1,16 @@
 """What a resource was last brought to, as a short text.
 
-A resource whose basis is what is wanted now has nothing to do in a traversal, so it has no node: of
-a million resources of which ten changed, the ten, and what depends on them, are planned.
+A resource whose basis is what is wanted now, as is that of all that it requires, has nothing to do
+in a traversal, so it has no node: of a million resources of which ten changed, the ten, and what
+depends on them, are planned. Of these, all but the ten can be passed over, as long as nothing that
+they require turns out to be another than before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Sequence
 from hashlib import blake2b
+from typing import NamedTuple
 
 from converge.canonical import dump
 from converge.model import Action, Status
@@ -46,13 +49,24 @@ def is_made_by(basis: str | None, definition: str, blind: Callable[[str], str] =
     return basis is not None and basis.startswith(blind(_digest(definition)))
 
 
-def list_unchanged(
+class Settled(NamedTuple):
+    """The names of the resources that are as they are wanted.
+
+    :ivar unchanged: as is all that they require.
+    :ivar passable: as long as nothing that they require changes; something of that may.
+    """
+
+    unchanged: Collection[str]
+    passable: Collection[str]
+
+
+def find_settled(
     definitions: Definitions,
     heads: Sequence[ResourceHead],
     blind: Callable[[str], str] = str,
     replaced: Collection[str] = (),
-) -> Set[str]:
-    """The names of the resources that are as they are wanted, as is all that they require.
+) -> Settled:
+    """Find the resources for which nothing is to be done.
 
     :param heads: the resources that there are.
     :param blind: makes digests as they are stored.
@@ -62,20 +76,26 @@ def list_unchanged(
     for head in heads:
         # of several versions, the plan chooses one and deletes the others
         by_name[head.name] = None if head.name in by_name else head
-    unchanged: dict[str, tuple[int, int]] = {}
+    always = definitions.always()
+    unchanged: set[str] = set()
+    passable: set[str] = set()
     # each comes after all that it requires, and what requires something that changes may change
     for name in definitions:
         one = by_name.get(name)
         if one is None or not _is_settled(one) or name in replaced:
             continue
         required = definitions.requires(name)
-        inputs = [unchanged[other] for other in required if other in unchanged]
+        inputs = [(found.id, found.epoch) for other in required if (found := by_name.get(other))]
         own = (one.id, one.epoch)
-        if len(inputs) == len(required) and one.basis == blind(
+        if len(inputs) != len(required) or one.basis != blind(
             make_basis(definitions.text(name), own, inputs)
         ):
-            unchanged[name] = own
-    return unchanged.keys()
+            continue
+        if unchanged.issuperset(required):
+            unchanged.add(name)
+        elif name not in always:
+            passable.add(name)
+    return Settled(unchanged, passable)
 
 
 def _is_settled(head: ResourceHead) -> bool:

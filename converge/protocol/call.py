@@ -12,7 +12,7 @@ from converge.awaiting import Doing, is_cancelled
 from converge.canonical import dump, load
 from converge.errors import BadInput, Cancelled, Drifted, Gone, Replace, Veto, comes_from
 from converge.hiding import Secrets
-from converge.model import Action, Json, Kind, Physical, Status, same
+from converge.model import Action, Json, Kind, Physical, Status
 from converge.protocol.basis import make_basis
 from converge.protocol.decide import (
     DIRECTORY,
@@ -25,6 +25,7 @@ from converge.protocol.decide import (
     Work,
     decide_replace,
     is_external,
+    new_settings,
     runs_always,
 )
 from converge.protocol.drift import Drift, compare, gone, masked, real_properties, said
@@ -192,18 +193,20 @@ def calling(
         reason = work.decision.reason
         return Outcome(work, Result.DONE, deleted=True, reason=reason, raw=reason is not None)
     values: dict[str, Any] = {}
-    if work.locked and work.traversal.action is not Action.CHECK:
-        template_id = work.traversal.template_id
-        values = {"requires": work.requires, "template_id": template_id, "reason": None}
-        values["basis"] = _basis(work)
-        assert work.row is not None
+    node = work.node
+    if work.row is None or node.kind is not Kind.UPDATE or work.traversal.action is Action.CHECK:
+        return Outcome(work, Result.DONE)
+    if not node.is_settled:
+        values = {"template_id": work.traversal.template_id, "basis": _basis(work)}
+    if work.locked:
+        values |= {"requires": work.requires, "reason": None}
         if work.decision.properties is not work.row.properties:
             # only properties that its delete uses have changed
             try:
                 values["properties"] = storable("properties", dict(work.decision.properties))
             except BadInput as error:
                 return failure(work, str(error))
-        values |= _new_settings(work)
+        values |= new_settings(work)
     return Outcome(work, Result.DONE, values)
 
 
@@ -213,19 +216,6 @@ def _basis(work: Work) -> str:
         wanted = {name: value for name, value in wanted.items() if name != SPENT}
     assert work.row is not None
     return make_basis(dump(wanted), (work.row.id, work.row.epoch), work.inputs)
-
-
-def _new_settings(work: Work, attributes: Sequence[str] | None = None) -> dict[str, Any]:
-    """The settings to write, if they differ from those of the row.
-
-    :param attributes: which attributes are secret, if they were made anew.
-    """
-    wanted = work.decision.settings
-    if attributes:
-        wanted = with_marks(wanted, attributes=attributes)
-    if wanted is None or work.row is None or same(dict(wanted), work.row.settings or {}):
-        return {}
-    return {"settings": dict(wanted) or None}
 
 
 def _marks(
@@ -311,7 +301,7 @@ def _call(work: Work, types: Mapping[str, ResourceType], context: Context) -> Do
         "template_id": work.traversal.template_id,
         "basis": _basis(work),
         **_without_drift(row),
-        **_new_settings(work, _marks(work, handler, attributes)),
+        **new_settings(work, _marks(work, handler, attributes)),
     }
     return Outcome(work, Result.DONE, values)
 

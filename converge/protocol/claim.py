@@ -7,7 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from converge.model import SUSPECT_DEATHS, Action, Kind, Status, make_mark
-from converge.protocol.decide import Decision, Operation, Work, decide, input_secrets
+from converge.protocol.decide import (
+    Decision,
+    Operation,
+    Work,
+    decide,
+    input_secrets,
+    is_as_before,
+)
 from converge.protocol.places import Bounds, take_places
 from converge.protocol.room import Room
 from converge.protocol.rota import Rota
@@ -94,7 +101,7 @@ def claim(
         # there may be more, for this engine, too
         tx.news.ready[None] += 1
     for work in seats.works:
-        work.locked = _needs_lock(work.node, work.row, work.decision)
+        work.locked = _needs_lock(work)
     _take(tx, engine_id, seats.works)
     return seats.works
 
@@ -327,13 +334,13 @@ def _lock_free(
             return free, rows
 
 
-def _needs_lock(node: SyncPointRow, row: ResourceRow | None, decision: Decision) -> bool:
-    if row is None:
+def _needs_lock(work: Work) -> bool:
+    if work.row is None:
         return False
-    # an update that finds nothing to change still writes the resource's requires and template
-    return decision.operation in _LOCKING or (
-        node.kind is Kind.UPDATE and decision.operation in (Operation.NOTHING, Operation.FAIL)
-    )
+    operation = work.decision.operation
+    if operation is Operation.NOTHING:
+        return work.node.kind is Kind.UPDATE and not is_as_before(work)
+    return operation in _LOCKING or (work.node.kind is Kind.UPDATE and operation is Operation.FAIL)
 
 
 def _lock(work: Work) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from converge.model import Action, Json, Kind, NodeState, Status
+from converge.protocol.arrive import Arrival, arrive
 from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work
 from converge.protocol.handover import release
 from converge.protocol.limits import SPENT
 from converge.protocol.put_off import PutOff, put_off
 from converge.sql import events, limits, node_moves, resources, scopes, sync_points, traversals
 from converge.sql.resources import ResourceRow
-from converge.sql.sync_points import Key, LockedNode
+from converge.sql.sync_points import LockedNode
 from converge.sql.transaction import Transaction
 from converge.sql.types import fit_text
 from converge.template.keys import STACK
@@ -62,12 +63,17 @@ def complete(tx: Transaction, engine_id: int, outcomes: Sequence[Outcome]) -> li
             kept.append((outcome, node))
     _write_nodes(tx, engine_id, kept)
     _write_resources(tx, engine_id, kept)
-    _count(tx, engine_id, kept)
     events.insert_events(
         tx, [event for outcome, _ in kept if (event := _event(outcome)) is not None]
     )
     node_moves.unblock(tx, sorted(row.id for row in locked.values() if row.blocking))
-    _arrive(tx, kept)
+    ended = [
+        (outcome, node)
+        for outcome, node in kept
+        if node.state is not NodeState.SUPERSEDED and outcome.result in _ENDS
+    ]
+    passed = arrive(tx, [Arrival(outcome, node) for outcome, node in ended])
+    _count(tx, engine_id, ended, passed)
     return stale
 
 
@@ -152,8 +158,13 @@ def _write_resources(
 ) -> None:
     written = []
     deleted = []
+    noted = []
     for outcome, node in kept:
         if not outcome.work.locked:
+            is_noted = outcome.work.decision.operation is Operation.NOTHING and outcome.values
+            if is_noted and node.state is not NodeState.SUPERSEDED:
+                row = row_of(outcome.work)
+                noted.append((row.id, row.epoch, outcome.values))
             continue
         row = row_of(outcome.work)
         if outcome.deleted:
@@ -168,6 +179,7 @@ def _write_resources(
             values = values | _unfinished(outcome)
         written.append((row.id, row.epoch, values))
     resources.release_locks(tx, engine_id, written)
+    resources.note_unchanged(tx, noted)
     resources.delete_locked(tx, engine_id, deleted)
     release(tx, [row.id for row in deleted if row.type == STACK], "it was left in place")
     spent = [row.id for row in deleted]
@@ -203,38 +215,17 @@ def _may_have_steps(outcome: Outcome) -> bool:
     )
 
 
-def _arrive(tx: Transaction, kept: Sequence[tuple[Outcome, LockedNode]]) -> None:
-    """Take ended nodes off their successors' counts."""
-    ended = [
-        (outcome, node)
-        for outcome, node in kept
-        if node.state is not NodeState.SUPERSEDED and outcome.result in _ENDS
-    ]
-    # those of nodes that ran when their traversal was halted have changed since they were claimed
-    counts = Counter((node.traversal_id, one) for _, node in ended for one in node.successors)
-    rows = sync_points.lock_nodes(tx, counts)
-    tainted: set[Key] = set()
-    # what needs no resource type, an engine that is there can do: this one
-    lanes: dict[Key, int] = {}
-    for outcome, node in ended:
-        taints = outcome.result is not Result.DONE or node.tainted
-        for successor in node.successors:
-            key = (node.traversal_id, successor)
-            row = rows[key]
-            if taints and not row.tainted:
-                tainted.add(key)
-            stops = (taints or row.tainted) and not row.always
-            if row.lane != node.lane and (stops or row.kind is Kind.STACK):
-                lanes[key] = node.lane
-    node_moves.taint(tx, sorted(tainted))
-    node_moves.arrive(tx, counts, rows, lanes)
-
-
-def _count(tx: Transaction, engine_id: int, kept: Sequence[tuple[Outcome, LockedNode]]) -> None:
+def _count(
+    tx: Transaction,
+    engine_id: int,
+    ended: Sequence[tuple[Outcome, LockedNode]],
+    passed: Sequence[LockedNode],
+) -> None:
     counts: dict[int, Counter[Result]] = {}
-    for outcome, node in kept:
-        if node.state is not NodeState.SUPERSEDED and outcome.result in _ENDS:
-            counts.setdefault(node.traversal_id, Counter())[outcome.result] += 1
+    for outcome, node in ended:
+        counts.setdefault(node.traversal_id, Counter())[outcome.result] += 1
+    for node in passed:
+        counts[node.traversal_id][Result.DONE] += 1
     for traversal_id, count in sorted(counts.items()):
         traversals.add_progress(
             tx,

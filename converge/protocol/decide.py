@@ -230,6 +230,8 @@ def decide(
         return Decision(Operation.FINISH)
     if node.is_stopped:
         return Decision(Operation.SKIP)
+    if node.is_settled:
+        return Decision(Operation.NOTHING)
     if node.deaths >= _deaths_allowed(traversal, node, row, types):
         return Decision(Operation.FAIL, reason=f"{node.deaths} engines died while working on it")
     if node.kind is Kind.CLEANUP:
@@ -578,3 +580,31 @@ def _miss(types: Mapping[str, ResourceType], *needed: str) -> Decision:
 def unknown_type(name: str, types: Mapping[str, ResourceType]) -> str:
     """That the type is not among these, in words."""
     return f"this engine has no resource type {name!r}{did_you_mean(name, types)}"
+
+
+def new_settings(work: Work, attributes: Sequence[str] | None = None) -> dict[str, Any]:
+    """The settings to write, if they differ from those of the row.
+
+    :param attributes: which attributes are secret, if they were made anew.
+    """
+    wanted = work.decision.settings
+    if attributes:
+        wanted = with_marks(wanted, attributes=attributes)
+    if wanted is None or work.row is None or same(dict(wanted), work.row.settings or {}):
+        return {}
+    return {"settings": dict(wanted) or None}
+
+
+def is_as_before(work: Work) -> bool:
+    """Whether a work that finds nothing to do leaves the resource as it is for everybody else: then
+    it only notes of what it is so. Otherwise what requires the resource is to look at it again."""
+    row = work.row
+    if row is None or work.traversal.action is Action.CHECK or work.node.is_settled:
+        return True
+    return (
+        work.decision.properties is row.properties
+        and work.requires == sorted(row.requires)
+        and row.reason is None
+        and row.drift is None
+        and not new_settings(work)
+    )

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from converge import collection
 from converge.errors import BadInput, Conflict, did_you_mean
 from converge.model import Action, Physical
-from converge.protocol.basis import is_made_by, list_unchanged
+from converge.protocol.basis import find_settled, is_made_by
 from converge.protocol.plan import (
     Existing,
     Plan,
@@ -138,13 +138,15 @@ def make_draft(
         if wanted is not None:
             alike = templates.list_alike(tx, contested(existing), *wanted[1:])
         with collection.paused():
+            settled = find_settled(definitions, heads, tx.blind, replaced)
             planned = plan(
                 definitions,
                 existing,
                 wanted=None if wanted is None else wanted.template_id,
                 previous=stack.template_id,
                 alike=alike,
-                unchanged=list_unchanged(definitions, heads, tx.blind, replaced),
+                unchanged=settled.unchanged,
+                passable=settled.passable,
                 only=touched(definitions, target),
             )
     return Draft(stack.template_id, fingerprint, definitions, heads, planned, renaming)

@@ -3,10 +3,11 @@
 Every name in the template has an *update* node, in the order of the template's references. Every
 existing resource has a *cleanup* node, in the reverse order of what it really requires. What is
 unchanged (see :mod:`converge.protocol.basis`) has neither; if something else refers to it, it has
-an update node that is done from the start, outside of the graph. A cleanup comes after the update
-of its own name, so that everything that depends on a resource is pointed at its replacement before
-the old version is deleted. Cleanups depend only on updates and on other cleanups, so the two halves
-together have no cycle as long as neither has one.
+an update node that is done from the start, outside of the graph. What requires something that
+changes, and is unchanged itself, has both: they are passed over if it need not change. A cleanup
+comes after the update of its own name, so that everything that depends on a resource is pointed at
+its replacement before the old version is deleted. Cleanups depend only on updates and on other
+cleanups, so the two halves together have no cycle as long as neither has one.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Node(NamedTuple):
     :ivar successors: numbers of the nodes that wait for it, in order.
     :ivar done: it is done from the start; its number is negative.
     :ivar always: it runs whether what it waits for failed or not.
+    :ivar passable: nothing is to be done for it, unless something before it changes.
     """
 
     number: int
@@ -79,6 +81,7 @@ class Node(NamedTuple):
     successors: tuple[int, ...]
     done: bool = False
     always: bool = False
+    passable: bool = False
 
 
 class Plan:
@@ -88,6 +91,7 @@ class Plan:
     :ivar new: names for which a resource row must be inserted.
     :ivar kept: ids of the existing versions that stay.
     :ivar unchanged: names of the resources that are as they are wanted.
+    :ivar passable: names of those that are, too, unless something that they require changes.
     :ivar left: names of those that nobody asked to be touched, whatever is wanted of them.
     :ivar held: ids of the rows that these depend on: if they are replaced, they stay.
     """
@@ -102,9 +106,11 @@ class Plan:
         unchanged: Collection[str] = (),
         left: Collection[str] = (),
         held: Collection[int] = (),
+        passable: Collection[str] = (),
     ) -> None:
         self._graph = graph
         self.unchanged = unchanged
+        self.passable = passable
         self.left = left
         self.held = held
         self._done: dict[str, int] = {}
@@ -179,6 +185,7 @@ class Plan:
             pending=graph.count_required(number),
             successors=tuple(graph.dependants(number)),
             always=always,
+            passable=name in self.passable and resource_id in self.kept,
         )
 
     def _requires(self, number: int, name: str) -> Iterable[int]:
@@ -335,6 +342,7 @@ def plan(
     previous: int | None = None,
     alike: Collection[int] = (),
     unchanged: Collection[str] = (),
+    passable: Collection[str] = (),
     only: Collection[str] | None = None,
 ) -> Plan:
     """Plan how to get from the existing resources to the wanted definitions.
@@ -345,6 +353,7 @@ def plan(
     :param previous: id of the template wanted before, if any.
     :param alike: ids of other templates with the same content as the wanted one.
     :param unchanged: names of the resources that are left alone, as is all that they require.
+    :param passable: names of those that are left alone if nothing that they require changes.
     :param only: names of those that may be touched, with all that they require; None: all. What the
         others use of them stays, too, until these are brought about.
     :raises CircularDependency: the definitions (or the rows' ``requires``) have a cycle.
@@ -362,7 +371,8 @@ def plan(
         skipped = left.union(unchanged) if left else unchanged
         held = _used_by(left, existing)
         graph = Graph(_edges(definitions.graph, existing, kept, skipped, held))
-    return Plan(graph.with_root(STACK), definitions, existing, kept, new, unchanged, left, held)
+    root = graph.with_root(STACK)
+    return Plan(root, definitions, existing, kept, new, unchanged, left, held, passable)
 
 
 def with_required(graph: Graph[str], names: Iterable[str]) -> set[str]:

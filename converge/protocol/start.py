@@ -190,8 +190,13 @@ def start(
         asked=None if action is Action.ROLLBACK else before.then(intent, draft).dump(),
         actor=intent.actor,
     )
+    # what it protects no longer, or marks, its nodes must see
+    visited = {*unprotect, *(one.name for one in draft.heads if one.id in ordered)}
     sync_points.insert_sync_points(
-        tx, traversal_id, (_sync_point(node, ids, placing) for node in planned.nodes()), mark
+        tx,
+        traversal_id,
+        (_sync_point(node, ids, placing, visited) for node in planned.nodes()),
+        mark,
     )
     previous = stack.previous_template_id if template_id == stack.template_id else stack.template_id
     stacks.update_stack(
@@ -352,7 +357,9 @@ def supersede(tx: Transaction, stack: StackRow) -> int | None:
     return current.id
 
 
-def _sync_point(node: Node, new_ids: Mapping[str, int], placing: Placing) -> NewSyncPoint:
+def _sync_point(
+    node: Node, new_ids: Mapping[str, int], placing: Placing, visited: Collection[str]
+) -> NewSyncPoint:
     resource_id = node.resource_id
     if node.kind is Kind.UPDATE and resource_id is None:
         assert node.name is not None
@@ -369,6 +376,7 @@ def _sync_point(node: Node, new_ids: Mapping[str, int], placing: Placing) -> New
         node.done,
         placing.lane(node),
         node.always,
+        node.pending if node.passable and node.name not in visited else None,
     )
 
 

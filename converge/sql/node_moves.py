@@ -210,15 +210,19 @@ def arrive(
     counts: Mapping[Key, int],
     waiting: Mapping[Key, LockedNode],
     lanes: Mapping[Key, int] | None = None,
+    settled: Mapping[Key, int] | None = None,
 ) -> None:
     """Subtract completed predecessors from their successors' counts. A node at zero becomes READY.
 
     :param counts: how many predecessors of each node completed in this transaction.
     :param waiting: those nodes, locked by the transaction.
     :param lanes: into which lanes some of them go then; the others stay in theirs.
+    :param settled: how many of these predecessors arrive without a change.
     :raises StaleLock: a node waits for fewer.
     """
     rows = []
+    # most traversals have none
+    has_unsettled = False
     for key, count in counts.items():
         node = waiting[key]
         lane = (lanes or {}).get(key, node.lane)
@@ -234,15 +238,23 @@ def arrive(
                 "pending": node.pending,
                 "left": left,
                 "lane": node.lane if left else lane,
+                "unsettled": node.unsettled,
             }
         )
+        if node.unsettled is not None:
+            has_unsettled = True
+            rows[-1]["unsettled"] = node.unsettled - (settled or {}).get(key, 0)
     if rows:
-        _expect(_arrive().execute(tx, rows), len(rows))
+        _expect(_arrive(has_unsettled).execute(tx, rows), len(rows))
 
 
 @cache
-def _arrive() -> UpdateMany:
-    """The statement that subtracts from counts."""
+def _arrive(has_unsettled: bool) -> UpdateMany:
+    """The statement that subtracts from counts.
+
+    :param has_unsettled: of some of them, ``unsettled``, too.
+    """
+    more = ("unsettled",) if has_unsettled else ()
 
     def values(row: Mapping[str, Any], now: ColumnElement[Any]) -> Mapping[str, Any]:
         # not by the column, which MariaDB may have written already
@@ -254,13 +266,48 @@ def _arrive() -> UpdateMany:
             "state": case((is_ready, ready), else_=waiting),
             "ready_at": case((is_ready, now), else_=null()),
             "lane": row["lane"],
+            **{name: row[name] for name in more},
         }
 
     return UpdateMany(
         sync_point,
         ("traversal_id", "node", "pending"),
-        {"left": sync_point.c.pending.type, "lane": sync_point.c.lane.type},
+        {"left": sync_point.c.pending.type, **types_of(sync_point, "lane", *more)},
         values,
+        _was(NodeState.WAITING),
+        leading=2,
+    )
+
+
+def pass_nodes(tx: Transaction, nodes: Sequence[LockedNode]) -> None:
+    """WAITING to DONE, for nodes that the transaction has locked: the last of what they wait for
+    arrives, and nothing is to be done for them.
+
+    :raises StaleLock: one waits for other numbers than when it was locked.
+    """
+    rows = [
+        {
+            "traversal_id": node.traversal_id,
+            "node": node.node,
+            "pending": node.pending,
+            "unsettled": node.unsettled,
+        }
+        for node in nodes
+    ]
+    if rows:
+        _expect(_pass().execute(tx, rows), len(rows))
+
+
+@cache
+def _pass() -> UpdateMany:
+    """The statement that passes over nodes."""
+    none = literal_column("0", Integer())
+    done = literal_column(f"'{_into(NodeState.DONE, NodeState.WAITING)}'", String())
+    return UpdateMany(
+        sync_point,
+        ("traversal_id", "node", "pending", "unsettled"),
+        {},
+        lambda row, now: {"pending": none, "unsettled": none, "state": done},
         _was(NodeState.WAITING),
         leading=2,
     )

@@ -455,6 +455,30 @@ def release_locks(
         _expect(found, len(alike), "resource locks to release")
 
 
+@cache
+def _note() -> UpdateMany:
+    """The statement that notes what resources were brought to."""
+    return UpdateMany(
+        resource,
+        ("id", "epoch"),
+        types_of(resource, "template_id", "basis"),
+        lambda row, now: {"template_id": row["template_id"], "basis": row["basis"]},
+        resource.c.engine_id.is_(None),
+    )
+
+
+def note_unchanged(tx: Transaction, rows: Sequence[tuple[int, int, Mapping[str, Any]]]) -> None:
+    """Note what resources are as, in which nothing had to change. Nobody has locked them, and their
+    epochs stay: to what requires them, they are the same.
+
+    :param rows: (id, epoch, template_id and basis) of each.
+    :raises StaleLock: one of them is locked, or has another epoch.
+    """
+    full = [{"id": resource_id, "epoch": epoch, **values} for resource_id, epoch, values in rows]
+    if full:
+        _expect(_note().execute(tx, full), len(full), "free resources")
+
+
 def _without_traceback(names: Collection[str]) -> dict[str, None]:
     """Removes the traceback of an older reason, where a new reason is written."""
     return {"traceback": None} if "reason" in names and "traceback" not in names else {}

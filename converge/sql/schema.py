@@ -261,6 +261,10 @@ sync_point = Table(
     Column("lane", Integer, nullable=False, server_default="0"),
     # it runs although it is tainted
     Column("always", Boolean, nullable=False, server_default=false()),
+    # of one for which nothing is to be done unless something before it changes: how many of its
+    # predecessors have not arrived without a change. NULL: it is done whatever they are. An engine
+    # that does not know of it leaves it as it is, so that the node is done
+    Column("unsettled", Integer),
     PrimaryKeyConstraint("traversal_id", "node", name="pk_converge_sync_point"),
     # the order of claims, so that a claim reads no more than it takes; the many nodes that
     # wait or are over are not in it where the database can leave them out

@@ -42,6 +42,7 @@ VERSIONS = (
     "0024",
     "0025",
     "0026",
+    "0027",
 )
 HEAD = VERSIONS[-1]
 #: Databases where a statement that changes the schema commits the transaction.

@@ -103,7 +103,9 @@ def list_contents(
 class Fingerprint:
     """As long as it is the same, so is all that a plan needs to know of a stack's resources.
 
-    Ids and epochs only grow, and whoever writes a resource has locked it, with a new epoch.
+    Ids and epochs only grow, and whoever writes a resource has locked it, with a new epoch. Only
+    the basis of one in which nothing changed is written without; one that is out of date leads to
+    a node with nothing to do.
     """
 
     count: int

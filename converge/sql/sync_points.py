@@ -48,6 +48,8 @@ class SyncPointRow:
     :ivar note_id: the event that says how far its handler is, if that has waited.
     :ivar waited: seconds since the first call of an attempt whose handler has waited.
     :ivar always: it runs although it is tainted.
+    :ivar unsettled: how many of its predecessors have not arrived without a change, if nothing is
+        to be done for it once all have; None: it is done whatever they are.
     """
 
     traversal_id: int
@@ -69,6 +71,7 @@ class SyncPointRow:
     mark: int
     lane: int
     always: bool = False
+    unsettled: int | None = None
     note_id: int | None = None
     waited: float = 0.0
 
@@ -82,6 +85,11 @@ class SyncPointRow:
         """Whether nothing more is done for it: a predecessor failed or was skipped, or its
         traversal was halted."""
         return self.tainted and not self.always
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is to be done for it, as nothing before it has changed."""
+        return self.unsettled == 0
 
 
 @dataclass(slots=True)
@@ -99,6 +107,7 @@ class LockedNode:
     mark: int
     lane: int
     always: bool
+    unsettled: int | None
     successors_text: str
 
     @property
@@ -214,6 +223,7 @@ _LOAD = Load(
     "mark",
     "lane",
     "always",
+    "unsettled",
 )
 
 
@@ -226,6 +236,7 @@ class NewSyncPoint:
     :ivar done: it is DONE from the start; its number is negative.
     :ivar lane: see :mod:`converge.sql.lanes`.
     :ivar always: it runs although it is tainted.
+    :ivar unsettled: see :attr:`SyncPointRow.unsettled`.
     """
 
     node: int
@@ -239,6 +250,7 @@ class NewSyncPoint:
     done: bool = False
     lane: int = DEFAULT
     always: bool = False
+    unsettled: int | None = None
 
 
 def insert_sync_points(
@@ -279,6 +291,7 @@ def insert_sync_points(
                 *state(row),
                 row.lane,
                 row.always,
+                row.unsettled,
             )
             for row in rows
         ),
@@ -290,23 +303,29 @@ def _dump_numbers(numbers: Sequence[int]) -> str:
     return f"[{','.join(map(str, numbers))}]" if numbers else "[]"
 
 
-def lock_nodes(tx: Transaction, keys: Iterable[Key]) -> dict[Key, LockedNode]:
-    """Lock these nodes until the transaction ends, in key order."""
+def lock_nodes(
+    tx: Transaction, keys: Iterable[Key], *, skip_locked: bool = False
+) -> dict[Key, LockedNode]:
+    """Lock these nodes until the transaction ends, in key order.
+
+    :param skip_locked: skip what another transaction has locked.
+    """
     wanted = set(keys)
     if not wanted:
         return {}
-    states = [_node_state(row) for row in _locked_nodes().execute(tx, keys=wanted).all()]
+    rows = _locked_nodes(skip_locked).execute(tx, keys=wanted).all()
+    states = [_node_state(row) for row in rows]
     return {state.key: state for state in states}
 
 
 @cache
-def _locked_nodes() -> Statement[Select[Any]]:
+def _locked_nodes(skip_locked: bool) -> Statement[Select[Any]]:
     return Statement(
         lambda form: (
             select(*_STATE_COLUMNS)
             .where(form.among_keys(sync_point))
             .order_by(*KEY_ORDER)
-            .with_for_update()
+            .with_for_update(skip_locked=skip_locked)
         )
     )
 

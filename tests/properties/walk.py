@@ -183,7 +183,18 @@ class Walk(RuleBasedStateMachine):
         """The nodes as those who hold the tickets remember them."""
         return [
             LockedNode(
-                *key, Kind.UPDATE, NodeState.RUNNING, 0, False, engine_id, epoch, 0, 0, False, "[]"
+                *key,
+                Kind.UPDATE,
+                NodeState.RUNNING,
+                0,
+                False,
+                engine_id,
+                epoch,
+                0,
+                0,
+                False,
+                None,
+                "[]",
             )
             for engine_id, key, epoch in tickets
         ]

@@ -106,6 +106,13 @@ class Clients:
         for name in self.simulation.names:
             self.simulation.guarded(Body("a client"), lambda client, name=name: self._hand(name))
 
+    def adjust(self) -> None:
+        """Let each stack change in one resource, and keep all else."""
+        for name in self.simulation.names:
+            if self.wanted.get(name):
+                body = Body("a client")
+                self.simulation.guarded(body, lambda client, name=name: self._ask("adjust", name))
+
     def signal_all(self) -> None:
         """Tell all that they need not wait any longer."""
         simulation = self.simulation
@@ -129,7 +136,12 @@ class Clients:
         options: dict[str, Any] = {"timeout": random.choice((None, None, None, 20.0))}
         policy = random.choice(("stop", "continue", "rollback"))
         what = f"{verb} {name} {options['timeout']}"
-        if verb == "update":
+        if verb == "adjust":
+            verb = "update"
+            self.wanted[name] = templates.adjust(random, self.wanted[name])
+            options["on_failure"] = policy
+            what += f" {policy} {templates.describe(self.wanted[name])}"
+        elif verb == "update":
             self.wanted[name] = templates.change(random, self.wanted.get(name, {}))
             options["on_failure"] = policy
             what += f" {policy} {templates.describe(self.wanted[name])}"

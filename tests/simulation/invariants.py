@@ -143,6 +143,8 @@ class Oracle:
         for key, row in rows.sync_points.items():
             if row.state == DONE:
                 self.done.add(key)
+                if row.unsettled == 0 and row.attempts == 0:
+                    self.seen["passed over"] += 1
             elif row.state == "BLOCKED" or row.deaths:
                 self.seen["blocked" if row.state == "BLOCKED" else "recovered"] += 1
             if row.note_id is not None and row.state == "READY":

@@ -31,6 +31,7 @@ EVERYTHING: frozenset[str] = frozenset(
         "anew",
         "late effect",
         "overdue",
+        "passed over",
         "recovered nodes",
         "refused",
         "blocked",

@@ -113,10 +113,11 @@ class Simulation(Trace):
         for number in range(self.length):
             if self.wrong:
                 return
-            if number == self.length // 2 and self.random.random() < 0.25:
-                # most of what is done by hand is done to what is at rest
+            if number == self.length // 2 and self.random.random() < 0.4:
+                # most of what is done by hand is done to what is at rest; and of what is at rest,
+                # mostly little changes
                 self._settle()
-                self.clients.meddle()
+                self.random.choice((self.clients.meddle, self.clients.adjust))()
             self._step()
         self._settle()
         if not self.wrong and self.random.random() < 0.2:

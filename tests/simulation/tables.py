@@ -39,6 +39,7 @@ class SyncPoint(NamedTuple):
     waiting_since: float | None
     note_id: int | None
     always: int
+    unsettled: int | None
     successors: str
 
     @property
@@ -305,6 +306,13 @@ def _triggers() -> str:
                 "NEW.state <> OLD.state AND OLD.state || '>' || NEW.state NOT IN "
                 f"({pairs(SYNC_POINT_MOVES)})",
                 f"{node} || OLD.state || ' became ' || NEW.state",
+            ),
+            note(
+                "node_passed",
+                "OF state ON converge_sync_point",
+                "OLD.state = 'WAITING' AND NEW.state = 'DONE' AND (NEW.unsettled IS NOT 0 "
+                "OR NEW.pending > 0 OR OLD.tainted OR NEW.kind = 'stack')",
+                f"{node} || 'passed over, and should not be'",
             ),
             note(
                 "node_claim",

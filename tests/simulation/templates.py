@@ -88,6 +88,12 @@ def change(random: Random, wanted: Wanted) -> Wanted:
     return changed or draw(random)
 
 
+def adjust(random: Random, wanted: Wanted) -> Wanted:
+    """The same, but for the size of one, most likely of the first."""
+    name = random.choice([*wanted, *[next(iter(wanted))] * len(wanted)])
+    return {**wanted, name: replace(wanted[name], size=wanted[name].size + 1)}
+
+
 def parse(wanted: Wanted) -> converge.Template:
     """As the library takes it."""
     return converge.Template.from_dict(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -448,16 +449,28 @@ def test_moves_that_are_not_declared_are_refused(shop: converge.Stack) -> None:
                 schema.sync_point.c.traversal_id == node.traversal_id,
                 schema.sync_point.c.node == node.node,
             )
-            .values(state=state, engine_id=1, epoch=0)
+            .values(state=state, engine_id=1, epoch=0, unsettled=node.pending)
         )
 
+    passable = replace(node, unsettled=node.pending)
     moves: dict[NodeState, Callable[[Transaction], object]] = {
         NodeState.RUNNING: lambda tx: node_moves.start_nodes(tx, 1, [node.key]),
         NodeState.BLOCKED: lambda tx: node_moves.block_nodes(tx, [node.key]),
-        NodeState.DONE: lambda tx: node_moves.end_nodes(tx, 1, [node], NodeState.DONE),
         NodeState.FAILED: lambda tx: node_moves.end_nodes(tx, 1, [node], NodeState.FAILED),
     }
+    done: dict[NodeState, Callable[[Transaction], object]] = {
+        NodeState.RUNNING: lambda tx: node_moves.end_nodes(tx, 1, [node], NodeState.DONE),
+        NodeState.WAITING: lambda tx: node_moves.pass_nodes(tx, [passable]),
+    }
     with store.transaction() as tx:
+        for source in NodeState:
+            for fitting, move in done.items():
+                be(tx, source)
+                if fitting is source:
+                    move(tx)
+                else:
+                    with pytest.raises(StaleLock):
+                        move(tx)
         for target, move in moves.items():
             for source in NodeState:
                 be(tx, source)

@@ -121,7 +121,8 @@ def test_what_is_worked_on_is_not_unchanged(
     (work,) = engine.claim(1)
     store.update_stack("s", wanted())
     engine.write(engine.call(work))
-    assert changed(run(engine)) == {"a", "b", "c"}
+    # for b there turns out to be nothing to do, so c is passed over
+    assert changed(run(engine)) == {"a", "b"}
     assert world.properties()["b.0"] == {"to": 1}
 
 

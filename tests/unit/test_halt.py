@@ -21,7 +21,9 @@ graphs = st.lists(
 
 def node(number: int, successors: Sequence[int], kind: Kind = Kind.UPDATE) -> LockedNode:
     text = f"[{','.join(map(str, successors))}]"
-    return LockedNode(1, number, kind, NodeState.WAITING, 1, False, None, 0, 0, 0, True, text)
+    return LockedNode(
+        1, number, kind, NodeState.WAITING, 1, False, None, 0, 0, 0, True, False, text
+    )
 
 
 def paths(successors: Sequence[Sequence[int]], start: int, through: set[int]) -> set[int]:
