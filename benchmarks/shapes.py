@@ -5,8 +5,8 @@ ten nodes, each in several sizes; ``--full`` for the largest. On PostgreSQL as `
 it, or on the server of ``--url``: ``mysql+pymysql://…`` for MariaDB, ``sqlite://`` for a file.
 
 ``--engines`` engines, each in a process of its own, do resources that do nothing. For each size: a
-create, an update that changes nothing, one that changes one resource of a hundred and a thousand at
-most, a delete. The time is taken from the commit of the start (of
+create, an update that changes nothing, one that changes one resource of a hundred and ten at most,
+one that changes a thousand at most, a delete. The time is taken from the commit of the start (of
 many stacks, from before the first start, as one client starts them one after the other) until all
 is complete. A node's work grows with its edges, so the cost is told for each node and edge: a flat
 line is linear. ``--write`` keeps the figures in ``doc/measured``, and draws a plot.
@@ -71,7 +71,9 @@ FULL = {
     "layered": (1_000, 10_000, 100_000, 1_000_000),
     "many stacks": (1_000, 10_000, 100_000),
 }
-ACTIONS = ("create", "unchanged", "changed", "delete")
+#: What is done, one after the other, and how many resources an update changes at most. They are
+#: evenly spread over the graph, the first one among them, so most others require one of them.
+ACTIONS = {"create": 0, "unchanged": 0, "ten": 10, "changed": 1_000, "delete": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ class Figure:
 
 
 def _make(action: str, requires: Requires) -> Template:
-    return make_template(requires, max(100, len(requires) // 1000) if action == "changed" else 0)
+    most = ACTIONS[action]
+    return make_template(requires, max(100, -(-len(requires) // most)) if most else 0)
 
 
 def _begin(store: Store, action: str, requires: Requires, stacks: int) -> None:

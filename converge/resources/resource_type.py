@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from converge.errors import BadInput, ConvergeError
@@ -460,7 +462,17 @@ def check_types(types: Mapping[str, ResourceType]) -> None:
 
 def is_async(resource_type: ResourceType, method: str) -> bool:
     """Whether a method of the type is ``async def``."""
-    return deferred_kind(getattr(resource_type, method, None)) == ASYNC
+    found = getattr(resource_type, method, None)
+    function = getattr(found, "__func__", found)
+    # asked for each node; what a plain function is, it stays
+    return _is_async(function) if isinstance(function, FunctionType) else _is_async_now(found)
+
+
+def _is_async_now(function: object) -> bool:
+    return deferred_kind(function) == ASYNC
+
+
+_is_async = lru_cache(maxsize=1024)(_is_async_now)
 
 
 def _check_secret_attributes(name: str, one: ResourceType) -> None:
