@@ -44,7 +44,7 @@ class Keyring:
         except ImportError as error:
             raise BadInput(
                 f"there is a key in {where}, but the package cryptography is not installed; type: "
-                "pip install 'converge[secrets]'"
+                "pip install cryptography"
             ) from error
         self._fernets = [Fernet(urlsafe_b64encode(raw)) for raw in self._raw]
         self.fingerprints = tuple(map(_fingerprint, self._raw))
@@ -140,7 +140,7 @@ def read_keyring(
         with open(path, encoding="ascii") as file:
             lines = [line.strip() for line in file]
     except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no text"
+        why = getattr(error, "strerror", None) or "it is not text"
         raise BadInput(f"{_FILE} names {path!r}, which cannot be read: {why}") from None
     found = [line for line in lines if line and not line.startswith("#")]
     return Keyring(found, f"{path!r}, which {_FILE} names")
@@ -162,8 +162,8 @@ def _check(key: str, number: int, where: str) -> bytes:
         raw = b""
     if len(raw) != 32:
         raise BadInput(
-            f"key {number} in {where} is no key: it must be 32 bytes in URL-safe base64; to make "
-            "one, run: converge db new-key"
+            f"key {number} in {where} is not a key: it must be 32 bytes in URL-safe base64; to "
+            "make one, run: converge db new-key"
         )
     return raw
 

@@ -15,9 +15,7 @@ def run(arguments: Namespace) -> int:
     try:
         import shtab
     except ImportError as error:
-        raise BadInput(
-            "the package shtab is not installed; type: pip install 'converge[completion]'"
-        ) from error
+        raise BadInput("the package shtab is not installed; type: pip install shtab") from error
     parser, commands = build_parser()
     for command in commands.by_name.values():
         for action in command._actions:

@@ -59,12 +59,12 @@ def serve(
     :raises BadInput: a configuration file is wrong, or it cannot listen where it is to.
     """
     from converge.service import lifeline
-    from converge.service.settings import settle
+    from converge.service.settings import fill_in
 
     # first of all: the parent may be gone already
     number = lifeline.hold()
     logs = bool(arguments.config_file or arguments.log_format)
-    settle(arguments, _read_files(arguments) if logs else {}, settings)
+    fill_in(arguments, _read_files(arguments) if logs else {}, settings)
     check()
     reporter = _log(arguments) if logs else Reporter(sys.stderr)
     if arguments.processes > 1 and number is None:
@@ -81,12 +81,15 @@ def _read_files(arguments: Namespace) -> dict[str, Any]:
     try:
         from converge.service.files import read_files
     except ImportError as error:
-        raise _missing("--config-file and --log-format", "service", error) from error
+        raise _missing("--config-file or --log-format", "oslo.config oslo.log", error) from error
     return read_files(arguments.config_file)
 
 
-def _missing(options: str, extra: str, error: ImportError) -> ConvergeError:
-    return ConvergeError(f"{options} need {error.name}: pip install 'converge[{extra}]'")
+def _missing(options: str, packages: str, error: ImportError) -> ConvergeError:
+    return ConvergeError(
+        f"{options} needs the module {error.name}, which is not installed; type: "
+        f"pip install {packages}"
+    )
 
 
 def _log(arguments: Namespace) -> Reporter:
@@ -104,7 +107,7 @@ def _measured(
     try:
         from prometheus_client import CollectorRegistry
     except ImportError as error:
-        raise _missing("--listen", "metrics", error) from error
+        raise _missing("--listen", "prometheus_client", error) from error
     registry = CollectorRegistry()
     metrics = measures()(registry)
     if is_child:
@@ -180,7 +183,7 @@ def _measured_processes(
 
         from converge.service.metrics import Folder, count_ready
     except ImportError as error:
-        raise _missing("--listen", "metrics", error) from error
+        raise _missing("--listen", "prometheus_client", error) from error
     from converge.service.processes import Processes
 
     ready = measures().READY

@@ -1,8 +1,9 @@
-"""What is said of a word that is not known, and the articles before nouns."""
+"""What is said of a word that is not known, the articles before nouns, and names of packages."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +76,12 @@ def test_articles() -> None:
     nouns = ["int", "object", "Output", "engine", "str", "UUID", "user", "one-off", ""]
     said = [with_article(noun).partition(" ")[0] for noun in nouns]
     assert said == ["an", "an", "an", "an", "a", "a", "a", "a", "a"]
+
+
+def test_nobody_is_told_to_install_the_other_project_that_is_called_converge() -> None:
+    """On PyPI, ``converge`` is a project of other people."""
+    root = Path(__file__).resolve().parents[2]
+    files = [root / "README.md", *(root / "doc").glob("*.rst"), *(root / "converge").rglob("*.py")]
+    told = re.compile(r"pip install\s+(-\S+\s+)*['\"]?converge\b")
+    assert len(files) > 200
+    assert [str(file) for file in files if told.search(file.read_text("utf-8"))] == []

@@ -80,9 +80,12 @@ def test_keys_come_from_a_file_the_environment_or_a_program(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"{ONE}\nhunter2hunter2", "key 2 in '{}', which CONVERGE_SECRET_KEY_FILE names is no key"),
+        (
+            f"{ONE}\nhunter2hunter2",
+            "key 2 in '{}', which CONVERGE_SECRET_KEY_FILE names is not a key",
+        ),
         ("# none", "there is no key in '{}'"),
-        ("kéy", "cannot be read: it is no text"),
+        ("kéy", "cannot be read: it is not text"),
     ],
     # keys are made anew by each process of the tests
     ids=["wrong", "empty", "bytes"],
