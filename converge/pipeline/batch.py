@@ -115,7 +115,7 @@ def _give_up(
 ) -> None:
     """Deliveries to a sink that the pipeline has no more are dead letters."""
     for work in works:
-        work.error = BadInput(f"the pipeline has no sink {name!r} any more")
+        work.error = BadInput(f"the pipeline no longer has a sink {name!r}")
     Passage(store, Sink(name, ()), now, result, guard).run(works)
 
 

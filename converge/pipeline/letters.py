@@ -12,6 +12,7 @@ from converge.errors import BadInput, NotFound
 from converge.pipeline.items import to_json_list
 from converge.pipeline.notification import Message, Notification, Reason, Refused, raw_text
 from converge.pipeline.work import Work
+from converge.reasons import describe
 from converge.sql import dead_letters, deliveries
 from converge.sql.database import repeatable
 from converge.sql.dead_letters import DeadLetter, Filter
@@ -71,7 +72,7 @@ def letter_of_work(work: Work, step: str) -> dict[str, Any]:
     return {
         "digest": _digest("step", work.origin, work.sink, step, work.share),
         "reason": Reason.STEP.value,
-        "message": fit_text(f"{type(error).__name__}: {error}"),
+        "message": fit_text("" if error is None else describe(error, place=False)),
         "raw": {"items": to_json_list(work.items)},
         "headers": {},
         "origin": work.origin,

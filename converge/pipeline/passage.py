@@ -32,6 +32,7 @@ from converge.pipeline.publishers import Outlet, Publisher
 from converge.pipeline.stages import Handover, Stage
 from converge.pipeline.steps import StatefulStep, Step, listed
 from converge.pipeline.work import LEASE, BatchResult, Guard, Work, count
+from converge.reasons import describe
 from converge.sql import dead_letters, deliveries, step_states
 from converge.sql.database import Database
 from converge.sql.deliveries import DeliveryState
@@ -103,8 +104,8 @@ class Passage:
             work.position = names.index(work.step)
         else:
             work.error = BadInput(
-                f"sink {self._sink.name} has no stage {work.step!r} any more, at which this "
-                "delivery goes on"
+                f"sink {self._sink.name} no longer has the stage {work.step!r}, at which this "
+                "delivery was to continue"
             )
 
     def _take(self, index: int, stage: Stage, works: list[Work]) -> None:
@@ -259,8 +260,8 @@ class Passage:
                     if work.version == versions[work.id]:
                         work.items, work.position = before[work.id], index
         raise Busy(
-            f"stage {stage.name} of sink {self._sink.name}: other processes change the same keys "
-            "all the time; share the work by partitions"
+            f"stage {stage.name} of sink {self._sink.name}: other processes keep changing the "
+            "same keys; share the work by partitions"
         )
 
     def _remember_once(
@@ -336,7 +337,7 @@ class Passage:
                 if work.position == end:
                     count(self._result.delivered, self._sink.name)
             return
-        raise Busy(f"sink {self._sink.name}: other processes take the same deliveries all the time")
+        raise Busy(f"sink {self._sink.name}: other processes keep taking the same deliveries")
 
     def _write(
         self, works: list[Work], end: int, more: Callable[[Transaction], object] | None
@@ -456,7 +457,7 @@ class Passage:
                     work.origin,
                     self._stage_name(work),
                     "it is a dead letter now" if failed else "it will be tried again",
-                    work.error,
+                    "" if work.error is None else describe(work.error, place=False),
                 )
             return
 

@@ -12,6 +12,7 @@ from converge.pipeline.notification import Message, Notification, Refused, parse
 from converge.pipeline.pipeline import Made, Pipeline, Sink
 from converge.pipeline.stages import Handover, Stage
 from converge.pipeline.steps import Advance, StatefulStep, Step, listed
+from converge.reasons import describe
 
 
 @dataclass(slots=True)
@@ -82,7 +83,7 @@ class Trial:
             try:
                 items = self._pass(sink, stage, items, tried)
             except Exception as error:
-                tried.errors[sink.name] = f"{stage.name}: {type(error).__name__}: {error}"
+                tried.errors[sink.name] = f"{stage.name}: {describe(error, place=False)}"
                 return
         if items:
             tried.sinks.setdefault(sink.name, []).extend(items)

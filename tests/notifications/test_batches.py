@@ -366,7 +366,7 @@ def test_a_sink_that_is_gone_leaves_dead_letters(store: Store, world: World) -> 
     other = type(empty)([], {}, empty.events, empty.meters, empty.limits)
     assert deliver(store, other, works).failed == {"sink": 1}
     (letter,) = DeadLetters(store).list()
-    assert letter.message == "BadInput: the pipeline has no sink 'sink' any more"
+    assert letter.message == "the pipeline no longer has a sink 'sink'"
 
 
 def test_a_batch_takes_the_same_number_of_statements_whatever_its_size(
@@ -398,3 +398,13 @@ def test_publishers_of_one_sink_each_get_all(store: Store, world: World) -> None
     given = pipeline(publishers=[{OUT: {"label": "a"}}, {OUT: {"label": "b"}}])
     handle(store, given, messages(1, 2))
     assert world.names("a") == world.names("b") == ["m-1", "m-2"]
+
+
+def test_a_dead_letter_and_the_log_hide_the_secrets_of_an_error(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle(store, pipeline("tests.notifications.world:Leak", attempts=1), messages(1))
+    (letter,) = DeadLetters(store).list()
+    assert letter.message == "RuntimeError: http://ada:***@example.com/items is down"
+    assert "ada:***@" in caplog.text
+    assert "hunter2" not in caplog.text

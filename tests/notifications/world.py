@@ -56,6 +56,13 @@ class Note(Step):
         return item
 
 
+class Leak(Step):
+    """Fails, and says more than it should."""
+
+    def apply(self, item: Item) -> Item:
+        raise RuntimeError("http://ada:hunter2@example.com/items is down")
+
+
 class Out(Publisher):
     """Keeps what it gets."""
 
