@@ -25,6 +25,7 @@ from converge.sql import deliveries, schema
 from converge.testing import FakeClock
 from tests.agent.fleet import HINTS_ONLY, SECRET, Fleet, MemorySource, held, note, sharing
 from tests.agent.world import recorded
+from tests.dying import Died, Reaper
 from tests.notifications import world as worlds
 from tests.notifications.samples import EVENT_DEFINITIONS, METERS, START
 from tests.notifications.world import OUT, World
@@ -160,16 +161,11 @@ def test_an_agent_that_dies_loses_nothing_and_only_its_partitions_move(
     check(fleet, world, range(70))
 
 
-class Died(BaseException):
-    """The process is no more."""
-
-
 @pytest.mark.parametrize("side", ["before", "after"])
 @pytest.mark.parametrize("commit", [Commit.NOTIFICATIONS, Commit.DELIVERIES, Commit.POSITIONS])
 def test_wherever_an_agent_dies_the_others_go_on(
     fleet: Fleet,
     world: World,
-    monkeypatch: pytest.MonkeyPatch,
     commit: Commit,
     side: str,
 ) -> None:
@@ -177,18 +173,11 @@ def test_wherever_an_agent_dies_the_others_go_on(
         fleet.join()
     fleet.settle()
     send(fleet, range(42))
-    dying, point, reached = fleet.living[1], getattr(commit, side), 0
-
-    def hook(name: str) -> None:
-        nonlocal reached
-        reached += name == point
-        if reached == 2:
-            raise Died
+    dying, reaper = fleet.living[1], Reaper(getattr(commit, side), 2)
 
     def live() -> None:
         for _ in range(20):
-            with monkeypatch.context() as patched:
-                patched.setattr(crash_points, "hook", hook)
+            with reaper.watching():
                 dying.turn()
                 sharing(dying).turn()
             fleet.turn()

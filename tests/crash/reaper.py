@@ -12,17 +12,15 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event, text
 
 import converge
-from converge import crash_points
 from converge.process import process_identity
+from tests.dying import Reaper
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Die at each time that a point is reached, which takes some minutes.
@@ -42,54 +40,6 @@ _WAIT = {
         "SELECT RELEASE_LOCK(CONCAT('crash ', DATABASE()))",
     ),
 }
-
-
-class Died(BaseException):
-    """Somebody dies here, in this process."""
-
-
-class Reaper:
-    """Counts the crash points that are reached, and kills whoever reaches one of them.
-
-    :param point: its name; None kills nobody.
-    :param hit: at which time that it is reached.
-    :param kill: how; it does not return.
-    :ivar trace: the points in their order.
-    """
-
-    def __init__(
-        self,
-        point: str | None = None,
-        hit: int = 1,
-        kill: Callable[[], None] | None = None,
-    ) -> None:
-        self.counts: Counter[str] = Counter()
-        self.trace: list[str] = []
-        self.dying = False
-        self.point = point
-        self.hit = hit
-        self.kill = kill
-
-    def __call__(self, name: str) -> None:
-        if self.dying:
-            # the dead do nothing more, whatever their code would catch
-            raise Died(name)
-        self.counts[name] += 1
-        self.trace.append(name)
-        if name == self.point and self.counts[name] == self.hit:
-            self.dying = True
-            if self.kill is not None:
-                self.kill()
-            raise Died(name)
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Be the hook for the length of a block."""
-        before, crash_points.hook = crash_points.hook, self
-        try:
-            yield
-        finally:
-            crash_points.hook = before
 
 
 def gone_identity() -> str:

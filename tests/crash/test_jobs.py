@@ -24,7 +24,8 @@ from converge.testing import FakeClock
 from tests import backends
 from tests.crash.job import LATER, Job
 from tests.crash.jobs import JOBS
-from tests.crash.reaper import EVERY_HIT, KILLED, Driver, Reaper, wait_for_dead
+from tests.crash.reaper import EVERY_HIT, KILLED, Driver, wait_for_dead
+from tests.dying import Reaper
 from tests.crash.rows import Row, Rows, read_rows
 from tests.journal.driver import AFTER_EFFECT, BEFORE_EFFECT
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,33 +32,13 @@ from converge.pipeline import (
 )
 from converge.sql import deliveries, schema
 from converge.testing import FakeClock
+from tests.dying import Died, Reaper
 from tests.notifications import world as worlds
 from tests.notifications.samples import METERS, START, body, message, volume
 from tests.notifications.world import NOTE, OUT, World
 
 MONTH = 30 * 86_400.0
 POINTS = crash_points.both_sides(crash_points.PIPELINE)
-
-
-class Died(BaseException):
-    """The process is no more."""
-
-
-@dataclass
-class Death:
-    """Dies when a point is reached for the n-th time.
-
-    :ivar reached: how often each point was.
-    """
-
-    point: str | None
-    number: int
-    reached: Counter[str]
-
-    def __call__(self, name: str) -> None:
-        self.reached[name] += 1
-        if name == self.point and self.reached[name] == self.number:
-            raise Died
 
 
 def make_pipeline() -> Pipeline:
@@ -159,9 +137,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 @pytest.fixture
-def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str | None, int], Death]]:
-    def set_death(point: str | None, number: int) -> Death:
-        death = Death(point, number, Counter())
+def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str | None, int], Reaper]]:
+    def set_death(point: str | None, number: int) -> Reaper:
+        death = Reaper(point, number)
         monkeypatch.setattr(crash_points, "hook", death)
         return death
 
@@ -173,7 +151,7 @@ def test_a_death_at_any_commit_changes_nothing_in_the_end(
     fresh_store: Callable[..., Store],
     clock: FakeClock,
     world: World,
-    dying: Callable[[str | None, int], Death],
+    dying: Callable[[str | None, int], Reaper],
 ) -> None:
     store = fresh_store(clock)
     counted = dying(None, 0)
@@ -184,7 +162,7 @@ def test_a_death_at_any_commit_changes_nothing_in_the_end(
     assert ("out", "m-old") in wanted["published"]
     assert "m-old" not in wanted["events"]
     assert [one[1] for one in wanted["samples"]] == [11.0 + 12 + 14 + 13, 0.3]
-    reached = dict(counted.reached)
+    reached = dict(counted.counts)
     assert set(POINTS) - set(reached) == set()
     for point in POINTS:
         last = reached[point]

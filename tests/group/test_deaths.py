@@ -11,27 +11,8 @@ from converge.crash_points import GROUP, Commit
 from converge.errors import StaleLock
 from converge.group import group
 from converge.group.member import Member
+from tests.dying import die_at
 from tests.group.world import LEASE, World
-
-
-class Crash(BaseException):
-    """As if the process ended here."""
-
-
-def die(world: World, patch: pytest.MonkeyPatch, point: str, act: Callable[[], object]) -> None:
-    """Do something in a process that ends at this point."""
-    dead = False
-
-    def hook(name: str) -> None:
-        nonlocal dead
-        if dead or name == point:
-            dead = True
-            raise Crash(name)
-
-    with patch.context() as patched:
-        patched.setattr(crash_points, "hook", hook)
-        with pytest.raises(Crash):
-            act()
 
 
 def join(world: World) -> object:
@@ -64,13 +45,13 @@ ACTS: dict[Commit, Callable[[World], object]] = {
 @pytest.mark.parametrize("side", ["before", "after"])
 @pytest.mark.parametrize("commit", ACTS)
 def test_others_go_on_where_a_member_died(
-    world: World, monkeypatch: pytest.MonkeyPatch, commit: Commit, side: str
+    world: World, commit: Commit, side: str
 ) -> None:
     dying = None if commit is Commit.JOIN else world.join()
     if commit is not Commit.JOIN and commit is not Commit.BALANCE:
         world.settle()
-    held = [] if dying is None else list(dying.holds.values())
-    die(world, monkeypatch, getattr(commit, side), lambda: ACTS[commit](world))
+    held = [] if dying is None else list(dying.locks.values())
+    die_at(getattr(commit, side), lambda: ACTS[commit](world))
     if dying is not None:
         world.pause(dying)
     other = world.join(None if commit is Commit.RESIZE else 4)
@@ -78,17 +59,17 @@ def test_others_go_on_where_a_member_died(
     for _ in range(4):
         for member in world.living:
             balance = member.balance(member.row.generation if commit is not Commit.RESIZE else 2)
-            for hold in balance.ending:
-                member.end(hold)
+            for lock in balance.ending:
+                member.end(lock)
             member.give(set(balance.give) - set(balance.ending))
     resized = commit is Commit.RESIZE and side == "after"
     rows = world.partitions()
     assert [row.number for row in rows] == list(range(3 if resized else 4))
     assert sum(world.counts()) == len(rows)
-    for hold in held:
+    for lock in held:
         with pytest.raises(StaleLock), world.store.transaction() as tx:
-            Member.check(tx, hold)
-    assert other.holds
+            Member.check(tx, lock)
+    assert other.locks
 
 
 def test_no_commit_is_forgotten() -> None:

@@ -17,6 +17,7 @@ from converge.protocol.decide import Operation, Outcome, Result, Work
 from converge.protocol.recover import sweep
 from converge.sql import resources
 from converge.testing import FakeClock, FakeWorld, StepEngine
+from tests.dying import Died
 from tests.invariants.tools import (
     LEASE,
     count,
@@ -183,10 +184,6 @@ def test_invariant_3_a_paused_engine_ends_no_traversal(
 # -- 4
 
 
-class Death(BaseException):
-    """An engine is no more."""
-
-
 class Life:
     """A hook that lets whoever lives die when it has reached so many points."""
 
@@ -196,7 +193,7 @@ class Life:
     def __call__(self, name: str) -> None:
         self.left -= 1
         if self.left < 0:
-            raise Death(name)
+            raise Died(name)
 
 
 def test_invariant_4_every_traversal_ends_whatever_dies(
@@ -217,7 +214,7 @@ def test_invariant_4_every_traversal_ends_whatever_dies(
         try:
             sweep(store.database)
             StepEngine(store, types, lease=LEASE).run()
-        except Death:
+        except Died:
             return False
         finally:
             monkeypatch.setattr(crash_points, "hook", None)

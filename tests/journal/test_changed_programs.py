@@ -12,7 +12,8 @@ from converge.errors import BadInput, StepFailed
 from converge.journal import Scope
 from converge.retry import RetryPolicy
 from tests.journal.places import Place
-from tests.journal.world import Crash, World, mismatch, run, steps
+from tests.dying import Died
+from tests.journal.world import World, mismatch, run, steps
 
 
 def test_a_step_at_the_end_may_be_new(place: Place, world: World) -> None:
@@ -53,9 +54,9 @@ def test_a_recorded_step_asked_for_later_than_recorded_is_noticed(
 ) -> None:
     def crash(scope: Scope) -> None:
         steps(world, "a")(scope)
-        raise Crash
+        raise Died
 
-    with pytest.raises(Crash):
+    with pytest.raises(Died):
         run(place, crash)
     error = mismatch(place, steps(world, "first", "a"))
     assert (error.recorded, error.asked) == ("a", "first")

@@ -14,7 +14,8 @@ from converge.errors import BadInput
 from converge.journal import Record, Scope
 from converge.journal.backend import StepStatus
 from tests.journal.places import Place
-from tests.journal.world import Crash, World, mismatch, run
+from tests.dying import Died
+from tests.journal.world import World, mismatch, run
 
 MANY = 10_000
 
@@ -111,10 +112,10 @@ def test_items_are_compared_by_their_values_as_they_were_given(place: Place, wor
         for item in scope.each("a", things):
             item.value.clear()
             if item.index == end:
-                raise Crash
+                raise Died
 
     for swapped, end in ((False, 1), (True, 2), (False, 2)):
-        with pytest.raises(Crash):
+        with pytest.raises(Died):
             run(place, partial(program, swapped=swapped, end=end))
     mismatch(place, go_through(world, [{}, {}, {}]))
 
@@ -234,10 +235,10 @@ def test_the_idempotency_key_of_an_item_is_its_keys(place: Place) -> None:
         for item in scope.each("a", items, key=str):
             found[item.value] = item.key
             if len(found) == 3:
-                raise Crash(found)
+                raise Died(found)
         return found
 
-    with pytest.raises(Crash) as crash:
+    with pytest.raises(Died) as crash:
         run(place, partial(program, items="abc"))
     found = run(place, partial(program, items="xc"))
     assert found["c"] == crash.value.args[0]["c"]
@@ -256,10 +257,10 @@ def test_an_item_can_be_recorded_before_the_next_is_asked_for(place: Place, worl
             world.call(f"{item.index}")
             item.done()
             item.done()
-            raise Crash
+            raise Died
 
     for _ in range(3):
-        with pytest.raises(Crash):
+        with pytest.raises(Died):
             run(place, program)
     run(place, program)
     assert world.calls == ["0", "1", "2"]
@@ -283,10 +284,10 @@ def test_keys_are_kept_in_rows_of_a_limited_size(place: Place) -> None:
         for item in scope.each("a", items, key=str, every=100):
             count += 1
             if item.index == end:
-                raise Crash
+                raise Died
         return count
 
-    with pytest.raises(Crash):
+    with pytest.raises(Died):
         run(place, partial(program, items=items, end=MANY - 1))
     backend = place.backend()
     records = backend.show("job")[1]
@@ -307,11 +308,11 @@ def test_each_of_a_hundred_thousand_items_keeps_one_row(place: Place) -> None:
         for item in scope.each("a", lambda done: range(done, many), every=many // 8):
             count += 1
             if item.index == end:
-                raise Crash
+                raise Died
         return count
 
     for end in (many // 4 + 1, many // 2 + 1):
-        with pytest.raises(Crash):
+        with pytest.raises(Died):
             run(place, partial(program, end=end))
         sizes.append([(len(repr(one)), one.position) for one in place.journal().show("job")[1]])
     assert run(place, partial(program, end=many)) == many // 2

@@ -11,7 +11,8 @@ from converge.errors import BadInput, StaleLock, StepFailed, StoreError
 from converge.journal import Journal, Scope
 from converge.retry import RetryPolicy
 from tests.journal.places import Place
-from tests.journal.world import Crash, World, run, steps
+from tests.dying import Died
+from tests.journal.world import World, run, steps
 
 POLICY = RetryPolicy(attempts=3, first=2.0, exceptions=(RuntimeError,))
 
@@ -27,11 +28,11 @@ def test_attempts_and_the_rest_of_a_wait_survive_a_crash(place: Place, world: Wo
     world.failures = {"a": 9}
 
     def crash(seconds: float) -> None:
-        raise Crash
+        raise Died
 
     for attempt in (1, 2):
         journal = Journal(place.backend(), sleep=crash)
-        with pytest.raises(Crash), journal.scope("job") as scope:
+        with pytest.raises(Died), journal.scope("job") as scope:
             scope.step("a", world.call, "a", retry=POLICY)
         record = journal.show("job")[1][0]
         assert (record.status, record.attempts) == ("RETRY", attempt)
@@ -40,7 +41,7 @@ def test_attempts_and_the_rest_of_a_wait_survive_a_crash(place: Place, world: Wo
         # what is left of the wait is waited for before the next attempt
         place.slept.clear()
         if attempt == 1:
-            with pytest.raises(Crash):
+            with pytest.raises(Died):
                 Crashing(place, world).run()
             assert world.calls == ["a"]
             place.pass_time(1.5)
@@ -59,7 +60,7 @@ class Crashing:
 
     def _wait(self, seconds: float) -> None:
         assert seconds == pytest.approx(1.5)
-        raise Crash
+        raise Died
 
     def run(self) -> None:
         with self.journal.scope("job") as scope:
@@ -210,10 +211,10 @@ def test_a_failure_that_the_program_caught_comes_again_without_a_call(
         else:
             scope.step("ship", calls.append, "shipped")
         if crash:
-            raise Crash
+            raise Died
 
     journal = Journal(place.backend())
-    with pytest.raises(Crash), journal.scope("job") as scope:
+    with pytest.raises(Died), journal.scope("job") as scope:
         program(scope, crash=True)
     assert calls == ["charge", "told"]
     works = True
@@ -261,10 +262,10 @@ def test_a_failure_that_was_caught_is_recorded_by_a_step_of_the_next_nested_scop
         with scope.scope("other") as other:
             other.step("b", world.call, "b")
         if crash:
-            raise Crash
+            raise Died
 
     world.failures = {"a": 1}
-    with pytest.raises(Crash):
+    with pytest.raises(Died):
         run(place, lambda scope: program(scope, crash=True))
     run(place, lambda scope: program(scope, crash=False))
     assert world.calls == ["a", "b"]

@@ -21,6 +21,7 @@ from converge.resources.resource_type import Context
 from converge.retry import RetryPolicy
 from converge.sql import scopes
 from converge.testing import FakeClock, StepEngine
+from tests.dying import Died
 from tests.templates import one_of_each
 
 OpenStore = Callable[..., converge.Store]
@@ -28,10 +29,6 @@ STEPS = [f"step {number}" for number in range(1, 11)]
 LEASE = 60.0
 TEMPLATE = one_of_each("job")
 CHANGED = one_of_each("job", size=2)
-
-
-class Died(BaseException):
-    """The engine dies here."""
 
 
 @dataclass

@@ -25,6 +25,7 @@ from converge import RetryPolicy, crash_points
 from converge.errors import JournalMismatch, NotFound, StaleLock, StepFailed
 from converge.journal import Record, Scope, items
 from converge.journal.backend import Backend, ScopeLock, StepStatus, Taken
+from tests.dying import Died
 from tests.journal.conftest import DATABASES, MEMORY, REDIS, _place
 from tests.journal.oracle import (
     ATTEMPTS,
@@ -50,10 +51,6 @@ SCOPES = itertools.count(1)
 EFFECT = Table(
     "oracle_effect", MetaData(), Column("scope", String(40)), Column("effect", String(200))
 )
-
-
-class Crash(BaseException):
-    """As if the process ended here."""
 
 
 class Flaky(Exception):
@@ -83,7 +80,7 @@ class Life:
             self._note()
         self.left -= 1
         if self.left < 0:
-            raise Crash(place)
+            raise Died(place)
 
     def _note(self) -> None:
         self.log += self._writing
@@ -165,11 +162,11 @@ class Trial:
                 with journal.scope(self.name) as scope:
                     assert scope.finished == self.finished
                     self._perform(scope, program, life)
-            except (Crash, JournalMismatch) as error:
+            except (Died, JournalMismatch) as error:
                 ended = error
         log = self.log[start:]
         foretold = [one.entry for one in events]
-        if isinstance(ended, Crash):
+        if isinstance(ended, Died):
             assert log == foretold[: len(log)]
             self._lose(program, log)
         else:
@@ -188,7 +185,7 @@ class Trial:
             self._write_late()
         if life.began:
             self.journals.reverse()
-            if isinstance(ended, Crash):
+            if isinstance(ended, Died):
                 self.place.kill(life.backend)
         self._look()
         return ended

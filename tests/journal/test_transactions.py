@@ -13,7 +13,8 @@ from converge.errors import BadInput, StaleLock, StepFailed
 from converge.journal import Item, Journal, Scope
 from converge.retry import RetryPolicy
 from tests.journal.places import InDatabase, Place
-from tests.journal.world import Crash, World, run
+from tests.dying import Died
+from tests.journal.world import World, run
 
 
 def add_row(connection: Any, number: int) -> int:
@@ -44,11 +45,11 @@ def test_a_step_in_a_transaction_is_there_with_its_effect_or_not_at_all(
         with sql.store.transaction() as tx:
             value = scope.step("a", add_row, tx.connection, 1, transaction=tx)
             if crash:
-                raise Crash
+                raise Died
         return value
 
     for _ in range(2):
-        with pytest.raises(Crash):
+        with pytest.raises(Died):
             run(sql, partial(program, crash=True))
         assert (effects(), sql.journal().show("job")[1]) == ([], [])
     assert [run(sql, partial(program, crash=False)) for _ in range(2)] == [1, 1]
@@ -87,12 +88,12 @@ def test_items_in_transactions_have_their_effect_once(
                 add_row(tx.connection, item.value)
                 item.done(transaction=tx)
                 if item.index == crash:
-                    raise Crash
+                    raise Died
             if item.index == crash - 1:
-                raise Crash
+                raise Died
 
     for crash in (2, 3, 5):
-        with pytest.raises(Crash):
+        with pytest.raises(Died):
             run(sql, partial(program, crash=crash))
     run(sql, partial(program, crash=-1))
     assert effects() == list(range(6))
@@ -113,10 +114,10 @@ def test_an_item_that_was_rolled_back_can_be_done_in_another_transaction(
             with pytest.raises(RuntimeError):
                 attempt(item, fail=True)
             attempt(item, fail=False)
-            raise Crash
+            raise Died
 
     for _ in range(3):
-        with pytest.raises(Crash):
+        with pytest.raises(Died):
             run(sql, program)
     run(sql, program)
     assert effects() == [0, 1, 2]
@@ -168,10 +169,10 @@ def test_a_failure_that_was_caught_is_recorded_in_the_transaction_of_the_next_st
                 bank.step("a", world.call, "a", transaction=tx)
             scope.step("b", world.call, "b", transaction=tx)
             if crash:
-                raise Crash
+                raise Died
 
     world.failures = {"a": 2}
-    with pytest.raises(Crash):
+    with pytest.raises(Died):
         run(sql, partial(program, crash=True))
     # undone with the step that came after it
     assert sql.journal().show("job")[1] == []

@@ -33,10 +33,6 @@ class World:
         return value
 
 
-class Crash(BaseException):
-    """As if the process ended here: nothing is recorded of it."""
-
-
 def run(place: Place, program: Callable[[Scope], Any], name: str = "job") -> Any:
     """Run a program as the scope of that name, in a new process as it were."""
     journal = place.journal()

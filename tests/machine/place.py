@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-
-# -- once --------------------------------------------------------------------
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-
-# -- once --------------------------------------------------------------------
 from sqlalchemy import select
 
-from converge import Machine, Store, crash_points
+from converge import Machine, Store
 from converge.lease import LEASE
 from converge.sql import schema
 from converge.testing import FakeClock
-
-
-class Crash(BaseException):
-    """As if the process ended here."""
+from tests.dying import die_at
 
 
 @dataclass
@@ -44,18 +37,7 @@ class Place:
     def die(self, point: str, function: Callable[..., object], *arguments: Any) -> None:
         """Call a function, and end its process at a point; others see that when its lease is
         over."""
-        dead = False
-
-        def hook(name: str) -> None:
-            nonlocal dead
-            if dead or name == point:
-                dead = True
-                raise Crash(name)
-
-        with self.patch.context() as patch:
-            patch.setattr(crash_points, "hook", hook)
-            with pytest.raises(Crash):
-                function(*arguments)
+        die_at(point, lambda: function(*arguments))
         self.clock.advance(LEASE)
 
     def close(self) -> None:

@@ -17,7 +17,8 @@ from converge.machine.move import ActionFailed
 from converge.sql import schema
 
 # -- once --------------------------------------------------------------------
-from tests.machine.place import Crash, Place, attempts, held_by
+from tests.dying import Died
+from tests.machine.place import Place, attempts, held_by
 from tests.machine.world import World, count, fail, record, status
 
 
@@ -26,7 +27,7 @@ def test_a_step_that_is_done_is_not_done_again_when_the_action_is(
 ) -> None:
     def first(action: Action) -> None:
         assert action.step("one", world.step, "one") == "ONE"
-        raise Crash
+        raise Died
 
     def second(action: Action) -> None:
         assert action.step("one", world.step, "one") == "ONE"

@@ -11,7 +11,8 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, s
 from converge import Machine, RetryPolicy
 from converge.machine import Action
 from converge.sql.transaction import Transaction
-from tests.machine.place import Crash, Place
+from tests.dying import Died
+from tests.machine.place import Place
 
 # what a host keeps beside converge's tables
 HOST = MetaData()
@@ -77,7 +78,7 @@ def failure(event: str) -> str:
 
 
 def crash(action: Action) -> None:
-    raise Crash
+    raise Died
 
 
 def status(machine: Machine, key: str = "k") -> str:

@@ -19,15 +19,12 @@ from converge import Store, crash_points
 from converge.pipeline import DeadLetters, Message, Pipeline, process_batch, sweep
 from converge.sql import deliveries, notifications, samples
 from converge.testing import FakeClock
+from tests.dying import Died
 from tests.notifications.samples import METERS, START, message, volume
 from tests.notifications.world import NOTE, OUT, World
 
 MALFORMED = [b"", b"{", b"[]", b"\xff", b'{"event_type": 1}', b'{"payload": NaN}']
 RESOURCES = 5
-
-
-class Died(BaseException):
-    """An agent is no more."""
 
 
 class Chaos:

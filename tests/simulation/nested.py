@@ -19,7 +19,7 @@ from converge.protocol import recover
 from converge.protocol.decide import Outcome, Work
 from converge.resources import Stack
 from converge.testing import FakeClock, FakeWorld, StepEngine
-from tests.crash.reaper import Died
+from tests.dying import Died
 from tests.simulation.trace import Trace
 
 NAME = "shop"

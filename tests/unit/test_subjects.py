@@ -17,6 +17,12 @@ def test_every_file_of_tests_has_a_subject() -> None:
     assert set(TESTS.glob("*/test_*.py")) == listed
 
 
+def test_the_page_says_what_each_folder_is_for() -> None:
+    page = (TESTS.parent / "doc" / "contributing.rst").read_text(encoding="utf-8")
+    folders = {file.parent.name for file in TESTS.glob("*/test_*.py")}
+    assert {name for name in folders if f"``tests/{name}`` " not in page} == set()
+
+
 def test_an_entry_stands_once_in_its_place() -> None:
     assert len(set(ENTRIES)) == len(ENTRIES)
     assert list(subjects.read()) == sorted(subjects.read())
