@@ -34,7 +34,7 @@ LOG = logging.getLogger(__name__)
 SWEEP = 1.0
 #: Seconds before the first attempt after an outage, and the most before a later one.
 FIRST, LONGEST = 0.5, 15.0
-#: Seconds between two looks at whether the owners of partitions are still behind.
+#: Seconds between two looks at whether the holders of partitions are still behind.
 REST = 0.2
 
 
@@ -138,7 +138,7 @@ class Agent:
                     self._rest(self._source)
                     return True
             if self._is_resting:
-                LOG.warning("the agent receives again")
+                LOG.warning("the agent receives again: few enough deliveries are open")
                 self._is_resting = False
             batch = gather(
                 self._source.receive,
@@ -161,14 +161,17 @@ class Agent:
             self._wait_out(error)
             return True
         if self._pause != FIRST:
-            LOG.warning("the agent goes on")
+            LOG.warning("the agent works again")
             self._pause = FIRST
         return not self._source.ended
 
     def _rest(self, source: Source) -> None:
-        """Receive nothing for a moment: the owners of partitions are behind."""
+        """Receive nothing for a moment: the holders of partitions are behind."""
         if not self._is_resting:
-            LOG.warning("nothing is received, as the owners of partitions are behind")
+            LOG.warning(
+                "the agent receives nothing until fewer deliveries are open in the partitions of "
+                "its group"
+            )
             self._is_resting = True
             assert self.counts.group is not None
             self.counts.group.rests += 1
@@ -217,7 +220,7 @@ class Agent:
         if self._pause == FIRST:
             self.counts.outages += 1
             self._watcher.outage()
-            LOG.warning("the agent waits: %s", error)
+            LOG.warning("the agent receives nothing, and tries again: %s", error)
         self.stopping.wait(self._pause)
         self._pause = min(self._pause * 2, LONGEST)
 

@@ -1,4 +1,4 @@
-"""What an agent of a group does with what it receives: it records it, and tells the owners of the
+"""What an agent of a group does with what it receives: it records it, and tells the holders of the
 partitions."""
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Layout:
 class Outbox:
     """The sending half of a member. It is used by the thread that receives notifications.
 
-    :param open_post: connects to the queues of the partitions; None: there are none, and the owners
-        look into the database from time to time.
+    :param open_post: connects to the queues of the partitions; None: there are none, and their
+        holders look into the database from time to time.
     :ivar layout: what it is to send to; set by any thread.
     :ivar sending: the generation that it sends to; nothing that it has in hand goes to another one.
     """
@@ -102,7 +102,7 @@ class Outbox:
         self.sending = self._used.generation
 
     def process(self, messages: Sequence[Message]) -> BatchResult:
-        """Record a batch, and tell the owners of the partitions. When it returns, all of it can be
+        """Record a batch, and tell the holders of the partitions. When it returns, all of it can be
         acknowledged.
 
         :raises StoreError: the store cannot be used. The messages must come again.
@@ -132,7 +132,7 @@ class Outbox:
             post.close()
 
     def _tell(self, layout: Layout, works: Sequence[Work]) -> None:
-        """Send hints. If they are lost, the owners find the deliveries when they look."""
+        """Send hints. If they are lost, the holders find the deliveries when they look."""
         if self._open is None or seconds() < self._not_before:
             return
         first = share_of(layout.generation, 0)
@@ -150,7 +150,10 @@ class Outbox:
             self.close()
             self._counts.unsent += len(messages)
             self._not_before = seconds() + PAUSE
-            LOG.warning("the owners of partitions find out later what there is: %s", error)
+            LOG.warning(
+                "hints cannot be sent; the next look into the database finds the deliveries: %s",
+                error,
+            )
 
     def _sign(
         self, layout: Layout, number: int, sink: str, ids: Sequence[int]

@@ -32,7 +32,7 @@ from converge.lease import now as seconds
 from converge.pipeline import BatchResult, Pipeline, resume, sweep
 from converge.sql import deliveries, groups
 from converge.sql.database import repeatable
-from converge.sql.groups import Hold
+from converge.sql.groups import PartitionLock
 from converge.sql.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Sharing:
         )
         self._post: Post | None = None
         self._post_not_before = 0.0
-        self._places: dict[str, tuple[Hold, str]] = {}
+        self._places: dict[str, tuple[PartitionLock, str]] = {}
         # received and not acknowledged
         self._hints: list[Delivery] = []
         # where something may be open
@@ -127,7 +127,7 @@ class Sharing:
         # shares of no partition, which are this member's to do
         self._strays: set[int] = set()
         # what is held, as far as this half knows
-        self._begun: set[Hold] = set()
+        self._begun: set[PartitionLock] = set()
         self._at: dict[str, float] = {}
         self._pause = pace.first
 
@@ -152,7 +152,10 @@ class Sharing:
         try:
             self._member.close()
         except StoreError as error:
-            LOG.warning("partitions are free when the lease is over: %s", error)
+            LOG.warning(
+                "the partitions cannot be given back; others take them when the lease ends: %s",
+                error,
+            )
 
     def turn(self) -> None:
         """Do what there is to do, or wait a little for it."""
@@ -179,7 +182,7 @@ class Sharing:
             self._wait_out(error)
             return
         if self._pause != self._pace.first:
-            LOG.warning("the work on partitions goes on")
+            LOG.warning("the work on partitions continues")
             self._pause = self._pace.first
 
     def finish(self) -> None:
@@ -207,11 +210,11 @@ class Sharing:
         self._end(balance)
         self.outbox.layout = self._layout(balance.generation, balance.partitions, balance.key)
         self._balanced.set()
-        self.counts.partitions = len(self._member.holds)
+        self.counts.partitions = len(self._member.locks)
         self._measure()
 
     def _measure(self) -> None:
-        """How far the owners are behind with what was recorded."""
+        """How far the holders are behind with what was recorded."""
         sinks, shares = list(self._pipeline.sinks), self._shares()
 
         def read(tx: Transaction) -> tuple[tuple[int, float], bool]:
@@ -221,76 +224,76 @@ class Sharing:
         (self.counts.lag, self.counts.lag_seconds), self.is_behind = self._store.database.read(read)
 
     def _follow(self, balance: Balance) -> None:
-        held = set(self._member.holds.values())
-        for hold in self._begun - held:
-            self._drop(hold)
-        for hold in held - self._begun:
-            self._begin(hold)
+        held = set(self._member.locks.values())
+        for lock in self._begun - held:
+            self._drop(lock)
+        for lock in held - self._begun:
+            self._begin(lock)
         if balance.give:
             # nothing of them is in hand between two turns
-            for hold in balance.give:
-                self._drop(hold)
+            for lock in balance.give:
+                self._drop(lock)
             self._listen()
             self._member.give(balance.give)
 
-    def _begin(self, hold: Hold) -> None:
+    def _begin(self, lock: PartitionLock) -> None:
         def read(tx: Transaction) -> dict[groups.Spot, int]:
-            groups.check_hold(tx, hold)
-            groups.delete_old_positions(tx, hold, POSITION_AGE)
-            return groups.read_positions(tx, hold)
+            groups.check_lock(tx, lock)
+            groups.delete_old_positions(tx, lock, POSITION_AGE)
+            return groups.read_positions(tx, lock)
 
         known = self._store.database.transact(read, Commit.POSITIONS, happened=repeatable)
         self._inbox.begin(known)
-        self._begun.add(hold)
+        self._begun.add(lock)
         # what came while nobody held it
-        self._dirty.add(_share(hold))
+        self._dirty.add(_share(lock))
         for sink in self._pipeline.sinks:
-            self._places[_place(self._name, hold, sink).queue] = (hold, sink)
+            self._places[_place(self._name, lock, sink).queue] = (lock, sink)
 
-    def _drop(self, hold: Hold) -> None:
-        self._inbox.end(hold)
-        self._begun.discard(hold)
-        self._dirty.discard(_share(hold))
-        self._places = {name: one for name, one in self._places.items() if one[0] != hold}
+    def _drop(self, lock: PartitionLock) -> None:
+        self._inbox.end(lock)
+        self._begun.discard(lock)
+        self._dirty.discard(_share(lock))
+        self._places = {name: one for name, one in self._places.items() if one[0] != lock}
 
     def _end(self, balance: Balance) -> None:
         """End partitions of the former number that are worked off."""
-        for hold in balance.ending:
-            if self._count_open([_share(hold)], 1):
-                self._dirty.add(_share(hold))
+        for lock in balance.ending:
+            if self._count_open([_share(lock)], 1):
+                self._dirty.add(_share(lock))
                 continue
-            queues = [_place(self._name, hold, sink).queue for sink in self._pipeline.sinks]
+            queues = [_place(self._name, lock, sink).queue for sink in self._pipeline.sinks]
             if self._post is not None:
                 try:
                     self._post.remove(queues)
                 except CarrierError as error:
                     self._lose_post(error)
-            self._drop(hold)
-            self._member.end(hold)
+            self._drop(lock)
+            self._member.end(lock)
 
-    def _holds(self) -> dict[int, Hold]:
+    def _locks(self) -> dict[int, PartitionLock]:
         """What is held, by share."""
-        return {_share(hold): hold for hold in self._member.holds.values()}
+        return {_share(lock): lock for lock in self._member.locks.values()}
 
     def _shares(self) -> set[int]:
-        return {*self._holds(), *(self._strays if self._keeper() is not None else ())}
+        return {*self._locks(), *(self._strays if self._keeper() is not None else ())}
 
     def _guard_of(self, shares: Collection[int]) -> Callable[[Transaction], None]:
         """What checks that these partitions are held."""
-        holds = self._holds()
+        locks = self._locks()
         keeper = self._keeper()
         involved = {
-            hold for hold in (holds.get(share, keeper) for share in shares) if hold is not None
+            lock for lock in (locks.get(share, keeper) for share in shares) if lock is not None
         }
 
         def guard(tx: Transaction) -> None:
-            groups.check_holds(tx, involved)
+            groups.check_locks(tx, involved)
 
         return guard
 
-    def _keeper(self) -> Hold | None:
+    def _keeper(self) -> PartitionLock | None:
         """The first partition: its holder also does what is in no partition that there is."""
-        return next((hold for hold in self._member.holds.values() if hold.number == 0), None)
+        return next((lock for lock in self._member.locks.values() if lock.number == 0), None)
 
     def _count_open(self, shares: Collection[int], limit: int = MOST_LAG) -> int:
         if not shares:
@@ -321,21 +324,21 @@ class Sharing:
     def _open_hint(self, one: Delivery) -> None:
         place = self._places.get(one.headers[QUEUE])
         if place is None:
-            # of a partition that was lost meanwhile: its owner looks
+            # of a partition that was lost meanwhile: its holder looks
             return
-        hold, sink = place
+        lock, sink = place
         try:
             hint = self._inbox.open(
-                hold, sink, one.body, redelivered=bool(one.headers[REDELIVERED])
+                lock, sink, one.body, redelivered=bool(one.headers[REDELIVERED])
             )
         except Refused as refused:
             known = self.counts.refused
             known[refused.kind] = known.get(refused.kind, 0) + 1
             if known[refused.kind] == 1:
                 LOG.warning(
-                    "a message in the queue of partition %d is refused (%s; more of them are only "
+                    "refused a message in the queue of partition %d (%s; further ones are only "
                     "counted): %s",
-                    hold.number,
+                    lock.number,
                     refused.kind,
                     refused,
                 )
@@ -344,7 +347,7 @@ class Sharing:
             self.counts.redelivered += 1
             return
         self.counts.hints += 1
-        self._dirty.add(_share(hold))
+        self._dirty.add(_share(lock))
 
     def _listen(self) -> bool:
         """Receive from the queues of what is held; whether that is possible."""
@@ -362,7 +365,9 @@ class Sharing:
         return bool(self._places)
 
     def _lose_post(self, error: CarrierError) -> None:
-        LOG.warning("without hints, partitions are looked at from time to time: %s", error)
+        LOG.warning(
+            "hints cannot be received, so the database is looked at from time to time: %s", error
+        )
         self._close_post()
         self._post_not_before = seconds() + self._pace.look
 
@@ -392,14 +397,14 @@ class Sharing:
             return
         reached = dict(self._inbox.reached)
         if reached:
-            holds = {spot.hold for spot in reached}
+            locks = {spot.lock for spot in reached}
 
             def write(tx: Transaction) -> None:
-                groups.check_holds(tx, holds)
+                groups.check_locks(tx, locks)
                 groups.write_positions(tx, self._inbox.known, reached)
 
             def happened(tx: Transaction, result: None) -> bool:
-                found = {k: v for hold in holds for k, v in groups.read_positions(tx, hold).items()}
+                found = {k: v for lock in locks for k, v in groups.read_positions(tx, lock).items()}
                 return all(found.get(spot) == number for spot, number in reached.items())
 
             self._store.database.transact(write, Commit.POSITIONS, happened=happened)
@@ -412,8 +417,8 @@ class Sharing:
             self._lose_post(error)
 
     def _sweep(self) -> None:
-        holds = self._holds()
-        if not holds:
+        locks = self._locks()
+        if not locks:
             return
         is_keeper = self._keeper() is not None
         if not is_keeper:
@@ -458,15 +463,15 @@ class Sharing:
         """Do nothing for a while."""
         self._close_post()
         if self._pause == self._pace.first:
-            LOG.warning("the work on partitions waits: %s", error)
+            LOG.warning("the work on partitions has stopped, and is tried again: %s", error)
         self.stopping.wait(self._pause)
         self._pause = min(self._pause * 2, self._pace.longest)
         self._at.pop("balance", None)
 
 
-def _share(hold: Hold) -> int:
-    return share_of(hold.generation, hold.number)
+def _share(lock: PartitionLock) -> int:
+    return share_of(lock.generation, lock.number)
 
 
-def _place(group: str, hold: Hold, sink: str) -> Place:
-    return Place(group, hold.generation, hold.number, sink)
+def _place(group: str, lock: PartitionLock, sink: str) -> Place:
+    return Place(group, lock.generation, lock.number, sink)

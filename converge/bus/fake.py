@@ -33,7 +33,7 @@ class FakeSource:
         self.shown = url.shown
         check_topics(url)
         if url.options or url.text.partition("://")[2].strip("/"):
-            raise BadInput(f"nothing may follow fake://, as it does in {url.shown}")
+            raise BadInput(f"nothing may follow fake://, but something does in {url.shown}")
         fake: Any = import_module("oslo_messaging._drivers.impl_fake")
         target: Any = import_module("oslo_messaging").Target
         self._dump: Any = import_module("oslo_serialization.jsonutils").dump_as_bytes

@@ -1,7 +1,7 @@
 """Queues between the members of a group, in RabbitMQ.
 
 They are durable, and each has one active consumer at a time. They are classic queues, not quorum
-queues: there are many of them, and if one is lost with its node, its owner finds in the database
+queues: there are many of them, and if one is lost with its node, its holder finds in the database
 what it would have told.
 
 Import this module only if such a bus is asked for.
@@ -64,7 +64,7 @@ class RabbitPost:
             self._connect()
             for name in sorted(set(self.tags) - wanted):
                 self._channel.basic_cancel(self.tags.pop(name))
-                self._let_go(name)
+                self._requeue(name)
             for name in sorted(wanted - set(self.tags)):
                 self._declare(name)
                 self.tags[name] = self._channel.basic_consume(
@@ -145,8 +145,8 @@ class RabbitPost:
             )
         )
 
-    def _let_go(self, name: str) -> None:
-        """Give back what was received of a queue and not handled: its next owner has it first."""
+    def _requeue(self, name: str) -> None:
+        """Give back what was received of a queue and not handled: its next holder gets it first."""
         kept = [one for one in self._received if one.headers[QUEUE] != name]
         for one in self._received:
             if one.headers[QUEUE] == name:

@@ -116,7 +116,7 @@ class SeveralSources:
         if source is not None:
             source.close()
         if bus.pause == FIRST:
-            LOG.warning("the other buses go on: %s", error)
+            LOG.warning("a bus cannot be used; the others continue: %s", error)
         bus.not_before = time.monotonic() + bus.pause
         bus.pause = min(bus.pause * 2, LONGEST)
 

@@ -110,7 +110,7 @@ class SharedBus(MemoryBus):
                 self._relay.send(hint)
         except Exception as error:
             # a thread cannot be started, say; but it is committed, and must not look otherwise
-            LOG.warning("nobody in other processes is told of a commit: %s", error)
+            LOG.warning("other processes are not told of a commit: %s", error)
 
     def close(self) -> None:
         """Send what is left, if that is possible soon, and stop. Another use starts anew."""

@@ -32,7 +32,7 @@ def check_partitions(partitions: object) -> int:
     ):
         raise BadInput(
             f"a group has 1 to {MOST_PARTITIONS:,} partitions, not {partitions!r}; "
-            "more than the members that it will ever have"
+            "choose more than it will ever have members"
         )
     return partitions
 
@@ -77,13 +77,13 @@ def enter(tx: Transaction, settings: Settings) -> GroupRow:
     if not settings.secrets.is_proof(row.proof, *about):
         raise BadInput(
             f"group {row.name!r} has another secret than this member; give all members the same "
-            "one. While it is exchanged, each member knows both: see doc/coordination.rst"
+            "one; how to exchange it is in doc/coordination.rst"
         )
     if settings.partitions not in (None, row.partitions):
         raise BadInput(
             f"group {row.name!r} has {row.partitions} partitions, and this member is set to "
             f"{settings.partitions}; start it with --partitions {row.partitions}, or change them "
-            f"for all with: converge group resize {row.name} {settings.partitions}"
+            f"for all members with: converge group resize {row.name} {settings.partitions}"
         )
     if settings.key not in (None, row.key):
         raise BadInput(
@@ -142,7 +142,7 @@ def resize(database: Database, name: str, partitions: int) -> GroupRow:
 
     :raises NotFound: there is none of this name.
     :raises Busy: it is still being changed.
-    :raises BadInput: it is no number of partitions.
+    :raises BadInput: it is not a number of partitions.
     :raises StoreError: the database cannot be used.
     """
     check_partitions(partitions)
@@ -155,8 +155,8 @@ def resize(database: Database, name: str, partitions: int) -> GroupRow:
         if left:
             raise Busy(
                 f"group {name!r} is still being changed to {row.partitions} partitions: {left} of "
-                "the former ones are not worked off yet; wait until converge group show "
-                f"{name} has none of them"
+                "the old ones still have work; wait until `converge group show "
+                f"{name}` lists none of them"
             )
         generation = row.generation + 1
         groups.update_group(tx, row.id, generation=generation, partitions=partitions)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from converge.group.signing import Message, Refused, Secrets
-from converge.sql.groups import Hold, Spot
+from converge.sql.groups import PartitionLock, Spot
 
 #: The longest name of a queue, in bytes of UTF-8.
 MOST_NAME = 255
@@ -47,26 +47,28 @@ class Inbox:
         """A partition is held from now on; these of its messages were handled before."""
         self._known.update(known)
 
-    def end(self, hold: Hold) -> None:
+    def end(self, lock: PartitionLock) -> None:
         """A partition is held no more."""
         for spots in (self._known, self._reached):
-            for spot in [one for one in spots if one.hold == hold]:
+            for spot in [one for one in spots if one.lock == lock]:
                 del spots[spot]
 
-    def open(self, hold: Hold, sink: str, data: object, *, redelivered: bool) -> Message | None:
+    def open(
+        self, lock: PartitionLock, sink: str, data: object, *, redelivered: bool
+    ) -> Message | None:
         """The message of what came to a partition; None if it was handled before, and the bus says
         itself that it delivers it again.
 
         :raises Refused: it is none of this group's, or of another queue, or somebody sends again
             what was handled before. Nothing of it was used.
         """
-        message = self._secrets.open(data, group=self._group, sink=sink, partition=hold.number)
-        if message.generation != hold.generation:
+        message = self._secrets.open(data, group=self._group, sink=sink, partition=lock.number)
+        if message.generation != lock.generation:
             raise Refused(
                 "foreign",
-                f"it is for a partition of generation {message.generation}, not {hold.generation}",
+                f"it is for a partition of generation {message.generation}, not {lock.generation}",
             )
-        spot = Spot(hold, sink, message.sender)
+        spot = Spot(lock, sink, message.sender)
         if message.sequence <= self._reached.get(spot, self._known.get(spot, 0)):
             if redelivered:
                 return None

@@ -3,7 +3,7 @@
 Whoever runs a member calls :meth:`Member.balance` every few seconds, and does what it says: begin
 with what was taken, end with what is lost, finish what is to be given, and then
 :meth:`Member.give` it. Each transaction that records work of a partition begins with
-:meth:`Member.check`; then whatever was done under a hold that is lost leaves nothing.
+:meth:`Member.check`; then whatever was done under a lock that is lost leaves nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from converge.model import make_mark
 from converge.process import is_gone
 from converge.sql import groups
 from converge.sql.database import Database, repeatable
-from converge.sql.groups import GroupRow, Hold, MemberRow, PartitionRow
+from converge.sql.groups import GroupRow, PartitionLock, MemberRow, PartitionRow
 from converge.sql.transaction import Transaction
 
 LOG = logging.getLogger(__name__)
@@ -48,10 +48,10 @@ class Balance:
     generation: int
     partitions: int
     key: str
-    taken: tuple[Hold, ...] = ()
-    lost: tuple[Hold, ...] = ()
-    give: tuple[Hold, ...] = ()
-    ending: tuple[Hold, ...] = ()
+    taken: tuple[PartitionLock, ...] = ()
+    lost: tuple[PartitionLock, ...] = ()
+    give: tuple[PartitionLock, ...] = ()
+    ending: tuple[PartitionLock, ...] = ()
 
 
 class Member:
@@ -67,7 +67,7 @@ class Member:
         self._database = database
         self._settings = settings
         self._owner = RowOwner(database, lease)
-        self._holds: dict[tuple[int, int], Hold] = {}
+        self._locks: dict[tuple[int, int], PartitionLock] = {}
         # the id of the lease under which it joined last
         self._joined = 0
         self.row: GroupRow = self._join()
@@ -88,17 +88,17 @@ class Member:
         return self._owner.current_lease()
 
     @property
-    def holds(self) -> Mapping[tuple[int, int], Hold]:
+    def locks(self) -> Mapping[tuple[int, int], PartitionLock]:
         """What it holds, by generation and number."""
-        return self._holds
+        return self._locks
 
     @staticmethod
-    def check(tx: Transaction, hold: Hold) -> None:
+    def check(tx: Transaction, lock: PartitionLock) -> None:
         """Check in a transaction that a partition is still held; none takes it until its end.
 
         :raises StaleLock: it is not.
         """
-        groups.check_hold(tx, hold)
+        groups.check_lock(tx, lock)
 
     # -- changes
 
@@ -118,44 +118,44 @@ class Member:
                 happened=repeatable,
             )
         )
-        for hold in balance.lost:
-            del self._holds[hold.generation, hold.number]
-        for hold in balance.taken:
-            self._holds[hold.generation, hold.number] = hold
+        for lock in balance.lost:
+            del self._locks[lock.generation, lock.number]
+        for lock in balance.taken:
+            self._locks[lock.generation, lock.number] = lock
         if balance.taken or balance.lost:
             LOG.info(
                 "group %s: took partitions %s, lost %s; holds %s",
                 self._settings.name,
-                [hold.number for hold in balance.taken],
-                [hold.number for hold in balance.lost],
-                len(self._holds),
+                [lock.number for lock in balance.taken],
+                [lock.number for lock in balance.lost],
+                len(self._locks),
             )
         return balance
 
-    def give(self, holds: Iterable[Hold]) -> None:
+    def give(self, locks: Iterable[PartitionLock]) -> None:
         """Give partitions back; their work is finished.
 
         :raises StoreError: the database cannot be used.
         """
-        given = list(holds)
+        given = list(locks)
 
         def free(tx: Transaction) -> None:
-            for hold in sorted(given, key=lambda one: (one.generation, one.number)):
-                groups.free_partition(tx, hold)
+            for lock in sorted(given, key=lambda one: (one.generation, one.number)):
+                groups.free_partition(tx, lock)
 
         if given:
             self._database.transact(free, Commit.GIVE, happened=repeatable)
             self._forget(given)
 
-    def end(self, hold: Hold) -> None:
+    def end(self, lock: PartitionLock) -> None:
         """End a partition of an older generation, of which all is done.
 
         :raises StoreError: the database cannot be used.
         """
         self._database.transact(
-            partial(groups.delete_partition, hold=hold), Commit.GIVE, happened=repeatable
+            partial(groups.delete_partition, lock=lock), Commit.GIVE, happened=repeatable
         )
-        self._forget([hold])
+        self._forget([lock])
 
     def close(self) -> None:
         """Give everything back at once, and leave.
@@ -169,7 +169,7 @@ class Member:
                     partial(self._leave, lease=lease), Commit.GIVE, happened=repeatable
                 )
         finally:
-            self._holds.clear()
+            self._locks.clear()
             self._owner.close()
 
     # -- transactions
@@ -227,15 +227,15 @@ class Member:
         oldest = rows[0].generation
         # an older generation is worked off before the next one is begun with
         rows = [one for one in rows if one.generation == oldest]
-        kept = {key: hold for key, hold in self._holds.items() if _has(rows, key, hold, lease)}
-        lost = [hold for key, hold in self._holds.items() if key not in kept]
+        kept = {key: lock for key, lock in self._locks.items() if _has(rows, key, lock, lease)}
+        lost = [lock for key, lock in self._locks.items() if key not in kept]
         owners = {one.number: _owner_of(one, living, lease.id, kept) for one in rows}
         change = decide(owners, living, lease.id)
         numbered = {one.number: one for one in rows}
         taken = [
-            hold
+            lock
             for number in change.take
-            if (hold := groups.take_partition(tx, row.id, numbered[number], lease.id, make_mark()))
+            if (lock := groups.take_partition(tx, row.id, numbered[number], lease.id, make_mark()))
             is not None
         ]
         is_ending = oldest != row.generation and sent_to > oldest
@@ -254,8 +254,8 @@ class Member:
         row = groups.lock_group(tx, self._settings.name)
         if row is None:
             return
-        for key in sorted(self._holds):
-            groups.free_partition(tx, self._holds[key])
+        for key in sorted(self._locks):
+            groups.free_partition(tx, self._locks[key])
         groups.delete_member(tx, row.id, lease.id, lease.mark)
 
     # -- details
@@ -280,9 +280,9 @@ class Member:
 
         expire(self._database, self._database.read(gone))
 
-    def _forget(self, holds: Iterable[Hold]) -> None:
-        for hold in holds:
-            self._holds.pop((hold.generation, hold.number), None)
+    def _forget(self, locks: Iterable[PartitionLock]) -> None:
+        for lock in locks:
+            self._locks.pop((lock.generation, lock.number), None)
 
 
 def name_sender(lease: Lease) -> str:
@@ -294,20 +294,20 @@ def _about(name: str, engine_id: int, mark: int) -> tuple[object, ...]:
     return ("member", name, engine_id, mark)
 
 
-def _has(rows: list[PartitionRow], key: tuple[int, int], hold: Hold, lease: Lease) -> bool:
-    """Whether a hold is still as it was taken, under this lease."""
+def _has(rows: list[PartitionRow], key: tuple[int, int], lock: PartitionLock, lease: Lease) -> bool:
+    """Whether a lock is still as it was taken, under this lease."""
     return (
         any(
             (one.generation, one.number) == key
-            and (one.engine_id, one.epoch, one.mark) == (hold.engine_id, hold.epoch, hold.mark)
+            and (one.engine_id, one.epoch, one.mark) == (lock.engine_id, lock.epoch, lock.mark)
             for one in rows
         )
-        and hold.engine_id == lease.id
+        and lock.engine_id == lease.id
     )
 
 
 def _owner_of(
-    row: PartitionRow, living: set[int], me: int, kept: Mapping[tuple[int, int], Hold]
+    row: PartitionRow, living: set[int], me: int, kept: Mapping[tuple[int, int], PartitionLock]
 ) -> int | None:
     """Who holds a partition; None if it is free. What this member took in a commit whose reply was
     lost is free to it."""

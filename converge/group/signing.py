@@ -55,7 +55,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one member sends to the owner of a partition.
+    """What one member sends to the holder of a partition.
 
     :ivar group: the name of the group.
     :ivar generation: of its partitions: it grows when their number changes.
@@ -124,13 +124,13 @@ class Secrets:
         """
         text = data.encode("utf-8", "replace") if isinstance(data, str) else data
         if not isinstance(text, bytes | bytearray) or len(text) > MOST_BYTES:
-            raise Refused("unsigned", "it is no text, or too long")
+            raise Refused("unsigned", "it is not text, or is too long")
         found = _WIRE.fullmatch(bytes(text))
         if found is None:
             raise Refused("unsigned", "it is not of the form SIGNATURE BODY")
         signature, body = found.groups()
         if not self._matches(signature, _PREFIX + body):
-            raise Refused("forged", "its signature is not by a secret of this group")
+            raise Refused("forged", "it is not signed with a secret of this group")
         message = _read(body)
         place = (message.group, message.sink, message.partition)
         if place != (group, sink, partition):
@@ -197,11 +197,9 @@ def _read(body: bytes) -> Message:
         raise Refused("malformed", "its body is not JSON") from None
     version = document.pop("v", None)
     if version != VERSION or isinstance(version, bool):
-        raise Refused(
-            "malformed", f"it is of version {version!r}, and this program knows {VERSION}"
-        )
+        raise Refused("malformed", f"its version is {version!r}, and this program knows {VERSION}")
     if document.keys() != _FIELDS.keys() or any(
         type(document[name]) is not kind for name, kind in _FIELDS.items()
     ):
-        raise Refused("malformed", f"its body must have {', '.join(_FIELDS)}, of their types")
+        raise Refused("malformed", f"its body must have {', '.join(_FIELDS)}, each of its type")
     return Message(**document)

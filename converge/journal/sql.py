@@ -292,7 +292,7 @@ def _take(tx: Transaction, name: str, lease: Lease, mark: int) -> Taken:
     return Taken(ScopeLock(row.id, owner, epoch, mark), row.finished_at is not None, records)
 
 
-def _list_held(tx: Transaction, lease: Lease) -> list[scopes.Hold]:
+def _list_held(tx: Transaction, lease: Lease) -> list[scopes.LockedScope]:
     # the id may belong to another lease by now, with locks of its own
     check_lease(tx, lease.id, lease.mark)
     return scopes.list_held(tx, lease.id)
@@ -313,7 +313,7 @@ def _write(tx: Transaction, lock: ScopeLock, record: Record) -> None:
 
 
 def _rewrite(tx: Transaction, lock: ScopeLock, record: Record) -> None:
-    scopes.lock_hold(tx, *_columns(lock))
+    scopes.keep_lock(tx, *_columns(lock))
     scopes.update_step(tx, lock.scope, record.name, record.wait, **_values(record))
 
 

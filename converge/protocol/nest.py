@@ -77,7 +77,7 @@ class Nest:
         """
         row = self._follow(context, self._checking)
         if row is None:
-            raise Drifted("its stack is gone")
+            raise Drifted("its nested stack is gone")
         key = row.id, row.traversal_id or 0
         drifted = self.database.read(lambda tx: events.list_with_status(tx, *key, Status.DRIFTED))
         if drifted:
@@ -142,7 +142,7 @@ class Nest:
         if found is None or found.stack.mark != said["mark"]:
             if self.work.decision.operation is Operation.DELETE:
                 return None
-            raise NestedFailed("its stack is no longer in the database")
+            raise NestedFailed("its nested stack is no longer in the database")
         row = found.stack
         if row.status is Status.IN_PROGRESS:
             raise WaitForStack(row.id, f"waits for stack {row.name!r}")

@@ -124,7 +124,7 @@ SETTINGS_ENGINE = (
         "prune_after",
         ENGINE,
         float,
-        "Seconds after which what has ended is pruned, now and then. Without it: never.",
+        "Seconds after which what has ended is pruned, from time to time. Without it: never.",
         least=1,
         most=315_360_000,
         sample="2592000",
@@ -134,7 +134,7 @@ SETTINGS_ENGINE = (
         ENGINE,
         list,
         "Names of the queues that it serves, separated by commas. Without it, default, which is "
-        "that of all that names none.",
+        "the queue of all that names none.",
     ),
     Setting(
         "pass_env",
@@ -240,9 +240,8 @@ SETTINGS_AGENT = (
         "secret_file",
         AGENT,
         str,
-        "A file with what only the agents of the group know: a text of at least 16 characters, or "
-        "two, one a line, while it is exchanged. Without it, CONVERGE_GROUP_SECRET of the "
-        "environment.",
+        "A file with the secret of the group: a text of at least 16 characters; or two, one a "
+        "line, while it is exchanged. Without it, CONVERGE_GROUP_SECRET of the environment.",
         sample="/etc/converge/group.secret",
     ),
     Setting(
@@ -259,8 +258,8 @@ SETTINGS_AGENT = (
         "key",
         AGENT,
         str,
-        "What is together in one partition: a trait of events, a field of samples. Without it, as "
-        "the group has it; resource_id if this agent is the first.",
+        "The trait of events, or field of samples, whose value decides the partition. Without it, "
+        "as the group has it; resource_id if this agent is the first.",
         sample="resource_id",
     ),
     Setting(
@@ -276,7 +275,7 @@ SETTINGS_AGENT = (
 SETTINGS = (*SETTINGS_SHARED, *SETTINGS_ENGINE, *SETTINGS_AGENT)
 
 
-def settle(arguments: Any, given: Mapping[str, Any], settings: Iterable[Setting]) -> None:
+def fill_in(arguments: Any, given: Mapping[str, Any], settings: Iterable[Setting]) -> None:
     """Fill in what the command line did not say.
 
     :param arguments: an object with what the command line said, None or [] where nothing.

@@ -60,7 +60,7 @@ class DeadLetter:
     """What could not be handled.
 
     :ivar reason: a :class:`converge.pipeline.Reason`; ``message`` says more.
-    :ivar raw: the body: ``{"text": …}``, or ``{"base64": …}`` if it is no text.
+    :ivar raw: the body: ``{"text": …}``, or ``{"base64": …}`` if it is not text.
     :ivar origin: the message id, if it is known.
     :ivar sink: where it failed, with ``step``; None if it got to no sink.
     :ivar count: how often it came.

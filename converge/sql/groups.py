@@ -71,7 +71,7 @@ class PartitionRow(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class PartitionLock:
     """A partition that a member has taken: what its work is checked by."""
 
     group_id: int
@@ -183,7 +183,7 @@ def check_member(
     sends = update(member).where(*_is_member(group_id, engine_id, mark))
     if tx.execute(sends.values(generation=generation)).rowcount != 1:
         raise StaleLock(
-            f"engine {engine_id} is no member of its group any more: what it received goes back"
+            f"engine {engine_id} is no longer a member of its group: what it received goes back"
         )
 
 
@@ -241,7 +241,7 @@ def list_partitions(tx: Transaction, group_id: int) -> list[PartitionRow]:
 
 def take_partition(
     tx: Transaction, group_id: int, row: PartitionRow, engine_id: int, mark: int
-) -> Hold | None:
+) -> PartitionLock | None:
     """Take a partition whose holder is gone, or that has none; None: somebody was faster.
 
     :param row: the partition as it was read.
@@ -260,26 +260,26 @@ def take_partition(
     )
     if done.rowcount != 1:
         return None
-    return Hold(group_id, row.generation, row.number, engine_id, row.epoch + 1, mark)
+    return PartitionLock(group_id, row.generation, row.number, engine_id, row.epoch + 1, mark)
 
 
-def _is_held(hold: Hold) -> list[ColumnElement[bool]]:
+def _is_held(lock: PartitionLock) -> list[ColumnElement[bool]]:
     return [
-        partition.c[name] == getattr(hold, name)
+        partition.c[name] == getattr(lock, name)
         for name in ("group_id", "generation", "number", "engine_id", "epoch", "mark")
     ]
 
 
-def check_hold(tx: Transaction, hold: Hold) -> None:
+def check_lock(tx: Transaction, lock: PartitionLock) -> None:
     """Check that a partition is still this holder's, and keep others from taking it until the
     transaction ends: it comes first in each transaction that records work of the partition.
 
     :raises StaleLock: it is another one's by now.
     """
-    done = tx.execute(update(partition).where(*_is_held(hold)).values(worked_at=tx.now))
+    done = tx.execute(update(partition).where(*_is_held(lock)).values(worked_at=tx.now))
     if done.rowcount != 1:
         raise StaleLock(
-            f"partition {hold.number} is no longer held by this member (epoch {hold.epoch}): "
+            f"partition {lock.number} is no longer held by this member (epoch {lock.epoch}): "
             "what it did is not recorded"
         )
 
@@ -293,12 +293,12 @@ _CHECK = UpdateMany(
 )
 
 
-def check_holds(tx: Transaction, holds: Collection[Hold]) -> None:
-    """Check several partitions, as :func:`check_hold` does one.
+def check_locks(tx: Transaction, locks: Collection[PartitionLock]) -> None:
+    """Check several partitions, as :func:`check_lock` does one.
 
     :raises StaleLock: one of them is another one's by now.
     """
-    listed = sorted(holds, key=lambda one: (one.generation, one.number))
+    listed = sorted(locks, key=lambda one: (one.generation, one.number))
     if _CHECK.execute(tx, [asdict(one) for one in listed]) != len(listed):
         raise StaleLock(
             f"one of {len(listed)} partitions is no longer held by this member: "
@@ -306,23 +306,23 @@ def check_holds(tx: Transaction, holds: Collection[Hold]) -> None:
         )
 
 
-def is_held(tx: Transaction, hold: Hold) -> bool:
+def is_held(tx: Transaction, lock: PartitionLock) -> bool:
     """Whether a partition is still this holder's."""
-    return tx.execute(select(partition.c.number).where(*_is_held(hold))).first() is not None
+    return tx.execute(select(partition.c.number).where(*_is_held(lock))).first() is not None
 
 
-def free_partition(tx: Transaction, hold: Hold) -> bool:
+def free_partition(tx: Transaction, lock: PartitionLock) -> bool:
     """Give a partition back. False: it is another one's by now."""
-    done = tx.execute(update(partition).where(*_is_held(hold)).values(engine_id=None))
+    done = tx.execute(update(partition).where(*_is_held(lock)).values(engine_id=None))
     return done.rowcount == 1
 
 
-def delete_partition(tx: Transaction, hold: Hold) -> bool:
+def delete_partition(tx: Transaction, lock: PartitionLock) -> bool:
     """Delete a partition of a generation that has been worked off, with its positions. False: it
     is another one's by now."""
-    if tx.execute(delete(partition).where(*_is_held(hold))).rowcount != 1:
+    if tx.execute(delete(partition).where(*_is_held(lock))).rowcount != 1:
         return False
-    tx.execute(delete(position).where(*_is_place(hold)))
+    tx.execute(delete(position).where(*_is_place(lock)))
     return True
 
 
@@ -351,29 +351,29 @@ _UPDATE_POSITIONS = UpdateMany(
 )
 
 
-def _is_place(hold: Hold) -> list[ColumnElement[bool]]:
+def _is_place(lock: PartitionLock) -> list[ColumnElement[bool]]:
     return [
-        position.c[name] == getattr(hold, name) for name in ("group_id", "generation", "number")
+        position.c[name] == getattr(lock, name) for name in ("group_id", "generation", "number")
     ]
 
 
 class Spot(NamedTuple):
     """Where a sender's messages come to: a partition of a holder, and a sink."""
 
-    hold: Hold
+    lock: PartitionLock
     sink: str
     sender: str
 
 
-def read_positions(tx: Transaction, hold: Hold) -> dict[Spot, int]:
+def read_positions(tx: Transaction, lock: PartitionLock) -> dict[Spot, int]:
     """The number of the last message of each sender that was handled in a partition."""
     query = select(position.c.sink, position.c.sender, position.c.sequence)
-    found = tx.execute(query.where(*_is_place(hold)))
-    return {Spot(hold, row.sink, row.sender): row.sequence for row in found}
+    found = tx.execute(query.where(*_is_place(lock)))
+    return {Spot(lock, row.sink, row.sender): row.sequence for row in found}
 
 
 def write_positions(tx: Transaction, known: Collection[Spot], reached: Mapping[Spot, int]) -> None:
-    """Note which messages were handled. The transaction has checked the holds.
+    """Note which messages were handled. The transaction has checked the locks.
 
     :param known: those that :func:`read_positions` returned to these holders, or that they wrote
         since.
@@ -384,9 +384,9 @@ def write_positions(tx: Transaction, known: Collection[Spot], reached: Mapping[S
     for spot, sequence in sorted(reached.items(), key=lambda one: str(one[0])):
         (changed if spot in known else made).append(
             {
-                "group_id": spot.hold.group_id,
-                "generation": spot.hold.generation,
-                "number": spot.hold.number,
+                "group_id": spot.lock.group_id,
+                "generation": spot.lock.generation,
+                "number": spot.lock.number,
                 "sink": spot.sink,
                 "sender": spot.sender,
                 "sequence": sequence,
@@ -396,8 +396,8 @@ def write_positions(tx: Transaction, known: Collection[Spot], reached: Mapping[S
     _UPDATE_POSITIONS.execute(tx, changed)
 
 
-def delete_old_positions(tx: Transaction, hold: Hold, age: float) -> int:
+def delete_old_positions(tx: Transaction, lock: PartitionLock, age: float) -> int:
     """Forget senders of which nothing was handled for so many seconds. The transaction has checked
-    the hold."""
-    old = delete(position).where(*_is_place(hold), position.c.at < tx.now - age)
+    the lock."""
+    old = delete(position).where(*_is_place(lock), position.c.at < tx.now - age)
     return int(tx.execute(old).rowcount)

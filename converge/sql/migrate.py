@@ -22,7 +22,7 @@ from converge.sql.schema import PREFIX, VERSION_TABLE, metadata
 from converge.sql.schema_version import (
     COMMITS_SCHEMA_CHANGES,
     HEAD,
-    State,
+    SchemaState,
     check_schema,
     current_version,
     read_state,
@@ -121,7 +121,7 @@ def _upgrade(database: Database) -> None:
         lock.connection.commit()
 
 
-def _keep_newest(connection: Connection, state: State) -> None:
+def _keep_newest(connection: Connection, state: SchemaState) -> None:
     """Forget all versions but the newest. Two upgrades at the same time did the same, and no
     migration undoes what a newer one did."""
     old = text(f"DELETE FROM {VERSION_TABLE} WHERE version_num <> :version")

@@ -100,7 +100,7 @@ def _refuse_missing_file(database: Database) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class SchemaState:
     """What is in a database.
 
     :ivar version: the recorded version; of several, the newest.
@@ -121,17 +121,17 @@ class State:
         return self.version == HEAD and not self.others
 
 
-def read_state(connection: Connection) -> State:
+def read_state(connection: Connection) -> SchemaState:
     """Look at what is in a database."""
     tables = {name for name in inspect(connection).get_table_names() if name.startswith(PREFIX)}
     tables.discard(LOCK_TABLE)
     if VERSION_TABLE not in tables:
-        return State(None, tables)
+        return SchemaState(None, tables)
     tables.remove(VERSION_TABLE)
     query = text(f"SELECT version_num FROM {VERSION_TABLE} ORDER BY version_num")
     if rows := connection.execute(query).scalars().all():
-        return State(rows[-1], tables, others=tuple(rows[:-1]))
-    return State(None, tables, bool(tables) and _is_begun(connection, tables))
+        return SchemaState(rows[-1], tables, others=tuple(rows[:-1]))
+    return SchemaState(None, tables, bool(tables) and _is_begun(connection, tables))
 
 
 def _is_begun(connection: Connection, tables: set[str]) -> bool:
@@ -151,7 +151,7 @@ def _is_begun(connection: Connection, tables: set[str]) -> bool:
     )
 
 
-def refuse_foreign(database: Database, state: State) -> None:
+def refuse_foreign(database: Database, state: SchemaState) -> None:
     """Refuse tables that are not converge's, or are of a newer converge.
 
     :raises SchemaError: they are.

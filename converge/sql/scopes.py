@@ -190,7 +190,7 @@ def _is_held() -> list[ColumnElement[bool]]:
     ]
 
 
-def _hold_parameters(scope_id: int, engine_id: int, epoch: int, mark: int) -> dict[str, Any]:
+def _lock_parameters(scope_id: int, engine_id: int, epoch: int, mark: int) -> dict[str, Any]:
     """The parameters of :func:`_is_held`."""
     return {"held_scope": scope_id, "owner": engine_id, "held_epoch": epoch, "held_mark": mark}
 
@@ -221,26 +221,26 @@ def insert_step(
         the next attempt.
     :raises StaleLock: it no longer holds it.
     """
-    held = _hold_parameters(scope_id, engine_id, epoch, mark)
+    held = _lock_parameters(scope_id, engine_id, epoch, mark)
     values["value"] = tx.seal(values["value"])
     if _INSERT.execute(tx, {**held, "name": name, **values}).rowcount != 1:
         raise StaleLock(f"step {name!r}: the scope is no longer held by this caller")
 
 
-def lock_hold(tx: Transaction, scope_id: int, engine_id: int, epoch: int, mark: int) -> None:
+def keep_lock(tx: Transaction, scope_id: int, engine_id: int, epoch: int, mark: int) -> None:
     """Keep other processes from taking a scope over until the transaction ends.
 
     :raises StaleLock: the engine no longer holds it.
     """
     query = select(scope.c.id).where(*_is_held()).with_for_update(read=True)
-    held = _hold_parameters(scope_id, engine_id, epoch, mark)
+    held = _lock_parameters(scope_id, engine_id, epoch, mark)
     if tx.execute(query, held).first() is None:
         raise StaleLock("the scope is no longer held by this caller")
 
 
 def is_held(tx: Transaction, scope_id: int, engine_id: int, epoch: int, mark: int) -> bool:
     """Whether an engine holds a scope."""
-    held = _hold_parameters(scope_id, engine_id, epoch, mark)
+    held = _lock_parameters(scope_id, engine_id, epoch, mark)
     return tx.execute(select(scope.c.id).where(*_is_held()), held).first() is not None
 
 
@@ -261,7 +261,7 @@ def has_failed(tx: Transaction, scope_id: int, statuses: Sequence[str]) -> bool:
 
 
 def update_step(tx: Transaction, scope_id: int, name: str, wait: float, **values: Any) -> None:
-    """Replace the record of a step. The transaction has locked the hold.
+    """Replace the record of a step. The transaction has checked the lock.
 
     :param wait: seconds until the next attempt.
     :raises StaleLock: the step has no record.
@@ -305,7 +305,7 @@ _ADVANCE = Compiled(_make_advance)
 
 
 def _checks_as_it_advances(dialect: str) -> bool:
-    """Whether one statement checks the hold and advances. PostgreSQL locks the hold in it; on
+    """Whether one statement checks the lock and advances. PostgreSQL keeps the lock in it; on
     SQLite no other transaction writes meanwhile."""
     return dialect in ("postgresql", "sqlite")
 
@@ -327,9 +327,9 @@ def advance_step(
     :param value: replaces the value of its record.
     :raises StaleLock: the engine no longer holds the scope, or the ``each`` had come that far.
     """
-    held = _hold_parameters(scope_id, engine_id, epoch, mark)
+    held = _lock_parameters(scope_id, engine_id, epoch, mark)
     if not _checks_as_it_advances(tx.dialect):
-        lock_hold(tx, scope_id, engine_id, epoch, mark)
+        keep_lock(tx, scope_id, engine_id, epoch, mark)
         held = {"held_scope": scope_id}
     values = {"step_name": name, "step_status": str(status), "reached": position}
     values["step_value"] = tx.seal(value)
@@ -356,27 +356,27 @@ def release_scope(
         update(scope)
         .where(*_is_held())
         .values(engine_id=None, updated_at=tx.now, finished_at=tx.now if finished else None),
-        _hold_parameters(scope_id, engine_id, epoch, mark),
+        _lock_parameters(scope_id, engine_id, epoch, mark),
     )
     return done.rowcount == 1
 
 
-#: A hold: the id of the scope, its epoch and its mark.
-Hold = tuple[int, int, int]
+#: A scope that is locked: its id, its epoch and its mark.
+LockedScope = tuple[int, int, int]
 
 
-def list_held(tx: Transaction, engine_id: int) -> list[Hold]:
+def list_held(tx: Transaction, engine_id: int) -> list[LockedScope]:
     """The scopes that an engine holds."""
     query = select(scope.c.id, scope.c.epoch, scope.c.mark).where(scope.c.engine_id == engine_id)
     rows: Any = tx.execute(query)
     return [tuple(row) for row in rows]
 
 
-def free_scopes(tx: Transaction, engine_id: int, held: Sequence[Hold]) -> int:
-    """Release these holds of an engine, as if it had died; return how many it still had."""
+def free_scopes(tx: Transaction, engine_id: int, held: Sequence[LockedScope]) -> int:
+    """Release these locked scopes of an engine, as if it had died; return how many it still had."""
     free = update(scope).where(*_is_held()).values(engine_id=None)
     return sum(
-        tx.execute(free, _hold_parameters(scope_id, engine_id, epoch, mark)).rowcount
+        tx.execute(free, _lock_parameters(scope_id, engine_id, epoch, mark)).rowcount
         for scope_id, epoch, mark in held
     )
 

@@ -98,7 +98,7 @@ class Scope:
             return self._reference(name, argument)
         return {name: argument}
 
-    def settle(self, value: Json, what: str) -> Json:
+    def evaluate(self, value: Json, what: str) -> Json:
         """The value of what can depend on parameters only.
 
         :param what: it, for messages.
@@ -130,7 +130,7 @@ class Scope:
                 return not self.holds(argument)
             results = map(self.holds, argument)
             return all(results) if name == "and" else any(results)
-        found = self.settle(condition, "a condition")
+        found = self.evaluate(condition, "a condition")
         if not isinstance(found, bool):
             raise BadInput(f"a condition is true or false, not {kind(found)}")
         return found
@@ -171,7 +171,7 @@ class Scope:
         return _as_data(_walk(self.parameter(name), keys, f"parameter {show(name)}", BadInput))
 
     def _output(self, argument: Json, outputs: Callable[[str, str], Json]) -> Json:
-        parts = self.settle(argument, OUTPUT)
+        parts = self.evaluate(argument, OUTPUT)
         message = misuse(OUTPUT, parts, settled=True)
         if message is not None:
             raise BadInput(message)

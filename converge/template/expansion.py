@@ -12,7 +12,7 @@ from converge.model import Json, ResourceDefinition, check_name
 from converge.template.entries import ResourceEntry
 from converge.template.evaluate import OMITTED, NotRead, Scope
 from converge.template.functions import instance_name, references
-from converge.template.settings import settle
+from converge.template.settings import normalize
 from converge.template.structure import Structure
 from converge.template.values import Document, Spot, as_text, kind, show
 
@@ -58,9 +58,9 @@ def fill_settings(structure: Structure, entry: ResourceEntry, scope: Scope) -> d
             value = scope.substitute(value)
             if value is not OMITTED:
                 # what replaces it may refer to resources, the rest is needed now
-                found[key] = value if key == "triggers" else scope.settle(value, key)
+                found[key] = value if key == "triggers" else scope.evaluate(value, key)
     with located(structure.document, entry.spot):
-        return settle(found)
+        return normalize(found)
 
 
 def settle_groups(structure: Structure, scope: Scope) -> dict[str, dict[str, Json]]:
@@ -83,7 +83,7 @@ def settle_groups(structure: Structure, scope: Scope) -> dict[str, dict[str, Jso
                     continue
         if "for_each" in variation:
             with located(structure.document, entry.spot.child("for_each")):
-                items = scope.settle(variation["for_each"], "for_each")
+                items = scope.evaluate(variation["for_each"], "for_each")
                 groups[name] = _by_key(f"resource {show(name)}", items)
                 for key in groups[name]:
                     _check_instance(structure, instance_name(name, key))

@@ -73,7 +73,7 @@ def locate(document: Document, directory: str, path: str, spot: Spot, what: str)
         if os.path.isabs(path) or not real.startswith(os.path.join(root, "")):
             raise wrong("is not in the folder of the template, or leads out of it")
         if not os.path.isfile(real):
-            raise wrong("is no file" if os.path.exists(real) else "does not exist")
+            raise wrong("is not a file" if os.path.exists(real) else "does not exist")
     except (OSError, ValueError) as error:
         if isinstance(error, TemplateError):
             raise

@@ -68,7 +68,7 @@ def check_settings(document: Document, what: object, body: Mapping[str, Json], s
     # what Heat accepts can be drawn
     found = {key: value for key, value in found.items() if key not in _OF_HEAT}
     try:
-        settle(found)
+        normalize(found)
     except BadInput as error:
         key = str(error).partition(" ")[0].partition(".")[0].rstrip(":")
         raise document.error(f"{what}: {error}", spot.child(key)) from None
@@ -107,7 +107,7 @@ def heat_problems(what: object, body: Mapping[str, Json], spot: Spot) -> Iterato
                 message = f"{key} of {what} must be known before anything is made: it can refer to "
                 yield f"{message}parameters only", reference.spot
         try:
-            settle({key: value})
+            normalize({key: value})
         except BadInput as error:
             yield f"{what}: {error}", place
     for key in _OF_MANAGED if body.get(EXTERNAL_ID) is not None else ():
@@ -116,44 +116,44 @@ def heat_problems(what: object, body: Mapping[str, Json], spot: Spot) -> Iterato
             yield f"{message}remove one of the two", spot.child(key)
 
 
-def settle(settings: Mapping[str, Json]) -> dict[str, Json]:
+def normalize(settings: Mapping[str, Json]) -> dict[str, Json]:
     """Settings in the form in which engines take them. What is still a function is left as it is.
 
     :raises BadInput: if one is wrong; the message starts with its key.
     """
-    settled = dict(settings)
+    normal = dict(settings)
     for key in ("timeout", "deadline"):
-        if key in settled and function_of(settled[key]) is None:
-            check_seconds(key, settled[key])
-    if QUEUE in settled and function_of(settled[QUEUE]) is None:
+        if key in normal and function_of(normal[key]) is None:
+            check_seconds(key, normal[key])
+    if QUEUE in normal and function_of(normal[QUEUE]) is None:
         try:
-            check_name(QUEUE, settled[QUEUE])
+            check_name(QUEUE, normal[QUEUE])
         except BadInput as error:
             raise BadInput(f"queue: {error}") from None
-    if RUNS in settled and function_of(settled[RUNS]) is None and settled[RUNS] != ALWAYS:
+    if RUNS in normal and function_of(normal[RUNS]) is None and normal[RUNS] != ALWAYS:
         raise BadInput(
-            f"{RUNS} must be {ALWAYS}, not {show(settled[RUNS])}; what is to run only if nothing "
+            f"{RUNS} must be {ALWAYS}, not {show(normal[RUNS])}; what is to run only if nothing "
             "before it failed has none"
         )
-    if "retry" in settled and function_of(settled["retry"]) is None:
-        settled["retry"] = _retry(settled["retry"])
-    if PROTECT in settled and function_of(settled[PROTECT]) is None:
-        if not isinstance(settled[PROTECT], bool):
-            raise BadInput(f"{PROTECT} must be true or false, not {show(settled[PROTECT])}")
-        if not settled[PROTECT]:
-            del settled[PROTECT]
-    if DELETION_POLICY in settled and function_of(settled[DELETION_POLICY]) is None:
-        settled[DELETION_POLICY] = _policy(settled[DELETION_POLICY])
-        if settled[DELETION_POLICY] != RETAIN:
-            del settled[DELETION_POLICY]
-    if EXTERNAL_ID in settled and function_of(settled[EXTERNAL_ID]) is None:
-        value = settled[EXTERNAL_ID]
+    if "retry" in normal and function_of(normal["retry"]) is None:
+        normal["retry"] = _retry(normal["retry"])
+    if PROTECT in normal and function_of(normal[PROTECT]) is None:
+        if not isinstance(normal[PROTECT], bool):
+            raise BadInput(f"{PROTECT} must be true or false, not {show(normal[PROTECT])}")
+        if not normal[PROTECT]:
+            del normal[PROTECT]
+    if DELETION_POLICY in normal and function_of(normal[DELETION_POLICY]) is None:
+        normal[DELETION_POLICY] = _policy(normal[DELETION_POLICY])
+        if normal[DELETION_POLICY] != RETAIN:
+            del normal[DELETION_POLICY]
+    if EXTERNAL_ID in normal and function_of(normal[EXTERNAL_ID]) is None:
+        value = normal[EXTERNAL_ID]
         if not isinstance(value, str) or not value:
             quoted = f'; write "{value}"' if type(value) in (int, float) else ""
             raise BadInput(
                 f"{EXTERNAL_ID} must be a text, the id of what is there, not {show(value)}{quoted}"
             )
-    return settled
+    return normal
 
 
 def _policy(value: Json) -> str:

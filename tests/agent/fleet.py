@@ -248,7 +248,7 @@ def sharing(agent: Agent) -> Sharing:
 
 def held(agent: Agent) -> set[int]:
     """The numbers of the partitions that an agent holds."""
-    return {hold.number for hold in sharing(agent)._member.holds.values()}
+    return {lock.number for lock in sharing(agent)._member.locks.values()}
 
 
 def note(number: int, key: int, **payload: Any) -> bytes:

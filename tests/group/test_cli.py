@@ -62,8 +62,8 @@ def test_resize_and_delete(
 ) -> None:
     assert "has 3 partitions" in run(capsys, tmp_path, "resize", "agents", "3")
     shown = run(capsys, tmp_path, "show", "agents")
-    assert "2 partitions of the number before are still worked off" in shown
-    assert "1 (before)" in shown
+    assert "2 partitions from before the resize still have work" in shown
+    assert "1 (old)" in shown
     assert "stop them first" in run(capsys, tmp_path, "delete", "agents", status=2)
     member.close()
     assert "it has no members" in run(capsys, tmp_path, "show", "agents")

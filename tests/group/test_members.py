@@ -15,21 +15,21 @@ from converge.group.group import Settings
 from converge.group.member import Member
 from converge.group.signing import Secrets
 from converge.sql import engines, groups, schema
-from converge.sql.groups import Hold, Spot
+from converge.sql.groups import PartitionLock, Spot
 from tests.group.world import LEASE, SECRET, World
 
 
 def holds(member: Member) -> set[int]:
-    return {hold.number for hold in member.holds.values()}
+    return {lock.number for lock in member.locks.values()}
 
 
-def first(member: Member) -> Hold:
-    return member.holds[min(member.holds)]
+def first(member: Member) -> PartitionLock:
+    return member.locks[min(member.locks)]
 
 
-def check(world: World, hold: Hold) -> None:
+def check(world: World, lock: PartitionLock) -> None:
     with world.store.transaction() as tx:
-        Member.check(tx, hold)
+        Member.check(tx, lock)
 
 
 # -- shares
@@ -54,7 +54,7 @@ def test_a_member_that_stops_gives_back_at_once(world: World) -> None:
     world.living.remove(two)
     two.close()
     balance = one.balance()
-    assert {hold.number for hold in balance.taken} == set(range(4)) - mine
+    assert {lock.number for lock in balance.taken} == set(range(4)) - mine
     assert not balance.lost
     assert len(group.show(world.store.database, "g").members) == 1
 
@@ -94,7 +94,7 @@ def test_a_member_whose_process_is_gone_from_this_host_is_not_waited_for(world: 
 # -- fencing
 
 
-def test_work_under_a_lost_hold_leaves_nothing(world: World) -> None:
+def test_work_under_a_lost_lock_leaves_nothing(world: World) -> None:
     one = world.join(1)
     world.settle()
     old = first(one)
@@ -117,13 +117,13 @@ def test_work_under_a_lost_hold_leaves_nothing(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", ["engine_id", "epoch", "mark", "generation", "number"])
-def test_a_hold_is_checked_as_a_whole(world: World, name: str) -> None:
+def test_a_lock_is_checked_as_a_whole(world: World, name: str) -> None:
     member = world.join(1)
     world.settle()
-    hold = first(member)
-    check(world, hold)
+    lock = first(member)
+    check(world, lock)
     with pytest.raises(StaleLock):
-        check(world, replace(hold, **{name: getattr(hold, name) + 1}))
+        check(world, replace(lock, **{name: getattr(lock, name) + 1}))
 
 
 def test_a_member_that_lost_its_lease_goes_on_under_another_id(world: World) -> None:
@@ -133,8 +133,8 @@ def test_a_member_that_lost_its_lease_goes_on_under_another_id(world: World) -> 
     sender = one.sender
     world.clock.advance(LEASE * 2)
     balance = one.balance()
-    assert {hold.number for hold in balance.lost} == set(range(4))
-    assert {hold.number for hold in balance.taken} == set(range(4))
+    assert {lock.number for lock in balance.lost} == set(range(4))
+    assert {lock.number for lock in balance.taken} == set(range(4))
     assert one.sender != sender
     with pytest.raises(StaleLock):
         check(world, old)
@@ -144,12 +144,12 @@ def test_a_member_that_lost_its_lease_goes_on_under_another_id(world: World) -> 
 def test_what_a_lost_commit_has_taken_is_taken_again(world: World) -> None:
     one = world.join(2)
     one.balance()
-    hold = first(one)
+    lock = first(one)
     # as if the reply had been lost
-    one._holds.clear()
+    one._locks.clear()
     assert {taken.epoch for taken in one.balance().taken} == {2}
     with pytest.raises(StaleLock):
-        check(world, hold)
+        check(world, lock)
 
 
 def test_a_row_alone_makes_nobody_a_member(world: World) -> None:
@@ -206,7 +206,7 @@ def test_members_must_agree(world: World) -> None:
     world.join(4)
     assert refused(world, partitions=8) == (
         "group 'g' has 4 partitions, and this member is set to 8; start it with --partitions 4, or "
-        "change them for all with: converge group resize g 8"
+        "change them for all members with: converge group resize g 8"
     )
     assert "start it with --key resource_id" in refused(world, key="project_id")
     assert "has another secret" in refused(world, secrets=["some other secret, long"])
@@ -278,10 +278,10 @@ def test_a_member_that_died_while_the_number_changed_is_not_waited_for(world: Wo
     assert not one.balance(2).ending
     world.wait(LEASE * 1.1)
     one.balance(2)
-    for hold in one.balance(2).ending:
-        one.end(hold)
+    for lock in one.balance(2).ending:
+        one.end(lock)
     one.balance(2)
-    assert {hold.generation for hold in one.holds.values()} == {2}
+    assert {lock.generation for lock in one.locks.values()} == {2}
     assert world.counts() == [3]
 
 
@@ -291,7 +291,7 @@ def test_a_number_that_is_being_changed_is_not_changed_again(world: World) -> No
     database = world.store.database
     group.resize(database, "g", 3)
     assert group.resize(database, "g", 3).generation == 2
-    with pytest.raises(Busy, match="2 of the former ones are not worked off"):
+    with pytest.raises(Busy, match="2 of the old ones still have work"):
         group.resize(database, "g", 4)
     with pytest.raises(NotFound, match="no group 'h'"):
         group.resize(database, "h", 4)
@@ -316,15 +316,15 @@ def test_a_group_with_members_is_not_dropped(world: World) -> None:
 def test_positions_of_senders_are_kept_and_forgotten(world: World) -> None:
     member = world.join(1)
     world.settle()
-    hold = first(member)
-    a, b, c = (Spot(hold, "s", sender) for sender in "abc")
+    lock = first(member)
+    a, b, c = (Spot(lock, "s", sender) for sender in "abc")
     with world.store.transaction() as tx:
         groups.write_positions(tx, (), {a: 1, b: 5})
     world.clock.advance(100)
     with world.store.transaction() as tx:
-        known = groups.read_positions(tx, hold)
+        known = groups.read_positions(tx, lock)
         assert known == {a: 1, b: 5}
         groups.write_positions(tx, known, {a: 2, c: 9})
-        assert groups.read_positions(tx, hold) == {a: 2, b: 5, c: 9}
-        assert groups.delete_old_positions(tx, hold, 50) == 1
-        assert groups.read_positions(tx, hold) == {a: 2, c: 9}
+        assert groups.read_positions(tx, lock) == {a: 2, b: 5, c: 9}
+        assert groups.delete_old_positions(tx, lock, 50) == 1
+        assert groups.read_positions(tx, lock) == {a: 2, c: 9}

@@ -1,7 +1,7 @@
-"""Groups against a dictionary: members join, stop, pause, come back, and work under whatever hold
+"""Groups against a dictionary: members join, stop, pause, come back, and work under whatever lock
 they believe to have; the number of partitions changes.
 
-At most one hold of a partition is good for anything at a time; what is recorded of a partition has
+At most one lock of a partition is good for anything at a time; what is recorded of a partition has
 the order of its holds; whatever has happened, all partitions end with fair shares.
 """
 
@@ -24,7 +24,7 @@ import converge
 from converge.errors import Busy, StaleLock
 from converge.group import group
 from converge.group.member import Member
-from converge.sql.groups import Hold
+from converge.sql.groups import PartitionLock
 from converge.testing import FakeClock
 from tests.group.world import LEASE, World
 
@@ -41,7 +41,7 @@ class Groups(RuleBasedStateMachine):
         super().__init__()
         self.world = World(store, clock)
         # all that were ever taken, and those whose work was recorded, in that order
-        self.holds: list[Hold] = []
+        self.locks: list[PartitionLock] = []
         self.recorded: dict[PLACE, list[int]] = {}
         self.sending: dict[Member, int] = {}
         self.join()
@@ -83,9 +83,9 @@ class Groups(RuleBasedStateMachine):
         member = self.pick(number)
         balance = member.balance(self.sending[member])
         self.sending[member] = balance.generation
-        self.holds += balance.taken
-        for hold in balance.ending:
-            member.end(hold)
+        self.locks += balance.taken
+        for lock in balance.ending:
+            member.end(lock)
         member.give(set(balance.give) - set(balance.ending))
 
     @rule(share=st.sampled_from([0.3, 1.1]))
@@ -101,17 +101,17 @@ class Groups(RuleBasedStateMachine):
 
     @rule()
     def everybody_works(self) -> None:
-        """Everybody who was ever given a hold tries to record something under it."""
+        """Everybody who was ever given a lock tries to record something under it."""
         accepted = []
-        for hold in self.holds:
+        for lock in self.locks:
             try:
                 with self.world.store.transaction() as tx:
-                    Member.check(tx, hold)
+                    Member.check(tx, lock)
             except StaleLock:
                 continue
-            accepted.append(hold)
-            self.recorded.setdefault((hold.generation, hold.number), []).append(hold.epoch)
-        assert len({(hold.generation, hold.number) for hold in accepted}) == len(accepted)
+            accepted.append(lock)
+            self.recorded.setdefault((lock.generation, lock.number), []).append(lock.epoch)
+        assert len({(lock.generation, lock.number) for lock in accepted}) == len(accepted)
 
     # -- what must be so
 

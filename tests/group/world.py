@@ -81,7 +81,7 @@ class World:
 
     def counts(self) -> list[int]:
         """How many partitions each living member holds, in the order of their joining."""
-        return [len(member.holds) for member in self.living]
+        return [len(member.locks) for member in self.living]
 
     def close(self) -> None:
         """Stop all members."""

@@ -235,7 +235,7 @@ def test_only_an_open_each_advances(anywhere: Place) -> None:
     assert backend.show("job")[1][0].position == 3
 
 
-def test_a_lost_hold_is_refused_whatever_it_wants(anywhere: Place) -> None:
+def test_a_lost_lock_is_refused_whatever_it_wants(anywhere: Place) -> None:
     lost, taker = anywhere.backend(), anywhere.backend()
     old = lost.take("job").lock
     lost.write(old, OPEN)
@@ -257,7 +257,7 @@ def test_a_lost_hold_is_refused_whatever_it_wants(anywhere: Place) -> None:
         lost.advance(old, "each", 2, "null")
 
 
-def test_a_lost_hold_is_refused_also_by_the_databases_own_clock(real: Place) -> None:
+def test_a_lost_lock_is_refused_also_by_the_databases_own_clock(real: Place) -> None:
     lost, taker = real.backend(), real.backend()
     old = lost.take("job").lock
     lost.write(old, OPEN)
