@@ -53,7 +53,7 @@ def _check_processes(arguments: Namespace) -> None:
     """:raises BadInput: there are several, and something of which each would have its own."""
     for one in _buses(arguments):
         if arguments.processes > 1 and one.startswith(("file:", "fake:")):
-            raise BadInput(f"{_shown(one)} is for one process, not for --processes of them")
+            raise BadInput(f"{_shown(one)} can be read by one process only; leave out --processes")
 
 
 def _metrics() -> type[AgentMetrics]:

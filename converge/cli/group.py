@@ -60,7 +60,7 @@ def _show(database: Database, arguments: Namespace) -> int:
     row = view.group
     print(f"group {quoted(row.name)}: {row.partitions} partitions of {quoted(row.key)}")
     if view.draining:
-        print(f"{view.draining} partitions of the number before are still worked off")
+        print(f"{view.draining} partitions from before the resize still have work")
     print()
     members = [
         [
@@ -79,7 +79,7 @@ def _show(database: Database, arguments: Namespace) -> int:
     print()
     partitions = [
         [
-            one.number if one.generation == row.generation else f"{one.number} (before)",
+            one.number if one.generation == row.generation else f"{one.number} (old)",
             one.engine_id if one.engine_id in living else "nobody",
             one.epoch,
             "never" if one.worked_at is None else moment(one.worked_at),
@@ -136,8 +136,9 @@ def _resize(database: Database, arguments: Namespace) -> int:
         write_json({"name": row.name, "partitions": row.partitions}, sys.stdout)
         return EXIT_COMPLETE
     print(
-        f"group {quoted(row.name)} has {row.partitions} partitions; its agents work off the ones "
-        f"before first.\nSet --partitions {row.partitions} where agents have that option."
+        f"group {quoted(row.name)} has {row.partitions} partitions; its agents finish the work of "
+        f"the old ones first.\nIf agents are started with --partitions, change it to "
+        f"{row.partitions}."
     )
     return EXIT_COMPLETE
 

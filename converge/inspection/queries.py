@@ -78,7 +78,7 @@ class Queries:
         :param status: only resources with this status, or one of these.
         :param type: only resources of this type, or one of these.
         :raises NotFound: there is no such stack.
-        :raises BadInput: there is no such status, or the limit is no number.
+        :raises BadInput: there is no such status, or the limit is not a number.
         """
         from converge.inspection import contents  # when it is needed: it imports templates
 

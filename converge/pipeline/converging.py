@@ -95,7 +95,7 @@ def import_name(text: str) -> Any:
     if not colon:
         module, _, name = text.rpartition(".")
     if not module or not name:
-        raise BadInput(f"{text!r} is no dotted name; write package.module:name")
+        raise BadInput(f"{text!r} is not a dotted name; write package.module:name")
     try:
         found: Any = importlib.import_module(module)
         for part in name.split("."):

@@ -174,8 +174,8 @@ def from_json(value: Mapping[str, Json]) -> Item:
         if kind == "group":
             return Group(**{**given, "items": tuple(from_json(one) for one in given["items"])})
     except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"this is no event, sample or group of a pipeline: {error}") from error
-    raise BadInput(f"this is no event, sample or group of a pipeline: its kind is {kind!r}")
+        raise BadInput(f"this is not an event, sample or group of a pipeline: {error}") from error
+    raise BadInput(f"this is not an event, sample or group of a pipeline: its kind is {kind!r}")
 
 
 def to_json_list(items: Sequence[Item]) -> list[dict[str, Json]]:

@@ -317,4 +317,4 @@ def _regular(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
     except re.error as error:
-        raise BadInput(f"{text!r} is no regular expression: {error}") from None
+        raise BadInput(f"{text!r} is not a regular expression: {error}") from None

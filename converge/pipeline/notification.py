@@ -178,7 +178,7 @@ def raw_text(message: Message, limit: int) -> dict[str, Json]:
     """The body of a message as JSON that any database can keep, for a dead letter.
 
     :param limit: bytes of it that are kept.
-    :returns: ``text``, or ``base64`` if it is no text; if it is cut, with ``size``, in bytes, and
+    :returns: ``text``, or ``base64`` if it is not text; if it is cut, with ``size``, in bytes, and
         ``sha256`` of the whole, which tells it from others that begin in the same way.
     """
     body = message.body

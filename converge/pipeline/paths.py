@@ -45,7 +45,7 @@ def compile_path(text: str) -> Getter:
             path = parse(text)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"{text!r} is no JSON path: {reason}") from None
+        raise BadInput(f"{text!r} is not a JSON path: {reason}") from None
     names = _plain_names(path)
     return _follow(names) if names is not None else _find_with(path, _leading_names(path))
 

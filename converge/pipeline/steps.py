@@ -243,7 +243,7 @@ class Form:
         try:
             self._parts = [(head, field) for head, field, _, _ in Formatter().parse(text)]
         except ValueError as error:
-            raise BadInput(f"{text!r} is no text with fields in braces: {error}") from None
+            raise BadInput(f"{text!r} is not a text with fields in braces: {error}") from None
 
     @property
     def fields(self) -> list[str]:

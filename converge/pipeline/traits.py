@@ -233,7 +233,7 @@ def convert(value: Json, kind: str) -> TraitValue | None:
 
 def _number(value: Json) -> float:
     if not isinstance(value, str | int | float):
-        raise ValueError("it is no number")
+        raise ValueError("it is not a number")
     try:
         number = float(value)
     except OverflowError as error:

@@ -130,7 +130,7 @@ def work_out(
     if directory is not None and fit_text(directory, SOURCE_LENGTH) != directory:
         raise BadInput(
             f"the folder of the template, {directory[:60]!r}..., cannot be stored: its path has "
-            f"{len(directory)} characters, or some that are no text; at most {SOURCE_LENGTH} are "
+            f"{len(directory)} characters, or some that are not text; at most {SOURCE_LENGTH} are "
             "allowed"
         )
     with collection.paused():

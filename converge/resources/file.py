@@ -265,7 +265,7 @@ def _as_text(data: bytes) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        return f"({len(data)} bytes that are no text, SHA-256 {hashlib.sha256(data).hexdigest()})"
+        return f"({len(data)} bytes, not text, SHA-256 {hashlib.sha256(data).hexdigest()})"
     return text
 
 

@@ -52,7 +52,7 @@ def read_secret(reference: str, directory: str | None = None) -> str:
             raise BadInput(f"there is no source of secrets {source!r}{did_you_mean(source, known)}")
         found = sources[source](name)
     if not isinstance(found, str) or not found:
-        what = "is empty" if found == "" else f"is no text, but {type(found).__name__}"
+        what = "is empty" if found == "" else f"is not a text but {type(found).__name__}"
         raise BadInput(f"the secret {reference} {what}")
     if len(found) > _MOST:
         raise BadInput(f"the secret {reference} has more than {_MOST:,} characters")
@@ -85,6 +85,6 @@ def _of_file(name: str, directory: str | None) -> str:
     except OSError as error:
         raise BadInput(f"the secret's file {path!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise BadInput(f"the secret's file {path!r} is no text in UTF-8") from None
+        raise BadInput(f"the secret's file {path!r} is not UTF-8 text") from None
     # editors and `echo` end a file with a line's end, which is not a part of the secret
     return text.removesuffix("\n").removesuffix("\r")

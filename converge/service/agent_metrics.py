@@ -95,7 +95,7 @@ class AgentMetrics(ProcessMetrics, Watcher):
         )
         self._group = Counter(
             "converge_group_messages",
-            "Messages of the group: opened, redelivered, unsent, and those refused, by why",
+            "Messages of the group: opened, redelivered, unsent, and those refused, by reason",
             ["result"],
             registry=registry,
         )

@@ -64,7 +64,7 @@ def read_again() -> None:
             _check_names(path)
         cfg.CONF.mutate_config_files()
     except cfg.Error as error:
-        raise BadInput(f"the configuration is not read again: {type(error).__name__}") from None
+        raise BadInput(f"the configuration cannot be read again: {type(error).__name__}") from None
 
 
 def _check_names(path: str) -> None:
@@ -75,7 +75,7 @@ def _check_names(path: str) -> None:
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise BadInput(f"cannot read {path}: it is no UTF-8") from error
+        raise BadInput(f"cannot read {path}: it is not UTF-8") from error
     except cfg.ParseError as error:
         # its own message has the line, which may have a password
         raise BadInput(f"{path}, line {error.lineno}: {error.msg}") from None

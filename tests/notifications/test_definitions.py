@@ -264,7 +264,7 @@ def test_a_volume_that_is_no_number_is_refused() -> None:
         ),
         (
             "- event_type: a\n  traits:\n    t: {fields: 'payload.['}\n",
-            "defs:3: [0].traits.t: 'payload.[' is no JSON path",
+            "defs:3: [0].traits.t: 'payload.[' is not a JSON path",
         ),
         (
             "- event_type: a\n  traits:\n    t: {fields: payload.a, plugin: splitt}\n",
@@ -284,9 +284,9 @@ def test_mistakes_in_event_definitions(text: str, message: str) -> None:
     [
         ({"type": "gage"}, "metric[0].type: there is no type 'gage'; did you mean 'gauge'?"),
         ({"volume": None}, "metric[0]: volume is missing"),
-        ({"event_type": "("}, "'(' is no regular expression"),
+        ({"event_type": "("}, "'(' is not a regular expression"),
         ({"lookup": ["vol"]}, "there is no field 'vol'"),
-        ({"volume": "$.["}, "metric[0].volume: '$.[' is no JSON path"),
+        ({"volume": "$.["}, "metric[0].volume: '$.[' is not a JSON path"),
         ({"metadata": ["a"]}, "metric[0].metadata: a mapping of names is expected"),
     ],
 )

@@ -116,7 +116,7 @@ def test_definitions_and_limits_may_be_named_in_the_file(tmp_path: Path) -> None
         (replaced("- log", "- lgo"), ":13: sinks[0].publishers[0]: there is no publisher 'lgo'"),
         (replaced("\n      - log", " []"), "a sink needs a publisher, such as log"),
         (replaced("as: again", "as: filter"), "two stages of the sink have the name 'filter'"),
-        (replaced("'x.{name}'", "'x.{name'"), "'x.{name' is no text with fields in braces"),
+        (replaced("'x.{name}'", "'x.{name'"), "'x.{name' is not a text with fields in braces"),
         (replaced("- name: out", "- name: out\n    attempts: 0"), "a whole number from 1 to 1000"),
         (replaced("- name: out", "- name: out\n    wait: -1"), "a number of seconds from 0"),
         (
@@ -220,7 +220,7 @@ def test_a_dotted_name_says_what_is_missing() -> None:
     from converge.pipeline.converging import import_name
 
     for text, message_ in (
-        ("nothing", "is no dotted name; write package.module:name"),
+        ("nothing", "is not a dotted name; write package.module:name"),
         ("converge.pipeline:nothing", "has no 'nothing'"),
         ("converge.nowhere:x", "cannot be imported"),
     ):

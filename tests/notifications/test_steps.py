@@ -310,5 +310,5 @@ def test_a_trigger_by_count() -> None:
 
 def test_what_is_no_item_is_refused() -> None:
     for value in ({}, {"kind": "x"}, {"kind": "sample"}, {"kind": "event", "traits": 5}):
-        with pytest.raises(BadInput, match="this is no event, sample or group"):
+        with pytest.raises(BadInput, match="this is not an event, sample or group"):
             from_json(value)

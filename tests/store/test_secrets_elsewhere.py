@@ -273,7 +273,7 @@ def test_sources_and_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "cannot be read: No such file" in refused("file:gone")
     assert "no text in UTF-8" in refused("file:binary")
     assert "file:empty is empty" in refused("file:empty")
-    assert "is no text, but NoneType" in refused("none:x")
+    assert "is not a text but NoneType" in refused("none:x")
     monkeypatch.setenv("CONVERGE_SECRET_SOURCES", "vault, other")
     assert read("vault:word") == "WORD"
     assert "does not read secrets of the source 'env'" in refused("env:HOME")

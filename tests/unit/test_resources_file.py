@@ -216,7 +216,7 @@ def test_read_finds_what_was_changed(tmp_path: Path) -> None:
     path.chmod(0o644)
     found = FILE.read(known, str(path)).properties
     assert found["mode"] == "0644"
-    assert found["content"].startswith("(1 bytes that are no text, SHA-256 ")
+    assert found["content"].startswith("(1 bytes, not text, SHA-256 ")
     path.write_bytes(b"x" * (CONTENT_LENGTH + 1))
     assert FILE.read(known, str(path)).properties["content"] == "(more than 1048576 bytes)"
     path.unlink()

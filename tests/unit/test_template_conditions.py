@@ -289,7 +289,7 @@ def test_the_content_of_a_file(folder: Path) -> None:
         ("link", "is not in the folder of the template, or leads out of it"),
         ("/etc/passwd", "is not in the folder of the template"),
         ("sub/../../secret", "is not in the folder of the template"),
-        ("sub", "is no file"),
+        ("sub", "is not a file"),
         ("none", "does not exist"),
         ("binary", "is not text in UTF-8"),
         ("nul", "has a character that cannot be stored"),

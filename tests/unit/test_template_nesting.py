@@ -99,7 +99,7 @@ outputs:
         ("{type: ../child.yaml}", "is not in the folder of the template"),
         ("{type: ./link.yaml}", "is not in the folder of the template, or leads out of it"),
         ("{type: 'http://x/child.yaml'}", "is a URL"),
-        ("{type: ./sub.yaml}", "is no file"),
+        ("{type: ./sub.yaml}", "is not a file"),
         ("{type: ./outer.yaml}", r"lead back to each other: .*outer\.yaml > .*outer\.yaml"),
         ("{type: ./one.yaml}", r"lead back to each other: .*one\.yaml > .*two\.yaml > .*one\.yaml"),
         ("{type: stack}", "type 'stack' needs the property 'template'"),

@@ -69,8 +69,8 @@ def add(commands: Commands) -> None:
         "--keep-events",
         metavar="SECONDS",
         type=seconds(1),
-        help="delete events and samples that are older, now and then, and take no notification "
-        "that was sent before that (default: keep all)",
+        help="from time to time, delete events and samples that are older, and refuse "
+        "notifications that were sent before that (default: keep all)",
     )
     parser.add_argument(
         "--group",
@@ -81,14 +81,14 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--secret-file",
         metavar="FILE",
-        help="what only the agents of the group know: a text of at least 16 characters, or two, "
-        "one a line, while it is exchanged (default: CONVERGE_GROUP_SECRET)",
+        help="the secret of the group: a text of at least 16 characters; or two, one a line, while "
+        "it is exchanged (default: CONVERGE_GROUP_SECRET)",
     )
     parser.add_argument(
         "--most-open",
         metavar="N",
         type=integer(1, 10_000_000),
-        help="receive nothing while more deliveries than so many are open in the partitions of the "
+        help="receive nothing while more deliveries than this are open in the partitions of the "
         "group (default: 10,000)",
     )
     parser.add_argument(
@@ -101,6 +101,6 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--key",
         metavar="FIELD",
-        help="what is together in one partition: a trait of events, a field of samples (default: "
-        "as the group has it; resource_id if this agent is the first)",
+        help="the trait of events, or field of samples, whose value decides the partition "
+        "(default: as the group has it; resource_id if this agent is the first)",
     )

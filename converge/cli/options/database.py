@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
         "reencrypt: encrypt what may be secret with the first key of CONVERGE_SECRET_KEY or of the "
         "file CONVERGE_SECRET_KEY_FILE; new-key: print a new key",
     )
-    add_older_than(parser, "prune: what ended so long ago")
+    add_older_than(parser, "prune: what ended at least this long ago")
     parser.add_argument(
         "--keep",
         metavar="N",

@@ -29,15 +29,15 @@ def add(commands: Commands) -> None:
         metavar="NAME",
         type=queue,
         action="append",
-        help="serve this queue, and not that of all that names none, which is called default; may "
+        help="serve this queue instead of default, which is the queue of all that names none; may "
         "be repeated",
     )
     engine.add_argument(
         "--prune-after",
         metavar="S",
         type=seconds(above=True),
-        help="prune what ended so many seconds ago, now and then, as `converge db prune` does "
-        "(default: never)",
+        help="prune what ended this many seconds ago, from time to time, as `converge db prune` "
+        "does (default: never)",
     )
     engines = commands.add("engines", "List the engines, and what each holds", WIDE, JSON)
     engines.add_argument(

@@ -34,7 +34,10 @@ def add(commands: Commands) -> None:
         help="forget: only the steps that failed for good, so that they are done again",
     )
     parser.add_argument(
-        "--age", metavar="SECONDS", type=seconds(), help="prune: those that finished so long ago"
+        "--age",
+        metavar="SECONDS",
+        type=seconds(),
+        help="prune: those that finished at least this long ago",
     )
     parser.add_argument(
         "--keep", metavar="N", type=integer(0), help="prune: all but the N that finished last"

@@ -37,10 +37,15 @@ def add(commands: Commands) -> None:
         "--key", metavar="NAME", help="nodes of which the resource type names this key"
     )
     parser.add_argument(
-        "--places", metavar="N", type=integer(0), help="set: at most so many are worked on at once"
+        "--places",
+        metavar="N",
+        type=integer(0),
+        help="set: the most nodes that are worked on at once",
     )
     parser.add_argument(
-        "--rate", metavar="RATE", help="set: at most so many start in a time: 10/s, 5/min, 3/10s"
+        "--rate",
+        metavar="RATE",
+        help="set: the most nodes that start in a time: 10/s, 5/min, 3/10s",
     )
 
 

@@ -40,7 +40,10 @@ def add(commands: Commands) -> None:
         help="list: only moves whose action has FAILED",
     )
     parser.add_argument(
-        "--age", metavar="SECONDS", type=seconds(), help="prune: those that last moved so long ago"
+        "--age",
+        metavar="SECONDS",
+        type=seconds(),
+        help="prune: those that last moved at least this long ago",
     )
 
 

@@ -100,8 +100,8 @@ def _add_letters(commands: Commands) -> None:
     parser.add_argument("--sink", metavar="SINK", help="only those that failed in this sink")
     parser.add_argument("--step", metavar="STEP", help="only those that failed at this step")
     parser.add_argument("--type", metavar="EVENT_TYPE", help="only those of this event type")
-    add_older_than(parser, "only those that came last so long ago")
-    add_limit(parser, "at most so many, the oldest (default: 100)", 100)
+    add_older_than(parser, "only those that last came at least this long ago")
+    add_limit(parser, "the most that are listed, the oldest first (default: 100)", 100)
     parser.add_argument(
         "--after", metavar="ID", type=integer(0), help="list: only those with a higher number"
     )
@@ -158,7 +158,7 @@ def _add_deliveries(commands: Commands) -> None:
         help="only those in this state: held: an agent has it, or the holder of its partition is "
         "to go on with it; due: it is tried again at its time; failed: it is a dead letter",
     )
-    add_limit(parser, "at most so many, the oldest (default: 100)", 100)
+    add_limit(parser, "the most that are listed, the oldest first (default: 100)", 100)
     parser.add_argument(
         "--after", metavar="ID", type=integer(0), default=0, help="only those with a higher number"
     )
@@ -218,14 +218,14 @@ def _add_store(commands: Commands) -> None:
         "--since",
         metavar="SECONDS|TIME",
         type=since,
-        help="list: only those sent since so many seconds ago, or since a time such as "
+        help="list: only those sent in the last SECONDS, or since a time such as "
         "2026-12-31T23:59:59Z",
     )
-    add_limit(parser, "list: at most so many, the first (default: 100)")
+    add_limit(parser, "list: the most that are listed, the first ones (default: 100)")
     parser.add_argument(
         "--after", metavar="ID", type=integer(0), help="list: only those with a higher number"
     )
-    add_older_than(parser, "prune: what was sent or measured so long ago")
+    add_older_than(parser, "prune: what was sent or measured at least this long ago")
     parser.add_argument(
         "--dry-run",
         action="store_true",

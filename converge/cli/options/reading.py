@@ -81,7 +81,7 @@ def add(commands: Commands) -> None:
         "--since",
         metavar="SECONDS|TIME",
         type=since,
-        help="only those since so many seconds ago, or since a time such as 2026-12-31T23:59:59Z",
+        help="only those of the last SECONDS, or since a time such as 2026-12-31T23:59:59Z",
     )
     why = commands.add(
         "why", "Say what a stack waits for, why it failed, or what is stuck", JSON, check=_check_why

@@ -134,7 +134,7 @@ ACTOR = Parser(add_help=False)
 ACTOR.add_argument(
     "--actor",
     metavar="WHO",
-    help="who asks for it, as people are shown (default: CONVERGE_ACTOR, else your login name and "
+    help="who is shown to have asked for it (default: CONVERGE_ACTOR, else your login name and "
     "this host's)",
 )
 
