@@ -22,7 +22,7 @@ from converge.model import make_mark
 from converge.process import is_gone
 from converge.sql import groups
 from converge.sql.database import Database, repeatable
-from converge.sql.groups import GroupRow, PartitionLock, MemberRow, PartitionRow
+from converge.sql.groups import GroupRow, MemberRow, PartitionLock, PartitionRow
 from converge.sql.transaction import Transaction
 
 LOG = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from converge import Store, crash_points
+from converge import Store
 from converge.agent.agent import Agent
 from converge.bus.post import QUEUE, REDELIVERED
 from converge.bus.source import Delivery

@@ -11,10 +11,10 @@ from typing import Any
 import converge
 from converge.testing import FakeClock
 from tests.crash.reaper import KILLED, Driver, wait_for_dead
-from tests.dying import Died, Reaper
 from tests.crash.rows import Ending, Rows, compare, list_held, read_ending, read_rows
 from tests.crash.story import STORIES, Player, make_orders
 from tests.crash.world import World
+from tests.dying import Died, Reaper
 
 
 @dataclass(frozen=True, slots=True)

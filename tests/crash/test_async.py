@@ -21,8 +21,8 @@ from converge import crash_points
 from converge.crash_points import Commit
 from tests import forked
 from tests.crash.reaper import wait_for_dead
-from tests.dying import Reaper
 from tests.crash.world import World
+from tests.dying import Reaper
 from tests.templates import several
 from tests.waiting import WAIT
 

@@ -25,8 +25,8 @@ from tests import backends
 from tests.crash.job import LATER, Job
 from tests.crash.jobs import JOBS
 from tests.crash.reaper import EVERY_HIT, KILLED, Driver, wait_for_dead
-from tests.dying import Reaper
 from tests.crash.rows import Row, Rows, read_rows
+from tests.dying import Reaper
 from tests.journal.driver import AFTER_EFFECT, BEFORE_EFFECT
 
 #: The commits of leases and of the host, without which there are no journal and no machines.

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from converge import crash_points
 from converge.crash_points import GROUP, Commit
 from converge.errors import StaleLock
 from converge.group import group
@@ -44,9 +43,7 @@ ACTS: dict[Commit, Callable[[World], object]] = {
 
 @pytest.mark.parametrize("side", ["before", "after"])
 @pytest.mark.parametrize("commit", ACTS)
-def test_others_go_on_where_a_member_died(
-    world: World, commit: Commit, side: str
-) -> None:
+def test_others_go_on_where_a_member_died(world: World, commit: Commit, side: str) -> None:
     dying = None if commit is Commit.JOIN else world.join()
     if commit is not Commit.JOIN and commit is not Commit.BALANCE:
         world.settle()

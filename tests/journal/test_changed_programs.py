@@ -11,8 +11,8 @@ import pytest
 from converge.errors import BadInput, StepFailed
 from converge.journal import Scope
 from converge.retry import RetryPolicy
-from tests.journal.places import Place
 from tests.dying import Died
+from tests.journal.places import Place
 from tests.journal.world import World, mismatch, run, steps
 
 

@@ -13,8 +13,8 @@ import pytest
 from converge.errors import BadInput
 from converge.journal import Record, Scope
 from converge.journal.backend import StepStatus
-from tests.journal.places import Place
 from tests.dying import Died
+from tests.journal.places import Place
 from tests.journal.world import World, mismatch, run
 
 MANY = 10_000

@@ -10,8 +10,8 @@ import pytest
 from converge.errors import BadInput, StaleLock, StepFailed, StoreError
 from converge.journal import Journal, Scope
 from converge.retry import RetryPolicy
-from tests.journal.places import Place
 from tests.dying import Died
+from tests.journal.places import Place
 from tests.journal.world import World, run, steps
 
 POLICY = RetryPolicy(attempts=3, first=2.0, exceptions=(RuntimeError,))

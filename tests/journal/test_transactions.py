@@ -12,8 +12,8 @@ import pytest
 from converge.errors import BadInput, StaleLock, StepFailed
 from converge.journal import Item, Journal, Scope
 from converge.retry import RetryPolicy
-from tests.journal.places import InDatabase, Place
 from tests.dying import Died
+from tests.journal.places import InDatabase, Place
 from tests.journal.world import World, run
 
 
