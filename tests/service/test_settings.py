@@ -17,7 +17,7 @@ from converge.service.settings import (
     SETTINGS_ENGINE,
     SETTINGS_SHARED,
     Setting,
-    settle,
+    fill_in,
 )
 
 FILE = """\
@@ -60,7 +60,7 @@ def test_the_environment_of_oslo_config_is_not_read(
 
 def test_the_command_line_comes_before_a_file_and_a_file_before_the_default(path: Path) -> None:
     arguments = parse(["engine", "--workers", "7", "--pass-env", "C"])
-    settle(arguments, read_files([str(path)]), SETTINGS_SHARED + SETTINGS_ENGINE)
+    fill_in(arguments, read_files([str(path)]), SETTINGS_SHARED + SETTINGS_ENGINE)
     assert (arguments.workers, arguments.pass_env) == (7, ["C"])
     assert (arguments.processes, arguments.grace) == (3, 0.0)
     assert (arguments.lease, arguments.db, arguments.prune_after) == (LEASE, None, None)

@@ -235,7 +235,7 @@ class Oracle:
         """Who goes on with a delivery of a partition holds it."""
         held = {
             share_of(hold.generation, hold.number): (hold.engine_id, hold.epoch)
-            for hold in actor.sharing._member.holds.values()
+            for hold in actor.sharing._member.locks.values()
         }
         rows = {share_of(*place): one for place, one in before.partitions.items()}
         for id_, (origin, sink, share, version) in before.deliveries.items():

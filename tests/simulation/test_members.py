@@ -119,7 +119,7 @@ def test_work_of_who_does_not_hold_the_partition_is_noticed(
 ) -> None:
     def change(simulation: Members) -> None:
         execute = simulation._connection.execute
-        hold = next(iter(simulation.actors[0].sharing._member.holds.values()))
+        hold = next(iter(simulation.actors[0].sharing._member.locks.values()))
         share = 1024 * hold.generation + hold.number
         execute(
             "INSERT INTO converge_delivery (origin, sink, share, state, position, version, "
