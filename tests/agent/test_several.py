@@ -347,7 +347,7 @@ def test_the_command_takes_several_files_and_ends(
     for more, wrong in (
         (("--bus", "file:a.jsonl"), "the bus file:a.jsonl is named twice"),
         (("--bus", "fake://x"), "nothing may follow fake://"),
-        (("--bus", "fake://", "--processes", "2"), "is for one process"),
+        (("--bus", "fake://", "--processes", "2"), "can be read by one process only"),
         (("--bus", "kafka://h/"), "an agent cannot receive from kafka://h/"),
     ):
         assert main([*words, *more]) == 2

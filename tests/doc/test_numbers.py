@@ -200,7 +200,7 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("reference", "Ctrl-C or SIGTERM; default {}", (n(options.GRACE),)),
     (
         "reference",
-        "a text of at least {} characters, or two, one a line",
+        "a text of at least {} characters; or two, one a line",
         (n(signing.LEAST_SECRET),),
     ),
     (

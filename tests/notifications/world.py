@@ -60,7 +60,7 @@ class Leak(Step):
     """Fails, and says more than it should."""
 
     def apply(self, item: Item) -> Item:
-        raise RuntimeError("http://ada:hunter2@example.com/items is down")
+        raise RuntimeError("http://ada:hunter2xyz@example.com/items is down")
 
 
 class Out(Publisher):

@@ -271,7 +271,7 @@ def test_sources_and_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "no source of secrets 'valt'; did you mean 'vault'" in refused("valt:word")
     assert "is the engine's own" in refused("env:CONVERGE_SECRET_KEY")
     assert "cannot be read: No such file" in refused("file:gone")
-    assert "no text in UTF-8" in refused("file:binary")
+    assert "is not UTF-8 text" in refused("file:binary")
     assert "file:empty is empty" in refused("file:empty")
     assert "is not a text but NoneType" in refused("none:x")
     monkeypatch.setenv("CONVERGE_SECRET_SOURCES", "vault, other")
