@@ -120,10 +120,14 @@ def upgrade_lock(database: Database) -> Iterator[UpgradeLock]:
 def _make_row(connection: Connection) -> None:
     """Make the table and its row, unless they are there. Others may do so at the same time."""
     if not inspect(connection).has_table(LOCK_TABLE):
-        with suppress(*duplicate_errors()):
+        try:
             connection.execute(CreateTable(_lock, if_not_exists=True))
             connection.commit()
-        connection.rollback()
+        except database_errors():
+            # of two at once, PostgreSQL refuses one: by a duplicate key, or as its type exists
+            connection.rollback()
+            if not inspect(connection).has_table(LOCK_TABLE):
+                raise
     missing = select(literal(1), literal(0.0)).where(~exists(select(_lock.c.id)))
     with suppress(*duplicate_errors()):
         connection.execute(insert(_lock).from_select(["id", "expires_at"], missing))

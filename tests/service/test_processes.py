@@ -19,18 +19,18 @@ from converge.service.processes import PAUSE_FIRST, PAUSE_MOST, pause
 CHILD = """
 import os, signal, sys
 from converge.service import lifeline
-def stop(number, frame):
-    os.write(1, b"stopped %d\\n" % os.getpid())
-    os._exit(0)
-signal.signal(signal.SIGTERM, stop)
+# a handler could be called just before a wait for it begins
+ends = {signal.SIGTERM, signal.SIGINT}
+signal.pthread_sigmask(signal.SIG_BLOCK, ends)
 number = lifeline.hold()
 os.write(1, b"%d %d\\n" % (number, os.getpid()))
 if "wrong" in sys.argv:
     os._exit(2)
 if "done" in sys.argv:
     os._exit(0)
-while True:
-    signal.pause()
+if signal.sigwait(ends) == signal.SIGTERM:
+    os.write(1, b"stopped %d\\n" % os.getpid())
+os._exit(0)
 """
 PARENT = """
 import logging, sys
