@@ -126,7 +126,7 @@ def _line_at(text: str, position: int) -> int:
 
 def _decode(data: bytes, name: str) -> str:
     if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in data[:4]:
-        raise TemplateError("is UTF-16, UTF-32 or not text; save it as UTF-8", source=name)
+        raise TemplateError("is UTF-16, UTF-32 or no text; save it as UTF-8", source=name)
     try:
         return data.removeprefix(BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError as error:

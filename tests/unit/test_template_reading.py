@@ -249,9 +249,9 @@ def test_a_yaml_mapping_in_braces_is_yaml() -> None:
 @pytest.mark.parametrize(
     ("data", "part"),
     [
-        ("a: b".encode("utf-16"), "is UTF-16, UTF-32 or not text; save it as UTF-8"),
-        ("a: b".encode("utf-16-le"), "is UTF-16, UTF-32 or not text"),
-        ("a: b".encode("utf-32"), "is UTF-16, UTF-32 or not text"),
+        ("a: b".encode("utf-16"), "is UTF-16, UTF-32 or no text; save it as UTF-8"),
+        ("a: b".encode("utf-16-le"), "is UTF-16, UTF-32 or no text"),
+        ("a: b".encode("utf-32"), "is UTF-16, UTF-32 or no text"),
         ("x: y\na: é".encode("latin-1"), "t.yaml:2: is not UTF-8: byte 0xE9"),
         (b"\x7fELF\x02\x01", "is not allowed in a template"),
     ],
