@@ -228,6 +228,37 @@ def test_nodes_that_are_worked_on_are_found_by_index(store: converge.Store) -> N
         check(BIG, watch.seen, 20 * CLAIMED)
 
 
+def test_what_is_passed_over_is_found_by_index(store: converge.Store) -> None:
+    def wanted(size: int) -> converge.Template:
+        nodes: dict[str, Any] = {"root": {"properties": {"size": size}}}
+        for number in range(WRITTEN):
+            nodes[f"a{number}"] = ["root"]
+            nodes[f"b{number}"] = [f"a{number}"]
+        return template(nodes)
+
+    def run() -> None:
+        while works := engine.claim(READY):
+            engine.write(*(engine.call(work) for work in works))
+
+    engine = StepEngine(store, FakeWorld().types())
+    store.create_stack("fan", wanted(1))
+    run()
+    for size, has_statistics in ((2, False), (3, True)):
+        store.update_stack("fan", wanted(size))
+        (work,) = engine.claim(1)
+        engine.write(engine.call(work))
+        works = engine.claim(READY)
+        assert len(works) == WRITTEN
+        if has_statistics:
+            analyze(store.database.engine)
+        # nothing is to be done for them, nor for what comes after them, nor for their cleanups
+        with Watch(store.database.engine) as watch:
+            engine.write(*(engine.call(work) for work in works))
+        assert store.progress("fan")["done"] == 1 + 4 * WRITTEN
+        check(BIG, watch.seen, 20 * 4 * WRITTEN)
+        run()
+
+
 def test_what_is_ready_for_others_is_not_looked_at(store: converge.Store) -> None:
     world = FakeWorld()
     wanted = template({f"n{i}": {"type": "fake"} for i in range(READY)})
