@@ -67,16 +67,12 @@ def arrive(tx: Transaction, arrivals: Sequence[Arrival]) -> list[LockedNode]:
                 tainted.add(key)
             if row.unsettled is not None and end.settles(row):
                 settled[key] += 1
-            stops = (taints or row.tainted) and not row.always
-            if row.lane != node.lane and (stops or row.kind is Kind.STACK):
+            if (taints or row.tainted) and not row.always:
                 lanes[key] = node.lane
     node_moves.taint(tx, sorted(tainted))
-    passed: list[LockedNode] = []
-    if settled:
-        passed = _pass_over(tx, counts, settled, rows)
-        served = {node.traversal_id: node.lane for node in nodes}
-        stacks = (key for key in counts if rows[key].kind is Kind.STACK)
-        lanes |= {key: served[key[0]] for key in stacks if rows[key].lane != served[key[0]]}
+    passed = _pass_over(tx, counts, settled, rows)
+    served = {node.traversal_id: node.lane for node in nodes}
+    lanes |= {key: served[key[0]] for key in counts if rows[key].kind is Kind.STACK}
     node_moves.pass_nodes(tx, passed)
     over = {node.key for node in passed}
     left = {key: count for key, count in counts.items() if key not in over}

@@ -192,10 +192,10 @@ def calling(
     if operation is Operation.DROP:
         reason = work.decision.reason
         return Outcome(work, Result.DONE, deleted=True, reason=reason, raw=reason is not None)
-    values: dict[str, Any] = {}
     node = work.node
     if work.row is None or node.kind is not Kind.UPDATE or work.traversal.action is Action.CHECK:
         return Outcome(work, Result.DONE)
+    values: dict[str, Any] = {}
     if not node.is_settled:
         values = {"template_id": work.traversal.template_id, "basis": _basis(work)}
     if work.locked:

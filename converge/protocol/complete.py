@@ -68,12 +68,11 @@ def complete(tx: Transaction, engine_id: int, outcomes: Sequence[Outcome]) -> li
     )
     node_moves.unblock(tx, sorted(row.id for row in locked.values() if row.blocking))
     ended = [
-        (outcome, node)
+        Arrival(outcome, node)
         for outcome, node in kept
         if node.state is not NodeState.SUPERSEDED and outcome.result in _ENDS
     ]
-    passed = arrive(tx, [Arrival(outcome, node) for outcome, node in ended])
-    _count(tx, engine_id, ended, passed)
+    _count(tx, engine_id, ended, arrive(tx, ended))
     return stale
 
 
@@ -218,7 +217,7 @@ def _may_have_steps(outcome: Outcome) -> bool:
 def _count(
     tx: Transaction,
     engine_id: int,
-    ended: Sequence[tuple[Outcome, LockedNode]],
+    ended: Sequence[Arrival],
     passed: Sequence[LockedNode],
 ) -> None:
     counts: dict[int, Counter[Result]] = {}

@@ -596,8 +596,8 @@ def new_settings(work: Work, attributes: Sequence[str] | None = None) -> dict[st
 
 
 def is_as_before(work: Work) -> bool:
-    """Whether a work that finds nothing to do leaves the resource as it is for everybody else: then
-    it only notes of what it is so. Otherwise what requires the resource is to look at it again."""
+    """Whether a work that finds nothing to do leaves the resource the same for what requires it.
+    Then the resource is not locked, and at most its basis is noted."""
     row = work.row
     if row is None or work.traversal.action is Action.CHECK or work.node.is_settled:
         return True

@@ -220,9 +220,9 @@ def arrive(
     :param settled: how many of these predecessors arrive without a change.
     :raises StaleLock: a node waits for fewer.
     """
-    rows = []
+    rows: list[dict[str, int | None]] = []
     # most traversals have none
-    has_unsettled = False
+    has_unsettled = any(waiting[key].unsettled is not None for key in counts)
     for key, count in counts.items():
         node = waiting[key]
         lane = (lanes or {}).get(key, node.lane)
@@ -238,12 +238,11 @@ def arrive(
                 "pending": node.pending,
                 "left": left,
                 "lane": node.lane if left else lane,
-                "unsettled": node.unsettled,
             }
         )
-        if node.unsettled is not None:
-            has_unsettled = True
-            rows[-1]["unsettled"] = node.unsettled - (settled or {}).get(key, 0)
+        if has_unsettled:
+            less = (settled or {}).get(key, 0)
+            rows[-1]["unsettled"] = None if node.unsettled is None else node.unsettled - less
     if rows:
         _expect(_arrive(has_unsettled).execute(tx, rows), len(rows))
 

@@ -468,7 +468,7 @@ def _note() -> UpdateMany:
 
 
 def note_unchanged(tx: Transaction, rows: Sequence[tuple[int, int, Mapping[str, Any]]]) -> None:
-    """Note what resources are as, in which nothing had to change. Nobody has locked them, and their
+    """Note the basis of resources in which nothing had to change. Nobody has locked them, and their
     epochs stay: to what requires them, they are the same.
 
     :param rows: (id, epoch, template_id and basis) of each.
