@@ -129,6 +129,8 @@ class Sharing:
         # what is held, as far as this half knows
         self._begun: set[PartitionLock] = set()
         self._at: dict[str, float] = {}
+        # the last delivery that was there when it was first asked to finish
+        self._last: int | None = None
         self._pause = pace.first
 
     # -- running
@@ -171,7 +173,7 @@ class Sharing:
                 self._sweep()
                 self._measure()
                 # asked first: what was recorded until then is counted
-                if self._asked.is_set() and not self._count_open(self._shares(), 1):
+                if self._asked.is_set() and self._is_idle():
                     self._idle.set()
         except StaleLock as error:
             LOG.warning("%s", error)
@@ -186,8 +188,8 @@ class Sharing:
             self._pause = self._pace.first
 
     def finish(self) -> None:
-        """Wait until nothing is open in the partitions that this member holds, or until
-        :meth:`stop`; from another thread."""
+        """Wait until nothing is open in the partitions that this member holds, nor in any other
+        what is open now, or until :meth:`stop`; from another thread."""
         self._asked.set()
         self._idle.wait()
 
@@ -300,6 +302,20 @@ class Sharing:
             return 0
         sinks = list(self._pipeline.sinks)
         return self._store.database.read(lambda tx: deliveries.count_open(tx, sinks, shares, limit))
+
+    def _is_idle(self) -> bool:
+        """Whether a member that is to finish may leave. What it has recorded for others is waited
+        for: they may leave at the same moment, or be dead, and then it is this member's to do."""
+        if self._count_open(self._shares(), 1):
+            return False
+        sinks = list(self._pipeline.sinks)
+
+        def read(tx: Transaction) -> bool:
+            if self._last is None:
+                self._last = deliveries.read_last(tx)
+            return deliveries.has_more_open(tx, sinks, 0, self._last)
+
+        return not self._store.database.read(read)
 
     # -- hints
 

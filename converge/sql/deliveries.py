@@ -240,14 +240,26 @@ def measure_open(
     return (0, 0.0) if row is None else (count_open(tx, sinks, listed, limit), max(0.0, row.age))
 
 
-def has_more_open(tx: Transaction, sinks: Sequence[str], most: int) -> bool:
-    """Whether the owners of all partitions are to go on with more deliveries than so many."""
+def has_more_open(
+    tx: Transaction, sinks: Sequence[str], most: int, last: int | None = None
+) -> bool:
+    """Whether the owners of all partitions are to go on with more deliveries than so many.
+
+    :param last: of this one and those before it only.
+    """
     some = select(delivery.c.id).where(
         delivery.c.share != literal_column("0"),
         delivery.c.state == bindparam("held", DeliveryState.HELD.value, String(8)),
         is_one_of(tx, delivery.c.sink, sinks),
     )
+    if last is not None:
+        some = some.where(delivery.c.id <= last)
     return tx.execute(some.offset(most).limit(1)).first() is not None
+
+
+def read_last(tx: Transaction) -> int:
+    """The newest delivery; 0 if there is none."""
+    return int(tx.execute(select(func.coalesce(func.max(delivery.c.id), 0))).scalar_one())
 
 
 def list_shares(tx: Transaction, sinks: Sequence[str]) -> set[int]:

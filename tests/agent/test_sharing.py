@@ -463,6 +463,38 @@ def test_an_agent_alone_ends_with_its_messages_done(fleet: Fleet, world: World) 
     assert group.show(fleet.store.database, "g").members == []
 
 
+@pytest.mark.parametrize("left", [True, False], ids=["left", "dead"])
+def test_an_agent_ends_when_what_it_recorded_for_others_is_done(
+    fleet: Fleet, world: World, left: bool
+) -> None:
+    one, other = fleet.join(most=20), fleet.join()
+    fleet.settle()
+    send(fleet, range(20))
+    one.turn()
+    sharing(one)._asked.set()
+    for _ in range(3):
+        sharing(one).turn()
+        assert not sharing(one)._idle.is_set()
+    assert 0 < len(world.got) < 20
+    # what others record from now on is not waited for
+    last = fleet.store.database.read(deliveries.read_last)
+    send(fleet, range(20, 40))
+    other.turn()
+    if left:
+        fleet.pause(other)
+        sharing(other).close()
+    else:
+        fleet.kill(other)
+        fleet.wait()
+    sharing(one).turn()
+    assert held(one) == {0, 1, 2, 3}
+    for _ in range(5):
+        sharing(one).turn()
+    assert sharing(one)._idle.is_set()
+    assert sharing(one)._last == last
+    assert sorted(by_key(world)) == sorted(in_order(range(20)))
+
+
 def _end_with_the_queue(fleet: Fleet, agent: Agent) -> None:
     class Ending(MemorySource):
         def receive(self, timeout: float) -> Any:
