@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -177,6 +178,7 @@ def _execute(tx: Transaction, query: Select[Any], names: Collection[str] | None)
 _ZERO, _ONE, _TWO = (literal_column(number, Integer()) for number in "012")
 
 
+@cache
 def _has_better(*, one_by_one: bool) -> ColumnElement[bool]:
     """Whether the name has a better version.
 
