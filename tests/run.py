@@ -48,6 +48,8 @@ def main() -> None:
         # more than there are cores: they wait for servers and disks for much of their time
         processes = min(2 * (os.cpu_count() or 1), 4)
         arguments = ["-n", str(processes), "--dist", "worksteal", *arguments]
+    # or each process that a test starts would compile all that it imports
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.chdir(ROOT)
     checkout.run([python, "-m", "pytest", *arguments])
 

@@ -65,7 +65,9 @@ def test_converge_is_measured_as_its_peers_are(database: Backend) -> None:
 
 
 def test_the_cost_of_a_node_is_measured_in_several_shapes() -> None:
-    said = run("shapes", "--smaller", "--shapes", "star into one;many stacks", "--url", "sqlite://")
+    said = run(
+        "shapes", "--nodes", "80", "--shapes", "star into one;many stacks", "--url", "sqlite://"
+    )
     for shape, edges in (("star into one", 79), ("many stacks", 72)):
         for action in ("create", "unchanged", "delete"):
             what = rf"^{shape}, 80 nodes, {edges} edges: {action} \S+ s = (\S+) nodes/s"

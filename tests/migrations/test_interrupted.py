@@ -70,8 +70,10 @@ def test_an_upgrade_killed_after_each_statement_in_turn_is_completed_by_the_last
     empty_database_url: str, database: Backend
 ) -> None:
     statement = 0
+    # in one transaction, one death is as good as the next
+    step = 1 if isinstance(database, MariaDB) else 7
     while True:
-        statement += 1
+        statement += step
         with dying(empty_database_url, statement, killed) as dies:
             try:
                 migrate.upgrade_database(dies)
