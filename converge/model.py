@@ -134,7 +134,10 @@ SYNC_POINT_MOVES: Mapping[NodeState, frozenset[NodeState]] = {
     # to READY: its last predecessor arrived; to DONE: likewise, and there is nothing to do; to
     # SKIPPED: the traversal was halted
     NodeState.WAITING: frozenset({NodeState.READY, NodeState.DONE, NodeState.SKIPPED}),
-    NodeState.READY: frozenset({NodeState.RUNNING, NodeState.BLOCKED, NodeState.SKIPPED}),
+    # to DONE: there turned out to be nothing to do
+    NodeState.READY: frozenset(
+        {NodeState.RUNNING, NodeState.BLOCKED, NodeState.DONE, NodeState.SKIPPED}
+    ),
     # to READY: a retry, or its engine died; to WAITING: a stack node that found work still running
     NodeState.RUNNING: frozenset(
         {

@@ -294,7 +294,11 @@ class StepEngine:
 
     def claim(self, limit: int = 1) -> list[Work]:
         """Claim nodes and do nothing with them yet."""
-        return self.core.turn([], limit)
+        while True:
+            self.core.passed = False
+            works = self.core.turn([], limit)
+            if works or not self.core.passed:
+                return works
 
     def call(self, work: Work) -> Outcome:
         """Call the handler of a claimed node, without writing its outcome."""

@@ -29,6 +29,7 @@ from converge.errors import Cancelled, StaleLock, StoreError
 from converge.hiding import Secrets
 from converge.journal import Scope, node_scope
 from converge.model import DEFAULT_QUEUE
+from converge.protocol.arrive import PASSED, PASSED_BESIDE
 from converge.protocol.call import (
     calling,
     check_physical_id,
@@ -134,6 +135,14 @@ class EngineCore:
         #: A commit may have gone through though its reply was lost: what this engine holds in the
         #: database may differ from what it knows of.
         self.doubtful = False
+        #: A claim has passed over nodes: there may be more to claim, also if it found no work.
+        self.passed = False
+        #: It works for several stacks, so its transactions are to be short.
+        self.is_shared = False
+
+    @property
+    def _most_passed(self) -> int:
+        return PASSED_BESIDE if self.is_shared else PASSED
 
     def turn(
         self,
@@ -200,7 +209,7 @@ class EngineCore:
         return found
 
     def _claim_in_turn(self, tx: Transaction, limit: int, room: Room | None) -> list[Work]:
-        return claim(
+        works, passed = claim(
             tx,
             self.engine_id,
             limit,
@@ -211,7 +220,10 @@ class EngineCore:
             suspect=not self._suspects,
             mark=self.mark,
             room=room,
+            most_passed=self._most_passed,
         )
+        self.passed |= passed
+        return works
 
     def _look_up(self, tx: Transaction) -> bool:
         """Read which lanes and limits there are; return whether it can take others than before."""
@@ -366,7 +378,7 @@ class EngineCore:
 
     def _write_and_claim(self, group: Sequence[Outcome], limit: int) -> None:
         def both(tx: Transaction) -> tuple[list[Outcome], list[Work]]:
-            stale = complete(tx, self.engine_id, group)
+            stale = complete(tx, self.engine_id, group, self._most_passed)
             claims = limit > 0 and not apart
             return stale, self._claim(tx, limit, self._room) if claims else []
 

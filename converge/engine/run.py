@@ -296,6 +296,9 @@ class Run:
         if tenure.is_over:
             return False
         in_threads = self._dispatch(tenure, works, room)
+        if core.passed:
+            core.passed = False
+            self.wake()
         if total:
             self._looks.found(len(works), time.monotonic())
         if limit and in_threads >= limit:
@@ -315,7 +318,7 @@ class Run:
         """How many nodes the turning thread is to claim, and whether before it writes anything."""
         heard, self._heard = self._heard, False
         other, self._heard_of_other = self._heard_of_other, False
-        self._window.is_shared = other or tenure.is_shared
+        self._window.is_shared = tenure.core.is_shared = other or tenure.is_shared
         self._window.is_beside = tenure.core.is_beside
         room = self._window.room(tenure.count, len(tenure.core.outbox))
         if heard:

@@ -3,7 +3,8 @@
 A node for which nothing is to be done (see :mod:`converge.protocol.basis`) is passed over when the
 last of what it waits for arrives, and arrives at its own successors in the same transaction. So an
 update of a large stack in which little changes goes through most of its nodes many at a time,
-without a claim.
+without a claim. What is too much for one transaction becomes READY, and whoever finds it there
+passes over it instead of claiming it.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from converge.model import Kind
+from converge.model import Kind, NodeState
 from converge.protocol.decide import Outcome, Result
-from converge.sql import node_moves, sync_points
-from converge.sql.sync_points import Key, LockedNode
+from converge.sql import claimable, node_moves, sync_points, traversals
+from converge.sql.sync_points import Key, LockedNode, SyncPointRow
 from converge.sql.transaction import Transaction
 
-#: So many nodes at most are passed over in one transaction, so that it is short. What is left
-#: is READY, and goes on from its claim.
-PASSED = 5_000
+#: So many nodes at most are passed over in one transaction, so that it is short; and so many while
+#: the engine works for several stacks.
+PASSED = 10_000
+PASSED_BESIDE = 1_000
 
 
 class Arrival(NamedTuple):
@@ -41,13 +43,14 @@ class Arrival(NamedTuple):
         return not self.taints and (both or not self.outcome.work.locked)
 
 
-def arrive(tx: Transaction, arrivals: Sequence[Arrival]) -> list[LockedNode]:
+def arrive(tx: Transaction, arrivals: Sequence[Arrival], most: int = PASSED) -> list[LockedNode]:
     """Take ended nodes off their successors' counts, and pass over those for which nothing is to
     be done.
 
     The successors are locked in key order, after all else. Those of nodes that are passed over are
     not waited for: a node whose successors another transaction has locked becomes READY instead.
 
+    :param most: so many are passed over at most.
     :returns: the nodes that were passed over.
     """
     # those of nodes that ran when their traversal was halted have changed since they were claimed
@@ -70,18 +73,66 @@ def arrive(tx: Transaction, arrivals: Sequence[Arrival]) -> list[LockedNode]:
             if (taints or row.tainted) and not row.always:
                 lanes[key] = node.lane
     node_moves.taint(tx, sorted(tainted))
-    passed = _pass_over(tx, counts, settled, rows)
+    passed = _pass_over(tx, counts, settled, rows, most)
     served = {node.traversal_id: node.lane for node in nodes}
     lanes |= {key: served[key[0]] for key in counts if rows[key].kind is Kind.STACK}
-    node_moves.pass_nodes(tx, passed)
-    over = {node.key for node in passed}
-    left = {key: count for key, count in counts.items() if key not in over}
-    node_moves.arrive(tx, left, rows, lanes, settled)
+    _write(tx, passed, counts, settled, rows, lanes)
     return passed
 
 
+def pass_ready(
+    tx: Transaction, engine_id: int, nodes: Sequence[SyncPointRow], most: int = PASSED
+) -> set[Key]:
+    """Pass over those of some READY nodes for which nothing is to be done. If they are many, there
+    may be more of them in their traversal, and these are passed over, too.
+
+    Nothing is waited for: a node whose successors another transaction has locked stays READY.
+
+    :param nodes: READY nodes that the transaction has locked.
+    :param most: so many are passed over at most.
+    :returns: the nodes that were passed over.
+    """
+    found = [node for node in nodes if node.is_settled and not node.tainted]
+    if not found:
+        return set()
+    keys = {node.key for node in found}
+    if 2 * len(found) > len(nodes):
+        keys |= claimable.find_settled(tx, found[-1].traversal_id, found[-1].lane, most)
+    locked = sync_points.lock_nodes(tx, keys, skip_locked=True)
+    # others may have taken some of them meanwhile
+    rows = {key: row for key, row in locked.items() if row.state is NodeState.READY}
+    counts: Counter[Key] = Counter()
+    settled = Counter(dict.fromkeys(rows, 0))
+    passed = _pass_over(tx, counts, settled, rows, most)
+    served = {node.traversal_id: node.lane for node in found}
+    lanes = {key: served[key[0]] for key in counts if rows[key].kind is Kind.STACK}
+    _write(tx, passed, counts, settled, rows, lanes)
+    for traversal_id, count in sorted(Counter(node.traversal_id for node in passed).items()):
+        traversals.add_progress(tx, traversal_id, engine_id, count, 0, 0)
+    return {node.key for node in passed}
+
+
+def _write(
+    tx: Transaction,
+    passed: Sequence[LockedNode],
+    counts: Counter[Key],
+    settled: Counter[Key],
+    rows: dict[Key, LockedNode],
+    lanes: dict[Key, int],
+) -> None:
+    over = {node.key for node in passed}
+    for state in (NodeState.WAITING, NodeState.READY):
+        node_moves.pass_nodes(tx, state, [node.key for node in passed if node.state is state])
+    left = {key: count for key, count in counts.items() if key not in over}
+    node_moves.arrive(tx, left, rows, lanes, settled)
+
+
 def _pass_over(
-    tx: Transaction, counts: Counter[Key], settled: Counter[Key], rows: dict[Key, LockedNode]
+    tx: Transaction,
+    counts: Counter[Key],
+    settled: Counter[Key],
+    rows: dict[Key, LockedNode],
+    most: int,
 ) -> list[LockedNode]:
     """Find which nodes can be passed over.
 
@@ -102,8 +153,8 @@ def _pass_over(
 
     passed: list[LockedNode] = []
     found = find(settled)
-    while found and len(passed) < PASSED:
-        found = found[: PASSED - len(passed)]
+    while found and len(passed) < most:
+        found = found[: most - len(passed)]
         after = {row.key: [(row.traversal_id, one) for one in row.successors] for row in found}
         wanted = {key for keys in after.values() for key in keys}
         rows |= sync_points.lock_nodes(tx, wanted - rows.keys(), skip_locked=True)

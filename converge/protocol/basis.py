@@ -76,7 +76,7 @@ def find_settled(
     for head in heads:
         # of several versions, the plan chooses one and deletes the others
         by_name[head.name] = None if head.name in by_name else head
-    always = definitions.always()
+    always, graph = definitions.always(), definitions.graph
     unchanged: set[str] = set()
     passable: set[str] = set()
     # each comes after all that it requires, and what requires something that changes may change
@@ -84,7 +84,7 @@ def find_settled(
         one = by_name.get(name)
         if one is None or not _is_settled(one) or name in replaced:
             continue
-        required = definitions.requires(name)
+        required = graph.requires(name)
         inputs = [(found.id, found.epoch) for other in required if (found := by_name.get(other))]
         own = (one.id, one.epoch)
         if len(inputs) != len(required) or one.basis != blind(

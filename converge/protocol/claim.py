@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from converge.model import SUSPECT_DEATHS, Action, Kind, Status, make_mark
+from converge.protocol.arrive import PASSED, pass_ready
 from converge.protocol.decide import (
     Decision,
     Operation,
@@ -55,6 +56,16 @@ _STATES = {
 }
 
 
+class Claim(NamedTuple):
+    """What a claim came to.
+
+    :ivar passed: whether nodes were passed over: then there may be more, though no work was found.
+    """
+
+    works: list[Work]
+    passed: bool
+
+
 def claim(
     tx: Transaction,
     engine_id: int,
@@ -67,9 +78,11 @@ def claim(
     suspect: bool = True,
     mark: int | None = None,
     room: Room | None = None,
-) -> list[Work]:
+    most_passed: int = PASSED,
+) -> Claim:
     """Claim up to ``limit`` nodes, those of each traversal in the order in which they became ready.
 
+    Those for which nothing is to be done are passed over instead.
     A node whose resource an older traversal still has locked becomes BLOCKED; it is READY again
     when that lock is released. A node of a type that this engine does not have goes to another
     lane, where engines that have it look. A node that a limit keeps from starting waits for that
@@ -83,10 +96,11 @@ def claim(
     :param suspect: whether a suspect may be claimed.
     :param mark: the mark of the engine's registration.
     :param room: for what there is room; its total counts, and not ``limit``.
+    :param most_passed: how many nodes are passed over at most.
     """
     limit = limit if room is None else room.total
     for size in (limit, *[max(limit, _MANY)] * _ROUNDS):
-        ready = _Readiness(tx, engine_id, rota, bounds, mark)
+        ready = _Readiness(tx, engine_id, rota, bounds, mark, most_passed)
         free, rows = _lock_free(ready, size, suspect=suspect)
         works, foreign = _decide_all(tx, free, rows, types, known)
         _park(tx, foreign, rota)
@@ -103,7 +117,7 @@ def claim(
     for work in seats.works:
         work.locked = _needs_lock(work)
     _take(tx, engine_id, seats.works)
-    return seats.works
+    return Claim(seats.works, bool(ready.passed))
 
 
 def _decide_all(
@@ -211,13 +225,18 @@ def is_suspect(node: SyncPointRow) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Readiness:
-    """The READY nodes that an engine can take."""
+    """The READY nodes that an engine can take.
+
+    :ivar passed: those that were passed over.
+    """
 
     tx: Transaction
     engine_id: int
     rota: Rota
     bounds: Bounds
     mark: int | None
+    most_passed: int
+    passed: set[Key] = field(default_factory=set)
 
     def lock(self, limit: int, *, suspect: bool) -> list[SyncPointRow]:
         """Lock READY nodes, at most one of them a suspect."""
@@ -311,6 +330,11 @@ def _lock_free(
     """
     while True:
         nodes = ready.lock(limit, suspect=suspect)
+        most = ready.most_passed - len(ready.passed)
+        passed = pass_ready(ready.tx, ready.engine_id, nodes, most)
+        if passed:
+            nodes = [node for node in nodes if node.key not in passed]
+            ready.passed.update(passed)
         rows = resources.lock_resources(
             ready.tx, (node.resource_id for node in nodes if node.resource_id is not None)
         )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from converge.model import Action, Json, Kind, NodeState, Status
-from converge.protocol.arrive import Arrival, arrive
+from converge.protocol.arrive import PASSED, Arrival, arrive
 from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work
 from converge.protocol.handover import release
 from converge.protocol.limits import SPENT
@@ -30,7 +30,9 @@ _ENDS = {
 }
 
 
-def complete(tx: Transaction, engine_id: int, outcomes: Sequence[Outcome]) -> list[Outcome]:
+def complete(
+    tx: Transaction, engine_id: int, outcomes: Sequence[Outcome], most_passed: int = PASSED
+) -> list[Outcome]:
     """Write a group of outcomes, in one transaction.
 
     Rows are locked in this order: the nodes by key, their resources by id, and at last the nodes'
@@ -38,6 +40,7 @@ def complete(tx: Transaction, engine_id: int, outcomes: Sequence[Outcome]) -> li
     for as short as possible. Who locks a whole traversal by key cannot hold one of these successors
     and wait for one of these nodes: a node has a lower number than its successors.
 
+    :param most_passed: how many nodes are passed over at most.
     :returns: the stale outcomes, of which nothing was written: this engine lost their nodes.
     """
     stale: list[Outcome] = []
@@ -72,7 +75,7 @@ def complete(tx: Transaction, engine_id: int, outcomes: Sequence[Outcome]) -> li
         for outcome, node in kept
         if node.state is not NodeState.SUPERSEDED and outcome.result in _ENDS
     ]
-    _count(tx, engine_id, ended, arrive(tx, ended))
+    _count(tx, engine_id, ended, arrive(tx, ended, most_passed))
     return stale
 
 

@@ -23,7 +23,7 @@ from converge.sql.engines import select_if_leased
 from converge.sql.lanes import DEFAULT
 from converge.sql.schema import engine, lane, limit, place, sync_point
 from converge.sql.statements import Form, Statement
-from converge.sql.sync_points import KEY_ORDER, SyncPointRow, columns_of, is_in, row_of
+from converge.sql.sync_points import KEY_ORDER, Key, SyncPointRow, columns_of, is_in, row_of
 from converge.sql.transaction import Transaction
 
 #: A READY node that waits for a limit has this and the limit's id as its ``due_at``, so that no
@@ -87,6 +87,19 @@ def _lock_ready(given: frozenset[str]) -> Statement[Select[Any]]:
         return _lock_most(form, conditions, order)
 
     return Statement(make)
+
+
+def find_settled(tx: Transaction, traversal_id: int, lane: int, most: int) -> set[Key]:
+    """READY nodes of a traversal for which nothing is to be done, among the first of a lane.
+
+    :param most: among so many.
+    """
+    ready = select(sync_point.c.node, sync_point.c.unsettled).where(
+        *_ready_in(lane, _parked_until(0)), sync_point.c.traversal_id == traversal_id
+    )
+    first = ready.order_by(sync_point.c.ready_at, sync_point.c.node).limit(most).subquery()
+    found = tx.execute(select(first.c.node).where(first.c.unsettled == 0)).scalars()
+    return {(traversal_id, number) for number in found}
 
 
 def lock_due(

@@ -278,37 +278,21 @@ def _arrive(has_unsettled: bool) -> UpdateMany:
     )
 
 
-def pass_nodes(tx: Transaction, nodes: Sequence[LockedNode]) -> None:
-    """WAITING to DONE, for nodes that the transaction has locked: the last of what they wait for
-    arrives, and nothing is to be done for them.
+def pass_nodes(tx: Transaction, source: NodeState, keys: Sequence[Key]) -> None:
+    """To DONE, for nodes that the transaction has locked: nothing is to be done for them.
 
-    :raises StaleLock: one waits for other numbers than when it was locked.
+    :param source: WAITING: the last of what they wait for arrives now; or READY.
+    :raises StaleLock: one is in another state.
     """
-    rows = [
-        {
-            "traversal_id": node.traversal_id,
-            "node": node.node,
-            "pending": node.pending,
-            "unsettled": node.unsettled,
-        }
-        for node in nodes
-    ]
-    if rows:
-        _expect(_pass().execute(tx, rows), len(rows))
+    _pass(source).execute(tx, keys)
 
 
 @cache
-def _pass() -> UpdateMany:
+def _pass(source: NodeState) -> _Move:
     """The statement that passes over nodes."""
     none = literal_column("0", Integer())
-    done = literal_column(f"'{_into(NodeState.DONE, NodeState.WAITING)}'", String())
-    return UpdateMany(
-        sync_point,
-        ("traversal_id", "node", "pending", "unsettled"),
-        {},
-        lambda row, now: {"pending": none, "unsettled": none, "state": done},
-        _was(NodeState.WAITING),
-        leading=2,
+    return _Move(
+        source, NodeState.DONE, lambda now: {"pending": none, "unsettled": none, "ready_at": null()}
     )
 
 

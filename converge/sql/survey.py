@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Select, func, select
 
+from converge import collection
 from converge.model import Action, Json, Status
 from converge.sql.batch import CHUNK, among
 from converge.sql.resources import ACTIONS, STATUSES
@@ -47,11 +48,12 @@ def list_heads(tx: Transaction, stack_id: int, *, locked: bool = False) -> list[
     query = select(*_HEAD).where(resource.c.stack_id == stack_id).order_by(resource.c.id)
     rows: Any = tx.execute(_newest(tx, query) if locked else query)
     heads = []
-    for row in rows:
-        head = ResourceHead(*row)
-        head.action = ACTIONS[head.action]
-        head.status = STATUSES[head.status]
-        heads.append(head)
+    with collection.paused():
+        for row in rows:
+            head = ResourceHead(*row)
+            head.action = ACTIONS[head.action]
+            head.status = STATUSES[head.status]
+            heads.append(head)
     return heads
 
 

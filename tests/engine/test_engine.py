@@ -276,12 +276,12 @@ def test_a_value_that_the_database_refuses_fails_its_resource_only(
 ) -> None:
     complete = completing.complete
 
-    def picky(tx: Any, engine_id: int, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    def picky(tx: Any, engine_id: int, outcomes: Sequence[Outcome], *most: int) -> list[Outcome]:
         for outcome in outcomes:
             row = outcome.work.row
             if row is not None and row.name == "r0" and outcome.result is Result.DONE:
                 raise StoreError("refused") from DBDataError()
-        return complete(tx, engine_id, outcomes)
+        return complete(tx, engine_id, outcomes, *most)
 
     for module in ("engine.core", "protocol.halt"):
         monkeypatch.setattr(f"converge.{module}.complete", picky)

@@ -246,10 +246,12 @@ def test_a_group_that_cannot_be_written_is_written_one_by_one(
     outcomes = [one.call(work) for work in one.claim(2)]
     complete = completing.complete
 
-    def hurt(tx: Transaction, engine_id: int, group: Sequence[Outcome]) -> list[Outcome]:
+    def hurt(
+        tx: Transaction, engine_id: int, group: Sequence[Outcome], *most: int
+    ) -> list[Outcome]:
         if len(group) > 1:
             raise StaleLock("a row moved between two statements")
-        return complete(tx, engine_id, group)
+        return complete(tx, engine_id, group, *most)
 
     monkeypatch.setattr("converge.engine.core.complete", hurt)
     one.write(*outcomes)

@@ -310,8 +310,8 @@ def _triggers() -> str:
             note(
                 "node_passed",
                 "OF state ON converge_sync_point",
-                "OLD.state = 'WAITING' AND NEW.state = 'DONE' AND (NEW.unsettled IS NOT 0 "
-                "OR NEW.pending > 0 OR OLD.tainted OR NEW.kind = 'stack')",
+                "OLD.state IN ('WAITING', 'READY') AND NEW.state = 'DONE' AND "
+                "(NEW.unsettled IS NOT 0 OR NEW.pending > 0 OR OLD.tainted OR NEW.kind = 'stack')",
                 f"{node} || 'passed over, and should not be'",
             ),
             note(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -452,7 +451,6 @@ def test_moves_that_are_not_declared_are_refused(shop: converge.Stack) -> None:
             .values(state=state, engine_id=1, epoch=0, unsettled=node.pending)
         )
 
-    passable = replace(node, unsettled=node.pending)
     moves: dict[NodeState, Callable[[Transaction], object]] = {
         NodeState.RUNNING: lambda tx: node_moves.start_nodes(tx, 1, [node.key]),
         NodeState.BLOCKED: lambda tx: node_moves.block_nodes(tx, [node.key]),
@@ -460,7 +458,8 @@ def test_moves_that_are_not_declared_are_refused(shop: converge.Stack) -> None:
     }
     done: dict[NodeState, Callable[[Transaction], object]] = {
         NodeState.RUNNING: lambda tx: node_moves.end_nodes(tx, 1, [node], NodeState.DONE),
-        NodeState.WAITING: lambda tx: node_moves.pass_nodes(tx, [passable]),
+        NodeState.WAITING: lambda tx: node_moves.pass_nodes(tx, NodeState.WAITING, [node.key]),
+        NodeState.READY: lambda tx: node_moves.pass_nodes(tx, NodeState.READY, [node.key]),
     }
     with store.transaction() as tx:
         for source in NodeState:

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import select, update
 
 import converge
+from converge.engine import core
 from converge.errors import StaleLock
-from converge.protocol import arrive
-from converge.sql import resources
+from converge.sql import claimable, resources
 from converge.sql.schema import resource, sync_point
 from converge.testing import FakeWorld, StepEngine, label
 from tests.templates import template
@@ -110,27 +110,114 @@ def test_what_refers_to_something_that_changed_is_visited(
     assert world.properties()["c9.0"] == {"size": 3}
 
 
-@pytest.mark.parametrize("group", [1, 100])
-def test_only_so_many_are_passed_over_at_once(
+def fan(size: int) -> converge.Template:
+    """One with eight more that come after c0, besides the chain."""
+    return wanted(size, **{f"w{number}": ["c0"] for number in range(8)})
+
+
+@pytest.fixture
+def wide(
     store: converge.Store,
     engine: StepEngine,
     stack: converge.Stack,
     monkeypatch: pytest.MonkeyPatch,
-    group: int,
-) -> None:
-    monkeypatch.setattr(arrive, "PASSED", 3)
-    wide = wanted(2, **{f"w{number}": ["c0"] for number in range(8)})
-    store.update_stack("s", wide)
+) -> converge.Stack:
+    """A stack of which r is updated; after c0, three at a time are passed over."""
+    monkeypatch.setattr(core, "PASSED", 3)
+    store.update_stack("s", fan(1))
     run(engine)
-    store.update_stack("s", wanted(3, **{f"w{number}": ["c0"] for number in range(8)}))
-    for _ in range(2):
-        # r, then c0, after which nine could be passed over
-        (work,) = engine.claim(1)
-        engine.write(engine.call(work))
-    over = [name for name, (first, *_) in states(store).items() if first == "DONE"]
-    assert len(over) == 2 + 3
-    run(engine, group)
-    assert stack.refresh().status == "COMPLETE"
+    store.update_stack("s", fan(2))
+    (work,) = engine.claim(1)
+    engine.write(engine.call(work))
+    return stack
+
+
+def over(store: converge.Store) -> int:
+    """How many updates are over."""
+    return sum(first == "DONE" for first, *_ in states(store).values())
+
+
+def test_only_so_many_are_passed_over_at_once(
+    store: converge.Store, engine: StepEngine, wide: converge.Stack
+) -> None:
+    (work,) = engine.claim(1)
+    engine.write(engine.call(work))
+    # c0, after which nine could be passed over
+    assert over(store) == 2 + 3
+    done = store.progress("s")["done"]
+    assert engine.core.turn([], 3) == []
+    assert engine.core.passed
+    assert store.progress("s")["done"] == done + 3
+    assert run(engine, 3) == ["cleanup r", "stack"]
+    assert wide.refresh().status == "COMPLETE"
+    ended = store.progress("s")
+    assert ended["done"] == ended["total"] == 2 * 19
+
+
+def test_fewer_are_passed_over_while_other_stacks_wait(
+    store: converge.Store,
+    engine: StepEngine,
+    wide: converge.Stack,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(core, "PASSED_BESIDE", 2)
+    (work,) = engine.claim(1)
+    engine.core.is_shared = True
+    engine.write(engine.call(work))
+    assert over(store) == 2 + 2
+
+
+def test_what_is_passed_over_keeps_nobody_else_from_its_turn(
+    store: converge.Store, engine: StepEngine, wide: converge.Stack
+) -> None:
+    (work,) = engine.claim(1)
+    engine.write(engine.call(work))
+    store.create_stack("other", template({"x": {}, "y": ["x"]}))
+    engine.core.look_round()
+    # in the transaction that passes over three, it is claimed
+    assert [label(work) for work in engine.core.turn([], 4)] == ["update x"]
+
+
+def test_what_was_taken_meanwhile_is_not_passed_over(
+    store: converge.Store,
+    engine: StepEngine,
+    wide: converge.Stack,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (work,) = engine.claim(1)
+    engine.write(engine.call(work))
+
+    def find(tx: Any, traversal_id: int, lane: int, most: int) -> set[Any]:
+        query = select(sync_point.c.node).where(sync_point.c.traversal_id == traversal_id)
+        found = tx.execute(query.where(sync_point.c.state.in_(["READY", "RUNNING"]))).scalars()
+        return {(traversal_id, node) for node in found}
+
+    assert states(store)["c2"][0] == "READY"
+    set_nodes(store, "c2", state="RUNNING")
+    monkeypatch.setattr(claimable, "find_settled", find)
+    engine.claim(100)
+    # nor did it arrive at what comes after it
+    assert [states(store)[name][0] for name in ("c2", "c3")] == ["RUNNING", "WAITING"]
+
+
+def test_an_engine_goes_on_with_what_is_left(
+    store: converge.Store, engine: StepEngine, world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody tells it of that: what was passed over makes nothing ready."""
+
+    def gathered(size: int) -> converge.Template:
+        middle = [f"w{number}" for number in range(120)]
+        first: dict[str, Any] = {"properties": {"size": size}}
+        then = {"properties": {"size": 0}, "depends_on": ["r"]}
+        return template({"r": first, "c": then, "z": middle, **{name: ["c"] for name in middle}})
+
+    stack = store.create_stack("s", gathered(1))
+    run(engine)
+    # more than the first claims take, so that they find no work
+    monkeypatch.setattr(core, "PASSED", 40)
+    with converge.Engine(store, world.types(), poll=3600, lease=3600):
+        store.update_stack("s", gathered(2))
+        assert stack.wait(30) == "COMPLETE"
 
 
 def test_what_is_tainted_is_skipped(
@@ -186,12 +273,17 @@ def test_it_does_not_wait_for_what_comes_after(
     is_alone = store.database.dialect == "sqlite"
     with nullcontext() if is_alone else holding(store, "c3"):
         engine.write(outcome)
+        if not is_alone:
+            # c2 could not arrive at c3
+            found = states(store)
+            assert [found[name][0] for name in CHAIN[:4]] == ["DONE", "DONE", "READY", "WAITING"]
+            # so it is claimed, like any other
+            (work,) = engine.claim(1)
+            assert label(work) == "update c2"
+            outcome = engine.call(work)
     if not is_alone:
-        # c2 could not arrive at c3
-        found = states(store)
-        assert [found[name][0] for name in CHAIN[:4]] == ["DONE", "DONE", "READY", "WAITING"]
-    visited = [one for one in run(engine) if one.startswith("update")]
-    assert visited == ([] if is_alone else ["update c2"])
+        engine.write(outcome)
+    assert [one for one in run(engine) if one.startswith("update")] == []
     assert stack.refresh().status == "COMPLETE"
 
 
