@@ -32,6 +32,7 @@ EVERYTHING: frozenset[str] = frozenset(
         "late effect",
         "overdue",
         "passed over",
+        "passed over by a claim",
         "recovered nodes",
         "refused",
         "blocked",

@@ -286,6 +286,10 @@ class Simulation(Trace):
             self.tell("    and is not known any more")
             self._register(actor)
             return
+        if actor.core.passed:
+            self.tell("    and passes over what was ready")
+            self.events["passed over by a claim"] += 1
+            actor.core.passed = False
         if works:
             self.tell(f"    and claims {[describe(work) for work in works]}")
         if self.faults.struck.total() != struck:
