@@ -29,7 +29,7 @@ Key = str | int
 STACK = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Existing:
     """What the plan needs to know about a resource row.
 

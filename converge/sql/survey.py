@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Select, func, select
@@ -36,6 +37,8 @@ class ResourceHead:
     former: list[str] | None = None
 
 
+#: Rows that are taken from the driver at a time.
+_TOGETHER = 1000
 _HEAD = [resource.c[name] for name in ResourceHead.__dataclass_fields__]
 
 
@@ -46,7 +49,9 @@ def list_heads(tx: Transaction, stack_id: int, *, locked: bool = False) -> list[
         transaction ends, also to one of the host's that has an older snapshot.
     """
     query = select(*_HEAD).where(resource.c.stack_id == stack_id).order_by(resource.c.id)
-    rows: Any = tx.execute(_newest(tx, query) if locked else query)
+    found = tx.execute(_newest(tx, query) if locked else query)
+    # one by one, the driver would take twice as long; all at once, they would be there twice
+    rows: Iterator[Any] = chain.from_iterable(found.partitions(_TOGETHER))
     heads = []
     with collection.paused():
         for row in rows:
