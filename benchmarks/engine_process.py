@@ -38,6 +38,11 @@ class Telling(converge.ResourceType):
             time.sleep(properties["seconds"])
         return "x"
 
+    def update(
+        self, context: converge.Context, physical_id: str, properties: object, previous: object
+    ) -> None:
+        """Nothing."""
+
     def delete(self, context: converge.Context, physical_id: str) -> None:
         """Nothing."""
 

@@ -10,7 +10,8 @@ call of a service. Both have handlers of the same length.
 Runs with and without the large stack take turns; the median of the ratios counts. The target is at
 most 3. A handler that takes no time is the hardest case: the engine holds as many nodes as it can
 do in a quarter of a second, and writes hundreds of outcomes with each commit, which makes it fast,
-and what is alone on it, faster still.
+and what is alone on it, faster still. With ``--update``, the large stack is layered and there
+already, and ten of its resources change, so that most of its nodes are passed over.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ import time
 from statistics import median
 
 import converge
+from benchmarks import graphs
 from benchmarks.databases import any_database
 from benchmarks.engine_process import EngineProcess
 from benchmarks.measuring import DEFAULT_URL, VARIABLE, listed, load, verdict
+from benchmarks.runs import make_template
 from converge import Store, Template
 
 #: Seconds that a handler takes.
 HANDLERS = (0.0, 0.02, 0.2)
 SIZE = 10
+#: Resources of the large stack that change in an update.
+CHANGED = 10
 WORKERS = 8
 BUS = "database://"
 #: Seconds without a stack before a small one comes: hints that follow each other are held back.
@@ -61,23 +66,53 @@ def take(store: Store, name: str, small: Template) -> float:
     return 1000 * (time.monotonic() - start)
 
 
-def measure(store: Store, url: str, seconds: float, large: int, rounds: int) -> None:
+class Creating:
+    """A large stack that is created in each round."""
+
+    def __init__(self, store: Store, large: int, seconds: float) -> None:
+        self._store, self._big = store, make(large, seconds)
+
+    def begin(self, name: str) -> converge.Stack:
+        """Start."""
+        return self._store.create_stack(name, self._big)
+
+
+class Updating:
+    """A large stack of which ten resources change in each round."""
+
+    def __init__(self, store: Store, large: int) -> None:
+        requires = graphs.layered(large, max(1, large // 20))
+        every = max(1, large // CHANGED)
+        self._templates = [make_template(requires, changed) for changed in (0, every)]
+        self._stack = store.create_stack("large", self._templates[0])
+        self._stack.wait(timeout=LIMIT)
+        self._store, self._updates = store, 0
+
+    def begin(self, name: str) -> converge.Stack:
+        """Start."""
+        self._updates += 1
+        return self._store.update_stack("large", self._templates[self._updates % 2])
+
+
+def measure(
+    store: Store, url: str, seconds: float, large: int, rounds: int, *, updates: bool = False
+) -> None:
     """Print the ratios for handlers of one length."""
     smalls = {"wide": make(SIZE, seconds), "deep": make(SIZE, seconds, deep=True)}
-    big = make(large, seconds)
     label = f"{1000 * seconds:g} ms"
     alone: dict[str, list[float]] = {shape: [] for shape in smalls}
     beside: dict[str, list[float]] = {shape: [] for shape in smalls}
     with EngineProcess(url, BUS, workers=WORKERS):
+        other = Updating(store, large) if updates else Creating(store, large, seconds)
         for number in range(rounds):
             for shape, small in smalls.items():
                 alone[shape].append(take(store, f"alone-{label}-{shape}-{number}", small))
-            stack = store.create_stack(f"large-{label}-{number}", big)
+            stack = other.begin(f"large-{label}-{number}")
             time.sleep(UNDER_WAY)
             for shape, small in smalls.items():
                 beside[shape].append(take(store, f"beside-{label}-{shape}-{number}", small))
             is_running = stack.refresh().status == "IN_PROGRESS"
-            store.cancel_stack(stack.name) if is_running else None
+            store.cancel_stack(stack.name) if is_running and not updates else None
             stack.wait(timeout=LIMIT)
             if not is_running:
                 print(f"  the large stack ended too early in round {number}")
@@ -104,6 +139,7 @@ def main() -> int:
     parser.add_argument(
         "--handlers", type=float, nargs="+", default=HANDLERS, metavar="S", help="seconds of each"
     )
+    parser.add_argument("--update", action="store_true", help="beside an update, without handlers")
     parser.add_argument("--url", default=os.environ.get(VARIABLE, DEFAULT_URL))
     arguments = parser.parse_args()
     large, rounds = arguments.large, arguments.rounds
@@ -115,8 +151,8 @@ def main() -> int:
     ):
         text = url.render_as_string(hide_password=False)
         print(f"a large stack of {large} nodes, small ones of {SIZE}, {WORKERS} workers; {load()}")
-        for seconds in arguments.handlers:
-            measure(store, text, seconds, large, rounds)
+        for seconds in (0.0,) if arguments.update else arguments.handlers:
+            measure(store, text, seconds, large, rounds, updates=arguments.update)
     return 0
 
 

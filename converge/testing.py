@@ -295,7 +295,7 @@ class StepEngine:
     def claim(self, limit: int = 1) -> list[Work]:
         """Claim nodes and do nothing with them yet."""
         while True:
-            self.core.passed = False
+            self.core.passed.clear()
             works = self.core.turn([], limit)
             if works or not self.core.passed:
                 return works

@@ -135,8 +135,9 @@ class EngineCore:
         #: A commit may have gone through though its reply was lost: what this engine holds in the
         #: database may differ from what it knows of.
         self.doubtful = False
-        #: A claim has passed over nodes: there may be more to claim, also if it found no work.
-        self.passed = False
+        #: The ids of the stacks of which claims have passed over nodes: there may be more to claim,
+        #: also if they found no work.
+        self.passed: set[int] = set()
         #: It works for several stacks, so its transactions are to be short.
         self.is_shared = False
 
@@ -181,7 +182,9 @@ class EngineCore:
         started = time.monotonic()
         try:
             works = self.database.transact(
-                lambda tx: self._claim(tx, limit, room), Commit.CLAIM, wait_for_locks=False
+                lambda tx: self._claim(tx, limit, room, self._most_passed),
+                Commit.CLAIM,
+                wait_for_locks=False,
             )
         except (Locked, StaleLock):
             # a row changed between two statements; the next claim reads everything again
@@ -194,7 +197,9 @@ class EngineCore:
         self._suspects.update(work.node.key for work in works if is_suspect(work.node))
         return works
 
-    def _claim(self, tx: Transaction, limit: int, room: Room | None) -> list[Work]:
+    def _claim(
+        self, tx: Transaction, limit: int, room: Room | None, most_passed: int = PASSED
+    ) -> list[Work]:
         if len(self._traversals) > _REMEMBERED:
             self._traversals = {}
         is_new = time.monotonic() - self._lanes_read > _LANES
@@ -203,12 +208,14 @@ class EngineCore:
         if time.monotonic() - self._counted > _LANES:
             self._counted = time.monotonic()
             self.is_beside = engines.count_alive(tx) > 1
-        found = self._claim_in_turn(tx, limit, room)
+        found = self._claim_in_turn(tx, limit, room, most_passed)
         if not found and not is_new and self._look_up(tx):
-            found = self._claim_in_turn(tx, limit, room)
+            found = self._claim_in_turn(tx, limit, room, most_passed)
         return found
 
-    def _claim_in_turn(self, tx: Transaction, limit: int, room: Room | None) -> list[Work]:
+    def _claim_in_turn(
+        self, tx: Transaction, limit: int, room: Room | None, most_passed: int
+    ) -> list[Work]:
         works, passed = claim(
             tx,
             self.engine_id,
@@ -220,9 +227,12 @@ class EngineCore:
             suspect=not self._suspects,
             mark=self.mark,
             room=room,
-            most_passed=self._most_passed,
+            most_passed=most_passed,
         )
-        self.passed |= passed
+        if passed:
+            self.passed |= passed
+            # that took a while: others may have something ready
+            self._rota.look_round()
         return works
 
     def _look_up(self, tx: Transaction) -> bool:
@@ -380,7 +390,9 @@ class EngineCore:
         def both(tx: Transaction) -> tuple[list[Outcome], list[Work]]:
             stale = complete(tx, self.engine_id, group, self._most_passed)
             claims = limit > 0 and not apart
-            return stale, self._claim(tx, limit, self._room) if claims else []
+            if not claims:
+                return stale, []
+            return stale, self._claim(tx, limit, self._room, self._most_passed)
 
         if not group:
             self._works += self.claim(limit, self._room) if limit > 0 else []

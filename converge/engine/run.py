@@ -297,7 +297,8 @@ class Run:
             return False
         in_threads = self._dispatch(tenure, works, room)
         if core.passed:
-            core.passed = False
+            passed, core.passed = core.passed, set()
+            tenure.see_stacks(passed)
             self.wake()
         if total:
             self._looks.found(len(works), time.monotonic())

@@ -54,6 +54,12 @@ class Tenure:
                 else:
                     self._seen[stack_id] = now
 
+    def see_stacks(self, ids: Iterable[int]) -> None:
+        """Nodes of these stacks are passed over now."""
+        now = time.monotonic()
+        with self._lock:
+            self._seen.update(dict.fromkeys(ids, now))
+
     def discard(self, work: Work) -> None:
         """Remove a work: it has an outcome, or this engine does not hold it."""
         self._works.pop(id(work), None)

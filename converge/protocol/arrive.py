@@ -22,7 +22,7 @@ from converge.sql.transaction import Transaction
 #: So many nodes at most are passed over in one transaction, so that it is short; and so many while
 #: the engine works for several stacks.
 PASSED = 10_000
-PASSED_BESIDE = 1_000
+PASSED_BESIDE = 64
 
 
 class Arrival(NamedTuple):
@@ -82,7 +82,7 @@ def arrive(tx: Transaction, arrivals: Sequence[Arrival], most: int = PASSED) -> 
 
 def pass_ready(
     tx: Transaction, engine_id: int, nodes: Sequence[SyncPointRow], most: int = PASSED
-) -> set[Key]:
+) -> tuple[set[Key], set[Key]]:
     """Pass over those of some READY nodes for which nothing is to be done. If they are many, there
     may be more of them in their traversal, and these are passed over, too.
 
@@ -90,15 +90,17 @@ def pass_ready(
 
     :param nodes: READY nodes that the transaction has locked.
     :param most: so many are passed over at most.
-    :returns: the nodes that were passed over.
+    :returns: the nodes that were passed over; and those of the given ones that are left for the
+        next time, as they are too many.
     """
     found = [node for node in nodes if node.is_settled and not node.tainted]
     if not found:
-        return set()
+        return set(), set()
     keys = {node.key for node in found}
-    if 2 * len(found) > len(nodes):
+    if 2 * len(found) > len(nodes) and len(found) < most:
         keys |= claimable.find_settled(tx, found[-1].traversal_id, found[-1].lane, most)
-    locked = sync_points.lock_nodes(tx, keys, skip_locked=True)
+    tried = sorted(keys)[:most]
+    locked = sync_points.lock_nodes(tx, tried, skip_locked=True)
     # others may have taken some of them meanwhile
     rows = {key: row for key, row in locked.items() if row.state is NodeState.READY}
     counts: Counter[Key] = Counter()
@@ -109,7 +111,7 @@ def pass_ready(
     _write(tx, passed, counts, settled, rows, lanes)
     for traversal_id, count in sorted(Counter(node.traversal_id for node in passed).items()):
         traversals.add_progress(tx, traversal_id, engine_id, count, 0, 0)
-    return {node.key for node in passed}
+    return {node.key for node in passed}, {node.key for node in found}.difference(tried)
 
 
 def _write(

@@ -59,11 +59,12 @@ _STATES = {
 class Claim(NamedTuple):
     """What a claim came to.
 
-    :ivar passed: whether nodes were passed over: then there may be more, though no work was found.
+    :ivar passed: the ids of the stacks of which nodes were passed over: there may be more of them,
+        though no work was found.
     """
 
     works: list[Work]
-    passed: bool
+    passed: set[int]
 
 
 def claim(
@@ -117,7 +118,10 @@ def claim(
     for work in seats.works:
         work.locked = _needs_lock(work)
     _take(tx, engine_id, seats.works)
-    return Claim(seats.works, bool(ready.passed))
+    passed = {traversal_id for traversal_id, _ in ready.passed}
+    if unknown := passed - known.keys():
+        known.update(traversals.get_traversals(tx, unknown))
+    return Claim(seats.works, {known[one].stack_id for one in passed})
 
 
 def _decide_all(
@@ -331,9 +335,9 @@ def _lock_free(
     while True:
         nodes = ready.lock(limit, suspect=suspect)
         most = ready.most_passed - len(ready.passed)
-        passed = pass_ready(ready.tx, ready.engine_id, nodes, most)
+        passed, left = pass_ready(ready.tx, ready.engine_id, nodes, most)
         if passed:
-            nodes = [node for node in nodes if node.key not in passed]
+            nodes = [node for node in nodes if node.key not in passed and node.key not in left]
             ready.passed.update(passed)
         rows = resources.lock_resources(
             ready.tx, (node.resource_id for node in nodes if node.resource_id is not None)

@@ -289,7 +289,7 @@ class Simulation(Trace):
         if actor.core.passed:
             self.tell("    and passes over what was ready")
             self.events["passed over by a claim"] += 1
-            actor.core.passed = False
+            actor.core.passed.clear()
         if works:
             self.tell(f"    and claims {[describe(work) for work in works]}")
         if self.faults.struck.total() != struck:
