@@ -14,7 +14,7 @@ from tests import backends
 from tests.simulation.nested import History
 from tests.stores import Stores
 
-SEEDS = int(os.environ.get("CONVERGE_TEST_SEEDS", "30"))
+SEEDS = int(os.environ.get("CONVERGE_TEST_SEEDS", "20"))
 #: What the histories must reach, or they prove nothing.
 EVERYTHING = {
     "death",
