@@ -182,9 +182,7 @@ class EngineCore:
         started = time.monotonic()
         try:
             works = self.database.transact(
-                lambda tx: self._claim(tx, limit, room, self._most_passed),
-                Commit.CLAIM,
-                wait_for_locks=False,
+                lambda tx: self._claim(tx, limit, room), Commit.CLAIM, wait_for_locks=False
             )
         except (Locked, StaleLock):
             # a row changed between two statements; the next claim reads everything again
@@ -197,9 +195,7 @@ class EngineCore:
         self._suspects.update(work.node.key for work in works if is_suspect(work.node))
         return works
 
-    def _claim(
-        self, tx: Transaction, limit: int, room: Room | None, most_passed: int = PASSED
-    ) -> list[Work]:
+    def _claim(self, tx: Transaction, limit: int, room: Room | None) -> list[Work]:
         if len(self._traversals) > _REMEMBERED:
             self._traversals = {}
         is_new = time.monotonic() - self._lanes_read > _LANES
@@ -208,14 +204,12 @@ class EngineCore:
         if time.monotonic() - self._counted > _LANES:
             self._counted = time.monotonic()
             self.is_beside = engines.count_alive(tx) > 1
-        found = self._claim_in_turn(tx, limit, room, most_passed)
+        found = self._claim_in_turn(tx, limit, room)
         if not found and not is_new and self._look_up(tx):
-            found = self._claim_in_turn(tx, limit, room, most_passed)
+            found = self._claim_in_turn(tx, limit, room)
         return found
 
-    def _claim_in_turn(
-        self, tx: Transaction, limit: int, room: Room | None, most_passed: int
-    ) -> list[Work]:
+    def _claim_in_turn(self, tx: Transaction, limit: int, room: Room | None) -> list[Work]:
         works, passed = claim(
             tx,
             self.engine_id,
@@ -227,7 +221,7 @@ class EngineCore:
             suspect=not self._suspects,
             mark=self.mark,
             room=room,
-            most_passed=most_passed,
+            most_passed=self._most_passed,
         )
         if passed:
             self.passed |= passed
@@ -390,9 +384,7 @@ class EngineCore:
         def both(tx: Transaction) -> tuple[list[Outcome], list[Work]]:
             stale = complete(tx, self.engine_id, group, self._most_passed)
             claims = limit > 0 and not apart
-            if not claims:
-                return stale, []
-            return stale, self._claim(tx, limit, self._room, self._most_passed)
+            return stale, self._claim(tx, limit, self._room) if claims else []
 
         if not group:
             self._works += self.claim(limit, self._room) if limit > 0 else []
