@@ -6,6 +6,7 @@ meanwhile; the transactions that wrote, of the whole server too, show whether so
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,8 +109,9 @@ class Meter:
         ending = _list_pids(self._connection) - self._staying
         self._disconnect()
         limit = time.monotonic() + _ENDS
-        # those that are in use end a little later
+        # one that was in use comes back into a cycle of objects, and ends when that is collected
         while ending & _list_pids(self._connection) and time.monotonic() < limit:
+            gc.collect()
             time.sleep(0.01)
         query = (
             "SELECT sum(n_tup_ins)::bigint, sum(n_tup_upd)::bigint, sum(n_tup_hot_upd)::bigint,"
