@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from converge.model import Kind, NodeState
 from converge.protocol.decide import Outcome, Result
-from converge.sql import claimable, node_moves, sync_points, traversals
+from converge.sql import claimable, node_moves, resources, sync_points, traversals
 from converge.sql.sync_points import Key, LockedNode, SyncPointRow
 from converge.sql.transaction import Transaction
 
@@ -38,9 +38,9 @@ class Arrival(NamedTuple):
 
     def settles(self, successor: LockedNode) -> bool:
         """Whether nothing has changed in what a successor looks at. What its work locked has a new
-        epoch; but to delete one version changes nothing for what is left of another."""
-        both = self.node.kind is Kind.CLEANUP and successor.kind is Kind.CLEANUP
-        return not self.taints and (both or not self.outcome.work.locked)
+        epoch; a cleanup looks only whether its own version was replaced."""
+        is_blind = successor.kind is Kind.CLEANUP or not self.outcome.work.locked
+        return not self.taints and is_blind
 
 
 def arrive(tx: Transaction, arrivals: Sequence[Arrival], most: int = PASSED) -> list[LockedNode]:
@@ -143,18 +143,21 @@ def _pass_over(
     :param rows: these nodes, locked; more are added.
     """
 
-    def find(keys: Iterable[Key]) -> list[LockedNode]:
+    def find(keys: Iterable[Key]) -> Sequence[LockedNode]:
         """Those that nothing is to be done for, with the first that arrive."""
-        return [
-            row
-            for key in sorted(keys)
-            if (row := rows[key]).pending == counts[key]
-            and row.unsettled == settled[key]
-            and not row.tainted
-        ]
+        return _leave_replaced(
+            tx,
+            [
+                row
+                for key in sorted(keys)
+                if (row := rows[key]).pending == counts[key]
+                and row.unsettled == settled[key]
+                and not row.tainted
+            ],
+        )
 
     passed: list[LockedNode] = []
-    found = find(settled)
+    found: Sequence[LockedNode] = find(settled)
     while found and len(passed) < most:
         found = found[: most - len(passed)]
         after = {row.key: [(row.traversal_id, one) for one in row.successors] for row in found}
@@ -169,3 +172,15 @@ def _pass_over(
                 reached.update(after[row.key])
         found = find(reached)
     return passed
+
+
+def _leave_replaced(tx: Transaction, nodes: Sequence[LockedNode]) -> Sequence[LockedNode]:
+    """These nodes but the cleanups of versions that were replaced. The updates before a cleanup are
+    over, so it does not change any more which these are."""
+    ids = [node.resource_id for node in nodes if node.kind is Kind.CLEANUP]
+    replaced = resources.find_replaced(tx, [id_ for id_ in ids if id_ is not None])
+    if not replaced:
+        return nodes
+    return [
+        node for node in nodes if node.kind is not Kind.CLEANUP or node.resource_id not in replaced
+    ]

@@ -79,19 +79,24 @@ def find_settled(
     always, graph = definitions.always(), definitions.graph
     unchanged: set[str] = set()
     passable: set[str] = set()
+    # likewise, by their numbers in the graph
+    numbered: list[ResourceHead | None] = []
+    is_unchanged = bytearray(len(graph))
     # each comes after all that it requires, and what requires something that changes may change
-    for name in definitions:
+    for number, name in enumerate(graph):
         one = by_name.get(name)
+        numbered.append(one)
         if one is None or not _is_settled(one) or name in replaced:
             continue
-        required = graph.requires(name)
-        inputs = [(found.id, found.epoch) for other in required if (found := by_name.get(other))]
+        required = graph.required(number)
+        inputs = [(found.id, found.epoch) for other in required if (found := numbered[other])]
         own = (one.id, one.epoch)
         if len(inputs) != len(required) or one.basis != blind(
             make_basis(definitions.text(name), own, inputs)
         ):
             continue
-        if unchanged.issuperset(required):
+        if all(map(is_unchanged.__getitem__, required)):
+            is_unchanged[number] = True
             unchanged.add(name)
         elif name not in always:
             passable.add(name)

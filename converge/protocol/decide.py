@@ -230,7 +230,7 @@ def decide(
         return Decision(Operation.FINISH)
     if node.is_stopped:
         return Decision(Operation.SKIP)
-    if node.is_settled:
+    if node.is_settled and node.kind is Kind.UPDATE:
         return Decision(Operation.NOTHING)
     if node.deaths >= _deaths_allowed(traversal, node, row, types):
         return Decision(Operation.FAIL, reason=f"{node.deaths} engines died while working on it")

@@ -5,9 +5,10 @@ existing resource has a *cleanup* node, in the reverse order of what it really r
 unchanged (see :mod:`converge.protocol.basis`) has neither; if something else refers to it, it has
 an update node that is done from the start, outside of the graph. What requires something that
 changes, and is unchanged itself, has both: they are passed over if it need not change. A cleanup
-comes after the update of its own name, so that everything that depends on a resource is pointed at
-its replacement before the old version is deleted. Cleanups depend only on updates and on other
-cleanups, so the two halves together have no cycle as long as neither has one.
+comes after the updates of its own name and of all that depends on it, so that everything is pointed
+at a replacement before the old version is deleted; where the cleanups before it see to that, it has
+no edge of its own from its update. Cleanups depend only on updates and on other cleanups, so the
+two halves together have no cycle as long as neither has one.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class Node(NamedTuple):
     :ivar successors: numbers of the nodes that wait for it, in order.
     :ivar done: it is done from the start; its number is negative.
     :ivar always: it runs whether what it waits for failed or not.
-    :ivar passable: nothing is to be done for it, unless something before it changes.
+    :ivar passable: nothing is to be done for it: for an update, unless something before it changes;
+        for a cleanup, unless its version is replaced.
     """
 
     number: int
@@ -185,7 +187,7 @@ class Plan:
             pending=graph.count_required(number),
             successors=tuple(graph.dependants(number)),
             always=always,
-            passable=name in self.passable and resource_id in self.kept,
+            passable=resource_id in self.kept and (kind is Kind.CLEANUP or name in self.passable),
         )
 
     def _requires(self, number: int, name: str) -> Iterable[int]:
@@ -273,11 +275,13 @@ def contested(existing: Iterable[Existing]) -> set[int]:
 
 
 def compared(
-    existing: Iterable[Existing], definitions: Mapping[str, ResourceDefinition]
+    existing: Collection[Existing], definitions: Mapping[str, ResourceDefinition]
 ) -> set[int]:
     """The ids of the resources whose content is compared with the wanted one, to choose between
     the versions of a name: those versions, and all that the wanted resource requires. Of all
     others, a plan does not need to know what they are."""
+    if len({one.name for one in existing}) == len(existing):
+        return set()
     versions: dict[str, list[int]] = {}
     for one in existing:
         versions.setdefault(one.name, []).append(one.id)
@@ -370,7 +374,7 @@ def plan(
     if existing or left:
         skipped = left.union(unchanged) if left else unchanged
         held = _used_by(left, existing)
-        graph = Graph(_edges(definitions.graph, existing, kept, skipped, held))
+        graph = Graph.of(_requirements(definitions.graph, existing, kept, skipped, held))
     root = graph.with_root(STACK)
     return Plan(root, definitions, existing, kept, new, unchanged, left, held, passable)
 
@@ -413,41 +417,51 @@ def plan_check(definitions: Definitions, existing: Sequence[Existing]) -> Plan:
     return Plan(graph, definitions, existing, kept)
 
 
-def _edges(
+def _requirements(
     wanted: Graph[str],
     existing: Sequence[Existing],
     kept: Mapping[str, Existing],
     unchanged: Collection[str],
     held: Collection[int] = (),
-) -> Iterator[tuple[Key, Key | None]]:
-    """The edges of both halves, as pairs: a node, and one that it requires or None.
+) -> Mapping[Key, Collection[Key]]:
+    """What each node of both halves requires.
 
     :param held: ids of the rows that are not cleaned up.
     """
+    found: dict[Key, list[Key]] = {}
     for name in wanted:
-        if name in unchanged:
-            continue
-        yield name, None
-        for required in wanted.requires(name):
-            if required not in unchanged:
-                yield name, required
+        if name not in unchanged:
+            found[name] = [one for one in wanted.requires(name) if one not in unchanged]
     planned = [one for one in existing if one.name not in unchanged and one.id not in held]
-    ids = {resource.id for resource in planned}
     required_ids = {required for resource in existing for required in resource.requires}
-    for resource in planned:
-        cleanup = resource.id
-        yield cleanup, None
-        for dependency in resource.requires:
-            if dependency in ids:
-                yield dependency, cleanup
-        if resource.name not in wanted:
+
+    def goes_first(one: Existing) -> bool:
+        """Whether it is deleted before its successor is made."""
+        is_half = one.action is Action.DELETE and one.id not in required_ids
+        # half deleted, it may still hold a name or a path that its successor needs
+        return is_half and not _was_created(kept.get(one.name))
+
+    names = {one.id: one.name for one in planned}
+    # the cleanups that come after the update of their name anyway: that of a dependant is before
+    # them, and comes after its own update, which comes after theirs
+    implied: set[int] = set()
+    for one in planned:
+        cleanup = one.id
+        found.setdefault(cleanup, [])
+        own = found[one.name] if one.name in wanted and not goes_first(one) else ()
+        for dependency in dict.fromkeys(one.requires):
+            if dependency in names:
+                found.setdefault(dependency, []).append(cleanup)
+                if names[dependency] in own:
+                    implied.add(dependency)
+    for one in planned:
+        if one.name not in wanted:
             continue
-        going = resource.action is Action.DELETE
-        if going and resource.id not in required_ids and not _was_created(kept.get(resource.name)):
-            # half deleted, it may still hold a name or a path that its successor needs
-            yield resource.name, cleanup
-        else:
-            yield cleanup, resource.name
+        if goes_first(one):
+            found[one.name].append(one.id)
+        elif one.id not in implied:
+            found[one.id].append(one.name)
+    return found
 
 
 def _was_created(one: Existing | None) -> bool:

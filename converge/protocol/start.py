@@ -376,8 +376,17 @@ def _sync_point(
         node.done,
         placing.lane(node),
         node.always,
-        node.pending if node.passable and node.name not in visited else None,
+        _unsettled(node, visited),
     )
+
+
+def _unsettled(node: Node, visited: Collection[str]) -> int | None:
+    """How many predecessors may yet give a node something to do; None: it has something to do.
+
+    :param visited: names of resources whose updates look at them whatever they are.
+    """
+    is_visited = node.kind is Kind.UPDATE and node.name in visited
+    return node.pending if node.passable and not is_visited else None
 
 
 def _started_event(

@@ -348,6 +348,18 @@ def _locked_states() -> Statement[Select[Any]]:
     return Statement(lambda form: query.where(form.among(resource.c.id)))
 
 
+def find_replaced(tx: Transaction, ids: Iterable[int]) -> set[int]:
+    """Those of these resources that have a replacement."""
+    wanted = set(ids)
+    return set(_replaced().execute(tx, ids=wanted).scalars()) if wanted else set()
+
+
+@cache
+def _replaced() -> Statement[Select[Any]]:
+    query = select(resource.c.id).where(resource.c.replaced_by.is_not(None))
+    return Statement(lambda form: query.where(form.among(resource.c.id)))
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     """A required resource, as references see it."""

@@ -49,7 +49,8 @@ class SyncPointRow:
     :ivar waited: seconds since the first call of an attempt whose handler has waited.
     :ivar always: it runs although it is tainted.
     :ivar unsettled: how many of its predecessors have not arrived without a change, if nothing is
-        to be done for it once all have; None: it is done whatever they are.
+        to be done for it once all have; None: it is done whatever they are. A cleanup has something
+        to do all the same if its version was replaced.
     """
 
     traversal_id: int
@@ -99,6 +100,7 @@ class LockedNode:
     traversal_id: int
     node: int
     kind: Kind
+    resource_id: int | None
     state: NodeState
     pending: int
     tainted: bool
@@ -313,9 +315,8 @@ def lock_nodes(
     wanted = set(keys)
     if not wanted:
         return {}
-    rows = _locked_nodes(skip_locked).execute(tx, keys=wanted).all()
-    states = [_node_state(row) for row in rows]
-    return {state.key: state for state in states}
+    rows: Any = _locked_nodes(skip_locked).execute(tx, keys=wanted).all()
+    return {(row[0], row[1]): _node_state(row) for row in rows}
 
 
 @cache

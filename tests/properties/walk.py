@@ -185,6 +185,7 @@ class Walk(RuleBasedStateMachine):
             LockedNode(
                 *key,
                 Kind.UPDATE,
+                None,
                 NodeState.RUNNING,
                 0,
                 False,

@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 import converge
 from converge.engine import core
 from converge.errors import StaleLock
+from converge.protocol.arrive import PASSED
 from converge.sql import claimable, resources
 from converge.sql.schema import resource, sync_point
 from converge.testing import FakeWorld, StepEngine, label
@@ -91,7 +92,7 @@ def test_all_after_what_turns_out_to_be_unchanged_is_passed_over(
     store.update_stack("s", wanted(2))
     assert store.progress("s")["total"] == 22
     # c0 only comes after r, so there is nothing to do for it, and its epoch stays
-    assert run(engine) == ["update r", "update c0", "cleanup r", "stack"]
+    assert run(engine) == ["update r", "update c0", "stack"]
     assert stack.refresh().status == "COMPLETE"
     ended = store.progress("s")
     assert (ended["total"], ended["done"]) == (22, 22)
@@ -149,7 +150,7 @@ def test_only_so_many_are_passed_over_at_once(
     assert engine.core.turn([], 100) == []
     assert engine.core.passed
     assert store.progress("s")["done"] == done + 3
-    assert run(engine) == ["cleanup r", "stack"]
+    assert run(engine) == ["stack"]
     assert wide.refresh().status == "COMPLETE"
     ended = store.progress("s")
     assert ended["done"] == ended["total"] == 2 * 19
@@ -242,6 +243,33 @@ def test_what_comes_after_a_failure_is_not_passed_over(
     run(engine)
     assert stack.refresh().status == "FAILED"
     assert (store.progress("s")["failed"], store.progress("s")["skipped"]) == (1, 21)
+
+
+@pytest.mark.parametrize("most", [PASSED, 1])
+def test_what_was_replaced_is_cleaned_up(
+    store: converge.Store,
+    engine: StepEngine,
+    world: FakeWorld,
+    monkeypatch: pytest.MonkeyPatch,
+    most: int,
+) -> None:
+    """Also if there are too many to be passed over, and it becomes READY between them."""
+    monkeypatch.setattr(core, "PASSED", most)
+
+    def fixed(size: int) -> converge.Template:
+        old = {"type": "fixed", "properties": {"size": size}}
+        new = {"properties": {"of": {"get_resource": "f"}}}
+        return template(
+            {"r": {"properties": {"size": size}}, "f": old | {"depends_on": ["r"]}, "g": new}
+        )
+
+    stack = store.create_stack("s", fixed(1))
+    run(engine)
+    store.update_stack("s", fixed(2))
+    assert run(engine) == ["update r", "update f", "update g", "cleanup f", "stack"]
+    assert stack.refresh().status == "COMPLETE"
+    assert world.log[-1] == "delete f.0"
+    assert store.progress("s")["done"] == store.progress("s")["total"] == 6
 
 
 def test_an_engine_that_does_not_know_of_passing_changes_nothing(

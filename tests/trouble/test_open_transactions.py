@@ -70,7 +70,7 @@ def test_each_thing_that_an_engine_writes_waits_by_itself(quick: converge.Store)
         "failure": template(a=[]),
         "replacement": fixed,
         "end": template(a=[]),
-        "free": template(a=[]),
+        "free": template(a=[], b=["a"]),
     }
     for name, wanted in stacks.items():
         quick.create_stack(name, wanted)
@@ -79,14 +79,14 @@ def test_each_thing_that_an_engine_writes_waits_by_itself(quick: converge.Store)
     two["replacement"] = converge.Template.parse(
         "resources: {a: {type: fixed, properties: {n: 2}}}"
     )
+    second = {"depends_on": ["a"], "properties": {"n": 2}}
+    two["free"] = template(a={"properties": {"n": 2}}, b=second)
     for name, wanted in two.items():
         quick.update_stack(name, wanted)
     works = {work.traversal.stack: work for work in one.claim(5)}
     assert works.keys() == stacks.keys()
     outcomes = {name: one.call(works[name]) for name in ("group", "replacement", "free")}
     one.write(one.call(works["end"]))
-    (cleanup,) = one.claim(1)
-    one.write(one.call(cleanup))
     (end,) = one.claim(1)
     outcomes["end"] = one.call(end)
     world.fail("update a")
@@ -102,7 +102,7 @@ def test_each_thing_that_an_engine_writes_waits_by_itself(quick: converge.Store)
         }
         assert state(quick, works["free"]) is NodeState.DONE
         # and nothing waits for them a second time
-        assert names(one.core.turn((), 1)) == ["a"]
+        assert names(one.core.turn((), 1)) == ["b"]
     one.core.outbox._look_at = 0.0
     one.core.turn((), 0)
     assert len(one.core.outbox) == 0

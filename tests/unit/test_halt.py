@@ -22,7 +22,7 @@ graphs = st.lists(
 def node(number: int, successors: Sequence[int], kind: Kind = Kind.UPDATE) -> LockedNode:
     text = f"[{','.join(map(str, successors))}]"
     return LockedNode(
-        1, number, kind, NodeState.WAITING, 1, False, None, 0, 0, 0, True, False, text
+        1, number, kind, None, NodeState.WAITING, 1, False, None, 0, 0, 0, True, False, text
     )
 
 

@@ -169,11 +169,11 @@ def test_create() -> None:
     check_consistent(planned)
 
 
-def test_update_cleans_up_in_reverse_after_each_names_own_update() -> None:
+def test_update_cleans_up_in_reverse_after_what_still_requires_it_is_updated() -> None:
     planned = plan(wanted(A="", C="A"), [one(1, "A"), one(2, "C", 1)])
     assert edges(planned) == {
         ("update C", "update A"),
-        ("cleanup A #1", "update A"),
+        # so it comes after the update of A, too, which needs no edge
         ("cleanup A #1", "cleanup C #2"),
         ("cleanup C #2", "update C"),
     }
@@ -181,6 +181,50 @@ def test_update_cleans_up_in_reverse_after_each_names_own_update() -> None:
     assert planned.new == ()
     assert {node.resource_id for node in planned.nodes() if node.keep} == {1, 2}
     check_consistent(planned)
+
+
+@pytest.mark.parametrize(
+    ("template", "version"),
+    [
+        pytest.param({"A": "", "C": ""}, {}, id="not required any more"),
+        pytest.param({"A": ""}, {}, id="not wanted any more"),
+        pytest.param({"A": "", "C": "A"}, {"action": Action.DELETE}, id="made after its cleanup"),
+    ],
+)
+def test_a_cleanup_comes_after_its_own_update_where_no_other_does(
+    template: dict[str, str], version: dict[str, Action]
+) -> None:
+    planned = plan(wanted(**template), [one(1, "A"), one(2, "C", 1, **version)])
+    assert ("cleanup A #1", "cleanup C #2") in edges(planned)
+    assert ("cleanup A #1", "update A") in edges(planned)
+    check_consistent(planned)
+
+
+def test_every_cleanup_comes_after_its_update_and_those_of_what_requires_it() -> None:
+    rng = random.Random(5)
+    for _ in range(200):
+        size = rng.randint(2, 7)
+        before = [rng.sample(range(i), rng.randint(0, min(3, i))) for i in range(size)]
+        after = [
+            now if rng.random() < 0.7 else rng.sample(range(i), rng.randint(0, min(3, i)))
+            for i, now in enumerate(before)
+        ]
+        gone = rng.randint(0, 2 * size)
+        template = {
+            f"r{i}": " ".join(f"r{n}" for n in ids if n != gone)
+            for i, ids in enumerate(after)
+            if i != gone
+        }
+        existing = [one(i + 1, f"r{i}", *(n + 1 for n in ids)) for i, ids in enumerate(before)]
+        planned = plan(wanted(**template), existing)
+        check_consistent(planned)
+        for i in range(size):
+            cleanup = f"cleanup r{i} #{i + 1}"
+            # those that required it: they may be pointed at something else
+            users = [n for n, ids in enumerate(before) if i in ids]
+            first = [f"update r{n}" for n in (i, *users) if f"r{n}" in template]
+            first += [f"cleanup r{n} #{n + 1}" for n in users]
+            assert all(cleanup in planned.graph[name] for name in first)
 
 
 def test_what_is_not_wanted_is_cleaned_up_before_what_it_requires() -> None:
@@ -203,7 +247,7 @@ def test_both_versions_of_a_name_are_cleaned_up_after_its_update() -> None:
     dependant = one(3, "D", 1)
     planned = plan(wanted(C="", D="C"), [old, new, dependant], wanted=2, previous=1)
     assert planned.kept == {2, 3}
-    assert ("cleanup C #1", "update C") in edges(planned)
+    assert ("cleanup D #3", "update D") in edges(planned)
     assert ("cleanup C #1", "cleanup D #3") in edges(planned)
     assert ("cleanup C #2", "update C") in edges(planned)
     check_consistent(planned)
@@ -227,7 +271,7 @@ def test_a_half_gone_version_goes_before_its_successor_is_made() -> None:
 def test_a_half_gone_version_that_others_still_need_goes_after_it() -> None:
     existing = [one(1, "A", action=Action.DELETE), one(2, "B", 1)]
     planned = plan(wanted(A="", B="A"), existing)
-    assert ("cleanup A #1", "update A") in edges(planned)
+    assert ("cleanup B #2", "update B") in edges(planned)
     assert ("cleanup A #1", "cleanup B #2") in edges(planned)
     check_consistent(planned)
 
