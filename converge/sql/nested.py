@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, exists, or_, select, update
+from sqlalchemy import ColumnElement, Select, func, literal_column, or_, select, update
 
 from converge import formats
 from converge.model import NodeState, Status, TraversalStatus
@@ -100,25 +100,28 @@ def list_left_running(tx: Transaction, limit: int, outer: int | None = None) -> 
 
     :param outer: the id of that stack; None: of any.
     """
-    query = _left_running().limit(limit)
-    if outer is not None:
-        query = query.where(resource.c.stack_id == outer)
-    return list(tx.execute(query).scalars())
+    if outer is None:
+        # by what runs: the plain column would lead through all that belong to others
+        query = _left_running(func.coalesce(stack.c.outer_resource_id, 0))
+    else:
+        query = _left_running(stack.c.outer_resource_id).where(resource.c.stack_id == outer)
+    return list(tx.execute(query.limit(limit)).scalars())
 
 
-def _left_running() -> Select[Any]:
+def _left_running(outer_resource_id: ColumnElement[int]) -> Select[Any]:
     other = stack.alias("outer_stack")
     of_other = traversal.alias("outer_traversal")
     return (
         select(stack.c.id)
-        .join_from(traversal, stack, stack.c.traversal_id == traversal.c.id)
-        .join(resource, resource.c.id == stack.c.outer_resource_id)
+        .join_from(traversal, stack, stack.c.id == traversal.c.stack_id)
+        .join(resource, resource.c.id == outer_resource_id)
         .join(other, other.c.id == resource.c.stack_id)
         .outerjoin(of_other, of_other.c.id == other.c.traversal_id)
         .where(
-            traversal.c.status == TraversalStatus.RUNNING,
+            # as a literal: of any status, PostgreSQL thinks that half of the traversals have it
+            traversal.c.status == literal_column(f"'{TraversalStatus.RUNNING}'"),
             traversal.c.halted.is_(None),
-            stack.c.outer_resource_id.is_not(None),
+            stack.c.traversal_id == traversal.c.id,
             stack.c.format <= formats.KNOWN,
             or_(other.c.status != Status.IN_PROGRESS, of_other.c.halted.is_not(None)),
         )
@@ -127,12 +130,14 @@ def _left_running() -> Select[Any]:
 
 def is_left_running(tx: Transaction, stack_id: int) -> bool:
     """Whether :func:`list_left_running` has a stack that is locked."""
-    return tx.execute(_left_running().where(stack.c.id == stack_id)).first() is not None
+    query = _left_running(stack.c.outer_resource_id).where(stack.c.id == stack_id)
+    return tx.execute(query).first() is not None
 
 
 def list_unwoken(tx: Transaction, limit: int) -> list[Key]:
     """Nodes whose handlers wait for a stack of which nothing is in progress."""
-    running = exists().where(
+    # counted: of an EXISTS, MariaDB makes a list of all stacks in progress
+    running = select(func.count()).where(
         stack.c.outer_resource_id == sync_point.c.resource_id,
         stack.c.status == Status.IN_PROGRESS,
     )
@@ -142,6 +147,6 @@ def list_unwoken(tx: Transaction, limit: int) -> list[Key]:
         sync_point.c.due_at > tx.now + (FOREVER + FOREVER_INNER) / 2,
         sync_point.c.due_at <= tx.now + FOREVER_INNER,
         sync_point.c.waiting_since.is_not(None),
-        ~running,
+        running.scalar_subquery() == 0,
     )
     return [(row.traversal_id, row.node) for row in tx.execute(query.limit(limit))]

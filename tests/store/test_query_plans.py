@@ -24,7 +24,7 @@ from converge.sql.resource_views import Wanted
 from converge.sql.schema import event, resource, stack, sync_point, traversal
 from converge.sql.transaction import Transaction
 from converge.testing import FakeWorld, StepEngine
-from tests.store.plans import Seen, Watch, analyze, check, filled_store, numbers, put
+from tests.store.plans import Watch, analyze, check, filled_store, numbers, put, without_guess
 from tests.templates import template
 
 TRAVERSALS = 5
@@ -134,13 +134,6 @@ def fill(tx: Transaction) -> None:
 def store(empty_database_url: str) -> Iterator[converge.Store]:
     with filled_store(empty_database_url, BIG, fill) as store:
         yield store
-
-
-def without_guess(watch: Watch, has_statistics: bool) -> list[Seen]:
-    """What was seen; but MariaDB only steps through the primary key when it knows how few
-    traversals there are, which it finds out by itself in some seconds."""
-    guessed = [] if has_statistics else watch.of("DISTINCT", "traversal_id AS id")
-    return [one for one in watch.seen if one not in guessed]
 
 
 def put_off(work: Work, progress: str) -> Outcome:
