@@ -13,8 +13,8 @@ from converge.crash_points import Commit
 from converge.engine.core import EngineCore
 from converge.errors import Gone, Replace
 from converge.model import DEFAULT_QUEUE, Json, Kind, Physical, Replacing, make_mark
-from converge.protocol.decide import Operation, Outcome, Result, Work
 from converge.protocol.policy import Policy
+from converge.protocol.work import Operation, Outcome, Result, Work
 from converge.resources.resource_type import Context, Real, ResourceType, check_types
 from converge.retry import RetryPolicy
 from converge.sql import engines

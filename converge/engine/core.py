@@ -16,43 +16,22 @@ from converge import crash_points
 from converge.awaiting import Doing, run_plain
 from converge.bus.hint import Lanes
 from converge.crash_points import Commit
-from converge.engine.observer import (
-    Observer,
-    about,
-    log_began,
-    log_ended,
-    log_failed,
-    spanned,
-)
+from converge.engine.observer import Observer, about, log_began, log_ended, log_failed, spanned
 from converge.engine.outbox import Outbox, first_of, stack_of
 from converge.errors import Cancelled, StaleLock, StoreError
 from converge.hiding import Secrets
 from converge.journal import Scope, node_scope
 from converge.model import DEFAULT_QUEUE
 from converge.protocol.arrive import PASSED, PASSED_BESIDE
-from converge.protocol.call import (
-    calling,
-    check_physical_id,
-    failed_attempt,
-    failure,
-    make_context,
-    mask_outcome,
-)
+from converge.protocol.call import calling, check_physical_id, make_context
 from converge.protocol.cascade import stop_nested
 from converge.protocol.claim import claim, is_suspect
 from converge.protocol.complete import complete
-from converge.protocol.decide import (
-    DELETION_POLICY,
-    HANDLED,
-    Operation,
-    Outcome,
-    Result,
-    Work,
-)
 from converge.protocol.finish import draft_rollback, finish, may_roll_back
 from converge.protocol.halt import complete_failure, halts
 from converge.protocol.limits import limits_of
 from converge.protocol.nest import Nest
+from converge.protocol.outcomes import failed_attempt, failure, mask_outcome
 from converge.protocol.places import Bounds
 from converge.protocol.policy import Policy
 from converge.protocol.recover import release_engine
@@ -60,7 +39,9 @@ from converge.protocol.replace import replace
 from converge.protocol.room import Room
 from converge.protocol.rota import Rota
 from converge.protocol.secrets import read_secrets
+from converge.protocol.settings import DELETION_POLICY
 from converge.protocol.signal import Mailbox
+from converge.protocol.work import HANDLED, Operation, Outcome, Result, Work
 from converge.resources.resource_type import Context, ResourceType, check_types
 from converge.sql import claimable, engines, resources, stacks, sync_points
 from converge.sql.database import Database, repeatable

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from converge.protocol.decide import Outcome, Work
+from converge.protocol.work import Outcome, Work
 
 #: The start and the end of each call of a handler.
 LOG = logging.getLogger("converge.handlers")

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from converge.protocol.decide import Outcome
+from converge.protocol.work import Outcome
 from converge.sql.sync_points import Key
 
 #: Seconds between two looks whether a stack's rows are free.

@@ -29,11 +29,11 @@ from converge.engine.window import AHEAD, Ahead, Gathering, Window
 from converge.engine.workers import Job, Workers
 from converge.errors import StaleLock, StoreError
 from converge.lease import Lease, RowLeases, now
-from converge.protocol.call import failure
-from converge.protocol.decide import Operation, Outcome, Result, Work
+from converge.protocol.outcomes import failure
 from converge.protocol.policy import Policy
 from converge.protocol.recover import Sweeper, leave
 from converge.protocol.room import Room, has_async, is_async_work
+from converge.protocol.work import Operation, Outcome, Result, Work
 from converge.resources.resource_type import ResourceType
 from converge.sql import engines, sync_points, traversals
 from converge.sql.database import repeatable

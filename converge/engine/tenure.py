@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from converge.bus.hint import Stacks
 from converge.engine.core import EngineCore
 from converge.lease import Lease
-from converge.protocol.decide import Operation, Work
+from converge.protocol.work import Operation, Work
 
 #: For so many seconds after the last node of a stack was here, it counts as one of those that share
 #: this engine: of a chain, only one node at a time is here, or none. Not if the node was the end of

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from converge.awaiting import Doing, run_plain
 from converge.engine.loop import Loop
 from converge.engine.tenure import Tenure
-from converge.protocol.decide import Work
+from converge.protocol.work import Work
 from converge.resources.resource_type import Context
 
 

@@ -14,14 +14,7 @@ from converge.errors import BadInput, Conflict
 from converge.hiding import STARS, Secrets
 from converge.model import Action, Json, Status, check_name
 from converge.protocol import answer
-from converge.protocol.asked import (
-    Asked,
-    list_ordered,
-    read_asked,
-    with_order,
-    without_order,
-)
-from converge.protocol.decide import PROTECT
+from converge.protocol.asked import Asked, list_ordered, read_asked, with_order, without_order
 from converge.protocol.draft import Draft, draft_first
 from converge.protocol.nest import inner_name, inner_template
 from converge.protocol.outputs import read_source, refuse_readers
@@ -29,6 +22,7 @@ from converge.protocol.preview import Change, Difference, Foresight, Pending, Ve
 from converge.protocol.request import Intent, Wanted, work_out
 from converge.protocol.rollback import choose_target
 from converge.protocol.secrets import read_secrets
+from converge.protocol.settings import PROTECT
 from converge.protocol.start import refuse_clashes
 from converge.resources import load_types
 from converge.resources.resource_type import ResourceType

@@ -15,9 +15,10 @@ from converge.errors import BadInput, Conflict, Gone, UnresolvedReference, did_y
 from converge.hiding import Secrets
 from converge.model import Action, Json, Physical, Status
 from converge.protocol.call import check_physical_id, invoke, storable
-from converge.protocol.decide import DIRECTORY, SECRETS, is_external, unknown_type
+from converge.protocol.decide import unknown_type
 from converge.protocol.drift import Drift, compare, describe, masked
 from converge.protocol.marks import mark_attributes, mark_properties, secret_values, with_marks
+from converge.protocol.settings import DIRECTORY, SECRETS, is_external
 from converge.protocol.start import check_rest
 from converge.resources.resource_type import Context, ResourceType, check_real, supports
 from converge.resources.secret_sources import read_secret

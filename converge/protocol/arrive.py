@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from converge.model import Kind, NodeState
-from converge.protocol.decide import Outcome, Result
+from converge.protocol.work import Outcome, Result
 from converge.sql import claimable, node_moves, resources, sync_points, traversals
 from converge.sql.sync_points import Key, LockedNode, SyncPointRow
 from converge.sql.transaction import Transaction

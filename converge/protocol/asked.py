@@ -13,9 +13,9 @@ from typing import Any
 
 from converge.errors import BadInput, did_you_mean
 from converge.model import Json, Status
-from converge.protocol.decide import ORDERED, is_ordered
 from converge.protocol.draft import Draft
 from converge.protocol.request import Intent
+from converge.protocol.settings import ORDERED, is_ordered
 from converge.sql.stacks import StackRow
 from converge.sql.transaction import Transaction
 from converge.sql.traversals import get_traversal

@@ -8,17 +8,11 @@ from typing import Any, NamedTuple
 
 from converge.model import SUSPECT_DEATHS, Action, Kind, Status, make_mark
 from converge.protocol.arrive import PASSED, pass_ready
-from converge.protocol.decide import (
-    Decision,
-    Operation,
-    Work,
-    decide,
-    input_secrets,
-    is_as_before,
-)
+from converge.protocol.decide import decide, input_secrets, is_as_before
 from converge.protocol.places import Bounds, take_places
 from converge.protocol.room import Room
 from converge.protocol.rota import Rota
+from converge.protocol.work import Decision, Operation, Work
 from converge.resources.resource_type import ResourceType
 from converge.sql import claimable, events, limits, node_moves, resources, traversals
 from converge.sql.lanes import Course, take_lanes

@@ -12,10 +12,10 @@ from typing import Any
 
 from converge.model import Action, Json, Kind, NodeState, Status
 from converge.protocol.arrive import PASSED, Arrival, arrive
-from converge.protocol.decide import HANDLED, Operation, Outcome, Result, Work
 from converge.protocol.handover import release
 from converge.protocol.limits import SPENT
 from converge.protocol.put_off import PutOff, put_off
+from converge.protocol.work import HANDLED, Operation, Outcome, Result, Work
 from converge.sql import events, limits, node_moves, resources, scopes, sync_points, traversals
 from converge.sql.resources import ResourceRow
 from converge.sql.sync_points import LockedNode

@@ -1,24 +1,13 @@
-"""What an engine does for a node: the decision, a pure function, and the outcome."""
+"""Deciding what an engine does for a node: a pure function."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from uuid import UUID, uuid5
 
 from converge.errors import BadInput, UnresolvedReference, did_you_mean
-from converge.model import (
-    Action,
-    Json,
-    Kind,
-    Physical,
-    Replacing,
-    ResourceDefinition,
-    Status,
-    same,
-)
+from converge.model import Action, Json, Kind, Physical, Replacing, ResourceDefinition, Status, same
 from converge.protocol.drift import is_gone, real_properties
 from converge.protocol.marks import (
     mark_attributes,
@@ -27,7 +16,22 @@ from converge.protocol.marks import (
     secret_values,
     with_marks,
 )
-from converge.reserved import work_scope_name
+from converge.protocol.settings import (
+    DIRECTORY,
+    SECRETS,
+    TRIGGERS,
+    is_external,
+    is_managed,
+    is_ordered,
+    is_protected,
+    is_retained,
+    managed_reason,
+    protected_reason,
+    retained_reason,
+    retains,
+    runs_always,
+)
+from converge.protocol.work import Decision, Operation, Work
 from converge.resources.resource_type import ResourceType, can_check, supports
 from converge.retry import RetryPolicy
 from converge.template import check_properties, resolve_properties, with_defaults
@@ -36,181 +40,8 @@ from converge.template.elsewhere import secret_references
 
 if TYPE_CHECKING:
     from converge.sql.resources import Input, ResourceRow
-    from converge.sql.survey import ResourceHead
     from converge.sql.sync_points import SyncPointRow
     from converge.sql.traversals import TraversalRow
-
-
-class Operation(StrEnum):
-    """What to do for a node."""
-
-    CREATE = "create"
-    UPDATE = "update"
-    REPLACE = "replace"
-    DELETE = "delete"
-    CHECK = "check"
-    #: it is there already: what it is, is read, and it is never touched
-    READ = "read"
-    #: only the row is deleted: nothing real was ever made, or it is left in place
-    DROP = "drop"
-    #: the resource is as it should be
-    NOTHING = "nothing"
-    #: a predecessor failed, or the traversal was halted
-    SKIP = "skip"
-    FAIL = "fail"
-    #: the stack's own node: the traversal ends
-    FINISH = "finish"
-
-
-#: The keys of settings that decide something here: what replaces a resource when it changes, and
-#: where its relative paths start.
-TRIGGERS = "triggers"
-PROTECT = "protect"
-#: The key of the mark of a row that is to be replaced because somebody asked for it.
-ORDERED = "replace"
-DIRECTORY = "directory"
-#: The key of the policy that leaves in place what a resource stands for, and its value for that.
-DELETION_POLICY = "deletion_policy"
-RETAIN = "retain"
-#: The key of the id of what is there already, and is never touched.
-EXTERNAL_ID = "external_id"
-#: The key for when a resource runs, and its value for what runs after failures, too.
-RUNS = "runs"
-ALWAYS = "always"
-#: The key for the secrets that are kept elsewhere: see :mod:`converge.template.elsewhere`.
-SECRETS = "get_secret"
-#: Operations that call a handler; all others are done at once.
-HANDLED = frozenset(
-    {Operation.CREATE, Operation.UPDATE, Operation.DELETE, Operation.CHECK, Operation.READ}
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """:ivar properties: the resolved properties, if any.
-    :ivar reason: why it fails, if it does; or why only its row is deleted.
-    :ivar wanted: the properties of the replacement, if the old resource is deleted first and the
-        replacement is made in its row.
-    :ivar settings: what the template says of it besides; None leaves the row's as they are.
-    :ivar missing: the types that an engine needs that can do it, if this one has not all of them.
-    """
-
-    operation: Operation
-    properties: Mapping[str, Json] = field(default_factory=dict)
-    reason: str | None = None
-    wanted: Mapping[str, Json] | None = None
-    settings: Mapping[str, Json] | None = None
-    missing: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class Work:
-    """A claimed node, with everything that its handler needs.
-
-    :ivar row: the resource as it was before the claim, but with the epoch and mark of the claim.
-    :ivar requires: ids of the resources that it will really depend on.
-    :ivar inputs: id and epoch of each of these.
-    :ivar secrets: values of these that are secret.
-    :ivar locked: whether the claim locked the resource.
-    :ivar placed: whether it holds places of limits.
-    :ivar failures: what has failed before, if it runs all the same: reasons by name.
-    """
-
-    traversal: TraversalRow
-    node: SyncPointRow
-    row: ResourceRow | None
-    decision: Decision
-    requires: list[int]
-    locked: bool = False
-    inputs: Sequence[tuple[int, int]] = ()
-    secrets: Sequence[Json] = ()
-    placed: bool = False
-    failures: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def scope(self) -> str:
-        """The name of this work's scope in the journal."""
-        assert self.row is not None
-        operation = self.decision.operation
-        # a create is the same work in every traversal, with the same token
-        return work_scope_name(
-            self.row.id, operation, None if operation is Operation.CREATE else self.traversal.id
-        )
-
-    @property
-    def key_namespace(self) -> UUID:
-        """The namespace of the idempotency keys of its steps. It is random: ids are used again
-        after the database lost its last seconds."""
-        assert self.row is not None
-        token = UUID(self.row.token)
-        if self.decision.operation is Operation.CREATE:
-            return token
-        # the mark is 0 for a traversal that is older than marks
-        traversal = self.traversal.mark or self.traversal.id
-        return uuid5(token, f"{self.decision.operation} {traversal}")
-
-    @property
-    def wanted_type(self) -> str:
-        """The name of the resource type that an update node wants."""
-        return str(self.node.definition["type"])
-
-    @property
-    def type_name(self) -> str:
-        """The name of the resource type whose handler is called."""
-        if self.decision.operation in (Operation.CREATE, Operation.UPDATE, Operation.READ):
-            return self.wanted_type
-        return "" if self.row is None else self.row.type
-
-
-class Result(StrEnum):
-    """How a work ended."""
-
-    DONE = "DONE"
-    FAILED = "FAILED"
-    RETRY = "RETRY"
-    SKIPPED = "SKIPPED"
-    REPLACE = "REPLACE"
-    HANDED_BACK = "HANDED_BACK"
-    #: its handler is called again later, which is no retry
-    WAIT = "WAIT"
-
-
-@dataclass(slots=True)
-class Outcome:
-    """:ivar values: columns of the resource to write.
-    :ivar deleted: the resource is gone.
-    :ivar started: the work was handed back after its handler was called, which may have done
-        something.
-    :ivar reason: why it failed, or how far it is, if it waits.
-    :ivar wait: seconds until its handler is called again.
-    :ivar seconds: how long the call took, of a handler that waits.
-    :ivar signal: the name of the signal that its handler waits for.
-    :ivar inner: the id of the nested stack that its handler waits for.
-    :ivar max_attempts: after how many attempts a retry is given up.
-    :ivar spent: seconds of the node's deadline that are over once it is retried; None if it has
-        none.
-    :ivar drifted: a check found that the resource is not what it was made to be.
-    :ivar stepped: the handler used the journal's scope of its work.
-    :ivar then: how to replace the resource, if an update asked for that.
-    :ivar raw: its texts may contain secrets, or be too long for their columns.
-    """
-
-    work: Work
-    result: Result
-    values: dict[str, Any] = field(default_factory=dict)
-    deleted: bool = False
-    started: bool = False
-    reason: str | None = None
-    wait: float = 0.0
-    seconds: float = 0.0
-    signal: str | None = None
-    inner: int | None = None
-    max_attempts: int | None = None
-    spent: float | None = None
-    drifted: bool = False
-    stepped: bool = False
-    then: Decision | None = None
-    raw: bool = False
 
 
 def decide(
@@ -295,64 +126,6 @@ def decide_delete(row: ResourceRow, types: Mapping[str, ResourceType]) -> Decisi
     if row.physical_id is None and not supports(resource_type, "find"):
         return Decision(Operation.DROP)
     return Decision(Operation.DELETE, row.properties)
-
-
-def is_protected(settings: Mapping[str, Json] | None) -> bool:
-    """Whether a resource with these settings is neither deleted nor replaced."""
-    return bool((settings or {}).get(PROTECT))
-
-
-def protected_reason(name: str, what: str) -> str:
-    """Why a protected resource is not deleted or replaced, and what would do it.
-
-    :param what: what it is not.
-    """
-    return (
-        f"it is protected, so it is not {what}; if that is meant, say so: --unprotect {name}, or "
-        f"unprotect=[{name!r}]"
-    )
-
-
-def is_retained(settings: Mapping[str, Json] | None) -> bool:
-    """Whether what a resource with these settings stands for is left in place when it goes."""
-    return (settings or {}).get(DELETION_POLICY) == RETAIN or is_external(settings)
-
-
-def is_external(settings: Mapping[str, Json] | None) -> bool:
-    """Whether a resource with these settings was there before, and is never touched."""
-    return EXTERNAL_ID in (settings or {})
-
-
-def is_managed(row: ResourceRow | ResourceHead) -> bool:
-    """Whether converge has made, or begun to make, what a resource stands for."""
-    return row.status is not Status.INIT and not is_external(row.settings)
-
-
-def managed_reason(name: str) -> str:
-    """Why a resource that converge has made is not given an external id."""
-    return (
-        f"resource {name!r} was made by converge, and would be deleted for what its external_id "
-        "names; if it is the same thing, or stays, let converge forget it first: `converge forget`"
-    )
-
-
-def retained_reason(row: ResourceRow) -> str:
-    """Why a resource is left in place, and which thing that is."""
-    if is_external(row.settings):
-        return f"left in place, id {row.physical_id!r}: it has an external_id"
-    return f"left in place, id {row.physical_id!r}: its {DELETION_POLICY} is {RETAIN}"
-
-
-def retains(wanted: Mapping[str, Json], row: ResourceRow) -> bool:
-    """Whether what a resource stands for is left in place when it is replaced: it was made so, or
-    the new template says so. What is half made or half deleted is nobody's loss.
-
-    :param wanted: the definition of the replacement, as JSON.
-    """
-    is_half = row.action is Action.REPLACE or (
-        row.action is Action.CREATE and row.status is not Status.COMPLETE
-    )
-    return is_retained(row.settings) or (not is_half and is_retained(wanted.get("settings")))
 
 
 def _delete_properties(
@@ -505,17 +278,6 @@ def decide_wanted(
     ):
         return Decision(Operation.UPDATE, properties)
     return decide_replace(wanted, row, properties, types)
-
-
-def runs_always(settings: Mapping[str, Json] | None) -> bool:
-    """Whether a resource with these settings runs whether those before it failed or not, and in
-    each traversal that comes to it."""
-    return (settings or {}).get(RUNS) == ALWAYS
-
-
-def is_ordered(settings: Mapping[str, Json] | None) -> bool:
-    """Whether somebody asked for a replacement of a resource with these settings."""
-    return bool((settings or {}).get(ORDERED))
 
 
 def _is_triggered(row: ResourceRow, settings: Mapping[str, Json]) -> bool:

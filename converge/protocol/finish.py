@@ -8,12 +8,12 @@ from converge.errors import NotFound, StaleLock
 from converge.model import Action, NodeState, OnFailure, Status, TraversalStatus
 from converge.protocol.asked import Asked
 from converge.protocol.complete import is_mine
-from converge.protocol.decide import Work
 from converge.protocol.draft import Draft, draft_version
 from converge.protocol.handover import wake_outer
 from converge.protocol.request import Intent
 from converge.protocol.rollback import last_good
 from converge.protocol.start import start
+from converge.protocol.work import Work
 from converge.sql import events, readers, stacks, sync_points, templates, traversals
 from converge.sql.stacks import StackRow
 from converge.sql.transaction import Transaction

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from converge.model import Action, Kind, NodeState, OnFailure, TraversalStatus
 from converge.protocol.complete import complete, is_mine
-from converge.protocol.decide import Outcome, Result
 from converge.protocol.finish import end_traversal
+from converge.protocol.work import Outcome, Result
 from converge.sql import limits, node_moves, stacks, sync_points, traversals
 from converge.sql.sync_points import LockedNode
 from converge.sql.transaction import Transaction

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from converge.model import Json
-from converge.protocol.decide import Operation, Work
+from converge.protocol.work import Operation, Work
 from converge.resources.resource_type import ResourceType
 from converge.retry import RetryPolicy
 

@@ -21,12 +21,12 @@ from converge.hiding import Secrets
 from converge.model import NAME_LENGTH, Action, Json, OnFailure, Physical, Status
 from converge.protocol import answer
 from converge.protocol.answer import Answer
-from converge.protocol.decide import Operation, Work
 from converge.protocol.draft import draft_first
 from converge.protocol.marks import secrets_of
 from converge.protocol.outputs import read_outputs, read_source
 from converge.protocol.request import Intent, Wanted, work_out
 from converge.protocol.secrets import read_secrets
+from converge.protocol.work import Operation, Work
 from converge.sql import events, nested, resources, stacks, templates
 from converge.sql.database import Database
 from converge.sql.stacks import StackRow

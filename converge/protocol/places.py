@@ -13,8 +13,8 @@ from typing import Any
 
 from converge.errors import BadInput
 from converge.model import Json, Kind, LimitKind, check_name
-from converge.protocol.decide import HANDLED, Decision, Operation, Work
 from converge.protocol.rates import MOST, rate_of
+from converge.protocol.work import HANDLED, Decision, Operation, Work
 from converge.reasons import describe
 from converge.resources.resource_type import ResourceType
 from converge.sql import limits

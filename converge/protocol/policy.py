@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from converge.model import Json, Status
-from converge.protocol.decide import Outcome, Result, Work
+from converge.protocol.work import Outcome, Result, Work
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,25 +15,21 @@ from enum import StrEnum
 
 from converge.errors import BadInput, UnresolvedReference
 from converge.model import Action, Json, Kind, Physical, ResourceDefinition, Status, same
-from converge.protocol.decide import (
+from converge.protocol.decide import decide_delete, decide_replace, decide_wanted, unknown_type
+from converge.protocol.drift import describe, drift_of, is_gone, real_properties
+from converge.protocol.marks import secrets_of
+from converge.protocol.plan import Node, Plan
+from converge.protocol.settings import (
     EXTERNAL_ID,
     TRIGGERS,
-    Decision,
-    Operation,
-    decide_delete,
-    decide_replace,
-    decide_wanted,
     is_external,
     is_managed,
     is_ordered,
     managed_reason,
     retains,
     runs_always,
-    unknown_type,
 )
-from converge.protocol.drift import describe, drift_of, is_gone, real_properties
-from converge.protocol.marks import secrets_of
-from converge.protocol.plan import Node, Plan
+from converge.protocol.work import Decision, Operation
 from converge.resources.resource_type import (
     Context,
     How,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from converge.protocol.decide import Outcome
+from converge.protocol.work import Outcome
 from converge.sql import events, nested, node_moves, signals
 from converge.sql.sync_points import LockedNode
 from converge.sql.transaction import Transaction

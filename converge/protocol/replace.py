@@ -10,16 +10,8 @@ from typing import Any
 from converge.errors import StaleLock
 from converge.model import Action, Json, NodeState, Status, make_token
 from converge.protocol.complete import as_before, is_mine, make_event, row_of
-from converge.protocol.decide import (
-    DELETION_POLICY,
-    RETAIN,
-    Decision,
-    Operation,
-    Outcome,
-    Result,
-    Work,
-    retains,
-)
+from converge.protocol.settings import DELETION_POLICY, RETAIN, retains
+from converge.protocol.work import Decision, Operation, Outcome, Result, Work
 from converge.sql import events, node_moves, resources, scopes, sync_points
 from converge.sql.transaction import Transaction
 

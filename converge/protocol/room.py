@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from converge.protocol.decide import HANDLED, Operation, Work, is_external
+from converge.protocol.settings import is_external
+from converge.protocol.work import HANDLED, Operation, Work
 from converge.resources.resource_type import METHODS, ResourceType, is_async
 
 _METHODS = {

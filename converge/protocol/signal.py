@@ -14,7 +14,7 @@ from converge.canonical import dump, load
 from converge.crash_points import Commit
 from converge.errors import BadInput, NotFound, SignalFailed, SignalTimeout, did_you_mean
 from converge.model import Json, check_name, check_seconds
-from converge.protocol.decide import Work
+from converge.protocol.work import Work
 from converge.sql import events, node_moves, resource_views, resources, signals, stacks
 from converge.sql.database import Database
 from converge.sql.transaction import Transaction

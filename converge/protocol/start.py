@@ -12,27 +12,14 @@ from typing import Any
 
 from converge import formats, tracing
 from converge.errors import BadInput, Conflict, did_you_mean
-from converge.model import (
-    Action,
-    Kind,
-    OnFailure,
-    Status,
-    TraversalStatus,
-    make_mark,
-)
+from converge.model import Action, Kind, OnFailure, Status, TraversalStatus, make_mark
 from converge.protocol.asked import list_ordered, read_asked, with_order, without_order
-from converge.protocol.decide import (
-    PROTECT,
-    is_managed,
-    is_ordered,
-    is_protected,
-    managed_reason,
-)
 from converge.protocol.draft import Draft, check_size, draft_version, fits
 from converge.protocol.outputs import note_reads
 from converge.protocol.placing import Placing
 from converge.protocol.plan import Node, Plan
 from converge.protocol.request import Intent
+from converge.protocol.settings import PROTECT, is_managed, is_ordered, is_protected, managed_reason
 from converge.sql import (
     events,
     limits,

@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from converge.engine.observer import Observer
 from converge.errors import ConvergeError
 from converge.inspection.pools import count_stranded
-from converge.protocol.decide import Outcome, Work
+from converge.protocol.work import Outcome, Work
 from converge.sql.gauges import count_nodes, count_waiting
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import converge
 from converge.crash_points import Commit
 from converge.model import NodeState
 from converge.protocol import recover
-from converge.protocol.decide import Outcome, Work
+from converge.protocol.work import Outcome, Work
 from converge.resources import Stack
 from converge.sql import engines, schema
 from converge.sql.database import repeatable

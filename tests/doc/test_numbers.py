@@ -28,7 +28,7 @@ from converge.lease import lease
 from converge.machine import actions, moving
 from converge.model import NAME_LENGTH
 from converge.pipeline import letters, memory, pruning
-from converge.protocol import call, prune, recover
+from converge.protocol import call, outcomes, prune, recover
 from converge.resources import command
 from converge.service import metrics, processes
 from converge.sql import engines, events, repeat, sessions, templates, types, upgrade_lock
@@ -163,7 +163,7 @@ QUOTES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("operating", "After {} deaths", (word(DEATHS),)),
     ("operating", "end within {} seconds", (word(run.GRACE),)),
     ("operating", "``context.cancelled`` for {} seconds", (word(run.GRACE),)),
-    ("operating", "it is tried again {} later", (FRACTIONS[call.HAND_BACK],)),
+    ("operating", "it is tried again {} later", (FRACTIONS[outcomes.HAND_BACK],)),
     ("operating", "``store.transaction(limit={})``", (n(HOST),)),
     ("operating", "no engine has taken for {}", (FRACTIONS[why.LONG],)),
     ("operating", "the {} versions that completed last", (word(templates.KEPT_VERSIONS),)),

@@ -14,7 +14,7 @@ from converge.engine.core import EngineCore
 from converge.errors import BadInput, ConvergeError, StoreError
 from converge.process import is_gone, process_identity
 from converge.protocol import complete as completing
-from converge.protocol.decide import Outcome, Result, Work
+from converge.protocol.work import Outcome, Result, Work
 from converge.testing import FakeWorld, StepEngine
 from tests.handlers import Gate, Quick
 from tests.templates import several, template

@@ -11,7 +11,7 @@ import converge
 from converge.bus.hint import ANY, NONE
 from converge.engine import tenure as tenure_module
 from converge.engine.tenure import Tenure
-from converge.protocol.decide import Operation, Outcome, Result, Work
+from converge.protocol.work import Operation, Outcome, Result, Work
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.templates import several
 

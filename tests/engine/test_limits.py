@@ -17,9 +17,9 @@ import converge
 from converge.engine.core import EngineCore
 from converge.errors import BadInput
 from converge.lease import Lease, RowLeases
-from converge.protocol.decide import Work
 from converge.protocol.recover import sweep
 from converge.protocol.request import Intent
+from converge.protocol.work import Work
 from converge.sql import engines, schema
 from converge.sql.loading import read_clock
 from converge.testing import FakeClock, FakeWorld, StepEngine

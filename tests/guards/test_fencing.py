@@ -16,8 +16,8 @@ import converge
 from converge.errors import StaleLock
 from converge.model import NodeState, TraversalStatus
 from converge.protocol import complete as completing
-from converge.protocol.decide import Outcome, Result
 from converge.protocol.replace import replace
+from converge.protocol.work import Outcome, Result
 from converge.sql import resources, schema, traversals
 from converge.sql.transaction import Transaction
 from converge.testing import FakeClock, FakeWorld, StepEngine

@@ -20,7 +20,7 @@ from converge.engine.run import Run
 from converge.engine.tenure import Tenure
 from converge.errors import StoreError
 from converge.protocol import recover
-from converge.protocol.decide import Outcome, Work
+from converge.protocol.work import Outcome, Work
 from converge.sql import engines
 from tests.guards.tools import SOON
 from tests.templates import template

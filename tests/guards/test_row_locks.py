@@ -18,7 +18,7 @@ import converge
 from converge.crash_points import Commit
 from converge.errors import StoreError
 from converge.protocol import recover
-from converge.protocol.decide import Work
+from converge.protocol.work import Work
 from converge.sql import claimable, engines, resources, schema, stacks, survey, sync_points
 from converge.sql.database import Database, repeatable
 from converge.sql.transaction import Transaction

@@ -11,7 +11,7 @@ from sqlalchemy import update
 import converge
 from converge.model import NodeState
 from converge.protocol import recover
-from converge.protocol.decide import Work
+from converge.protocol.work import Work
 from converge.sql import sync_points
 from converge.testing import FakeClock
 

@@ -12,9 +12,9 @@ import converge
 from converge import crash_points
 from converge.errors import StaleLock
 from converge.model import Action, NodeState, Status
-from converge.protocol.call import failure
-from converge.protocol.decide import Operation, Outcome, Result, Work
+from converge.protocol.outcomes import failure
 from converge.protocol.recover import sweep
+from converge.protocol.work import Operation, Outcome, Result, Work
 from converge.sql import resources
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.dying import Died

@@ -12,7 +12,7 @@ from sqlalchemy import select
 import converge
 from converge.engine.core import EngineCore
 from converge.model import Kind, NodeState
-from converge.protocol.decide import Operation
+from converge.protocol.work import Operation
 from converge.sql import schema
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.invariants.tools import Watched, crew, node_rows, predecessors, states, together

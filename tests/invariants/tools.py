@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 import converge
 from converge.model import Kind, NodeState
-from converge.protocol.decide import Outcome, Work
+from converge.protocol.work import Outcome, Work
 from converge.sql import schema
 from converge.sql.transaction import Transaction
 from converge.testing import FakeClock, FakeType, FakeWorld, FixedType, StepEngine

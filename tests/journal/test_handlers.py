@@ -16,7 +16,7 @@ from converge.crash_points import Commit
 from converge.errors import BadInput, ConvergeError, StaleLock
 from converge.journal import Journal
 from converge.protocol import recover
-from converge.protocol.decide import Outcome, Result, Work
+from converge.protocol.work import Outcome, Result, Work
 from converge.resources.resource_type import Context
 from converge.retry import RetryPolicy
 from converge.sql import scopes

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select
 
 import converge
-from converge.protocol.decide import Work
+from converge.protocol.work import Work
 from converge.sql import schema
 from converge.testing import FakeClock, FakeType, FakeWorld, StepEngine
 from tests.templates import template

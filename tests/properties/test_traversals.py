@@ -21,7 +21,7 @@ from sqlalchemy import func, select
 
 import converge
 from converge.protocol import recover
-from converge.protocol.decide import Outcome
+from converge.protocol.work import Outcome
 from converge.sql import schema
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests import backends

@@ -23,7 +23,7 @@ import converge
 from converge import errors
 from converge.model import Json
 from converge.protocol import recover
-from converge.protocol.decide import Outcome, Work
+from converge.protocol.work import Outcome, Work
 from converge.sql import schema
 from converge.testing import FakeClock, FakeWorld, StepEngine, label
 

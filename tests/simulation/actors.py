@@ -8,7 +8,7 @@ from random import Random
 from converge import ResourceType, Store
 from converge.engine.core import EngineCore
 from converge.model import Kind
-from converge.protocol.decide import HANDLED, Outcome, Result, Work
+from converge.protocol.work import HANDLED, Outcome, Result, Work
 from converge.sql.sync_points import Key
 from converge.testing import StepEngine, label
 from tests.simulation.faults import Body

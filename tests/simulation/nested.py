@@ -16,7 +16,7 @@ import converge
 from converge import crash_points
 from converge.model import Json
 from converge.protocol import recover
-from converge.protocol.decide import Outcome, Work
+from converge.protocol.work import Outcome, Work
 from converge.resources import Stack
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.dying import Died

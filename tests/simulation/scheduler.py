@@ -18,7 +18,7 @@ from converge.crash_points import Commit
 from converge.errors import StaleLock, StoreError
 from converge.model import Action
 from converge.protocol import recover
-from converge.protocol.decide import HANDLED, Outcome, Result, Work
+from converge.protocol.work import HANDLED, Outcome, Result, Work
 from converge.sql import engines
 from converge.stack import Stack
 from converge.testing import FakeClock

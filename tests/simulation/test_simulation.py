@@ -17,7 +17,7 @@ import pytest
 
 from converge import crash_points
 from converge.protocol import recover
-from converge.protocol.decide import Outcome, Result
+from converge.protocol.work import Outcome, Result
 from tests.simulation.actors import Actor
 from tests.simulation.arena import Arena
 from tests.simulation.play import EVERYTHING, Tally, new_arena, play, play_all

@@ -11,8 +11,8 @@ from converge import Conflict, Store, Template
 from converge.protocol import answer
 from converge.protocol import draft as drafts
 from converge.protocol import start as starts
-from converge.protocol.decide import Result
 from converge.protocol.request import Intent, work_out
+from converge.protocol.work import Result
 from converge.testing import FakeWorld, StepEngine
 from tests.templates import template
 

@@ -17,8 +17,8 @@ from sqlalchemy import String, case, cast, func, literal, null, select
 
 import converge
 from converge.crash_points import Commit
-from converge.protocol.decide import Outcome, Result, Work
 from converge.protocol.recover import BATCH, Sweeper, release_engine
+from converge.protocol.work import Outcome, Result, Work
 from converge.sql import engines, resource_views, sync_points, traversals
 from converge.sql.resource_views import Wanted
 from converge.sql.schema import event, resource, stack, sync_point, traversal

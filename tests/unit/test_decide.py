@@ -17,12 +17,8 @@ from converge.model import (
     TraversalStatus,
     same,
 )
-from converge.protocol.decide import (
-    Decision,
-    Operation,
-    Work,
-    decide,
-)
+from converge.protocol.decide import decide
+from converge.protocol.work import Decision, Operation, Work
 from converge.resources.resource_type import Property, ResourceType
 from converge.retry import RetryPolicy
 from converge.sql.resources import Input, ResourceRow
