@@ -43,7 +43,7 @@ from converge.protocol.settings import DELETION_POLICY
 from converge.protocol.signal import Mailbox
 from converge.protocol.work import HANDLED, Operation, Outcome, Result, Work
 from converge.resources.resource_type import Context, ResourceType, check_types
-from converge.sql import claimable, engines, resources, stacks, sync_points
+from converge.sql import claimable, engines, resource_locks, stacks, sync_points
 from converge.sql.database import Database, repeatable
 from converge.sql.faults import Locked, is_refused
 from converge.sql.lanes import list_lanes
@@ -507,7 +507,7 @@ class EngineCore:
                     # only what was made whole is left in place
                     values["settings"].pop(DELETION_POLICY, None)
             self.database.transact(
-                lambda tx: resources.write_locked(
+                lambda tx: resource_locks.write_locked(
                     tx, self.engine_id, row.id, row.epoch, row.mark, **values
                 ),
                 Commit.RECORD,

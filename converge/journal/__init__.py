@@ -183,13 +183,13 @@ def node_scope(
     :param key_namespace: as in :func:`guarded_scope`.
     :raises StaleLock: the engine no longer has the lock.
     """
-    from converge.sql import resources
+    from converge.sql import resource_locks
 
     return guarded_scope(
         database,
         name,
         engine_id,
-        lambda tx: resources.hold_lock(tx, engine_id, resource_id, epoch, mark),
+        lambda tx: resource_locks.hold_lock(tx, engine_id, resource_id, epoch, mark),
         sleep,
         resource_id,
         key_namespace,

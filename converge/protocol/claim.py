@@ -14,7 +14,15 @@ from converge.protocol.room import Room
 from converge.protocol.rota import Rota
 from converge.protocol.work import Decision, Operation, Work
 from converge.resources.resource_type import ResourceType
-from converge.sql import claimable, events, limits, node_moves, resources, traversals
+from converge.sql import (
+    claimable,
+    events,
+    limits,
+    node_moves,
+    resource_locks,
+    resources,
+    traversals,
+)
 from converge.sql.lanes import Course, take_lanes
 from converge.sql.resources import ResourceRow
 from converge.sql.sync_points import Key, SyncPointRow
@@ -195,7 +203,7 @@ def _take(tx: Transaction, engine_id: int, works: Sequence[Work]) -> None:
         # what it takes itself, nobody needs to be told of
         tx.news.ready[work.node.lane] -= 1
     locks = [_lock(work) for work in works if work.locked]
-    resources.take_locks(tx, engine_id, locks, mark)
+    resource_locks.take_locks(tx, engine_id, locks, mark)
 
 
 def is_foreign(decision: Decision) -> bool:
@@ -351,7 +359,7 @@ def _lock_free(
         node_moves.block_nodes(
             ready.tx, [node.key for blocked in held.values() for node in blocked]
         )
-        resources.set_blocking(ready.tx, sorted(held))
+        resource_locks.set_blocking(ready.tx, sorted(held))
         if free or not held:
             return free, rows
 

@@ -16,7 +16,7 @@ from converge.protocol.handover import release
 from converge.protocol.limits import SPENT
 from converge.protocol.put_off import PutOff, put_off
 from converge.protocol.work import HANDLED, Operation, Outcome, Result, Work
-from converge.sql import events, limits, node_moves, resources, scopes, sync_points, traversals
+from converge.sql import events, limits, node_moves, resource_locks, scopes, sync_points, traversals
 from converge.sql.resources import ResourceRow
 from converge.sql.sync_points import LockedNode
 from converge.sql.transaction import Transaction
@@ -52,7 +52,7 @@ def complete(
             valid.append((outcome, node))
         else:
             stale.append(outcome)
-    locked = resources.lock_states(tx, (row_of(o.work).id for o, _ in valid if o.work.locked))
+    locked = resource_locks.lock_states(tx, (row_of(o.work).id for o, _ in valid if o.work.locked))
     kept = []
     for outcome, node in valid:
         row = locked.get(row_of(outcome.work).id) if outcome.work.locked else None
@@ -180,9 +180,9 @@ def _write_resources(
         elif outcome.result is Result.WAIT and node.state is NodeState.SUPERSEDED:
             values = values | _unfinished(outcome)
         written.append((row.id, row.epoch, values))
-    resources.release_locks(tx, engine_id, written)
-    resources.note_unchanged(tx, noted)
-    resources.delete_locked(tx, engine_id, deleted)
+    resource_locks.release_locks(tx, engine_id, written)
+    resource_locks.note_unchanged(tx, noted)
+    resource_locks.delete_locked(tx, engine_id, deleted)
     release(tx, [row.id for row in deleted if row.type == STACK], "it was left in place")
     spent = [row.id for row in deleted]
     spent += [

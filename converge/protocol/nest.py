@@ -27,7 +27,7 @@ from converge.protocol.outputs import read_outputs, read_source
 from converge.protocol.request import Intent, Wanted, work_out
 from converge.protocol.secrets import read_secrets
 from converge.protocol.work import Operation, Work
-from converge.sql import events, nested, resources, stacks, templates
+from converge.sql import events, nested, resource_locks, stacks, templates
 from converge.sql.database import Database
 from converge.sql.stacks import StackRow
 from converge.sql.transaction import Transaction
@@ -270,7 +270,7 @@ class Nest:
         row = self.work.row
         assert row is not None
         if self.work.decision.operation is Operation.CREATE:
-            resources.write_locked(
+            resource_locks.write_locked(
                 tx, self.engine_id, row.id, row.epoch, row.mark, physical_id=name
             )
         return given

@@ -23,7 +23,7 @@ from converge.sql import (
     limits,
     nested,
     node_moves,
-    resources,
+    resource_locks,
     scopes,
     sync_points,
     traversals,
@@ -277,12 +277,12 @@ def release_engine(
     if not nodes:
         return 0
     ids = sorted({node.resource_id for node in nodes if node.resource_id is not None})
-    locked = resources.lock_states(tx, ids)
+    locked = resource_locks.lock_states(tx, ids)
     running = [node for node in nodes if node.state is NodeState.RUNNING]
     node_moves.recover_nodes(tx, engine_id, running, died=died)
     sync_points.delete_nodes(tx, [n.key for n in nodes if n.state is NodeState.SUPERSEDED])
     limits.free_places(tx, [node.key for node in nodes])
-    resources.free_engine_locks(tx, engine_id, ids)
+    resource_locks.free_engine_locks(tx, engine_id, ids)
     node_moves.unblock(tx, [row.id for row in locked.values() if row.blocking])
     return len(nodes)
 
@@ -327,7 +327,7 @@ def _spent(tx: Transaction, found: Sequence[leftovers.WorkScope]) -> list[leftov
 
 def _delete_spent(tx: Transaction, resource_ids: Sequence[int]) -> int:
     # locked, so that no work on them begins meanwhile
-    resources.lock_states(tx, resource_ids)
+    resource_locks.lock_states(tx, resource_ids)
     found = leftovers.list_work_scopes(tx, 0, BATCH, only=resource_ids)
     spent = [one.id for one in _spent(tx, found)]
     scopes.delete_scopes(tx, spent)

@@ -12,7 +12,7 @@ from converge.model import Action, Json, NodeState, Status, make_token
 from converge.protocol.complete import as_before, is_mine, make_event, row_of
 from converge.protocol.settings import DELETION_POLICY, RETAIN, retains
 from converge.protocol.work import Decision, Operation, Outcome, Result, Work
-from converge.sql import events, node_moves, resources, scopes, sync_points
+from converge.sql import events, node_moves, resource_locks, resources, scopes, sync_points
 from converge.sql.transaction import Transaction
 
 
@@ -53,7 +53,7 @@ def replace(
     if retains(work.node.definition, old):
         # its cleanup node does not see what the new template says of it
         values["settings"] = {**(old.settings or {}), DELETION_POLICY: RETAIN}
-    resources.release_locks(tx, engine_id, [(old.id, old.epoch, values)])
+    resource_locks.release_locks(tx, engine_id, [(old.id, old.epoch, values)])
     node_moves.point_at(tx, engine_id, node, new_id)
     # the update may have recorded steps before it asked for a replacement
     scopes.delete_scopes(tx, scopes.find_resource_scopes(tx, [old.id]))
@@ -83,7 +83,7 @@ def _delete_first(tx: Transaction, engine_id: int, work: Work, decision: Decisio
     broken, however the work ends."""
     old = row_of(work)
     marks = {"action": Action.REPLACE, "status": Status.IN_PROGRESS}
-    resources.write_locked(tx, engine_id, old.id, old.epoch, old.mark, **marks)
+    resource_locks.write_locked(tx, engine_id, old.id, old.epoch, old.mark, **marks)
     row = dataclasses.replace(old, action=Action.REPLACE, status=Status.IN_PROGRESS)
     return dataclasses.replace(work, row=row, decision=decision)
 
@@ -122,7 +122,7 @@ def _reset_row(
         events.insert_events(tx, [make_event(work, Status.COMPLETE, reason)])
     if ends:
         return Outcome(work, Result.SKIPPED, values)
-    resources.write_locked(tx, engine_id, old.id, old.epoch, old.mark, **values)
+    resource_locks.write_locked(tx, engine_id, old.id, old.epoch, old.mark, **values)
     row = dataclasses.replace(old, **(values | {"status": Status.INIT}))
     decision = Decision(Operation.CREATE, properties, settings=work.decision.settings)
     return dataclasses.replace(work, row=row, decision=decision)

@@ -18,7 +18,7 @@ from converge.model import NodeState, TraversalStatus
 from converge.protocol import complete as completing
 from converge.protocol.replace import replace
 from converge.protocol.work import Outcome, Result
-from converge.sql import resources, schema, traversals
+from converge.sql import resource_locks, schema, traversals
 from converge.sql.transaction import Transaction
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.guards.tools import LEASE, lose, state
@@ -59,7 +59,7 @@ def test_a_completion_leaves_out_what_lost_its_resource_and_writes_the_rest(
     lost, kept = (one.call(work) for work in works)
     assert works[0].row is not None
     with store.transaction() as tx:
-        resources.free_engine_locks(tx, one.id, [works[0].row.id])
+        resource_locks.free_engine_locks(tx, one.id, [works[0].row.id])
         assert completing.complete(tx, one.id, [lost, kept]) == [lost]
     assert [state(store, work) for work in works] == [NodeState.RUNNING, NodeState.DONE]
 
@@ -179,7 +179,7 @@ def test_the_recovery_of_a_node_that_is_to_be_skipped_leaves_anothers_lock_alone
     assert skipped.node.resource_id == held.node.resource_id
     lose(store, clock)
     with store.transaction() as tx:
-        (lock,) = resources.lock_states(tx, [held.node.resource_id or 0]).values()
+        (lock,) = resource_locks.lock_states(tx, [held.node.resource_id or 0]).values()
     assert lock.engine_id == slow.id
     slow.write(slow.call(held))
     one.run()

@@ -19,7 +19,16 @@ from converge.crash_points import Commit
 from converge.errors import StoreError
 from converge.protocol import recover
 from converge.protocol.work import Work
-from converge.sql import claimable, engines, resources, schema, stacks, survey, sync_points
+from converge.sql import (
+    claimable,
+    engines,
+    resource_locks,
+    resources,
+    schema,
+    stacks,
+    survey,
+    sync_points,
+)
 from converge.sql.database import Database, repeatable
 from converge.sql.transaction import Transaction
 from converge.testing import FakeClock, FakeWorld, StepEngine
@@ -40,7 +49,7 @@ LOCKS: dict[str, tuple[str, Lock]] = {
     "resources": ("resource", lambda tx, work: resources.lock_resources(tx, [_resource(work)])),
     "states of resources": (
         "resource",
-        lambda tx, work: resources.lock_states(tx, [_resource(work)]),
+        lambda tx, work: resource_locks.lock_states(tx, [_resource(work)]),
     ),
     "a stack's resources": (
         "resource",

@@ -15,7 +15,7 @@ from converge.model import Action, NodeState, Status
 from converge.protocol.outcomes import failure
 from converge.protocol.recover import sweep
 from converge.protocol.work import Operation, Outcome, Result, Work
-from converge.sql import resources
+from converge.sql import resource_locks, resources
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.dying import Died
 from tests.invariants.tools import (
@@ -49,7 +49,7 @@ def test_invariant_3_at_most_one_lock_and_epochs_only_grow(store: converge.Store
     def take(engine_id: int, epoch: int) -> tuple[int, int]:
         lot = {"id": key, "epoch": epoch, "action": Action.CREATE, "type": "fake"}
         with store.transaction() as tx:
-            resources.take_locks(tx, engine_id, [lot | {"status": Status.IN_PROGRESS}])
+            resource_locks.take_locks(tx, engine_id, [lot | {"status": Status.IN_PROGRESS}])
         return engine_id, epoch + 1
 
     for _ in range(8):
@@ -79,25 +79,25 @@ def test_invariant_3_at_most_one_lock_and_epochs_only_grow(store: converge.Store
 
 def give_back(store: converge.Store, key: int, engine_id: int, epoch: int) -> None:
     with store.transaction() as tx:
-        resources.release_locks(tx, engine_id, [(key, epoch, {})])
+        resource_locks.release_locks(tx, engine_id, [(key, epoch, {})])
 
 
 def take_away(store: converge.Store, key: int, engine_id: int, epoch: int) -> None:
     with store.transaction() as tx:
-        resources.free_engine_locks(tx, engine_id, [key])
+        resource_locks.free_engine_locks(tx, engine_id, [key])
 
 
 def assert_all_refused(store: converge.Store, key: int, engine_id: int, epoch: int) -> None:
     """Nothing that a lock allows can be done with this one."""
     with pytest.raises(StaleLock), store.transaction() as tx:
-        resources.write_locked(tx, engine_id, key, epoch, physical_id="x")
+        resource_locks.write_locked(tx, engine_id, key, epoch, physical_id="x")
     with pytest.raises(StaleLock), store.transaction() as tx:
-        resources.release_locks(tx, engine_id, [(key, epoch, {"physical_id": "x"})])
+        resource_locks.release_locks(tx, engine_id, [(key, epoch, {"physical_id": "x"})])
     with store.transaction() as tx:
         row = resources.lock_resources(tx, [key])[key]
     row.epoch = epoch
     with pytest.raises(StaleLock), store.transaction() as tx:
-        resources.delete_locked(tx, engine_id, [row])
+        resource_locks.delete_locked(tx, engine_id, [row])
 
 
 def everything_that(engine: StepEngine, work: Work) -> list[Callable[[], None]]:

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 import converge
 from converge.errors import StaleLock
 from converge.model import Action, Status
-from converge.sql import resources
+from converge.sql import resource_locks, resources
 from converge.sql.resources import ResourceRow
 from converge.sql.transaction import Transaction
 
@@ -146,7 +146,7 @@ class Locks(RuleBasedStateMachine):
                 lot["requires"] = more
             lots.append(lot)
         valid = off == 0 and all(self.rows[key].engine_id is None for key in ids)
-        self.attempt(lambda tx: resources.take_locks(tx, engine_id, lots), valid=valid)
+        self.attempt(lambda tx: resource_locks.take_locks(tx, engine_id, lots), valid=valid)
         if not valid:
             return
         for lot in lots:
@@ -173,7 +173,7 @@ class Locks(RuleBasedStateMachine):
                 values["status"] = Status.COMPLETE
             writes.append((key, epoch, values))
         valid = all(map(self.holds, tickets))
-        self.attempt(lambda tx: resources.release_locks(tx, engine_id, writes), valid=valid)
+        self.attempt(lambda tx: resource_locks.release_locks(tx, engine_id, writes), valid=valid)
         if valid:
             for key, _, values in writes:
                 self.rows[key] = replace(self.rows[key], engine_id=None, blocking=False, **values)
@@ -187,7 +187,7 @@ class Locks(RuleBasedStateMachine):
         value = self.text()
         valid = self.holds((engine_id, key, epoch))
         self.attempt(
-            lambda tx: resources.write_locked(tx, engine_id, key, epoch, physical_id=value),
+            lambda tx: resource_locks.write_locked(tx, engine_id, key, epoch, physical_id=value),
             valid=valid,
         )
         if valid:
@@ -203,7 +203,7 @@ class Locks(RuleBasedStateMachine):
         def write(tx: Transaction) -> None:
             old = resources.lock_resources(tx, [key])[key]
             made.append(resources.insert_replacement(tx, old, "fake", engine_id, [key]))
-            resources.release_locks(tx, engine_id, [(key, epoch, {"replaced_by": made[0]})])
+            resource_locks.release_locks(tx, engine_id, [(key, epoch, {"replaced_by": made[0]})])
 
         valid = self.holds(ticket)
         if key not in self.rows:
@@ -233,7 +233,7 @@ class Locks(RuleBasedStateMachine):
             found = resources.lock_resources(tx, [key for _, key, _ in tickets])
             for _, key, epoch in tickets:
                 found[key].epoch = epoch
-            resources.delete_locked(tx, engine_id, list(found.values()))
+            resource_locks.delete_locked(tx, engine_id, list(found.values()))
 
         valid = all(map(self.holds, tickets))
         self.attempt(delete, valid=valid)
@@ -253,7 +253,7 @@ class Locks(RuleBasedStateMachine):
     def free(self, engine_id: int, numbers: list[int]) -> None:
         """The engine is dead: what it has of these is free; what others have stays theirs."""
         ids = self.some(numbers)
-        self.attempt(lambda tx: resources.free_engine_locks(tx, engine_id, ids), valid=True)
+        self.attempt(lambda tx: resource_locks.free_engine_locks(tx, engine_id, ids), valid=True)
         for key in ids:
             row = self.rows[key]
             if row.engine_id == engine_id:
@@ -263,7 +263,7 @@ class Locks(RuleBasedStateMachine):
     @rule(numbers=picks)
     def wait_for(self, numbers: list[int]) -> None:
         ids = self.some(numbers)
-        self.attempt(lambda tx: resources.set_blocking(tx, ids), valid=True)
+        self.attempt(lambda tx: resource_locks.set_blocking(tx, ids), valid=True)
         for key in ids:
             self.rows[key] = replace(self.rows[key], blocking=True)
 
@@ -273,7 +273,7 @@ class Locks(RuleBasedStateMachine):
     def rows_are_as_the_dictionary_says(self) -> None:
         with self.store.transaction() as tx:
             found = {row.id: seen(row) for row in resources.list_resources(tx, STACK)}
-            states = resources.lock_states(tx, found)
+            states = resource_locks.lock_states(tx, found)
         assert found == self.rows
         for key, row in found.items():
             state = states[key]
@@ -296,7 +296,7 @@ class Locks(RuleBasedStateMachine):
             for ticket in self.tickets:
                 engine_id, key, epoch = ticket
                 try:
-                    resources.write_locked(tx, engine_id, key, epoch, physical_id="probe")
+                    resource_locks.write_locked(tx, engine_id, key, epoch, physical_id="probe")
                 except StaleLock:
                     continue
                 accepted.setdefault(key, []).append(ticket)

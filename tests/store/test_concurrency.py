@@ -13,7 +13,15 @@ from sqlalchemy import select, text, update
 import converge
 from converge.errors import StaleLock
 from converge.model import SYNC_POINT_MOVES, Kind, NodeState
-from converge.sql import claimable, engines, node_moves, resources, schema, sync_points
+from converge.sql import (
+    claimable,
+    engines,
+    node_moves,
+    resource_locks,
+    resources,
+    schema,
+    sync_points,
+)
 from converge.sql.transaction import Transaction
 from converge.testing import FakeClock, FakeWorld, StepEngine
 from tests.stores import stack_store
@@ -399,15 +407,15 @@ def test_a_resource_is_locked_once_and_epochs_grow(claimed: Claimed) -> None:
         "requires": [],
     }
     with pytest.raises(StaleLock):
-        resources.take_locks(tx, engine_id, [lock])
-    resources.release_locks(tx, engine_id, [(row.id, row.epoch, {"reason": "x"})])
+        resource_locks.take_locks(tx, engine_id, [lock])
+    resource_locks.release_locks(tx, engine_id, [(row.id, row.epoch, {"reason": "x"})])
     with pytest.raises(StaleLock):
-        resources.release_locks(tx, engine_id, [(row.id, row.epoch, {"reason": "x"})])
+        resource_locks.release_locks(tx, engine_id, [(row.id, row.epoch, {"reason": "x"})])
     with pytest.raises(StaleLock):
-        resources.take_locks(tx, engine_id, [lock | {"epoch": 0}])
-    resources.take_locks(tx, engine_id, [lock])
+        resource_locks.take_locks(tx, engine_id, [lock | {"epoch": 0}])
+    resource_locks.take_locks(tx, engine_id, [lock])
     assert resources.lock_resources(tx, [row.id])[row.id].epoch == 2
-    resources.free_engine_locks(tx, engine_id, [row.id])
+    resource_locks.free_engine_locks(tx, engine_id, [row.id])
     freed = resources.lock_resources(tx, [row.id])[row.id]
     assert (freed.engine_id, freed.epoch) == (None, 3)
 
@@ -418,20 +426,20 @@ def test_a_resource_is_written_under_its_lock_only(claimed: Claimed) -> None:
     row = resources.lock_resources(tx, [node.resource_id])[node.resource_id]
     for engine, epoch in ((engine_id + 1, row.epoch), (engine_id, row.epoch + 1)):
         with pytest.raises(StaleLock):
-            resources.write_locked(tx, engine, row.id, epoch, row.mark, physical_id="x")
+            resource_locks.write_locked(tx, engine, row.id, epoch, row.mark, physical_id="x")
         with pytest.raises(StaleLock):
-            resources.release_locks(tx, engine, [(row.id, epoch, {"physical_id": "x"})])
+            resource_locks.release_locks(tx, engine, [(row.id, epoch, {"physical_id": "x"})])
     with pytest.raises(StaleLock):
-        resources.write_locked(tx, engine_id, row.id, row.epoch, row.mark + 1, physical_id="x")
+        resource_locks.write_locked(tx, engine_id, row.id, row.epoch, row.mark + 1, physical_id="x")
     with pytest.raises(StaleLock):
-        resources.hold_lock(tx, engine_id, row.id, row.epoch, row.mark + 1)
+        resource_locks.hold_lock(tx, engine_id, row.id, row.epoch, row.mark + 1)
     row.epoch += 1
     with pytest.raises(StaleLock):
-        resources.delete_locked(tx, engine_id, [row])
+        resource_locks.delete_locked(tx, engine_id, [row])
     row.epoch -= 1
-    resources.write_locked(tx, engine_id, row.id, row.epoch, row.mark, physical_id="y")
+    resource_locks.write_locked(tx, engine_id, row.id, row.epoch, row.mark, physical_id="y")
     assert resources.lock_resources(tx, [row.id])[row.id].physical_id == "y"
-    resources.delete_locked(tx, engine_id, [row])
+    resource_locks.delete_locked(tx, engine_id, [row])
     assert resources.lock_resources(tx, [row.id]) == {}
 
 

@@ -13,7 +13,7 @@ import converge
 from converge.engine import core
 from converge.errors import StaleLock
 from converge.protocol.arrive import PASSED
-from converge.sql import claimable, resources
+from converge.sql import claimable, resource_locks
 from converge.sql.schema import resource, sync_point
 from converge.testing import FakeWorld, StepEngine, label
 from tests.templates import template
@@ -349,11 +349,11 @@ def test_only_what_is_free_is_noted(
     with store.transaction() as tx:
         row = tx.execute(query.where(resource.c.name == "c0")).one()
         values = {"template_id": row.template_id, "basis": row.basis}
-        resources.note_unchanged(tx, [(row.id, row.epoch, values)])
+        resource_locks.note_unchanged(tx, [(row.id, row.epoch, values)])
 
     def note(epoch: int) -> None:
         with store.transaction() as tx:
-            resources.note_unchanged(tx, [(row.id, epoch, values)])
+            resource_locks.note_unchanged(tx, [(row.id, epoch, values)])
 
     with pytest.raises(StaleLock):
         note(row.epoch + 1)
