@@ -18,6 +18,7 @@ from converge.agent.gathering import Batching, gather
 from converge.agent.sharing import Sharing
 from converge.agent.watcher import Watcher
 from converge.bus.carrier import CarrierError
+from converge.bus.pace import Backoff
 from converge.bus.source import Delivery, Source
 from converge.errors import ConvergeError, StaleLock, StoreError
 from converge.lease import now as seconds
@@ -69,7 +70,7 @@ class Agent:
         self._watcher = watcher or Watcher()
         self._source: Source | None = None
         self._swept = 0.0
-        self._pause = FIRST
+        self._backoff = Backoff(FIRST, LONGEST)
         self._is_resting = False
         self._failure: BaseException | None = None
         self._pruner: NotificationPruner | None = None
@@ -160,9 +161,9 @@ class Agent:
         except (StoreError, CarrierError) as error:
             self._wait_out(error)
             return True
-        if self._pause != FIRST:
+        if self._backoff.has_failed:
             LOG.warning("the agent works again")
-            self._pause = FIRST
+            self._backoff.reset()
         return not self._source.ended
 
     def _rest(self, source: Source) -> None:
@@ -217,12 +218,11 @@ class Agent:
     def _wait_out(self, error: ConvergeError | CarrierError) -> None:
         """Receive nothing for a while."""
         self._close()
-        if self._pause == FIRST:
+        if not self._backoff.has_failed:
             self.counts.outages += 1
             self._watcher.outage()
             LOG.warning("the agent receives nothing, and tries again: %s", error)
-        self.stopping.wait(self._pause)
-        self._pause = min(self._pause * 2, LONGEST)
+        self.stopping.wait(self._backoff.next())
 
     def _close(self) -> None:
         source, self._source = self._source, None

@@ -18,6 +18,7 @@ from converge.agent.counts import GroupCounts
 from converge.agent.gathering import Batching, gather
 from converge.agent.outbox import Layout, Outbox
 from converge.bus.carrier import CarrierError
+from converge.bus.pace import Backoff
 from converge.bus.post import QUEUE, REDELIVERED, Post
 from converge.bus.source import Delivery
 from converge.crash_points import Commit
@@ -131,7 +132,7 @@ class Sharing:
         self._at: dict[str, float] = {}
         # the last delivery that was there when it was first asked to finish
         self._last: int | None = None
-        self._pause = pace.first
+        self._backoff = Backoff(pace.first, pace.longest)
 
     # -- running
 
@@ -183,9 +184,9 @@ class Sharing:
         except (StoreError, Busy) as error:
             self._wait_out(error)
             return
-        if self._pause != self._pace.first:
+        if self._backoff.has_failed:
             LOG.warning("the work on partitions continues")
-            self._pause = self._pace.first
+            self._backoff.reset()
 
     def finish(self) -> None:
         """Wait until nothing is open in the partitions that this member holds, nor in any other
@@ -478,10 +479,9 @@ class Sharing:
     def _wait_out(self, error: Exception) -> None:
         """Do nothing for a while."""
         self._close_post()
-        if self._pause == self._pace.first:
+        if not self._backoff.has_failed:
             LOG.warning("the work on partitions has stopped, and is tried again: %s", error)
-        self.stopping.wait(self._pause)
-        self._pause = min(self._pause * 2, self._pace.longest)
+        self.stopping.wait(self._backoff.next())
         self._at.pop("balance", None)
 
 

@@ -60,6 +60,7 @@ class Backoff:
 
     :param first: seconds to the second attempt.
     :param most: the longest wait in seconds.
+    :ivar has_failed: whether an attempt has failed since the last success.
     """
 
     def __init__(self, first: float, most: float, draw: Random = random.random) -> None:
@@ -67,15 +68,18 @@ class Backoff:
         self._most = most
         self._draw = draw
         self._wait = first
+        self.has_failed = False
 
     def next(self) -> float:
         """Seconds to wait now."""
         wait, self._wait = self._wait, min(2 * self._wait, self._most)
+        self.has_failed = True
         return wait * (0.5 + self._draw() / 2)
 
     def reset(self) -> None:
         """It has succeeded."""
         self._wait = self._first
+        self.has_failed = False
 
 
 class Looks:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from converge.bus.carrier import CarrierError
+from converge.bus.pace import Backoff
 from converge.bus.source import Delivery, Source
 
 LOG = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class _Bus:
     source: Source | None = None
     opener: threading.Thread | None = None
     opened: deque[Source | CarrierError] = field(default_factory=deque)
-    pause: float = FIRST
+    backoff: Backoff = field(default_factory=lambda: Backoff(FIRST, LONGEST))
     not_before: float = 0.0
 
 
@@ -107,18 +108,18 @@ class SeveralSources:
         if isinstance(result, CarrierError):
             self._lose(bus, result)
             return
-        if bus.pause != FIRST:
+        if bus.backoff.has_failed:
             LOG.warning("the bus %s answers again", bus.shown)
-        bus.source, bus.pause = result, FIRST
+        bus.backoff.reset()
+        bus.source = result
 
     def _lose(self, bus: _Bus, error: CarrierError) -> None:
         source, bus.source = bus.source, None
         if source is not None:
             source.close()
-        if bus.pause == FIRST:
+        if not bus.backoff.has_failed:
             LOG.warning("a bus cannot be used; the others continue: %s", error)
-        bus.not_before = time.monotonic() + bus.pause
-        bus.pause = min(bus.pause * 2, LONGEST)
+        bus.not_before = time.monotonic() + bus.backoff.next()
 
     def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
         """Let each bus forget its messages. Those of a bus that is down come again."""

@@ -22,6 +22,7 @@ from converge import Store
 from converge.agent.agent import Agent
 from converge.agent.gathering import Batching
 from converge.bus.carrier import CarrierError
+from converge.bus.pace import Backoff
 from converge.bus.rabbit import RabbitSource
 from converge.bus.source import Address, Delivery
 from converge.bus.urls import read_bus_url
@@ -164,6 +165,8 @@ def test_while_the_store_cannot_be_used_nothing_is_received(
 
     monkeypatch.setattr(agent_module, "process_batch", fail)
     monkeypatch.setattr(agent.stopping, "wait", wait)
+    whole = Backoff(agent_module.FIRST, agent_module.LONGEST, draw=lambda: 1.0)
+    monkeypatch.setattr(agent, "_backoff", whole)
     agent.turn()
     assert len(broker.received) == 10
     # what it had is the broker's again

@@ -45,8 +45,11 @@ def test_what_is_urgent_waits_for_the_first_interval_only() -> None:
 
 def test_each_wait_is_twice_as_long_up_to_a_limit() -> None:
     backoff = Backoff(1.0, 5.0, draw=lambda: 1.0)
+    assert not backoff.has_failed
     assert [backoff.next() for _ in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
+    assert backoff.has_failed
     backoff.reset()
+    assert not backoff.has_failed
     assert backoff.next() == 1.0
 
 
