@@ -2,7 +2,8 @@
 however much there is.
 
 The databases hold 20,000 nodes that wait, in five traversals, with as many events, and the
-summaries of as many traversals that are over. All statements that are executed are explained.
+summaries of as many traversals that are over; servers 95,000, where engines work. All statements
+that are executed are explained.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from tests.templates import template
 TRAVERSALS = 5
 #: nodes of each traversal that wait, and that are over
 WAITING = 4_000
+MORE_WAITING = 19_000
 DONE = 1_000
 #: traversals that are over
 ENDED = 20_000
@@ -46,13 +48,13 @@ CLAIMED = 8
 
 BIG = {sync_point.name, resource.name, traversal.name, event.name}
 #: rows, or pages, that a statement may look at where there is nothing to do
-FEW = 100
+FEW = 150
 #: resources on a page, each of which takes some rows or pages more
 PAGE = 10
 EACH = 20
 
 
-def fill(tx: Transaction) -> None:
+def fill(tx: Transaction, waiting: int = WAITING) -> None:
     """Running traversals in which nothing is ready, and many that are over."""
     source, n = numbers(TRAVERSALS)
     name = literal("s").concat(cast(n, String(20)))
@@ -64,7 +66,7 @@ def fill(tx: Transaction) -> None:
 
     source, n = numbers(ENDED + TRAVERSALS)
     over = n < ENDED
-    counts = {"total": WAITING + DONE, **dict.fromkeys(("done", "failed", "skipped"), 0)}
+    counts = {"total": waiting + DONE, **dict.fromkeys(("done", "failed", "skipped"), 0)}
     put(
         tx,
         traversal,
@@ -79,7 +81,7 @@ def fill(tx: Transaction) -> None:
         **counts,
     )
 
-    source, n = numbers(TRAVERSALS * (WAITING + DONE))
+    source, n = numbers(TRAVERSALS * (waiting + DONE))
     put(
         tx,
         resource,
@@ -136,15 +138,23 @@ def store(empty_database_url: str) -> Iterator[converge.Store]:
         yield store
 
 
+@pytest.fixture
+def large_store(empty_database_url: str) -> Iterator[converge.Store]:
+    """One in which 100,000 nodes are, if it is on a server."""
+    waiting = WAITING if empty_database_url.startswith("sqlite") else MORE_WAITING
+    with filled_store(empty_database_url, BIG, partial(fill, waiting=waiting)) as store:
+        yield store
+
+
 def put_off(work: Work, progress: str) -> Outcome:
     """What becomes of a work whose handler waits for an hour."""
     values = {"reason": progress}
     return Outcome(work, Result.WAIT, values, reason=progress, wait=3600, seconds=1)
 
 
-def test_looking_for_work_costs_the_same_however_much_waits(store: converge.Store) -> None:
-    database = store.database
-    engine = StepEngine(store, {})
+def test_looking_for_work_costs_the_same_however_much_waits(large_store: converge.Store) -> None:
+    database = large_store.database
+    engine = StepEngine(large_store, {})
     # as they are after a large start, and as they become
     for has_statistics in (False, True):
         if has_statistics:
@@ -164,23 +174,23 @@ def test_looking_for_work_costs_the_same_however_much_waits(store: converge.Stor
         check(BIG, without_guess(watch, has_statistics), FEW)
 
     # what these tests look for would be found
-    with Watch(database.engine) as watch, store.transaction() as tx:
+    with Watch(database.engine) as watch, large_store.transaction() as tx:
         tx.execute(select(func.count()).where(sync_point.c.pending == 7))
     assert [one.scanned for one in watch.seen] == [{sync_point.name}]
     assert watch.seen[0].looked_at > FEW
 
 
-def test_nodes_that_are_worked_on_are_found_by_index(store: converge.Store) -> None:
+def test_nodes_that_are_worked_on_are_found_by_index(large_store: converge.Store) -> None:
     names = [f"n{i}" for i in range(READY + RUNNING)]
     nodes: dict[str, Any] = {name: {"type": "fake"} for name in names}
     nodes["root"] = {"type": "fake", "depends_on": names}
     types = FakeWorld().types()
-    store.create_stack("star", template(nodes))
-    database = store.database
+    large_store.create_stack("star", template(nodes))
+    database = large_store.database
     sweeper = Sweeper(database)
-    other = StepEngine(store, types)
+    other = StepEngine(large_store, types)
     for has_statistics in (False, True):
-        dying = StepEngine(store, types)
+        dying = StepEngine(large_store, types)
         works = dying.claim(RUNNING)
         assert len(works) == RUNNING
         if has_statistics:
@@ -210,13 +220,13 @@ def test_nodes_that_are_worked_on_are_found_by_index(store: converge.Store) -> N
             dying.write(*waits)
         check(BIG, watch.seen, 20 * WRITTEN)
 
-        with store.transaction() as tx:
+        with large_store.transaction() as tx:
             engines.expire_lease(tx, dying.id)
         with Watch(database.engine) as watch:
             assert sweeper.sweep().nodes == RUNNING - 2 * WRITTEN
         check(BIG, without_guess(watch, has_statistics), 20 * RUNNING)
 
-        with Watch(database.engine) as watch, store.transaction() as tx:
+        with Watch(database.engine) as watch, large_store.transaction() as tx:
             release_engine(tx, other.id)
         check(BIG, watch.seen, 20 * CLAIMED)
 
