@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, func, literal_column, or_, select, update
+from sqlalchemy import Select, func, literal_column, or_, select, update
 
 from converge import formats
 from converge.model import NodeState, Status, TraversalStatus
@@ -100,15 +100,15 @@ def list_left_running(tx: Transaction, limit: int, outer: int | None = None) -> 
 
     :param outer: the id of that stack; None: of any.
     """
-    if outer is None:
-        # by what runs: the plain column would lead through all that belong to others
-        query = _left_running(func.coalesce(stack.c.outer_resource_id, 0))
-    else:
-        query = _left_running(stack.c.outer_resource_id).where(resource.c.stack_id == outer)
+    query = _left_running()
+    if outer is not None:
+        query = query.where(resource.c.stack_id == outer)
     return list(tx.execute(query.limit(limit)).scalars())
 
 
-def _left_running(outer_resource_id: ColumnElement[int]) -> Select[Any]:
+def _left_running() -> Select[Any]:
+    # by what runs: the plain column would lead through all that belong to others
+    outer_resource_id = func.coalesce(stack.c.outer_resource_id, 0)
     other = stack.alias("outer_stack")
     of_other = traversal.alias("outer_traversal")
     return (
@@ -130,7 +130,7 @@ def _left_running(outer_resource_id: ColumnElement[int]) -> Select[Any]:
 
 def is_left_running(tx: Transaction, stack_id: int) -> bool:
     """Whether :func:`list_left_running` has a stack that is locked."""
-    query = _left_running(stack.c.outer_resource_id).where(stack.c.id == stack_id)
+    query = _left_running().where(stack.c.id == stack_id)
     return tx.execute(query).first() is not None
 
 
