@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,18 @@ CASES = {
 }
 
 
+#: On SQLite, which is always there, all of them; on servers those that differ in what is written.
+FEWER = (
+    "a create",
+    "a claim",
+    "an update",
+    "a delete",
+    "a replacement to be made",
+    "a cancelled create",
+    "a retry that is written",
+)
+
+
 def start(store: converge.Store, name: str, case: Case) -> None:
     if case.now is None:
         store.delete_stack(name)
@@ -114,10 +127,12 @@ def expired(store: converge.Store) -> int:
         return len(tx.execute(query).all())
 
 
-def stop_at_their_places(store: converge.Store, fleet: Fleet) -> dict[str, Process]:
+def stop_at_their_places(
+    store: converge.Store, fleet: Fleet, cases: Mapping[str, Case]
+) -> dict[str, Process]:
     """An engine for each case, stopped where it holds its node."""
     paused: dict[str, Process] = {}
-    for name, case in CASES.items():
+    for name, case in cases.items():
         start(store, name, case)
         paused[name] = fleet.start(place=case.place, workers=1)
         if case.cancel == "before":
@@ -126,7 +141,7 @@ def stop_at_their_places(store: converge.Store, fleet: Fleet) -> dict[str, Proce
         paused[name].wait("at")
     for process in paused.values():
         process.freeze()
-    for name, case in CASES.items():
+    for name, case in cases.items():
         if case.cancel == "after":
             store.cancel_stack(name)
     return paused
@@ -135,28 +150,30 @@ def stop_at_their_places(store: converge.Store, fleet: Fleet) -> dict[str, Proce
 def test_an_engine_that_comes_back_after_its_lease_is_refused_and_works_on_under_a_new_id(
     database_url: str, tmp_path: Path
 ) -> None:
+    is_all = database_url.startswith("sqlite")
+    cases = CASES if is_all else {name: CASES[name] for name in FEWER}
     with (
         converge.connect(database_url) as store,
         Fleet(Orders(database_url, tmp_path, LEASE)) as fleet,
     ):
         with converge.Engine(store, types=types(Log(tmp_path / "before")), workers=1) as engine:
-            for name, case in CASES.items():
+            for name, case in cases.items():
                 if case.before is not None:
                     store.create_stack(
                         name, template(it={"type": case.type, "properties": case.before})
                     )
             assert engine.wait_idle(LIMIT)
-        paused = stop_at_their_places(store, fleet)
+        paused = stop_at_their_places(store, fleet, cases)
 
         # another does all of it
         other = fleet.start(workers=8)
-        for name, case in CASES.items():
+        for name, case in cases.items():
             status = wait_for(partial(end, store, name), f"the end: {name}")
             assert status == ("CANCELLED" if case.cancel else "COMPLETE"), name
         assert other.end() == 0
-        before = {name: rows(store, name) for name in CASES}
+        before = {name: rows(store, name) for name in cases}
 
-        for name, case in CASES.items():
+        for name, case in cases.items():
             process = paused[name]
             [old] = engines_of(store, process)
             process.go_on()

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KILLED = -signal.SIGKILL
 SAMPLES = 1000
 #: How often the program is killed; on the servers, where that takes longer, less often.
-KILLS = {"sqlite": 50, "postgresql": 20, "mariadb": 20}
+KILLS = {"sqlite": 50, "postgresql": 10, "mariadb": 10}
 
 #: Where a process may die before its first step and after its last, and how often it comes there.
 EDGES = (Commit.REGISTER, Commit.TAKE, Commit.SCOPE_RELEASE, Commit.LEAVE)

@@ -24,7 +24,7 @@ from tests.simulation.play import EVERYTHING, Tally, new_arena, play, play_all
 from tests.simulation.scheduler import Simulation
 from tests.simulation.templates import Entry, parse
 
-SEEDS = int(os.environ.get("CONVERGE_TEST_SEEDS", "200"))
+SEEDS = int(os.environ.get("CONVERGE_TEST_SEEDS", "150"))
 CHUNKS = 4
 #: Seeds of those tests that are not about the many, far from theirs.
 OTHERS = 10_000_000
