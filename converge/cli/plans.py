@@ -27,7 +27,8 @@ from converge.template.nesting import TEMPLATE
 if TYPE_CHECKING:
     from converge.cli.wanted import WantedStack
     from converge.inspection.planning import Preview, Read
-    from converge.protocol.preview import Change, Difference
+    from converge.protocol.differences import Difference
+    from converge.protocol.preview import Change
 
 #: With ``--exit-code``: there are changes.
 EXIT_CHANGES = 3

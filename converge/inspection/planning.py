@@ -15,10 +15,11 @@ from converge.hiding import STARS, Secrets
 from converge.model import Action, Json, Status, check_name
 from converge.protocol import answer
 from converge.protocol.asked import Asked, list_ordered, read_asked, with_order, without_order
+from converge.protocol.differences import Difference, Pending
 from converge.protocol.draft import Draft, draft_first
 from converge.protocol.nest import inner_name, inner_template
 from converge.protocol.outputs import read_source, refuse_readers
-from converge.protocol.preview import Change, Difference, Foresight, Pending, Verb
+from converge.protocol.preview import Change, Foresight, Verb
 from converge.protocol.request import Intent, Wanted, work_out
 from converge.protocol.rollback import choose_target
 from converge.protocol.secrets import read_secrets

@@ -16,6 +16,7 @@ from enum import StrEnum
 from converge.errors import BadInput, UnresolvedReference
 from converge.model import Action, Json, Kind, Physical, ResourceDefinition, Status, same
 from converge.protocol.decide import decide_delete, decide_replace, decide_wanted, unknown_type
+from converge.protocol.differences import Difference, Pending, fill, list_differences, names_in
 from converge.protocol.drift import describe, drift_of, is_gone, real_properties
 from converge.protocol.marks import secrets_of
 from converge.protocol.plan import Node, Plan
@@ -71,33 +72,6 @@ class Verb(StrEnum):
     NOTHING = "nothing"
     #: it cannot be done
     FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A value that is known only when these resources have been brought about."""
-
-    names: frozenset[str]
-
-    def __str__(self) -> str:
-        return f"(after {', '.join(sorted(self.names))})"
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A property that changes.
-
-    :ivar before: its value; None if it had none.
-    :ivar after: its value, in which parts can be :class:`Pending`; None if it will have none.
-    :ivar sure: whether it differs for certain.
-    :ivar secret: whether its type declares it secret.
-    """
-
-    name: str
-    before: Json
-    after: Json
-    sure: bool = True
-    secret: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,13 +237,13 @@ class Foresight:
         self.secrets += [
             each for key, each in wanted.items() if key in declared and declared[key].secret
         ]
-        change = replace(change, waits_for=_names_in([wanted, settings.get(TRIGGERS)]))
+        change = replace(change, waits_for=names_in([wanted, settings.get(TRIGGERS)]))
         if resource_type.nests:
             self.nested[name] = wanted
         if row is None:
             return self._created(change, resource_type, wanted)
         body = dump_definition(definition)
-        filled, as_before = _fill(wanted, row.properties), _fill(settings, row.settings or {})
+        filled, as_before = fill(wanted, row.properties), fill(settings, row.settings or {})
         least = decide_wanted(body, row, filled, as_before, self._types)
         most = decide_wanted(body, row, wanted, settings, self._types)
         if most.operation is Operation.FAIL:
@@ -277,7 +251,7 @@ class Foresight:
         if most.operation is Operation.CREATE:
             reason = None if row.status is Status.INIT else "its create has not completed"
             return self._created(replace(change, reason=reason), resource_type, wanted)
-        differences = _list_differences(resource_type, real_properties(row), wanted)
+        differences = list_differences(resource_type, real_properties(row), wanted)
         change = replace(
             change,
             differences=differences,
@@ -327,7 +301,7 @@ class Foresight:
         self, change: Change, resource_type: ResourceType, wanted: Mapping[str, Json]
     ) -> Change:
         self._foretell(change, resource_type, wanted)
-        return replace(change, differences=_list_differences(resource_type, {}, wanted))
+        return replace(change, differences=list_differences(resource_type, {}, wanted))
 
     def _kept(self, change: Change, row: ResourceRow) -> Change:
         self._known[change.name] = _as_it_is(row)
@@ -482,50 +456,6 @@ def _fails(change: Change, reason: str) -> Change:
     return replace(change, verb=Verb.FAIL, sure=True, reason=reason)
 
 
-def _names_in(value: Json) -> tuple[str, ...]:
-    """The resources that a value waits for, sorted."""
-    return tuple(sorted(set(_pending_names(value))))
-
-
-def _pending_names(value: Json) -> Iterator[str]:
-    if isinstance(value, Pending):
-        yield from value.names
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _pending_names(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _pending_names(part)
-
-
-def _fill(value: Json, before: Json) -> Json:
-    """A value in which what is pending is as it was before. What was not there stays pending: it
-    differs, whatever it will be."""
-    if isinstance(value, Pending):
-        return before
-    if isinstance(value, Mapping):
-        old = before if isinstance(before, Mapping) else {}
-        return {key: _fill(part, old[key]) if key in old else part for key, part in value.items()}
-    if isinstance(value, list) and isinstance(before, list):
-        return [*map(_fill, value, before), *value[len(before) :]]
-    return value
-
-
-def _list_differences(
-    resource_type: ResourceType, before: Mapping[str, Json], after: Mapping[str, Json]
-) -> tuple[Difference, ...]:
-    schema = resource_type.schema or {}
-    found = []
-    for name in sorted(before.keys() | after.keys()):
-        old, new = before.get(name), after.get(name)
-        if name in before and name in after and same(old, new):
-            continue
-        sure = name not in before or name not in after or not same(old, _fill(new, old))
-        secret = name in schema and schema[name].secret
-        found.append(Difference(name, old, new, sure, secret))
-    return tuple(found)
-
-
 def _mistakes(
     type_name: str, resource_type: ResourceType, properties: Mapping[str, Json]
 ) -> Iterator[str]:
@@ -537,7 +467,7 @@ def _mistakes(
     for _, message in property_problems(type_name, resource_type, given):
         yield message
     for name, declared in (resource_type.schema or {}).items():
-        if declared.constraints and name in properties and not _names_in(properties[name]):
+        if declared.constraints and name in properties and not names_in(properties[name]):
             for message in unmet(declared, properties[name]):
                 yield f"property {name!r} of type {type_name!r}: {message}"
 
