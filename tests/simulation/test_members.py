@@ -18,7 +18,7 @@ from tests.simulation.faults import Fault
 from tests.simulation.members import COMMON, RARE, Members
 from tests.simulation.play import new_arena
 
-SEEDS = int(os.environ.get("CONVERGE_TEST_MEMBERS", "20"))
+SEEDS = int(os.environ.get("CONVERGE_TEST_MEMBERS", "30"))
 #: What the seeds must reach, or they prove nothing.
 EVERYTHING = {
     *COMMON,
