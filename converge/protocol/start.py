@@ -147,16 +147,11 @@ def start(
     ids = resources.insert_resources(tx, stack.id, planned.new, map(definitions.type, planned.new))
     if action is not Action.CHECK:
         node_moves.cancel_superseded(tx, _list_dying(draft))
-    resources.forget_replacement(
-        tx,
-        [
-            one.id
-            for one in draft.heads
-            if one.id in planned.kept
-            and one.replaced_by is not None
-            and one.name not in planned.left
-        ],
-    )
+    kept = [one for one in draft.heads if one.id in planned.kept and one.name not in planned.left]
+    resources.forget_replacement(tx, [one.id for one in kept if one.replaced_by is not None])
+    if action is not Action.CHECK and len(kept) < len(draft.heads):
+        going = {one.name for one in draft.heads if one.id not in planned.kept}
+        resources.recall_replacement(tx, [one.id for one in kept if one.name in going])
     version = templates.get_version_number(tx, template_id)
     mark = make_mark()
     traversal_id = traversals.insert_traversal(

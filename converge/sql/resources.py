@@ -391,6 +391,19 @@ def forget_replacement(tx: Transaction, ids: Sequence[int]) -> None:
         tx.execute(update(resource).where(among(tx, resource.c.id, ids)).values(replaced_by=None))
 
 
+def recall_replacement(tx: Transaction, ids: Sequence[int]) -> None:
+    """Point to versions that are kept after all from those that they once replaced, if these were
+    kept meanwhile and do not point there any more."""
+    if not ids:
+        return
+    query = select(resource.c.id, resource.c.replaces).where(
+        among(tx, resource.c.id, ids), resource.c.replaces.is_not(None)
+    )
+    for row in tx.execute(query.order_by(resource.c.id)).all():
+        older = resource.c.id == row.replaces, resource.c.replaced_by.is_(None)
+        tx.execute(update(resource).where(*older).values(replaced_by=row.id))
+
+
 def check_found(found: int, wanted: int, what: str) -> None:
     """Check that a guarded statement met all rows.
 

@@ -126,10 +126,14 @@ class Oracle:
                 continue
             frozen = self._graphs[row.traversal_id].get(row.node)
             halted = rows.traversals[row.traversal_id].halted is not None
-            # what is left of a halted traversal leads to its end, or to what runs always
+            # what is left of a halted traversal leads to its end, or to what runs always, which is
+            # so no longer when it is cancelled: what is over then led there before
             last = max(self._graphs[row.traversal_id], default=0)
             left = [rows.sync_points.get((row.traversal_id, node)) for node in row.next]
-            allowed = row.next == (last,) or all(one is None or one.always for one in left)
+            is_over = row.state in ("DONE", "FAILED", "SKIPPED")
+            allowed = (
+                is_over or row.next == (last,) or all(one is None or one.always for one in left)
+            )
             if row.next != frozen and not (halted and row.tainted and allowed):
                 yield f"node {row.key}: its successors changed to {row.successors}"
 
