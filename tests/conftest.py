@@ -126,6 +126,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_configure(config: pytest.Config) -> None:
     """See which backends answer; end the session at once if a required one does not."""
+    from hypothesis import settings
+
+    # how long a test takes is measured in benchmarks
+    settings.register_profile("converge", deadline=None)
+    settings.load_profile("converge")
+
     if hasattr(config, "workerinput"):  # a process of pytest-xdist: its parent has looked
         config.stash[FOUND] = config.workerinput["converge_backends"]
         return
