@@ -130,8 +130,7 @@ def _left_running() -> Select[Any]:
 
 def is_left_running(tx: Transaction, stack_id: int) -> bool:
     """Whether :func:`list_left_running` has a stack that is locked."""
-    query = _left_running().where(stack.c.id == stack_id)
-    return tx.execute(query).first() is not None
+    return tx.execute(_left_running().where(stack.c.id == stack_id)).first() is not None
 
 
 def list_unwoken(tx: Transaction, limit: int) -> list[Key]:

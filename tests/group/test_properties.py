@@ -153,7 +153,6 @@ def test_groups(fresh_store: Callable[..., converge.Store]) -> None:
         settings=settings(
             max_examples=EXAMPLES if dialect == "sqlite" else EXAMPLES // 5 + 1,
             stateful_step_count=25,
-            deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
             print_blob=True,
         ),

@@ -340,7 +340,6 @@ def looking(place: Place) -> settings:
     return settings(
         max_examples=count,
         phases=phases,
-        deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         print_blob=True,
     )

@@ -138,4 +138,4 @@ def check_equal(graph: Graph[str], names: frozenset[str], pairs: Pairs) -> None:
 
 
 TestGraphs = Graphs.TestCase
-TestGraphs.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestGraphs.settings = settings(max_examples=60, stateful_step_count=30)

@@ -322,7 +322,6 @@ def test_locks(fresh_store: Callable[..., converge.Store]) -> None:
         settings=settings(
             **examples(fresh_store()),
             stateful_step_count=40,
-            deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
             print_blob=True,
         ),

@@ -389,7 +389,6 @@ def test_sync_points(fresh_store: Callable[..., converge.Store]) -> None:
         settings=settings(
             **examples(fresh_store().database.dialect),
             stateful_step_count=40,
-            deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
             print_blob=True,
         ),

@@ -241,7 +241,6 @@ def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stores, b
 
 @settings(
     max_examples=EXAMPLES,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     print_blob=True,
 )

@@ -23,6 +23,24 @@ import converge
 from converge.sql.schema import metadata
 from converge.sql.transaction import Transaction
 
+#: What rows that fill a table have in columns that nothing depends on.
+RESOURCE: dict[str, Any] = {
+    "type": "fake",
+    "token": "",
+    "epoch": 0,
+    "properties": {},
+    "attributes": {},
+    "requires": [],
+}
+NODE: dict[str, Any] = {
+    "kind": "update",
+    "keep": False,
+    "tainted": False,
+    **dict.fromkeys(("attempts", "deaths", "epoch"), 0),
+    "requires": [],
+    "successors": [],
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -25,7 +25,17 @@ from converge.sql.resource_views import Wanted
 from converge.sql.schema import event, resource, stack, sync_point, traversal
 from converge.sql.transaction import Transaction
 from converge.testing import FakeWorld, StepEngine
-from tests.store.plans import Watch, analyze, check, filled_store, numbers, put, without_guess
+from tests.store.plans import (
+    NODE,
+    RESOURCE,
+    Watch,
+    analyze,
+    check,
+    filled_store,
+    numbers,
+    put,
+    without_guess,
+)
 from tests.templates import template
 
 TRAVERSALS = 5
@@ -89,12 +99,7 @@ def fill(tx: Transaction, waiting: int = WAITING) -> None:
         id=n + FIRST,
         stack_id=stack_ids + n % TRAVERSALS,
         name=literal("r").concat(cast(n, String(20))),
-        type="fake",
-        token="",
-        epoch=0,
-        properties={},
-        attributes={},
-        requires=[],
+        **RESOURCE,
         **begun,
         **times,
     )
@@ -105,16 +110,11 @@ def fill(tx: Transaction, waiting: int = WAITING) -> None:
         source,
         traversal_id=n % TRAVERSALS + FIRST + ENDED,
         node=node,
-        kind="update",
         resource_id=n + FIRST,
-        keep=False,
         state=case((node < DONE, "DONE"), else_="WAITING"),
         pending=2,
-        tainted=False,
         ready_at=null(),
-        **dict.fromkeys(("attempts", "deaths", "epoch"), 0),
-        requires=[],
-        successors=[1, 2, 3],
+        **(NODE | {"successors": [1, 2, 3]}),
     )
 
     source, n = numbers(EVENTS)

@@ -22,7 +22,17 @@ from converge.sql.schema import resource, stack, sync_point, traversal
 from converge.sql.transaction import Transaction
 from converge.testing import FakeWorld, StepEngine
 from converge.wait import FOREVER_INNER
-from tests.store.plans import Watch, analyze, check, filled_store, numbers, put, without_guess
+from tests.store.plans import (
+    NODE,
+    RESOURCE,
+    Watch,
+    analyze,
+    check,
+    filled_store,
+    numbers,
+    put,
+    without_guess,
+)
 
 AT_REST = 5_000
 MADE = 10
@@ -83,12 +93,7 @@ def fill(tx: Transaction) -> None:
         id=n + FIRST,
         stack_id=outer_id,
         name=literal("r").concat(cast(n + FIRST, String(20))),
-        type="stack",
-        token="",
-        epoch=0,
-        properties={},
-        attributes={},
-        requires=[],
+        **(RESOURCE | {"type": "stack"}),
         **(begun | {"status": case((n < AT_REST, "COMPLETE"), else_="IN_PROGRESS")}),
         **times,
     )
@@ -99,18 +104,13 @@ def fill(tx: Transaction) -> None:
         source,
         traversal_id=outer_id,
         node=n,
-        kind="update",
         resource_id=n + FIRST,
-        keep=False,
         state=case((is_over, "DONE"), else_="READY"),
         pending=0,
-        tainted=False,
         ready_at=LONG_AGO,
         due_at=case((is_over, 0.0), else_=tx.now + FOREVER_INNER - 10),
         waiting_since=case((is_over, null()), else_=LONG_AGO),
-        **dict.fromkeys(("attempts", "deaths", "epoch"), 0),
-        requires=[],
-        successors=[],
+        **NODE,
     )
 
 

@@ -16,7 +16,7 @@ import converge
 from converge.sql import pruning, templates
 from converge.sql.schema import event, resource, stack, sync_point, template, traversal
 from converge.sql.transaction import Transaction
-from tests.store.plans import Watch, analyze, check, filled_store, numbers, put
+from tests.store.plans import NODE, RESOURCE, Watch, analyze, check, filled_store, numbers, put
 
 LIVE, DELETED = 100, 10
 STACKS = LIVE + DELETED
@@ -96,12 +96,7 @@ def fill(tx: Transaction) -> None:
         source,
         stack_id=n % LIVE + FIRST,
         name=literal("r").concat(cast(n, String(20))),
-        type="fake",
-        token="",
-        epoch=0,
-        properties={},
-        attributes={},
-        requires=[],
+        **RESOURCE,
         **over,
         **times,
     )
@@ -112,14 +107,9 @@ def fill(tx: Transaction) -> None:
         source,
         traversal_id=1,
         node=n,
-        kind="update",
-        keep=False,
         state="WAITING",
         pending=1,
-        tainted=False,
-        **dict.fromkeys(("attempts", "deaths", "epoch"), 0),
-        requires=[],
-        successors=[],
+        **NODE,
     )
 
 

@@ -87,7 +87,6 @@ mutations = st.lists(
 )
 budget = settings(
     max_examples=200,
-    deadline=None,
     database=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),

@@ -181,7 +181,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None, database=None, derandomize=True)
+@settings(max_examples=200, database=None, derandomize=True)
 @given(st.lists(st.lists(values, max_size=4), max_size=3))
 def test_unique_is_concat_without_repetitions(lists: list[Any]) -> None:
     unique = evaluate({"list_concat_unique": lists})
@@ -200,20 +200,20 @@ def slow_replace(template: str, params: dict[str, str]) -> str:
     return template
 
 
-@settings(max_examples=300, deadline=None, database=None, derandomize=True)
+@settings(max_examples=300, database=None, derandomize=True)
 @given(texts, st.dictionaries(st.text(st.sampled_from("abc"), min_size=1, max_size=3), texts))
 def test_replacing(template: str, params: dict[str, str]) -> None:
     found = evaluate({"str_replace": {"template": template, "params": params}})
     assert found == slow_replace(template, params)
 
 
-@settings(max_examples=200, deadline=None, database=None, derandomize=True)
+@settings(max_examples=200, database=None, derandomize=True)
 @given(texts, st.sampled_from(["a", "bc", ","]))
 def test_split_and_join_are_inverse(text: str, delimiter: str) -> None:
     assert evaluate({"list_join": [delimiter, {"str_split": [delimiter, text]}]}) == text
 
 
-@settings(max_examples=200, deadline=None, database=None, derandomize=True)
+@settings(max_examples=200, database=None, derandomize=True)
 @given(values, values)
 def test_equality_is_pythons(one: Any, other: Any) -> None:
     # what looks like a function is none: the values have no such keys

@@ -90,7 +90,7 @@ parts = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, database=None, derandomize=True)
+@settings(max_examples=300, database=None, derandomize=True)
 @given(parts, st.lists(st.text("ab\n", max_size=5), min_size=1, max_size=5))
 def test_any_pattern_means_what_it_means_to_python(pattern: str, texts: list[str]) -> None:
     python, ours = re.compile(pattern), compile_pattern(pattern)
